@@ -1,0 +1,64 @@
+# `make` or `make help` says what there is. Each target installs what it lacks when run as root,
+# and otherwise prints the one command to run.
+
+CARGO ?= cargo
+ARGS ?=
+
+# The pinned Claude Code; the last line of the file is the default version.
+CLAUDE_VERSION := $(shell tail -n 1 scripts/claude-versions)
+CLAUDE_DIR := $(CURDIR)/.claude-bin/$(CLAUDE_VERSION)
+
+# Whatever runs from here asks no metadata server but its own: see CONTRIBUTING.md.
+export SPOTKEEP_LOOPBACK_ONLY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help drill test claude lint bench install
+
+help: ## Print this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
+	    while IFS='|' read -r target text; do printf '%-14s %s\n' "$$target" "$$text"; done
+
+# The dev profile: it is built sooner, and a drill waits for processes and disks, not for us. A
+# power cut needs the tools that the tests need. A claude in PATH is preferred to the pinned one; with neither, the drill uses its
+# stand-in and says so.
+drill: ## Build, and rehearse a preemption of three agents in a sandbox (ARGS="--kind kill" ...)
+	@scripts/need $(if $(findstring power-cut,$(ARGS)),test,drill)
+	@$(CARGO) build --quiet --locked
+	@command -v claude >/dev/null || scripts/fetch-claude || \
+	    echo 'Claude Code could not be fetched: the drill uses its stand-in.' >&2
+	@PATH="$$PATH:$(CLAUDE_DIR)" target/debug/spotkeep drill $(ARGS)
+
+# Documentation tests come first, so that the last lines are the summary of all others.
+test: ## Run all tests that this machine can run, and say which it cannot
+	@scripts/need test
+	@scripts/tiers
+	@$(CARGO) test --quiet --locked --doc
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --locked $(ARGS); \
+	else \
+	    $(CARGO) test --locked --lib --bins --tests $(ARGS); \
+	fi
+
+claude: ## Fetch the pinned Claude Code from npm into .claude-bin/
+	@scripts/fetch-claude
+
+lint: ## Check format, lints, documentation links, and licences where cargo-deny is installed
+	@scripts/need build
+	$(CARGO) fmt --check
+	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --locked --no-deps --lib
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	    $(CARGO) deny --locked check licenses bans sources; \
+	else \
+	    echo 'skipped: licences, bans and sources (cargo install cargo-deny --locked)' >&2; \
+	fi
+
+bench: ## Print the table of figures: medians, and ratios over interleaved pairs
+	@scripts/need test
+	@command -v claude >/dev/null || scripts/fetch-claude || \
+	    echo 'Claude Code could not be fetched: the stand-in plays.' >&2
+	@$(CARGO) bench --quiet --locked --bench figures -- $(ARGS)
+
+install: ## Install spotkeep into Cargo's bin directory
+	@scripts/need build
+	@$(CARGO) install --locked --path .
