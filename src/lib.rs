@@ -11,3 +11,8 @@
     )
 )]
 
+pub mod error;
+pub mod http;
+pub mod os;
+pub mod time;
+pub mod workspace;

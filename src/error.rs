@@ -1,0 +1,121 @@
+//! Errors on their way to a person: what, where, and a hint that can be pasted.
+//!
+//! Inside, errors are `anyhow` chains whose contexts say what was being done. A [`Hint`] or a
+//! [`Kind`] can be attached anywhere on the way; the command line prints the chain, the hint
+//! nearest to the person, and exits with the code of the kind.
+
+use std::fmt;
+
+pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+
+/// Why a command did not end with 0; the discriminant is the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// It could not be done.
+    Failed = 1,
+    /// It was asked for wrongly.
+    Usage = 2,
+    /// It was done, and what was found is not as declared.
+    NotAsDeclared = 3,
+}
+
+/// An error with the next command to run, or with a kind of its own.
+#[derive(Debug)]
+struct Marked {
+    kind: Option<Kind>,
+    hint: Option<String>,
+    error: Error,
+}
+
+impl fmt::Display for Marked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl std::error::Error for Marked {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error.chain().nth(1)
+    }
+}
+
+/// Attaches a hint or a kind to a failing result.
+pub trait Hint<T> {
+    /// Adds a command to paste, or a sentence that says what to do.
+    ///
+    /// # Errors
+    /// The same error, marked.
+    fn hint(self, hint: impl Into<String>) -> Result<T>;
+    /// Sets the exit code.
+    ///
+    /// # Errors
+    /// The same error, marked.
+    fn kind(self, kind: Kind) -> Result<T>;
+}
+
+impl<T, E: Into<Error>> Hint<T> for Result<T, E> {
+    fn hint(self, hint: impl Into<String>) -> Result<T> {
+        self.map_err(|error| mark(error.into(), None, Some(hint.into())))
+    }
+
+    fn kind(self, kind: Kind) -> Result<T> {
+        self.map_err(|error| mark(error.into(), Some(kind), None))
+    }
+}
+
+fn mark(error: Error, kind: Option<Kind>, hint: Option<String>) -> Error {
+    Error::new(Marked { kind, hint, error })
+}
+
+/// The outermost hint of an error.
+#[must_use]
+pub fn hint_of(error: &Error) -> Option<&str> {
+    marks(error).find_map(|mark| mark.hint.as_deref())
+}
+
+/// The outermost kind of an error; [`Kind::Failed`] where none was set.
+#[must_use]
+pub fn kind_of(error: &Error) -> Kind {
+    marks(error)
+        .find_map(|mark| mark.kind)
+        .unwrap_or(Kind::Failed)
+}
+
+/// A mark hides the error that it wraps from `chain()`, so each is looked into.
+fn marks(error: &Error) -> Box<dyn Iterator<Item = &Marked> + '_> {
+    Box::new(
+        error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<Marked>())
+            .flat_map(|mark| std::iter::once(mark).chain(marks(&mark.error))),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_survives_the_contexts_around_it() {
+        let result: Result<()> = Err(anyhow!("no such agent"));
+        let error = result
+            .hint("spotkeep ls")
+            .kind(Kind::Usage)
+            .context("cannot stop it")
+            .unwrap_err();
+        assert_eq!(format!("{error:#}"), "cannot stop it: no such agent");
+        assert_eq!(hint_of(&error), Some("spotkeep ls"));
+        assert_eq!(kind_of(&error), Kind::Usage);
+    }
+
+    #[test]
+    fn causes_below_a_hint_are_printed() {
+        let io = std::io::Error::other("disk gone");
+        let result: Result<()> = Err(io).context("cannot read x").hint("look");
+        assert_eq!(
+            format!("{:#}", result.unwrap_err()),
+            "cannot read x: disk gone"
+        );
+    }
+}

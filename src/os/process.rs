@@ -1,0 +1,334 @@
+//! Processes by identity, never by number alone: a pid is reused, a pid with its start time is not.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context as _, Result, bail};
+
+/// A process of this life: its pid and its start time in clock ticks after boot (field 22 of
+/// `/proc/PID/stat`), which together never name another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Process id.
+    pub pid: i32,
+    /// Clock ticks after boot.
+    pub start_time: u64,
+}
+
+impl ProcessId {
+    /// The process that now has this pid; `None` if there is none, or only its corpse.
+    #[must_use]
+    pub fn of(pid: i32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (state, start_time) = parse_stat(&stat)?;
+        (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start_time })
+    }
+
+    /// This process itself.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted.
+    pub fn current() -> Result<Self> {
+        let pid = i32::try_from(std::process::id()).context("pid out of range")?;
+        Self::of(pid).context("cannot read /proc/self/stat")
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// A handle that stays with this process; `None` if it has ended.
+    #[must_use]
+    pub fn open(self) -> Option<Pidfd> {
+        let fd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        // Opened first, compared after: the pid may have been reused in between.
+        self.is_alive().then_some(Pidfd { fd })
+    }
+}
+
+/// State letter and start time out of `/proc/PID/stat`, whose second field may hold anything.
+fn parse_stat(stat: &str) -> Option<(char, u64)> {
+    let rest = stat.get(stat.rfind(')')? + 2..)?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?.chars().next()?;
+    // The state is field 3, the start time field 22.
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// A handle on one process.
+#[derive(Debug)]
+pub struct Pidfd {
+    fd: OwnedFd,
+}
+
+impl Pidfd {
+    /// Waits until the process has ended, at most until `deadline` (`None`: for ever).
+    /// Returns whether it has ended.
+    #[must_use]
+    pub fn wait(&self, deadline: Option<Instant>) -> bool {
+        loop {
+            let timeout = deadline.map(|deadline| {
+                Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or(
+                    Timespec {
+                        tv_sec: 60,
+                        tv_nsec: 0,
+                    },
+                )
+            });
+            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) => return false,
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+
+    /// Sends a signal; a process that has ended is no error.
+    pub fn signal(&self, signal: Signal) {
+        let signal = match signal {
+            Signal::Term => rustix::process::Signal::TERM,
+            Signal::Kill => rustix::process::Signal::KILL,
+            Signal::Child => rustix::process::Signal::CHILD,
+        };
+        // ESRCH is the only answer that can come, and it is what we want.
+        pidfd_send_signal(&self.fd, signal).ok();
+    }
+}
+
+/// The signals that we send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Asks it to end.
+    Term,
+    /// Ends it.
+    Kill,
+    /// Tells it to look after its children.
+    Child,
+}
+
+/// Every process whose environment holds `marker` (such as `NAME=value`), but not ourselves.
+///
+/// Processes of other users cannot be read and are left out.
+#[must_use]
+pub fn with_marker(marker: &str) -> Vec<ProcessId> {
+    with_any_marker(&[marker.to_owned()])
+}
+
+/// As [`with_marker`], for any of several, in one walk over `/proc`.
+#[must_use]
+pub fn with_any_marker(markers: &[String]) -> Vec<ProcessId> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let me = std::process::id();
+    let is_marked = |pid: &i32| {
+        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+            let mut pairs = environ.split(|byte| *byte == 0);
+            pairs.any(|pair| markers.iter().any(|marker| marker.as_bytes() == pair))
+        })
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| u32::try_from(*pid) != Ok(me))
+        .filter(is_marked)
+        .filter_map(ProcessId::of)
+        .collect()
+}
+
+/// One life of the machine: boot id and start time of PID 1, so that a restarted container counts
+/// as a new one. `SPOTKEEP_LIFE` sets it, for drills.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn current_life() -> Result<String> {
+    if let Ok(life) = std::env::var("SPOTKEEP_LIFE") {
+        return Ok(life);
+    }
+    let boot =
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
+    let init = ProcessId::of(1).context("cannot read the start time of PID 1")?;
+    Ok(format!("{}-{}", boot.trim(), init.start_time))
+}
+
+/// Memory that can still be given out without swapping, in bytes (`MemAvailable`).
+#[must_use]
+pub fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
+}
+
+/// Leaves the terminal's session, so that closing the terminal does not end this process.
+pub fn leave_terminal() {
+    // A process that leads its group already has a session of its own, and then nothing is to do.
+    rustix::process::setsid().ok();
+}
+
+/// The real user id of this process.
+#[must_use]
+pub fn user_id() -> u32 {
+    rustix::process::getuid().as_raw()
+}
+
+/// The name of a user, from `/etc/passwd`; the number where it has none.
+#[must_use]
+pub fn user_name(uid: u32) -> String {
+    let number = uid.to_string();
+    fs::read_to_string("/etc/passwd")
+        .ok()
+        .and_then(|passwd| {
+            passwd.lines().find_map(|line| {
+                let mut fields = line.split(':');
+                let name = fields.next()?;
+                (fields.nth(1)? == number).then(|| name.to_owned())
+            })
+        })
+        .unwrap_or(number)
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output, lossily as text.
+    pub stdout: String,
+    /// Its standard error, trimmed.
+    pub stderr: String,
+}
+
+/// Runs a command to its end, or until `limit` has passed, when it is killed.
+///
+/// # Errors
+/// It cannot be started, or it took too long.
+pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    let pid = i32::try_from(child.id()).context("pid out of range")?;
+    // A child that has ended is a corpse until it is waited for, so its pid is still its own.
+    let pidfd = Pid::from_raw(pid)
+        .map(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        .transpose();
+    let stdout = read_aside(child.stdout.take());
+    let stderr = read_aside(child.stderr.take());
+    let ended = match pidfd {
+        Ok(Some(fd)) => Pidfd { fd }.wait(Some(Instant::now() + limit)),
+        _ => true,
+    };
+    if !ended {
+        child.kill().ok();
+    }
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for {name}"))?;
+    if !ended {
+        bail!("{name} did not end within {} s", limit.as_secs_f32());
+    }
+    Ok(Output {
+        status,
+        stdout: stdout.recv_timeout(PIPE_LIMIT).unwrap_or_default(),
+        stderr: stderr
+            .recv_timeout(PIPE_LIMIT)
+            .unwrap_or_default()
+            .trim()
+            .to_owned(),
+    })
+}
+
+/// A command that has ended may have left a child behind that keeps its pipes open.
+const PIPE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Reads a pipe to its end in a thread of its own, so that a full one blocks nobody.
+fn read_aside(pipe: Option<impl io::Read + Send + 'static>) -> mpsc::Receiver<String> {
+    let (done, text) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What could be read before an error is still worth showing.
+            pipe.read_to_end(&mut bytes).ok();
+        }
+        done.send(String::from_utf8_lossy(&bytes).into_owned()).ok();
+    });
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_time_is_read_past_a_name_with_spaces_and_brackets() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
+        assert_eq!(parse_stat(stat), Some(('S', 4242)));
+    }
+
+    #[test]
+    fn a_process_is_itself_and_no_other() {
+        let me = ProcessId::current().unwrap();
+        assert!(me.is_alive());
+        assert!(
+            !ProcessId {
+                start_time: me.start_time + 1,
+                ..me
+            }
+            .is_alive()
+        );
+    }
+
+    #[test]
+    fn a_command_that_does_not_end_is_killed_at_its_limit() {
+        let error = run(
+            Command::new("tail").args(["-f", "/dev/null"]),
+            Duration::from_millis(50),
+        )
+        .unwrap_err();
+        assert!(error.to_string().contains("did not end"), "{error}");
+    }
+
+    #[test]
+    fn a_process_is_found_by_its_marker_and_its_end_is_seen() {
+        let marker = format!("SPOTKEEP_TEST_MARKER={}", uuid::Uuid::new_v4());
+        let (key, value) = marker.split_once('=').unwrap();
+        let mut child = Command::new("tail")
+            .args(["-f", "/dev/null"])
+            .env(key, value)
+            .spawn()
+            .unwrap();
+        let found = loop {
+            // Between fork and exec the environment is still the parent's.
+            match with_marker(&marker)[..] {
+                [process] => break process,
+                _ => std::thread::yield_now(),
+            }
+        };
+        let pidfd = found.open().unwrap();
+        assert!(!pidfd.wait(Some(Instant::now())));
+        pidfd.signal(Signal::Kill);
+        assert!(pidfd.wait(Some(Instant::now() + Duration::from_secs(10))));
+        child.wait().unwrap();
+        assert!(!found.is_alive());
+    }
+}

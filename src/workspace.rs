@@ -1,0 +1,88 @@
+//! Where an agent works, as git sees it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::os::process::run;
+
+/// A status of 50,000 files takes 0.15 s (measured); a cold disk far longer.
+const STATUS_LIMIT: Duration = Duration::from_secs(60);
+
+/// Read without running git: the git directory of a workspace; a linked worktree's own part of its repository.
+fn git_dir(workspace: &Path) -> Option<PathBuf> {
+    let dot_git = workspace.join(".git");
+    if dot_git.is_dir() {
+        return Some(dot_git);
+    }
+    let text = fs::read_to_string(&dot_git).ok()?;
+    Some(workspace.join(text.strip_prefix("gitdir:")?.trim()))
+}
+
+/// The directory that holds the repository's objects and refs, shared by all its worktrees;
+/// `None` where this is no git workspace.
+#[must_use]
+pub fn common_dir(workspace: &Path) -> Option<PathBuf> {
+    let git_dir = git_dir(workspace)?;
+    match fs::read_to_string(git_dir.join("commondir")) {
+        Ok(text) => Some(git_dir.join(text.trim())),
+        Err(_) => Some(git_dir),
+    }
+}
+
+/// The branch checked out, or the short commit where it is detached.
+#[must_use]
+pub fn branch(workspace: &Path) -> Option<String> {
+    let head = fs::read_to_string(git_dir(workspace)?.join("HEAD")).ok()?;
+    let head = head.trim();
+    match head.strip_prefix("ref: refs/heads/") {
+        Some(branch) => Some(branch.to_owned()),
+        None => head.get(..10).map(str::to_owned),
+    }
+}
+
+/// What `git status` says with these arguments; `None` where this is no git workspace. Nothing is
+/// written: without optional locks, git leaves the index as it is.
+#[must_use]
+pub fn status(workspace: &Path, arguments: &[&str]) -> Option<String> {
+    let mut command = Command::new("git");
+    command
+        .args(["-c", "core.fsmonitor=false", "status"])
+        .args(arguments)
+        .current_dir(workspace)
+        .env("GIT_OPTIONAL_LOCKS", "0");
+    for variable in ["GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"] {
+        command.env_remove(variable);
+    }
+    let output = run(&mut command, STATUS_LIMIT).ok()?;
+    output.status.success().then_some(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_and_its_linked_worktree_are_told_apart_and_share_one_common_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = dir.path().join("main");
+        fs::create_dir_all(main.join(".git/worktrees/w")).unwrap();
+        fs::write(main.join(".git/HEAD"), "ref: refs/heads/fix/issue-1\n").unwrap();
+        let linked = dir.path().join("w");
+        fs::create_dir(&linked).unwrap();
+        fs::write(linked.join(".git"), "gitdir: ../main/.git/worktrees/w\n").unwrap();
+        let own = main.join(".git/worktrees/w");
+        fs::write(
+            own.join("HEAD"),
+            "0123456789abcdef0123456789abcdef01234567\n",
+        )
+        .unwrap();
+        fs::write(own.join("commondir"), "../..\n").unwrap();
+        assert_eq!(branch(&main).as_deref(), Some("fix/issue-1"));
+        assert_eq!(branch(&linked).as_deref(), Some("0123456789"));
+        let canonical = |path: Option<PathBuf>| fs::canonicalize(path.unwrap()).unwrap();
+        assert_eq!(canonical(common_dir(&linked)), canonical(common_dir(&main)));
+        assert_eq!(common_dir(dir.path()), None);
+    }
+}
