@@ -14,5 +14,6 @@
 pub mod error;
 pub mod http;
 pub mod os;
+pub mod state;
 pub mod time;
 pub mod workspace;

@@ -1,0 +1,137 @@
+//! Names and ids. The only module that names `uuid`.
+
+use std::fmt;
+use std::ops::Deref;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, Hint as _, Kind, Result, anyhow, hint_of};
+
+/// A new random id (version 4), as Claude Code wants session ids.
+#[must_use]
+pub fn new_uuid() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// A new id whose order is that of time (version 7).
+#[must_use]
+pub fn new_save_id() -> String {
+    Uuid::now_v7().to_string()
+}
+
+/// Whether a text is a UUID in its usual form.
+#[must_use]
+pub fn is_uuid(text: &str) -> bool {
+    text.len() == 36 && Uuid::parse_str(text).is_ok()
+}
+
+/// The longest agent name, in bytes: it is a file name, a tmux session and a line in a table.
+const NAME_MAX: usize = 64;
+
+/// The name of an agent: letters, digits, `-` and `_`, beginning with a letter or a digit.
+///
+/// tmux takes neither `.` nor `:` in a session name; the rest would need quoting in a shell.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AgentName(String);
+
+impl AgentName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// A usage error that says which character is in the way, with a name that would do.
+    pub fn new(text: &str) -> Result<Self> {
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let suggestion = || {
+            let name: String = text
+                .chars()
+                .map(|c| if good(c) { c } else { '-' })
+                .take(NAME_MAX)
+                .collect();
+            let name = name.trim_matches(['-', '_']).to_owned();
+            format!(
+                "\"{}\" would do",
+                if name.is_empty() { "agent-1" } else { &name }
+            )
+        };
+        let problem = if text.is_empty() {
+            "it is empty".to_owned()
+        } else if text.len() > NAME_MAX {
+            format!("it is longer than {NAME_MAX} characters")
+        } else if let Some(bad) = text.chars().find(|c| !good(*c)) {
+            format!("it holds {bad:?}; letters, digits, - and _ are allowed")
+        } else if text.starts_with(['-', '_']) {
+            "it must begin with a letter or a digit".to_owned()
+        } else {
+            return Ok(Self(text.to_owned()));
+        };
+        Err(anyhow!("{text:?} cannot name an agent: {problem}"))
+            .hint(suggestion())
+            .kind(Kind::Usage)
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for AgentName {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for AgentName {
+    type Err = Error;
+    /// Whoever parses shows the error's own words only, so the hint is among them.
+    fn from_str(text: &str) -> Result<Self> {
+        Self::new(text).map_err(|error| match hint_of(&error) {
+            Some(hint) => anyhow!("{error}; {hint}"),
+            None => error,
+        })
+    }
+}
+
+impl Deref for AgentName {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for AgentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::hint_of;
+
+    #[test]
+    fn a_name_that_tmux_cannot_take_is_refused_with_one_that_it_can() {
+        for bad in [
+            "",
+            "a.b",
+            "a:b",
+            "a b",
+            "-a",
+            "../x",
+            "a/b",
+            "ü",
+            &"x".repeat(65),
+        ] {
+            let error = AgentName::new(bad).unwrap_err();
+            let hint = hint_of(&error).unwrap();
+            let name = hint.split('"').nth(1).unwrap();
+            assert!(AgentName::new(name).is_ok(), "{bad:?} -> {hint}");
+        }
+        assert!(AgentName::new("agent-1-issue-123").is_ok());
+    }
+}

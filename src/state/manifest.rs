@@ -1,0 +1,222 @@
+//! `session-state/saves/<id>.json`: what one save made safe, rewritten at each of its stages.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{AgentName, VERSION, load as load_state, store as store_state};
+use crate::error::{Context as _, Result};
+use crate::time::Timestamp;
+
+/// How many manifests are kept.
+const KEPT: usize = 200;
+
+/// One save.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this file's format.
+    pub version: u32,
+    /// The save's id; ids sort by time.
+    pub id: String,
+    /// The root.
+    pub root_id: String,
+    /// The epoch of the keeper, or of the last one where the save ran without.
+    pub epoch: u64,
+    /// The life of the machine.
+    pub life: String,
+    /// When it began.
+    pub at: Timestamp,
+    /// Who gave the word: `metadata`, `signal`, `command`, `unit`.
+    pub source: String,
+    /// Whether this is the end of a life; agents go on after any other save.
+    #[serde(rename = "final")]
+    pub is_final: bool,
+    /// From the beginning to the deadline, in milliseconds; null where there is none.
+    pub deadline_ms: Option<u64>,
+    /// Whether every agent had ended and every word was durable before the deadline.
+    pub clean: bool,
+    /// When each stage was reached.
+    pub stages: Stages,
+    /// How many processes outlived their agents and had to be killed.
+    #[serde(default)]
+    pub stragglers: usize,
+    /// Agent by agent.
+    pub agents: Vec<AgentSaved>,
+    /// What could not be written.
+    #[serde(default)]
+    pub trouble: Vec<String>,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// Milliseconds after the beginning at which a stage was reached; null: not yet.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stages {
+    /// No agent runs any more.
+    pub agents_ended_ms: Option<u64>,
+    /// Every transcript is durable.
+    pub words_safe_ms: Option<u64>,
+    /// The whole filesystem of the root is durable.
+    pub notice_to_safe_ms: Option<u64>,
+    /// Workspaces have their checkpoints.
+    pub workspaces_ms: Option<u64>,
+}
+
+/// What a save did for one agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentSaved {
+    /// Its name.
+    pub name: AgentName,
+    /// Its id.
+    pub agent_id: String,
+    /// Its session.
+    pub session_id: String,
+    /// How it ended, such as `ended by itself`, or that it goes on.
+    pub end: String,
+    /// Milliseconds from the signal to its end; null where it did not run.
+    pub exit_ms: Option<u64>,
+    /// What the tail of its transcript says was going on.
+    pub open: String,
+    /// Bytes of its transcript that are durable; null where there is none.
+    pub transcript_bytes: Option<u64>,
+    /// Whether its transcript is durable.
+    pub words_safe: bool,
+    /// Its workspace.
+    pub workspace: WorkspaceSaved,
+    /// What did not work.
+    #[serde(default)]
+    pub trouble: Option<String>,
+}
+
+/// What a save did for one workspace.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkspaceSaved {
+    /// The checkpoint that holds its uncommitted work; null where none was made.
+    pub checkpoint: Option<String>,
+    /// What happened in words.
+    pub note: String,
+}
+
+impl Manifest {
+    /// A manifest of a save that begins now.
+    #[must_use]
+    pub fn begin(
+        id: String,
+        root_id: String,
+        epoch: u64,
+        life: String,
+        source: String,
+        is_final: bool,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            id,
+            root_id,
+            epoch,
+            life,
+            at: Timestamp::now(),
+            source,
+            is_final,
+            deadline_ms: None,
+            clean: false,
+            stages: Stages::default(),
+            stragglers: 0,
+            agents: Vec::new(),
+            trouble: Vec::new(),
+            unknown: Map::new(),
+        }
+    }
+}
+
+fn path_of(saves: &Path, id: &str) -> PathBuf {
+    saves.join(format!("{id}.json"))
+}
+
+/// Writes a manifest, whole and durably.
+///
+/// # Errors
+/// The disk is full or gone.
+pub fn store(saves: &Path, manifest: &Manifest) -> Result<()> {
+    store_state(&path_of(saves, &manifest.id), manifest)
+}
+
+/// Reads one manifest; `None` where there is none of this id.
+///
+/// # Errors
+/// It is damaged.
+pub fn load(saves: &Path, id: &str) -> Result<Option<Manifest>> {
+    load_state(&path_of(saves, id))
+}
+
+/// The ids of all saves, newest first.
+fn ids(saves: &Path) -> Result<Vec<String>> {
+    let mut ids: Vec<String> = match fs::read_dir(saves) {
+        Ok(entries) => entries
+            .filter_map(|entry| {
+                entry
+                    .ok()?
+                    .file_name()
+                    .to_str()?
+                    .strip_suffix(".json")
+                    .map(str::to_owned)
+            })
+            .collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", saves.display()));
+        }
+    };
+    ids.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(ids)
+}
+
+/// The newest manifest of a final save that can be read. A damaged one is passed over: an older
+/// one still tells more than none.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn latest(saves: &Path) -> Result<Option<Manifest>> {
+    let newest = ids(saves)?;
+    Ok(newest
+        .iter()
+        .filter_map(|id| load(saves, id).ok().flatten())
+        .find(|save| save.is_final))
+}
+
+/// Forgets all but the newest few manifests.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn prune(saves: &Path) -> Result<()> {
+    for old in ids(saves)?.iter().skip(KEPT) {
+        fs::remove_file(path_of(saves, old)).ok();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_readable_final_save_is_found_past_a_damaged_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = |id: &str, is_final| {
+            Manifest::begin(
+                id.into(),
+                "r".into(),
+                1,
+                "l".into(),
+                "signal".into(),
+                is_final,
+            )
+        };
+        store(dir.path(), &begin("0001", true)).unwrap();
+        store(dir.path(), &begin("0002", false)).unwrap();
+        fs::write(dir.path().join("0003.json"), "{\"ver").unwrap();
+        assert_eq!(latest(dir.path()).unwrap().unwrap().id, "0001");
+    }
+}

@@ -1,0 +1,66 @@
+//! What spotkeep remembers, as files that a person can read: `root.json`, one record per agent,
+//! the journal, the manifests of saves. All are versioned JSON, 0600, replaced whole and durably.
+//!
+//! Old versions stay readable, and a field that only a newer version knows survives being
+//! rewritten by this one: each structure carries what it did not understand in `unknown`.
+
+mod id;
+mod journal;
+mod manifest;
+mod record;
+mod root_file;
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Context as _, Hint as _, Result, bail};
+use crate::os::files;
+
+pub use id::{AgentName, is_uuid, new_save_id, new_uuid};
+pub use journal::{How, Journal, Line, What, lines, parse_line};
+pub use manifest::{
+    AgentSaved, Manifest, Stages, WorkspaceSaved, latest as latest_manifest,
+    prune as prune_manifests, store as store_manifest,
+};
+pub use record::{AgentRecord, AgentState, Launch, TranscriptMark, Wanted};
+pub use root_file::{Fleet, RootFile};
+
+/// The version that this build writes into every file.
+pub const VERSION: u32 = 1;
+
+/// Reads a state file; `None` where there is none.
+///
+/// # Errors
+/// It is there and is not readable as what it should be: torn, empty, or not ours. It is left as
+/// it is; the error names it.
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    let Some(bytes) = files::read_optional(path)? else {
+        return Ok(None);
+    };
+    if bytes.iter().all(u8::is_ascii_whitespace) || bytes.contains(&0) {
+        return Err(crate::error::anyhow!(
+            "{} is damaged: empty, or holds NUL bytes",
+            path.display()
+        ))
+        .hint(format!("mv {0} {0}.damaged", path.display()));
+    }
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .with_context(|| format!("{} is damaged", path.display()))
+        .hint(format!("mv {0} {0}.damaged", path.display()))
+}
+
+/// Writes a state file, whole and durably.
+///
+/// # Errors
+/// The disk is full or gone; the old content is still there.
+pub fn store<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(value).context("cannot write JSON")?;
+    bytes.push(b'\n');
+    if bytes.len() < 8 {
+        bail!("refusing to write an empty {}", path.display());
+    }
+    files::write_atomic(path, &bytes)
+}
