@@ -13,6 +13,7 @@
 
 pub mod error;
 pub mod http;
+pub mod notice;
 pub mod os;
 pub mod state;
 pub mod time;
