@@ -11,10 +11,12 @@
     )
 )]
 
+pub mod config;
 pub mod error;
 pub mod http;
 pub mod notice;
 pub mod os;
+pub mod root;
 pub mod state;
 pub mod time;
 pub mod workspace;

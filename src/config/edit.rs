@@ -1,0 +1,167 @@
+//! Edits of the file that leave every other byte of it alone.
+
+use std::path::Path;
+
+use toml_edit::{Array, DocumentMut, Item, Table, value};
+
+use super::Config;
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::os::files;
+use crate::state::AgentName;
+
+/// The file of a new root, with each setting explained. `unattended` lets agents work without
+/// asking for permission.
+#[must_use]
+pub fn template(unattended: bool) -> String {
+    let args = if unattended {
+        "# Agents run every command without asking. Give the machine nothing that you would not give them.\n\
+         args = [\"--dangerously-skip-permissions\"]"
+    } else {
+        "args = []                             # for Claude; --dangerously-skip-permissions lets agents work unasked"
+    };
+    format!(
+        "# spotkeep.toml: the agents of this root. `spotkeep up` makes it so.\n\
+         \n\
+         [cloud]\n\
+         provider = \"auto\"                     # auto | gcp | none\n\
+         # notice = \"120s\"                     # what the VM was created with\n\
+         \n\
+         [defaults]                            # for every agent\n\
+         {args}\n\
+         restart = \"on-failure\"                # always | on-failure | never\n\
+         # claude = \"/opt/claude/claude\"       # found by itself where this is not set\n\
+         # env = {{ ANTHROPIC_BASE_URL = \"http://127.0.0.1:8080\" }}\n\
+         # env_file = \"secrets.env\"            # mode 0600; never shown\n\
+         \n\
+         # [agents.agent-1-issue-123]\n\
+         # workspace = \"workspaces/agent-1\"    # relative to this directory\n\
+         # prompt = \"Fix issue 123.\"           # its first prompt\n"
+    )
+}
+
+/// Declares an agent at the end of the file.
+///
+/// # Errors
+/// It is declared already, or the result would not be a good file; nothing is written then.
+pub fn add_agent(
+    path: &Path,
+    name: &AgentName,
+    workspace: &Path,
+    prompt: Option<&str>,
+    args: &[String],
+) -> Result<()> {
+    edit(path, |document| {
+        let agents = document.entry("agents").or_insert_with(|| {
+            let mut table = Table::new();
+            table.set_implicit(true);
+            Item::Table(table)
+        });
+        let agents = agents.as_table_mut().context("[agents] is not a table")?;
+        if agents.contains_key(name) {
+            return Err(anyhow!("the agent {name} is declared already"))
+                .hint(format!("spotkeep rm {name}"))
+                .kind(Kind::Usage);
+        }
+        let mut table = Table::new();
+        table.insert("workspace", value(workspace.to_string_lossy().into_owned()));
+        if let Some(prompt) = prompt {
+            table.insert("prompt", value(prompt));
+        }
+        if !args.is_empty() {
+            table.insert("args", value(args.iter().collect::<Array>()));
+        }
+        agents.insert(name, Item::Table(table));
+        Ok(())
+    })
+}
+
+/// Takes an agent out of the file. Nothing else of it is touched.
+///
+/// # Errors
+/// It is not declared, or the file cannot be written.
+pub fn remove_agent(path: &Path, name: &AgentName) -> Result<()> {
+    edit(path, |document| {
+        let removed = document
+            .get_mut("agents")
+            .and_then(Item::as_table_mut)
+            .and_then(|agents| agents.remove(name));
+        if removed.is_none() {
+            return Err(anyhow!(
+                "the agent {name} is not declared in {}",
+                path.display()
+            ))
+            .hint("spotkeep ls")
+            .kind(Kind::Usage);
+        }
+        Ok(())
+    })
+}
+
+fn edit(path: &Path, change: impl FnOnce(&mut DocumentMut) -> Result<()>) -> Result<()> {
+    let bytes = files::read_optional(path)?.unwrap_or_default();
+    let text =
+        String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))?;
+    let mut document: DocumentMut = text
+        .parse()
+        .with_context(|| format!("{} is not TOML; nothing was changed", path.display()))?;
+    change(&mut document)?;
+    let text = document.to_string();
+    Config::parse(&text)
+        .and_then(|config| config.check_on_disk(path))
+        .with_context(|| {
+            format!(
+                "this would make {} wrong, so nothing was changed",
+                path.display()
+            )
+        })?;
+    files::write_atomic(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_is_a_good_file_with_and_without_permission() {
+        assert!(
+            Config::parse(&template(false))
+                .unwrap()
+                .defaults
+                .args
+                .is_empty()
+        );
+        assert_eq!(
+            Config::parse(&template(true)).unwrap().defaults.args,
+            ["--dangerously-skip-permissions"]
+        );
+    }
+
+    #[test]
+    fn adding_and_removing_an_agent_gives_back_the_file_byte_for_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("spotkeep.toml");
+        let before =
+            template(true) + "\n[agents.b]   # mine\nworkspace = \"workspaces/b\"\n# the end\n";
+        std::fs::write(&path, &before).unwrap();
+        let name = AgentName::new("a-1").unwrap();
+        add_agent(
+            &path,
+            &name,
+            Path::new("workspaces/a"),
+            Some("say \"hi\"\ntwice"),
+            &["--model".into()],
+        )
+        .unwrap();
+        let config = Config::load(&path).unwrap();
+        assert_eq!(
+            config.agents[&name].prompt.as_deref(),
+            Some("say \"hi\"\ntwice")
+        );
+        assert!(add_agent(&path, &name, Path::new("workspaces/c"), None, &[]).is_err());
+        let other = AgentName::new("c").unwrap();
+        let error = add_agent(&path, &other, Path::new("workspaces/b"), None, &[]).unwrap_err();
+        assert!(error.to_string().contains("nothing was changed"), "{error}");
+        remove_agent(&path, &name).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
+    }
+}

@@ -1,0 +1,326 @@
+//! `spotkeep.toml`: what the user declares. Read strictly, edited with its comments kept. The
+//! only room that names `toml_edit`.
+
+mod edit;
+mod span;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Context as _, Error, Hint as _, Result, anyhow};
+use crate::notice::provider::Choice;
+use crate::os::files;
+use crate::state::AgentName;
+
+pub use edit::{add_agent, remove_agent, template};
+pub use span::Span;
+
+/// The whole file.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Which cloud this is.
+    pub cloud: Cloud,
+    /// What belongs to the machine rather than to an agent.
+    pub machine: Machine,
+    /// For every agent.
+    pub defaults: Defaults,
+    /// The fleet.
+    pub agents: BTreeMap<AgentName, Agent>,
+}
+
+/// Where the notice comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cloud {
+    /// Whose metadata server is asked.
+    pub provider: Choice,
+    /// `HOST:PORT` of another metadata server.
+    pub metadata: Option<String>,
+    /// The notice that the VM was created with.
+    pub notice: Option<Span>,
+}
+
+/// What a new boot disk needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Machine {
+    /// Pieces of the home that are kept in `<root>/home`.
+    pub home: Vec<PathBuf>,
+    /// A script for each new boot disk.
+    pub on_new_machine: Option<PathBuf>,
+}
+
+/// What holds for every agent that does not say otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Defaults {
+    /// Arguments for Claude, before an agent's own.
+    pub args: Vec<String>,
+    /// The `claude` to run; relative to the root. Found by itself where this is not set.
+    pub claude: Option<PathBuf>,
+    /// What happens when Claude ends by itself.
+    pub restart: Restart,
+    /// How often a workspace is checkpointed while its agent works.
+    pub checkpoint_every: Option<Span>,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// A file of environment variables, relative to the root; never shown.
+    pub env_file: Option<PathBuf>,
+    /// Memory limit of an agent with all its processes, as systemd writes it.
+    pub memory_max: Option<String>,
+}
+
+/// When an agent that ended by itself is started again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// However it ended.
+    Always,
+    /// If it failed.
+    #[default]
+    OnFailure,
+    /// Not at all.
+    Never,
+}
+
+/// One declared agent.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// The directory it works in, relative to the root.
+    pub workspace: PathBuf,
+    /// Its first prompt.
+    #[serde(default)]
+    pub prompt: Option<String>,
+    /// Arguments for Claude, after the defaults.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// As in the defaults.
+    #[serde(default)]
+    pub restart: Option<Restart>,
+    /// As in the defaults.
+    #[serde(default)]
+    pub checkpoint_every: Option<Span>,
+    /// Environment variables, over the defaults.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// A file of environment variables, over the defaults.
+    #[serde(default)]
+    pub env_file: Option<PathBuf>,
+    /// As in the defaults.
+    #[serde(default)]
+    pub memory_max: Option<String>,
+}
+
+impl Config {
+    /// Reads the file. A missing one declares nothing.
+    ///
+    /// # Errors
+    /// A syntax error, an unknown key, a wrong type: with line and column. Two agents that share
+    /// a workspace.
+    pub fn load(path: &Path) -> Result<Self> {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text)
+                .and_then(|config| config.check_on_disk(path).map(|()| config))
+                .with_context(|| format!("{} is not as it should be", path.display()))
+                .hint(format!("edit {}; nothing was changed", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Reads the file for a fleet that has to come back: where it was edited wrongly, the last good
+    /// one counts until it is mended, and the error is returned beside it.
+    ///
+    /// # Errors
+    /// The file is wrong, and no keeper ever found it good.
+    pub fn load_or_last_good(path: &Path, copy: &Path) -> Result<(Self, Option<Error>)> {
+        match Self::load(path) {
+            Ok(config) => Ok((config, None)),
+            Err(error) => {
+                let last_good = fs::read_to_string(copy).ok();
+                match last_good.map(|text| Self::parse(&text)) {
+                    Some(Ok(config)) => Ok((config, Some(error))),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Remembers the file as good.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn remember_as_good(path: &Path, copy: &Path) -> Result<()> {
+        let (now, last) = (files::read_optional(path)?, files::read_optional(copy)?);
+        match now {
+            Some(now) if last.as_ref() != Some(&now) => files::write_atomic(copy, &now),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the text of the file.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml_edit::de::from_str(text)
+            .map_err(|error| anyhow!("{}", error.to_string().trim_end()))?;
+        let mut seen: BTreeMap<PathBuf, &AgentName> = BTreeMap::new();
+        for (name, agent) in &config.agents {
+            let parts = agent
+                .workspace
+                .components()
+                .filter(|part| *part != Component::CurDir);
+            let workspace: PathBuf = parts.collect();
+            if let Some(other) = seen.insert(workspace, name) {
+                return Err(shared(other, name, &agent.workspace)).hint(SHARED);
+            }
+        }
+        Ok(config)
+    }
+
+    /// Settings of this file that are accepted and that nothing acts on yet.
+    #[must_use]
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        let agents = || self.agents.values();
+        let memory = self.defaults.memory_max.is_some() || agents().any(|a| a.memory_max.is_some());
+        let checkpoints = self.defaults.checkpoint_every.is_some()
+            || agents().any(|agent| agent.checkpoint_every.is_some());
+        let settings = [
+            (!self.machine.home.is_empty(), "[machine] home"),
+            (
+                self.machine.on_new_machine.is_some(),
+                "[machine] on_new_machine",
+            ),
+            (memory, "memory_max"),
+            (checkpoints, "checkpoint_every"),
+        ];
+        let set = settings.into_iter().filter(|(is_set, _)| *is_set);
+        set.map(|(_, name)| name).collect()
+    }
+
+    /// What only the disk can tell: two workspaces that are one directory, by way of a link.
+    fn check_on_disk(&self, path: &Path) -> Result<()> {
+        let root = path.parent().unwrap_or(Path::new("."));
+        let mut seen: BTreeMap<PathBuf, &AgentName> = BTreeMap::new();
+        for (name, agent) in &self.agents {
+            let Ok(workspace) = fs::canonicalize(root.join(&agent.workspace)) else {
+                continue; // It may come yet; a start looks again.
+            };
+            if let Some(other) = seen.insert(workspace, name) {
+                return Err(shared(other, name, &agent.workspace)).hint(SHARED);
+            }
+        }
+        Ok(())
+    }
+
+    /// What happens when this agent ends by itself.
+    #[must_use]
+    pub fn restart_of(&self, agent: &Agent) -> Restart {
+        agent.restart.unwrap_or(self.defaults.restart)
+    }
+
+    /// The user's arguments for Claude.
+    #[must_use]
+    pub fn arguments_of(&self, agent: &Agent) -> Vec<String> {
+        self.defaults
+            .args
+            .iter()
+            .chain(&agent.args)
+            .cloned()
+            .collect()
+    }
+}
+
+const SHARED: &str = "give each its own, such as a git worktree";
+
+fn shared(one: &AgentName, other: &AgentName, workspace: &Path) -> Error {
+    anyhow!(
+        "the agents {one} and {other} share the workspace {}",
+        workspace.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_the_guide_is_read() {
+        let config = Config::parse(
+            r#"
+            [cloud]
+            provider = "auto"
+            metadata = "127.0.0.1:8070"
+            notice = "120s"
+            [defaults]
+            args = ["--dangerously-skip-permissions"]
+            restart = "always"
+            checkpoint_every = "2m"
+            env = { ANTHROPIC_BASE_URL = "http://127.0.0.1:8080" }
+            [agents.agent-1-issue-123]
+            workspace = "workspaces/agent-1"
+            prompt = "Fix issue 123."
+            restart = "never"
+            "#,
+        )
+        .unwrap();
+        let (name, agent) = config.agents.first_key_value().unwrap();
+        assert_eq!(name.as_str(), "agent-1-issue-123");
+        assert_eq!(config.restart_of(agent), Restart::Never);
+        assert_eq!(config.defaults.checkpoint_every, Some(Span::from_secs(120)));
+        assert_eq!(config.without_effect(), ["checkpoint_every"]);
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_line_and_column() {
+        for (text, said) in [
+            ("[defaults]\nrestrt = \"always\"\n", "restrt"),
+            ("[defaults]\nargs = \"x\"\n", "invalid type"),
+            ("[cloud]\nnotice = \"soon\"\n", "not a duration"),
+            (
+                "[agents.\"a.b\"]\nworkspace = \"w\"\n",
+                "cannot name an agent",
+            ),
+            ("[agents.a]\nprompt = \"x\"\n", "workspace"),
+            ("[cloud\n", "TOML"),
+        ] {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(said), "{text}: {error}");
+            assert!(
+                error.contains("line ") && error.contains("column "),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_edited_wrongly_gives_way_to_the_last_good_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("spotkeep.toml"), dir.path().join("copy"));
+        fs::write(&path, "[agents.a]\nworkspace = \"w\"\n").unwrap();
+        Config::remember_as_good(&path, &copy).unwrap();
+        fs::write(&path, "[agents.a]\nworkspac = \"w\"\n").unwrap();
+        let (config, error) = Config::load_or_last_good(&path, &copy).unwrap();
+        assert_eq!(config.agents.len(), 1);
+        assert!(format!("{:#}", error.unwrap()).contains("workspac"));
+        fs::remove_file(&copy).unwrap();
+        assert!(Config::load_or_last_good(&path, &copy).is_err());
+    }
+
+    #[test]
+    fn two_agents_on_one_workspace_are_refused() {
+        let text = "[agents.a]\nworkspace = \"w\"\n[agents.b]\nworkspace = \"./w/\"\n";
+        assert!(
+            Config::parse(text)
+                .unwrap_err()
+                .to_string()
+                .contains("share the workspace")
+        );
+    }
+}

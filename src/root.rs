@@ -1,0 +1,336 @@
+//! The root: the one directory that survives, and where everything in it lies.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
+use crate::os::{files, process};
+use crate::state::{self, AgentName, AgentRecord, RootFile};
+
+/// Where a root is looked for when neither `--root` nor `SPOTKEEP_ROOT` says.
+pub const DEFAULT: &str = "/mnt/persist";
+
+/// The directories of a new root with their modes.
+const LAYOUT: [(&str, u32); 9] = [
+    ("bin", 0o755),
+    (".claude", 0o700),
+    ("home", 0o700),
+    ("workspaces", 0o755),
+    ("session-state", 0o700),
+    ("session-state/agents", 0o700),
+    ("session-state/saves", 0o700),
+    ("session-state/notes", 0o700),
+    ("backups", 0o700),
+];
+
+/// An existing root.
+#[derive(Debug, Clone)]
+pub struct Root {
+    dir: PathBuf,
+}
+
+impl Root {
+    /// Opens the root at `dir`.
+    ///
+    /// # Errors
+    /// There is none: nothing there, an unmounted mount point, or a directory that is not a root.
+    pub fn open(dir: &Path) -> Result<Self> {
+        refuse_unmounted(dir, &fs::read_to_string("/etc/fstab").unwrap_or_default())?;
+        let dir = fs::canonicalize(dir)
+            .with_context(|| format!("no root at {}", dir.display()))
+            .hint(format!("spotkeep --root {} init", dir.display()))?;
+        let root = Self { dir };
+        ensure_root(&root)?;
+        Ok(root)
+    }
+
+    /// Makes a root at `dir`, or completes one that is there. Nothing that exists is changed.
+    /// Returns it and whether it is new.
+    ///
+    /// # Errors
+    /// The place cannot hold one, or holds one of a user that is not the caller.
+    pub fn init(dir: &Path) -> Result<(Self, bool)> {
+        refuse_unmounted(dir, &fs::read_to_string("/etc/fstab").unwrap_or_default())?;
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let root = Self {
+            dir: fs::canonicalize(dir)?,
+        };
+        for (name, mode) in LAYOUT {
+            let path = root.dir.join(name);
+            if !path.is_dir() {
+                fs::DirBuilder::new()
+                    .mode(mode)
+                    .create(&path)
+                    .with_context(|| format!("cannot create {}", path.display()))?;
+            }
+        }
+        let path = root.root_json();
+        let is_new = state::load::<RootFile>(&path)?.is_none();
+        if is_new {
+            state::store(&path, &RootFile::new(root.dir.clone()))?;
+        }
+        Ok((root, is_new))
+    }
+
+    /// The root itself, with links resolved.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the user declares.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("spotkeep.toml")
+    }
+
+    /// Claude's configuration directory.
+    #[must_use]
+    pub fn claude(&self) -> PathBuf {
+        self.dir.join(".claude")
+    }
+
+    /// The root's identity.
+    #[must_use]
+    pub fn root_json(&self) -> PathBuf {
+        self.state().join("root.json")
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.state().join("journal.jsonl")
+    }
+
+    /// Manifests of saves.
+    #[must_use]
+    pub fn saves(&self) -> PathBuf {
+        self.state().join("saves")
+    }
+
+    /// The lock that one keeper holds, with a word on who that is.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.state().join("lock")
+    }
+
+    /// Our own good copy of Claude's `.claude.json`.
+    #[must_use]
+    pub fn claude_json_copy(&self) -> PathBuf {
+        self.state().join("claude.json")
+    }
+
+    /// The last `spotkeep.toml` that a keeper found good.
+    #[must_use]
+    pub fn config_copy(&self) -> PathBuf {
+        self.state().join("spotkeep.toml")
+    }
+
+    /// The file that tells an agent what was cut off.
+    #[must_use]
+    pub fn note(&self, name: &AgentName) -> PathBuf {
+        self.state().join("notes").join(format!("{name}.md"))
+    }
+
+    /// An agent's record.
+    #[must_use]
+    pub fn record(&self, name: &AgentName) -> PathBuf {
+        self.records().join(format!("{name}.json"))
+    }
+
+    fn records(&self) -> PathBuf {
+        self.state().join("agents")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.join("session-state")
+    }
+
+    /// A path as it is stored: relative where it lies inside the root.
+    #[must_use]
+    pub fn relative(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.dir).unwrap_or(path).to_path_buf()
+    }
+
+    /// A stored path as it is on this machine.
+    #[must_use]
+    pub fn absolute(&self, path: &Path) -> PathBuf {
+        self.dir.join(path)
+    }
+
+    /// Whether a path lies inside the root, links resolved.
+    #[must_use]
+    pub fn holds(&self, path: &Path) -> bool {
+        fs::canonicalize(path).is_ok_and(|path| path.starts_with(&self.dir))
+    }
+
+    /// Whether the root is a filesystem of its own, so that all of it can be synced apart from
+    /// the rest of the machine.
+    #[must_use]
+    pub fn is_own_filesystem(&self) -> bool {
+        files::is_mount_point(&self.dir).unwrap_or(false)
+    }
+
+    /// Reads the root's identity.
+    ///
+    /// # Errors
+    /// It is missing or damaged.
+    pub fn identity(&self) -> Result<RootFile> {
+        state::load(&self.root_json())?
+            .with_context(|| format!("{} is missing", self.root_json().display()))
+    }
+
+    /// The agents that have a record, with the error where a record is damaged.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn all_records(&self) -> Result<Vec<(AgentName, Result<AgentRecord>)>> {
+        let dir = self.records();
+        let entries =
+            fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+        let mut names: Vec<AgentName> = entries
+            .filter_map(|entry| {
+                AgentName::new(entry.ok()?.file_name().to_str()?.strip_suffix(".json")?).ok()
+            })
+            .collect();
+        names.sort();
+        Ok(names
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), self.load_record(&name).transpose()?)))
+            .collect())
+    }
+
+    /// Reads an agent's record; `None` where it has none.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn load_record(&self, name: &AgentName) -> Result<Option<AgentRecord>> {
+        state::load(&self.record(name))
+    }
+
+    /// Writes an agent's record, durably.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn store_record(&self, record: &AgentRecord) -> Result<()> {
+        state::store(&self.record(&record.name), record)
+    }
+}
+
+fn ensure_root(root: &Root) -> Result<()> {
+    let display = root.dir.display();
+    ensure_hinted(
+        root.root_json().exists(),
+        || format!("{display} is not a spotkeep root: it has no session-state/root.json"),
+        || format!("spotkeep --root {display} init"),
+    )?;
+    let owner = fs::metadata(root.root_json())?.uid();
+    let me = process::user_id();
+    ensure_hinted(
+        owner == me || me == 0,
+        || {
+            format!(
+                "the root {display} belongs to the user {}",
+                process::user_name(owner)
+            )
+        },
+        || {
+            format!(
+                "sudo -u {} spotkeep --root {display} status",
+                process::user_name(owner)
+            )
+        },
+    )?;
+    // A root that others can look into would show them every word of every agent.
+    let mode = fs::metadata(root.state())?.permissions().mode();
+    ensure!(
+        mode & 0o002 == 0,
+        "{} can be written by everybody",
+        root.state().display()
+    );
+    Ok(())
+}
+
+fn ensure_hinted(
+    good: bool,
+    what: impl FnOnce() -> String,
+    hint: impl FnOnce() -> String,
+) -> Result<()> {
+    if good {
+        Ok(())
+    } else {
+        Err(anyhow!(what())).hint(hint())
+    }
+}
+
+/// Refuses a directory that `/etc/fstab` mounts something on while nothing is mounted there:
+/// what were written to it would be hidden by the next mount.
+fn refuse_unmounted(dir: &Path, fstab: &str) -> Result<()> {
+    let listed = fstab
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .any(|mount| Path::new(mount) == dir);
+    if listed && dir.is_dir() && !files::is_mount_point(dir).unwrap_or(true) {
+        return Err(anyhow!(
+            "{} is a mount point and nothing is mounted on it",
+            dir.display()
+        ))
+        .hint(format!("sudo mount {}", dir.display()))
+        .kind(Kind::Failed);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::hint_of;
+
+    #[test]
+    fn init_makes_a_root_once_and_leaves_it_alone_the_second_time() {
+        let dir = tempfile_dir();
+        let (root, is_new) = Root::init(dir.path()).unwrap();
+        assert!(is_new);
+        let first = root.identity().unwrap();
+        let (root, is_new) = Root::init(dir.path()).unwrap();
+        assert!(!is_new);
+        assert_eq!(root.identity().unwrap(), first);
+        Root::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_mount_point_with_nothing_mounted_is_refused() {
+        let dir = tempfile_dir();
+        let fstab = format!(
+            "# data\nUUID=1 {} ext4 defaults,nofail 0 2\n",
+            dir.path().display()
+        );
+        let error = refuse_unmounted(dir.path(), &fstab).unwrap_err();
+        assert!(hint_of(&error).unwrap().starts_with("sudo mount"));
+        assert!(refuse_unmounted(Path::new("/proc"), "proc /proc proc defaults 0 0").is_ok());
+    }
+
+    #[test]
+    fn a_directory_that_is_no_root_says_how_to_make_one() {
+        let dir = tempfile_dir();
+        let error = Root::open(dir.path()).unwrap_err();
+        assert!(hint_of(&error).unwrap().ends_with("init"));
+    }
+
+    #[test]
+    fn paths_inside_are_stored_relative_to_the_root() {
+        let dir = tempfile_dir();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let inside = root.dir().join("workspaces/a");
+        assert_eq!(root.relative(&inside), Path::new("workspaces/a"));
+        assert_eq!(root.absolute(Path::new("workspaces/a")), inside);
+        assert_eq!(root.relative(Path::new("/srv/x")), Path::new("/srv/x"));
+        assert_eq!(root.absolute(Path::new("/srv/x")), Path::new("/srv/x"));
+    }
+
+    fn tempfile_dir() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+}
