@@ -11,6 +11,7 @@
     )
 )]
 
+pub mod claude;
 pub mod config;
 pub mod error;
 pub mod http;

@@ -1,0 +1,40 @@
+//! All that is known of Claude Code, and nothing else knows it.
+//!
+//! Claude Code changes every few days. What is not ours is marked "measured on 2.1.197 and
+//! 2.1.330" where it was seen on both, and read so that what is new there passes by unharmed.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | [`binary`] | where `claude` is, and which version |
+//! | [`launch`] | its arguments and environment |
+//! | [`seed`], `mend` | the configuration that lets it start without a human |
+//! | [`screen`] | what a pane shows that blocks a start |
+//! | [`session`] | `sessions/<pid>.json`: which session a process has, and what it does |
+//! | [`mod@locate`] | where the transcript of a session is |
+//! | `lock` | Claude's own lock on a file of its configuration |
+//! | [`record`], `record_json`, `line`, [`transcript`] | one tolerant reader of transcripts |
+//! | [`tail`], `tail_state`, `api_stop` | pure: what the end of a transcript says |
+//! | [`note`] | pure: the truthful note to an agent whose turn was cut |
+
+mod api_stop;
+pub mod binary;
+pub mod launch;
+mod line;
+pub mod locate;
+mod lock;
+mod mend;
+pub mod note;
+pub mod record;
+mod record_json;
+pub mod screen;
+pub mod seed;
+pub mod session;
+pub mod tail;
+mod tail_state;
+pub mod transcript;
+
+pub use locate::{Lookup, locate};
+pub use record::{Kind, Record};
+pub use session::{SessionFile, Status};
+pub use tail::{ApiStop, OpenTool, Tail, TailState};
+pub use transcript::{Mark, Reader};
