@@ -11,6 +11,7 @@
     )
 )]
 
+pub mod agent;
 pub mod claude;
 pub mod config;
 pub mod error;
@@ -20,4 +21,5 @@ pub mod os;
 pub mod root;
 pub mod state;
 pub mod time;
+pub mod tmux;
 pub mod workspace;

@@ -1,0 +1,13 @@
+//! One agent: how it ends, when it is started again, how many may start at once.
+
+mod end;
+mod exec;
+mod exit;
+mod pacing;
+mod restart;
+
+pub use end::{Ended, GRACE, MARKER, SWEEP_LIMIT, end_process, sweep};
+pub use exec::{become_claude, environment};
+pub use exit::Exit;
+pub use pacing::{Limits, starts_allowed};
+pub use restart::{HEALTHY_AFTER, Next, after_failure};

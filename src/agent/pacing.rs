@@ -1,0 +1,60 @@
+//! How many agents may start at once, so that a boot does not drown the machine.
+
+/// What one start of Claude needs until it is up: measured at 300 MB of memory with a small
+/// transcript and 500 MB with a large compacted one (2.1.197), and about one second of CPU.
+const BYTES_PER_START: u64 = 400 << 20;
+
+/// Left to the rest of the machine.
+const BYTES_KEPT: u64 = 256 << 20;
+
+/// What the machine can carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Starts under way at once.
+    pub parallel: usize,
+}
+
+impl Limits {
+    /// For a machine with so many cores: one more start than cores, since a start also waits for
+    /// the disk and for the API.
+    #[must_use]
+    pub fn for_cores(cores: usize) -> Self {
+        Self {
+            parallel: cores.max(1) + 1,
+        }
+    }
+}
+
+/// How many more starts may begin now.
+///
+/// `available` is the memory that can still be given out, in bytes; `None` where it cannot be
+/// told. One start is always allowed when none is under way: standing still would not help.
+#[must_use]
+pub fn starts_allowed(limits: Limits, starting: usize, available: Option<u64>) -> usize {
+    let by_cores = limits.parallel.saturating_sub(starting);
+    let by_memory = available.map_or(usize::MAX, |bytes| {
+        let room = bytes.saturating_sub(BYTES_KEPT) / BYTES_PER_START;
+        // A start under way has not yet taken what it is going to need.
+        usize::try_from(room)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(starting)
+    });
+    by_cores.min(by_memory).max(usize::from(starting == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn starts_are_bounded_by_cores_and_by_memory_but_never_to_a_standstill() {
+        let two = Limits::for_cores(2);
+        assert_eq!(starts_allowed(two, 0, None), 3);
+        assert_eq!(starts_allowed(two, 2, None), 1);
+        assert_eq!(starts_allowed(two, 3, None), 0);
+        assert_eq!(starts_allowed(two, 0, Some(1200 << 20)), 2);
+        assert_eq!(starts_allowed(two, 1, Some(1200 << 20)), 1);
+        assert_eq!(starts_allowed(two, 0, Some(0)), 1);
+        assert_eq!(starts_allowed(two, 1, Some(0)), 0);
+    }
+}

@@ -1,0 +1,64 @@
+//! What happens after an agent ended by itself.
+
+use std::time::Duration;
+
+/// The pause after a first failure; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// Failures in a row after which a human is needed: with the pauses above, about ten minutes.
+const TRIES: u32 = 8;
+
+/// Running for so long makes an agent healthy: its failures are forgotten.
+pub const HEALTHY_AFTER: Duration = Duration::from_secs(600);
+
+/// What to do after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Start it again after a pause.
+    Again(Duration),
+    /// Leave it to a human.
+    GiveUp,
+}
+
+/// Decides after the `failures`-th failure in a row (counted from 1).
+///
+/// `salt` spreads agents that fail together: the pause is lengthened by up to a quarter.
+#[must_use]
+pub fn after_failure(failures: u32, salt: u64) -> Next {
+    if failures >= TRIES {
+        return Next::GiveUp;
+    }
+    let pause = FIRST_PAUSE
+        .saturating_mul(1 << (failures.clamp(1, 16) - 1))
+        .min(LONGEST_PAUSE);
+    let quarter = pause / 4;
+    // A multiplicative hash is enough: it has to differ between agents, not to be unguessable.
+    let spread = (salt ^ u64::from(failures)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
+    Next::Again(pause + quarter.mul_f64(spread as f64 / 1024.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_are_capped_and_spread_and_end() {
+        let mut last = Duration::ZERO;
+        for failures in 1..TRIES {
+            let Next::Again(pause) = after_failure(failures, 7) else {
+                panic!("gave up early")
+            };
+            assert!(
+                pause >= last && pause <= LONGEST_PAUSE.mul_f64(1.25),
+                "{failures}: {pause:?}"
+            );
+            assert!(pause >= FIRST_PAUSE);
+            last = pause;
+        }
+        assert_eq!(after_failure(TRIES, 7), Next::GiveUp);
+        assert_ne!(after_failure(3, 1), after_failure(3, 2));
+    }
+}

@@ -1,0 +1,407 @@
+//! tmux: a server of our own on a socket of our own, one session per agent. A user's own tmux is
+//! never touched.
+//!
+//! The socket lies outside the root, the configuration is ours (`-f`), and the server outlives
+//! the keeper: it is the screen and the parent of the agents, and nothing of it is remembered.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::agent::Exit;
+use crate::error::{Context as _, Hint as _, Result, anyhow, bail};
+use crate::os::files;
+use crate::os::process::{self, Output, ProcessId};
+use crate::state::AgentName;
+
+/// A tmux command answers in about 6 ms; a machine under load may take much longer.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// How long tmux may take to notice that a pane's process has ended.
+const REAP_LIMIT: Duration = Duration::from_secs(2);
+
+/// Agents do not start in a tiny terminal; a detached session has no other size than this.
+/// `remain-on-exit` keeps the exit status, and what was last on the screen.
+const CONFIGURATION: &str = "\
+set -g default-size 200x50
+set -g remain-on-exit on
+set -g history-limit 20000
+set -g exit-empty off
+set -g destroy-unattached off
+set -g update-environment ''
+set -g default-terminal 'tmux-256color'
+set -g focus-events on
+set -s escape-time 10
+set -g mouse on
+set -g status-left '[#S] '
+set -g status-right 'spotkeep '
+set -g set-titles on
+set -g set-titles-string '#S'
+";
+
+/// Our tmux server.
+#[derive(Debug, Clone)]
+pub struct Tmux {
+    socket: PathBuf,
+    configuration: PathBuf,
+}
+
+impl Tmux {
+    /// The server whose socket lies in `runtime`. It need not run.
+    #[must_use]
+    pub fn new(runtime: &Path) -> Self {
+        Self {
+            socket: runtime.join("tmux.sock"),
+            configuration: runtime.join("tmux.conf"),
+        }
+    }
+
+    /// Starts the server, if it does not run.
+    ///
+    /// # Errors
+    /// tmux is not installed, or cannot listen on its socket.
+    pub fn ensure_server(&self) -> Result<()> {
+        // Sixteen starts need not wait sixteen times for the disk to hold the same.
+        let held = files::read_optional(&self.configuration)?;
+        if held.as_deref() != Some(CONFIGURATION.as_bytes()) {
+            files::write_atomic(&self.configuration, CONFIGURATION.as_bytes())?;
+        }
+        self.tmux(&["start-server"])?;
+        Ok(())
+    }
+
+    /// Runs a command in the agent's session, which is made if it is not there; a dead pane that
+    /// is there is used again, so that whoever is attached stays so. Returns the process.
+    ///
+    /// # Errors
+    /// tmux refused, the agent's pane is alive, or the command ended at once: then with what it
+    /// left on the screen.
+    pub fn launch(&self, name: &AgentName, cwd: &Path, command: &[String]) -> Result<ProcessId> {
+        let cwd = cwd.to_str().context("the workspace's path is not UTF-8")?;
+        let command: Vec<&str> = command.iter().map(String::as_str).collect();
+        let target = pane(name);
+        let mut arguments = match self.pane_is_dead(name)? {
+            Some(false) => bail!("its tmux session is there and something runs in it"),
+            Some(true) => vec!["respawn-pane", "-t", &target, "-c", cwd, "--"],
+            None => vec![
+                "new-session",
+                "-d",
+                "-s",
+                name.as_str(),
+                "-x",
+                "200",
+                "-y",
+                "50",
+                "-c",
+                cwd,
+                "--",
+            ],
+        };
+        arguments.extend(&command);
+        self.tmux(&arguments)?;
+        let pid: i32 = self
+            .display(name, "#{pane_pid}")?
+            .parse()
+            .context("tmux did not tell the pid of the pane")?;
+        match ProcessId::of(pid) {
+            Some(process) => Ok(process),
+            None => {
+                let words = self.last_words(name).unwrap_or_default();
+                bail!("it ended at once: {} ({words})", self.exit_of(name));
+            }
+        }
+    }
+
+    /// How the process of an agent's pane ended. Waits a moment for tmux to notice.
+    #[must_use]
+    pub fn exit_of(&self, name: &AgentName) -> Exit {
+        let until = Instant::now() + REAP_LIMIT;
+        loop {
+            let Ok(answer) =
+                self.display(name, "#{pane_dead} #{pane_dead_status} #{pane_dead_signal}")
+            else {
+                return Exit::Unseen;
+            };
+            if let Some(exit) = parse_exit(&answer) {
+                return exit;
+            }
+            self.remind_of_children();
+            if Instant::now() >= until {
+                return Exit::Unseen;
+            }
+            // tmux has no way to wait for a pane's end that survives the pane's own end.
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Where tmux is built with utempter, as Debian does, it loses about one SIGCHLD in seven
+    /// (measured on 3.3a; tmux issue 311), and then the pane's process stays a corpse whose
+    /// status nobody reads. Another SIGCHLD makes it look.
+    fn remind_of_children(&self) {
+        let pid = self.tmux(&["display-message", "-p", "#{pid}"]).ok();
+        let server = pid.and_then(|pid| ProcessId::of(pid.stdout.trim().parse().ok()?)?.open());
+        if let Some(server) = server {
+            server.signal(process::Signal::Child);
+        }
+    }
+
+    /// What an agent's pane shows.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn screen(&self, name: &AgentName) -> Result<String> {
+        Ok(self
+            .tmux(&["capture-pane", "-p", "-t", &pane(name)])?
+            .stdout)
+    }
+
+    /// The pane with its history, as `logs --raw` shows it; `lines` of history. The news of an end
+    /// pushes the first line of a screen there.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn history(&self, name: &AgentName, lines: u32) -> Result<String> {
+        let start = format!("-{lines}");
+        Ok(self
+            .tmux(&["capture-pane", "-p", "-J", "-S", &start, "-t", &pane(name)])?
+            .stdout)
+    }
+
+    /// The last lines that a process which has ended left on the screen, on one line.
+    #[must_use]
+    pub fn last_words(&self, name: &AgentName) -> Option<String> {
+        let history = self.history(name, 50).ok()?;
+        let own: Vec<&str> = history
+            .lines()
+            .filter(|line| !line.starts_with("Pane is dead"))
+            .collect();
+        Some(last_lines(&own.join("\n"), 3)).filter(|words| !words.is_empty())
+    }
+
+    /// Puts text into an agent's input as one paste, without pressing Enter.
+    ///
+    /// # Errors
+    /// It has no pane.
+    pub fn paste(&self, name: &AgentName, text: &str) -> Result<()> {
+        let buffer = format!("spotkeep-{name}");
+        // A named buffer of its own: two pastes at once do not meet, and a user's buffers stay.
+        self.tmux(&["set-buffer", "-b", &buffer, "--", text])?;
+        self.tmux(&["paste-buffer", "-d", "-p", "-b", &buffer, "-t", &pane(name)])?;
+        Ok(())
+    }
+
+    /// Presses Enter in an agent's pane.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn press_enter(&self, name: &AgentName) -> Result<()> {
+        self.tmux(&["send-keys", "-t", &pane(name), "Enter"])?;
+        Ok(())
+    }
+
+    /// Removes an agent's session, with whatever is left on its screen.
+    pub fn close(&self, name: &AgentName) {
+        // It may be gone already, and that is what is wanted.
+        self.tmux(&["kill-session", "-t", &format!("={name}")]).ok();
+    }
+
+    /// Ends the server, if it runs.
+    pub fn end_server(&self) {
+        self.tmux(&["kill-server"]).ok();
+    }
+
+    /// The command that puts a person in front of an agent, or in front of a choice.
+    #[must_use]
+    pub fn attach_command(&self, name: Option<&AgentName>) -> Command {
+        let mut command = self.command();
+        // tmux refuses to run inside another tmux unless it does not know.
+        command.env_remove("TMUX").env_remove("TMUX_PANE");
+        match name {
+            Some(name) => command.args(["attach-session", "-t", &format!("={name}")]),
+            None => command.args(["attach-session", ";", "choose-tree", "-Zs"]),
+        };
+        command
+    }
+
+    /// `None`: no session of this name. Otherwise whether its process has ended.
+    fn pane_is_dead(&self, name: &AgentName) -> Result<Option<bool>> {
+        let listing = self.raw(&["list-panes", "-a", "-F", "#{session_name} #{pane_dead}"])?;
+        if !listing.status.success() {
+            return Ok(None); // "no server running", or no sessions.
+        }
+        Ok(listing
+            .stdout
+            .lines()
+            .find_map(|line| line.strip_prefix(name.as_str())?.strip_prefix(' '))
+            .map(|dead| dead == "1"))
+    }
+
+    fn display(&self, name: &AgentName, format: &str) -> Result<String> {
+        Ok(self
+            .tmux(&["display-message", "-p", "-t", &pane(name), format])?
+            .stdout
+            .trim_end()
+            .to_owned())
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> Result<Output> {
+        let output = self.raw(arguments)?;
+        if !output.status.success() {
+            bail!(
+                "tmux {}: {}",
+                arguments.first().unwrap_or(&""),
+                output.stderr
+            );
+        }
+        Ok(output)
+    }
+
+    fn raw(&self, arguments: &[&str]) -> Result<Output> {
+        process::run(self.command().args(arguments), LIMIT)
+            .context("tmux did not answer")
+            .hint("install tmux (3.2 or newer), such as: sudo apt-get install tmux")
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("tmux");
+        command
+            .arg("-S")
+            .arg(&self.socket)
+            .arg("-f")
+            .arg(&self.configuration);
+        command
+    }
+
+    /// Where the server listens, for those who speak to it themselves.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+/// The one pane of an agent's session; `=` stops tmux from taking a prefix for the name.
+fn pane(name: &AgentName) -> String {
+    format!("={name}:")
+}
+
+/// Reads `dead status signal`; `None` while tmux does not know how the process ended: it sees the
+/// terminal close before it hears of the end.
+fn parse_exit(answer: &str) -> Option<Exit> {
+    let mut fields = answer.splitn(3, ' ');
+    if fields.next() != Some("1") {
+        return None;
+    }
+    let mut number = || fields.next()?.trim().parse().ok();
+    match (number(), number()) {
+        (_, Some(signal)) => Some(Exit::Signal(signal)),
+        (Some(status), None) => Some(Exit::Code(status)),
+        (None, None) => None,
+    }
+}
+
+/// The last few lines of a screen that hold anything, on one line.
+#[must_use]
+pub fn last_lines(screen: &str, count: usize) -> String {
+    let lines: Vec<&str> = screen
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(count)..].join(" / ")
+}
+
+/// Fails with a hint where tmux is not installed.
+///
+/// # Errors
+/// It cannot be run.
+pub fn ensure_installed() -> Result<()> {
+    match process::run(Command::new("tmux").arg("-V"), LIMIT) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(anyhow!("tmux is not installed")).hint("sudo apt-get install tmux"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Server(Tmux, tempfile::TempDir);
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            self.0.end_server();
+        }
+    }
+
+    fn server() -> Server {
+        let dir = tempfile::tempdir().unwrap();
+        let tmux = Tmux::new(dir.path());
+        tmux.ensure_server().unwrap();
+        Server(tmux, dir)
+    }
+
+    fn sh(script: &str) -> Vec<String> {
+        ["sh", "-c", script].map(str::to_owned).to_vec()
+    }
+
+    #[test]
+    fn the_pid_is_the_commands_own_and_its_end_is_told_by_code_and_by_signal() {
+        let Server(tmux, dir) = &server();
+        let name = AgentName::new("a").unwrap();
+        let run = |script: &str| {
+            let process = tmux.launch(&name, dir.path(), &sh(script)).unwrap();
+            let pidfd = process.open().unwrap();
+            (process, pidfd)
+        };
+        let (_, pidfd) = run("read line; exit 3");
+        tmux.paste(&name, "go").unwrap();
+        tmux.press_enter(&name).unwrap();
+        assert!(pidfd.wait(Some(Instant::now() + LIMIT)));
+        assert_eq!(tmux.exit_of(&name), Exit::Code(3));
+        let (process, pidfd) = run("echo here; exec tail -f /dev/null");
+        let until = Instant::now() + LIMIT;
+        while !tmux.screen(&name).unwrap().contains("here") {
+            assert!(Instant::now() < until, "it says nothing");
+        }
+        assert_eq!(
+            process.pid,
+            tmux.display(&name, "#{pane_pid}")
+                .unwrap()
+                .parse::<i32>()
+                .unwrap()
+        );
+        while !tmux.screen(&name).unwrap().contains("here") {
+            std::thread::yield_now();
+        }
+        pidfd.signal(process::Signal::Kill);
+        assert!(pidfd.wait(Some(Instant::now() + LIMIT)));
+        assert_eq!(tmux.exit_of(&name), Exit::Signal(9));
+        // The news of its end scrolls the screen by a line.
+        assert!(tmux.history(&name, 10).unwrap().contains("here"));
+    }
+
+    #[test]
+    fn a_session_whose_name_is_a_prefix_of_another_is_not_taken_for_it() {
+        let Server(tmux, dir) = &server();
+        let long = AgentName::new("agent-10").unwrap();
+        tmux.launch(&long, dir.path(), &sh("exec tail -f /dev/null"))
+            .unwrap();
+        let short = AgentName::new("agent-1").unwrap();
+        assert!(tmux.screen(&short).is_err());
+        assert_eq!(tmux.pane_is_dead(&short).unwrap(), None);
+        assert!(tmux.launch(&long, dir.path(), &sh("true")).is_err());
+    }
+
+    #[test]
+    fn an_end_is_read_only_once_it_is_known() {
+        assert_eq!(parse_exit("0  "), None);
+        assert_eq!(parse_exit("1  "), None);
+        assert_eq!(parse_exit("1 143 "), Some(Exit::Code(143)));
+        assert_eq!(parse_exit("1  9"), Some(Exit::Signal(9)));
+    }
+
+    #[test]
+    fn the_last_lines_of_a_screen_leave_out_the_empty_ones() {
+        assert_eq!(last_lines("a\n\n  b \n c\n\n\n", 2), "b / c");
+    }
+}
