@@ -1,0 +1,54 @@
+//! The restore: what is done when a new life begins. Verify, repair, resume.
+
+mod history;
+mod launch;
+mod verdict;
+
+use serde::Serialize;
+
+use crate::claude;
+use crate::root::Root;
+use crate::state::{AgentName, AgentRecord, Wanted};
+
+pub use history::History;
+pub use launch::{Ground, Prepared, Refused, find_claude, prepare, run, seed};
+pub use verdict::{Verdict, decide};
+
+/// What a restore would do with one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// Which agent.
+    pub name: AgentName,
+    /// Whether it would be started.
+    pub starts: bool,
+    /// What is done with it, or why nothing is.
+    pub what: String,
+}
+
+/// The plan for the agents of a root, in the order given. Nothing is changed.
+#[must_use]
+pub fn plan(root: &Root, records: &[AgentRecord], life: &str) -> Vec<Step> {
+    records
+        .iter()
+        .map(|record| plan_one(root, record, life))
+        .collect()
+}
+
+fn plan_one(root: &Root, record: &AgentRecord, life: &str) -> Step {
+    let step = |starts, what: String| Step {
+        name: record.name.clone(),
+        starts,
+        what,
+    };
+    if let Some(process) = record.live_process(life) {
+        return step(false, format!("runs already (pid {})", process.pid));
+    }
+    if record.wanted == Wanted::Stopped {
+        return step(false, "stays stopped".into());
+    }
+    match decide(record, &claude::locate(&root.claude(), &record.session_id)) {
+        Verdict::First { .. } => step(true, "starts for the first time".into()),
+        Verdict::Resume { .. } => step(true, format!("resumes the session {}", record.session_id)),
+        Verdict::Refuse { why, .. } => step(false, format!("cannot start: {why}")),
+    }
+}

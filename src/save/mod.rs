@@ -1,0 +1,193 @@
+//! The save: what is done between a notice and *safe*, the most valuable first. Cut at any
+//! instant, what is done stays usable.
+//!
+//! ```text
+//! notice ─ agents end ─ words durable ─▶ manifest "words safe" ─ syncfs ─▶ "safe" ─ workspaces ─▶ done
+//! ```
+
+mod answer;
+mod stop;
+mod within;
+mod words;
+mod workspaces;
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::notice::{Deadline, Notice};
+use crate::os::files;
+use crate::os::process::ProcessId;
+use crate::root::Root;
+use crate::state::{
+    AgentRecord, AgentSaved, Journal, Manifest, What, new_save_id, prune_manifests, store_manifest,
+};
+use within::within;
+
+/// One agent as the save finds it.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// What is remembered of it.
+    pub record: AgentRecord,
+    /// Its process, if it runs.
+    pub process: Option<ProcessId>,
+}
+
+/// Everything a save needs to know.
+#[derive(Debug)]
+pub struct Save<'a> {
+    /// The root.
+    pub root: &'a Root,
+    /// The root's id.
+    pub root_id: &'a str,
+    /// The keeper's epoch.
+    pub epoch: u64,
+    /// The life of the machine.
+    pub life: &'a str,
+    /// The journal; none where it cannot be opened, which stops no save.
+    pub journal: Option<&'a Mutex<Journal>>,
+    /// Every agent, running or not.
+    pub agents: Vec<Subject>,
+}
+
+impl Save<'_> {
+    /// The end of a life: ends every agent and makes everything durable before the deadline.
+    /// That the notice has come is in the journal already.
+    ///
+    /// It always comes to its end. What did not work is in the manifest, and what could be made
+    /// durable is, even where the manifest itself cannot be written.
+    #[must_use]
+    pub fn run_final(self, notice: &Notice) -> Manifest {
+        let began = Instant::now();
+        let mut manifest = self.begin(notice.source.to_string(), true);
+        manifest.deadline_ms = Some(millis(notice.deadline.remaining()));
+
+        (manifest.agents, manifest.stragglers) = stop::end_all(&self.agents, self.root, notice);
+        manifest.stages.agents_ended_ms = Some(millis(began.elapsed()));
+
+        let words_safe = self.make_safe(&mut manifest, began, notice.deadline);
+        let ended = manifest
+            .agents
+            .iter()
+            .all(|agent| agent.end != stop::STILL_THERE);
+        manifest.clean = words_safe && ended && !notice.deadline.has_passed();
+        self.keep_manifest(&mut manifest, notice.deadline);
+        self.note(&What::Safe {
+            save: manifest.id.clone(),
+            clean: manifest.clean,
+            after_ms: millis(began.elapsed()),
+        });
+
+        self.finish(&mut manifest, began, notice.deadline);
+        manifest
+    }
+
+    /// A save in the middle of life: everything durable now, and the agents go on.
+    #[must_use]
+    pub fn run_in_passing(self, deadline: Deadline) -> Manifest {
+        let began = Instant::now();
+        let mut manifest = self.begin("command".into(), false);
+        manifest.deadline_ms = Some(millis(deadline.remaining()));
+        manifest.agents = self.agents.iter().map(stop::goes_on).collect();
+        manifest.clean = self.make_safe(&mut manifest, began, deadline);
+        self.finish(&mut manifest, began, deadline);
+        manifest
+    }
+
+    /// Words first, then everything on the filesystem. Returns whether all of it is durable.
+    fn make_safe(&self, manifest: &mut Manifest, began: Instant, deadline: Deadline) -> bool {
+        let transcripts = words::make_durable(self.root, &self.agents, deadline);
+        words::enter(transcripts, &mut manifest.agents);
+        let words_safe = manifest.agents.iter().all(|agent| agent.words_safe);
+        manifest.stages.words_safe_ms = words_safe.then(|| millis(began.elapsed()));
+        self.keep_manifest(manifest, deadline);
+        let synced = self.sync_filesystem(deadline);
+        let all_safe = words_safe && synced;
+        manifest.stages.notice_to_safe_ms = all_safe.then(|| millis(began.elapsed()));
+        all_safe
+    }
+
+    fn begin(&self, source: String, is_final: bool) -> Manifest {
+        Manifest::begin(
+            new_save_id(),
+            self.root_id.to_owned(),
+            self.epoch,
+            self.life.to_owned(),
+            source,
+            is_final,
+        )
+    }
+
+    /// Everything on the root's filesystem: workspaces, and what Claude wrote beside transcripts.
+    fn sync_filesystem(&self, deadline: Deadline) -> bool {
+        let dir = self.root.dir().to_path_buf();
+        matches!(
+            within(deadline, move || files::sync_filesystem(&dir)),
+            Some(Ok(()))
+        )
+    }
+
+    /// What comes after *safe*, as far as there is time.
+    fn finish(&self, manifest: &mut Manifest, began: Instant, deadline: Deadline) {
+        let saved = workspaces::keep(&self.agents, deadline);
+        for (agent, workspace) in manifest.agents.iter_mut().zip(saved) {
+            agent.workspace = workspace;
+        }
+        manifest.stages.workspaces_ms = Some(millis(began.elapsed()));
+        self.keep_manifest(manifest, deadline);
+        self.note(&What::Saved {
+            save: manifest.id.clone(),
+        });
+        if let Err(error) = prune_manifests(&self.root.saves()) {
+            tracing::warn!("{error:#}");
+        }
+    }
+
+    /// The manifest tells of the save; that it cannot be written stops nothing.
+    fn keep_manifest(&self, manifest: &mut Manifest, deadline: Deadline) {
+        let (saves, copy) = (self.root.saves(), manifest.clone());
+        // A little time always, since a save that ran late is worth telling of too.
+        let until = deadline.max(Deadline::after(MANIFEST_LIMIT));
+        let trouble = match within(until, move || store_manifest(&saves, &copy)) {
+            Some(Ok(())) => return,
+            Some(Err(error)) => format!("{error:#}"),
+            None => "the manifest was not written in time".to_owned(),
+        };
+        tracing::error!("{trouble}");
+        if !manifest.trouble.contains(&trouble) {
+            manifest.trouble.push(trouble);
+        }
+    }
+
+    /// The journal is second to the save too.
+    fn note(&self, what: &What) {
+        let Some(Ok(mut journal)) = self.journal.map(Mutex::lock) else {
+            return;
+        };
+        if let Err(error) = journal.write(None, what) {
+            tracing::error!("{error:#}");
+        }
+    }
+}
+
+/// How long a manifest may take although the deadline has passed.
+const MANIFEST_LIMIT: Duration = Duration::from_millis(500);
+
+/// What an agent's row says before its workspace has been looked at.
+fn row(subject: &Subject, end: impl Into<String>) -> AgentSaved {
+    AgentSaved {
+        name: subject.record.name.clone(),
+        agent_id: subject.record.agent_id.clone(),
+        session_id: subject.record.session_id.clone(),
+        end: end.into(),
+        exit_ms: None,
+        open: "unknown".into(),
+        transcript_bytes: None,
+        words_safe: false,
+        workspace: workspaces::untouched(),
+        trouble: None,
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,102 @@
+//! Ending the fleet: all at once, each with its grace, then what outlived them.
+
+use std::time::{Duration, Instant};
+
+use super::{Subject, answer, millis, row};
+use crate::agent::{Ended, GRACE, SWEEP_LIMIT, end_process, sweep};
+use crate::claude::{self, Status};
+use crate::notice::{Deadline, Notice};
+use crate::os::process::ProcessId;
+use crate::os::watch::Watch;
+use crate::root::Root;
+use crate::state::AgentSaved;
+
+/// What the manifest says of an agent that nothing could end.
+pub(super) const STILL_THERE: &str = "still there: it hangs in the kernel";
+
+/// While agents may finish their turns, they are looked at at least this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Ends every agent that runs, all at the same time. Those in a turn may finish it first, as far
+/// as the notice is long enough for that. Returns how each ended, and how many processes that
+/// outlived them were killed.
+pub(super) fn end_all(
+    agents: &[Subject],
+    root: &Root,
+    notice: &Notice,
+) -> (Vec<AgentSaved>, usize) {
+    let rows = std::thread::scope(|scope| {
+        let ends: Vec<_> = agents
+            .iter()
+            .map(|subject| scope.spawn(|| end_one(subject, root, notice)))
+            .collect();
+        let join = |(end, subject): (std::thread::ScopedJoinHandle<'_, AgentSaved>, _)| {
+            end.join()
+                .unwrap_or_else(|_| row(subject, "could not be ended"))
+        };
+        ends.into_iter().zip(agents).map(join).collect()
+    });
+    let marker = |subject: &Subject| Some(subject.record.launch.as_ref()?.marker.clone());
+    let markers: Vec<String> = agents.iter().filter_map(marker).collect();
+    // At least one look, however late it is.
+    let stragglers = sweep(&markers, SWEEP_LIMIT.min(notice.deadline.remaining()));
+    (rows, stragglers)
+}
+
+/// The row of an agent that is left alone.
+pub(super) fn goes_on(subject: &Subject) -> AgentSaved {
+    row(
+        subject,
+        if subject.process.is_some() {
+            "goes on"
+        } else {
+            "was not running"
+        },
+    )
+}
+
+fn end_one(subject: &Subject, root: &Root, notice: &Notice) -> AgentSaved {
+    let Some(process) = subject.process else {
+        return row(subject, "was not running");
+    };
+    let finished = wait_for_turn(process, root, notice.drain);
+    answer::hear_out(subject, root, notice.deadline);
+    let began = Instant::now();
+    let ended = end_process(process, GRACE.min(notice.deadline.remaining()));
+    let exit_ms = millis(began.elapsed());
+    let mut saved = row(
+        subject,
+        match ended {
+            Ended::Before => "had ended already",
+            Ended::Gracefully if finished => "ended after its turn",
+            Ended::Gracefully => "ended by itself",
+            Ended::Killed => "killed: it did not end by itself",
+            Ended::Not => STILL_THERE,
+        },
+    );
+    saved.exit_ms = Some(exit_ms);
+    saved
+}
+
+/// Waits until an agent is between turns, at most until `drain`. Returns whether it waited and
+/// was not in vain.
+fn wait_for_turn(process: ProcessId, root: &Root, drain: Deadline) -> bool {
+    if drain.has_passed() {
+        return false;
+    }
+    let config_dir = root.claude();
+    let in_turn = || {
+        claude::session::read(&config_dir, process.pid)
+            .is_some_and(|file| matches!(file.status, Some(Status::Busy | Status::Shell)))
+    };
+    let Ok(watch) = Watch::new() else {
+        return false;
+    };
+    watch.add(&claude::session::sessions_dir(&config_dir)).ok();
+    let mut waited = false;
+    while !drain.has_passed() && process.is_alive() && in_turn() {
+        waited = true;
+        watch.wait(LOOK_EVERY.min(drain.remaining()));
+    }
+    waited && !in_turn()
+}

@@ -1,0 +1,38 @@
+//! Work that may hang in the kernel, under a deadline.
+
+use std::sync::mpsc;
+
+use crate::notice::Deadline;
+
+/// Runs `work` in a thread of its own and waits for it until the deadline. `None`: not done in
+/// time. The thread is then left behind: a call that hangs on a disk cannot be taken back.
+pub(super) fn within<T: Send + 'static>(
+    deadline: Deadline,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (done, result) = mpsc::channel();
+    std::thread::Builder::new()
+        .name("save".into())
+        .spawn(move || done.send(work()).ok())
+        .ok()?;
+    result.recv_timeout(deadline.remaining()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn work_that_hangs_is_left_behind_at_the_deadline() {
+        let (_keep, never) = mpsc::channel::<()>();
+        let began = Instant::now();
+        let deadline = Deadline::after(Duration::from_millis(20));
+        assert!(within(deadline, move || never.recv().ok()).is_none());
+        assert!(began.elapsed() < Duration::from_secs(10));
+        assert_eq!(
+            within(Deadline::after(Duration::from_secs(10)), || 7),
+            Some(7)
+        );
+    }
+}
