@@ -16,6 +16,7 @@ pub mod claude;
 pub mod config;
 pub mod error;
 pub mod http;
+pub mod keeper;
 pub mod notice;
 pub mod os;
 pub mod restore;

@@ -1,0 +1,62 @@
+//! Asking the keeper.
+
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::protocol::{Reply, Request};
+use super::runtime::{self, Holder};
+use crate::error::{Context as _, Hint as _, Result};
+use crate::root::Root;
+
+/// The keeper answers within milliseconds; this is for a machine that is on its knees.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks the keeper of a root; `None` if none runs, or if it ends rather than answer.
+///
+/// # Errors
+/// It runs and does not answer in time, or says that it cannot.
+pub fn ask(root: &Root, request: &Request, patience: Duration) -> Result<Option<Value>> {
+    let Some(holder) = Holder::of(root) else {
+        return Ok(None);
+    };
+    let mut stream = match UnixStream::connect(runtime::socket(&holder.runtime)) {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error).context("cannot reach the keeper"),
+    };
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_string(request)?;
+    line.push('\n');
+    stream
+        .write_all(line.as_bytes())
+        .context("cannot reach the keeper")?;
+    let mut answer = String::new();
+    let read = BufReader::new(stream).read_line(&mut answer);
+    // It ended instead of answering, which is for us as if it had ended before.
+    let is_gone = match &read {
+        Ok(bytes) => *bytes == 0,
+        Err(error) => error.kind() == ErrorKind::ConnectionReset,
+    };
+    if is_gone {
+        return Ok(None);
+    }
+    read.with_context(|| format!("the keeper (pid {}) does not answer", holder.pid))
+        .hint(format!(
+            "kill {}; agents go on without it, then: spotkeep up",
+            holder.pid
+        ))?;
+    let reply: Reply =
+        serde_json::from_str(&answer).context("the keeper speaks another version")?;
+    reply.into_result().map(Some)
+}

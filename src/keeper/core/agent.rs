@@ -1,0 +1,222 @@
+//! One agent in the eyes of the core.
+
+use std::time::{Duration, Instant};
+
+use super::event::{Activity, Attempt, Declared};
+use crate::config::Restart;
+use crate::os::process::ProcessId;
+use crate::state::{AgentName, AgentState, How, Wanted};
+
+/// A start that is not confirmed by now is looked at: a dialog may block it. Measured starts take
+/// 1 to 3 s, 16 s with a transcript of 100 MB.
+pub(super) const LOOK_AFTER: Duration = Duration::from_secs(5);
+
+/// It is looked at again as often as this.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// A start that is not confirmed by now, with no dialog to be seen, has failed. Generous: a
+/// crowded machine with large transcripts is slow, not broken.
+pub(super) const START_LIMIT: Duration = Duration::from_secs(180);
+
+/// Why an agent is being ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It is not wanted any more.
+    Stop,
+    /// It is wanted anew.
+    Restart,
+    /// Its start came to nothing; the reason.
+    BadStart(String),
+}
+
+/// Where an agent is between being wanted and running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Does not run, and is not about to.
+    Down,
+    /// Starts as soon as there is room.
+    Queued,
+    /// Launched; not yet confirmed.
+    Starting {
+        attempt: Attempt,
+        since: Instant,
+        look_at: Instant,
+        process: Option<(ProcessId, How)>,
+        /// The dialog that blocks it; it then no longer holds up the others.
+        blocker: Option<String>,
+        /// What was asked for while the process was not yet known.
+        then: Option<Purpose>,
+    },
+    /// Confirmed, or found running.
+    Up {
+        process: ProcessId,
+        since: Instant,
+        activity: Activity,
+    },
+    /// Told to end.
+    Ending {
+        process: ProcessId,
+        purpose: Purpose,
+    },
+    /// Failed; tried again then.
+    Backoff { until: Instant },
+    /// Given up.
+    Failed,
+    /// Ended by the save of this life, or about to be.
+    Saved,
+}
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Agent {
+    pub(super) session_id: String,
+    pub(super) restart: Restart,
+    pub(super) wanted: Wanted,
+    /// Whether it is in the file; one that is not is forgotten once it has ended.
+    pub(super) declared: bool,
+    pub(super) stage: Stage,
+    /// Started again after ending by itself, ever.
+    pub(super) restarts: u32,
+    /// Failures since it was last healthy.
+    pub(super) failures: u32,
+    pub(super) why: Option<String>,
+    pub(super) restart_when_idle: bool,
+    pub(super) last_attempt: Attempt,
+}
+
+impl Agent {
+    pub(super) fn new(declared: &Declared, now: Instant) -> Self {
+        let stage = match (&declared.process, &declared.broken) {
+            (Some(process), _) => Stage::Up {
+                process: *process,
+                since: now,
+                activity: Activity::Busy,
+            },
+            (None, Some(_)) => Stage::Failed,
+            (None, None) => Stage::Down,
+        };
+        Self {
+            session_id: declared.session_id.clone(),
+            restart: declared.restart,
+            wanted: declared.wanted,
+            declared: true,
+            stage,
+            restarts: declared.restarts,
+            failures: 0,
+            why: declared.broken.clone().or_else(|| {
+                let stands_still = declared.wanted == Wanted::Stopped;
+                declared.why.clone().filter(|_| stands_still)
+            }),
+            restart_when_idle: false,
+            last_attempt: 0,
+        }
+    }
+
+    /// Whether it shall run, as far as it is asked.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.declared && self.wanted == Wanted::Running
+    }
+
+    /// Its process, in whatever stage.
+    pub(super) fn process(&self) -> Option<ProcessId> {
+        match &self.stage {
+            Stage::Starting { process, .. } => process.map(|(process, _)| process),
+            Stage::Up { process, .. } | Stage::Ending { process, .. } => Some(*process),
+            _ => None,
+        }
+    }
+
+    /// Whether its session may be in use by a process of ours.
+    pub(super) fn holds_session(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Starting { .. } | Stage::Up { .. } | Stage::Ending { .. }
+        )
+    }
+
+    /// Whether it counts against the starts that may be under way at once.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self.stage, Stage::Starting { blocker: None, .. })
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(
+            &self.stage,
+            Stage::Up {
+                activity: Activity::Idle | Activity::Stalled(_),
+                ..
+            }
+        )
+    }
+
+    /// Lies still until a new life, or until this one turns out to go on.
+    pub(super) fn rest_saved(&mut self) {
+        if self.wanted == Wanted::Running {
+            self.stage = Stage::Saved;
+            self.why = Some("ended by a save; a new life resumes it".into());
+        } else {
+            self.stage = Stage::Down;
+        }
+    }
+
+    /// What a person is shown.
+    pub(super) fn view(&self, name: &AgentName, saving: bool, api_answers: bool) -> View {
+        let (state, why) = match &self.stage {
+            Stage::Queued => {
+                let why = match api_answers {
+                    true => "waits for its turn",
+                    false => "waits for the API to answer",
+                };
+                (AgentState::Starting, Some(why.into()))
+            }
+            Stage::Starting {
+                blocker: Some(blocker),
+                ..
+            } => (AgentState::Waiting, Some(blocker.clone())),
+            _ if saving && self.process().is_some() => (AgentState::Saving, self.why.clone()),
+            Stage::Starting { .. } => (AgentState::Starting, self.why.clone()),
+            Stage::Up { activity, .. } => match activity {
+                Activity::Busy => (AgentState::Running, None),
+                Activity::Idle => (AgentState::Idle, None),
+                Activity::Waiting(what) => (AgentState::Waiting, what.clone()),
+                Activity::Stalled(why) => (AgentState::Stalled, Some(why.clone())),
+            },
+            Stage::Ending {
+                purpose: Purpose::BadStart(why),
+                ..
+            } => (AgentState::Starting, Some(why.clone())),
+            Stage::Ending { .. } => (AgentState::Running, Some("is being ended".into())),
+            Stage::Backoff { .. } => (AgentState::Backoff, self.why.clone()),
+            Stage::Failed => (AgentState::Failed, self.why.clone()),
+            Stage::Down | Stage::Saved => (AgentState::Stopped, self.why.clone()),
+        };
+        View {
+            name: name.clone(),
+            state,
+            why,
+            wanted: self.wanted,
+            restarts: self.restarts,
+            process: self.process(),
+            session_id: self.session_id.clone(),
+        }
+    }
+}
+
+/// An agent as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Its name.
+    pub name: AgentName,
+    /// What it is doing.
+    pub state: AgentState,
+    /// Why it stands still, if it does.
+    pub why: Option<String>,
+    /// What the user wants.
+    pub wanted: Wanted,
+    /// Restarts so far.
+    pub restarts: u32,
+    /// Its process, if it has one.
+    pub process: Option<ProcessId>,
+    /// Its session.
+    pub session_id: String,
+}

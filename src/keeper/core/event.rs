@@ -1,0 +1,210 @@
+//! What the core is told, and what it asks for.
+
+use std::time::Instant;
+
+use crate::agent::Exit;
+use crate::config::Restart;
+use crate::notice::Notice;
+use crate::os::process::ProcessId;
+use crate::state::{AgentName, Fleet, How, Wanted, What};
+
+/// Counts the launches of one agent, so that news of an old one is not taken for the new one's.
+pub type Attempt = u64;
+
+/// Who may run this root, and until when. On one machine the lock gives an endless one; a lease
+/// from elsewhere would give one that ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permit {
+    /// Raised with each keeper.
+    pub epoch: u64,
+    /// When it ends; `None`: with the process.
+    pub until: Option<Instant>,
+}
+
+/// An agent as it is declared and remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Declared {
+    /// Its name.
+    pub name: AgentName,
+    /// The session that it would be started in.
+    pub session_id: String,
+    /// When it is started again after ending by itself.
+    pub restart: Restart,
+    /// What the user last said.
+    pub wanted: Wanted,
+    /// Restarts so far.
+    pub restarts: u32,
+    /// Its process, where one was found running in this life.
+    pub process: Option<ProcessId>,
+    /// Why it stood still when it was last written down.
+    pub why: Option<String>,
+    /// Why it cannot be started at all, such as a damaged record.
+    pub broken: Option<String>,
+}
+
+/// What Claude says of itself in its session file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Activity {
+    /// In a turn, or not telling.
+    Busy,
+    /// Between turns.
+    Idle,
+    /// Waits for a human.
+    Waiting(Option<String>),
+    /// Between turns, because the API ended the last one; says why.
+    Stalled(String),
+}
+
+/// How a process ended, and what it left on the screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ending {
+    /// How.
+    pub exit: Exit,
+    /// The last lines of its pane; often the only reason there is for a start that failed.
+    pub last_words: Option<String>,
+}
+
+impl From<Exit> for Ending {
+    fn from(exit: Exit) -> Self {
+        Self {
+            exit,
+            last_words: None,
+        }
+    }
+}
+
+/// Why a launch did not lead to a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The reason, for a human.
+    pub why: String,
+    /// Whether trying again may help.
+    pub retry: bool,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Time has passed; the memory that can still be given out, in bytes.
+    Tick {
+        /// `None` where it cannot be told.
+        available_memory: Option<u64>,
+    },
+    /// The right to run this root was given, or taken away.
+    Permit(Option<Permit>),
+    /// What is declared now; agents that are not in it are ended.
+    Declare(Vec<Declared>),
+    /// The fleet as a whole is wanted or not.
+    Fleet(Fleet),
+    /// The user wants an agent to run or to stop. Wanting a failed one to run tries again.
+    Want(AgentName, Wanted),
+    /// The user wants an agent started anew; at its next idle moment, or now.
+    Restart {
+        /// Which.
+        name: AgentName,
+        /// Whether to wait until its turn has ended.
+        when_idle: bool,
+    },
+    /// The machine is going to be taken away.
+    Notice(Notice),
+    /// The API answers.
+    ApiAnswers,
+    /// A launch led to a process.
+    Launched {
+        /// Whose.
+        name: AgentName,
+        /// Which launch.
+        attempt: Attempt,
+        /// The process.
+        process: ProcessId,
+        /// How its session begins.
+        how: How,
+    },
+    /// A launch did not lead to a process.
+    Refused {
+        /// Whose.
+        name: AgentName,
+        /// Which launch.
+        attempt: Attempt,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Claude's session file of this process names a session.
+    Session {
+        /// Whose.
+        name: AgentName,
+        /// The process that the file is of.
+        process: ProcessId,
+        /// The session that it is in now.
+        session_id: String,
+        /// What it is doing.
+        activity: Activity,
+    },
+    /// What the pane of an agent shows while its start is not confirmed: a dialog, or nothing known.
+    Screen {
+        /// Whose.
+        name: AgentName,
+        /// Which launch.
+        attempt: Attempt,
+        /// The dialog that blocks it.
+        blocker: Option<String>,
+    },
+    /// An agent's process has ended.
+    Exited {
+        /// Whose.
+        name: AgentName,
+        /// The process.
+        process: ProcessId,
+        /// How.
+        end: Ending,
+    },
+    /// The save has done what it could.
+    SaveEnded,
+    /// Whether the machine is shutting down, asked for by [`Action::AskShutdown`].
+    ShuttingDown(bool),
+    /// A human says that this life goes on after its notice.
+    Survived,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Write this agent's record, durably, before anything that follows.
+    Persist(AgentName),
+    /// Write a line into the journal, durably, before anything that follows.
+    Journal(Option<AgentName>, What),
+    /// Remember a change of session, durably.
+    Rebind {
+        /// Whose.
+        name: AgentName,
+        /// The session that it is in now.
+        session_id: String,
+    },
+    /// Find out whether the API answers; once.
+    ProbeApi,
+    /// Launch an agent.
+    Launch {
+        /// Which.
+        name: AgentName,
+        /// Its launch number.
+        attempt: Attempt,
+    },
+    /// End an agent: SIGTERM, a grace period, SIGKILL, then what outlived it.
+    End {
+        /// Which.
+        name: AgentName,
+        /// Its process.
+        process: ProcessId,
+    },
+    /// Look at the pane of an agent.
+    LookAtScreen {
+        /// Which.
+        name: AgentName,
+        /// Its launch number.
+        attempt: Attempt,
+    },
+    /// Close the door to launches, then run the save to its end.
+    Save(Notice),
+    /// Find out whether the machine is shutting down.
+    AskShutdown,
+}

@@ -1,0 +1,387 @@
+//! The hands of the core: each action done, each answer sent back as an event.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, TcpStream, ToSocketAddrs as _};
+use std::path::Path;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::Message;
+use super::core::{Action, Activity, Attempt, Core, Ending, Event, View};
+use super::follow::Follower;
+use super::ledger::Ledger;
+use super::starter::{Door, Job};
+use super::survey::Survey;
+use crate::agent::{self, Exit, GRACE, SWEEP_LIMIT, end_process, sweep};
+use crate::claude;
+use crate::config::Config;
+use crate::error::Result;
+use crate::notice::Notice;
+use crate::os::process::{self, ProcessId};
+use crate::os::socket::loopback_only;
+use crate::root::Root;
+use crate::save::{Save, Subject};
+use crate::state::{AgentName, AgentState, Journal, Manifest, What};
+use crate::tmux::{self, Tmux};
+
+/// How often an API that does not answer is tried again.
+const API_EVERY: Duration = Duration::from_secs(1);
+
+/// How long one try may take.
+const API_LIMIT: Duration = Duration::from_secs(3);
+
+/// Tries before the prober gives up; the core's own patience ends before.
+const API_TRIES: usize = 60;
+
+/// A watcher only waits and asks tmux once.
+const SMALL_STACK: usize = 256 << 10;
+
+/// All that actions need.
+pub struct Edges {
+    pub(super) root: Root,
+    pub(super) root_id: String,
+    pub(super) epoch: u64,
+    pub(super) life: String,
+    pub(super) config: Arc<Config>,
+    pub(super) tmux: Tmux,
+    /// Held by whoever types into a pane.
+    pub(super) typing: Arc<Mutex<()>>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) journal: Arc<Mutex<Journal>>,
+    pub(super) door: Arc<Door>,
+    pub(super) starter: Sender<Job>,
+    pub(super) follower: Follower,
+    pub(super) survey: Survey,
+    pub(super) messages: Sender<Message>,
+    /// What could not be written, by what it was.
+    pub(super) trouble: BTreeMap<String, String>,
+}
+
+impl Edges {
+    /// Does what the core asked for, in its order.
+    pub fn perform(&mut self, core: &Core, actions: Vec<Action>) {
+        for action in actions {
+            self.perform_one(core, action);
+        }
+    }
+
+    fn perform_one(&mut self, core: &Core, action: Action) {
+        match action {
+            Action::Persist(name) => self.persist(core, &name),
+            Action::Journal(name, what) => self.write(name.as_ref(), &what),
+            Action::Rebind { name, session_id } => {
+                let bound = self.ledger.update(&name, |record| {
+                    let old = std::mem::replace(&mut record.session_id, session_id);
+                    record.past_sessions.push(old);
+                    record.transcript = None;
+                });
+                self.note_trouble(&format!("the record of {name}"), bound);
+            }
+            Action::ProbeApi => self.probe_api(),
+            Action::Launch { name, attempt } => {
+                let job = Job {
+                    name,
+                    attempt,
+                    config: Arc::clone(&self.config),
+                };
+                if self.starter.send(job).is_err() {
+                    tracing::error!("the starter thread has ended");
+                }
+            }
+            Action::End { name, process } => self.end(&name, process),
+            Action::LookAtScreen { name, attempt } => self.look_at_screen(name, attempt),
+            Action::Save(notice) => self.save(core, notice),
+            Action::AskShutdown => {
+                self.aside("ask-shutdown", || Event::ShuttingDown(is_shutting_down()));
+            }
+        }
+    }
+
+    /// Before the core hears of a new process: it is watched from its first moment.
+    pub fn watch(&self, name: &AgentName, process: ProcessId) {
+        let marker = self
+            .ledger
+            .get(name)
+            .and_then(|record| Some(record.launch?.marker));
+        self.follower.follow(name.clone(), process);
+        let (name, tmux, messages) = (name.clone(), self.tmux.clone(), self.messages.clone());
+        let door = Arc::clone(&self.door);
+        let watcher = std::thread::Builder::new()
+            .name(format!("agent-{name}"))
+            .stack_size(SMALL_STACK)
+            .spawn(move || {
+                if let Some(pidfd) = process.open() {
+                    let _ended = pidfd.wait(None);
+                }
+                // A save ends the whole fleet at once, and sweeps once for all of it.
+                let exit = match door.is_closed() {
+                    true => Exit::Unseen,
+                    false => tmux.exit_of(&name),
+                };
+                let mut last_words = None;
+                if !exit.is_clean() && !door.is_closed() {
+                    sweep(marker.as_slice(), SWEEP_LIMIT);
+                    last_words = tmux.last_words(&name);
+                }
+                messages
+                    .send(Message::Event(Event::Exited {
+                        name,
+                        process,
+                        end: Ending { exit, last_words },
+                    }))
+                    .ok();
+            });
+        if let Err(error) = watcher {
+            tracing::error!("cannot watch an agent: {error}");
+        }
+    }
+
+    /// After the core has heard of an end.
+    pub fn unwatch(&self, name: &AgentName) {
+        self.follower.leave(name.clone());
+    }
+
+    fn persist(&mut self, core: &Core, name: &AgentName) {
+        let Some(View {
+            state,
+            why,
+            wanted,
+            restarts,
+            process,
+            ..
+        }) = core.view(name)
+        else {
+            return;
+        };
+        let written = self.ledger.update(name, |record| {
+            record.state = state;
+            if matches!(
+                state,
+                AgentState::Running | AgentState::Waiting | AgentState::Idle
+            ) {
+                record.last_seen = Some(state);
+            }
+            record.why = why;
+            record.wanted = wanted;
+            record.restarts = restarts;
+            if process.is_some() {
+                record.process = process;
+                record.life = Some(self.life.clone());
+            }
+        });
+        self.note_trouble(&format!("the record of {name}"), written);
+    }
+
+    /// Tries again to write what the disk did not take.
+    pub fn write_what_is_left(&mut self) {
+        for name in self.ledger.unwritten() {
+            let written = self.ledger.update(&name, |_| {});
+            self.note_trouble(&format!("the record of {name}"), written);
+        }
+    }
+
+    /// Writes a line into the journal.
+    pub fn write(&mut self, name: Option<&AgentName>, what: &What) {
+        tracing::info!(agent = name.map(tracing::field::display), "{what:?}");
+        let written = self
+            .journal
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write(name, what);
+        self.note_trouble("the journal", written);
+    }
+
+    /// A disk that refuses stops nothing that can go on without it; it is shown until it is over.
+    pub fn note_trouble(&mut self, what: &str, result: Result<()>) {
+        match result {
+            Ok(()) => {
+                self.trouble.remove(what);
+            }
+            Err(error) => {
+                tracing::error!("{error:#}");
+                self.trouble.insert(what.to_owned(), format!("{error:#}"));
+            }
+        }
+    }
+
+    /// Whatever may take its time is done aside: a tmux that hangs must not keep a notice waiting.
+    fn aside(&self, what: &str, work: impl FnOnce() -> Event + Send + 'static) {
+        let messages = self.messages.clone();
+        let thread = std::thread::Builder::new().name(what.into());
+        let spawned = thread.spawn(move || {
+            messages.send(Message::Event(work())).ok();
+        });
+        if let Err(error) = spawned {
+            tracing::error!("cannot {what}: {error}");
+        }
+    }
+
+    fn look_at_screen(&self, name: AgentName, attempt: Attempt) {
+        let tmux = self.tmux.clone();
+        self.aside("look-at-screen", move || {
+            let blocker = tmux.screen(&name).ok().and_then(|screen| {
+                let blocker = claude::screen::blocker(&screen)?;
+                let shown = tmux::last_lines(&screen, 4);
+                Some(format!("{blocker}; {} ({shown})", blocker.remedy()))
+            });
+            Event::Screen {
+                name,
+                attempt,
+                blocker,
+            }
+        });
+    }
+
+    fn end(&self, name: &AgentName, process: ProcessId) {
+        let name = name.clone();
+        let ending = std::thread::Builder::new()
+            .name(format!("end-{name}"))
+            .stack_size(SMALL_STACK)
+            // Its watcher tells the core, and sweeps up what it leaves behind.
+            .spawn(
+                move || tracing::info!(agent = %name, "ended: {:?}", end_process(process, GRACE)),
+            );
+        if let Err(error) = ending {
+            tracing::error!("cannot end an agent: {error}");
+        }
+    }
+
+    fn probe_api(&self) {
+        let Some(endpoint) = self.api_endpoint() else {
+            self.send(Event::ApiAnswers); // It cannot be probed, so nothing waits for it.
+            return;
+        };
+        let messages = self.messages.clone();
+        let prober = std::thread::Builder::new()
+            .name("probe-api".into())
+            .spawn(move || {
+                for _ in 0..API_TRIES {
+                    if answers(&endpoint) {
+                        messages.send(Message::Event(Event::ApiAnswers)).ok();
+                        return;
+                    }
+                    std::thread::sleep(API_EVERY);
+                }
+            });
+        if prober.is_err() {
+            self.send(Event::ApiAnswers);
+        }
+    }
+
+    /// Where the API is, by the environment of one agent, which stands for all: where they differ,
+    /// the others find out for themselves.
+    fn api_endpoint(&self) -> Option<(String, u16)> {
+        let one = self.config.agents.values().next()?;
+        let mut environment: Vec<(String, String)> = std::env::vars().collect();
+        // One that is wrong is told when the agent is launched.
+        environment.extend(agent::environment(&self.root, &self.config, one).ok()?);
+        environment.extend(claude::launch::settings_environment(&self.root.claude()));
+        let endpoint = claude::launch::api_endpoint(&environment)?;
+        let address: Result<IpAddr, _> = endpoint.0.parse();
+        (!loopback_only() || address.is_ok_and(|address| address.is_loopback())).then_some(endpoint)
+    }
+
+    fn save(&self, core: &Core, notice: Notice) {
+        self.door.close();
+        let agents = self.subjects(core);
+        self.spawn_save(
+            agents,
+            move |save| save.run_final(&notice),
+            |manifest| Message::SaveEnded(Box::new(manifest)),
+        );
+    }
+
+    /// Saves while the agents go on; the answer goes to `done`.
+    pub fn save_in_passing(
+        &self,
+        core: &Core,
+        notice: Notice,
+        done: impl FnOnce(Manifest) + Send + 'static,
+    ) {
+        let agents = self.subjects(core);
+        self.spawn_save(
+            agents,
+            move |save| save.run_in_passing(notice.deadline),
+            move |manifest| {
+                done(manifest);
+                Message::Nothing
+            },
+        );
+    }
+
+    fn spawn_save(
+        &self,
+        agents: Vec<Subject>,
+        run: impl FnOnce(Save<'_>) -> Manifest + Send + 'static,
+        done: impl FnOnce(Manifest) -> Message + Send + 'static,
+    ) {
+        let (root, root_id, life) = (self.root.clone(), self.root_id.clone(), self.life.clone());
+        let (epoch, journal, messages) =
+            (self.epoch, Arc::clone(&self.journal), self.messages.clone());
+        let work = move || {
+            let manifest = run(Save {
+                root: &root,
+                root_id: &root_id,
+                epoch,
+                life: &life,
+                journal: Some(&journal),
+                agents,
+            });
+            messages.send(done(manifest)).ok();
+        };
+        if let Err(error) = std::thread::Builder::new().name("save".into()).spawn(work) {
+            tracing::error!("cannot start the save: {error}");
+        }
+    }
+
+    /// Every agent as a save needs it. What the core knows of a process is newer than the record.
+    fn subjects(&self, core: &Core) -> Vec<Subject> {
+        core.views()
+            .into_iter()
+            .filter_map(|view| {
+                let record = self.ledger.get(&view.name)?;
+                let process = view.process.or(record.live_process(&self.life));
+                Some(Subject { record, process })
+            })
+            .collect()
+    }
+
+    /// Counts the uncommitted changes again when an agent may have made some.
+    pub fn survey_after(&self, event: &Event) {
+        if let Event::Session {
+            name,
+            activity: Activity::Idle | Activity::Waiting(_),
+            ..
+        } = event
+            && let Some(record) = self.ledger.get(name)
+        {
+            self.survey
+                .look(name.clone(), self.root.absolute(&record.cwd));
+        }
+    }
+
+    fn send(&self, event: Event) {
+        // The main loop ends only with the process.
+        self.messages.send(Message::Event(event)).ok();
+    }
+}
+
+/// Whether anything listens there; a name that cannot be resolved is no answer.
+fn answers(endpoint: &(String, u16)) -> bool {
+    let Ok(addresses) = (endpoint.0.as_str(), endpoint.1).to_socket_addrs() else {
+        return false;
+    };
+    let mut addresses = addresses;
+    addresses.any(|address| TcpStream::connect_timeout(&address, API_LIMIT).is_ok())
+}
+
+/// Whether systemd is taking the machine down.
+fn is_shutting_down() -> bool {
+    Path::new("/run/systemd/system").exists()
+        && process::run(
+            std::process::Command::new("systemctl").arg("is-system-running"),
+            Duration::from_secs(2),
+        )
+        .is_ok_and(|output| output.stdout.trim() == "stopping")
+}

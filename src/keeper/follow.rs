@@ -1,0 +1,291 @@
+//! The thread that follows running agents: what Claude says of itself, and what it writes down.
+//!
+//! Transcripts that grew are made durable each second, so that a machine that is taken without a
+//! notice loses at most two seconds of words.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use super::core::{Activity, Event};
+use crate::claude::session::{self, SessionFile, Status};
+use crate::claude::{self, Lookup, Reader, Tail, TailState};
+use crate::error::{Context as _, Result};
+use crate::os::files;
+use crate::os::process::ProcessId;
+use crate::os::watch::{Bell, Watch};
+use crate::root::Root;
+use crate::state::{AgentName, TranscriptMark};
+
+/// How often transcripts are looked at and synced.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How often a whole filesystem of our own is synced: workspaces lose at most what was written
+/// since.
+const SYNC_EVERY: Duration = Duration::from_secs(5);
+
+/// What the follower tells.
+#[derive(Debug)]
+pub enum News {
+    /// For the core.
+    Event(Event),
+    /// A transcript was seen for the first time, or a turn ended: this much of it is durable.
+    Durable {
+        /// Whose.
+        name: AgentName,
+        /// How much.
+        mark: TranscriptMark,
+    },
+}
+
+enum Order {
+    Follow { name: AgentName, process: ProcessId },
+    Leave(AgentName),
+}
+
+/// Gives orders to the thread.
+#[derive(Debug, Clone)]
+pub struct Follower {
+    orders: Sender<Order>,
+    bell: Bell,
+}
+
+impl Follower {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system has no thread or no notices of changes left.
+    pub fn spawn(root: Root, deliver: impl Fn(News) + Send + 'static) -> Result<Self> {
+        let watch = Watch::new()?;
+        let sessions = session::sessions_dir(&root.claude());
+        files::create_private_dir(&sessions)?;
+        watch.add(&sessions)?;
+        let (orders, queue) = mpsc::channel();
+        let bell = watch.bell();
+        std::thread::Builder::new()
+            .name("follow".into())
+            .spawn(move || run(&root, &watch, &queue, &deliver))
+            .context("cannot start the follower thread")?;
+        Ok(Self { orders, bell })
+    }
+
+    /// Follows an agent's process from now on.
+    pub fn follow(&self, name: AgentName, process: ProcessId) {
+        self.order(Order::Follow { name, process });
+    }
+
+    /// Follows it no longer.
+    pub fn leave(&self, name: AgentName) {
+        self.order(Order::Leave(name));
+    }
+
+    fn order(&self, order: Order) {
+        // A follower that has ended has nobody left to follow either.
+        self.orders.send(order).ok();
+        self.bell.ring();
+    }
+}
+
+fn run(root: &Root, watch: &Watch, orders: &Receiver<Order>, deliver: &dyn Fn(News)) {
+    let mut followed: BTreeMap<AgentName, Followed> = BTreeMap::new();
+    let mut transcripts_at = Instant::now();
+    loop {
+        loop {
+            match orders.try_recv() {
+                Ok(Order::Follow { name, process }) => {
+                    followed.insert(name, Followed::new(process));
+                }
+                Ok(Order::Leave(name)) => {
+                    followed.remove(&name);
+                }
+                Err(mpsc::TryRecvError::Empty) => break,
+                Err(mpsc::TryRecvError::Disconnected) => return,
+            }
+        }
+        let now = Instant::now();
+        let transcripts_due = now >= transcripts_at;
+        if transcripts_due {
+            transcripts_at = now + EVERY;
+        }
+        for (name, agent) in &mut followed {
+            agent.look(root, name, transcripts_due, deliver);
+        }
+        let pause = if followed.is_empty() {
+            SYNC_EVERY
+        } else {
+            transcripts_at - now.min(transcripts_at)
+        };
+        watch.wait(pause);
+    }
+}
+
+/// Syncs a root that is a filesystem of its own, for as long as the process lives. In a thread of
+/// its own, since a slow disk takes its time.
+///
+/// # Errors
+/// No thread can be had.
+pub fn sync_forever(root: &Root) -> Result<()> {
+    let dir = root.dir().to_path_buf();
+    std::thread::Builder::new()
+        .name("sync".into())
+        .spawn(move || {
+            loop {
+                std::thread::sleep(SYNC_EVERY);
+                if let Err(error) = files::sync_filesystem(&dir) {
+                    tracing::error!("cannot sync {}: {error}", dir.display());
+                }
+            }
+        })
+        .context("cannot start the sync thread")?;
+    Ok(())
+}
+
+/// One agent that is followed.
+struct Followed {
+    process: ProcessId,
+    last: Option<(String, Activity)>,
+    transcript: Option<Transcript>,
+}
+
+struct Transcript {
+    session_id: String,
+    reader: Reader,
+    tail: TailState,
+    synced: u64,
+    told: bool,
+}
+
+impl Followed {
+    fn new(process: ProcessId) -> Self {
+        Self {
+            process,
+            last: None,
+            transcript: None,
+        }
+    }
+
+    fn look(
+        &mut self,
+        root: &Root,
+        name: &AgentName,
+        transcripts_due: bool,
+        deliver: &dyn Fn(News),
+    ) {
+        let Some(file) = session::read(&root.claude(), self.process.pid) else {
+            return;
+        };
+        // Without a status Claude is not up yet: a dialog may be in front of it.
+        let Some(status) = file.status.clone().filter(|_| file.process == self.process) else {
+            return;
+        };
+        let turn_ended = matches!(status, Status::Idle)
+            && matches!(self.last, Some((_, Activity::Busy | Activity::Waiting(_))));
+        if transcripts_due || turn_ended {
+            self.read_words(root, name, &file, turn_ended, deliver);
+        }
+        let activity = self.activity(status);
+        let now = (file.session_id, activity);
+        if self.last.as_ref() != Some(&now) {
+            let (session_id, activity) = now.clone();
+            let event = Event::Session {
+                name: name.clone(),
+                process: self.process,
+                session_id,
+                activity,
+            };
+            self.last = Some(now);
+            deliver(News::Event(event));
+        }
+    }
+
+    fn activity(&self, status: Status) -> Activity {
+        match status {
+            Status::Waiting { for_what } => Activity::Waiting(for_what),
+            Status::Idle => match self
+                .transcript
+                .as_ref()
+                .map(|transcript| transcript.tail.tail())
+            {
+                Some(tail @ Tail::StoppedByApi { .. }) => Activity::Stalled(tail.to_string()),
+                _ => Activity::Idle,
+            },
+            _ => Activity::Busy,
+        }
+    }
+
+    /// Reads what was added to the transcript, and makes it durable.
+    fn read_words(
+        &mut self,
+        root: &Root,
+        name: &AgentName,
+        file: &SessionFile,
+        turn_ended: bool,
+        deliver: &dyn Fn(News),
+    ) {
+        if self
+            .transcript
+            .as_ref()
+            .is_none_or(|transcript| transcript.session_id != file.session_id)
+        {
+            self.transcript = open(&root.claude(), &file.session_id);
+        }
+        let Some(transcript) = &mut self.transcript else {
+            return;
+        };
+        let records = match transcript.reader.poll() {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::warn!("cannot read the transcript of {name}: {error}");
+                return;
+            }
+        };
+        for record in &records {
+            transcript.tail.push(record);
+        }
+        let path = transcript.reader.path().to_path_buf();
+        let mark = transcript.reader.mark();
+        if !records.is_empty() || mark.offset != transcript.synced {
+            match files::sync_file(&path) {
+                Ok(_) => transcript.synced = mark.offset,
+                Err(error) => tracing::error!("cannot sync {}: {error}", path.display()),
+            }
+        }
+        let is_new = !transcript.told;
+        if is_new && let Some(dir) = path.parent() {
+            files::sync_dir(dir).ok();
+        }
+        if is_new || turn_ended {
+            transcript.told = true;
+            let mark = TranscriptMark {
+                session_id: file.session_id.clone(),
+                path: relative(&path, &root.claude()),
+                generation: mark.generation,
+                length: mark.offset,
+            };
+            deliver(News::Durable {
+                name: name.clone(),
+                mark,
+            });
+        }
+    }
+}
+
+/// Opens the transcript of a session once a word of it is on the disk.
+fn open(config_dir: &Path, session_id: &str) -> Option<Transcript> {
+    let Lookup::Present(path) = claude::locate(config_dir, session_id) else {
+        return None;
+    };
+    let (tail, reader) = claude::tail::read(&path).ok()?;
+    Some(Transcript {
+        session_id: session_id.to_owned(),
+        reader,
+        tail,
+        synced: u64::MAX,
+        told: false,
+    })
+}
+
+fn relative(path: &Path, dir: &Path) -> PathBuf {
+    path.strip_prefix(dir).unwrap_or(path).to_path_buf()
+}

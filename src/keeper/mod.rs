@@ -1,0 +1,264 @@
+//! The keeper: the daemon that starts agents, follows them, and saves them when the notice comes.
+//!
+//! Threads and one channel. Everything that happens becomes a `Message`; one loop hands events
+//! to the [`core`], which decides, and the `edges` do what it says. No thread shares state with
+//! another but for the ledger of records and the journal, which are files first.
+//!
+//! ```text
+//! signals ─┐
+//! metadata ┤                       ┌▶ starter (launches, behind the door)
+//! socket  ─┼▶ messages ▶ core ▶ edges ▶ save (when the notice comes)
+//! follower ┤                       └▶ ledger, journal
+//! watchers ┘
+//! ```
+
+pub mod client;
+pub mod core;
+mod edges;
+mod follow;
+mod ledger;
+mod opening;
+pub mod protocol;
+mod requests;
+pub mod runtime;
+mod socket;
+mod starter;
+pub mod status;
+mod survey;
+mod typing;
+
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::notice::gcp::Seen;
+use crate::notice::{Notice, Source};
+use crate::os::process;
+use crate::os::signal::Ask;
+use crate::restore::History;
+use crate::root::Root;
+use crate::state::{self, AgentName, Journal, Manifest, TranscriptMark, What};
+use crate::tmux;
+
+use core::{Core, Event};
+use edges::Edges;
+use protocol::Request;
+use requests::Waiting;
+use socket::ReplyTo;
+
+pub use ledger::{Ledger, canonical_cwd};
+
+/// How often the core is told of time and memory when nothing else happens.
+const TICK: Duration = Duration::from_secs(1);
+
+/// While nothing starts, memory need not be looked at.
+const IDLE_TICK: Duration = Duration::from_secs(30);
+
+/// How the keeper is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// SIGTERM is the notice, rather than the word to let go of the agents.
+    pub sigterm_saves: bool,
+    /// Started by `up`, in the background: it ends when the fleet is put down.
+    pub in_background: bool,
+}
+
+/// Everything that reaches the main loop.
+#[derive(Debug)]
+enum Message {
+    Event(Event),
+    /// So much of an agent's transcript is durable.
+    Durable {
+        name: AgentName,
+        mark: TranscriptMark,
+    },
+    Request(Request, ReplyTo),
+    Signal(Ask),
+    Metadata(Seen),
+    SaveEnded(Box<Manifest>),
+    /// Wakes the loop, no more.
+    Nothing,
+}
+
+/// Why the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    LetGo,
+    Saved,
+    Down,
+}
+
+/// Runs the keeper of a root until it is told to end.
+///
+/// # Errors
+/// Another keeper holds the root, the file of declarations is wrong, tmux is missing.
+pub fn run(root: &Root, options: Options) -> Result<()> {
+    let (config, wrong) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
+    tmux::ensure_installed()?;
+    let life = process::current_life()?;
+    let (lock, identity, runtime) = opening::take(root, &life)?;
+
+    let (lines, torn) = state::lines(&root.journal())?;
+    let history = History::read(&lines, &life);
+    let journal = Journal::open(&root.journal(), &identity.root_id, identity.epoch, &life)?;
+    // A save without a keeper writes into a new life's journal too.
+    let is_new_life = !lines
+        .iter()
+        .any(|line| line.life == life && line.event == "keeper-started");
+
+    let (messages, queue) = mpsc::channel();
+    let mut keeper = Keeper::new(
+        root, options, config, identity, life, &runtime, journal, history, messages,
+    )?;
+    keeper.greet(is_new_life, torn);
+    keeper.tell_of_config(wrong);
+    keeper.take_in_agents();
+    let (listening, _watcher) = keeper.open_ears(&runtime)?;
+    let end = keeper.serve(&queue);
+    keeper.say_goodbye(end);
+    // Whoever still waits for an answer is told that there is none.
+    drop(queue);
+    listening.close();
+    drop(lock);
+    Ok(())
+}
+
+struct Keeper {
+    core: Core,
+    edges: Edges,
+    options: Options,
+    history: History,
+    waiting: Waiting,
+    last_save: Option<Manifest>,
+    end: Option<End>,
+}
+
+impl Keeper {
+    /// The loop. It waits in one place only, and never for longer than the next thing that is due.
+    fn serve(&mut self, queue: &Receiver<Message>) -> End {
+        loop {
+            if let Some(end) = self.end {
+                return end;
+            }
+            let busy = self.core.next_wakeup();
+            let longest = if busy.is_some() { TICK } else { IDLE_TICK };
+            let wait = busy.map_or(longest, |at| {
+                at.saturating_duration_since(Instant::now()).min(longest)
+            });
+            match queue.recv_timeout(wait) {
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.edges.write_what_is_left();
+                    self.handle(Event::Tick {
+                        available_memory: process::available_memory(),
+                    });
+                }
+                Err(RecvTimeoutError::Disconnected) => return End::LetGo,
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Event(event) => self.handle(event),
+            Message::Durable { name, mark } => {
+                let kept = self.edges.ledger.update(&name, |record| {
+                    record.prompt_delivered = true;
+                    record.transcript = Some(mark);
+                });
+                self.edges
+                    .note_trouble(&format!("the record of {name}"), kept);
+            }
+            Message::Request(request, reply) => self.answer(request, reply),
+            Message::Signal(ask) => self.signal(ask),
+            Message::Metadata(Seen::Preempted) => {
+                let length = self.edges.config.cloud.notice.map(|span| span.0);
+                self.handle(Event::Notice(Notice::new(
+                    Source::Metadata,
+                    Instant::now(),
+                    length,
+                )));
+            }
+            Message::Metadata(Seen::Health(health)) => {
+                self.edges.write(
+                    None,
+                    &What::MetadataHealth {
+                        health: health.to_string(),
+                    },
+                );
+            }
+            Message::SaveEnded(manifest) => self.save_ended(*manifest),
+            Message::Nothing => {}
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match &event {
+            Event::Launched { name, process, .. } => self.edges.watch(name, *process),
+            Event::Exited { name, .. } => self.edges.unwatch(name),
+            _ => {}
+        }
+        self.edges.survey_after(&event);
+        let was_closed = self.core.is_closed();
+        let ended = match &event {
+            Event::Exited { name, .. } => Some(name.clone()),
+            _ => None,
+        };
+        let actions = self.core.step(Instant::now(), event);
+        if was_closed && !self.core.is_closed() {
+            self.edges.door.open();
+        }
+        self.edges.perform(&self.core, actions);
+        if let Some(name) = ended
+            && self.core.view(&name).is_none()
+        {
+            // It is not declared any more: nobody wants to see its last screen.
+            self.edges.tmux.close(&name);
+        }
+        self.end_if_down();
+    }
+
+    fn signal(&mut self, ask: Ask) {
+        if self.options.sigterm_saves && ask == Ask::Terminate {
+            self.handle(Event::Notice(Notice::new(
+                Source::Signal,
+                Instant::now(),
+                None,
+            )));
+            // A save that has ended already leaves nothing to wait for.
+            if self.core.notice().is_none() {
+                self.end = Some(End::Saved);
+            }
+        } else if self.core.notice().is_none() {
+            self.end = Some(End::LetGo);
+        } // Nobody ends a save by asking twice.
+    }
+
+    fn save_ended(&mut self, manifest: Manifest) {
+        let source = self.core.notice().map(|notice| notice.source);
+        self.handle(Event::SaveEnded);
+        self.waiting.answer(&manifest);
+        self.last_save = Some(manifest);
+        if source == Some(Source::Signal) {
+            self.end = Some(End::Saved);
+        }
+    }
+
+    fn say_goodbye(&mut self, end: End) {
+        let reason = match end {
+            End::LetGo => "let go of the agents; they go on",
+            End::Saved => "the save has ended",
+            End::Down => "the fleet is down",
+        };
+        self.edges.write(
+            None,
+            &What::KeeperStopped {
+                reason: reason.into(),
+            },
+        );
+        if end == End::Down {
+            self.edges.tmux.end_server();
+        }
+    }
+}

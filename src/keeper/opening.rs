@@ -1,0 +1,280 @@
+//! How a keeper begins: takes the root, says who it is, takes in the agents, opens its ears.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::core::{Core, Event, Permit};
+use super::edges::Edges;
+use super::follow::{self, Follower, News};
+use super::ledger::Ledger;
+use super::requests::Waiting;
+use super::runtime::{self, Holder};
+use super::socket::{self, Listening};
+use super::starter::{Door, Starter};
+use super::survey::Survey;
+use super::{Keeper, Message, Options};
+use crate::agent::Limits;
+use crate::config::Config;
+use crate::error::{Context as _, Error, Hint as _, Result, anyhow};
+use crate::notice::gcp::{self, Metadata, Watcher};
+use crate::notice::{Notice, Source};
+use crate::os::files::LockFile;
+use crate::os::process::{self, ProcessId};
+use crate::os::signal;
+use crate::restore::{self, History};
+use crate::root::Root;
+use crate::state::{self, AgentName, Fleet, Journal, RootFile, Wanted, What};
+use crate::tmux::Tmux;
+
+/// Takes the root: the lock, a higher epoch, a place for the sockets.
+pub(super) fn take(root: &Root, life: &str) -> Result<(LockFile, RootFile, PathBuf)> {
+    let mut identity = root.identity()?;
+    let runtime = runtime::directory(root, &identity.root_id, life)?;
+    let Some(mut lock) = LockFile::try_take(&root.lock())? else {
+        let pid =
+            Holder::of(root).map_or_else(|| "unknown".into(), |holder| holder.pid.to_string());
+        return Err(anyhow!(
+            "another keeper (pid {pid}) holds {}",
+            root.dir().display()
+        ))
+        .hint(format!("spotkeep --root {} status", root.dir().display()));
+    };
+    identity.epoch += 1;
+    state::store(&root.root_json(), &identity)?;
+    lock.describe(&serde_json::to_string(&Holder::this(life, &runtime))?)?;
+    Ok((lock, identity, runtime))
+}
+
+impl Keeper {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called once, right above, with what was just made"
+    )]
+    pub(super) fn new(
+        root: &Root,
+        options: Options,
+        config: Config,
+        identity: RootFile,
+        life: String,
+        runtime: &Path,
+        journal: Journal,
+        history: History,
+        messages: Sender<Message>,
+    ) -> Result<Self> {
+        let tmux = Tmux::new(runtime);
+        let ledger = Arc::new(Ledger::new(root.clone()));
+        let journal = Arc::new(Mutex::new(journal));
+        let door = Arc::new(Door::default());
+        let deliver = messages.clone();
+        let starter = Starter {
+            root: root.clone(),
+            life: life.clone(),
+            history: history.clone(),
+            tmux: tmux.clone(),
+            program: std::env::current_exe().context("cannot tell where this program is")?,
+            ledger: Arc::clone(&ledger),
+            journal: Arc::clone(&journal),
+            door: Arc::clone(&door),
+        }
+        .spawn(move |event| {
+            deliver.send(Message::Event(event)).ok();
+        })?;
+        let deliver = messages.clone();
+        let follower = Follower::spawn(root.clone(), move |news| {
+            let message = match news {
+                News::Event(event) => Message::Event(event),
+                News::Durable { name, mark } => Message::Durable { name, mark },
+            };
+            deliver.send(message).ok();
+        })?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let core = Core::new(
+            Limits::for_cores(cores),
+            identity.fleet,
+            history.noticed_in_this_life && !history.save_unfinished,
+        );
+        let edges = Edges {
+            root: root.clone(),
+            root_id: identity.root_id,
+            epoch: identity.epoch,
+            life,
+            config: Arc::new(config),
+            tmux,
+            typing: Arc::default(),
+            ledger,
+            journal,
+            door,
+            starter,
+            follower,
+            survey: Survey::spawn()?,
+            messages,
+            trouble: BTreeMap::new(),
+        };
+        let last_save = state::latest_manifest(&root.saves())?;
+        Ok(Self {
+            core,
+            edges,
+            options,
+            history,
+            waiting: Waiting::default(),
+            last_save,
+            end: None,
+        })
+    }
+
+    pub(super) fn greet(&mut self, is_new_life: bool, torn: usize) {
+        let last_end = match &self.history {
+            _ if !is_new_life => "the same life",
+            history if !history.had_life => "the first life",
+            history if history.safe => "safe",
+            history if history.noticed_at.is_some() => "cut during its save",
+            _ => "without a notice",
+        };
+        let pid = i32::try_from(std::process::id()).unwrap_or(0);
+        self.edges.write(
+            None,
+            &What::KeeperStarted {
+                pid,
+                new_life: is_new_life,
+                last_end,
+            },
+        );
+        if torn > 0 {
+            let what = format!("{torn} lines of the journal cannot be read and are passed over");
+            self.edges.write(None, &What::Trouble { what });
+        }
+    }
+
+    /// A good file is remembered; one that is wrong is shown until it is mended.
+    pub(super) fn tell_of_config(&mut self, wrong: Option<Error>) {
+        let root = &self.edges.root;
+        let told = match wrong {
+            None => Config::remember_as_good(&root.config(), &root.config_copy()),
+            Some(error) => {
+                let error = error.context("the last good spotkeep.toml counts");
+                let what = format!("{error:#}");
+                self.edges.write(None, &What::Trouble { what });
+                Err(error)
+            }
+        };
+        self.edges.note_trouble("spotkeep.toml", told);
+    }
+
+    /// The agents that are declared: those that still run are found again, and in a new life the
+    /// others are resumed as the core sees fit.
+    pub(super) fn take_in_agents(&mut self) {
+        let declared = self
+            .edges
+            .ledger
+            .declare(&self.edges.config, &self.edges.life);
+        let found: Vec<(AgentName, ProcessId)> = declared
+            .iter()
+            .filter_map(|d| Some((d.name.clone(), d.process?)))
+            .collect();
+        let wanted = declared.iter().filter(|d| d.process.is_none()).count();
+        let unwanted: Vec<AgentName> = declared
+            .iter()
+            .filter(|d| d.process.is_some() && d.wanted == Wanted::Stopped)
+            .map(|d| d.name.clone())
+            .collect();
+        if self.history.had_life && found.is_empty() && !self.core.is_closed() {
+            let unclean = !self.history.safe;
+            self.edges.write(
+                None,
+                &What::Restore {
+                    agents: wanted,
+                    unclean,
+                },
+            );
+        }
+        if wanted > 0 && !self.core.is_closed() {
+            self.seed_all();
+        }
+        for (name, process) in found {
+            self.edges.watch(&name, process);
+        }
+        // Declared without a permit yet, so nothing can be launched before a save is taken up again.
+        // Those that run and are not in the file any more are known too, and ended.
+        let left_over = self.edges.ledger.left_over(&self.edges.life);
+        for (name, process) in left_over.iter().filter_map(|d| Some((&d.name, d.process?))) {
+            self.edges.watch(name, process);
+        }
+        if !left_over.is_empty() {
+            let all = declared.iter().cloned().chain(left_over).collect();
+            self.handle(Event::Declare(all));
+        }
+        self.handle(Event::Declare(declared));
+        // What was said while no keeper was there to do it.
+        for name in unwanted {
+            self.handle(Event::Want(name, Wanted::Stopped));
+        }
+        if self.core.fleet() == Fleet::Down {
+            self.handle(Event::Fleet(Fleet::Down));
+        }
+        if self.history.save_unfinished {
+            let notice = Notice::new(Source::Command, Instant::now(), None);
+            self.handle(Event::Notice(notice));
+        }
+        let permit = Permit {
+            epoch: self.edges.epoch,
+            until: None,
+        };
+        self.handle(Event::Permit(Some(permit)));
+        self.handle(Event::Tick {
+            available_memory: process::available_memory(),
+        });
+    }
+
+    /// For all agents before the first of them starts: a Claude that starts reads its file and
+    /// writes it back, and an answer that was merged in between is gone (seen with eight agents: one
+    /// stood before the question whether to trust its folder).
+    pub(super) fn seed_all(&mut self) {
+        let records = self.edges.ledger.all();
+        let cwds: Vec<PathBuf> = records
+            .iter()
+            .map(|record| self.edges.root.absolute(&record.cwd))
+            .collect();
+        let cwds: Vec<&Path> = cwds.iter().map(PathBuf::as_path).collect();
+        let defaults = &self.edges.config.defaults;
+        match restore::seed(&self.edges.root, &cwds, &defaults.env, &defaults.args) {
+            Ok(done) => {
+                for what in done {
+                    self.edges.write(None, &What::Repaired { what });
+                }
+            }
+            Err(error) => self.edges.write(
+                None,
+                &What::Trouble {
+                    what: format!("{error:#}"),
+                },
+            ),
+        }
+    }
+
+    /// Signals, the socket, the metadata server, the sync.
+    pub(super) fn open_ears(&mut self, runtime: &Path) -> Result<(Listening, Option<Watcher>)> {
+        let messages = self.edges.messages.clone();
+        signal::listen(move |ask| {
+            messages.send(Message::Signal(ask)).ok();
+        })?;
+        let messages = self.edges.messages.clone();
+        let listening = socket::listen(&runtime::socket(runtime), move |request, reply| {
+            messages.send(Message::Request(request, reply)).ok();
+        })?;
+        if self.edges.root.is_own_filesystem() {
+            follow::sync_forever(&self.edges.root)?;
+        }
+        let cloud = &self.edges.config.cloud;
+        let Some(metadata) = Metadata::find(cloud.provider, cloud.metadata.as_deref())? else {
+            return Ok((listening, None));
+        };
+        let messages = self.edges.messages.clone();
+        let watcher = gcp::watch(&metadata, move |seen| {
+            messages.send(Message::Metadata(seen)).ok();
+        })?;
+        Ok((listening, Some(watcher)))
+    }
+}

@@ -1,0 +1,131 @@
+//! What the command line and the keeper say to each other: one JSON line there, one back.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, Hint as _, Kind, Result, anyhow, hint_of, kind_of};
+use crate::state::{AgentName, Fleet, Wanted};
+
+/// What the keeper can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case")]
+pub enum Request {
+    /// How everything stands.
+    Status,
+    /// Agents shall run, or stop.
+    Want {
+        /// Which.
+        names: Vec<AgentName>,
+        /// What.
+        wanted: Wanted,
+    },
+    /// Agents shall be started anew.
+    Restart {
+        /// Which.
+        names: Vec<AgentName>,
+        /// Each at its next idle moment.
+        when_idle: bool,
+    },
+    /// The fleet shall be up, or down.
+    Fleet {
+        /// Which of the two.
+        wanted: Fleet,
+    },
+    /// The file has changed.
+    Reload,
+    /// Type a text into an agent.
+    Send {
+        /// Which.
+        name: AgentName,
+        /// The text.
+        text: String,
+    },
+    /// Save now.
+    Save {
+        /// Whether this is the end of this life.
+        #[serde(rename = "final")]
+        is_final: bool,
+        /// Whether the machine's shutdown asks.
+        unit: bool,
+    },
+    /// This life goes on after its notice.
+    Survived,
+}
+
+/// What the keeper answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reply {
+    /// What was asked for, where it worked.
+    #[serde(default)]
+    pub data: Value,
+    /// What went wrong, where it did not.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// What to do then.
+    #[serde(default)]
+    pub hint: Option<String>,
+    /// The exit code then.
+    #[serde(default)]
+    pub code: u8,
+}
+
+impl From<Result<Value>> for Reply {
+    fn from(result: Result<Value>) -> Self {
+        match result {
+            Ok(data) => Self {
+                data,
+                error: None,
+                hint: None,
+                code: 0,
+            },
+            Err(error) => Self {
+                data: Value::Null,
+                error: Some(format!("{error:#}")),
+                hint: hint_of(&error).map(str::to_owned),
+                code: kind_of(&error) as u8,
+            },
+        }
+    }
+}
+
+impl Reply {
+    /// The data, or the keeper's error as if it had happened here.
+    ///
+    /// # Errors
+    /// The keeper said so.
+    pub fn into_result(self) -> Result<Value> {
+        let Some(message) = self.error else {
+            return Ok(self.data);
+        };
+        let kind = match self.code {
+            2 => Kind::Usage,
+            3 => Kind::NotAsDeclared,
+            _ => Kind::Failed,
+        };
+        let failed: Result<Value, Error> = Err(anyhow!(message));
+        let failed = failed.kind(kind);
+        match self.hint {
+            Some(hint) => failed.hint(hint),
+            None => failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_crosses_the_socket_with_its_hint_and_its_code() {
+        let failed: Result<Value> = Err(anyhow!("no such agent"));
+        let reply = Reply::from(failed.hint("spotkeep ls").kind(Kind::Usage));
+        let text = serde_json::to_string(&reply).unwrap();
+        let error = serde_json::from_str::<Reply>(&text)
+            .unwrap()
+            .into_result()
+            .unwrap_err();
+        assert_eq!(error.to_string(), "no such agent");
+        assert_eq!(hint_of(&error), Some("spotkeep ls"));
+        assert_eq!(kind_of(&error), Kind::Usage);
+    }
+}

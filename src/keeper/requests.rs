@@ -1,0 +1,227 @@
+//! Answers to what comes in over the socket.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::core::Event;
+use super::protocol::{Reply, Request};
+use super::socket::ReplyTo;
+use super::status::{AgentStatus, LastSave, Status, notice_of};
+use super::typing::type_text;
+use super::{End, Keeper};
+use crate::config::Config;
+use crate::error::{Error, Hint as _, Kind, Result, anyhow};
+use crate::notice::{Notice, Source};
+use crate::state::{AgentName, AgentState, Fleet, Manifest, VERSION};
+
+/// Who waits for the save that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(Vec<ReplyTo>);
+
+impl Waiting {
+    /// Answers all of them. A client that is gone wants no answer.
+    pub(super) fn answer(&mut self, manifest: &Manifest) {
+        for reply in self.0.drain(..) {
+            reply.send(manifest_reply(manifest)).ok();
+        }
+    }
+}
+
+fn manifest_reply(manifest: &Manifest) -> Reply {
+    Reply::from(serde_json::to_value(manifest).map_err(Error::from))
+}
+
+impl Keeper {
+    pub(super) fn answer(&mut self, request: Request, reply: ReplyTo) {
+        match request {
+            Request::Save {
+                is_final: true,
+                unit,
+            } => self.answer_final_save(unit, reply),
+            Request::Save {
+                is_final: false, ..
+            } => {
+                let notice = Notice::new(Source::Command, Instant::now(), None);
+                self.edges
+                    .save_in_passing(&self.core, notice, move |saved| {
+                        reply.send(manifest_reply(&saved)).ok();
+                    });
+            }
+            Request::Send { name, text } => self.answer_send(name, text, reply),
+            other => {
+                let answer = self.answer_at_once(other);
+                reply.send(Reply::from(answer)).ok();
+            }
+        }
+    }
+
+    /// The first notice wins; whoever comes later waits for its result.
+    fn answer_final_save(&mut self, unit: bool, reply: ReplyTo) {
+        if self.core.is_closed() && self.core.notice().is_none() {
+            let of_this_life = |save: &&Manifest| save.life == self.edges.life;
+            let answer = match self.last_save.as_ref().filter(of_this_life) {
+                Some(manifest) => manifest_reply(manifest),
+                None => Reply::from(Err(anyhow!(
+                    "this life has had its notice, and its save left no manifest"
+                ))),
+            };
+            reply.send(answer).ok();
+            return;
+        }
+        self.waiting.0.push(reply);
+        let source = if unit { Source::Unit } else { Source::Command };
+        self.handle(Event::Notice(Notice::new(source, Instant::now(), None)));
+    }
+
+    fn answer_at_once(&mut self, request: Request) -> Result<Value> {
+        match request {
+            Request::Status => Ok(serde_json::to_value(self.status()?)?),
+            Request::Want { names, wanted } => {
+                self.check(&names)?;
+                if wanted == crate::state::Wanted::Running {
+                    self.check_open()?;
+                }
+                for name in names {
+                    self.handle(Event::Want(name, wanted));
+                }
+                Ok(Value::Null)
+            }
+            Request::Restart { names, when_idle } => {
+                self.check(&names)?;
+                self.check_open()?;
+                for name in names {
+                    self.handle(Event::Restart { name, when_idle });
+                }
+                Ok(Value::Null)
+            }
+            Request::Fleet { wanted } => self.set_fleet(wanted),
+            Request::Reload => {
+                self.edges.config = Arc::new(Config::load(&self.edges.root.config())?);
+                self.tell_of_config(None);
+                let declared = self
+                    .edges
+                    .ledger
+                    .declare(&self.edges.config, &self.edges.life);
+                if !self.core.is_closed() {
+                    self.seed_all();
+                }
+                self.handle(Event::Declare(declared));
+                Ok(Value::Null)
+            }
+            Request::Survived => {
+                if self.core.notice().is_some() {
+                    return Err(anyhow!("the save is still under way")).hint("spotkeep status");
+                }
+                self.handle(Event::Survived);
+                Ok(Value::Null)
+            }
+            Request::Save { .. } | Request::Send { .. } => Ok(Value::Null),
+        }
+    }
+
+    fn set_fleet(&mut self, wanted: Fleet) -> Result<Value> {
+        if wanted == Fleet::Up {
+            self.check_open()?;
+        }
+        // Durable first: `down` stays down even if the machine goes in the next instant.
+        let mut identity = self.edges.root.identity()?;
+        if identity.fleet != wanted {
+            identity.fleet = wanted;
+            crate::state::store(&self.edges.root.root_json(), &identity)?;
+        }
+        self.handle(Event::Fleet(wanted));
+        Ok(Value::Null)
+    }
+
+    fn check(&self, names: &[AgentName]) -> Result<()> {
+        match names.iter().find(|name| self.core.view(name).is_none()) {
+            None => Ok(()),
+            Some(name) => Err(anyhow!("there is no agent {name}"))
+                .hint("spotkeep ls")
+                .kind(Kind::Usage),
+        }
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if !self.core.is_closed() {
+            return Ok(());
+        }
+        Err(anyhow!(
+            "this life of the machine has had its notice; nothing is started in it"
+        ))
+        .hint("if the machine stays after all: spotkeep restore")
+        .kind(Kind::NotAsDeclared)
+    }
+
+    /// Types in a thread of its own, since it takes its time; never into a dialog or a question,
+    /// which the text would answer.
+    fn answer_send(&self, name: AgentName, text: String, reply: ReplyTo) {
+        if let Err(error) = self.check_can_type(&name) {
+            reply.send(Reply::from(Err(error))).ok();
+            return;
+        }
+        let tmux = self.edges.tmux.clone();
+        let typing = Arc::clone(&self.edges.typing);
+        std::thread::spawn(move || {
+            // Two texts at once would become one.
+            let _turn = typing.lock().unwrap_or_else(PoisonError::into_inner);
+            let typed = type_text(&tmux, &name, &text);
+            reply.send(Reply::from(typed.map(|()| Value::Null))).ok();
+        });
+    }
+
+    fn check_can_type(&self, name: &AgentName) -> Result<()> {
+        self.check(std::slice::from_ref(name))?;
+        match self.core.view(name).map(|view| view.state) {
+            Some(AgentState::Running | AgentState::Idle | AgentState::Stalled) => Ok(()),
+            Some(AgentState::Waiting) => Err(anyhow!(
+                "{name} waits for a human; a text could answer its question"
+            ))
+            .hint(format!("spotkeep attach {name}"))
+            .kind(Kind::NotAsDeclared),
+            _ => Err(anyhow!("{name} does not run"))
+                .hint(format!("spotkeep start {name}"))
+                .kind(Kind::NotAsDeclared),
+        }
+    }
+
+    fn status(&self) -> Result<Status> {
+        let views = self.core.views();
+        let agents = views
+            .into_iter()
+            .map(|view| {
+                let record = self.edges.ledger.get(&view.name);
+                let dirty = self.edges.survey.dirty(&view.name);
+                AgentStatus::of(&self.edges.root, view, record.as_ref(), dirty)
+            })
+            .collect();
+        let notice = if self.core.is_closed() {
+            notice_of(&self.edges.root, &self.edges.life)?
+        } else {
+            None
+        };
+        Ok(Status {
+            version: VERSION,
+            root: self.edges.root.dir().to_path_buf(),
+            root_id: self.edges.root_id.clone(),
+            epoch: self.edges.epoch,
+            life: self.edges.life.clone(),
+            keeper: "running".into(),
+            fleet: self.core.fleet(),
+            notice,
+            last_save: self.last_save.as_ref().map(LastSave::of),
+            trouble: self.edges.trouble.values().cloned().collect(),
+            agents,
+        })
+    }
+
+    /// A keeper that `up` started in the background ends once the fleet is down.
+    pub(super) fn end_if_down(&mut self) {
+        let nothing_runs = self.core.views().iter().all(|view| view.process.is_none());
+        if self.options.in_background && self.core.fleet() == Fleet::Down && nothing_runs {
+            self.end = Some(End::Down);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! How everything stands: from the keeper's own mind where it runs, from the files otherwise.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::core::View;
+use crate::config::Config;
+use crate::error::Result;
+use crate::os::process;
+use crate::root::Root;
+use crate::state::{
+    self, AgentName, AgentRecord, AgentState, Fleet, Manifest, VERSION, Wanted, latest_manifest,
+};
+use crate::time::Timestamp;
+use crate::workspace;
+
+/// The whole of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of this form.
+    pub version: u32,
+    /// The root's path.
+    pub root: PathBuf,
+    /// The root's id.
+    pub root_id: String,
+    /// The keeper's epoch.
+    pub epoch: u64,
+    /// The life of the machine.
+    pub life: String,
+    /// `running` or `stopped`.
+    pub keeper: String,
+    /// Whether the fleet is wanted.
+    pub fleet: Fleet,
+    /// The notice that this life has had, if any.
+    pub notice: Option<NoticeSeen>,
+    /// The last save at the end of a life.
+    pub last_save: Option<LastSave>,
+    /// What keeps the keeper from its work, such as a full disk.
+    pub trouble: Vec<String>,
+    /// The agents by name.
+    pub agents: Vec<AgentStatus>,
+}
+
+/// A notice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NoticeSeen {
+    /// When it came.
+    pub at: Timestamp,
+    /// When the machine was expected to go.
+    pub deadline: Option<Timestamp>,
+    /// Who gave it.
+    pub source: String,
+}
+
+/// A save.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LastSave {
+    /// Its id.
+    pub id: String,
+    /// When it began.
+    pub at: Timestamp,
+    /// Whether everything was safe in time.
+    pub clean: bool,
+    /// From the notice until every word was durable.
+    pub words_safe_ms: Option<u64>,
+    /// From the notice until everything was.
+    pub notice_to_safe_ms: Option<u64>,
+}
+
+/// An agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Its name.
+    pub name: AgentName,
+    /// Its id.
+    pub agent_id: String,
+    /// What it is doing.
+    pub state: AgentState,
+    /// What the user wants.
+    pub wanted: Wanted,
+    /// Its session.
+    pub session_id: String,
+    /// Its process id, if it runs.
+    pub pid: Option<i32>,
+    /// Where it works.
+    pub workspace: PathBuf,
+    /// The branch that is checked out there; null where there is none.
+    pub branch: Option<String>,
+    /// How many files have uncommitted changes; null where it was not counted.
+    pub dirty: Option<u64>,
+    /// Its newest checkpoint.
+    pub last_checkpoint: Option<Timestamp>,
+    /// Its newest backup.
+    pub last_backup: Option<Timestamp>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Why it stands still, if it does.
+    pub why: Option<String>,
+}
+
+impl LastSave {
+    /// Out of a manifest.
+    #[must_use]
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            id: manifest.id.clone(),
+            at: manifest.at,
+            clean: manifest.clean,
+            words_safe_ms: manifest.stages.words_safe_ms,
+            notice_to_safe_ms: manifest.stages.notice_to_safe_ms,
+        }
+    }
+}
+
+impl AgentStatus {
+    /// From what the keeper thinks and what is remembered.
+    #[must_use]
+    pub fn of(root: &Root, view: View, record: Option<&AgentRecord>, dirty: Option<u64>) -> Self {
+        let workspace = record
+            .map(|record| root.absolute(&record.cwd))
+            .unwrap_or_default();
+        Self {
+            agent_id: record
+                .map(|record| record.agent_id.clone())
+                .unwrap_or_default(),
+            state: view.state,
+            wanted: view.wanted,
+            session_id: view.session_id,
+            pid: view.process.map(|process| process.pid),
+            branch: workspace::branch(&workspace),
+            workspace,
+            dirty,
+            last_checkpoint: None,
+            last_backup: None,
+            restarts: view.restarts,
+            why: view.why,
+            name: view.name,
+        }
+    }
+
+    /// From the record alone, where no keeper runs.
+    fn of_record(root: &Root, record: &AgentRecord, life: &str) -> Self {
+        let process = record.live_process(life);
+        let was_up = !matches!(record.state, AgentState::Stopped | AgentState::Failed);
+        let (state, why) = match (process, record.wanted) {
+            (Some(_), _) => (AgentState::Running, Some("no keeper runs".into())),
+            (None, Wanted::Stopped) => (AgentState::Stopped, record.why.clone()),
+            (None, Wanted::Running) if was_up => {
+                (AgentState::Stopped, Some("no keeper runs".into()))
+            }
+            (None, Wanted::Running) => (record.state, record.why.clone()),
+        };
+        let view = View {
+            name: record.name.clone(),
+            state,
+            why,
+            wanted: record.wanted,
+            restarts: record.restarts,
+            process,
+            session_id: record.session_id.clone(),
+        };
+        Self::of(root, view, Some(record), None)
+    }
+}
+
+/// How everything stands, where no keeper runs: only files are read.
+///
+/// # Errors
+/// The root's identity or the file of declarations is damaged.
+pub fn from_files(root: &Root) -> Result<Status> {
+    let identity = root.identity()?;
+    let config = Config::load(&root.config())?;
+    let life = process::current_life()?;
+    let mut trouble = Vec::new();
+    let mut agents: Vec<AgentStatus> = Vec::new();
+    for (name, record) in root.all_records()? {
+        match record {
+            Ok(record)
+                if config.agents.contains_key(&name) || record.live_process(&life).is_some() =>
+            {
+                agents.push(AgentStatus::of_record(root, &record, &life));
+            }
+            Ok(_) => {}
+            Err(error) => trouble.push(format!("{error:#}")),
+        }
+    }
+    for (name, agent) in &config.agents {
+        if !agents.iter().any(|known| known.name == *name) {
+            agents.push(undeclared_yet(root, name, &agent.workspace));
+        }
+    }
+    agents.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Status {
+        version: VERSION,
+        root: root.dir().to_path_buf(),
+        root_id: identity.root_id,
+        epoch: identity.epoch,
+        notice: notice_of(root, &life)?,
+        life,
+        keeper: "stopped".into(),
+        fleet: identity.fleet,
+        last_save: latest_manifest(&root.saves())?.as_ref().map(LastSave::of),
+        trouble,
+        agents,
+    })
+}
+
+/// An agent that no keeper has seen yet, or whose record is damaged.
+fn undeclared_yet(root: &Root, name: &AgentName, workspace: &Path) -> AgentStatus {
+    let view = View {
+        name: name.clone(),
+        state: AgentState::Unknown,
+        why: Some("no keeper has taken it in yet".into()),
+        wanted: Wanted::Running,
+        restarts: 0,
+        process: None,
+        session_id: String::new(),
+    };
+    let mut status = AgentStatus::of(root, view, None, None);
+    status.workspace = root.absolute(workspace);
+    status
+}
+
+/// The notice that this life has had, from the journal.
+///
+/// # Errors
+/// The journal cannot be read.
+pub fn notice_of(root: &Root, life: &str) -> Result<Option<NoticeSeen>> {
+    let (lines, _) = state::lines(&root.journal())?;
+    let last = lines
+        .into_iter()
+        .rev()
+        .filter(|line| line.life == life)
+        .find(|line| line.event == "notice" || line.event == "survived");
+    Ok(last
+        .filter(|line| line.event == "notice")
+        .map(|line| NoticeSeen {
+            at: line.at,
+            deadline: line
+                .data
+                .get("deadline_ms")
+                .and_then(serde_json::Value::as_u64)
+                .map(|ms| line.at.after(std::time::Duration::from_millis(ms))),
+            source: line
+                .data
+                .get("source")
+                .and_then(|source| source.as_str())
+                .unwrap_or("unknown")
+                .into(),
+        }))
+}
