@@ -14,6 +14,7 @@
 pub mod agent;
 pub mod claude;
 pub mod config;
+pub mod drill;
 pub mod error;
 pub mod http;
 pub mod keeper;

@@ -1,0 +1,65 @@
+//! Claude's own word on which sessions run: `sessions/<pid>.json`. Read here by itself and not
+//! through the keeper, whose work is what a drill judges.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::marker::Marker;
+use crate::os::process::ProcessId;
+
+/// A process that runs a session now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// The session's name, which is the agent's.
+    pub name: String,
+    /// The session.
+    pub session_id: String,
+    /// `busy`, `idle`, `waiting` ...
+    pub status: String,
+}
+
+/// Every session that a living process has, in a Claude configuration directory.
+#[must_use]
+pub fn live(config: &Path) -> Vec<Live> {
+    let entries = fs::read_dir(config.join("sessions"));
+    entries
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| read(&fs::read(entry.ok()?.path()).ok()?))
+        .collect()
+}
+
+fn read(bytes: &[u8]) -> Option<Live> {
+    let file: Value = serde_json::from_slice(bytes).ok()?;
+    let pid = i32::try_from(file["pid"].as_i64()?).ok()?;
+    let process = ProcessId::of(pid)?;
+    let text = |key: &str| Some(file[key].as_str()?.to_owned());
+    // The start time tells a process from a later one with its number.
+    (text("procStart")? == process.start_time.to_string()).then_some(())?;
+    Some(Live {
+        name: text("name")?,
+        session_id: text("sessionId")?,
+        status: text("status").unwrap_or_default(),
+    })
+}
+
+/// Every mark in the transcript of a session, wherever its folder is.
+#[must_use]
+pub fn transcript_marks(config: &Path, session_id: &str) -> BTreeSet<Marker> {
+    let folders = fs::read_dir(config.join("projects"));
+    folders
+        .into_iter()
+        .flatten()
+        .filter_map(|folder| {
+            let path = folder.ok()?.path().join(format!("{session_id}.jsonl"));
+            fs::read(path).ok()
+        })
+        .flat_map(|bytes| {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            Marker::all_in(&text).collect::<Vec<_>>()
+        })
+        .collect()
+}

@@ -1,0 +1,155 @@
+//! A turn of the stand-in: ask the model, run its tools, until it ends.
+
+use std::io;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::session::Session;
+use super::{show, variable};
+use crate::drill::http;
+use crate::error::{Context as _, Result};
+
+/// Starts the thread that works prompts off, one after another; those typed meanwhile wait.
+pub(super) fn start(session: Arc<Session>) -> Result<Sender<String>> {
+    let (sender, prompts) = channel::<String>();
+    std::thread::Builder::new()
+        .name("turns".into())
+        .stack_size(512 * 1024)
+        .spawn(move || {
+            for prompt in prompts {
+                if prompt == "/clear" {
+                    session.clear().ok();
+                } else {
+                    turn(&session, &prompt);
+                }
+            }
+        })
+        .context("cannot start the turns")?;
+    Ok(sender)
+}
+
+fn turn(session: &Session, prompt: &str) {
+    let began = Instant::now();
+    session.status("busy");
+    show(&format!("> {prompt}"));
+    session.prompt(prompt);
+    loop {
+        let calls = match ask_with_retries(session) {
+            Ok(calls) => calls,
+            Err(error) => {
+                let text = format!("API Error: {error}");
+                show(&text);
+                session.api_error(&text);
+                break;
+            }
+        };
+        if calls.is_empty() {
+            break;
+        }
+        for call in calls {
+            let command = call["input"]["command"].as_str().unwrap_or_default();
+            show(&format!("● Bash({command})"));
+            let (output, is_error) = bash(command);
+            session.tool_result(call["id"].as_str().unwrap_or_default(), &output, is_error);
+        }
+    }
+    session.turn_ended(began.elapsed().as_millis());
+    session.status("idle");
+}
+
+/// Asks the model; a refusal is tried again as often as the real program would.
+fn ask_with_retries(session: &Session) -> io::Result<Vec<Value>> {
+    let retries = variable("CLAUDE_CODE_MAX_RETRIES").and_then(|count| count.parse().ok());
+    let mut delay = Duration::from_millis(500);
+    for _ in 0..retries.unwrap_or(10_u32) {
+        match ask(session) {
+            Ok(calls) => return Ok(calls),
+            Err(error) if error.to_string().starts_with("401") => return Err(error),
+            // The real program waits likewise, and nothing here could wake it earlier.
+            Err(_) => std::thread::sleep(delay),
+        }
+        delay = (delay * 2).min(Duration::from_secs(8));
+    }
+    ask(session)
+}
+
+/// One request. Every block is taken down when it is whole; returns the tool calls.
+fn ask(session: &Session) -> io::Result<Vec<Value>> {
+    let base = variable("ANTHROPIC_BASE_URL")
+        .ok_or_else(|| io::Error::other("ANTHROPIC_BASE_URL is not set"))?;
+    let body = json!({
+        "model": "drill", "max_tokens": 1000, "stream": true,
+        "tools": [{"name": "Bash"}], "messages": session.messages(),
+    });
+    let headers = [("Content-Type", "application/json")];
+    let url = format!("{base}/v1/messages");
+    let mut answer = http::send("POST", &url, &headers, body.to_string().as_bytes())?;
+    if answer.status != 200 {
+        let text = answer.text()?;
+        return Err(io::Error::other(format!("{} {text}", answer.status)));
+    }
+    let mut calls = Vec::new();
+    let mut id = String::new();
+    let mut block = Value::Null;
+    let mut text = String::new();
+    while let Some(line) = answer.line()? {
+        let Some(data) = line.strip_prefix("data: ") else {
+            continue;
+        };
+        let event: Value = serde_json::from_str(data)?;
+        match event["type"].as_str().unwrap_or_default() {
+            "message_start" => {
+                id = event["message"]["id"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned();
+            }
+            "content_block_start" => {
+                block = event["content_block"].clone();
+                text.clear();
+            }
+            "content_block_delta" => {
+                let delta = &event["delta"];
+                let piece = delta["text"].as_str().or(delta["partial_json"].as_str());
+                text.push_str(piece.unwrap_or_default());
+            }
+            "content_block_stop" => {
+                if block["type"] == "tool_use" {
+                    block["input"] = serde_json::from_str(&text)?;
+                    calls.push(block.clone());
+                } else {
+                    show(&format!("● {text}"));
+                    block["text"] = Value::from(text.as_str());
+                }
+                session.assistant(&block, &id);
+            }
+            "message_stop" => return Ok(calls),
+            _ => {}
+        }
+    }
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Runs a command in a session of its own, as the real program does: the end of this process does
+/// not end it.
+fn bash(command: &str) -> (String, bool) {
+    let output = Command::new("setsid")
+        .args(["bash", "-c", command])
+        .stdin(Stdio::null())
+        .output();
+    match output {
+        Ok(output) => {
+            let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.push_str(&String::from_utf8_lossy(&output.stderr));
+            if let Some(code) = output.status.code().filter(|code| *code != 0) {
+                text = format!("Exit code {code}\n{text}");
+            }
+            (text, !output.status.success())
+        }
+        Err(error) => (error.to_string(), true),
+    }
+}
