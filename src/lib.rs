@@ -13,6 +13,7 @@
 
 pub mod agent;
 pub mod claude;
+pub mod cli;
 pub mod config;
 pub mod drill;
 pub mod error;

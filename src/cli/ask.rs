@@ -1,0 +1,75 @@
+//! What several verbs need of the keeper, or in its place.
+
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::keeper::client::{PATIENCE, ask};
+use crate::keeper::protocol::Request;
+use crate::keeper::status::{AgentStatus, Status, from_files};
+use crate::os::files::LockFile;
+use crate::root::Root;
+use crate::state::{AgentName, AgentState};
+
+/// How often a wait for agents looks again. The keeper answers in well under a millisecond.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How everything stands, from whoever knows.
+pub(super) fn status(root: &Root) -> Result<Status> {
+    match ask(root, &Request::Status, PATIENCE)? {
+        Some(data) => serde_json::from_value(data).context("the keeper speaks another version"),
+        None => from_files(root),
+    }
+}
+
+/// The agents of a status that are named; all of them where none is.
+pub(super) fn named<'a>(status: &'a Status, names: &[AgentName]) -> Result<Vec<&'a AgentStatus>> {
+    for name in names {
+        if !status.agents.iter().any(|agent| agent.name == *name) {
+            return Err(anyhow!("there is no agent {name}"))
+                .hint("spotkeep ls")
+                .kind(Kind::Usage);
+        }
+    }
+    Ok(status
+        .agents
+        .iter()
+        .filter(|agent| names.is_empty() || names.contains(&agent.name))
+        .collect())
+}
+
+/// The names that are meant: those given, or all that are declared.
+pub(super) fn names_or_all(root: &Root, names: Vec<AgentName>) -> Result<Vec<AgentName>> {
+    if names.is_empty() {
+        return Ok(Config::load(&root.config())?.agents.into_keys().collect());
+    }
+    Ok(names)
+}
+
+/// Takes the keeper's place for a moment, so that files can be changed under nobody's feet.
+pub(super) fn instead_of_keeper(root: &Root) -> Result<LockFile> {
+    LockFile::try_take(&root.lock())?
+        .context("a keeper is just starting or ending")
+        .hint("try again in a second")
+}
+
+/// Looks at the fleet until `settled`, at most for `limit`; returns the last look.
+pub(super) fn wait(
+    root: &Root,
+    limit: Duration,
+    settled: impl Fn(&Status) -> bool,
+) -> Result<Status> {
+    let until = Instant::now() + limit;
+    loop {
+        let now = status(root)?;
+        if settled(&now) || Instant::now() >= until {
+            return Ok(now);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Whether an agent is on its way to somewhere else.
+pub(super) fn is_moving(agent: &AgentStatus) -> bool {
+    matches!(agent.state, AgentState::Starting | AgentState::Saving)
+}

@@ -1,0 +1,48 @@
+//! `spotkeep attach`
+
+use std::os::unix::process::CommandExt as _;
+use std::process::ExitCode;
+
+use super::ask::status;
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::keeper::runtime::Holder;
+use crate::root::Root;
+use crate::state::AgentName;
+use crate::tmux::Tmux;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Leave with ctrl-b d; the agent goes on.\n\nExamples:\n  spotkeep attach agent-1\n  spotkeep attach"
+)]
+pub(super) struct Args {
+    /// Which agent; a choice is offered where none is named.
+    name: Option<AgentName>,
+}
+
+pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+    let holder = Holder::of(root)
+        .context("no keeper has run here yet")
+        .hint("spotkeep up")?;
+    let now = status(root)?;
+    let name = match &args.name {
+        Some(name) => Some(name.clone()),
+        // A choice of one is none.
+        None if now.agents.len() == 1 => now.agents.first().map(|agent| agent.name.clone()),
+        None => None,
+    };
+    if let Some(name) = &name
+        && !now.agents.iter().any(|agent| agent.name == *name)
+    {
+        return Err(anyhow!("there is no agent {name}"))
+            .hint("spotkeep ls")
+            .kind(Kind::Usage);
+    }
+    let tmux = Tmux::new(&holder.runtime);
+    if let Some(name) = &name {
+        tmux.screen(name)
+            .context(format!("{name} has no terminal"))
+            .hint(format!("spotkeep start {name}"))?;
+    }
+    Err(anyhow!(tmux.attach_command(name.as_ref()).exec()).context("cannot run tmux"))
+}

@@ -1,0 +1,99 @@
+//! `spotkeep events`
+
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::term::{complain, say};
+use crate::error::{Context as _, Result};
+use crate::os::watch::Watch;
+use crate::root::Root;
+use crate::state::{Line, lines, parse_line};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  spotkeep events -n 50\n  spotkeep events --follow --json")]
+pub(super) struct Args {
+    /// So many of the newest.
+    #[arg(short = 'n', long, default_value_t = 20, value_name = "COUNT")]
+    lines: usize,
+    /// Go on with what happens from now on.
+    #[arg(short, long)]
+    follow: bool,
+    /// As JSON lines, as they are in the journal.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+    let path = root.journal();
+    let end = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+    let (all, torn) = lines(&path)?;
+    if torn > 0 {
+        complain(&format!(
+            "{torn} lines of {} cannot be read and are passed over",
+            path.display()
+        ));
+    }
+    for line in &all[all.len().saturating_sub(args.lines)..] {
+        show(line, args.json)?;
+    }
+    if args.follow {
+        follow(root, end, args.json)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn follow(root: &Root, from: u64, json: bool) -> Result<()> {
+    let path = root.journal();
+    let watch = Watch::new()?;
+    if let Some(dir) = path.parent() {
+        watch.add(dir)?;
+    }
+    let mut file =
+        std::fs::File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut reader = BufReader::new(file);
+    let mut text = String::new();
+    loop {
+        while reader.read_line(&mut text)? > 0 {
+            // Half a line stays in the buffer until its other half has come.
+            if text.ends_with('\n') {
+                if let Some(line) = parse_line(&text) {
+                    show(&line, json)?;
+                }
+                text.clear();
+            }
+        }
+        watch.wait(Duration::from_secs(1));
+    }
+}
+
+fn show(line: &Line, json: bool) -> Result<()> {
+    if json {
+        say(&serde_json::to_string(line)?);
+        return Ok(());
+    }
+    let rest: Vec<String> = line
+        .data
+        .iter()
+        .map(|(key, value)| format!("{key}={}", plain(value)))
+        .collect();
+    let agent = line.agent.as_deref().unwrap_or("-");
+    say(&format!(
+        "{}  {:<20}  {:<16}  {}",
+        line.at.for_people(),
+        agent,
+        line.event,
+        rest.join(" ")
+    ));
+    Ok(())
+}
+
+fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}

@@ -1,0 +1,259 @@
+//! `spotkeep up` and `spotkeep down`
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use super::ask::{instead_of_keeper, is_moving, status, wait};
+use super::term::{complain, say, state, table};
+use crate::config::Config;
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::keeper::client::{PATIENCE, ask};
+use crate::keeper::protocol::Request;
+use crate::keeper::runtime;
+use crate::keeper::status::{AgentStatus, Status};
+use crate::os::process;
+use crate::restore;
+use crate::root::Root;
+use crate::state::{self, AgentState, Fleet};
+
+/// How long a keeper in the background may take until it answers.
+const KEEPER_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long `up` waits for agents to come up; they go on starting after that.
+const UP_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long `down` waits for agents to end: their grace, and a little more.
+const DOWN_LIMIT: Duration = Duration::from_secs(15);
+
+/// Arguments of `up`.
+#[derive(Debug, Default, clap::Args)]
+#[command(after_help = "Examples:\n  spotkeep up --dry-run\n  spotkeep up")]
+pub(super) struct UpArgs {
+    /// Show the plan, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not wait until the agents are up.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// Arguments of `down`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  spotkeep down")]
+pub(super) struct DownArgs {
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
+    let config = Config::load(&root.config())?;
+    let before = status(root)?;
+    if let Some(notice) = &before.notice {
+        return Err(anyhow!(
+            "this life of the machine had its notice ({}); nothing is started in it",
+            notice.source
+        ))
+        .hint("if the machine stays after all: spotkeep restore")
+        .kind(Kind::NotAsDeclared);
+    }
+    show_plan(root, &config, &before)?;
+    for setting in config.without_effect() {
+        complain(&format!("warning: {setting} has no effect yet"));
+    }
+    if args.dry_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if before.keeper == "stopped" {
+        write_fleet(root, Fleet::Up)?;
+        start_keeper(root)?;
+    } else {
+        ask(root, &Request::Reload, PATIENCE)?;
+        ask(root, &Request::Fleet { wanted: Fleet::Up }, PATIENCE)?;
+    }
+    if args.no_wait {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let after = wait(root, UP_LIMIT, |now| !now.agents.iter().any(is_moving))?;
+    Ok(conclude(&after))
+}
+
+/// The last lines, and the exit code: 3 where an agent did not come up.
+fn conclude(after: &Status) -> ExitCode {
+    let is_up = |agent: &&AgentStatus| {
+        agent.pid.is_some() && !matches!(agent.state, AgentState::Starting | AgentState::Failed)
+    };
+    let up = after.agents.iter().filter(is_up).count();
+    say(&format!("{up} of {} agents are up", after.agents.len()));
+    let mut code = ExitCode::SUCCESS;
+    for agent in &after.agents {
+        let reason = match agent.state {
+            AgentState::Failed | AgentState::Backoff | AgentState::Starting => "no reason is known",
+            AgentState::Waiting => "waits for a human",
+            _ => continue,
+        };
+        let why = agent.why.as_deref().unwrap_or(reason);
+        complain(&format!("{} {}: {why}", state(agent.state), agent.name));
+        complain(&match agent.state {
+            AgentState::Waiting => format!("hint: spotkeep attach {}", agent.name),
+            AgentState::Starting => "hint: spotkeep ls".to_owned(),
+            _ => format!(
+                "hint: spotkeep logs --raw {0}; then: spotkeep start {0}",
+                agent.name
+            ),
+        });
+        if agent.state != AgentState::Waiting {
+            code = ExitCode::from(Kind::NotAsDeclared as u8);
+        }
+    }
+    code
+}
+
+fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<()> {
+    let records: Vec<_> = root
+        .all_records()?
+        .into_iter()
+        .filter_map(|(name, record)| Some((name, record.ok()?)))
+        .collect();
+    let life = process::current_life()?;
+    let mut rows = Vec::new();
+    for name in config.agents.keys() {
+        let known = records.iter().find(|(known, _)| known == name);
+        let step =
+            known.map(|(_, record)| restore::plan(root, std::slice::from_ref(record), &life));
+        let what = step
+            .and_then(|mut steps| steps.pop())
+            .map_or_else(|| "starts for the first time".to_owned(), |step| step.what);
+        rows.push([name.to_string(), what]);
+    }
+    for agent in &now.agents {
+        if !config.agents.contains_key(&agent.name) && agent.pid.is_some() {
+            rows.push([
+                agent.name.to_string(),
+                "ends: it is not declared any more".into(),
+            ]);
+        }
+    }
+    if rows.is_empty() {
+        say("no agents are declared");
+        complain("hint: spotkeep add agent-1 --prompt 'Fix issue 123.'");
+        return Ok(());
+    }
+    for line in table(["AGENT", "PLAN"], &rows) {
+        say(&line);
+    }
+    Ok(())
+}
+
+/// Starts a keeper that outlives this terminal, and waits until it answers.
+fn start_keeper(root: &Root) -> Result<()> {
+    let identity = root.identity()?;
+    let runtime = runtime::directory(root, &identity.root_id, &process::current_life()?)?;
+    let log = runtime.join("keeper.log");
+    let open = || {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&log)
+    };
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let mut child = Command::new(program)
+        .arg("--root")
+        .arg(root.dir())
+        .args(["run", "--background"])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(open()?)
+        .stderr(open()?)
+        .spawn()
+        .context("cannot start a keeper")?;
+    let until = Instant::now() + KEEPER_LIMIT;
+    loop {
+        if status(root)?.keeper == "running" {
+            return Ok(());
+        }
+        if let Some(status) = child.try_wait()? {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            let last = said
+                .lines()
+                .rfind(|line| line.starts_with("error"))
+                .unwrap_or("no reason was given");
+            return Err(anyhow!("the keeper ended at once ({status}): {last}"))
+                .hint(format!("spotkeep --root {} run", root.dir().display()));
+        }
+        if Instant::now() >= until {
+            return Err(anyhow!("the keeper does not answer"))
+                .hint(format!("tail {}", log.display()));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+pub(super) fn down(root: &Root, args: &DownArgs) -> Result<ExitCode> {
+    let before = status(root)?;
+    let running: Vec<String> = before
+        .agents
+        .iter()
+        .filter(|agent| agent.pid.is_some())
+        .map(|agent| agent.name.to_string())
+        .collect();
+    if args.dry_run {
+        say(&format!(
+            "would end {} agents: {}",
+            running.len(),
+            running.join(", ")
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if before.keeper == "stopped" {
+        write_fleet(root, Fleet::Down)?;
+        say("no keeper runs; no agent will be started until: spotkeep up");
+        if !running.is_empty() {
+            return Err(anyhow!(
+                "{} still run, and no keeper is there to end them",
+                running.join(", ")
+            ))
+            .hint("spotkeep run, which ends them")
+            .kind(Kind::NotAsDeclared);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = Request::Fleet {
+        wanted: Fleet::Down,
+    };
+    // A keeper with nothing left to end may be gone before it says so.
+    if ask(root, &request, PATIENCE)?.is_none() && root.identity()?.fleet != Fleet::Down {
+        write_fleet(root, Fleet::Down)?;
+    }
+    let after = wait(root, DOWN_LIMIT, |now| {
+        now.agents.iter().all(|agent| agent.pid.is_none())
+    })?;
+    let left = after
+        .agents
+        .iter()
+        .filter(|agent| agent.pid.is_some())
+        .count();
+    if left > 0 {
+        return Err(anyhow!("{left} agents have not ended yet"))
+            .hint("spotkeep ls")
+            .kind(Kind::NotAsDeclared);
+    }
+    say(&format!(
+        "ended {} agents; nothing is started until: spotkeep up",
+        running.len()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_fleet(root: &Root, fleet: Fleet) -> Result<()> {
+    let _lock = instead_of_keeper(root)?;
+    let mut identity = root.identity()?;
+    if identity.fleet != fleet {
+        identity.fleet = fleet;
+        state::store(&root.root_json(), &identity)?;
+    }
+    Ok(())
+}

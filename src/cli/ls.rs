@@ -1,0 +1,62 @@
+//! `spotkeep ls`
+
+use std::process::ExitCode;
+
+use super::ask::status;
+use super::term::{json, say, shorten, state, table};
+use crate::error::Result;
+use crate::keeper::status::Status;
+use crate::root::Root;
+
+/// The longest reason in a table; the whole of it is in `--json`.
+const WHY_MAX: usize = 70;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  spotkeep ls --json | jq -r '.agents[] | select(.state == \"failed\") | .name'"
+)]
+pub(super) struct Args {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+    let now = status(root)?;
+    if args.json {
+        json(&serde_json::json!({ "version": now.version, "agents": now.agents }))?;
+    } else {
+        agents(&now);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The table of agents.
+pub(super) fn agents(now: &Status) {
+    let rows: Vec<[String; 7]> = now
+        .agents
+        .iter()
+        .map(|agent| {
+            [
+                state(agent.state),
+                agent.name.to_string(),
+                agent.session_id.get(..8).unwrap_or("-").to_owned(),
+                agent.branch.clone().unwrap_or_else(|| "-".into()),
+                agent
+                    .dirty
+                    .map_or_else(|| "-".into(), |count| count.to_string()),
+                agent.restarts.to_string(),
+                shorten(agent.why.as_deref().unwrap_or(""), WHY_MAX),
+            ]
+        })
+        .collect();
+    for line in table(
+        [
+            "STATE", "AGENT", "SESSION", "BRANCH", "DIRTY", "RESTARTS", "WHY",
+        ],
+        &rows,
+    ) {
+        say(&line);
+    }
+}

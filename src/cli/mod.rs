@@ -1,0 +1,158 @@
+//! The command line: arguments in, text out, no decisions. One file per verb. The only room that
+//! names `clap` and `tracing_subscriber`.
+
+mod add;
+mod agent_exec;
+mod ask;
+mod attach;
+mod drill;
+mod events;
+mod fleet;
+mod init;
+mod logs;
+mod ls;
+mod notice;
+mod restore;
+mod rm;
+mod run;
+mod save;
+mod send;
+mod status;
+mod term;
+mod wish;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Error, Result, hint_of, kind_of};
+use crate::root::{self, Root};
+
+/// Keeps Claude Code agents alive across spot VM preemptions.
+#[derive(Debug, Parser)]
+#[command(name = "spotkeep", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
+struct Cli {
+    /// The root: the directory that survives.
+    #[arg(long, global = true, env = "SPOTKEEP_ROOT", default_value = root::DEFAULT, value_name = "DIR")]
+    root: PathBuf,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 as declared, 1 error, 2 wrong usage, 3 something is not as declared.
+
+A first fleet:
+  spotkeep --root ~/fleet init --unattended
+  spotkeep --root ~/fleet add agent-1 --workspace workspaces/agent-1 --prompt 'Fix issue 123.'
+  spotkeep --root ~/fleet up
+  spotkeep --root ~/fleet attach agent-1";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a root: its directories and a commented spotkeep.toml.
+    Init(init::Args),
+    /// Declare an agent.
+    Add(add::Args),
+    /// Stop an agent and take it out of spotkeep.toml; its session and its work stay.
+    Rm(rm::Args),
+    /// Show what spotkeep.toml asks for, then make it so.
+    Up(fleet::UpArgs),
+    /// End all agents; nothing runs until `up`, not even after a reboot.
+    Down(fleet::DownArgs),
+    /// Let agents run (all, where none is named).
+    Start(wish::Args),
+    /// Stop agents; they stay stopped over a reboot.
+    Stop(wish::Args),
+    /// End agents and resume them, so that changed settings are applied.
+    Restart(wish::RestartArgs),
+    /// The keeper itself, in the foreground.
+    Run(run::Args),
+    /// The agents, a line each.
+    Ls(ls::Args),
+    /// How everything stands.
+    Status(status::Args),
+    /// Go to an agent's terminal; leave it with ctrl-b d.
+    Attach(attach::Args),
+    /// What an agent said and did.
+    Logs(logs::Args),
+    /// Type a text into an agent.
+    Send(send::Args),
+    /// What happened.
+    Events(events::Args),
+    /// Make everything durable now.
+    Save(save::Args),
+    /// Do by hand what a new life does.
+    Restore(restore::Args),
+    /// Is this VM preemptible, how long a notice, has it come.
+    Notice(notice::Args),
+    /// Rehearse a preemption and report.
+    Drill(drill::Args),
+    /// Becomes an agent's claude, in its pane.
+    #[command(hide = true)]
+    AgentExec(agent_exec::Args),
+    /// The stand-in for claude, for drills where there is none.
+    #[command(hide = true, disable_help_flag = true)]
+    StandInAgent {
+        /// As Claude's own.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+/// Runs the command that this process was called with.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(error) => report(&error),
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let at = cli.root;
+    match cli.verb {
+        Verb::Init(args) => init::run(&at, &args),
+        Verb::Drill(args) => drill::run(&at, args),
+        Verb::StandInAgent { arguments } => Ok(crate::drill::standin::main(&arguments)),
+        Verb::Notice(args) => notice::run(&at, &args),
+        verb => on_root(&Root::open(&at)?, verb),
+    }
+}
+
+fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Add(args) => add::run(root, args),
+        Verb::Rm(args) => rm::run(root, &args),
+        Verb::Up(args) => fleet::up(root, &args),
+        Verb::Down(args) => fleet::down(root, &args),
+        Verb::Start(args) => wish::start(root, args),
+        Verb::Stop(args) => wish::stop(root, args),
+        Verb::Restart(args) => wish::restart(root, args),
+        Verb::Run(args) => run::run(root, &args),
+        Verb::Ls(args) => ls::run(root, &args),
+        Verb::Status(args) => status::run(root, &args),
+        Verb::Attach(args) => attach::run(root, &args),
+        Verb::Logs(args) => logs::run(root, &args),
+        Verb::Send(args) => send::run(root, args),
+        Verb::Events(args) => events::run(root, &args),
+        Verb::Save(args) => save::run(root, &args),
+        Verb::Restore(args) => restore::run(root, &args),
+        Verb::AgentExec(args) => agent_exec::run(root, &args),
+        Verb::Init(_) | Verb::Drill(_) | Verb::StandInAgent { .. } | Verb::Notice(_) => {
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// What, where, and what to do.
+fn report(error: &Error) -> ExitCode {
+    term::complain(&format!("error: {error:#}"));
+    if let Some(hint) = hint_of(error) {
+        term::complain(&format!("hint: {hint}"));
+    }
+    ExitCode::from(kind_of(error) as u8)
+}

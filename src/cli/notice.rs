@@ -1,0 +1,87 @@
+//! `spotkeep notice`
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::ask::status;
+use super::term::{self, say};
+use crate::config::Config;
+use crate::error::Result;
+use crate::notice::gcp::Metadata;
+use crate::notice::provider::Provider;
+use crate::root::Root;
+use crate::state::VERSION;
+use crate::time::short;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// It works without a root too: then nothing is declared.
+pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
+    let root = Root::open(at).ok();
+    let config = root
+        .as_ref()
+        .map(|root| Config::load(&root.config()))
+        .transpose()?
+        .unwrap_or_default();
+    let provider = config.cloud.provider.resolve(Path::new("/"));
+    let metadata = Metadata::find(config.cloud.provider, config.cloud.metadata.as_deref())?;
+    let (preemptible, preempted) = match &metadata {
+        Some(metadata) => (metadata.preemptible()?, metadata.preempted()?),
+        None => (None, None),
+    };
+    let in_this_life = root
+        .as_ref()
+        .map(status)
+        .transpose()?
+        .and_then(|now| now.notice);
+    let length = config.cloud.notice.map(|span| span.0);
+    if args.json {
+        term::json(&json!({
+            "version": VERSION,
+            "provider": provider,
+            "metadata": metadata.as_ref().map(Metadata::address),
+            "preemptible": preemptible,
+            "preempted": preempted,
+            "notice_ms": length.map(|length| length.as_millis()),
+            "notice": in_this_life,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let yes_no = |answer: Option<bool>| match answer {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "unknown",
+    };
+    say(&match (provider, &metadata) {
+        (_, Some(metadata)) => {
+            format!("provider     gcp, asked at {}", metadata.address())
+        }
+        (Provider::Gcp, None) => "provider     gcp, with no server to ask".into(),
+        (Provider::None, None) => "provider     none: only a shutdown or a signal will tell".into(),
+    });
+    say(&format!("preemptible  {}", yes_no(preemptible)));
+    say(&format!("preempted    {}", yes_no(preempted)));
+    say(&match length {
+        Some(length) => format!(
+            "notice       {} before the shutdown, as declared",
+            short(length)
+        ),
+        None => "notice       none is declared: up to 30 s with the shutdown".into(),
+    });
+    if let Some(notice) = in_this_life {
+        say(&format!(
+            "this life    had its notice at {} from {}",
+            notice.at.for_people(),
+            notice.source
+        ));
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,50 @@
+//! `spotkeep rm`
+
+use std::process::ExitCode;
+
+use super::ask::status;
+use super::term::say;
+use crate::config;
+use crate::error::{Hint as _, Result, anyhow};
+use crate::keeper::client::{PATIENCE, ask};
+use crate::keeper::protocol::Request;
+use crate::root::Root;
+use crate::state::AgentName;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  spotkeep rm agent-1")]
+pub(super) struct Args {
+    /// Which agent.
+    name: AgentName,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+    let name = &args.name;
+    let now = status(root)?;
+    let runs = now
+        .agents
+        .iter()
+        .any(|agent| agent.name == *name && agent.pid.is_some());
+    if runs && now.keeper == "stopped" {
+        return Err(anyhow!("{name} runs, and no keeper is there to end it"))
+            .hint(format!("spotkeep --root {} up", root.dir().display()));
+    }
+    if args.dry_run {
+        let stop = if runs { "stop it and " } else { "" };
+        say(&format!(
+            "would {stop}take {name} out of {}",
+            root.config().display()
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    config::remove_agent(&root.config(), name)?;
+    ask(root, &Request::Reload, PATIENCE)?;
+    say(&format!(
+        "{name} is not declared any more; its workspace, its session and its record stay"
+    ));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,52 @@
+//! `spotkeep run`
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use crate::error::Result;
+use crate::keeper::{self, Options};
+use crate::os::process;
+use crate::root::Root;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  spotkeep run                     under systemd, where SIGTERM means an upgrade
+  spotkeep run --sigterm save      in a container or a terminal, where SIGTERM means the end")]
+pub(super) struct Args {
+    /// What SIGTERM and SIGHUP mean: let go of the agents and end, or take it for the notice.
+    /// Ctrl-C always lets go.
+    #[arg(long, value_enum, default_value = "let-go")]
+    sigterm: Sigterm,
+    /// Started by `up`: apart from the terminal, and ends with the fleet.
+    #[arg(long, hide = true)]
+    background: bool,
+}
+
+/// What SIGTERM means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Sigterm {
+    /// End, and touch no agent.
+    LetGo,
+    /// Save everything, end the agents, then end.
+    Save,
+}
+
+pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+    if args.background {
+        process::leave_terminal();
+    }
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let options = Options {
+        sigterm_saves: args.sigterm == Sigterm::Save,
+        in_background: args.background,
+    };
+    keeper::run(root, options)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,172 @@
+//! `spotkeep save`
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::ask::instead_of_keeper;
+use super::term::{complain, json, say, table};
+use crate::error::{Context as _, Kind, Result};
+use crate::keeper::client::ask;
+use crate::keeper::protocol::Request;
+use crate::notice::{Notice, Source};
+use crate::os::process;
+use crate::root::Root;
+use crate::save::{Save, Subject};
+use crate::state::{Journal, Manifest, What};
+use crate::time::short;
+
+/// The keeper keeps to its own deadline; this is for one that is stuck.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without --final agents go on. With it they end, and nothing is started in this life of
+the machine any more; a new life resumes them.
+
+Examples:
+  spotkeep save
+  spotkeep save --final --json"
+)]
+pub(super) struct Args {
+    /// End the agents too: this is the end of this life.
+    #[arg(long = "final")]
+    is_final: bool,
+    /// The machine's shutdown asks.
+    #[arg(long, hide = true, requires = "is_final")]
+    unit: bool,
+    /// Print the manifest.
+    #[arg(long)]
+    json: bool,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+    if args.dry_run {
+        say(if args.is_final {
+            "would end all agents and make everything durable; nothing is started in this life after that"
+        } else {
+            "would make everything durable; agents go on"
+        });
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = Request::Save {
+        is_final: args.is_final,
+        unit: args.unit,
+    };
+    let manifest: Manifest = match ask(root, &request, PATIENCE)? {
+        Some(data) => serde_json::from_value(data).context("the keeper speaks another version")?,
+        None => alone(root, args)?,
+    };
+    if args.json {
+        json(&manifest)?;
+    } else {
+        show(&manifest);
+    }
+    // What could not be written down is not called safe.
+    let good = manifest.clean && manifest.trouble.is_empty();
+    Ok(ExitCode::from(if good {
+        0
+    } else {
+        Kind::NotAsDeclared as u8
+    }))
+}
+
+/// The keeper is dead: its lock is free, and the save is done here.
+fn alone(root: &Root, args: &Args) -> Result<Manifest> {
+    let came = Instant::now();
+    let _lock = instead_of_keeper(root)?;
+    let identity = root.identity()?;
+    let life = process::current_life()?;
+    // A disk that is full or worse must not keep anything from being saved.
+    let mut journal = match Journal::open(&root.journal(), &identity.root_id, identity.epoch, &life)
+    {
+        Ok(journal) => Some(journal),
+        Err(error) => {
+            complain(&format!("warning: {error:#}"));
+            None
+        }
+    };
+    let source = if args.unit {
+        Source::Unit
+    } else {
+        Source::Command
+    };
+    let notice = Notice::new(source, came, None);
+    if args.is_final
+        && let Some(journal) = &mut journal
+    {
+        let deadline_ms = u64::try_from(notice.deadline.remaining().as_millis()).ok();
+        let what = What::Notice {
+            source: source.to_string(),
+            deadline_ms,
+        };
+        if let Err(error) = journal.write(None, &what) {
+            complain(&format!("warning: {error:#}"));
+        }
+    }
+    let agents = root
+        .all_records()?
+        .into_iter()
+        .filter_map(|(_, record)| record.ok())
+        .map(|record| Subject {
+            process: record.live_process(&life),
+            record,
+        })
+        .collect();
+    let journal = journal.map(Mutex::new);
+    let (root_id, epoch) = (identity.root_id.as_str(), identity.epoch);
+    let save = Save {
+        root,
+        root_id,
+        epoch,
+        life: &life,
+        journal: journal.as_ref(),
+        agents,
+    };
+    Ok(match args.is_final {
+        true => save.run_final(&notice),
+        false => save.run_in_passing(notice.deadline),
+    })
+}
+
+fn show(manifest: &Manifest) {
+    let rows: Vec<[String; 4]> = manifest
+        .agents
+        .iter()
+        .map(|agent| {
+            let words = match (agent.words_safe, agent.transcript_bytes) {
+                (true, Some(bytes)) => format!("{} KiB safe", bytes.div_ceil(1024)),
+                (true, None) => "nothing said".into(),
+                (false, _) => agent.trouble.clone().unwrap_or_else(|| "not safe".into()),
+            };
+            [
+                agent.name.to_string(),
+                agent.end.clone(),
+                agent.open.clone(),
+                words,
+            ]
+        })
+        .collect();
+    for line in table(["AGENT", "END", "OPEN", "WORDS"], &rows) {
+        say(&line);
+    }
+    for trouble in &manifest.trouble {
+        complain(&format!("warning: {trouble}"));
+    }
+    let after = |ms: Option<u64>| ms.map_or("not".into(), |ms| short(Duration::from_millis(ms)));
+    say(&format!(
+        "words safe after {}, everything safe after {}{}",
+        after(manifest.stages.words_safe_ms),
+        after(manifest.stages.notice_to_safe_ms),
+        if manifest.clean { "" } else { "; NOT CLEAN" }
+    ));
+    if manifest.is_final {
+        say(
+            "nothing is started in this life of the machine any more; a new one resumes the agents",
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! `spotkeep status`
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::ask;
+use super::ls::agents;
+use super::term::{json, say};
+use crate::error::{Kind, Result};
+use crate::keeper::status::Status;
+use crate::root::Root;
+use crate::state::{AgentState, Fleet};
+use crate::time::short;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exits with 3 where an agent has failed.")]
+pub(super) struct Args {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+    let now = ask::status(root)?;
+    if args.json {
+        json(&now)?;
+    } else {
+        header(&now);
+        agents(&now);
+    }
+    let failed = now
+        .agents
+        .iter()
+        .any(|agent| agent.state == AgentState::Failed);
+    let code = if failed || !now.trouble.is_empty() {
+        Kind::NotAsDeclared as u8
+    } else {
+        0
+    };
+    Ok(ExitCode::from(code))
+}
+
+fn header(now: &Status) {
+    let fleet = if now.fleet == Fleet::Down {
+        ", the fleet is down"
+    } else {
+        ""
+    };
+    say(&format!(
+        "root    {} ({}, epoch {})",
+        now.root.display(),
+        now.root_id,
+        now.epoch
+    ));
+    say(&format!("keeper  {}{fleet}", now.keeper));
+    if let Some(notice) = &now.notice {
+        say(&format!(
+            "notice  {} from {}: nothing is started in this life",
+            notice.at.for_people(),
+            notice.source
+        ));
+    }
+    if let Some(save) = &now.last_save {
+        let safe = save.notice_to_safe_ms.map_or_else(
+            || "never became safe".to_owned(),
+            |ms| format!("safe after {}", short(Duration::from_millis(ms))),
+        );
+        let clean = if save.clean { "" } else { ", not clean" };
+        say(&format!("save    {} {safe}{clean}", save.at.for_people()));
+    }
+    for trouble in &now.trouble {
+        say(&format!("trouble {trouble}"));
+    }
+    say("");
+}
