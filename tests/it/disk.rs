@@ -1,0 +1,172 @@
+//! A disk without a free byte: it is told, nothing is torn, and with space all goes on.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::lab::{Lab, is_root, prompt_of, said, skip};
+
+/// A lab whose root is a filesystem of its own, in memory; `None` where it cannot be mounted.
+fn on_a_small_disk(test: &str) -> Option<Lab> {
+    if !is_root() {
+        skip(test, "mounting needs root");
+        return None;
+    }
+    let mut lab = Lab::bare();
+    fs::create_dir(lab.root()).unwrap();
+    let mut mount = Command::new("mount");
+    mount
+        .args(["-t", "tmpfs", "-o", "size=8m,mode=755", "tmpfs"])
+        .arg(lab.root());
+    let mounted = said(&mut mount);
+    if mounted.code != 0 {
+        skip(test, &mounted.err);
+        return None;
+    }
+    lab.umount_at_the_end();
+    lab.run(&["init"]).ok();
+    lab.configure("");
+    Some(lab)
+}
+
+/// Takes every byte that is left.
+fn fill(root: &Path) -> PathBuf {
+    let path = root.join("ballast");
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .unwrap();
+    for size in [1 << 16, 1 << 12, 1] {
+        while file.write_all(&vec![7; size]).is_ok() {}
+    }
+    path
+}
+
+/// Every state file can be read; leftovers of a write that failed are none.
+fn assert_nothing_torn(lab: &Lab) {
+    for dir in [
+        "session-state",
+        "session-state/agents",
+        "session-state/saves",
+        ".claude",
+    ] {
+        for entry in fs::read_dir(lab.file(dir)).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|kind| kind == "json") {
+                let bytes = fs::read(&path).unwrap();
+                assert!(
+                    serde_json::from_slice::<Value>(&bytes).is_ok(),
+                    "{}: {bytes:?}",
+                    path.display()
+                );
+            }
+            assert!(
+                path.extension().is_none_or(|kind| kind != "tmp"),
+                "{}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_tears_nothing_and_is_forgotten_once_there_is_space() {
+    let Some(lab) =
+        on_a_small_disk("a_full_disk_is_told_tears_nothing_and_is_forgotten_once_there_is_space")
+    else {
+        return;
+    };
+    lab.declare("a", "idle", "");
+    lab.declare("b", "", "");
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    lab.wait_state("b", "idle");
+    let (session, process) = (lab.session_of("a"), lab.process("a"));
+    let ballast = fill(&lab.root());
+
+    // Something to write down, and no byte for it: what ends frees some, so it is filled again.
+    let mut verbs = ["stop", "start"].into_iter().cycle();
+    let status = lab.until("it says so", || {
+        let said = lab.run(&[verbs.next().unwrap(), "b"]).sound();
+        assert!(said.code == 0 || !(said.out + &said.err).is_empty());
+        fill(&lab.root());
+        let status = lab.status();
+        (!status["trouble"].as_array().unwrap().is_empty()).then_some(status)
+    });
+    assert!(
+        status["trouble"].to_string().contains("No space left"),
+        "{status}"
+    );
+    fill(&lab.root());
+    let text = lab.run(&["status"]);
+    assert!(text.code == 3 && text.out.contains("trouble "), "{text:?}");
+    for verb in [
+        &["ls"][..],
+        &["events"],
+        &["logs", "a"],
+        &["restore", "--dry-run"],
+        &["add", "c"],
+        &["rm", "b"],
+    ] {
+        lab.run(verb).sound();
+    }
+    assert_nothing_torn(&lab);
+    assert!(process.is_alive());
+    assert_eq!(lab.process("a"), process);
+
+    fs::remove_file(&ballast).unwrap();
+    lab.run(&["start", "b"]).ok();
+    lab.run(&["send", "a", &prompt_of("a", "idle", 2)]).ok();
+    lab.until("the trouble is over", || {
+        lab.status()["trouble"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+            .then_some(())
+    });
+    lab.until("the second turn has ended", || {
+        (lab.model.ledger().agents["a"].turns_ended == 2).then_some(())
+    });
+    lab.assert_nothing_lost("a");
+    assert_eq!(lab.session_of("a"), session);
+    assert_eq!(
+        lab.run(&["save", "--final", "--json"]).ok().json()["clean"],
+        true
+    );
+}
+
+#[test]
+fn a_save_on_a_full_disk_ends_the_agents_and_keeps_their_words() {
+    let Some(lab) = on_a_small_disk("a_save_on_a_full_disk_ends_the_agents_and_keeps_their_words")
+    else {
+        return;
+    };
+    lab.declare("a", "tool", "");
+    let keeper = lab.keeper();
+    lab.wait_open("a");
+    let (session, process) = (lab.session_of("a"), lab.process("a"));
+    let ballast = fill(&lab.root());
+    let save = lab.run(&["save", "--final"]).sound();
+    // Without a byte for its manifest it still saves what it came for, and says so.
+    assert!(save.err.contains("No space left"), "{save:?}");
+    assert!(!process.is_alive());
+    assert_nothing_torn(&lab);
+    lab.assert_nothing_lost("a");
+    drop(keeper);
+    lab.new_life();
+    // A keeper on a disk that is full says why it cannot keep.
+    let run = lab.run(&["run"]);
+    assert!(
+        run.code == 1 && run.err.contains("No space left"),
+        "{run:?}"
+    );
+    assert_nothing_torn(&lab);
+    fs::remove_file(&ballast).unwrap();
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    assert_eq!(lab.session_of("a"), session);
+}

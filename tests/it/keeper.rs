@@ -1,0 +1,89 @@
+//! A keeper of a lab, in the foreground.
+
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, ExitStatus};
+use std::time::Instant;
+
+use spotkeep::os::process::{ProcessId, Signal};
+
+use crate::lab::{LIMIT, Lab};
+
+impl Lab {
+    /// Starts a keeper and waits until it answers.
+    pub fn keeper(&self) -> Keeper {
+        self.keeper_with(&[])
+    }
+
+    pub fn keeper_with(&self, args: &[&str]) -> Keeper {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.log())
+            .unwrap();
+        let mut command = self.spotkeep(&[&["run"], args].concat());
+        command
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .process_group(0);
+        let mut child = command.spawn().unwrap();
+        let process = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let started = format!("\"pid\":{},", process.pid);
+        self.until("the keeper answers", || {
+            assert!(
+                child.try_wait().unwrap().is_none(),
+                "the keeper ended: {}",
+                self.account()
+            );
+            let journal = fs::read(self.root().join("session-state/journal.jsonl"));
+            let is_open =
+                journal.is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(&started));
+            (is_open && self.status()["keeper"] == "running").then_some(())
+        });
+        Keeper { child, process }
+    }
+}
+
+/// A keeper in the foreground.
+pub struct Keeper {
+    child: Child,
+    pub process: ProcessId,
+}
+
+impl Keeper {
+    pub fn signal(&self, signal: Signal) {
+        if let Some(process) = self.process.open() {
+            process.signal(signal);
+        }
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.signal(Signal::Kill);
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, which is to let go of the agents.
+    pub fn let_go(self) {
+        self.signal(Signal::Term);
+        assert_eq!(self.end().code(), Some(0));
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> ExitStatus {
+        if let Some(process) = self.process.open() {
+            assert!(
+                process.wait(Some(Instant::now() + LIMIT)),
+                "the keeper does not end"
+            );
+        }
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

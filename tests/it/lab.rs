@@ -1,0 +1,320 @@
+//! A place of its own for each test: a root, a home, a model, and an end that leaves nothing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use spotkeep::drill::metadata::Metadata;
+use spotkeep::drill::model::Model;
+use spotkeep::os::process::{ProcessId, Signal, run, with_marker};
+
+pub use crate::said::{Said, said};
+pub use crate::sight::arguments;
+
+/// Generous: what takes so long does not happen at all.
+pub const LIMIT: Duration = Duration::from_secs(45);
+
+/// The program under test.
+pub const SPOTKEEP: &str = env!("CARGO_BIN_EXE_spotkeep");
+
+/// The lab.
+pub struct Lab {
+    pub dir: PathBuf,
+    pub model: Model,
+    metadata: Option<Metadata>,
+    life: AtomicU32,
+    umount: Option<PathBuf>,
+}
+
+impl Lab {
+    /// A root in no cloud; agents play the stand-in.
+    pub fn new() -> Self {
+        let lab = Self::bare();
+        lab.run(&["init"]).ok();
+        lab.configure("");
+        lab
+    }
+
+    /// A root in a cloud whose metadata server is a double.
+    pub fn in_a_cloud() -> Self {
+        let mut lab = Self::bare();
+        lab.metadata = Some(Metadata::start().unwrap());
+        lab.run(&["init"]).ok();
+        lab.configure("");
+        lab
+    }
+
+    /// No root yet.
+    pub fn bare() -> Self {
+        let id = spotkeep::state::new_uuid();
+        // Short: a socket's path may have 108 bytes.
+        let dir = place().join(format!("sk-{}", &id[..8]));
+        for name in ["home", "run", "tmp", "bin"] {
+            fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        fs::set_permissions(dir.join("run"), fs::Permissions::from_mode(0o700)).unwrap();
+        let claude = dir.join("bin/claude");
+        fs::write(
+            &claude,
+            format!("#!/bin/sh\nexec '{SPOTKEEP}' stand-in-agent \"$@\"\n"),
+        )
+        .unwrap();
+        fs::set_permissions(&claude, fs::Permissions::from_mode(0o755)).unwrap();
+        let model = Model::start().unwrap();
+        Self {
+            dir,
+            model,
+            metadata: None,
+            life: AtomicU32::new(1),
+            umount: None,
+        }
+    }
+
+    /// Has the root mounted on a filesystem of its own, which goes with the lab.
+    pub fn umount_at_the_end(&mut self) {
+        self.umount = Some(self.root());
+    }
+
+    /// Writes `spotkeep.toml` anew: settings that lead to the doubles, then `more`.
+    pub fn configure(&self, more: &str) {
+        let cloud = match &self.metadata {
+            Some(metadata) => format!("provider = \"gcp\"\nmetadata = \"{}\"", metadata.address()),
+            None => "provider = \"none\"".to_owned(),
+        };
+        let text = format!(
+            "# by the lab\n[cloud]\n{cloud}\n\n[defaults]\nclaude = \"{}\"\n\
+             env = {{ ANTHROPIC_BASE_URL = \"{}\", IS_SANDBOX = \"1\" }}\n{more}\n",
+            self.dir.join("bin/claude").display(),
+            self.model.url(),
+        );
+        self.write_config(&text);
+    }
+
+    /// From now on nobody tells of a preemption.
+    pub fn leave_the_cloud(&self) {
+        let text = self
+            .config_text()
+            .replace("provider = \"gcp\"", "provider = \"none\"");
+        let lines = text.lines().filter(|line| !line.starts_with("metadata"));
+        self.write_config(&lines.map(|line| format!("{line}\n")).collect::<String>());
+    }
+
+    pub fn write_config(&self, text: &str) {
+        fs::write(self.config(), text).unwrap();
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.root().join("spotkeep.toml")
+    }
+
+    pub fn config_text(&self) -> String {
+        fs::read_to_string(self.config()).unwrap()
+    }
+
+    /// Declares an agent in a git workspace of its own, with undone work in it. `plan` is one of
+    /// the model's; without one there is no prompt. `extra` are further lines of its table.
+    pub fn declare(&self, name: &str, plan: &str, extra: &str) {
+        self.make_workspace(name);
+        let prompt = match plan {
+            "" => String::new(),
+            plan => format!("prompt = \"{}\"\n", prompt_of(name, plan, 1)),
+        };
+        let text = self.config_text();
+        self.write_config(&format!(
+            "{text}\n[agents.{name}]\nworkspace = \"workspaces/{name}\"\n{prompt}{extra}\n"
+        ));
+    }
+
+    /// A repository with a commit, something staged and something untracked.
+    pub fn make_workspace(&self, name: &str) -> PathBuf {
+        let dir = self.workspace(name);
+        fs::create_dir_all(&dir).unwrap();
+        git(&dir, &["init", "-q", "-b", "main"]);
+        fs::write(dir.join("tracked.txt"), "as committed\n").unwrap();
+        git(&dir, &["add", "."]);
+        git(&dir, &["commit", "-qm", "A commit"]);
+        fs::write(dir.join("tracked.txt"), "staged\n").unwrap();
+        git(&dir, &["add", "."]);
+        fs::write(dir.join("tracked.txt"), "staged, then changed\n").unwrap();
+        fs::write(dir.join("untracked.txt"), "untracked\n").unwrap();
+        dir
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.dir.join("r")
+    }
+
+    pub fn workspace(&self, name: &str) -> PathBuf {
+        self.root().join("workspaces").join(name)
+    }
+
+    /// A file of the root.
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.root().join(path)
+    }
+
+    pub fn metadata(&self) -> &Metadata {
+        self.metadata.as_ref().expect("a lab in a cloud")
+    }
+
+    /// The life that commands are run in.
+    pub fn life(&self) -> String {
+        format!("life-{}", self.life.load(Ordering::SeqCst))
+    }
+
+    /// Any program, with nothing of ours in its environment.
+    pub fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.dir.join("home"))
+            .env("TMPDIR", self.dir.join("tmp"))
+            .env("TERM", "xterm-256color")
+            .env("LANG", "C.UTF-8")
+            .env("SPOTKEEP_RUNTIME_DIR", self.dir.join("run"))
+            .env("SPOTKEEP_LIFE", self.life())
+            .env("SPOTKEEP_LOOPBACK_ONLY", "1")
+            .current_dir(&self.dir)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// `spotkeep` on this root. Without a double on loopback it may ask no metadata server.
+    pub fn spotkeep(&self, args: &[&str]) -> Command {
+        let config = fs::read_to_string(self.config()).unwrap_or_default();
+        let asks_nobody = config.contains("provider = \"none\"") && !config.contains("\nmetadata");
+        let loopback = config.contains("metadata = \"127.0.0.1:");
+        let runs = args
+            .iter()
+            .any(|arg| matches!(*arg, "run" | "up" | "notice" | "restore"));
+        // A configuration that is wrong on purpose is refused before anybody is asked.
+        let valid = self.config().exists() && spotkeep::config::Config::parse(&config).is_ok();
+        assert!(
+            !runs || !valid || asks_nobody || loopback,
+            "no loopback metadata server: {config}"
+        );
+        let mut command = self.program(SPOTKEEP);
+        command.arg("--root").arg(self.root()).args(args);
+        command
+    }
+
+    /// Runs a verb to its end.
+    pub fn run(&self, args: &[&str]) -> Said {
+        said(&mut self.spotkeep(args))
+    }
+
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("keeper.log")
+    }
+
+    /// The machine goes: every process ends at once, and the next command runs in another life.
+    pub fn new_life(&self) {
+        self.end_everything();
+        self.life.fetch_add(1, Ordering::SeqCst);
+        self.model.new_life();
+    }
+
+    /// Every process of this lab, tmux and keepers included.
+    pub fn processes(&self) -> Vec<ProcessId> {
+        with_marker(&format!(
+            "SPOTKEEP_RUNTIME_DIR={}",
+            self.dir.join("run").display()
+        ))
+    }
+
+    fn end_everything(&self) {
+        loop {
+            let found: Vec<_> = self
+                .processes()
+                .into_iter()
+                .filter_map(ProcessId::open)
+                .collect();
+            if found.is_empty() {
+                return;
+            }
+            for process in &found {
+                process.signal(Signal::Kill);
+            }
+            for process in &found {
+                if !process.wait(Some(Instant::now() + LIMIT)) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.end_everything();
+        if let Some(mount) = &self.umount {
+            run(Command::new("umount").arg(mount), LIMIT).ok();
+        }
+        fs::remove_dir_all(&self.dir).ok();
+    }
+}
+
+/// Where labs are: in memory, where programs can be run from there, so that the builds and the
+/// other tests of a machine do not make every sync wait. What a sync is worth is proved by the
+/// power cuts, which have a disk of their own.
+fn place() -> PathBuf {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    let find = || {
+        let shm = PathBuf::from("/dev/shm");
+        let probe = shm.join(format!("sk-probe-{}", std::process::id()));
+        let runs = fs::write(&probe, "#!/bin/sh\n").is_ok()
+            && fs::set_permissions(&probe, fs::Permissions::from_mode(0o755)).is_ok()
+            && run(&mut Command::new(&probe), LIMIT).is_ok_and(|output| output.status.success());
+        fs::remove_file(&probe).ok();
+        let roomy = spotkeep::os::files::free_bytes(&shm).is_ok_and(|bytes| bytes > 256 << 20);
+        if runs && roomy { shm } else { "/tmp".into() }
+    };
+    PLACE.get_or_init(find).clone()
+}
+
+/// What a drill's prompt says.
+pub fn prompt_of(name: &str, plan: &str, turn: u32) -> String {
+    format!("DRILL agent={name} plan={plan} turn={turn} [[{name}:p:{turn}]]")
+}
+
+/// git with nothing of a user's configuration.
+pub fn git(dir: &Path, args: &[&str]) -> String {
+    let mut command = Command::new("git");
+    command
+        .args([
+            "-c",
+            "user.name=Lab",
+            "-c",
+            "user.email=lab@localhost",
+            "-c",
+            "commit.gpgsign=false",
+        ])
+        .args(args)
+        .current_dir(dir)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", "/nonexistent")
+        .env("GIT_CONFIG_NOSYSTEM", "1");
+    let output = run(&mut command, LIMIT).unwrap();
+    assert!(output.status.success(), "git {args:?}: {}", output.stderr);
+    output.stdout
+}
+
+/// Says by name that a test cannot run here; in CI that is a failure.
+pub fn skip(test: &str, why: &str) {
+    assert!(
+        std::env::var_os("SPOTKEEP_CI").is_none_or(|value| value != "1"),
+        "{test} would be skipped: {why}"
+    );
+    eprintln!("skipped: {test}: {why}");
+}
+
+/// Whether this user may do everything.
+pub fn is_root() -> bool {
+    spotkeep::os::process::user_id() == 0
+}

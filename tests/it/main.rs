@@ -1,0 +1,27 @@
+//! The whole program, from outside: real processes, real tmux, real files. In place of Claude the
+//! stand-in plays, in place of the cloud and of the API their doubles on loopback.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::allow_attributes,
+    reason = "a failed unwrap is a failed test"
+)]
+
+mod keeper;
+mod lab;
+mod said;
+mod sight;
+
+mod cli;
+mod damage;
+mod declaration;
+mod disk;
+mod fleet;
+mod life;
+mod notice;
+mod policy;
+mod save;
+mod session;

@@ -1,0 +1,246 @@
+//! The cloud's word that the machine is about to go, and servers that say it badly.
+
+use std::time::Duration;
+
+use spotkeep::drill::metadata::Fault;
+use spotkeep::os::process::Signal;
+
+use crate::lab::{LIMIT, Lab};
+
+/// The keeper's question is held by the server, so the next flip is seen at once.
+fn wait_until_listening(lab: &Lab) {
+    assert!(
+        lab.metadata().wait_for_pollers(1, LIMIT),
+        "{}",
+        lab.account()
+    );
+}
+
+#[test]
+fn a_preemption_ends_every_agent_and_loses_nothing() {
+    let lab = Lab::in_a_cloud();
+    lab.declare("a", "tool", "");
+    lab.declare("b", "idle", "");
+    let _keeper = lab.keeper();
+    lab.wait_open("a");
+    lab.wait_done("b");
+    wait_until_listening(&lab);
+    lab.metadata().preempt();
+    lab.wait_event("", "saved", 1);
+    assert_eq!(lab.wait_event("", "notice", 1).data["source"], "metadata");
+    let save = &lab.manifests()[0];
+    assert_eq!(
+        (save["clean"].as_bool(), save["final"].as_bool()),
+        (Some(true), Some(true))
+    );
+    let status = lab.until("the save is known", || {
+        let status = lab.status();
+        status["last_save"].is_object().then_some(status)
+    });
+    assert_eq!(status["last_save"]["id"], save["id"]);
+    assert_eq!(status["notice"]["source"], "metadata");
+    assert!(
+        status["agents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|agent| agent["pid"].is_null()),
+        "{status}"
+    );
+    lab.assert_nothing_lost("a");
+    lab.assert_nothing_lost("b");
+}
+
+#[test]
+fn a_preemption_that_began_before_the_keeper_is_seen_and_nothing_is_half_started() {
+    let lab = Lab::in_a_cloud();
+    lab.declare("a", "idle", "");
+    lab.metadata().preempt();
+    let keeper = lab.keeper();
+    lab.wait_event("", "saved", 1);
+    assert_eq!(lab.events("", "notice").len(), 1);
+    assert!(lab.agent("a")["pid"].is_null());
+    let agents = |lab: &Lab| lab.file(".claude/sessions").read_dir().unwrap().count();
+    assert_eq!(agents(&lab), 0);
+    drop(keeper);
+    lab.new_life();
+    lab.leave_the_cloud();
+    let _keeper = lab.keeper();
+    lab.wait_rest("a");
+    assert_eq!(lab.transcripts().len(), 1);
+}
+
+#[test]
+fn a_notice_in_the_midst_of_a_start_up_leaves_every_agent_whole() {
+    let lab = Lab::in_a_cloud();
+    let names: Vec<String> = (1..=8).map(|number| format!("agent-{number}")).collect();
+    for name in &names {
+        lab.declare(name, "idle", "");
+    }
+    let _keeper = lab.keeper();
+    // Some are up, some are starting, some wait for their turn.
+    lab.until("the first one is up", || {
+        names
+            .iter()
+            .any(|name| !lab.events(name, "started").is_empty())
+            .then_some(())
+    });
+    lab.metadata().preempt();
+    lab.wait_event("", "saved", 1);
+    let started: Vec<usize> = names
+        .iter()
+        .map(|name| lab.events(name, "starting").len())
+        .collect();
+    assert!(
+        lab.status()["agents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|agent| agent["pid"].is_null())
+    );
+    lab.new_life();
+    lab.leave_the_cloud();
+    let _keeper = lab.keeper();
+    for (name, before) in names.iter().zip(started) {
+        lab.until("it starts in the next life", || {
+            (lab.events(name, "starting").len() > before).then_some(())
+        });
+        lab.wait_rest(name);
+    }
+    assert_eq!(lab.transcripts().len(), names.len());
+}
+
+#[test]
+fn an_etag_that_changes_alone_is_no_notice() {
+    let lab = Lab::in_a_cloud();
+    lab.declare("a", "idle", "");
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    for count in 1..=4 {
+        wait_until_listening(&lab);
+        let answers = lab.metadata().answers().len();
+        lab.metadata().touch();
+        assert!(
+            lab.metadata().wait_for_answers(answers + 1, LIMIT),
+            "flip {count}"
+        );
+    }
+    wait_until_listening(&lab);
+    assert!(lab.events("", "notice").is_empty() && lab.manifests().is_empty());
+    lab.metadata().preempt();
+    lab.wait_event("", "notice", 1);
+}
+
+#[test]
+fn a_server_that_fails_resets_and_forgets_is_asked_until_it_tells() {
+    let lab = Lab::in_a_cloud();
+    lab.declare("a", "idle", "");
+    lab.metadata().fault(Fault::Unavailable, 2);
+    lab.metadata().fault(Fault::Reset, 1);
+    lab.metadata().fault(Fault::NotFound, 2);
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    let health = lab.wait_event("", "metadata-health", 1);
+    assert!(
+        health.data["health"]
+            .as_str()
+            .unwrap()
+            .starts_with("no usable answer"),
+        "{health:?}"
+    );
+    wait_until_listening(&lab);
+    let statuses: Vec<u16> = lab
+        .metadata()
+        .answers()
+        .iter()
+        .map(|answer| answer.status)
+        .collect();
+    assert!(statuses.starts_with(&[503, 503, 404, 404]), "{statuses:?}");
+    lab.metadata().preempt();
+    lab.wait_event("", "saved", 1);
+    assert_eq!(lab.manifests()[0]["clean"], true);
+}
+
+#[test]
+fn a_slow_server_delays_nobody_but_itself() {
+    let lab = Lab::in_a_cloud();
+    lab.declare("a", "idle", "");
+    lab.metadata().fault(Fault::Slow(Duration::from_secs(3)), 1);
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    assert_eq!(
+        lab.metadata().answers().len(),
+        0,
+        "the agent is up before the server has answered once"
+    );
+    wait_until_listening(&lab);
+    lab.metadata().preempt();
+    lab.wait_event("", "notice", 1);
+}
+
+#[test]
+fn a_server_that_is_not_there_stops_nothing() {
+    let lab = Lab::new();
+    // A port that nobody listens on: it was had, and is let go.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let cloud = format!("provider = \"gcp\"\nmetadata = \"127.0.0.1:{port}\"");
+    lab.write_config(&lab.config_text().replace("provider = \"none\"", &cloud));
+    lab.declare("a", "idle", "");
+    let keeper = lab.keeper();
+    lab.wait_done("a");
+    let health = lab.wait_event("", "metadata-health", 1);
+    assert!(
+        health.data["health"].as_str().unwrap().contains("refused"),
+        "{health:?}"
+    );
+    keeper.signal(Signal::Term);
+    assert_eq!(keeper.end().code(), Some(0));
+}
+
+#[test]
+fn a_metadata_server_beyond_this_machine_is_never_asked_in_a_test() {
+    let lab = Lab::new();
+    let text = lab.config_text();
+    let far = text.replace(
+        "provider = \"none\"",
+        "provider = \"gcp\"\nmetadata = \"192.0.2.1:80\"",
+    );
+    lab.write_config(&far);
+    let keeper = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.spotkeep(&["run"])));
+    assert!(keeper.is_err(), "the lab starts no such keeper");
+    let mut command = lab.program(crate::lab::SPOTKEEP);
+    command.arg("--root").arg(lab.root()).arg("run");
+    let said = crate::lab::said(&mut command);
+    assert_eq!(said.code, 1);
+    assert!(
+        said.err.contains("SPOTKEEP_LOOPBACK_ONLY=1 forbids"),
+        "{said:?}"
+    );
+    lab.write_config(&text);
+}
+
+#[test]
+fn notice_tells_what_the_cloud_says() {
+    let lab = Lab::in_a_cloud();
+    let said = lab.run(&["notice", "--json"]).ok().json();
+    assert_eq!(
+        (said["preemptible"].as_bool(), said["preempted"].as_bool()),
+        (Some(true), Some(false))
+    );
+    lab.metadata().set_preemptible(false);
+    lab.metadata().preempt();
+    let text = lab.run(&["notice"]).ok().out;
+    assert!(
+        text.contains("preemptible  no") && text.contains("preempted    yes"),
+        "{text}"
+    );
+    let nowhere = Lab::new().run(&["notice"]).ok().out;
+    assert!(
+        nowhere.contains("only a shutdown or a signal will tell"),
+        "{nowhere}"
+    );
+}

@@ -1,0 +1,112 @@
+//! What happens when an agent ends by itself.
+
+use spotkeep::os::process::Signal;
+
+use crate::lab::{Lab, arguments};
+
+fn fleet(restart: &str) -> Lab {
+    let lab = Lab::new();
+    lab.declare("a", "idle", &format!("restart = \"{restart}\""));
+    lab
+}
+
+#[test]
+fn an_agent_that_is_done_is_not_raised_in_this_life_nor_in_the_next() {
+    for restart in ["on-failure", "never"] {
+        let lab = fleet(restart);
+        let _keeper = lab.keeper();
+        lab.wait_done("a");
+        lab.run(&["send", "a", "/exit"]).ok();
+        assert_eq!(lab.wait_event("a", "stopped", 1).data["by"], "itself");
+        let agent = lab.wait_state("a", "stopped");
+        assert_eq!(agent["why"], "finished (exit 0)");
+        assert_eq!(agent["wanted"], "stopped");
+        lab.new_life();
+        let keeper = lab.keeper();
+        assert_eq!(lab.agent("a")["state"], "stopped");
+        keeper.let_go();
+        assert_eq!(lab.events("a", "starting").len(), 1);
+        lab.assert_nothing_lost("a");
+    }
+}
+
+#[test]
+fn an_agent_that_shall_always_run_is_raised_after_a_clean_exit_too() {
+    let lab = fleet("always");
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    let session = lab.session_of("a");
+    lab.run(&["send", "a", "/exit"]).ok();
+    let backoff = lab.wait_event("a", "backoff", 1);
+    assert_eq!(backoff.data["why"], "finished (exit 0)");
+    lab.wait_up("a", 2);
+    let words = arguments(lab.process("a"));
+    assert!(words.contains(&session), "{words:?}");
+    assert!(
+        !words.iter().any(|word| word.contains("[spotkeep]")),
+        "nothing was cut: {words:?}"
+    );
+    lab.assert_nothing_lost("a");
+}
+
+#[test]
+fn an_agent_that_shall_never_be_raised_is_left_failed_with_the_reason() {
+    let lab = fleet("never");
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    lab.process("a").open().unwrap().signal(Signal::Kill);
+    assert_eq!(lab.wait_state("a", "failed")["why"], "killed by SIGKILL");
+    assert_eq!(lab.run(&["status"]).code, 3);
+    assert_eq!(lab.events("a", "starting").len(), 1);
+    lab.run(&["start", "a"]).ok();
+    lab.wait_up("a", 2);
+    lab.assert_nothing_lost("a");
+}
+
+#[test]
+fn each_failure_in_a_row_doubles_the_pause() {
+    let lab = Lab::new();
+    lab.declare("a", "", "env = { STAND_IN_EXIT = \"7\" }");
+    let _keeper = lab.keeper();
+    let second = lab.wait_event("a", "backoff", 2);
+    let first = lab.wait_event("a", "backoff", 1);
+    let pause = |line: &spotkeep::state::Line| line.data["pause_ms"].as_u64().unwrap();
+    assert!((2_000..=2_500).contains(&pause(&first)), "{first:?}");
+    assert!((4_000..=5_000).contains(&pause(&second)), "{second:?}");
+    assert_eq!(
+        (
+            first.data["failures"].as_u64(),
+            second.data["failures"].as_u64()
+        ),
+        (Some(1), Some(2))
+    );
+    for line in [&first, &second] {
+        assert!(
+            line.data["why"].as_str().unwrap().contains('7'),
+            "the exit code is told: {line:?}"
+        );
+    }
+    // A person who stops it need not wait for the pause to end.
+    lab.run(&["stop", "a"]).ok();
+    assert_eq!(lab.agent("a")["state"], "stopped");
+    assert!(lab.transcripts().is_empty());
+}
+
+#[test]
+fn a_failure_of_one_agent_leaves_the_others_alone() {
+    let lab = Lab::new();
+    lab.declare("good", "idle", "");
+    lab.declare("bad", "", "env = { STAND_IN_EXIT = \"1\" }");
+    lab.declare("ugly", "", "env_file = \"missing.env\"");
+    let _keeper = lab.keeper();
+    lab.wait_done("good");
+    lab.wait_event("bad", "backoff", 1);
+    assert!(
+        lab.wait_state("ugly", "failed")["why"]
+            .as_str()
+            .unwrap()
+            .contains("missing.env")
+    );
+    assert_eq!(lab.events("good", "starting").len(), 1);
+    assert!(lab.events("good", "exited").is_empty());
+}

@@ -1,0 +1,224 @@
+//! Saves: what they end, what they make durable, and what they leave alone.
+
+use spotkeep::drill::digest::Digest;
+
+use crate::lab::{LIMIT, Lab};
+
+#[test]
+fn a_save_in_passing_leaves_agents_and_workspaces_as_they_are() {
+    let lab = Lab::new();
+    lab.declare("a", "tool", "");
+    let _keeper = lab.keeper();
+    lab.wait_open("a");
+    let (process, before) = (lab.process("a"), Digest::of(&lab.workspace("a")).unwrap());
+    let save = lab.run(&["save", "--json"]).ok().json();
+    assert_eq!(
+        (save["clean"].as_bool(), save["final"].as_bool()),
+        (Some(true), Some(false))
+    );
+    assert_eq!(save["agents"][0]["end"], "goes on");
+    assert!(save["agents"][0]["transcript_bytes"].as_u64().unwrap() > 0);
+    assert!(
+        lab.run(&["save"])
+            .ok()
+            .out
+            .contains("everything safe after")
+    );
+    assert!(process.is_alive());
+    assert_eq!(lab.process("a"), process);
+    assert_eq!(Digest::of(&lab.workspace("a")).unwrap(), before);
+    assert!(lab.events("", "notice").is_empty());
+    assert!(
+        lab.status()["last_save"].is_null(),
+        "only the end of a life counts"
+    );
+    assert_eq!(lab.run(&["save", "--final", "--dry-run"]).code, 0);
+    assert!(process.is_alive());
+}
+
+#[test]
+fn a_final_save_ends_agents_in_order_and_says_what_was_open() {
+    let lab = Lab::new();
+    lab.declare("cut", "tool", "");
+    lab.declare("done", "idle", "");
+    lab.declare("off", "", "");
+    lab.declare("stubborn", "", "env = { STAND_IN_IGNORE_TERM = \"1\" }");
+    let _keeper = lab.keeper();
+    lab.wait_open("cut");
+    lab.wait_done("done");
+    lab.wait_state("stubborn", "idle");
+    lab.wait_state("off", "idle");
+    lab.run(&["stop", "off"]).ok();
+    let work = ["cut", "done"].map(|name| Digest::of(&lab.workspace(name)).unwrap());
+    let save = lab.run(&["save", "--final", "--json"]).ok().json();
+
+    let row = |name: &str| {
+        save["agents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["name"] == name)
+            .unwrap()
+    };
+    assert_eq!(row("cut")["end"], "ended by itself");
+    assert!(
+        row("cut")["open"].as_str().unwrap().contains("Bash"),
+        "{save}"
+    );
+    assert_eq!(row("done")["end"], "ended by itself");
+    assert_eq!(row("off")["end"], "was not running");
+    assert_eq!(row("stubborn")["end"], "killed: it did not end by itself");
+    let exit_ms = row("stubborn")["exit_ms"].as_u64().unwrap();
+    assert!(exit_ms >= 3_000, "it has its grace: {exit_ms}");
+    let stages: Vec<u64> = [
+        "agents_ended_ms",
+        "words_safe_ms",
+        "notice_to_safe_ms",
+        "workspaces_ms",
+    ]
+    .map(|stage| {
+        save["stages"][stage]
+            .as_u64()
+            .unwrap_or_else(|| panic!("{stage}: {save}"))
+    })
+    .to_vec();
+    assert!(stages.is_sorted(), "{stages:?}");
+    for row in save["agents"].as_array().unwrap() {
+        assert_eq!(row["words_safe"], true, "{row}");
+        assert!(row["workspace"]["note"].as_str().is_some(), "{row}");
+    }
+    let size = std::fs::metadata(lab.transcript("cut")).unwrap().len();
+    assert_eq!(row("cut")["transcript_bytes"], size);
+    assert_eq!(lab.manifests(), std::slice::from_ref(&save));
+    assert_eq!(save["root_id"], lab.status()["root_id"]);
+
+    // The tool that was open ran in a session of its own.
+    let left = lab.processes().into_iter().filter(|process| {
+        std::fs::read(format!("/proc/{}/cmdline", process.pid))
+            .unwrap_or_default()
+            .starts_with(b"tail\0")
+    });
+    assert_eq!(left.count(), 0);
+    assert_eq!(
+        work,
+        ["cut", "done"].map(|name| Digest::of(&lab.workspace(name)).unwrap())
+    );
+    lab.assert_nothing_lost("cut");
+    lab.assert_nothing_lost("done");
+}
+
+#[test]
+fn whoever_asks_for_a_second_final_save_gets_the_result_of_the_first() {
+    let lab = Lab::new();
+    lab.declare("slow", "", "env = { STAND_IN_IGNORE_TERM = \"1\" }");
+    let _keeper = lab.keeper();
+    lab.wait_state("slow", "idle");
+    let ask = || lab.run(&["save", "--final", "--json"]).ok().json();
+    let saves = std::thread::scope(|scope| {
+        let first = scope.spawn(ask);
+        lab.wait_event("", "notice", 1);
+        let second = scope.spawn(ask);
+        [first.join().unwrap(), second.join().unwrap()]
+    });
+    assert_eq!(saves[0]["id"], saves[1]["id"]);
+    assert_eq!(ask()["id"], saves[0]["id"]);
+    assert_eq!(lab.manifests().len(), 1);
+    assert_eq!(lab.events("", "notice").len(), 1);
+}
+
+#[test]
+fn a_final_save_is_done_without_a_keeper_too() {
+    let lab = Lab::new();
+    lab.declare("a", "tool", "");
+    let keeper = lab.keeper();
+    lab.wait_open("a");
+    let process = lab.process("a");
+    keeper.kill();
+    let save = lab
+        .run(&["save", "--final", "--unit", "--json"])
+        .ok()
+        .json();
+    assert_eq!(
+        (save["clean"].as_bool(), save["source"].as_str()),
+        (Some(true), Some("unit"))
+    );
+    assert_eq!(save["agents"][0]["end"], "ended by itself");
+    assert!(!process.is_alive());
+    lab.assert_nothing_lost("a");
+    assert_eq!(lab.events("", "safe").len(), 1);
+    lab.run(&["up"])
+        .refused(3, "had its notice (unit)", "spotkeep restore");
+    // A keeper that systemd starts again meanwhile starts nothing either.
+    let keeper = lab.keeper();
+    assert!(lab.agent("a")["pid"].is_null());
+    keeper.let_go();
+    assert_eq!(lab.events("a", "starting").len(), 1);
+    lab.new_life();
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    assert_eq!(lab.events("a", "starting")[1].data["how"], "continue");
+}
+
+#[test]
+fn a_keeper_that_dies_in_its_save_leaves_one_that_the_next_completes() {
+    let lab = Lab::new();
+    lab.declare("a", "tool", "");
+    lab.declare("slow", "", "env = { STAND_IN_IGNORE_TERM = \"1\" }");
+    let keeper = lab.keeper_with(&["--sigterm", "save"]);
+    lab.wait_open("a");
+    lab.wait_state("slow", "idle");
+    let slow = lab.process("slow");
+    keeper.signal(spotkeep::os::process::Signal::Term);
+    lab.wait_event("", "notice", 1);
+    keeper.kill();
+    assert!(slow.is_alive());
+    let save = lab.run(&["save", "--final", "--json"]).ok().json();
+    assert_eq!(save["clean"], true);
+    assert!(!slow.is_alive());
+    lab.assert_nothing_lost("a");
+    lab.new_life();
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+}
+
+#[test]
+fn a_long_notice_lets_agents_in_a_turn_work_on() {
+    let lab = Lab::in_a_cloud();
+    let text = lab
+        .config_text()
+        .replace("[defaults]", "notice = \"120s\"\n\n[defaults]");
+    lab.write_config(&text);
+    lab.declare("a", "steady", "");
+    let _keeper = lab.keeper();
+    lab.wait_state("a", "running");
+    assert!(lab.metadata().wait_for_pollers(1, LIMIT));
+    lab.metadata().preempt();
+    let notice = lab.wait_event("", "notice", 1);
+    assert!(
+        notice.data["deadline_ms"].as_u64().unwrap() > 100_000,
+        "{notice:?}"
+    );
+    // It works on: more steps are taken after the notice than there were at its time.
+    let steps = |lab: &Lab| lab.model.ledger().agents["a"].requests;
+    let then = steps(&lab);
+    assert!(
+        lab.model
+            .wait(LIMIT, |ledger| ledger.agents["a"].requests >= then + 3)
+    );
+    assert!(lab.events("", "safe").is_empty());
+    assert_eq!(lab.agent("a")["state"], "saving");
+}
+
+#[test]
+fn a_save_that_has_nobody_to_save_is_clean() {
+    let lab = Lab::new();
+    let save = lab.run(&["save", "--final", "--json"]).ok().json();
+    assert_eq!(
+        (
+            save["clean"].as_bool(),
+            save["agents"].as_array().unwrap().len()
+        ),
+        (Some(true), 0)
+    );
+    assert_eq!(lab.run(&["save", "--json"]).ok().json()["clean"], true);
+}

@@ -1,0 +1,367 @@
+//! One agent, one session: never two processes in it, never a blank one in its place.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
+
+use serde_json::Value;
+use spotkeep::os::process::{ProcessId, Signal};
+
+use crate::lab::{Lab, SPOTKEEP, arguments, prompt_of};
+
+/// A fleet of one that has said something and rests, with no keeper and no process.
+fn at_rest() -> Lab {
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    let keeper = lab.keeper();
+    lab.wait_done("a");
+    lab.until("the transcript is on record", || {
+        lab.record("a")["transcript"].is_object().then_some(())
+    });
+    keeper.let_go();
+    lab.new_life();
+    lab
+}
+
+/// Fails unless the agent was refused for good, and nothing was begun in its session's place.
+fn assert_refused(lab: &Lab, why: &str) {
+    let agent = lab.wait_state("a", "failed");
+    assert!(agent["why"].as_str().unwrap().contains(why), "{agent}");
+    assert!(agent["pid"].is_null());
+    assert_eq!(lab.events("a", "starting").len(), 1, "{}", lab.account());
+    assert_eq!(lab.run(&["status"]).code, 3);
+}
+
+#[test]
+fn a_session_that_another_process_holds_is_not_run_a_second_time() {
+    let lab = at_rest();
+    let session = lab.session_of("a");
+    let mut stranger = lab.program(lab.dir.join("bin/claude").to_str().unwrap());
+    stranger
+        .args(["--resume", &session])
+        .env("CLAUDE_CONFIG_DIR", lab.file(".claude"))
+        .current_dir(lab.workspace("a"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    let mut stranger = stranger.spawn().unwrap();
+    let pid = stranger.id();
+    lab.until("the stranger is up", || {
+        lab.file(&format!(".claude/sessions/{pid}.json"))
+            .exists()
+            .then_some(())
+    });
+
+    let _keeper = lab.keeper();
+    let agent = lab.wait_state("a", "backoff");
+    let why = format!("in use by another claude (pid {pid})");
+    assert!(agent["why"].as_str().unwrap().contains(&why), "{agent}");
+    assert_eq!(lab.events("a", "starting").len(), 1);
+    assert!(stranger.try_wait().unwrap().is_none());
+
+    // As soon as it is free, it goes on by itself.
+    stranger
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"/exit\n")
+        .unwrap();
+    stranger.wait().unwrap();
+    lab.wait_done("a");
+    assert_eq!(lab.session_of("a"), session);
+    lab.assert_nothing_lost("a");
+}
+
+#[test]
+fn a_session_that_is_in_two_folders_is_not_guessed() {
+    let lab = at_rest();
+    let other = lab.file(".claude/projects/-elsewhere");
+    fs::create_dir(&other).unwrap();
+    let copy = other.join(lab.transcript("a").file_name().unwrap());
+    fs::copy(lab.transcript("a"), &copy).unwrap();
+    let _keeper = lab.keeper();
+    assert_refused(&lab, "exists more than once");
+    assert!(
+        lab.agent("a")["why"]
+            .as_str()
+            .unwrap()
+            .contains(copy.to_str().unwrap())
+    );
+    assert_eq!(lab.transcripts().len(), 2);
+
+    fs::remove_file(&copy).unwrap();
+    lab.run(&["start", "a"]).ok();
+    lab.wait_done("a");
+}
+
+#[test]
+fn a_lost_transcript_is_named_and_never_replaced_by_a_blank_session() {
+    let lab = at_rest();
+    let transcript = lab.transcript("a");
+    let aside = lab.dir.join("aside.jsonl");
+    fs::rename(&transcript, &aside).unwrap();
+    let keeper = lab.keeper();
+    assert_refused(&lab, "is gone; bring it back");
+    assert_eq!(lab.run(&["start", "a"]).code, 3);
+    assert_refused(&lab, "is gone; bring it back");
+    keeper.let_go();
+    let plan = lab.run(&["restore", "--dry-run"]).ok().out;
+    assert!(plan.contains("cannot start: its transcript"), "{plan}");
+    let _keeper = lab.keeper();
+    assert_refused(&lab, "is gone; bring it back");
+    assert!(lab.transcripts().is_empty());
+
+    fs::rename(&aside, &transcript).unwrap();
+    lab.run(&["start", "a"]).ok();
+    lab.wait_done("a");
+    assert_eq!(lab.events("a", "starting")[1].data["how"], "resume");
+    lab.assert_nothing_lost("a");
+}
+
+#[test]
+fn a_transcript_that_has_lost_every_word_is_not_begun_anew() {
+    for rest in [&b""[..], b"\0\0\0\0\0\0\0\0", b"{\"type\":\"user\",\"mess"] {
+        let lab = at_rest();
+        fs::write(lab.transcript("a"), rest).unwrap();
+        let _keeper = lab.keeper();
+        assert_refused(&lab, "has lost every word");
+        assert_eq!(fs::read(lab.transcript("a")).unwrap(), rest);
+    }
+}
+
+#[test]
+fn a_transcript_with_a_torn_end_goes_on() {
+    let lab = at_rest();
+    let mut file = fs::OpenOptions::new()
+        .append(true)
+        .open(lab.transcript("a"))
+        .unwrap();
+    file.write_all(b"{\"type\":\"assistant\",\"mess\0\0\0\0")
+        .unwrap();
+    let _keeper = lab.keeper();
+    lab.wait_up("a", 2);
+    lab.assert_nothing_lost("a");
+}
+
+#[test]
+fn clear_is_followed_at_once_and_the_next_life_resumes_the_new_session() {
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    let old = lab.session_of("a");
+    lab.type_into("a", "/clear");
+    let changed = lab.wait_event("a", "session-changed", 1);
+    let new = changed.data["to"].as_str().unwrap().to_owned();
+    assert_eq!(changed.data["from"], old.as_str());
+    // Durable before it is told.
+    assert_eq!(lab.session_of("a"), new);
+    assert_eq!(lab.record("a")["past_sessions"], serde_json::json!([old]));
+
+    lab.run(&["send", "a", &prompt_of("a", "idle", 2)]).ok();
+    lab.until("the new session has a turn", || {
+        (lab.model.ledger().agents["a"].turns_ended == 2).then_some(())
+    });
+    lab.assert_nothing_lost("a");
+    lab.new_life();
+    let _keeper = lab.keeper();
+    lab.wait_up("a", 2);
+    assert!(arguments(lab.process("a")).contains(&new));
+    assert_eq!(lab.session_of("a"), new);
+    assert_eq!(lab.transcripts().len(), 2);
+    lab.assert_nothing_lost("a");
+}
+
+#[test]
+fn a_session_that_was_cleared_and_said_nothing_since_is_not_taken_for_a_lost_one() {
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    lab.type_into("a", "/clear");
+    lab.wait_event("a", "session-changed", 1);
+    let new = lab.session_of("a");
+    lab.run(&["save", "--final"]).ok();
+    lab.new_life();
+    let _keeper = lab.keeper();
+    lab.wait_up("a", 2);
+    let words = arguments(lab.process("a"));
+    assert!(words.contains(&new), "{words:?}");
+    // The declared prompt was given to the session before; nobody asked for it again.
+    assert!(
+        !words.iter().any(|word| word.contains("DRILL")),
+        "{words:?}"
+    );
+    lab.assert_nothing_lost("a");
+}
+
+#[test]
+fn a_claude_that_opens_another_session_is_ended_and_told() {
+    let lab = Lab::new();
+    let other = "0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55";
+    let script =
+        format!("#!/bin/sh\nexec '{SPOTKEEP}' stand-in-agent \"$@\" --session-id {other}\n");
+    fs::write(lab.dir.join("bin/claude"), script).unwrap();
+    lab.declare("a", "", "");
+    let _keeper = lab.keeper();
+    let why = lab.wait_event("a", "backoff", 1).data["why"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        why.contains(&format!(
+            "opened the session {other} instead of {}",
+            lab.session_of("a")
+        )),
+        "{why}"
+    );
+    assert_ne!(lab.session_of("a"), other);
+}
+
+#[test]
+fn a_claude_that_is_not_there_is_told_at_once() {
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    let missing = lab.dir.join("bin/nowhere");
+    let text = lab.config_text().replace(
+        lab.dir.join("bin/claude").to_str().unwrap(),
+        missing.to_str().unwrap(),
+    );
+    lab.write_config(&text);
+    let _keeper = lab.keeper();
+    let agent = lab.wait_state("a", "failed");
+    assert!(
+        agent["why"]
+            .as_str()
+            .unwrap()
+            .contains(missing.to_str().unwrap()),
+        "{agent}"
+    );
+    assert!(lab.events("a", "starting").is_empty());
+    let up = lab.run(&["up"]);
+    assert_eq!(up.code, 3);
+    assert!(
+        up.err
+            .contains("hint: spotkeep logs --raw a; then: spotkeep start a"),
+        "{up:?}"
+    );
+}
+
+#[test]
+fn a_claude_that_ends_at_its_start_is_tried_again_with_the_reason() {
+    let lab = Lab::new();
+    lab.declare("a", "idle", "env = { STAND_IN_EXIT = \"1\" }");
+    let _keeper = lab.keeper();
+    let first = lab.wait_event("a", "backoff", 1);
+    assert!(
+        first.data["why"].as_str().unwrap().contains("ended at"),
+        "{first:?}"
+    );
+    assert_eq!(lab.wait_state("a", "backoff")["restarts"], 1);
+    // What was wrong is mended; nobody has to wait for the pause to end.
+    lab.write_config(
+        &lab.config_text()
+            .replace("env = { STAND_IN_EXIT = \"1\" }", ""),
+    );
+    lab.run(&["up", "--no-wait"]).ok();
+    lab.run(&["start", "a"]).ok();
+    lab.wait_done("a");
+    assert_eq!(lab.transcripts().len(), 1);
+    lab.assert_nothing_lost("a");
+}
+
+#[test]
+fn a_dialog_that_blocks_a_start_is_shown_and_answering_it_lets_the_agent_run() {
+    let lab = Lab::new();
+    let env =
+        "env = { STAND_IN_DIALOG = \"Accessing workspace: /srv\\nDo you trust this folder?\" }";
+    lab.declare("a", "idle", env);
+    let _keeper = lab.keeper();
+    let agent = lab.wait_state("a", "waiting");
+    let why = agent["why"].as_str().unwrap();
+    assert!(
+        why.contains("Claude asks whether to trust the folder"),
+        "{why}"
+    );
+    assert!(why.contains("Do you trust this folder?"), "{why}");
+    lab.run(&["send", "a", "yes"])
+        .refused(3, "waits for a human", "attach a");
+    assert!(lab.model.ledger().agents.is_empty());
+    lab.press_enter("a");
+    lab.wait_done("a");
+    assert_eq!(lab.agent("a")["why"], Value::Null);
+}
+
+#[test]
+fn a_start_that_hangs_can_be_stopped_and_does_not_hold_up_the_others() {
+    let lab = Lab::new();
+    lab.declare("a", "", "env = { STAND_IN_HANG = \"1\" }");
+    lab.declare("b", "idle", "");
+    let _keeper = lab.keeper();
+    lab.wait_done("b");
+    assert_eq!(lab.agent("a")["state"], "starting");
+    let process = lab.process("a");
+    lab.run(&["stop", "a"]).ok();
+    assert_eq!(lab.wait_state("a", "stopped")["why"], "stopped by you");
+    assert!(!process.is_alive());
+}
+
+#[test]
+fn secrets_that_others_can_read_stop_the_start_and_appear_nowhere() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let lab = Lab::new();
+    lab.declare("a", "idle", "env_file = \"secrets.env\"");
+    let secrets = lab.file("secrets.env");
+    fs::write(&secrets, "TOKEN=hunter2\n").unwrap();
+    fs::set_permissions(&secrets, fs::Permissions::from_mode(0o644)).unwrap();
+    let _keeper = lab.keeper();
+    let why = lab.wait_state("a", "failed")["why"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(why.contains("others can read the env_file"), "{why}");
+    fs::set_permissions(&secrets, fs::Permissions::from_mode(0o600)).unwrap();
+    lab.run(&["start", "a"]).ok();
+    lab.wait_done("a");
+    let environ = fs::read(format!("/proc/{}/environ", lab.process("a").pid)).unwrap();
+    assert!(String::from_utf8_lossy(&environ).contains("TOKEN=hunter2"));
+    let shown = lab.account() + &lab.status().to_string() + &lab.record("a").to_string();
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn an_agent_that_crashes_goes_on_in_its_session_with_a_note() {
+    let lab = Lab::new();
+    lab.declare("a", "tool", "");
+    let _keeper = lab.keeper();
+    lab.wait_open("a");
+    let session = lab.session_of("a");
+    let tool = open_tool(&lab);
+    lab.process("a").open().unwrap().signal(Signal::Kill);
+    let backoff = lab.wait_event("a", "backoff", 1);
+    assert_eq!(backoff.data["why"], "killed by SIGKILL");
+    lab.wait_up("a", 2);
+    let note = arguments(lab.process("a")).pop().unwrap();
+    assert!(
+        note.contains("ended unexpectedly (killed by SIGKILL)"),
+        "{note}"
+    );
+    assert!(
+        !tool.is_alive(),
+        "what the agent left behind is ended with it"
+    );
+    lab.wait_done("a");
+    assert_eq!(lab.session_of("a"), session);
+    assert_eq!(lab.agent("a")["restarts"], 1);
+    lab.assert_nothing_lost("a");
+}
+
+/// The tool that an agent left running, which is in a session of its own.
+fn open_tool(lab: &Lab) -> ProcessId {
+    let is_tool = |process: &ProcessId| {
+        let words = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        words == b"tail\0-f\0/dev/null\0"
+    };
+    lab.until("the tool runs", || {
+        lab.processes().into_iter().find(is_tool)
+    })
+}

@@ -1,0 +1,292 @@
+//! What can be seen of a lab, and waiting until it is.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use spotkeep::drill::session_file::transcript_marks;
+use spotkeep::os::process::ProcessId;
+use spotkeep::os::watch::Watch;
+use spotkeep::state::{AgentName, Line, lines};
+use spotkeep::tmux::Tmux;
+
+use crate::lab::{LIMIT, Lab, said};
+
+impl Lab {
+    /// `status --json`.
+    pub fn status(&self) -> Value {
+        self.run(&["status", "--json"]).sound().json()
+    }
+
+    /// One agent of `status --json`.
+    pub fn agent(&self, name: &str) -> Value {
+        let status = self.status();
+        let agents = status["agents"].as_array().unwrap();
+        agents
+            .iter()
+            .find(|agent| agent["name"] == name)
+            .cloned()
+            .unwrap_or(Value::Null)
+    }
+
+    /// Waits until an agent is in this state; returns its row.
+    pub fn wait_state(&self, name: &str, state: &str) -> Value {
+        self.until(&format!("{name} is {state}"), || {
+            let agent = self.agent(name);
+            (agent["state"] == state).then_some(agent)
+        })
+    }
+
+    /// Waits until an agent that was told to leave its turn open has come there.
+    pub fn wait_open(&self, name: &str) {
+        let open = |ledger: &spotkeep::drill::ledger::Ledger| {
+            ledger
+                .agents
+                .get(name)
+                .is_some_and(|account| account.open.is_some())
+        };
+        assert!(
+            self.model.wait(LIMIT, open),
+            "{name} is not at its open call: {}",
+            self.account()
+        );
+        self.until("the open tool runs and is taken down", || {
+            let runs = self.workspace(name).join("open.txt").exists();
+            (runs && self.unwritten(name).is_empty()).then_some(())
+        });
+    }
+
+    /// Waits until an agent has ended a turn and rests, with all of it written.
+    pub fn wait_done(&self, name: &str) {
+        self.wait_rest(name);
+        self.assert_nothing_lost(name);
+    }
+
+    /// Waits until an agent has ended a turn and rests. One that was told to end in the midst of
+    /// an answer may lack that answer, and what its tool said: a message is whole or is not.
+    pub fn wait_rest(&self, name: &str) {
+        let done = |ledger: &spotkeep::drill::ledger::Ledger| {
+            ledger
+                .agents
+                .get(name)
+                .is_some_and(|account| account.turns_ended > 0)
+        };
+        assert!(
+            self.model.wait(LIMIT, done),
+            "{name} ended no turn: {}",
+            self.account()
+        );
+        self.wait_state(name, "idle");
+        self.until(&format!("{name} lacks one message at most"), || {
+            (self.unwritten(name).len() <= 3).then_some(())
+        });
+    }
+
+    /// What the model said or was told of an agent and is not in its transcripts.
+    pub fn unwritten(&self, name: &str) -> Vec<String> {
+        let ledger = self.model.ledger();
+        let record = self.record(name);
+        let config = self.root().join(".claude");
+        let mut sessions = vec![record["session_id"].as_str().unwrap_or_default().to_owned()];
+        for past in record["past_sessions"].as_array().into_iter().flatten() {
+            sessions.push(past.as_str().unwrap().to_owned());
+        }
+        let written: Vec<_> = sessions
+            .iter()
+            .flat_map(|id| transcript_marks(&config, id))
+            .collect();
+        let records = ledger
+            .agents
+            .get(name)
+            .map(|account| account.records.clone())
+            .unwrap_or_default();
+        let lost = records
+            .iter()
+            .filter(|record| !written.contains(&record.marker));
+        lost.map(|record| record.marker.to_string()).collect()
+    }
+
+    /// Fails if a word of an agent is missing. An agent writes a tenth of a second later.
+    pub fn assert_nothing_lost(&self, name: &str) {
+        let said = self
+            .model
+            .ledger()
+            .agents
+            .get(name)
+            .map_or(0, |account| account.records.len());
+        assert!(said > 0, "{name} has not said anything that could be lost");
+        self.until(&format!("{name} has all its words"), || {
+            self.unwritten(name).is_empty().then_some(())
+        });
+    }
+
+    /// An agent's record, as JSON.
+    pub fn record(&self, name: &str) -> Value {
+        let text = fs::read(self.record_path(name)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or(Value::Null)
+    }
+
+    pub fn record_path(&self, name: &str) -> PathBuf {
+        self.file(&format!("session-state/agents/{name}.json"))
+    }
+
+    pub fn session_of(&self, name: &str) -> String {
+        self.record(name)["session_id"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+
+    /// An agent's process.
+    pub fn process(&self, name: &str) -> ProcessId {
+        let pid = self.agent(name)["pid"]
+            .as_i64()
+            .unwrap_or_else(|| panic!("{name} runs: {}", self.account()));
+        ProcessId::of(i32::try_from(pid).unwrap()).unwrap()
+    }
+
+    /// All of the journal that can be read.
+    pub fn journal(&self) -> Vec<Line> {
+        lines(&self.file("session-state/journal.jsonl"))
+            .map(|(lines, _)| lines)
+            .unwrap_or_default()
+    }
+
+    /// What happened of one kind; to one agent, or to none where `agent` is empty.
+    pub fn events(&self, agent: &str, event: &str) -> Vec<Line> {
+        let of_agent = |line: &Line| line.agent.as_deref().unwrap_or("") == agent;
+        self.journal()
+            .into_iter()
+            .filter(|line| line.event == event && of_agent(line))
+            .collect()
+    }
+
+    /// Waits until something has happened so many times; returns the last of them.
+    pub fn wait_event(&self, agent: &str, event: &str, count: usize) -> Line {
+        self.until(&format!("{count} times {event} of {agent:?}"), || {
+            let found = self.events(agent, event);
+            (found.len() >= count).then(|| found[count - 1].clone())
+        })
+    }
+
+    /// Waits until so many starts of an agent are confirmed.
+    pub fn wait_up(&self, agent: &str, count: usize) {
+        self.until(&format!("{agent} is up for the {count}th time"), || {
+            let starts = self.events(agent, "started").len() + self.events(agent, "resumed").len();
+            (starts >= count).then_some(())
+        });
+    }
+
+    /// Every transcript there is.
+    pub fn transcripts(&self) -> Vec<PathBuf> {
+        let folders = fs::read_dir(self.file(".claude/projects"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let files =
+            folders.flat_map(|folder| fs::read_dir(folder.path()).into_iter().flatten().flatten());
+        let mut paths: Vec<PathBuf> = files.map(|entry| entry.path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|kind| kind == "jsonl"));
+        paths.sort();
+        paths
+    }
+
+    /// The transcript of an agent's session.
+    pub fn transcript(&self, name: &str) -> PathBuf {
+        let file = format!("{}.jsonl", self.session_of(name));
+        let found = self
+            .transcripts()
+            .into_iter()
+            .find(|path| path.ends_with(&file));
+        found.unwrap_or_else(|| panic!("{name} has no transcript: {}", self.account()))
+    }
+
+    /// The manifests of saves, oldest first.
+    pub fn manifests(&self) -> Vec<Value> {
+        let mut paths: Vec<PathBuf> = fs::read_dir(self.file("session-state/saves"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        paths.sort();
+        paths
+            .iter()
+            .map(|path| serde_json::from_slice(&fs::read(path).unwrap()).unwrap())
+            .collect()
+    }
+
+    /// The tmux server of this root's agents.
+    pub fn tmux(&self) -> Tmux {
+        let root: Value =
+            serde_json::from_slice(&fs::read(self.file("session-state/root.json")).unwrap())
+                .unwrap();
+        Tmux::new(
+            &self
+                .dir
+                .join("run")
+                .join(&root["root_id"].as_str().unwrap()[..8]),
+        )
+    }
+
+    /// Types into an agent's terminal and presses Enter, past spotkeep.
+    pub fn type_into(&self, name: &str, text: &str) {
+        self.tmux()
+            .paste(&AgentName::new(name).unwrap(), text)
+            .unwrap();
+        self.press_enter(name);
+    }
+
+    /// Presses Enter in an agent's terminal.
+    pub fn press_enter(&self, name: &str) {
+        self.tmux()
+            .press_enter(&AgentName::new(name).unwrap())
+            .unwrap();
+    }
+
+    /// Waits for something that shows in the root's state, or in Claude's.
+    pub fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let watch = Watch::new().unwrap();
+        for dir in [
+            "session-state",
+            "session-state/agents",
+            "session-state/saves",
+            ".claude/sessions",
+        ] {
+            watch.add(&self.root().join(dir)).ok();
+        }
+        let until = Instant::now() + LIMIT;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(
+                Instant::now() < until,
+                "not within {LIMIT:?}: {what}\n{}",
+                self.account()
+            );
+            // What shows elsewhere, such as in a process, is looked at again soon.
+            watch.wait(Duration::from_millis(100));
+        }
+    }
+
+    /// All there is to know when a test fails.
+    pub fn account(&self) -> String {
+        let journal =
+            fs::read_to_string(self.file("session-state/journal.jsonl")).unwrap_or_default();
+        let log = fs::read_to_string(self.log()).unwrap_or_default();
+        let status = said(&mut self.spotkeep(&["status"]));
+        format!(
+            "journal:\n{journal}\nkeeper:\n{log}\nstatus:\n{}{}",
+            status.out, status.err
+        )
+    }
+}
+
+/// The arguments that a process was started with.
+pub fn arguments(process: ProcessId) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap();
+    let words = bytes
+        .split(|byte| *byte == 0)
+        .map(|word| String::from_utf8_lossy(word).into_owned());
+    words.filter(|word| !word.is_empty()).collect()
+}
