@@ -12,6 +12,7 @@
 
 mod keeper;
 mod lab;
+mod real_claude;
 mod said;
 mod sight;
 
@@ -23,5 +24,9 @@ mod fleet;
 mod life;
 mod notice;
 mod policy;
+mod real_claude_drill;
+mod real_claude_note;
+mod real_claude_session;
+mod real_claude_start;
 mod save;
 mod session;

@@ -1,0 +1,337 @@
+//! The real Claude Code, each pinned version of it, where there is nothing but loopback: the lab,
+//! its model and no key. Nothing of this machine's own Claude is ever read.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use spotkeep::claude::session;
+use spotkeep::os::process::{ProcessId, Signal, run};
+use spotkeep::os::watch::Watch;
+use spotkeep::state::AgentName;
+use spotkeep::tmux::Tmux;
+
+use crate::lab::{LIMIT, Lab, is_root, skip};
+
+/// Set where a test runs once more, in a namespace of its own.
+const INSIDE: &str = "SPOTKEEP_TEST_ON_LOOPBACK";
+/// A key that opens nothing. Of this Claude remembers the last 20 characters.
+pub const KEY: &str = "lab-key-that-opens-nothing";
+/// For a test with all its versions; the runner's own limit comes later.
+const TEST_LIMIT: Duration = Duration::from_secs(170);
+
+/// A pinned version.
+pub struct Version {
+    pub number: String,
+    pub program: PathBuf,
+}
+
+/// Plays with each pinned version. `play` is a closure of the test itself, whose name it tells.
+pub fn with_each_version<Play: Fn(&Version)>(play: Play) {
+    let test = name_of::<Play>();
+    let Some(versions) = pinned(&test) else {
+        return;
+    };
+    if std::env::var_os(INSIDE).is_none() {
+        return again_on_loopback(&test);
+    }
+    ensure_only_loopback();
+    for version in versions {
+        eprintln!("with Claude Code {}", version.number);
+        play(&version);
+    }
+}
+
+/// `module::test`, as the test runner takes it.
+fn name_of<Play>() -> String {
+    let name = std::any::type_name::<Play>();
+    let name = name.strip_suffix("::{{closure}}").unwrap_or(name);
+    name.split_once("::")
+        .map_or(name, |(_, path)| path)
+        .to_owned()
+}
+
+/// All pinned versions; `None`, and said by name, where a thing is missing.
+pub fn pinned(test: &str) -> Option<Vec<Version>> {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let numbers = fs::read_to_string(checkout.join("scripts/claude-versions")).unwrap();
+    if !is_root() {
+        skip(test, "a network namespace needs root");
+        return None;
+    }
+    for tool in ["unshare", "ip", "tmux"] {
+        let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+            .any(|dir| dir.join(tool).is_file());
+        if !found {
+            skip(test, &format!("{tool} is not installed"));
+            return None;
+        }
+    }
+    let program = |number: &str| checkout.join(".claude-bin").join(number).join("claude");
+    let (there, missing): (Vec<&str>, Vec<&str>) = numbers
+        .split_whitespace()
+        .partition(|number| program(number).is_file());
+    for number in missing {
+        skip(
+            test,
+            &format!("Claude Code {number} is not there (scripts/fetch-claude --all)"),
+        );
+    }
+    Some(
+        there
+            .iter()
+            .map(|number| Version {
+                number: (*number).to_owned(),
+                program: program(number),
+            })
+            .collect(),
+    )
+}
+
+/// Runs a test once more where nothing that it starts can reach beyond this machine.
+fn again_on_loopback(test: &str) {
+    let mut inside = Command::new("unshare");
+    inside
+        .args([
+            "-n",
+            "-m",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            "ip link set lo up && exec \"$0\" \"$@\"",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env_clear()
+        .envs(
+            ["PATH", "SPOTKEEP_CI", "RUST_BACKTRACE"]
+                .iter()
+                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+        )
+        .env("HOME", "/nonexistent")
+        .env(INSIDE, "1");
+    let output = run(&mut inside, TEST_LIMIT).unwrap();
+    eprintln!("{}{}", output.stdout, output.stderr);
+    assert!(
+        output.status.success(),
+        "{test} failed on loopback: {}",
+        output.status
+    );
+    assert!(
+        output.stdout.contains("1 passed"),
+        "{test} did not run on loopback"
+    );
+}
+
+/// The variable alone proves nothing.
+fn ensure_only_loopback() {
+    let devices = fs::read_to_string("/proc/net/dev").unwrap();
+    let names = devices
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, _)| name.trim());
+    assert!(
+        names.into_iter().all(|name| name == "lo"),
+        "there is a network beside loopback:\n{devices}"
+    );
+}
+
+/// A lab whose agents are the real thing.
+pub fn lab(version: &Version) -> Lab {
+    let lab = Lab::new();
+    furnish(&lab, version);
+    lab
+}
+
+/// The same in a cloud whose metadata server is a double.
+pub fn lab_in_a_cloud(version: &Version) -> Lab {
+    let lab = Lab::in_a_cloud();
+    furnish(&lab, version);
+    lab
+}
+
+fn furnish(lab: &Lab, version: &Version) {
+    ensure_only_loopback();
+    let claude = lab.dir.join("bin/claude");
+    fs::remove_file(&claude).unwrap();
+    symlink(&version.program, &claude).unwrap();
+    let text = lab.config_text();
+    let env = format!(
+        "env = {{ {}, ",
+        environment(lab)
+            .map(|(name, value)| format!("{name} = \"{value}\""))
+            .join(", ")
+    );
+    let text = text.replace(
+        "env = { ",
+        &format!("args = [\"--dangerously-skip-permissions\"]\n{env}"),
+    );
+    assert!(text.contains(KEY), "{text}");
+    lab.write_config(&text);
+}
+
+/// What keeps Claude within the lab, beside what the lab declares itself.
+fn environment(lab: &Lab) -> [(&'static str, String); 4] {
+    [
+        ("ANTHROPIC_API_KEY", KEY.to_owned()),
+        (
+            "CLAUDE_CODE_TMPDIR",
+            lab.dir.join("tmp").display().to_string(),
+        ),
+        ("DISABLE_TELEMETRY", "1".to_owned()),
+        (
+            "SPOTKEEP_RUNTIME_DIR",
+            lab.dir.join("run").display().to_string(),
+        ),
+    ]
+}
+
+/// The command line of a person who runs `claude` beside the keeper, with the same configuration.
+fn by_hand(lab: &Lab, arguments: &[&str]) -> Vec<String> {
+    let mut words: Vec<String> = ["env", "-i"].map(str::to_owned).to_vec();
+    let of_lab = [
+        ("PATH", std::env::var("PATH").unwrap()),
+        ("HOME", lab.dir.join("home").display().to_string()),
+        ("TERM", "xterm-256color".to_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+        ("IS_SANDBOX", "1".to_owned()),
+        ("ANTHROPIC_BASE_URL", lab.model.url()),
+        (
+            "CLAUDE_CONFIG_DIR",
+            lab.file(".claude").display().to_string(),
+        ),
+        (
+            "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL",
+            "1".to_owned(),
+        ),
+        ("DISABLE_AUTOUPDATER", "1".to_owned()),
+    ];
+    words.extend(
+        of_lab
+            .into_iter()
+            .chain(environment(lab))
+            .map(|(name, value)| format!("{name}={value}")),
+    );
+    words.push(lab.dir.join("bin/claude").display().to_string());
+    words.push("--dangerously-skip-permissions".to_owned());
+    words.extend(arguments.iter().map(|word| (*word).to_owned()));
+    words
+}
+
+/// A person's own terminal with a `claude` in it.
+pub struct Person<'lab> {
+    lab: &'lab Lab,
+    tmux: Tmux,
+    name: AgentName,
+    pub claude: ProcessId,
+}
+
+impl<'lab> Person<'lab> {
+    pub fn at(lab: &'lab Lab, cwd: &Path, arguments: &[&str]) -> Self {
+        // Of its own: the server of the one before may still hold its socket.
+        let id = spotkeep::state::new_uuid();
+        let dir = lab.dir.join(format!("person-{}", &id[..8]));
+        fs::create_dir_all(&dir).unwrap();
+        let (tmux, name) = (Tmux::new(&dir), AgentName::new("person").unwrap());
+        tmux.ensure_server().unwrap();
+        let claude = tmux.launch(&name, cwd, &by_hand(lab, arguments)).unwrap();
+        Self {
+            lab,
+            tmux,
+            name,
+            claude,
+        }
+    }
+
+    /// Waits until Claude is at its prompt; returns the session that it is in.
+    pub fn session(&self) -> String {
+        let config = self.lab.file(".claude");
+        let watch = Watch::new().unwrap();
+        let until = Instant::now() + LIMIT;
+        loop {
+            watch.add(&session::sessions_dir(&config)).ok();
+            match session::read(&config, self.claude.pid) {
+                Some(file) if file.status == Some(session::Status::Idle) => return file.session_id,
+                _ => assert!(Instant::now() < until, "no session:\n{}", self.screen()),
+            }
+            watch.wait(Duration::from_millis(100));
+        }
+    }
+
+    /// Types it and sends it. A person sees their words before they press Enter.
+    pub fn says(&self, text: &str) {
+        self.tmux.paste(&self.name, text).unwrap();
+        let until = Instant::now() + LIMIT;
+        while !self.screen().contains(text) {
+            assert!(Instant::now() < until, "{text}:\n{}", self.screen());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.tmux.press_enter(&self.name).unwrap();
+    }
+
+    pub fn screen(&self) -> String {
+        self.tmux.screen(&self.name).unwrap_or_default()
+    }
+
+    /// Ends it in order.
+    pub fn leaves(self) {
+        let claude = self.claude.open().unwrap();
+        claude.signal(Signal::Term);
+        assert!(claude.wait(Some(Instant::now() + LIMIT)));
+    }
+}
+
+impl Drop for Person<'_> {
+    fn drop(&mut self) {
+        self.tmux.end_server();
+    }
+}
+
+/// A transcript's records that a line-wise reader understands.
+pub fn records(transcript: &Path) -> Vec<Value> {
+    let text = fs::read(transcript).unwrap();
+    String::from_utf8_lossy(&text)
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}
+
+/// How many times a user's record of a transcript holds this text.
+pub fn times_said(transcript: &Path, text: &str) -> usize {
+    let escaped = Value::from(text).to_string();
+    let inner = &escaped[1..escaped.len() - 1];
+    let users = records(transcript)
+        .into_iter()
+        .filter(|record| record["type"] == "user");
+    users
+        .filter(|record| record["message"].to_string().contains(inner))
+        .count()
+}
+
+/// Waits until an agent's model has been asked so often in all.
+pub fn wait_requests(lab: &Lab, name: &str, count: u64) {
+    let enough = |ledger: &spotkeep::drill::ledger::Ledger| {
+        ledger
+            .agents
+            .get(name)
+            .is_some_and(|account| account.requests >= count)
+    };
+    assert!(
+        lab.model.wait(LIMIT, enough),
+        "{name} has not asked {count} times: {}",
+        lab.account()
+    );
+}
+
+/// How often an agent's model was asked.
+pub fn requests(lab: &Lab, name: &str) -> u64 {
+    lab.model
+        .ledger()
+        .agents
+        .get(name)
+        .map_or(0, |account| account.requests)
+}

@@ -1,0 +1,81 @@
+//! The drill with the real Claude Code, in all three kinds.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use spotkeep::os::process::run;
+
+use crate::lab::SPOTKEEP;
+use crate::real_claude::{Version, with_each_version};
+
+/// A drill has limits of its own, which come first.
+const LIMIT: Duration = Duration::from_secs(85);
+
+/// `spotkeep drill` with this version, as anybody would run it, and what holds for every kind.
+/// Returns the report.
+fn drill(version: &Version, kind: &str) -> Value {
+    let mut command = Command::new(SPOTKEEP);
+    command
+        .args(["drill", "--json", "--kind", kind, "--claude"])
+        .arg(&version.program)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env("HOME", "/nonexistent")
+        .env("SPOTKEEP_LOOPBACK_ONLY", "1");
+    let output = run(&mut command, LIMIT).unwrap();
+    let report: Value =
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let passed = report["verdict"] == "pass";
+    assert_eq!(output.status.code(), Some(if passed { 0 } else { 3 }));
+    assert_eq!(report["claude"], version.number.as_str());
+    assert_eq!(report["kind"], kind);
+    assert_eq!(
+        report["isolation"],
+        "in a network namespace with only loopback"
+    );
+    assert_eq!(
+        report["sessions_resumed"], report["agents_total"],
+        "{report:#}"
+    );
+    assert_eq!(report["turns_continued"], report["turns_cut"], "{report:#}");
+    assert_eq!(report["workspaces_identical"], true, "{report:#}");
+    assert!(report["turns_cut"].as_u64().unwrap() > 0, "{report:#}");
+    assert!(report["records_before"].as_u64().unwrap() > 0, "{report:#}");
+    report
+}
+
+#[test]
+fn with_a_notice_every_agent_comes_back_and_not_a_record_is_lost() {
+    with_each_version(|version| {
+        let report = drill(version, "notice");
+        assert_eq!(report["verdict"], "pass", "{report:#}");
+        assert_eq!(report["records_lost"], 0, "{report:#}");
+        assert!(report["notice_to_safe_ms"].is_u64(), "{report:#}");
+    });
+}
+
+#[test]
+fn when_everything_is_killed_every_agent_comes_back() {
+    with_each_version(|version| {
+        let report = drill(version, "kill");
+        // A drill allows for 0.2 s, which is what Claude needs to write on a machine that is not
+        // short of processors. Here others may run, so what it lost may be a little older.
+        for loss in report["losses"].as_array().unwrap() {
+            let loss = loss.as_str().unwrap();
+            let age = loss
+                .strip_suffix(" ms old is lost")
+                .and_then(|rest| rest.split(' ').next_back());
+            let age = age.unwrap_or_else(|| panic!("{report:#}"));
+            assert!(age.parse::<u64>().unwrap() < 2_000, "{report:#}");
+        }
+    });
+}
+
+#[test]
+fn when_the_power_is_cut_every_agent_comes_back() {
+    with_each_version(|version| {
+        let report = drill(version, "power-cut");
+        assert_eq!(report["verdict"], "pass", "{report:#}");
+    });
+}

@@ -1,0 +1,243 @@
+//! A start that nobody watches: no dialog where it can be answered in advance; one that cannot is
+//! shown, and is no start that counts.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use spotkeep::claude::locate::slug;
+
+use crate::lab::{Lab, prompt_of, said};
+use crate::real_claude::{KEY, lab, with_each_version};
+
+fn config_path(lab: &Lab) -> std::path::PathBuf {
+    lab.file(".claude/.claude.json")
+}
+
+fn json_of(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// What is remembered of a key.
+fn key_tail() -> &'static str {
+    &KEY[KEY.len() - 20..]
+}
+
+/// Presses a key in an agent's terminal, as a person who is attached does.
+fn press(lab: &Lab, name: &str, key: &str) {
+    let mut tmux = lab.program("tmux");
+    tmux.arg("-S")
+        .arg(lab.tmux().socket())
+        .args(["send-keys", "-t", name, key]);
+    said(&mut tmux).ok();
+}
+
+#[test]
+fn a_fresh_root_starts_unattended_and_a_users_own_keys_survive_even_a_torn_file() {
+    with_each_version(|version| {
+        let lab = lab(version);
+        lab.declare("a", "idle", "");
+        assert!(!config_path(&lab).exists(), "nothing is seeded");
+        let _keeper = lab.keeper();
+        lab.wait_done("a");
+        assert!(
+            lab.events("a", "waiting").is_empty(),
+            "no dialog: {}",
+            lab.account()
+        );
+        lab.run(&["stop", "a"]).ok();
+        lab.wait_state("a", "stopped");
+
+        // A user changes what is theirs, before, between and behind what we need.
+        let mut config = json_of(&config_path(&lab));
+        config["editorMode"] = json!("vim");
+        config["ofTheUser"] = json!({"list": [1, 2], "text": "\u{fc}"});
+        config
+            .as_object_mut()
+            .unwrap()
+            .remove("hasCompletedOnboarding");
+        config["projects"] = json!({"/elsewhere": {"allowedTools": ["Read"]}});
+        fs::write(config_path(&lab), config.to_string()).unwrap();
+        let settings = lab.file(".claude/settings.json");
+        fs::write(
+            &settings,
+            json!({"env": {"OF_THE_USER": "1"}, "cleanupPeriodDays": 9999}).to_string(),
+        )
+        .unwrap();
+        let assert_kept = |lab: &Lab| {
+            let config = json_of(&config_path(lab));
+            assert_eq!(config["editorMode"], "vim");
+            assert_eq!(
+                config["ofTheUser"],
+                json!({"list": [1, 2], "text": "\u{fc}"})
+            );
+            assert_eq!(
+                config["projects"]["/elsewhere"]["allowedTools"],
+                json!(["Read"])
+            );
+            let workspace = fs::canonicalize(lab.workspace("a")).unwrap();
+            assert_eq!(
+                config["projects"][workspace.to_str().unwrap()]["hasTrustDialogAccepted"],
+                true
+            );
+            let settings = json_of(&settings);
+            assert_eq!(settings["env"]["OF_THE_USER"], "1");
+            assert_eq!(settings["cleanupPeriodDays"], 9999);
+            assert_eq!(settings["skipDangerousModePermissionPrompt"], true);
+        };
+        lab.run(&["start", "a"]).ok();
+        lab.wait_state("a", "idle");
+        assert_kept(&lab);
+
+        // The power goes while somebody writes the file.
+        lab.run(&["stop", "a"]).ok();
+        lab.wait_state("a", "stopped");
+        let whole = fs::read(config_path(&lab)).unwrap();
+        let torn = &whole[..whole.len() / 2];
+        fs::write(config_path(&lab), torn).unwrap();
+        lab.run(&["start", "a"]).ok();
+        lab.wait_state("a", "idle");
+        assert_kept(&lab);
+        let entries = fs::read_dir(lab.file(".claude"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let aside: Vec<_> = entries
+            .filter(|path| path.to_string_lossy().contains(".claude.json.torn-"))
+            .collect();
+        assert_eq!(aside.len(), 1, "{aside:?}");
+        assert_eq!(fs::read(&aside[0]).unwrap(), torn);
+        assert!(
+            lab.events("a", "waiting").is_empty(),
+            "no dialog: {}",
+            lab.account()
+        );
+        lab.assert_nothing_lost("a");
+    });
+}
+
+#[test]
+fn a_fleet_that_starts_for_the_first_time_meets_no_dialog_although_all_share_one_configuration() {
+    with_each_version(|version| {
+        let lab = lab(version);
+        let names = ["a", "b", "c", "d", "e"];
+        for name in names {
+            lab.declare(name, "", "");
+        }
+        let _keeper = lab.keeper();
+        for name in names {
+            lab.wait_state(name, "idle");
+            assert!(lab.events(name, "waiting").is_empty(), "{}", lab.account());
+        }
+        let left: Vec<_> = fs::read_dir(lab.file(".claude"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert!(
+            !left
+                .iter()
+                .any(|path| path.to_string_lossy().contains("torn")),
+            "{left:?}"
+        );
+    });
+}
+
+#[test]
+fn a_transcript_that_was_torn_before_its_first_word_is_set_aside_and_the_session_begins() {
+    with_each_version(|version| {
+        let lab = lab(version);
+        lab.declare("a", "", "");
+        let _keeper = lab.keeper();
+        lab.wait_state("a", "idle");
+        let session = lab.session_of("a");
+        lab.run(&["stop", "a"]).ok();
+        lab.wait_state("a", "stopped");
+        // Claude itself refuses both ways to start over such a file.
+        let workspace = fs::canonicalize(lab.workspace("a")).unwrap();
+        let folder = lab.file(".claude/projects").join(slug(&workspace));
+        fs::create_dir_all(&folder).unwrap();
+        let transcript = folder.join(format!("{session}.jsonl"));
+        fs::write(&transcript, "{\"type\":\"us").unwrap();
+        lab.run(&["start", "a"]).ok();
+        lab.wait_state("a", "idle");
+        lab.run(&["send", "a", &prompt_of("a", "idle", 1)]).ok();
+        lab.wait_done("a");
+        assert_eq!(lab.session_of("a"), session);
+        assert_eq!(lab.transcript("a"), transcript);
+        let files = fs::read_dir(&folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let torn =
+            files.filter(|path| fs::read(path).is_ok_and(|bytes| bytes == b"{\"type\":\"us"));
+        assert_eq!(torn.count(), 1, "it is kept beside it");
+    });
+}
+
+#[test]
+fn a_dialog_is_shown_with_its_words_and_answering_it_lets_the_agent_start() {
+    with_each_version(|version| {
+        let lab = lab(version);
+        // The same mode by another flag, which the user has not agreed to in advance.
+        let text = lab.config_text();
+        lab.write_config(&text.replace(
+            "[\"--dangerously-skip-permissions\"]",
+            "[\"--permission-mode\", \"bypassPermissions\"]",
+        ));
+        lab.declare("a", "idle", "");
+        let _keeper = lab.keeper();
+        let agent = lab.wait_state("a", "waiting");
+        let why = agent["why"].as_str().unwrap();
+        assert!(
+            why.contains("Claude asks to accept the bypass mode"),
+            "{why}"
+        );
+        assert!(why.contains("Yes, I accept"), "the pane's own words: {why}");
+        assert!(
+            lab.events("a", "resumed").is_empty(),
+            "a dialog is no start that counts"
+        );
+        assert!(lab.model.ledger().agents.is_empty());
+        lab.run(&["send", "a", "yes"])
+            .refused(3, "waits for a human", "attach a");
+
+        // "No, exit" is lit; the arrow has to have arrived before Enter.
+        press(&lab, "a", "Down");
+        lab.until("the yes is lit", || {
+            let screen = lab.run(&["logs", "--raw", "a"]).out;
+            let lit = screen
+                .lines()
+                .find(|line| line.contains('\u{276f}'))?
+                .contains("Yes, I accept");
+            lit.then_some(())
+        });
+        press(&lab, "a", "Enter");
+        lab.wait_done("a");
+        assert_eq!(lab.events("a", "starting").len(), 1, "it is the same start");
+        assert_eq!(lab.agent("a")["why"], Value::Null);
+    });
+}
+
+#[test]
+fn a_key_that_the_user_rejected_stays_so_and_the_agent_says_that_it_is_not_logged_in() {
+    with_each_version(|version| {
+        let lab = lab(version);
+        lab.declare("a", "idle", "");
+        fs::create_dir_all(lab.file(".claude")).unwrap();
+        fs::write(
+            config_path(&lab),
+            json!({"customApiKeyResponses": {"rejected": [key_tail()]}}).to_string(),
+        )
+        .unwrap();
+        let _keeper = lab.keeper();
+        // Neither version asks again: the session begins, and its first turn ends at once.
+        let why = lab.wait_state("a", "stalled")["why"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        assert!(why.contains("Not logged in"), "{why}");
+        assert_eq!(
+            json_of(&config_path(&lab))["customApiKeyResponses"]["rejected"],
+            json!([key_tail()])
+        );
+        assert!(lab.model.ledger().agents.is_empty());
+    });
+}
