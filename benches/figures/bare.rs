@@ -1,0 +1,98 @@
+//! What a person's own script would do: the same command lines in tmux, so many at a time.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use spotkeep::agent::{self, Limits};
+use spotkeep::claude::launch;
+use spotkeep::config::Config;
+use spotkeep::drill::session_file::live;
+use spotkeep::error::{Context as _, Result};
+use spotkeep::os::watch::Watch;
+use spotkeep::root::Root;
+
+use super::fleet::Fleet;
+use super::place::run;
+
+/// How long one call of tmux may take.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How long one start may take before it is not waited for any more.
+const START_LIMIT: Duration = Duration::from_secs(120);
+/// Files may change without a word; then this often is looked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Starts in flight, as the keeper would have them.
+pub fn parallel() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Limits::for_cores(cores).parallel
+}
+
+/// Starts every agent as the keeper last did. Returns when the first command was given.
+///
+/// A start is over when Claude's own session file shows a status, as it is for the keeper.
+pub fn start(fleet: &Fleet) -> Result<Instant> {
+    let root = Root::open(&fleet.sandbox.root())?;
+    let commands = commands(&root)?;
+    let watch = Watch::new()?;
+    let started = Instant::now();
+    let mut in_flight: Vec<(String, Instant)> = Vec::new();
+    for (name, arguments) in commands {
+        while in_flight.len() >= parallel() {
+            watch.add(&root.claude().join("sessions")).ok();
+            watch.wait(LOOK_AGAIN);
+            let running = live(&root.claude());
+            let is_up = |name: &str| {
+                running
+                    .iter()
+                    .any(|at| at.name == name && !at.status.is_empty())
+            };
+            in_flight.retain(|(name, since)| !is_up(name) && since.elapsed() < START_LIMIT);
+        }
+        let mut tmux = fleet.sandbox.command(Path::new("tmux"));
+        let socket = fleet.sandbox.dir().join("run/bare.sock");
+        run(
+            tmux.arg("-S")
+                .arg(socket)
+                .args(["-f", "/dev/null"])
+                .args(arguments),
+            LIMIT,
+        )?;
+        in_flight.push((name, Instant::now()));
+    }
+    Ok(started)
+}
+
+/// For each agent by name the arguments of tmux.
+fn commands(root: &Root) -> Result<Vec<(String, Vec<String>)>> {
+    let config = Config::load(&root.config())?;
+    let mut all = Vec::new();
+    for (name, agent) in &config.agents {
+        let record = root.load_record(name)?.context("an agent has no record")?;
+        let launched = record.launch.context("an agent was never launched")?;
+        let cwd = root.absolute(&record.cwd).display().to_string();
+        let fixed = [
+            "new-session",
+            "-d",
+            "-s",
+            name.as_str(),
+            "-x",
+            "200",
+            "-y",
+            "50",
+            "-c",
+            &cwd,
+        ];
+        let mut arguments = fixed.map(str::to_owned).to_vec();
+        let environment = agent::environment(root, &config, agent)?;
+        for (key, value) in launch::environment(&root.claude())
+            .into_iter()
+            .chain(environment)
+        {
+            arguments.extend(["-e".to_owned(), format!("{key}={value}")]);
+        }
+        arguments.extend(["--".to_owned(), launched.program.display().to_string()]);
+        arguments.extend(launched.arguments);
+        all.push((name.to_string(), arguments));
+    }
+    Ok(all)
+}

@@ -1,0 +1,263 @@
+//! A fleet in a sandbox, between the doubles, over as many lives as a figure needs.
+
+use std::fs;
+use std::process::Child;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use spotkeep::drill::ledger::Ledger;
+use spotkeep::drill::metadata::Metadata;
+use spotkeep::drill::model::Model;
+use spotkeep::drill::sandbox::{Sandbox, point_at};
+use spotkeep::drill::script::OPEN_FILE;
+use spotkeep::drill::session_file::{Live, live};
+use spotkeep::error::{Context as _, Result, bail, ensure};
+use spotkeep::os::watch::Watch;
+use spotkeep::state::{Manifest, latest_manifest};
+use spotkeep::time::Timestamp;
+
+use super::place::Place;
+
+/// How long anything may take, and how much more each agent adds.
+const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT_PER_AGENT: Duration = Duration::from_secs(6);
+/// Files may change without a word; then this often is looked again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// What is seen is on the disk a little later: Claude writes 100 ms behind.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// The fleet; dropping it ends everything.
+#[derive(Debug)]
+pub struct Fleet {
+    /// Where it lives.
+    pub sandbox: Arc<Sandbox>,
+    /// What its agents talk to.
+    pub model: Model,
+    /// The agents' names.
+    pub names: Vec<String>,
+    metadata: Metadata,
+    life: u32,
+    keeper: Option<Child>,
+}
+
+/// What a preemption took.
+#[derive(Debug)]
+pub struct Preempted {
+    /// From the announcement to the beginning of the save.
+    pub to_save_ms: u64,
+    /// What the save says of itself.
+    pub manifest: Manifest,
+}
+
+impl Fleet {
+    /// Declares a fleet whose agents begin with one plan.
+    pub fn create(place: &Place, agents: usize, plan: &str) -> Result<Self> {
+        Self::create_with(place, agents, plan, place.claude().is_none())
+    }
+
+    /// The same, with the stand-in if that is asked for.
+    pub fn create_with(place: &Place, agents: usize, plan: &str, stand_in: bool) -> Result<Self> {
+        let sandbox = place.sandbox(true)?;
+        let (model, metadata) = (Model::start()?, Metadata::start()?);
+        let claude = place.claude().filter(|_| !stand_in);
+        sandbox.declare(&metadata.address(), &model.url(), claude)?;
+        let names: Vec<String> = (1..=agents)
+            .map(|number| format!("agent-{number:02}"))
+            .collect();
+        for name in &names {
+            sandbox.make_workspace(name)?;
+            let workspace = format!("workspaces/{name}");
+            let prompt = format!("DRILL agent={name} plan={plan} [[{name}:p:1]]");
+            let args = ["add", name, "--workspace", &workspace, "--prompt", &prompt];
+            sandbox.verb(1, &metadata.address(), &args)?;
+        }
+        Ok(Self {
+            sandbox,
+            model,
+            names,
+            metadata,
+            life: 0,
+            keeper: None,
+        })
+    }
+
+    /// A new machine takes the disk: a keeper starts. Returns when.
+    pub fn boot(&mut self) -> Result<Instant> {
+        self.new_life()?;
+        let started = Instant::now();
+        self.keeper = Some(self.sandbox.keeper(self.life, &self.metadata.address())?);
+        Ok(started)
+    }
+
+    /// A new machine takes the disk, and no keeper starts.
+    pub fn new_life(&mut self) -> Result<()> {
+        self.end()?;
+        self.life += 1;
+        self.metadata = Metadata::start()?;
+        let path = self.sandbox.root().join("spotkeep.toml");
+        let text = fs::read_to_string(&path)?;
+        fs::write(&path, point_at(&text, &self.metadata.address()))?;
+        for name in &self.names {
+            fs::remove_file(self.sandbox.workspace(name).join(OPEN_FILE)).ok();
+        }
+        self.model.new_life();
+        Ok(())
+    }
+
+    /// Ends everything at once, as a lost machine does.
+    pub fn end(&mut self) -> Result<()> {
+        self.sandbox.end_everything()?;
+        if let Some(mut keeper) = self.keeper.take() {
+            keeper.wait().context("cannot wait for the keeper")?;
+        }
+        Ok(())
+    }
+
+    /// The keeper's process.
+    pub fn keeper(&self) -> Result<u32> {
+        Ok(self.keeper.as_ref().context("no keeper runs")?.id())
+    }
+
+    /// A command of spotkeep on this root.
+    pub fn spotkeep(&self) -> Result<std::process::Command> {
+        self.sandbox.spotkeep(self.life, &self.metadata.address())
+    }
+
+    /// Asks these agents for something that never ends.
+    pub fn set_to_work(&self, names: &[String]) -> Result<()> {
+        for name in names {
+            let prompt = format!("DRILL agent={name} plan=hold turn=2 [[{name}:p:2]]");
+            let metadata = self.metadata.address();
+            self.sandbox
+                .verb(self.life, &metadata, &["send", name, &prompt])?;
+        }
+        Ok(())
+    }
+
+    /// Announces the preemption, and waits until the save has ended.
+    pub fn preempt(&self) -> Result<Preempted> {
+        ensure!(
+            self.metadata.wait_for_pollers(1, LIMIT),
+            "the keeper asks no metadata server"
+        );
+        let saves = self.sandbox.root().join("session-state/saves");
+        let before = latest_manifest(&saves)?.map(|save| save.id);
+        let announced = Timestamp::now();
+        self.metadata.preempt();
+        let mut found = None;
+        self.wait("the save has ended", |_, _| {
+            found = latest_manifest(&saves).ok().flatten();
+            found.as_ref().is_some_and(|save| {
+                Some(&save.id) != before.as_ref() && save.stages.workspaces_ms.is_some()
+            })
+        })?;
+        let manifest = found.context("no save is there")?;
+        let to_save = manifest.at.since(announced);
+        let to_save_ms = u64::try_from(to_save.as_millis()).context("a long time")?;
+        Ok(Preempted {
+            to_save_ms,
+            manifest,
+        })
+    }
+
+    /// Waits until every agent is at rest in its session.
+    pub fn wait_until_idle(&self) -> Result<()> {
+        self.wait("every agent is at rest", |_, running| {
+            self.names
+                .iter()
+                .all(|name| has_status(running, name, "idle"))
+        })?;
+        std::thread::sleep(SETTLE);
+        Ok(())
+    }
+
+    /// Waits until these agents are in a tool that never ends, and the others are up.
+    pub fn wait_until_at_work(&self, workers: &[String]) -> Result<()> {
+        self.wait("every agent is at work", |ledger, running| {
+            self.names
+                .iter()
+                .all(|name| running.iter().any(|at| at.name == *name))
+                && workers.iter().all(|name| {
+                    let is_open = ledger
+                        .agents
+                        .get(name)
+                        .is_some_and(|agent| agent.open.is_some());
+                    is_open && self.sandbox.workspace(name).join(OPEN_FILE).exists()
+                })
+        })?;
+        std::thread::sleep(SETTLE);
+        Ok(())
+    }
+
+    /// Waits until every agent has asked the model in this life; when the last one did.
+    pub fn wait_for_first_requests(&self) -> Result<Instant> {
+        let firsts = |ledger: &Ledger| {
+            let all = self.names.iter();
+            all.map(|name| Some(ledger.agents.get(name)?.first.as_ref()?.at))
+                .collect()
+        };
+        let mut found: Option<Vec<Instant>> = None;
+        self.wait("every agent has asked the model", |ledger, _| {
+            found = firsts(ledger);
+            found.is_some()
+        })?;
+        found
+            .and_then(|all| all.into_iter().max())
+            .context("there are no agents")
+    }
+
+    /// Waits until `look` is content with the model's ledger and the live sessions.
+    pub fn wait(&self, what: &str, mut look: impl FnMut(&Ledger, &[Live]) -> bool) -> Result<()> {
+        let config = self.sandbox.root().join(".claude");
+        let watch = Watch::new()?;
+        let agents = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
+        let deadline = Instant::now() + LIMIT + LIMIT_PER_AGENT * agents;
+        loop {
+            let (ledger, running) = (self.model.ledger(), live(&config));
+            if look(&ledger, &running) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "{what}: not in time\n     {}",
+                    self.explain(&ledger, &running)
+                );
+            }
+            for dir in [
+                config.join("sessions"),
+                self.sandbox.root().join("session-state/saves"),
+            ] {
+                watch.add(&dir).ok();
+            }
+            watch.wait(LOOK_AGAIN);
+        }
+    }
+
+    /// What each agent is at, and what the keeper said last.
+    fn explain(&self, ledger: &Ledger, running: &[Live]) -> String {
+        let agents = self.names.iter().map(|name| {
+            let status = running.iter().find(|at| at.name == *name);
+            let status = status.map_or("not up", |at| at.status.as_str());
+            let account = ledger.agents.get(name);
+            let requests = account.map_or(0, |account| account.requests);
+            let ended = account.map_or(0, |account| account.turns_ended);
+            format!("{name} {status}, {requests} requests, {ended} turns ended")
+        });
+        let log = fs::read_to_string(self.sandbox.log(self.life)).unwrap_or_default();
+        let last = log.lines().rev().take(3).map(str::to_owned);
+        agents.chain(last).collect::<Vec<_>>().join("\n     ")
+    }
+}
+
+fn has_status(running: &[Live], name: &str, status: &str) -> bool {
+    running
+        .iter()
+        .any(|at| at.name == name && at.status == status)
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // The sandbox ends whatever this could not.
+        self.end().ok();
+    }
+}

@@ -1,0 +1,91 @@
+//! Figure 5: what the keeper takes while nothing happens.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use spotkeep::error::{Context as _, Result};
+
+use super::fleet::Fleet;
+use super::options::Options;
+use super::table::Figure;
+
+/// Percent of a core.
+const MUST_CPU: f64 = 0.5;
+/// Megabytes, in KiB.
+const MUST_RSS: u64 = 20 << 10;
+/// Linux counts CPU time for user space in hundredths of a second, whatever its own clock does.
+const TICKS: f64 = 100.0;
+/// What follows a start, such as a housekeeping of Claude's, is over by then.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// What the kernel counts for a process.
+#[derive(Debug)]
+struct Counters {
+    at: Instant,
+    ticks: u64,
+    write_bytes: u64,
+    write_calls: u64,
+}
+
+/// Watches the keeper of a fleet at rest.
+pub fn measure(fleet: &Fleet, options: &Options) -> Result<Figure> {
+    let pid = fleet.keeper()?;
+    std::thread::sleep(QUIET);
+    let before = Counters::of(pid)?;
+    std::thread::sleep(Duration::from_secs(if options.quick { 20 } else { 60 }));
+    let after = Counters::of(pid)?;
+    let seconds = (after.at - before.at).as_secs_f64();
+    let ticks = u32::try_from(after.ticks - before.ticks)?;
+    let percent = f64::from(ticks) / TICKS / seconds * 100.0;
+    let (written, calls) = (
+        after.write_bytes - before.write_bytes,
+        after.write_calls - before.write_calls,
+    );
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let (rss, anonymous) = (field(&status, "VmRSS:")?, field(&status, "RssAnon:")?);
+    let (rss_mb, anonymous_mb) = (mb(rss)?, mb(anonymous)?);
+    Ok(Figure {
+        number: 5,
+        name: format!("keeper with {} idle agents", fleet.names.len()),
+        must: format!("{MUST_CPU} % of a core, 20 MB, no disk write"),
+        measured: format!(
+            "{percent:.2} %, {rss_mb:.1} MB ({anonymous_mb:.1} of its own), {written} bytes written"
+        ),
+        reached: Some(percent < MUST_CPU && rss < MUST_RSS && written == 0),
+        how: format!(
+            "over {seconds:.0} s of rest: utime + stime, VmRSS and RssAnon, write_bytes of /proc/PID/io; \
+             {calls} write calls of any kind"
+        ),
+    })
+}
+
+impl Counters {
+    fn of(pid: u32) -> Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let rest = stat.rsplit_once(')').context("no stat")?.1;
+        // Behind the name, utime and stime are the fields 12 and 13.
+        let mut fields = rest.split_whitespace().skip(11).map(str::parse::<u64>);
+        let mut next = || Ok::<_, spotkeep::error::Error>(fields.next().context("a short stat")??);
+        let ticks = next()? + next()?;
+        let io = fs::read_to_string(format!("/proc/{pid}/io"))?;
+        Ok(Self {
+            at: Instant::now(),
+            ticks,
+            write_bytes: field(&io, "write_bytes:")?,
+            write_calls: field(&io, "syscw:")?,
+        })
+    }
+}
+
+/// The number behind a name at the beginning of a line.
+fn field(text: &str, name: &str) -> Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let number = line
+        .and_then(|rest| rest.split_whitespace().next())
+        .context("a field is missing")?;
+    Ok(number.parse()?)
+}
+
+fn mb(kib: u64) -> Result<f64> {
+    Ok(f64::from(u32::try_from(kib)?) / 1024.0)
+}

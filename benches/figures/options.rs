@@ -1,0 +1,85 @@
+//! What is asked for on the command line.
+
+use std::path::PathBuf;
+
+use spotkeep::error::{Context as _, Result, bail, ensure};
+
+use super::FIGURES;
+
+/// The switches; `cargo bench` adds `--bench`.
+const USAGE: &str = "usage: make bench ARGS=\"[--only N]... [--quick] [--drills N] [--pairs N] \
+[--agents N] [--claude PATH]... [--stand-in]\"";
+
+/// What to measure, and how often.
+#[derive(Debug)]
+pub struct Options {
+    only: Vec<u8>,
+    /// Fewer repetitions of everything.
+    pub quick: bool,
+    /// Drills with a notice; half as many are killed.
+    pub drills: usize,
+    /// Pairs of boots.
+    pub pairs: usize,
+    /// Agents in the large fleet.
+    pub agents: usize,
+    /// Which claude; drills take turns where there are several.
+    pub claude: Vec<PathBuf>,
+    /// Play with the stand-in, whatever is installed.
+    pub stand_in: bool,
+}
+
+impl Options {
+    /// Reads the arguments.
+    pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
+        let mut only = Vec::new();
+        let mut claude = Vec::new();
+        let (mut quick, mut stand_in) = (false, false);
+        let (mut drills, mut pairs, mut agents) = (None, None, None);
+        while let Some(argument) = arguments.next() {
+            let mut value = || {
+                arguments
+                    .next()
+                    .with_context(|| format!("{argument} what?\n{USAGE}"))
+            };
+            match argument.as_str() {
+                "--bench" => {}
+                "--quick" => quick = true,
+                "--stand-in" => stand_in = true,
+                "--only" => only.push(value()?.parse().context(USAGE)?),
+                "--drills" => drills = Some(value()?.parse().context(USAGE)?),
+                "--pairs" => pairs = Some(value()?.parse().context(USAGE)?),
+                "--agents" => agents = Some(value()?.parse().context(USAGE)?),
+                "--claude" => claude.push(value()?.into()),
+                _ => bail!("{argument}?\n{USAGE}"),
+            }
+        }
+        let options = Self {
+            only,
+            quick,
+            drills: drills.unwrap_or(if quick { 2 } else { 10 }),
+            pairs: pairs.unwrap_or(if quick { 2 } else { 5 }),
+            agents: agents.unwrap_or(16),
+            claude,
+            stand_in,
+        };
+        ensure!(
+            options.only.iter().all(|number| FIGURES.contains(number)),
+            "{USAGE}"
+        );
+        ensure!(
+            options.drills > 0 && options.pairs > 0 && options.agents > 1,
+            "{USAGE}"
+        );
+        Ok(options)
+    }
+
+    /// Whether a figure is asked for.
+    pub fn wants(&self, figure: u8) -> bool {
+        self.only.is_empty() || self.only.contains(&figure)
+    }
+
+    /// One of two counts.
+    pub fn times(&self, usual: usize, quick: usize) -> usize {
+        if self.quick { quick } else { usual }
+    }
+}

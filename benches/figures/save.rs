@@ -1,0 +1,65 @@
+//! Figure 2: from the notice to safe, with half of a large fleet in a tool.
+
+use spotkeep::error::{Context as _, Result};
+
+use super::fleet::Fleet;
+use super::options::Options;
+use super::place::say;
+use super::stats::Sample;
+use super::table::Figure;
+
+/// Milliseconds over the slowest agent's own exit.
+const MUST: f64 = 300.0;
+
+/// The fleet is at rest. Each round is a life: half of the agents go on with their tool.
+pub fn measure(fleet: &mut Fleet, options: &Options) -> Result<Figure> {
+    let workers: Vec<String> = fleet.names.iter().step_by(2).cloned().collect();
+    let (mut over, mut safe, mut exit) = (Sample::default(), Sample::default(), Sample::default());
+    let (mut words, mut ended) = (Sample::default(), Sample::default());
+    fleet.set_to_work(&workers)?;
+    let rounds = options.times(5, 1);
+    for round in 0..rounds {
+        if round > 0 {
+            fleet.boot()?;
+        }
+        fleet.wait_until_at_work(&workers)?;
+        let preempted = fleet.preempt()?;
+        say(&format!("preemption {} of {rounds}", round + 1));
+        let save = preempted.manifest;
+        let slowest = save.agents.iter().filter_map(|agent| agent.exit_ms).max();
+        let slowest = float(slowest.context("no agent ended")?)?;
+        let to_save = float(preempted.to_save_ms)?;
+        let stage = |at: Option<u64>| {
+            Ok::<_, spotkeep::error::Error>(float(at.context("not safe")?)? + to_save)
+        };
+        let to_safe = stage(save.stages.notice_to_safe_ms)?;
+        over.push(to_safe - slowest);
+        safe.push(to_safe);
+        exit.push(slowest);
+        ended.push(stage(save.stages.agents_ended_ms)? - slowest);
+        words.push(stage(save.stages.words_safe_ms)? - slowest);
+    }
+    Ok(Figure {
+        number: 2,
+        name: format!(
+            "notice to safe, {} agents, half in a tool, over the slowest exit",
+            fleet.names.len()
+        ),
+        must: format!("{MUST} ms"),
+        measured: over.text(" ms", 0),
+        reached: Some(over.median() <= MUST),
+        how: format!(
+            "{} lives on an ext4 of its own; notice to safe {}, the slowest agent's exit {}; over it, \
+             all have ended after {}, words are safe after {}",
+            over.len(),
+            safe.text(" ms", 0),
+            exit.text(" ms", 0),
+            ended.text(" ms", 0),
+            words.text(" ms", 0),
+        ),
+    })
+}
+
+fn float(millis: u64) -> Result<f64> {
+    Ok(f64::from(u32::try_from(millis)?))
+}

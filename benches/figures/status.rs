@@ -1,0 +1,45 @@
+//! Figure 6: how long a person waits for `spotkeep status`.
+
+use std::process::Stdio;
+use std::time::Instant;
+
+use spotkeep::error::{Result, ensure};
+
+use super::fleet::Fleet;
+use super::options::Options;
+use super::stats::Sample;
+use super::table::Figure;
+
+/// Milliseconds.
+const MUST: f64 = 20.0;
+
+/// From the start of the process to its end.
+pub fn measure(fleet: &Fleet, options: &Options) -> Result<Figure> {
+    let mut sample = Sample::default();
+    for run in 0..options.times(105, 55) {
+        let mut command = fleet.spotkeep()?;
+        command
+            .arg("status")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let began = Instant::now();
+        let status = command.status()?;
+        let took = began.elapsed();
+        ensure!(status.success(), "spotkeep status: {status}");
+        // The first few bring the program into memory.
+        if run >= 5 {
+            sample.push(took.as_secs_f64() * 1e3);
+        }
+    }
+    Ok(Figure {
+        number: 6,
+        name: format!("spotkeep status with {} agents", fleet.names.len()),
+        must: format!("{MUST} ms"),
+        measured: sample.text(" ms", 1),
+        reached: Some(sample.median() <= MUST),
+        how: format!(
+            "{} runs, from the start of the process to its end",
+            sample.len()
+        ),
+    })
+}
