@@ -1,4 +1,41 @@
 //! spotkeep keeps Claude Code agents alive across spot VM preemptions.
+//!
+//! # The rooms
+//!
+//! | room | what it is for |
+//! |---|---|
+//! | [`cli`] | one file per verb: arguments in, text out, no decisions |
+//! | [`keeper`] | the daemon: a pure [`keeper::core`] that decides, one loop, edges that act, the control socket |
+//! | [`save`], [`restore`] | the two journeys: from a notice to *safe*; from a new life to resumed agents |
+//! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own ledger |
+//! | [`agent`] | how one agent becomes claude, how it ends, when and how many are started again |
+//! | [`notice`] | who can tell that the machine is about to end; one [`notice::Notice`], one [`notice::Deadline`] |
+//! | [`workspace`] | where an agent works, as far as it can be told without git |
+//! | [`claude`] | all that is known of Claude Code; nothing else knows it |
+//! | [`tmux`] | our own tmux server, one session per agent |
+//! | [`root`], [`state`], [`config`] | the directory that survives: its layout, what we remember in it, what the user declares |
+//! | [`os`], [`http`], [`time`], [`error`] | files, processes, signals; one blocking GET; clocks; errors with hints |
+//!
+//! Arrows run downwards: a room uses rooms below it. (Two types are borrowed from above: [`config`] reads a
+//! [`notice::provider::Choice`], [`tmux`] tells an [`agent::Exit`].)
+//!
+//! # The way of the data
+//!
+//! Signals, the metadata server, the control socket, Claude's session files and the ends of processes become
+//! [events](keeper::core::Event). The core takes one at a time, together with the time, and answers with
+//! [actions](keeper::core::Action); the edges do them, and what comes of them are events again. A notice is one
+//! action, [`keeper::core::Action::Save`], and one journey, [`save::Save::run_final`]; each start goes through
+//! [`restore::prepare`], is made durable, and only then through [`restore::run`].
+//!
+//! # What always holds
+//!
+//! 1. From a notice until somebody says that this life goes on, nothing is started in it, whoever asks and
+//!    however often the keeper is restarted.
+//! 2. No session is ever run twice, and none that had words is ever begun anew.
+//! 3. What is used has been made durable before: session ids, launches, wishes, the epoch.
+//! 4. Every wait has an end, and everything in a save ends by its one deadline.
+//!
+//! `ARCHITECTURE.md` says why, and where each of these is proved.
 
 // Tests may take the short way: a failed unwrap is a failed test.
 #![cfg_attr(
