@@ -6,6 +6,7 @@
 //! The moment after a message was written is the safe one, since the model is not asked again
 //! before the tool has run.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,10 @@ use crate::root::Root;
 /// A message that has come is written by then, also where eight processes want each core (0.4 s was
 /// seen). One that is still being streamed is not waited for any longer.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Claude writes some 0.1 s behind (measured), so a call that was just written may have been answered
+/// since, and the model asked again.
+const BEHIND: Duration = Duration::from_millis(300);
 
 /// Of the time that is left, this part at most: a notice that came too late leaves none for it.
 const PART: u32 = 20;
@@ -48,23 +53,34 @@ fn wait_until_written(transcript: &Path, limit: Duration) -> bool {
     let Ok((mut state, mut reader)) = tail::read(transcript) else {
         return false;
     };
-    while state.tail() == Tail::CutInStream {
+    let mut was_heard = false;
+    loop {
+        let rests = match state.tail() {
+            Tail::CutInStream => false,
+            Tail::CutInTool { .. } => was_heard || is_older_than(transcript, BEHIND),
+            _ => true,
+        };
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return false;
+        if rests || left.is_zero() {
+            return rests;
         }
         watch.wait(left.min(LOOK_EVERY));
         for record in reader.poll().unwrap_or_default() {
             state.push(&record);
+            was_heard = true;
         }
     }
-    true
+}
+
+fn is_older_than(file: &Path, age: Duration) -> bool {
+    let changed = fs::metadata(file).and_then(|meta| meta.modified());
+    // A clock that was set back says nothing; then nobody waits.
+    changed.map_or(true, |at| at.elapsed().map_or(true, |since| since >= age))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::io::Write as _;
 
     const LONG: Duration = Duration::from_secs(60);
@@ -83,7 +99,14 @@ mod tests {
             writeln!(file, "{ANSWER}").unwrap();
             assert!(waiting.join().unwrap());
         });
-        // In a tool by now: there is nothing to wait for.
+        // In a tool by now, but only just: the tool's answer may not have been written yet.
+        let file = fs::File::options().append(true).open(&path).unwrap();
+        let now = std::time::SystemTime::now();
+        file.set_modified(now + LONG).unwrap();
+        assert!(wait_until_written(&path, Duration::ZERO));
+        file.set_modified(now).unwrap();
+        assert!(!wait_until_written(&path, Duration::ZERO));
+        file.set_modified(now - BEHIND).unwrap();
         assert!(wait_until_written(&path, Duration::ZERO));
     }
 }
