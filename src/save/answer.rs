@@ -11,8 +11,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Subject;
-use crate::claude::{self, Lookup, Tail, tail};
+use crate::claude::{self, Lookup, Status, Tail, tail};
 use crate::notice::Deadline;
+use crate::os::process::ProcessId;
 use crate::os::watch::Watch;
 use crate::root::Root;
 
@@ -32,7 +33,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Where the model is being asked, waits a moment for its answer to be written. An agent at rest
 /// or in a tool is not held up.
-pub(super) fn hear_out(subject: &Subject, root: &Root, deadline: Deadline) {
+pub(super) fn hear_out(subject: &Subject, process: ProcessId, root: &Root, deadline: Deadline) {
+    // Nearly free, where a look at the transcript is not.
+    let says = claude::session::read(&root.claude(), process.pid);
+    if says.is_some_and(|file| file.status == Some(Status::Idle)) {
+        return;
+    }
     let limit = PATIENCE.min(deadline.remaining() / PART);
     if let Lookup::Present(path) = claude::locate(&root.claude(), &subject.record.session_id) {
         wait_until_written(&path, limit);

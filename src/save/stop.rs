@@ -60,7 +60,7 @@ fn end_one(subject: &Subject, root: &Root, notice: &Notice) -> AgentSaved {
         return row(subject, "was not running");
     };
     let finished = wait_for_turn(process, root, notice.drain);
-    answer::hear_out(subject, root, notice.deadline);
+    answer::hear_out(subject, process, root, notice.deadline);
     let began = Instant::now();
     let ended = end_process(process, GRACE.min(notice.deadline.remaining()));
     let exit_ms = millis(began.elapsed());
