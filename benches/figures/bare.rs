@@ -8,6 +8,7 @@ use spotkeep::claude::launch;
 use spotkeep::config::Config;
 use spotkeep::drill::session_file::live;
 use spotkeep::error::{Context as _, Result};
+use spotkeep::keeper::runtime::Holder;
 use spotkeep::os::watch::Watch;
 use spotkeep::root::Root;
 
@@ -33,37 +34,42 @@ pub fn parallel() -> usize {
 pub fn start(fleet: &Fleet) -> Result<Instant> {
     let root = Root::open(&fleet.sandbox.root())?;
     let commands = commands(&root)?;
+    let keeper = Holder::of(&root).context("no keeper has ever run")?;
+    let configuration = keeper.runtime.join("tmux.conf");
     let watch = Watch::new()?;
     let started = Instant::now();
     let mut in_flight: Vec<(String, Instant)> = Vec::new();
-    for (name, arguments) in commands {
+    for command in commands {
         while in_flight.len() >= parallel() {
             watch.add(&root.claude().join("sessions")).ok();
             watch.wait(LOOK_AGAIN);
             let running = live(&root.claude());
-            let is_up = |name: &str| {
+            let is_up = |id: &str| {
                 running
                     .iter()
-                    .any(|at| at.name == name && !at.status.is_empty())
+                    .any(|at| at.session_id == id && !at.status.is_empty())
             };
-            in_flight.retain(|(name, since)| !is_up(name) && since.elapsed() < START_LIMIT);
+            in_flight.retain(|(id, since)| !is_up(id) && since.elapsed() < START_LIMIT);
         }
         let mut tmux = fleet.sandbox.command(Path::new("tmux"));
-        let socket = fleet.sandbox.dir().join("run/bare.sock");
-        run(
-            tmux.arg("-S")
-                .arg(socket)
-                .args(["-f", "/dev/null"])
-                .args(arguments),
-            LIMIT,
-        )?;
-        in_flight.push((name, Instant::now()));
+        tmux.arg("-S")
+            .arg(fleet.sandbox.dir().join("run/bare.sock"));
+        tmux.arg("-f").arg(&configuration);
+        run(tmux.args(command.arguments), LIMIT)?;
+        in_flight.push((command.session_id, Instant::now()));
     }
     Ok(started)
 }
 
-/// For each agent by name the arguments of tmux.
-fn commands(root: &Root) -> Result<Vec<(String, Vec<String>)>> {
+/// One start.
+struct Command {
+    session_id: String,
+    /// What tmux is given.
+    arguments: Vec<String>,
+}
+
+/// A command for each agent, by name.
+fn commands(root: &Root) -> Result<Vec<Command>> {
     let config = Config::load(&root.config())?;
     let mut all = Vec::new();
     for (name, agent) in &config.agents {
@@ -92,7 +98,10 @@ fn commands(root: &Root) -> Result<Vec<(String, Vec<String>)>> {
         }
         arguments.extend(["--".to_owned(), launched.program.display().to_string()]);
         arguments.extend(launched.arguments);
-        all.push((name.to_string(), arguments));
+        all.push(Command {
+            session_id: record.session_id,
+            arguments,
+        });
     }
     Ok(all)
 }
