@@ -110,3 +110,20 @@ fn a_failure_of_one_agent_leaves_the_others_alone() {
     assert_eq!(lab.events("good", "starting").len(), 1);
     assert!(lab.events("good", "exited").is_empty());
 }
+
+#[test]
+fn agents_wait_for_an_api_that_does_not_answer_yet_and_say_so() {
+    let lab = Lab::new();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = closed.local_addr().unwrap();
+    drop(closed);
+    let env = format!("env = {{ ANTHROPIC_BASE_URL = \"http://{address}\" }}");
+    lab.declare("a", "", &env);
+    let _keeper = lab.keeper();
+    lab.until("it says what it waits for", || {
+        (lab.agent("a")["why"] == "waits for the API to answer").then_some(())
+    });
+    assert!(lab.events("a", "starting").is_empty());
+    let _answers = std::net::TcpListener::bind(address).unwrap();
+    lab.wait_up("a", 1);
+}
