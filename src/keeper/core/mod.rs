@@ -13,6 +13,8 @@ mod fate;
 mod launching;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod scenes;
 mod wishes;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,219 @@
+//! Short stories that take the core minutes or hours.
+
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::agent::Exit;
+use crate::config::Restart;
+use crate::notice::Source;
+use crate::os::process::ProcessId;
+use crate::state::{AgentState, How, Wanted, What};
+
+const PROCESS: ProcessId = ProcessId {
+    pid: 7,
+    start_time: 1,
+};
+
+fn name() -> AgentName {
+    AgentName::new("a").unwrap()
+}
+
+/// A core with one agent that has been launched for the first time.
+fn launched(now: Instant) -> (Core, Attempt) {
+    let mut core = Core::new(Limits::for_cores(2), Fleet::Up, false);
+    let until = None;
+    core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
+    core.step(now, Event::ApiAnswers);
+    let declared = Declared {
+        name: name(),
+        session_id: "s".into(),
+        restart: Restart::OnFailure,
+        wanted: Wanted::Running,
+        restarts: 0,
+        process: None,
+        why: None,
+        broken: None,
+    };
+    let actions = core.step(now, Event::Declare(vec![declared]));
+    let attempt = launch_in(&actions).unwrap();
+    (core, attempt)
+}
+
+fn launch_in(actions: &[Action]) -> Option<Attempt> {
+    actions.iter().find_map(|action| match action {
+        Action::Launch { attempt, .. } => Some(*attempt),
+        _ => None,
+    })
+}
+
+fn run(core: &mut Core, now: Instant, attempt: Attempt) {
+    let (name, process, how) = (name(), PROCESS, How::First);
+    core.step(
+        now,
+        Event::Launched {
+            name,
+            attempt,
+            process,
+            how,
+        },
+    );
+}
+
+fn confirm(core: &mut Core, now: Instant) {
+    let event = Event::Session {
+        name: name(),
+        process: PROCESS,
+        session_id: "s".into(),
+        activity: Activity::Busy,
+    };
+    core.step(now, event);
+}
+
+fn exit(core: &mut Core, now: Instant, exit: Exit) -> Vec<Action> {
+    let event = Event::Exited {
+        name: name(),
+        process: PROCESS,
+        end: exit.into(),
+    };
+    core.step(now, event)
+}
+
+fn tick(core: &mut Core, now: Instant) -> Vec<Action> {
+    let available_memory = None;
+    core.step(now, Event::Tick { available_memory })
+}
+
+#[test]
+fn a_machine_that_is_not_taken_away_resumes_its_fleet_a_minute_after_the_deadline() {
+    let now = Instant::now();
+    let (mut core, attempt) = launched(now);
+    run(&mut core, now, attempt);
+    confirm(&mut core, now);
+    let notice = Notice::new(Source::Metadata, now, None);
+    core.step(now, Event::Notice(notice));
+    exit(&mut core, now, Exit::Code(143));
+    core.step(now, Event::SaveEnded);
+    let minute = Duration::from_secs(60);
+    let before = notice.deadline.at() + minute - Duration::from_secs(1);
+    assert!(tick(&mut core, before).is_empty());
+    let due = core.next_wakeup().unwrap();
+    assert_eq!(due, notice.deadline.at() + minute);
+    assert_eq!(tick(&mut core, due), [Action::AskShutdown]);
+    // While systemd is at it, nothing starts, and it is asked again.
+    assert!(core.step(due, Event::ShuttingDown(true)).is_empty());
+    let later = due + minute;
+    assert_eq!(tick(&mut core, later), [Action::AskShutdown]);
+    let actions = core.step(later, Event::ShuttingDown(false));
+    assert!(matches!(
+        actions[0],
+        Action::Journal(None, What::Survived { .. })
+    ));
+    assert!(launch_in(&actions).is_some());
+}
+
+#[test]
+fn a_life_that_a_person_ended_does_not_go_on_by_itself() {
+    let now = Instant::now();
+    let (mut core, attempt) = launched(now);
+    run(&mut core, now, attempt);
+    core.step(now, Event::Notice(Notice::new(Source::Command, now, None)));
+    exit(&mut core, now, Exit::Code(143));
+    core.step(now, Event::SaveEnded);
+    assert_eq!(core.next_wakeup(), None);
+    assert!(tick(&mut core, now + Duration::from_secs(86_400)).is_empty());
+    assert!(launch_in(&core.step(now, Event::Survived)).is_some());
+}
+
+#[test]
+fn an_agent_that_crashes_again_and_again_is_given_up_within_minutes_and_says_why() {
+    let mut now = Instant::now();
+    let began = now;
+    let (mut core, mut attempt) = launched(now);
+    let mut starts = 1;
+    loop {
+        run(&mut core, now, attempt);
+        exit(&mut core, now, Exit::Code(1));
+        let Some(due) = core.next_wakeup() else { break };
+        now = due;
+        attempt = launch_in(&tick(&mut core, now)).unwrap();
+        starts += 1;
+    }
+    let view = core.view(&name()).unwrap();
+    assert_eq!(
+        (view.state, view.restarts, starts),
+        (AgentState::Failed, 7, 8)
+    );
+    assert_eq!(
+        view.why.as_deref(),
+        Some("claude ended at its start: exit 1")
+    );
+    let took = now - began;
+    assert!((240..=900).contains(&took.as_secs()), "{took:?}");
+    // Whoever asks for it has mended something: it is tried again at once.
+    let actions = core.step(now, Event::Want(name(), Wanted::Running));
+    assert!(launch_in(&actions).is_some());
+}
+
+#[test]
+fn ten_healthy_minutes_forget_the_failures_before() {
+    let mut now = Instant::now();
+    let (mut core, attempt) = launched(now);
+    run(&mut core, now, attempt);
+    exit(&mut core, now, Exit::Code(1));
+    now = core.next_wakeup().unwrap();
+    let attempt = launch_in(&tick(&mut core, now)).unwrap();
+    run(&mut core, now, attempt);
+    confirm(&mut core, now);
+    now += Duration::from_secs(601);
+    tick(&mut core, now);
+    let actions = exit(&mut core, now, Exit::Signal(9));
+    let failures = actions.iter().find_map(|action| match action {
+        Action::Journal(_, What::Backoff { failures, .. }) => Some(*failures),
+        _ => None,
+    });
+    assert_eq!(failures, Some(1));
+}
+
+#[test]
+fn a_start_that_is_never_confirmed_is_looked_at_and_then_ended() {
+    let mut now = Instant::now();
+    let began = now;
+    let (mut core, attempt) = launched(now);
+    run(&mut core, now, attempt);
+    let mut looks = 0;
+    loop {
+        now = core.next_wakeup().unwrap();
+        let seen = tick(&mut core, now);
+        assert_eq!(
+            seen,
+            [Action::LookAtScreen {
+                name: name(),
+                attempt
+            }]
+        );
+        looks += 1;
+        let blocker = None;
+        let name = name();
+        let event = Event::Screen {
+            name,
+            attempt,
+            blocker,
+        };
+        if let [
+            ..,
+            Action::End {
+                process: PROCESS, ..
+            },
+        ] = core.step(now, event)[..]
+        {
+            break;
+        }
+    }
+    assert!(
+        looks > 10 && now - began <= Duration::from_secs(200),
+        "{looks}"
+    );
+    exit(&mut core, now, Exit::Code(143));
+    let why = core.view(&name()).unwrap().why.unwrap();
+    assert!(why.contains("did not say that it is up"), "{why}");
+}
