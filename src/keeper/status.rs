@@ -170,9 +170,9 @@ impl AgentStatus {
 /// The root's identity or the file of declarations is damaged.
 pub fn from_files(root: &Root) -> Result<Status> {
     let identity = root.identity()?;
-    let config = Config::load(&root.config())?;
+    let (config, wrong) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
     let life = process::current_life()?;
-    let mut trouble = Vec::new();
+    let mut trouble: Vec<String> = wrong.iter().map(|error| format!("{error:#}")).collect();
     let mut agents: Vec<AgentStatus> = Vec::new();
     for (name, record) in root.all_records()? {
         match record {
