@@ -7,10 +7,13 @@
 //! | [`cli`] | one file per verb: arguments in, text out, no decisions |
 //! | [`keeper`] | the daemon: a pure [`keeper::core`] that decides, one loop, edges that act, the control socket |
 //! | [`save`], [`restore`] | the two journeys: from a notice to *safe*; from a new life to resumed agents |
+//! | [`setup`], [`doctor`] | a VM made ready, and looked over |
 //! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own ledger |
 //! | [`agent`] | how one agent becomes claude, how it ends, when and how many are started again |
 //! | [`notice`] | who can tell that the machine is about to end; one [`notice::Notice`], one [`notice::Deadline`] |
-//! | [`workspace`] | where an agent works, as far as it can be told without git |
+//! | [`checkpoint`] | uncommitted work as hidden commits: taken, listed, thinned, given back |
+//! | [`storage`], [`systemd`] | the disk, its mount and the links to it; units, cgroups, the word to the service manager |
+//! | [`workspace`], [`git`] | where an agent works; the real git, with nothing of the repository executed |
 //! | [`claude`] | all that is known of Claude Code; nothing else knows it |
 //! | [`tmux`] | our own tmux server, one session per agent |
 //! | [`root`], [`state`], [`config`] | the directory that survives: its layout, what we remember in it, what the user declares |
@@ -49,11 +52,14 @@
 )]
 
 pub mod agent;
+pub mod checkpoint;
 pub mod claude;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod drill;
 pub mod error;
+pub mod git;
 pub mod http;
 pub mod keeper;
 pub mod notice;
@@ -61,7 +67,10 @@ pub mod os;
 pub mod restore;
 pub mod root;
 pub mod save;
+pub mod setup;
 pub mod state;
+pub mod storage;
+pub mod systemd;
 pub mod time;
 pub mod tmux;
 pub mod workspace;

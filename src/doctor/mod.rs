@@ -1,0 +1,1 @@
+//! The doctor: read-only, one finding a check, each with its fix.

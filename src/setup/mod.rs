@@ -1,0 +1,1 @@
+//! The journey of a VM from new to ready: disk, mount, layout, links, programs, units. As root.
