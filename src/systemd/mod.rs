@@ -1,1 +1,6 @@
 //! systemd: our units, the word to the service manager, the cgroup of each agent.
+
+pub mod cgroup;
+pub mod install;
+pub mod notify;
+pub mod units;

@@ -1,0 +1,222 @@
+//! Putting the units onto a machine, and taking them off again. As root.
+//!
+//! Everything is below a `prefix`, `/` on the machine itself. Nothing here follows what a user can
+//! write: `/etc` is root's.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::units::{ALL, Shipped, UnitPaths, render};
+use crate::error::{Context as _, Hint as _, Result, anyhow};
+use crate::os::files;
+use crate::os::process::{self, Output};
+
+/// systemctl answers at once; reloading a manager with many units takes a second or two.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A start waits for READY, at most for the unit's own `TimeoutStartSec`.
+pub const START_LIMIT: Duration = Duration::from_secs(70);
+
+/// How what is on the machine differs from what this version ships.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Difference {
+    /// The file is not there.
+    Missing(PathBuf),
+    /// It is there with another text.
+    Differs(PathBuf),
+}
+
+/// What is missing on the machine, or differs. Empty: the units are as shipped.
+///
+/// # Errors
+/// A file is there and cannot be read, or [`render`] refuses the paths.
+pub fn differences(prefix: &Path, paths: &UnitPaths) -> Result<Vec<Difference>> {
+    let mut found = Vec::new();
+    for Shipped { path, text } in render(paths)? {
+        let path = prefix.join(path);
+        match files::read_optional(&path)? {
+            None => found.push(Difference::Missing(path)),
+            Some(bytes) if bytes != text.as_bytes() => found.push(Difference::Differs(path)),
+            Some(_) => {}
+        }
+    }
+    Ok(found)
+}
+
+/// Writes what is missing or differs, and returns these files. Nothing is reloaded or started.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn install(prefix: &Path, paths: &UnitPaths) -> Result<Vec<PathBuf>> {
+    let mut written = Vec::new();
+    for Shipped { path, text } in render(paths)? {
+        let path = prefix.join(path);
+        if files::read_optional(&path)?.as_deref() == Some(text.as_bytes()) {
+            continue;
+        }
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        files::write_atomic(&path, text.as_bytes())?;
+        // Units hold no secret, and `systemctl cat` is for everybody.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+        written.push(path);
+    }
+    Ok(written)
+}
+
+/// Takes our files off the machine; returns those that were there. Units that run go on running
+/// until they are stopped, which is allowed once the manager was reloaded.
+///
+/// # Errors
+/// A file cannot be removed.
+pub fn remove(prefix: &Path, paths: &UnitPaths) -> Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for Shipped { path, .. } in render(paths)? {
+        let path = prefix.join(path);
+        match fs::remove_file(&path) {
+            Ok(()) => removed.push(path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Has the units start at boot.
+///
+/// # Errors
+/// systemctl refused.
+pub fn enable(prefix: &Path) -> Result<()> {
+    systemctl(prefix, &[&["enable"], &ALL[..]].concat(), LIMIT).map(drop)
+}
+
+/// Whether all units start at boot.
+///
+/// # Errors
+/// systemctl cannot be run.
+pub fn is_enabled(prefix: &Path) -> Result<bool> {
+    let output = run(prefix, &[&["is-enabled"], &ALL[..]].concat(), LIMIT)?;
+    Ok(output.stdout.lines().filter(|line| *line == "enabled").count() == ALL.len())
+}
+
+/// No longer starts the units at boot. To be called before [`remove`].
+///
+/// # Errors
+/// systemctl refused.
+pub fn disable(prefix: &Path) -> Result<()> {
+    systemctl(prefix, &[&["disable"], &ALL[..]].concat(), LIMIT).map(drop)
+}
+
+/// Has the manager read the units again.
+///
+/// # Errors
+/// systemctl refused.
+pub fn reload() -> Result<()> {
+    systemctl(Path::new("/"), &["daemon-reload"], LIMIT).map(drop)
+}
+
+/// Starts what does not run yet, and waits until the keeper is ready.
+///
+/// # Errors
+/// A unit does not start; with what systemd says of it.
+pub fn start() -> Result<()> {
+    systemctl(Path::new("/"), &[&["start"], &ALL[..]].concat(), START_LIMIT).map(drop)
+}
+
+/// Restarts the keeper and waits until it is ready; agents are not touched.
+///
+/// # Errors
+/// It is not ready in time.
+pub fn restart_keeper() -> Result<()> {
+    systemctl(Path::new("/"), &["restart", super::units::KEEPER], START_LIMIT).map(drop)
+}
+
+/// Stops the units, agents included: the save first, then the keeper, then tmux.
+///
+/// Two of them refuse to be stopped by hand, so the refusal is lifted for this once.
+///
+/// # Errors
+/// systemctl refused.
+pub fn stop() -> Result<()> {
+    let lifts = ALL.map(|unit| Path::new("/run/systemd/system").join(format!("{unit}.d")));
+    for dir in &lifts {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        files::write_atomic(&dir.join("stop.conf"), b"[Unit]\nRefuseManualStop=no\n")?;
+    }
+    reload()?;
+    let stopped = systemctl(Path::new("/"), &[&["stop"], &ALL[..]].concat(), START_LIMIT);
+    for dir in &lifts {
+        fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    reload()?;
+    stopped.map(drop)
+}
+
+/// Whether a unit runs.
+///
+/// # Errors
+/// systemctl cannot be run.
+pub fn is_active(unit: &str) -> Result<bool> {
+    Ok(run(Path::new("/"), &["is-active", unit], LIMIT)?.status.success())
+}
+
+fn systemctl(prefix: &Path, arguments: &[&str], limit: Duration) -> Result<Output> {
+    let output = run(prefix, arguments, limit)?;
+    if !output.status.success() {
+        let unit = arguments.get(1).unwrap_or(&super::units::KEEPER);
+        return Err(anyhow!("systemctl {}: {}", arguments.join(" "), output.stderr))
+            .hint(format!("journalctl -u {unit} -n 30"));
+    }
+    Ok(output)
+}
+
+fn run(prefix: &Path, arguments: &[&str], limit: Duration) -> Result<Output> {
+    let mut command = Command::new("systemctl");
+    if prefix != Path::new("/") {
+        // Offline: links only, no manager is asked.
+        command.arg("--root").arg(prefix);
+    }
+    process::run(command.args(arguments), limit).context("cannot ask systemd")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths() -> UnitPaths {
+        UnitPaths {
+            root: "/mnt/persist".into(),
+            is_mount: true,
+            user: "ann".into(),
+            home: "/home/ann".into(),
+            program: "/mnt/persist/bin/spotkeep".into(),
+        }
+    }
+
+    #[test]
+    fn a_second_installation_changes_nothing_and_an_edited_unit_is_put_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = install(dir.path(), &paths()).unwrap();
+        assert_eq!(first.len(), 4);
+        assert_eq!(install(dir.path(), &paths()).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(differences(dir.path(), &paths()).unwrap(), []);
+        fs::write(&first[1], "[Service]\n").unwrap();
+        fs::remove_file(&first[2]).unwrap();
+        assert_eq!(
+            differences(dir.path(), &paths()).unwrap(),
+            [
+                Difference::Differs(first[1].clone()),
+                Difference::Missing(first[2].clone())
+            ]
+        );
+        assert_eq!(install(dir.path(), &paths()).unwrap(), first[1..3]);
+        assert_eq!(remove(dir.path(), &paths()).unwrap(), first);
+        assert_eq!(remove(dir.path(), &paths()).unwrap(), Vec::<PathBuf>::new());
+    }
+}
