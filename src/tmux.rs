@@ -9,13 +9,18 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::agent::Exit;
-use crate::error::{Context as _, Hint as _, Result, anyhow, bail};
+use crate::error::{Context as _, Error, Hint as _, Result, anyhow, bail};
 use crate::os::files;
 use crate::os::process::{self, Output, ProcessId};
 use crate::state::AgentName;
 
 /// A tmux command answers in about 6 ms; a machine under load may take much longer.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a server may take that systemd is starting, or starting again.
+const UNIT_LIMIT: Duration = Duration::from_secs(5);
+
+const INSTALL: &str = "install tmux (3.2 or newer), such as: sudo apt-get install tmux";
 
 /// How long tmux may take to notice that a pane's process has ended.
 const REAP_LIMIT: Duration = Duration::from_secs(2);
@@ -44,6 +49,8 @@ set -g set-titles-string '#S'
 pub struct Tmux {
     socket: PathBuf,
     configuration: PathBuf,
+    /// The server is a unit of its own: it is waited for, and never started from here.
+    by_unit: bool,
 }
 
 impl Tmux {
@@ -53,21 +60,81 @@ impl Tmux {
         Self {
             socket: runtime.join("tmux.sock"),
             configuration: runtime.join("tmux.conf"),
+            by_unit: false,
         }
     }
 
-    /// Starts the server, if it does not run.
+    /// The same server, which a unit of its own starts, keeps and ends. One that we started would be
+    /// in our own cgroup, and end with us.
+    #[must_use]
+    pub fn kept_by_its_unit(self) -> Self {
+        Self {
+            by_unit: true,
+            ..self
+        }
+    }
+
+    /// Starts the server, if it does not run; one that its unit keeps is waited for.
     ///
     /// # Errors
-    /// tmux is not installed, or cannot listen on its socket.
+    /// tmux is not installed, or cannot listen on its socket; the unit's server does not come.
     pub fn ensure_server(&self) -> Result<()> {
+        if !self.by_unit {
+            self.configure()?;
+            self.tmux(&["start-server"])?;
+            return Ok(());
+        }
+        let until = Instant::now() + UNIT_LIMIT;
+        while self.server_pid().is_none() {
+            if Instant::now() >= until {
+                return Err(anyhow!("the tmux server of the agents does not run"))
+                    .hint("sudo systemctl start spotkeep-tmux.service");
+            }
+            // systemd tells nobody when another unit's socket is there.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Becomes the server, in the foreground. Returns only to say why not.
+    #[must_use]
+    pub fn become_server(&self) -> Error {
+        use std::os::unix::process::CommandExt as _;
+        if let Err(error) = self.configure() {
+            return error;
+        }
+        let mut command = self.command();
+        command.arg("-D");
+        // They tell of this unit; agents start programs that would take them for their own.
+        for variable in [
+            "INVOCATION_ID",
+            "JOURNAL_STREAM",
+            "SYSTEMD_EXEC_PID",
+            "RUNTIME_DIRECTORY",
+        ] {
+            command.env_remove(variable);
+        }
+        let failed: Result<()> = Err(anyhow!(command.exec()).context("cannot run tmux"));
+        match failed.hint(INSTALL) {
+            Ok(()) => anyhow!("tmux was not run"),
+            Err(error) => error,
+        }
+    }
+
+    fn configure(&self) -> Result<()> {
         // Sixteen starts need not wait sixteen times for the disk to hold the same.
         let held = files::read_optional(&self.configuration)?;
-        if held.as_deref() != Some(CONFIGURATION.as_bytes()) {
-            files::write_atomic(&self.configuration, CONFIGURATION.as_bytes())?;
+        if held.as_deref() == Some(CONFIGURATION.as_bytes()) {
+            return Ok(());
         }
-        self.tmux(&["start-server"])?;
-        Ok(())
+        files::write_atomic(&self.configuration, CONFIGURATION.as_bytes())
+    }
+
+    /// The server's process; `None` where none runs.
+    #[must_use]
+    pub fn server_pid(&self) -> Option<i32> {
+        let output = self.tmux(&["display-message", "-p", "#{pid}"]).ok()?;
+        output.stdout.trim().parse().ok()
     }
 
     /// Runs a command in the agent's session, which is made if it is not there; a dead pane that
@@ -138,8 +205,9 @@ impl Tmux {
     /// (measured on 3.3a; tmux issue 311), and then the pane's process stays a corpse whose
     /// status nobody reads. Another SIGCHLD makes it look.
     fn remind_of_children(&self) {
-        let pid = self.tmux(&["display-message", "-p", "#{pid}"]).ok();
-        let server = pid.and_then(|pid| ProcessId::of(pid.stdout.trim().parse().ok()?)?.open());
+        let server = self
+            .server_pid()
+            .and_then(|pid| ProcessId::of(pid)?.open());
         if let Some(server) = server {
             server.signal(process::Signal::Child);
         }
@@ -259,7 +327,7 @@ impl Tmux {
     fn raw(&self, arguments: &[&str]) -> Result<Output> {
         process::run(self.command().args(arguments), LIMIT)
             .context("tmux did not answer")
-            .hint("install tmux (3.2 or newer), such as: sudo apt-get install tmux")
+            .hint(INSTALL)
     }
 
     fn command(&self) -> Command {
@@ -269,6 +337,9 @@ impl Tmux {
             .arg(&self.socket)
             .arg("-f")
             .arg(&self.configuration);
+        if self.by_unit {
+            command.arg("-N"); // No command starts a server.
+        }
         command
     }
 

@@ -3,11 +3,13 @@
 //! Claude's tools run in sessions of their own, so they outlive it and its process group
 //! (measured). Each launch has a marker of its own in the environment, which its children inherit;
 //! what carries it is ended too. A marker belongs to one launch, so a sweep that comes late never
-//! meets the next one.
+//! meets the next one. Where the launch has a cgroup, what is in it is ended first, and at once.
 
 use std::time::{Duration, Instant};
 
 use crate::os::process::{ProcessId, Signal, with_any_marker};
+use crate::state::Launch;
+use crate::systemd::cgroup::Leaf;
 
 /// The environment variable that marks every process of one launch.
 pub const MARKER: &str = "SPOTKEEP_LAUNCH";
@@ -53,17 +55,28 @@ pub fn end_process(process: ProcessId, grace: Duration) -> Ended {
     }
 }
 
-/// Kills what carries one of these markers (values of [`MARKER`]), round after round, for `limit`
-/// at most; returns how many there were.
-pub fn sweep(markers: &[String], limit: Duration) -> usize {
-    let pairs: Vec<String> = markers
-        .iter()
-        .map(|marker| format!("{MARKER}={marker}"))
-        .collect();
+/// Kills what is left of these launches, for `limit` at most; returns how many processes there were.
+pub fn sweep(launches: &[Launch], limit: Duration) -> usize {
     let until = Instant::now() + limit;
+    let leaf = |launch: &Launch| launch.cgroup.as_deref().map(Leaf::at);
+    let leaves: Vec<Leaf> = launches.iter().filter_map(leaf).collect();
+    // All of them before the first is waited for.
+    let in_leaves: usize = leaves.iter().map(Leaf::kill).sum();
+    // What left its cgroup, such as by sudo into another unit, still carries the marker.
+    let pairs: Vec<String> = launches
+        .iter()
+        .map(|launch| format!("{MARKER}={}", launch.marker))
+        .collect();
+    let ended = in_leaves + sweep_marked(&pairs, until);
+    leaves.iter().for_each(|leaf| leaf.remove(until));
+    ended
+}
+
+/// Round after round, since a process may fork while it is looked for.
+fn sweep_marked(pairs: &[String], until: Instant) -> usize {
     let mut ended = 0;
     while !pairs.is_empty() {
-        let found = with_any_marker(&pairs);
+        let found = with_any_marker(pairs);
         ended += found.len();
         let pidfds: Vec<_> = found.into_iter().filter_map(ProcessId::open).collect();
         for pidfd in &pidfds {
@@ -109,8 +122,14 @@ mod tests {
         let process = ProcessId::of(i32::try_from(parent.id()).unwrap()).unwrap();
         assert_eq!(end_process(process, GRACE), Ended::Gracefully);
         parent.wait().unwrap();
-        assert_eq!(sweep(std::slice::from_ref(&marker), SWEEP_LIMIT), 1);
-        assert_eq!(sweep(&[marker], SWEEP_LIMIT), 0);
+        let launch = Launch {
+            program: "sh".into(),
+            arguments: Vec::new(),
+            marker,
+            cgroup: None,
+        };
+        assert_eq!(sweep(std::slice::from_ref(&launch), SWEEP_LIMIT), 1);
+        assert_eq!(sweep(&[launch], SWEEP_LIMIT), 0);
         assert!(other.try_wait().unwrap().is_none());
         other.kill().unwrap();
         other.wait().unwrap();

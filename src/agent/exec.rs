@@ -10,14 +10,15 @@ use super::end::MARKER;
 use crate::claude;
 use crate::config::{Agent, Config};
 use crate::error::{Context as _, Error, Hint as _, Result, anyhow};
-use crate::os::files;
+use crate::os::{files, process};
 use crate::root::Root;
 use crate::state::AgentName;
+use crate::systemd::cgroup::Leaf;
 
 /// Replaces this process by the agent's claude, as its record says. Returns only to say why not.
 #[must_use]
 pub fn become_claude(root: &Root, name: &AgentName) -> Error {
-    match command(root, name) {
+    match prepare(root, name) {
         Ok(mut command) => {
             let program = command.get_program().to_string_lossy().into_owned();
             anyhow!(command.exec()).context(format!("cannot run {program}"))
@@ -26,7 +27,7 @@ pub fn become_claude(root: &Root, name: &AgentName) -> Error {
     }
 }
 
-fn command(root: &Root, name: &AgentName) -> Result<Command> {
+fn prepare(root: &Root, name: &AgentName) -> Result<Command> {
     let record = root
         .load_record(name)?
         .with_context(|| format!("the agent {name} has no record"))?;
@@ -38,6 +39,15 @@ fn command(root: &Root, name: &AgentName) -> Result<Command> {
         .agents
         .get(name)
         .with_context(|| format!("the agent {name} is not declared"))?;
+    if let Some(dir) = &launch.cgroup {
+        let limit = config.memory_max_of(agent);
+        match Leaf::at(dir).enter(limit.map(|size| size.0)) {
+            // A limit that was asked for holds; without one, the marker does what the cgroup would.
+            Err(error) if limit.is_some() => return Err(error),
+            _ => {}
+        }
+    }
+    process::give_up_oom_protection();
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.arguments)

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::config::Size;
+
 /// How an agent's process ended, as tmux tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -9,6 +11,8 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// By the kernel, for want of memory: its own limit in bytes, or `None`, the whole machine's.
+    OutOfMemory(Option<u64>),
     /// It is gone and nobody saw how, such as with its tmux server.
     Unseen,
 }
@@ -31,6 +35,8 @@ impl fmt::Display for Exit {
             }
             Self::Code(code) => write!(f, "exit {code}"),
             Self::Signal(signal) => write!(f, "killed by {}", signal_name(signal)),
+            Self::OutOfMemory(Some(limit)) => write!(f, "out of memory: limit {}", Size(limit)),
+            Self::OutOfMemory(None) => f.write_str("out of memory: the machine had no more"),
             Self::Unseen => f.write_str("gone, nobody saw how"),
         }
     }
@@ -58,6 +64,8 @@ mod tests {
         assert_eq!(Exit::Code(143).to_string(), "ended by SIGTERM (exit 143)");
         assert_eq!(Exit::Signal(9).to_string(), "killed by SIGKILL");
         assert_eq!(Exit::Code(1).to_string(), "exit 1");
+        let limit = Exit::OutOfMemory(Some(6 << 30));
+        assert_eq!(limit.to_string(), "out of memory: limit 6G");
         assert!(Exit::Code(0).is_clean() && !Exit::Code(143).is_clean());
     }
 }

@@ -19,6 +19,7 @@ mod save;
 mod send;
 mod status;
 mod term;
+mod tmux_server;
 mod wish;
 
 use std::path::PathBuf;
@@ -93,6 +94,9 @@ enum Verb {
     /// Becomes an agent's claude, in its pane.
     #[command(hide = true)]
     AgentExec(agent_exec::Args),
+    /// Becomes the tmux server, in its unit.
+    #[command(hide = true)]
+    TmuxServer,
     /// The stand-in for claude, for drills where there is none.
     #[command(hide = true, disable_help_flag = true)]
     StandInAgent {
@@ -142,6 +146,7 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         Verb::Save(args) => save::run(root, &args),
         Verb::Restore(args) => restore::run(root, &args),
         Verb::AgentExec(args) => agent_exec::run(root, &args),
+        Verb::TmuxServer => tmux_server::run(root),
         Verb::Init(_) | Verb::Drill(_) | Verb::StandInAgent { .. } | Verb::Notice(_) => {
             Ok(ExitCode::SUCCESS)
         }

@@ -23,6 +23,9 @@ pub(super) struct Args {
     /// Started by `up`: apart from the terminal, and ends with the fleet.
     #[arg(long, hide = true)]
     background: bool,
+    /// Started by spotkeep.service.
+    #[arg(long, hide = true)]
+    unit: bool,
 }
 
 /// What SIGTERM means.
@@ -46,6 +49,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     let options = Options {
         sigterm_saves: args.sigterm == Sigterm::Save,
         in_background: args.background,
+        by_unit: args.unit,
     };
     keeper::run(root, options)?;
     Ok(ExitCode::SUCCESS)

@@ -9,8 +9,10 @@ use super::term::{complain, json, say, table};
 use crate::error::{Context as _, Kind, Result};
 use crate::keeper::client::ask;
 use crate::keeper::protocol::Request;
+use crate::keeper::runtime::Holder;
 use crate::notice::{Notice, Source};
-use crate::os::process;
+use crate::os::files::LockFile;
+use crate::os::process::{self, ProcessId, Signal};
 use crate::root::Root;
 use crate::save::{Save, Subject};
 use crate::state::{Journal, Manifest, What};
@@ -18,6 +20,12 @@ use crate::time::short;
 
 /// The keeper keeps to its own deadline; this is for one that is stuck.
 const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A keeper that has not said how it stands for so long does nothing else either.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
+
+/// How long a keeper may be about to start or to end.
+const TURN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -57,8 +65,11 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         is_final: args.is_final,
         unit: args.unit,
     };
-    let manifest: Manifest = match ask(root, &request, PATIENCE)? {
-        Some(data) => serde_json::from_value(data).context("the keeper speaks another version")?,
+    if args.unit {
+        end_a_stuck_keeper(root);
+    }
+    let manifest = match by_keeper(root, &request)? {
+        Some(manifest) => manifest,
         None => alone(root, args)?,
     };
     if args.json {
@@ -75,10 +86,39 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     }))
 }
 
+fn by_keeper(root: &Root, request: &Request) -> Result<Option<Manifest>> {
+    let data = ask(root, request, PATIENCE)?;
+    data.map(|data| serde_json::from_value(data).context("the keeper speaks another version"))
+        .transpose()
+}
+
+/// A keeper that hangs would have the shutdown wait in vain. It holds the lock, so it is ended, and
+/// the save is done without it.
+fn end_a_stuck_keeper(root: &Root) {
+    if ask(root, &Request::Status, STUCK_AFTER).is_ok() {
+        return; // It answers, or there is none.
+    }
+    let keeper = Holder::of(root)
+        .filter(|holder| process::current_life().is_ok_and(|life| life == holder.life))
+        .and_then(|holder| ProcessId::of(i32::try_from(holder.pid).ok()?)?.open());
+    let still_holds = !matches!(LockFile::try_take(&root.lock()), Ok(Some(_)));
+    if let Some(keeper) = keeper.filter(|_| still_holds) {
+        complain("warning: the keeper does not answer; saving without it");
+        keeper.signal(Signal::Kill);
+        let _ended = keeper.wait(Some(Instant::now() + STUCK_AFTER));
+    }
+}
+
 /// The keeper is dead: its lock is free, and the save is done here.
 fn alone(root: &Root, args: &Args) -> Result<Manifest> {
     let came = Instant::now();
-    let _lock = instead_of_keeper(root)?;
+    let _lock = match args.unit {
+        false => instead_of_keeper(root)?,
+        true => match lock_or_keeper(root, args, came)? {
+            Turn::Mine(lock) => lock,
+            Turn::Keepers(manifest) => return Ok(*manifest),
+        },
+    };
     let identity = root.identity()?;
     let life = process::current_life()?;
     // A disk that is full or worse must not keep anything from being saved.
@@ -131,6 +171,33 @@ fn alone(root: &Root, args: &Args) -> Result<Manifest> {
         true => save.run_final(&notice),
         false => save.run_in_passing(notice.deadline),
     })
+}
+
+/// Who saves after all.
+enum Turn {
+    Mine(LockFile),
+    Keepers(Box<Manifest>),
+}
+
+/// A keeper that is just starting holds the lock and does not listen yet; at a shutdown nobody tries
+/// again by hand.
+fn lock_or_keeper(root: &Root, args: &Args, came: Instant) -> Result<Turn> {
+    let request = Request::Save {
+        is_final: args.is_final,
+        unit: args.unit,
+    };
+    loop {
+        if let Some(lock) = LockFile::try_take(&root.lock())? {
+            return Ok(Turn::Mine(lock));
+        }
+        if let Some(manifest) = by_keeper(root, &request)? {
+            return Ok(Turn::Keepers(Box::new(manifest)));
+        }
+        if came.elapsed() > TURN_LIMIT {
+            return instead_of_keeper(root).map(Turn::Mine);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn show(manifest: &Manifest) {

@@ -2,6 +2,7 @@
 //! only room that names `toml_edit`.
 
 mod edit;
+mod size;
 mod span;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use crate::os::files;
 use crate::state::AgentName;
 
 pub use edit::{add_agent, remove_agent, template};
+pub use size::Size;
 pub use span::Span;
 
 /// The whole file.
@@ -70,8 +72,8 @@ pub struct Defaults {
     pub env: BTreeMap<String, String>,
     /// A file of environment variables, relative to the root; never shown.
     pub env_file: Option<PathBuf>,
-    /// Memory limit of an agent with all its processes, as systemd writes it.
-    pub memory_max: Option<String>,
+    /// How much memory an agent may have with all its processes. It takes cgroups, so the units.
+    pub memory_max: Option<Size>,
 }
 
 /// When an agent that ended by itself is started again.
@@ -113,7 +115,7 @@ pub struct Agent {
     pub env_file: Option<PathBuf>,
     /// As in the defaults.
     #[serde(default)]
-    pub memory_max: Option<String>,
+    pub memory_max: Option<Size>,
 }
 
 impl Config {
@@ -188,7 +190,6 @@ impl Config {
     #[must_use]
     pub fn without_effect(&self) -> Vec<&'static str> {
         let agents = || self.agents.values();
-        let memory = self.defaults.memory_max.is_some() || agents().any(|a| a.memory_max.is_some());
         let checkpoints = self.defaults.checkpoint_every.is_some()
             || agents().any(|agent| agent.checkpoint_every.is_some());
         let settings = [
@@ -197,7 +198,6 @@ impl Config {
                 self.machine.on_new_machine.is_some(),
                 "[machine] on_new_machine",
             ),
-            (memory, "memory_max"),
             (checkpoints, "checkpoint_every"),
         ];
         let set = settings.into_iter().filter(|(is_set, _)| *is_set);
@@ -223,6 +223,12 @@ impl Config {
     #[must_use]
     pub fn restart_of(&self, agent: &Agent) -> Restart {
         agent.restart.unwrap_or(self.defaults.restart)
+    }
+
+    /// How much memory this agent may have; `None`: as much as there is.
+    #[must_use]
+    pub fn memory_max_of(&self, agent: &Agent) -> Option<Size> {
+        agent.memory_max.or(self.defaults.memory_max)
     }
 
     /// The user's arguments for Claude.
@@ -287,6 +293,7 @@ mod tests {
                 "[agents.\"a.b\"]\nworkspace = \"w\"\n",
                 "cannot name an agent",
             ),
+            ("[defaults]\nmemory_max = \"lots\"\n", "not a size"),
             ("[agents.a]\nprompt = \"x\"\n", "workspace"),
             ("[cloud\n", "TOML"),
         ] {

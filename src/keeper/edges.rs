@@ -22,7 +22,8 @@ use crate::os::process::{self, ProcessId};
 use crate::os::socket::loopback_only;
 use crate::root::Root;
 use crate::save::{Save, Subject};
-use crate::state::{AgentName, AgentState, Journal, Manifest, What};
+use crate::state::{AgentName, AgentState, Journal, Launch, Manifest, What};
+use crate::systemd::cgroup::Leaf;
 use crate::tmux::{self, Tmux};
 
 /// How often an API that does not answer is tried again.
@@ -100,10 +101,7 @@ impl Edges {
 
     /// Before the core hears of a new process: it is watched from its first moment.
     pub fn watch(&self, name: &AgentName, process: ProcessId) {
-        let marker = self
-            .ledger
-            .get(name)
-            .and_then(|record| Some(record.launch?.marker));
+        let launch = self.ledger.get(name).and_then(|record| record.launch);
         self.follower.follow(name.clone(), process);
         let (name, tmux, messages) = (name.clone(), self.tmux.clone(), self.messages.clone());
         let door = Arc::clone(&self.door);
@@ -115,13 +113,14 @@ impl Edges {
                     let _ended = pidfd.wait(None);
                 }
                 // A save ends the whole fleet at once, and sweeps once for all of it.
-                let exit = match door.is_closed() {
-                    true => Exit::Unseen,
-                    false => tmux.exit_of(&name),
+                let exit = match (door.is_closed(), out_of_memory(launch.as_ref())) {
+                    (true, _) => Exit::Unseen,
+                    (false, Some(exit)) => exit,
+                    (false, None) => tmux.exit_of(&name),
                 };
                 let mut last_words = None;
                 if !exit.is_clean() && !door.is_closed() {
-                    sweep(marker.as_slice(), SWEEP_LIMIT);
+                    sweep(launch.as_slice(), SWEEP_LIMIT);
                     last_words = tmux.last_words(&name);
                 }
                 messages
@@ -214,6 +213,18 @@ impl Edges {
         });
         if let Err(error) = spawned {
             tracing::error!("cannot {what}: {error}");
+        }
+    }
+
+    pub(super) fn ask_whether_going_down(&self) {
+        let messages = self.messages.clone();
+        let ask = move || {
+            messages.send(Message::GoingDown(is_shutting_down())).ok();
+        };
+        let thread = std::thread::Builder::new().name("ask-shutdown".into());
+        if let Err(error) = thread.spawn(ask) {
+            tracing::error!("cannot ask systemd: {error}");
+            self.messages.send(Message::GoingDown(false)).ok();
         }
     }
 
@@ -376,8 +387,14 @@ fn answers(endpoint: &(String, u16)) -> bool {
     addresses.any(|address| TcpStream::connect_timeout(&address, API_LIMIT).is_ok())
 }
 
+/// Whether a launch ended for want of memory: its cgroup knows, while it is there.
+fn out_of_memory(launch: Option<&Launch>) -> Option<Exit> {
+    let leaf = Leaf::at(launch?.cgroup.as_deref()?);
+    Some(Exit::OutOfMemory(leaf.out_of_memory()?.limit))
+}
+
 /// Whether systemd is taking the machine down.
-fn is_shutting_down() -> bool {
+pub(super) fn is_shutting_down() -> bool {
     Path::new("/run/systemd/system").exists()
         && process::run(
             std::process::Command::new("systemctl").arg("is-system-running"),

@@ -39,6 +39,7 @@ use crate::os::signal::Ask;
 use crate::restore::History;
 use crate::root::Root;
 use crate::state::{self, AgentName, Journal, Manifest, TranscriptMark, What};
+use crate::systemd::notify::Manager;
 use crate::tmux;
 
 use core::{Core, Event};
@@ -62,6 +63,9 @@ pub struct Options {
     pub sigterm_saves: bool,
     /// Started by `up`, in the background: it ends when the fleet is put down.
     pub in_background: bool,
+    /// Started by its systemd unit: the tmux server is another unit, and a SIGTERM while the machine
+    /// goes down is the notice.
+    pub by_unit: bool,
 }
 
 /// Everything that reaches the main loop.
@@ -77,6 +81,8 @@ enum Message {
     Signal(Ask),
     Metadata(Seen),
     SaveEnded(Box<Manifest>),
+    /// After a SIGTERM of systemd: whether the machine goes down.
+    GoingDown(bool),
     /// Wakes the loop, no more.
     Nothing,
 }
@@ -115,7 +121,10 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
     keeper.tell_of_config(wrong);
     keeper.take_in_agents();
     let (listening, _watcher) = keeper.open_ears(&runtime)?;
-    let end = keeper.serve(&queue);
+    let mut manager = Manager::of_this_process();
+    manager.ready();
+    let end = keeper.serve(&queue, &mut manager);
+    manager.stopping();
     keeper.say_goodbye(end);
     // Whoever still waits for an answer is told that there is none.
     drop(queue);
@@ -136,13 +145,19 @@ struct Keeper {
 
 impl Keeper {
     /// The loop. It waits in one place only, and never for longer than the next thing that is due.
-    fn serve(&mut self, queue: &Receiver<Message>) -> End {
+    ///
+    /// systemd's watchdog is fed here and nowhere else, so that a loop that hangs is found out.
+    fn serve(&mut self, queue: &Receiver<Message>, manager: &mut Manager) -> End {
+        let silence = manager.longest_silence().unwrap_or(IDLE_TICK);
         loop {
             if let Some(end) = self.end {
                 return end;
             }
+            manager.alive(Instant::now());
+            manager.status(|| status::summary(&self.core));
             let busy = self.core.next_wakeup();
             let longest = if busy.is_some() { TICK } else { IDLE_TICK };
+            let longest = longest.min(silence);
             let wait = busy.map_or(longest, |at| {
                 at.saturating_duration_since(Instant::now()).min(longest)
             });
@@ -189,6 +204,12 @@ impl Keeper {
                 );
             }
             Message::SaveEnded(manifest) => self.save_ended(*manifest),
+            Message::GoingDown(true) => self.handle(Event::Notice(Notice::new(
+                Source::Signal,
+                Instant::now(),
+                None,
+            ))),
+            Message::GoingDown(false) => self.end = Some(End::LetGo),
             Message::Nothing => {}
         }
     }
@@ -230,6 +251,10 @@ impl Keeper {
             if self.core.notice().is_none() {
                 self.end = Some(End::Saved);
             }
+        } else if self.options.by_unit && ask == Ask::Terminate && !self.core.is_closed() {
+            // At a shutdown the save unit was here before, and this life is closed. If it is not, that
+            // unit did not run, such as when the machine goes while it is still booting.
+            self.edges.ask_whether_going_down();
         } else if self.core.notice().is_none() {
             self.end = Some(End::LetGo);
         } // Nobody ends a save by asking twice.

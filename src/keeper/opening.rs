@@ -64,7 +64,10 @@ impl Keeper {
         history: History,
         messages: Sender<Message>,
     ) -> Result<Self> {
-        let tmux = Tmux::new(runtime);
+        let tmux = match options.by_unit {
+            true => Tmux::new(runtime).kept_by_its_unit(),
+            false => Tmux::new(runtime),
+        };
         let ledger = Arc::new(Ledger::new(root.clone()));
         let journal = Arc::new(Mutex::new(journal));
         let door = Arc::new(Door::default());

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::core::View;
+use super::core::{Core, View};
 use crate::config::Config;
 use crate::error::Result;
 use crate::os::process;
@@ -40,6 +40,30 @@ pub struct Status {
     pub trouble: Vec<String>,
     /// The agents by name.
     pub agents: Vec<AgentStatus>,
+}
+
+/// How it stands, in a line for `systemctl status`.
+#[must_use]
+pub fn summary(core: &Core) -> String {
+    let views = core.views();
+    let running = views.iter().filter(|view| view.process.is_some()).count();
+    let all = views.len();
+    let agents = if all == 1 { "agent runs" } else { "agents run" };
+    let failed = views
+        .iter()
+        .filter(|view| view.state == AgentState::Failed)
+        .count();
+    let failed = match failed {
+        0 => String::new(),
+        number => format!(", {number} failed"),
+    };
+    let phase = match (core.notice(), core.is_closed(), core.fleet()) {
+        (Some(_), ..) => "; a save is under way",
+        (None, true, _) => "; this life has had its notice",
+        (None, false, Fleet::Down) => "; the fleet is down",
+        (None, false, Fleet::Up) => "",
+    };
+    format!("{running} of {all} {agents}{failed}{phase}")
 }
 
 /// A notice.

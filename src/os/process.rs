@@ -182,6 +182,17 @@ pub fn leave_terminal() {
     rustix::process::setsid().ok();
 }
 
+/// Takes this process back to the ordinary chance of being ended when the machine is out of memory,
+/// where its parent, such as our tmux server, has a lower one.
+pub fn give_up_oom_protection() {
+    let path = "/proc/self/oom_score_adj";
+    let score = fs::read_to_string(path).ok();
+    if score.is_some_and(|score| score.trim().parse().is_ok_and(|score: i32| score < 0)) {
+        // To raise it is allowed to everybody.
+        fs::write(path, "0").ok();
+    }
+}
+
 /// The real user id of this process.
 #[must_use]
 pub fn user_id() -> u32 {

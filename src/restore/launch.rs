@@ -15,6 +15,7 @@ use crate::os::files;
 use crate::os::process::ProcessId;
 use crate::root::Root;
 use crate::state::{AgentRecord, AgentState, How, Launch, new_uuid};
+use crate::systemd::cgroup::Delegated;
 use crate::time::Timestamp;
 use crate::tmux::Tmux;
 
@@ -135,10 +136,14 @@ pub fn prepare(
         }
     };
     let seeded = seed(root, &[&cwd], &environment, &extra)?;
+    ground.tmux.ensure_server()?;
+    let marker = new_uuid();
+    let unit = ground.tmux.server_pid().and_then(Delegated::of_server);
     record.launch = Some(Launch {
         program,
         arguments,
-        marker: new_uuid(),
+        cgroup: unit.map(|unit| unit.leaf(&name, &marker).path().to_path_buf()),
+        marker,
     });
     record.life = Some(ground.life.to_owned());
     record.process = None;
@@ -154,7 +159,6 @@ pub fn prepare(
 /// # Errors
 /// tmux refused, or the process ended at once.
 pub fn run(ground: &Ground<'_>, record: &AgentRecord) -> Result<ProcessId, Refused> {
-    ground.tmux.ensure_server()?;
     let words = [
         ground
             .program

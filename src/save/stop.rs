@@ -9,7 +9,7 @@ use crate::notice::{Deadline, Notice};
 use crate::os::process::ProcessId;
 use crate::os::watch::Watch;
 use crate::root::Root;
-use crate::state::AgentSaved;
+use crate::state::{AgentSaved, Launch};
 
 /// What the manifest says of an agent that nothing could end.
 pub(super) const STILL_THERE: &str = "still there: it hangs in the kernel";
@@ -36,10 +36,10 @@ pub(super) fn end_all(
         };
         ends.into_iter().zip(agents).map(join).collect()
     });
-    let marker = |subject: &Subject| Some(subject.record.launch.as_ref()?.marker.clone());
-    let markers: Vec<String> = agents.iter().filter_map(marker).collect();
+    let launch = |subject: &Subject| subject.record.launch.clone();
+    let launches: Vec<Launch> = agents.iter().filter_map(launch).collect();
     // At least one look, however late it is.
-    let stragglers = sweep(&markers, SWEEP_LIMIT.min(notice.deadline.remaining()));
+    let stragglers = sweep(&launches, SWEEP_LIMIT.min(notice.deadline.remaining()));
     (rows, stragglers)
 }
 

@@ -97,6 +97,9 @@ pub struct Launch {
     pub arguments: Vec<String>,
     /// Marks the processes of this one launch; in the environment of each.
     pub marker: String,
+    /// The directory of its cgroup, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
 }
 
 /// How much of an agent's transcript is known to exist.

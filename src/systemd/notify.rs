@@ -6,13 +6,14 @@ use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Who is told.
 #[derive(Debug, Default)]
 pub struct Manager {
     to: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
+    fed: Option<Instant>,
     said: String,
 }
 
@@ -45,6 +46,7 @@ impl Manager {
         Ok(Self {
             to: Some((datagram, address)),
             watchdog,
+            fed: None,
             said: String::new(),
         })
     }
@@ -60,18 +62,26 @@ impl Manager {
         self.say("READY=1");
     }
 
-    /// The main loop goes round.
-    pub fn alive(&self) {
-        if self.watchdog.is_some() {
+    /// The main loop goes round; said often enough, and no more often than that.
+    pub fn alive(&mut self, now: Instant) {
+        let Some(limit) = self.watchdog else {
+            return;
+        };
+        if self.fed.is_none_or(|fed| now.saturating_duration_since(fed) >= limit / 6) {
+            self.fed = Some(now);
             self.say("WATCHDOG=1");
         }
     }
 
     /// How it stands, for `systemctl status`; said once until it changes.
-    pub fn status(&mut self, text: &str) {
-        if self.to.is_some() && self.said != text {
-            text.clone_into(&mut self.said);
+    pub fn status(&mut self, text: impl FnOnce() -> String) {
+        if self.to.is_none() {
+            return;
+        }
+        let text = text();
+        if self.said != text {
             self.say(&format!("STATUS={text}"));
+            self.said = text;
         }
     }
 
@@ -107,13 +117,17 @@ mod tests {
         let minute = Duration::from_secs(60);
         let mut manager = Manager::at(path.as_os_str(), Some(minute)).unwrap();
         manager.ready();
-        manager.alive();
-        manager.status("1 of 2 agents run");
-        manager.status("1 of 2 agents run");
+        let now = Instant::now();
+        manager.alive(now);
+        manager.alive(now + Duration::from_secs(9));
+        manager.status(|| "1 of 2 agents run".into());
+        manager.status(|| "1 of 2 agents run".into());
+        manager.alive(now + Duration::from_secs(10));
         manager.stopping();
         assert_eq!(heard(&socket), "READY=1");
         assert_eq!(heard(&socket), "WATCHDOG=1");
         assert_eq!(heard(&socket), "STATUS=1 of 2 agents run");
+        assert_eq!(heard(&socket), "WATCHDOG=1");
         assert_eq!(heard(&socket), "STOPPING=1");
         assert_eq!(manager.longest_silence(), Some(Duration::from_secs(20)));
     }
@@ -123,8 +137,8 @@ mod tests {
         let name = format!("spotkeep-test-{}", crate::state::new_uuid());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let socket = UnixDatagram::bind_addr(&address).unwrap();
-        let manager = Manager::at(OsStr::new(&format!("@{name}")), None).unwrap();
-        manager.alive(); // Nobody watches.
+        let mut manager = Manager::at(OsStr::new(&format!("@{name}")), None).unwrap();
+        manager.alive(Instant::now()); // Nobody watches.
         manager.ready();
         assert_eq!(heard(&socket), "READY=1");
     }

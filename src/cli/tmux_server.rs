@@ -1,0 +1,19 @@
+//! `spotkeep tmux-server`: what `spotkeep-tmux.service` runs.
+
+use std::process::ExitCode;
+
+use crate::error::Result;
+use crate::keeper::runtime;
+use crate::os::process;
+use crate::root::Root;
+use crate::systemd::cgroup::Delegated;
+use crate::tmux::Tmux;
+
+/// Becomes the tmux server, at the very place where the keeper looks for it.
+pub(super) fn run(root: &Root) -> Result<ExitCode> {
+    let life = process::current_life()?;
+    let runtime = runtime::directory(root, &root.identity()?.root_id, &life)?;
+    // Without cgroups agents run all the same; then they have no limits of memory.
+    Delegated::arrange();
+    Err(Tmux::new(&runtime).become_server())
+}
