@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
 use crate::os::{files, process};
@@ -28,6 +29,9 @@ const LAYOUT: [(&str, u32); 9] = [
 #[derive(Debug, Clone)]
 pub struct Root {
     dir: PathBuf,
+    /// Device and inode of the directory that it was opened at, common to all clones: a disk that is
+    /// unmounted or replaced under a running keeper leaves another directory in its place.
+    place: Arc<Mutex<(u64, u64)>>,
 }
 
 impl Root {
@@ -40,7 +44,7 @@ impl Root {
         let dir = fs::canonicalize(dir)
             .with_context(|| format!("no root at {}", dir.display()))
             .hint(format!("spotkeep --root {} init", dir.display()))?;
-        let root = Self { dir };
+        let root = Self::at(dir)?;
         ensure_root(&root)?;
         Ok(root)
     }
@@ -53,9 +57,7 @@ impl Root {
     pub fn init(dir: &Path) -> Result<(Self, bool)> {
         refuse_unmounted(dir, &fs::read_to_string("/etc/fstab").unwrap_or_default())?;
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let root = Self {
-            dir: fs::canonicalize(dir)?,
-        };
+        let root = Self::at(fs::canonicalize(dir)?)?;
         for (name, mode) in LAYOUT {
             let path = root.dir.join(name);
             if !path.is_dir() {
@@ -71,6 +73,35 @@ impl Root {
             state::store(&path, &RootFile::new(root.dir.clone()))?;
         }
         Ok((root, is_new))
+    }
+
+    fn at(dir: PathBuf) -> Result<Self> {
+        let place = Arc::new(Mutex::new(place_of(&dir)?));
+        Ok(Self { dir, place })
+    }
+
+    /// That the directory is still the one that was opened. Asked before each write of a keeper, which
+    /// lives longer than a mount may.
+    ///
+    /// # Errors
+    /// It is gone, or another one is in its place.
+    pub fn ensure_there(&self) -> Result<()> {
+        let known = *self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if place_of(&self.dir).is_ok_and(|now| now == known) {
+            return Ok(());
+        }
+        Err(anyhow!("the root {} is not there", self.dir.display()))
+            .hint(format!("sudo mount {}", self.dir.display()))
+    }
+
+    /// Takes the directory that is there now for the root, after it was found to be the same one.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn settle(&self) -> Result<()> {
+        let now = place_of(&self.dir)?;
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(())
     }
 
     /// The root itself, with links resolved.
@@ -214,8 +245,14 @@ impl Root {
     /// # Errors
     /// The disk is full or gone.
     pub fn store_record(&self, record: &AgentRecord) -> Result<()> {
+        self.ensure_there()?;
         state::store(&self.record(&record.name), record)
     }
+}
+
+fn place_of(dir: &Path) -> Result<(u64, u64)> {
+    let meta = fs::metadata(dir).with_context(|| format!("no root at {}", dir.display()))?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 fn ensure_root(root: &Root) -> Result<()> {
@@ -310,6 +347,22 @@ mod tests {
         let error = refuse_unmounted(dir.path(), &fstab).unwrap_err();
         assert!(hint_of(&error).unwrap().starts_with("sudo mount"));
         assert!(refuse_unmounted(Path::new("/proc"), "proc /proc proc defaults 0 0").is_ok());
+    }
+
+    #[test]
+    fn another_directory_in_the_place_of_a_root_gets_no_record() {
+        let dir = tempfile_dir();
+        let (root, _) = Root::init(&dir.path().join("r")).unwrap();
+        let record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
+        root.store_record(&record).unwrap();
+        fs::rename(root.dir(), dir.path().join("aside")).unwrap();
+        assert!(root.ensure_there().is_err());
+        let (other, _) = Root::init(&dir.path().join("r")).unwrap();
+        assert!(root.store_record(&record).is_err());
+        assert!(!other.record(&record.name).exists());
+        fs::remove_dir_all(other.dir()).unwrap();
+        fs::rename(dir.path().join("aside"), root.dir()).unwrap();
+        root.store_record(&record).unwrap();
     }
 
     #[test]

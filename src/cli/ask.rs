@@ -1,10 +1,11 @@
 //! What several verbs need of the keeper, or in its place.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::keeper::client::{PATIENCE, ask};
+use crate::keeper::client::{PATIENCE, ask, status_without_root};
 use crate::keeper::protocol::Request;
 use crate::keeper::status::{AgentStatus, Status, from_files};
 use crate::os::files::LockFile;
@@ -20,6 +21,17 @@ pub(super) fn status(root: &Root) -> Result<Status> {
         Some(data) => serde_json::from_value(data).context("the keeper speaks another version"),
         None => from_files(root),
     }
+}
+
+/// The same for a reader, whom a keeper still answers when the root's disk has gone away under it.
+pub(super) fn status_at(at: &Path) -> Result<Status> {
+    let error = match Root::open(at) {
+        Ok(root) => return status(&root),
+        Err(error) => error,
+    };
+    // Where nothing is there any more, the path stands for itself.
+    let dir = std::fs::canonicalize(at).unwrap_or_else(|_| at.to_path_buf());
+    status_without_root(&dir).ok_or(error)
 }
 
 /// The agents of a status that are named; all of them where none is.

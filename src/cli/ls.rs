@@ -1,12 +1,12 @@
 //! `spotkeep ls`
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use super::ask::status;
+use super::ask::status_at;
 use super::term::{json, say, shorten, state, table};
 use crate::error::Result;
 use crate::keeper::status::Status;
-use crate::root::Root;
 
 /// The longest reason in a table; the whole of it is in `--json`.
 const WHY_MAX: usize = 70;
@@ -22,8 +22,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    let now = status(root)?;
+pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
+    let now = status_at(at)?;
     if args.json {
         json(&serde_json::json!({ "version": now.version, "agents": now.agents }))?;
     } else {

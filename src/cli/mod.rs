@@ -123,6 +123,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Drill(args) => drill::run(&at, args),
         Verb::StandInAgent { arguments } => Ok(crate::drill::standin::main(&arguments)),
         Verb::Notice(args) => notice::run(&at, &args),
+        Verb::Ls(args) => ls::run(&at, &args),
+        Verb::Status(args) => status::run(&at, &args),
         verb => on_root(&Root::open(&at)?, verb),
     }
 }
@@ -137,8 +139,6 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         Verb::Stop(args) => wish::stop(root, args),
         Verb::Restart(args) => wish::restart(root, args),
         Verb::Run(args) => run::run(root, &args),
-        Verb::Ls(args) => ls::run(root, &args),
-        Verb::Status(args) => status::run(root, &args),
         Verb::Attach(args) => attach::run(root, &args),
         Verb::Logs(args) => logs::run(root, &args),
         Verb::Send(args) => send::run(root, args),
@@ -147,9 +147,12 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         Verb::Restore(args) => restore::run(root, &args),
         Verb::AgentExec(args) => agent_exec::run(root, &args),
         Verb::TmuxServer => tmux_server::run(root),
-        Verb::Init(_) | Verb::Drill(_) | Verb::StandInAgent { .. } | Verb::Notice(_) => {
-            Ok(ExitCode::SUCCESS)
-        }
+        Verb::Init(_)
+        | Verb::Drill(_)
+        | Verb::StandInAgent { .. }
+        | Verb::Notice(_)
+        | Verb::Ls(_)
+        | Verb::Status(_) => Ok(ExitCode::SUCCESS),
     }
 }
 

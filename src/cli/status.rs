@@ -1,5 +1,6 @@
 //! `spotkeep status`
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,7 +9,6 @@ use super::ls::agents;
 use super::term::{json, say};
 use crate::error::{Kind, Result};
 use crate::keeper::status::Status;
-use crate::root::Root;
 use crate::state::{AgentState, Fleet};
 use crate::time::short;
 
@@ -21,8 +21,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    let now = ask::status(root)?;
+pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
+    let now = ask::status_at(at)?;
     if args.json {
         json(&now)?;
     } else {

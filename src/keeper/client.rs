@@ -2,12 +2,14 @@
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::protocol::{Reply, Request};
 use super::runtime::{self, Holder};
+use super::status::Status;
 use crate::error::{Context as _, Hint as _, Result};
 use crate::root::Root;
 
@@ -22,7 +24,30 @@ pub fn ask(root: &Root, request: &Request, patience: Duration) -> Result<Option<
     let Some(holder) = Holder::of(root) else {
         return Ok(None);
     };
-    let mut stream = match UnixStream::connect(runtime::socket(&holder.runtime)) {
+    ask_at(
+        &runtime::socket(&holder.runtime),
+        holder.pid,
+        request,
+        patience,
+    )
+}
+
+/// How everything stands at a root whose disk is away, as the keeper that still runs for it says over
+/// its socket, which is elsewhere. `None` where no keeper says that this is its root.
+#[must_use]
+pub fn status_without_root(dir: &Path) -> Option<Status> {
+    runtime::sockets().into_iter().find_map(|socket| {
+        let answer = ask_at(&socket, 0, &Request::Status, AWAY_PATIENCE);
+        let status: Status = serde_json::from_value(answer.ok()??).ok()?;
+        (status.root == dir).then_some(status)
+    })
+}
+
+/// Keepers of other roots are asked too, and need not be well.
+const AWAY_PATIENCE: Duration = Duration::from_secs(2);
+
+fn ask_at(socket: &Path, pid: u32, request: &Request, patience: Duration) -> Result<Option<Value>> {
+    let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
         Err(error)
             if matches!(
@@ -51,10 +76,9 @@ pub fn ask(root: &Root, request: &Request, patience: Duration) -> Result<Option<
     if is_gone {
         return Ok(None);
     }
-    read.with_context(|| format!("the keeper (pid {}) does not answer", holder.pid))
+    read.with_context(|| format!("the keeper (pid {pid}) does not answer"))
         .hint(format!(
-            "kill {}; agents go on without it, then: spotkeep up",
-            holder.pid
+            "kill {pid}; agents go on without it, then: spotkeep up"
         ))?;
     let reply: Reply =
         serde_json::from_str(&answer).context("the keeper speaks another version")?;

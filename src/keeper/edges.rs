@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, TcpStream, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Message;
@@ -183,12 +183,12 @@ impl Edges {
     /// Writes a line into the journal.
     pub fn write(&mut self, name: Option<&AgentName>, what: &What) {
         tracing::info!(agent = name.map(tracing::field::display), "{what:?}");
-        let written = self
-            .journal
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .write(name, what);
+        let written = self.journal().write(name, what);
         self.note_trouble("the journal", written);
+    }
+
+    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A disk that refuses stops nothing that can go on without it; it is shown until it is over.

@@ -40,8 +40,13 @@ pub enum News {
 }
 
 enum Order {
-    Follow { name: AgentName, process: ProcessId },
+    Follow {
+        name: AgentName,
+        process: ProcessId,
+    },
     Leave(AgentName),
+    /// The root is there again: its directories are others to the kernel.
+    WatchAgain,
 }
 
 /// Gives orders to the thread.
@@ -80,6 +85,11 @@ impl Follower {
         self.order(Order::Leave(name));
     }
 
+    /// Watches the directory of session files anew, after the root was away.
+    pub fn watch_again(&self) {
+        self.order(Order::WatchAgain);
+    }
+
     fn order(&self, order: Order) {
         // A follower that has ended has nobody left to follow either.
         self.orders.send(order).ok();
@@ -98,6 +108,10 @@ fn run(root: &Root, watch: &Watch, orders: &Receiver<Order>, deliver: &dyn Fn(Ne
                 }
                 Ok(Order::Leave(name)) => {
                     followed.remove(&name);
+                }
+                Ok(Order::WatchAgain) => {
+                    // Without the watch it is looked each second all the same.
+                    watch.add(&session::sessions_dir(&root.claude())).ok();
                 }
                 Err(mpsc::TryRecvError::Empty) => break,
                 Err(mpsc::TryRecvError::Disconnected) => return,
@@ -126,14 +140,17 @@ fn run(root: &Root, watch: &Watch, orders: &Receiver<Order>, deliver: &dyn Fn(Ne
 /// # Errors
 /// No thread can be had.
 pub fn sync_forever(root: &Root) -> Result<()> {
-    let dir = root.dir().to_path_buf();
+    let root = root.clone();
     std::thread::Builder::new()
         .name("sync".into())
         .spawn(move || {
             loop {
                 std::thread::sleep(SYNC_EVERY);
-                if let Err(error) = files::sync_filesystem(&dir) {
-                    tracing::error!("cannot sync {}: {error}", dir.display());
+                if root.ensure_there().is_err() {
+                    continue; // What is there instead is not ours to sync.
+                }
+                if let Err(error) = files::sync_filesystem(root.dir()) {
+                    tracing::error!("cannot sync {}: {error}", root.dir().display());
                 }
             }
         })

@@ -16,6 +16,7 @@ pub mod client;
 pub mod core;
 mod edges;
 mod follow;
+mod ground;
 mod ledger;
 mod opening;
 pub mod protocol;
@@ -27,13 +28,15 @@ pub mod status;
 mod survey;
 mod typing;
 
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Result, anyhow};
 use crate::notice::gcp::Seen;
 use crate::notice::{Notice, Source};
+use crate::os::files::LockFile;
 use crate::os::process;
 use crate::os::signal::Ask;
 use crate::restore::History;
@@ -44,6 +47,7 @@ use crate::tmux;
 
 use core::{Core, Event};
 use edges::Edges;
+use ground::{Ground, Lost};
 use protocol::Request;
 use requests::Waiting;
 use socket::ReplyTo;
@@ -83,6 +87,7 @@ enum Message {
     SaveEnded(Box<Manifest>),
     /// After a SIGTERM of systemd: whether the machine goes down.
     GoingDown(bool),
+    Ground(Ground),
     /// Wakes the loop, no more.
     Nothing,
 }
@@ -93,6 +98,8 @@ enum End {
     LetGo,
     Saved,
     Down,
+    /// Somebody else has the root.
+    Replaced,
 }
 
 /// Runs the keeper of a root until it is told to end.
@@ -117,6 +124,7 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
     let mut keeper = Keeper::new(
         root, options, config, identity, life, &runtime, journal, history, messages,
     )?;
+    keeper.lock = Some(lock);
     keeper.greet(is_new_life, torn);
     keeper.tell_of_config(wrong);
     keeper.take_in_agents();
@@ -129,8 +137,12 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
     // Whoever still waits for an answer is told that there is none.
     drop(queue);
     listening.close();
-    drop(lock);
-    Ok(())
+    let replaced = keeper.lost.take().filter(|_| end == End::Replaced);
+    drop(keeper.lock.take());
+    match replaced {
+        Some(lost) => Err(anyhow!("another keeper has the root now ({})", lost.why)),
+        None => Ok(()),
+    }
 }
 
 struct Keeper {
@@ -140,6 +152,12 @@ struct Keeper {
     history: History,
     waiting: Waiting,
     last_save: Option<Manifest>,
+    /// Where our sockets are.
+    runtime: PathBuf,
+    /// Held from the beginning to the end, but for the time that the root is away.
+    lock: Option<LockFile>,
+    /// The root is away, or cannot be written.
+    lost: Option<Lost>,
     end: Option<End>,
 }
 
@@ -164,7 +182,9 @@ impl Keeper {
             match queue.recv_timeout(wait) {
                 Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => {
-                    self.edges.write_what_is_left();
+                    if self.lost.is_none() {
+                        self.edges.write_what_is_left();
+                    }
                     self.handle(Event::Tick {
                         available_memory: process::available_memory(),
                     });
@@ -210,6 +230,7 @@ impl Keeper {
                 None,
             ))),
             Message::GoingDown(false) => self.end = Some(End::LetGo),
+            Message::Ground(ground) => self.ground(ground),
             Message::Nothing => {}
         }
     }
@@ -275,6 +296,7 @@ impl Keeper {
             End::LetGo => "let go of the agents; they go on",
             End::Saved => "the save has ended",
             End::Down => "the fleet is down",
+            End::Replaced => return, // The journal is another keeper's now.
         };
         self.edges.write(
             None,

@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::core::{Core, Event, Permit};
+use super::core::{Core, Event};
 use super::edges::Edges;
 use super::follow::{self, Follower, News};
 use super::ledger::Ledger;
@@ -124,6 +124,9 @@ impl Keeper {
             history,
             waiting: Waiting::default(),
             last_save,
+            runtime: runtime.to_path_buf(),
+            lock: None,
+            lost: None,
             end: None,
         })
     }
@@ -221,10 +224,7 @@ impl Keeper {
             let notice = Notice::new(Source::Command, Instant::now(), None);
             self.handle(Event::Notice(notice));
         }
-        let permit = Permit {
-            epoch: self.edges.epoch,
-            until: None,
-        };
+        let permit = self.permit();
         self.handle(Event::Permit(Some(permit)));
         self.handle(Event::Tick {
             available_memory: process::available_memory(),
@@ -267,6 +267,7 @@ impl Keeper {
         let listening = socket::listen(&runtime::socket(runtime), move |request, reply| {
             messages.send(Message::Request(request, reply)).ok();
         })?;
+        self.watch_ground()?;
         if self.edges.root.is_own_filesystem() {
             follow::sync_forever(&self.edges.root)?;
         }

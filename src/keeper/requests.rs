@@ -98,6 +98,7 @@ impl Keeper {
             }
             Request::Fleet { wanted } => self.set_fleet(wanted),
             Request::Reload => {
+                self.check_ground()?;
                 self.edges.config = Arc::new(Config::load(&self.edges.root.config())?);
                 self.tell_of_config(None);
                 let declared = self
@@ -125,6 +126,7 @@ impl Keeper {
         if wanted == Fleet::Up {
             self.check_open()?;
         }
+        self.check_ground()?;
         // Durable first: `down` stays down even if the machine goes in the next instant.
         let mut identity = self.edges.root.identity()?;
         if identity.fleet != wanted {
@@ -144,7 +146,18 @@ impl Keeper {
         }
     }
 
+    /// A file of declarations that is away with the root declares nothing, and would end everybody.
+    fn check_ground(&self) -> Result<()> {
+        match &self.lost {
+            None => self.edges.root.ensure_there(),
+            Some(lost) => Err(anyhow!("{}", lost.why))
+                .hint("spotkeep doctor")
+                .kind(Kind::NotAsDeclared),
+        }
+    }
+
     fn check_open(&self) -> Result<()> {
+        self.check_ground()?;
         if !self.core.is_closed() {
             return Ok(());
         }

@@ -78,21 +78,46 @@ pub fn directory(root: &Root, root_id: &str, life: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-fn base() -> PathBuf {
+/// The control sockets of all keepers of this user, of whatever root: wherever [`directory`] may have
+/// put them in an environment of this user's.
+#[must_use]
+pub fn sockets() -> Vec<PathBuf> {
+    let uid = process::user_id();
+    let mut found: Vec<PathBuf> = bases()
+        .into_iter()
+        .filter(|base| std::fs::metadata(base).is_ok_and(|meta| meta.uid() == uid))
+        .filter_map(|base| std::fs::read_dir(base).ok())
+        .flat_map(|entries| entries.filter_map(|entry| Some(socket(&entry.ok()?.path()))))
+        .filter(|socket| socket.exists())
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Where sockets may be, the best first; the last one can always be made.
+fn bases() -> Vec<PathBuf> {
     if let Some(dir) = std::env::var_os("SPOTKEEP_RUNTIME_DIR") {
-        return dir.into();
+        return vec![dir.into()];
     }
     let uid = process::user_id();
-    let of_unit = Path::new("/run/spotkeep");
-    if std::fs::metadata(of_unit).is_ok_and(|meta| meta.uid() == uid) {
-        return of_unit.into();
-    }
+    let is_mine = |dir: &Path| std::fs::metadata(dir).is_ok_and(|meta| meta.uid() == uid);
+    let of_unit = PathBuf::from("/run/spotkeep");
     let of_user = std::env::var_os("XDG_RUNTIME_DIR")
         .map_or_else(|| PathBuf::from(format!("/run/user/{uid}")), PathBuf::from);
-    if std::fs::metadata(&of_user).is_ok_and(|meta| meta.uid() == uid) {
-        return of_user.join("spotkeep");
+    let mut bases = Vec::new();
+    if is_mine(&of_unit) {
+        bases.push(of_unit);
     }
-    PathBuf::from(format!("/tmp/spotkeep-{uid}"))
+    if is_mine(&of_user) {
+        bases.push(of_user.join("spotkeep"));
+    }
+    bases.push(PathBuf::from(format!("/tmp/spotkeep-{uid}")));
+    bases
+}
+
+fn base() -> PathBuf {
+    bases().into_iter().next().unwrap_or_default()
 }
 
 /// The control socket in a runtime directory.

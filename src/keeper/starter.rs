@@ -122,7 +122,7 @@ impl Starter {
                     };
                     let launched = self
                         .door
-                        .pass(|| self.launch(&job))
+                        .pass(|| self.launch_on_root(&job))
                         .unwrap_or_else(|| Err(closed()));
                     let event = match launched {
                         Ok((process, how)) => Event::Launched {
@@ -145,6 +145,15 @@ impl Starter {
             })
             .context("cannot start the starter thread")?;
         Ok(jobs)
+    }
+
+    /// A root that goes away meanwhile makes everything look missing, and nothing is, for good.
+    fn launch_on_root(&self, job: &Job) -> Result<(ProcessId, How), Refused> {
+        self.root.ensure_there()?;
+        self.launch(job).map_err(|refused| {
+            let retry = refused.retry || self.root.ensure_there().is_err();
+            Refused { retry, ..refused }
+        })
     }
 
     fn launch(&self, job: &Job) -> Result<(ProcessId, How), Refused> {

@@ -1,9 +1,10 @@
 //! The operating system, as narrow as we need it: durable files, processes by pidfd, peer
-//! credentials, change notices, signals. The only room that names `rustix`, `tempfile` and
+//! credentials, mounts, change notices, signals. The only room that names `rustix`, `tempfile` and
 //! `signal-hook`.
 
 pub mod cut;
 pub mod files;
+pub mod mounts;
 pub mod process;
 pub mod signal;
 pub mod socket;

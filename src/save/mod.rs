@@ -137,17 +137,22 @@ impl Save<'_> {
         self.note(&What::Saved {
             save: manifest.id.clone(),
         });
-        if let Err(error) = prune_manifests(&self.root.saves()) {
+        let there = self.root.ensure_there();
+        if let Err(error) = there.and_then(|()| prune_manifests(&self.root.saves())) {
             tracing::warn!("{error:#}");
         }
     }
 
     /// The manifest tells of the save; that it cannot be written stops nothing.
     fn keep_manifest(&self, manifest: &mut Manifest, deadline: Deadline) {
-        let (saves, copy) = (self.root.saves(), manifest.clone());
+        let (root, copy) = (self.root.clone(), manifest.clone());
         // A little time always, since a save that ran late is worth telling of too.
         let until = deadline.max(Deadline::after(MANIFEST_LIMIT));
-        let trouble = match within(until, move || store_manifest(&saves, &copy)) {
+        let store = move || {
+            root.ensure_there()?;
+            store_manifest(&root.saves(), &copy)
+        };
+        let trouble = match within(until, store) {
             Some(Ok(())) => return,
             Some(Err(error)) => format!("{error:#}"),
             None => "the manifest was not written in time".to_owned(),

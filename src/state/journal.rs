@@ -1,6 +1,6 @@
 //! `session-state/journal.jsonl`: what happened, in order, one durable line each.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -106,6 +106,10 @@ pub enum What {
     MetadataHealth {
         health: String,
     },
+    RootBack {
+        away_ms: u64,
+        why: String,
+    },
 }
 
 /// A line of the journal, as it is read back.
@@ -136,7 +140,9 @@ pub struct Line {
 /// The journal, open for appending.
 #[derive(Debug)]
 pub struct Journal {
-    file: AppendFile,
+    path: PathBuf,
+    /// None while the root is away.
+    file: Option<AppendFile>,
     root_id: String,
     epoch: u64,
     life: String,
@@ -153,12 +159,29 @@ impl Journal {
         let (lines, _) = lines(path)?;
         let next_seq = lines.last().map_or(1, |line| line.seq + 1);
         Ok(Self {
-            file,
+            path: path.to_owned(),
+            file: Some(file),
             root_id: root_id.to_owned(),
             epoch,
             life: life.to_owned(),
             next_seq,
         })
+    }
+
+    /// Closes the file, so that its filesystem can go. Until [`Journal::take_up`] nothing is written.
+    pub fn let_go(&mut self) {
+        self.file = None;
+    }
+
+    /// Opens the file again where it was let go of.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn take_up(&mut self) -> Result<()> {
+        if self.file.is_none() {
+            self.file = Some(AppendFile::open(&self.path)?);
+        }
+        Ok(())
     }
 
     /// Appends a line and makes it durable before it returns.
@@ -185,6 +208,8 @@ impl Journal {
             data,
         };
         self.file
+            .as_mut()
+            .context("the journal is away with the root")?
             .append(&serde_json::to_string(&line).context("cannot write JSON")?)
             .context("cannot write the journal")?;
         self.next_seq += 1;
@@ -228,6 +253,22 @@ pub fn lines(path: &Path) -> Result<(Vec<Line>, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_journal_that_was_let_go_of_takes_no_line_and_goes_on_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        let what = What::Survived { reason: "x".into() };
+        journal.write(None, &what).unwrap();
+        journal.let_go();
+        assert!(journal.write(None, &what).is_err());
+        journal.take_up().unwrap();
+        journal.write(None, &what).unwrap();
+        let (lines, torn) = lines(&path).unwrap();
+        let numbers: Vec<u64> = lines.iter().map(|line| line.seq).collect();
+        assert_eq!((numbers, torn), (vec![1, 2], 0));
+    }
 
     #[test]
     fn a_torn_line_is_skipped_and_counted_and_the_numbers_go_on() {

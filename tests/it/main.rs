@@ -21,6 +21,7 @@ mod damage;
 mod declaration;
 mod disk;
 mod fleet;
+mod ground;
 mod life;
 mod notice;
 mod policy;

@@ -159,16 +159,10 @@ impl Agent {
         }
     }
 
-    /// What a person is shown.
-    pub(super) fn view(&self, name: &AgentName, saving: bool, api_answers: bool) -> View {
+    /// What a person is shown; `queue` says what those wait for that are queued.
+    pub(super) fn view(&self, name: &AgentName, saving: bool, queue: &str) -> View {
         let (state, why) = match &self.stage {
-            Stage::Queued => {
-                let why = match api_answers {
-                    true => "waits for its turn",
-                    false => "waits for the API to answer",
-                };
-                (AgentState::Starting, Some(why.into()))
-            }
+            Stage::Queued => (AgentState::Starting, Some(queue.into())),
             Stage::Starting {
                 blocker: Some(blocker),
                 ..

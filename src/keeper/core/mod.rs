@@ -101,7 +101,12 @@ impl Core {
 
     fn see(&self, name: &AgentName, agent: &Agent) -> View {
         let saving = matches!(self.phase, Phase::Saving(_));
-        agent.view(name, saving, self.api == Api::Answers)
+        let queue = match (self.permit, self.api) {
+            (None, _) => "waits until this root may be run again",
+            (Some(_), Api::Answers) => "waits for its turn",
+            (Some(_), _) => "waits for the API to answer",
+        };
+        agent.view(name, saving, queue)
     }
 
     /// The notice that this life is under, while its save runs.

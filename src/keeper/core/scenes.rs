@@ -217,3 +217,24 @@ fn a_start_that_is_never_confirmed_is_looked_at_and_then_ended() {
     let why = core.view(&name()).unwrap().why.unwrap();
     assert!(why.contains("did not say that it is up"), "{why}");
 }
+
+#[test]
+fn an_agent_that_ends_while_the_root_is_away_waits_and_comes_back_with_it() {
+    let mut now = Instant::now();
+    let (mut core, attempt) = launched(now);
+    run(&mut core, now, attempt);
+    confirm(&mut core, now);
+    core.step(now, Event::Permit(None));
+    assert_eq!(core.view(&name()).unwrap().state, AgentState::Running);
+    exit(&mut core, now, Exit::Code(1));
+    now = core.next_wakeup().unwrap();
+    assert!(launch_in(&tick(&mut core, now)).is_none());
+    now += Duration::from_secs(86_400);
+    assert!(tick(&mut core, now).is_empty());
+    let view = core.view(&name()).unwrap();
+    assert_eq!(view.state, AgentState::Starting);
+    assert!(view.why.unwrap().contains("may be run again"));
+    let until = None;
+    let actions = core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
+    assert!(launch_in(&actions).is_some());
+}

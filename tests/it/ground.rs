@@ -1,0 +1,246 @@
+//! A disk that goes away under a running keeper, is replaced, or turns read-only: it is told, nothing
+//! is started or written meanwhile, and with the same root back all goes on by itself.
+//!
+//! The disk is a loop file in a mount namespace of the test: nothing else of this machine sees it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use spotkeep::os::process::Signal;
+
+use crate::lab::{Lab, is_root, said, skip};
+
+/// Set where a test runs once more, in a mount namespace of its own.
+const INSIDE: &str = "SPOTKEEP_TEST_OWN_MOUNTS";
+
+/// A lab whose root is an ext4 of its own; `None` where that cannot be, or where the test has been
+/// run in a namespace of its own meanwhile.
+fn on_a_disk(test: &str) -> Option<(Lab, PathBuf)> {
+    if !is_root() {
+        skip(test, "mounting needs root");
+        return None;
+    }
+    if std::env::var_os(INSIDE).is_none() {
+        let mut again = Command::new("unshare");
+        again
+            .args(["-m", "--propagation", "private"])
+            .arg(std::env::current_exe().unwrap())
+            .args([test, "--exact", "--nocapture"])
+            .env(INSIDE, "1");
+        let ran = said(&mut again);
+        assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+        return None;
+    }
+    let mut lab = Lab::bare();
+    let image = lab.dir.join("disk.img");
+    fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    must(
+        "mkfs.ext4",
+        &["-q", "-F", "-e", "remount-ro", &text(&image)],
+    );
+    fs::create_dir(lab.root()).unwrap();
+    mount(&image, &lab.root());
+    lab.umount_at_the_end();
+    lab.run(&["init"]).ok();
+    lab.configure("");
+    Some((lab, image))
+}
+
+fn must(program: &str, args: &[&str]) {
+    let ran = said(Command::new(program).args(args));
+    assert_eq!(ran.code, 0, "{program} {args:?}: {ran:?}");
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn mount(image: &Path, at: &Path) {
+    must("mount", &["-o", "loop", &text(image), &text(at)]);
+}
+
+/// Waits until `status` tells of this trouble, or of none where `what` is empty.
+fn wait_trouble(lab: &Lab, what: &str) {
+    lab.until(&format!("the trouble is {what:?}"), || {
+        let trouble = lab.status()["trouble"].to_string();
+        match what {
+            "" => (trouble == "[]").then_some(()),
+            what => trouble.contains(what).then_some(()),
+        }
+    });
+}
+
+/// Every file below a directory.
+fn tree(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        found.push(entry.path());
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(tree(&entry.path()));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is_back() {
+    let test = "ground::a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is_back";
+    let Some((lab, image)) = on_a_disk(test) else {
+        return;
+    };
+    lab.declare("a", "idle", "");
+    let keeper = lab.keeper();
+    lab.wait_done("a");
+    let (session, process) = (lab.session_of("a"), lab.process("a"));
+
+    must("umount", &["-l", &text(&lab.root())]);
+    wait_trouble(&lab, "was unmounted");
+    let status = lab.run(&["status"]);
+    assert!(
+        status.code == 3 && status.out.contains("sudo mount"),
+        "{status:?}"
+    );
+    assert!(lab.run(&["ls"]).ok().out.contains("idle"));
+    // An agent that ends meanwhile is raised on no empty directory.
+    process.open().unwrap().signal(Signal::Kill);
+    lab.until("it waits", || {
+        let agent = lab.agent("a");
+        agent["why"]
+            .to_string()
+            .contains("may be run again")
+            .then_some(())
+    });
+    assert_eq!(tree(&lab.root()), Vec::<PathBuf>::new());
+
+    mount(&image, &lab.root());
+    lab.wait_up("a", 2);
+    wait_trouble(&lab, "");
+    let back = lab.wait_event("", "root-back", 1);
+    assert!(
+        back.data["why"].to_string().contains("unmounted"),
+        "{back:?}"
+    );
+    assert_eq!(lab.session_of("a"), session);
+    lab.assert_nothing_lost("a");
+    // It holds the lock again.
+    assert_eq!(lab.run(&["run"]).code, 1);
+    keeper.let_go();
+}
+
+#[test]
+fn another_root_in_the_place_of_ours_is_left_alone() {
+    let test = "ground::another_root_in_the_place_of_ours_is_left_alone";
+    let Some((lab, _image)) = on_a_disk(test) else {
+        return;
+    };
+    lab.declare("a", "idle", "");
+    let keeper = lab.keeper();
+    lab.wait_done("a");
+    let process = lab.process("a");
+    // Prepared elsewhere, so that it comes whole.
+    let other = lab.dir.join("other");
+    fs::create_dir(&other).unwrap();
+    must("mount", &["-t", "tmpfs", "tmpfs", &text(&other)]);
+    let made = said(
+        lab.program(crate::lab::SPOTKEEP)
+            .arg("--root")
+            .arg(&other)
+            .arg("init"),
+    );
+    assert_eq!(made.code, 0, "{made:?}");
+    let before = tree(&other).len();
+
+    must("mount", &["--move", &text(&other), &text(&lab.root())]);
+    lab.until("the keeper says so", || {
+        let log = fs::read_to_string(lab.log()).unwrap();
+        log.contains("another root").then_some(())
+    });
+    process.open().unwrap().signal(Signal::Kill);
+    lab.until("its end is seen", || {
+        let log = fs::read_to_string(lab.log()).unwrap();
+        log.contains("Backoff").then_some(())
+    });
+    assert_eq!(tree(&lab.root()).len(), before);
+    must("umount", &[&text(&lab.root())]);
+    lab.wait_up("a", 2);
+    wait_trouble(&lab, "");
+    keeper.let_go();
+    lab.assert_nothing_lost("a");
+}
+
+/// Both ways that a filesystem turns read-only: by a person, and by itself after an error.
+#[test]
+fn a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_be_written() {
+    let test = "ground::a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_be_written";
+    let Some((lab, _image)) = on_a_disk(test) else {
+        return;
+    };
+    lab.declare("a", "idle", "");
+    lab.declare("b", "", "");
+    let keeper = lab.keeper();
+    lab.wait_done("a");
+    lab.wait_state("b", "idle");
+    lab.run(&["stop", "b"]).ok();
+
+    // What has files open for writing cannot be remounted; a mount over it can be read-only.
+    let root = text(&lab.root());
+    must("mount", &["--bind", "-o", "ro", &root, &root]);
+    wait_trouble(&lab, "mounted read-only");
+    lab.run(&["start", "b"])
+        .refused(3, "cannot be written", "doctor");
+    readers_work(&lab);
+    must("umount", &[&root]);
+    wait_trouble(&lab, "");
+    lab.run(&["start", "b"]).ok();
+    lab.wait_up("b", 2);
+
+    let process = lab.process("a");
+    trigger_error(&lab.root());
+    wait_trouble(&lab, "cannot be written");
+    process.open().unwrap().signal(Signal::Kill);
+    lab.until("it waits", || {
+        let agent = lab.agent("a");
+        agent["why"]
+            .to_string()
+            .contains("may be run again")
+            .then_some(())
+    });
+    readers_work(&lab);
+    assert!(process.open().is_none());
+    let save = lab.run(&["save", "--final"]).sound();
+    assert_eq!(save.code, 3, "{save:?}");
+    drop(keeper);
+    // Without a keeper the files are read, and nothing is started.
+    lab.new_life();
+    readers_work(&lab);
+    let run = lab.run(&["run"]);
+    assert!(run.code == 1 && run.err.contains("ead-only"), "{run:?}");
+}
+
+/// Readers on a root that cannot be written.
+fn readers_work(lab: &Lab) {
+    for verb in [
+        &["ls"][..],
+        &["events"],
+        &["logs", "a"],
+        &["restore", "--dry-run"],
+    ] {
+        lab.run(verb).ok();
+    }
+    assert_eq!(
+        lab.run(&["status", "--json"]).sound().json()["agents"][0]["name"],
+        "a"
+    );
+}
+
+/// Has ext4 find an error in itself, as a disk that fails would.
+fn trigger_error(root: &Path) {
+    let source = said(
+        Command::new("findmnt")
+            .args(["-n", "-o", "SOURCE", "--mountpoint"])
+            .arg(root),
+    );
+    let device = source.out.trim().rsplit('/').next().unwrap().to_owned();
+    fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").unwrap();
+}
