@@ -55,8 +55,16 @@ impl Metadata {
     /// # Errors
     /// No port can be had.
     pub fn start() -> Result<Self> {
+        Self::start_at(0)
+    }
+
+    /// The same on a port of its own choice, for a machine of which we are the outside.
+    ///
+    /// # Errors
+    /// The port cannot be had.
+    pub fn start_at(port: u16) -> Result<Self> {
         let double = Arc::new(Double::default());
-        let server = Server::start("metadata", Arc::clone(&double) as Arc<dyn Handler>)?;
+        let server = Server::start("metadata", port, Arc::clone(&double) as Arc<dyn Handler>)?;
         Ok(Self { server, double })
     }
 
@@ -75,6 +83,15 @@ impl Metadata {
         drop(state);
         self.double.changed.notify_all();
         at
+    }
+
+    /// Takes the announcement back, for a new machine of which nothing has been said yet.
+    pub fn withdraw(&self) {
+        let mut state = self.double.state();
+        state.preempted = false;
+        state.generation += 1;
+        drop(state);
+        self.double.changed.notify_all();
     }
 
     /// Changes the `ETag` and nothing else, and answers every poll, as the real one does at times.

@@ -44,7 +44,7 @@ impl Model {
     /// No port can be had.
     pub fn start() -> Result<Self> {
         let double = Arc::new(Double::default());
-        let server = Server::start("model", Arc::clone(&double) as Arc<dyn Handler>)?;
+        let server = Server::start("model", 0, Arc::clone(&double) as Arc<dyn Handler>)?;
         Ok(Self { server, double })
     }
 

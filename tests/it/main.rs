@@ -12,6 +12,7 @@
 
 mod keeper;
 mod lab;
+mod loopback;
 mod real_claude;
 mod said;
 mod sight;
@@ -31,3 +32,4 @@ mod real_claude_session;
 mod real_claude_start;
 mod save;
 mod session;
+mod vm;

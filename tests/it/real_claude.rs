@@ -4,20 +4,18 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use spotkeep::claude::session;
-use spotkeep::os::process::{ProcessId, Signal, run};
+use spotkeep::os::process::{ProcessId, Signal};
 use spotkeep::os::watch::Watch;
 use spotkeep::state::AgentName;
 use spotkeep::tmux::Tmux;
 
 use crate::lab::{LIMIT, Lab, is_root, skip};
+use crate::loopback::{again_on_loopback, ensure_only_loopback, is_on_loopback, name_of};
 
-/// Set where a test runs once more, in a namespace of its own.
-const INSIDE: &str = "SPOTKEEP_TEST_ON_LOOPBACK";
 /// A key that opens nothing. Of this Claude remembers the last 20 characters.
 pub const KEY: &str = "lab-key-that-opens-nothing";
 /// For a test with all its versions; the runner's own limit comes later.
@@ -35,23 +33,13 @@ pub fn with_each_version<Play: Fn(&Version)>(play: Play) {
     let Some(versions) = pinned(&test) else {
         return;
     };
-    if std::env::var_os(INSIDE).is_none() {
-        return again_on_loopback(&test);
+    if !is_on_loopback() {
+        return again_on_loopback(&test, TEST_LIMIT);
     }
-    ensure_only_loopback();
     for version in versions {
         eprintln!("with Claude Code {}", version.number);
         play(&version);
     }
-}
-
-/// `module::test`, as the test runner takes it.
-fn name_of<Play>() -> String {
-    let name = std::any::type_name::<Play>();
-    let name = name.strip_suffix("::{{closure}}").unwrap_or(name);
-    name.split_once("::")
-        .map_or(name, |(_, path)| path)
-        .to_owned()
 }
 
 /// All pinned versions; `None`, and said by name, where a thing is missing.
@@ -89,55 +77,6 @@ pub fn pinned(test: &str) -> Option<Vec<Version>> {
             })
             .collect(),
     )
-}
-
-/// Runs a test once more where nothing that it starts can reach beyond this machine.
-fn again_on_loopback(test: &str) {
-    let mut inside = Command::new("unshare");
-    inside
-        .args([
-            "-n",
-            "-m",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            "ip link set lo up && exec \"$0\" \"$@\"",
-        ])
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env_clear()
-        .envs(
-            ["PATH", "SPOTKEEP_CI", "RUST_BACKTRACE"]
-                .iter()
-                .filter_map(|name| Some((name, std::env::var_os(name)?))),
-        )
-        .env("HOME", "/nonexistent")
-        .env(INSIDE, "1");
-    let output = run(&mut inside, TEST_LIMIT).unwrap();
-    eprintln!("{}{}", output.stdout, output.stderr);
-    assert!(
-        output.status.success(),
-        "{test} failed on loopback: {}",
-        output.status
-    );
-    assert!(
-        output.stdout.contains("1 passed"),
-        "{test} did not run on loopback"
-    );
-}
-
-/// The variable alone proves nothing.
-fn ensure_only_loopback() {
-    let devices = fs::read_to_string("/proc/net/dev").unwrap();
-    let names = devices
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, _)| name.trim());
-    assert!(
-        names.into_iter().all(|name| name == "lo"),
-        "there is a network beside loopback:\n{devices}"
-    );
 }
 
 /// A lab whose agents are the real thing.

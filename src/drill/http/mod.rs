@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn an_answer_comes_back_whole_or_in_pieces() {
-        let server = Server::start("echo", Arc::new(Echo)).unwrap();
+        let server = Server::start("echo", 0, Arc::new(Echo)).unwrap();
         let url = format!("http://{}", server.address());
         let mut whole = send("POST", &format!("{url}/a?b=c"), &[], b"hello").unwrap();
         assert_eq!(whole.headers["x-path"], "/a");
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_request_that_is_not_admitted_is_reset() {
-        let server = Server::start("never", Arc::new(Never)).unwrap();
+        let server = Server::start("never", 0, Arc::new(Never)).unwrap();
         let error = send("GET", &format!("http://{}", server.address()), &[], b"")
             .err()
             .unwrap();
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_dropped_server_ends_the_connections_it_had() {
-        let server = Server::start("echo", Arc::new(Echo)).unwrap();
+        let server = Server::start("echo", 0, Arc::new(Echo)).unwrap();
         let mut idle = TcpStream::connect(server.address()).unwrap();
         send("GET", &format!("http://{}", server.address()), &[], b"").unwrap();
         drop(server);

@@ -44,12 +44,12 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Starts answering.
+    /// Starts answering on a port of loopback; 0: on any that is free.
     ///
     /// # Errors
     /// No port or no thread can be had.
-    pub fn start(name: &str, handler: Arc<dyn Handler>) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+    pub fn start(name: &str, port: u16, handler: Arc<dyn Handler>) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
             .with_context(|| format!("cannot listen for the {name} double on loopback"))?;
         let address = listener.local_addr()?;
         ensure!(address.ip().is_loopback(), "{address} is not loopback");

@@ -1,0 +1,234 @@
+//! The agents of the machines, and what is outside of them: the model that they talk to and that counts
+//! what was said, the metadata server, the disks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use spotkeep::drill::count::{Evidence, Lost, count};
+use spotkeep::drill::ledger::Ledger;
+use spotkeep::drill::metadata::Metadata;
+use spotkeep::drill::model::Model;
+use spotkeep::drill::session_file::transcript_marks;
+
+use super::machine::{BOOT_LIMIT, DataDisk, Garage, LIMIT, Machine};
+
+/// Where the metadata server of a cloud's machine listens.
+const METADATA_PORT: u16 = 80;
+
+/// What the cloud runs at each boot: the line that `setup` prints, or from our hand the first time.
+const STARTUP: &str = "#!/bin/sh
+export HOME=/root
+for try in 1 2 3; do
+    if [ -e /dev/disk/by-id/google-claude-persist ]; then break; fi
+    sleep 1
+done
+exec /payload/spotkeep setup --disk claude-persist --user agent --yes
+";
+
+/// How long the whole fleet may take from a boot disk's first sector to work.
+const BACK_LIMIT: Duration = Duration::from_secs(240);
+
+/// Everything outside of the machine.
+pub struct Fleet {
+    pub metadata: Metadata,
+    model: Model,
+    garage: Garage,
+    names: Vec<String>,
+    sessions: BTreeMap<String, String>,
+    at_cut: Ledger,
+}
+
+impl Fleet {
+    pub fn new() -> Self {
+        Self {
+            metadata: Metadata::start_at(METADATA_PORT).unwrap(),
+            model: Model::start().unwrap(),
+            garage: Garage::new(STARTUP, Path::new(env!("CARGO_BIN_EXE_spotkeep"))),
+            names: Vec::new(),
+            sessions: BTreeMap::new(),
+            at_cut: Ledger::default(),
+        }
+    }
+
+    /// A new machine in a new life, of which the cloud has said nothing yet.
+    pub fn power_on(&mut self, disk: DataDisk) -> Machine {
+        self.model.new_life();
+        self.metadata.withdraw();
+        self.garage.power_on(disk)
+    }
+
+    /// The first set-up, and agents of each plan, half of them writing without a pause.
+    pub fn set_up(&mut self, machine: &mut Machine, agents: usize) {
+        machine.until(
+            "the first set-up",
+            BOOT_LIMIT,
+            "systemctl is-active startup-script",
+            |left| {
+                assert!(!left.text.contains("failed"), "the set-up failed");
+                (left.code == 0).then_some(())
+            },
+        );
+        let port = self.model.url().rsplit(':').next().unwrap().to_owned();
+        self.names = (1..=agents)
+            .map(|number| format!("agent-{number}"))
+            .collect();
+        let mut declared = String::new();
+        let mut script = String::from("set -e\nexport SPOTKEEP_ROOT=/mnt/persist\n");
+        for (number, name) in self.names.iter().enumerate() {
+            let plan = ["steady", "tool", "steady", "stream"][number % 4];
+            declared += &format!(
+                "[agents.{name}]\nworkspace = \"workspaces/{name}\"\nprompt = \"DRILL agent={name} plan={plan} [[{name}:p:1]]\"\n"
+            );
+            script += &format!(
+                "runuser -u agent -- sh -ec 'mkdir /mnt/persist/workspaces/{name}; cd /mnt/persist/workspaces/{name}; \
+                 git init -q -b main; git config user.name Drill; git config user.email drill@localhost; \
+                 echo committed >tracked.txt; git add .; git commit -qm first; echo changed >tracked.txt; echo staged >staged.txt; git add staged.txt'\n"
+            );
+        }
+        script += &format!(
+            "printf '#!/bin/sh\\nexec /mnt/persist/bin/spotkeep stand-in-agent \"$@\"\\n' >/mnt/persist/bin/stand-in
+chmod 755 /mnt/persist/bin/stand-in
+cat >/mnt/persist/spotkeep.toml <<'END'
+[defaults]
+args = [\"--dangerously-skip-permissions\"]
+claude = \"bin/stand-in\"
+memory_max = \"400M\"
+env = {{ ANTHROPIC_BASE_URL = \"http://169.254.169.254:{port}\", ANTHROPIC_API_KEY = \"lab-key-that-opens-nothing\" }}
+{declared}
+END
+runuser -u agent -- spotkeep up
+"
+        );
+        machine.must(&script);
+    }
+
+    /// Until each agent has said something in this life, and those that write go on writing.
+    pub fn wait_until_at_work(&mut self) {
+        let names = self.names.clone();
+        let before = self.at_cut.clone();
+        let at_work = |ledger: &Ledger| {
+            names.iter().all(|name| {
+                let said = |ledger: &Ledger| {
+                    ledger
+                        .agents
+                        .get(name)
+                        .map_or(0, |agent| agent.records.len())
+                };
+                said(ledger) >= said(&before) + 3
+                    || ledger
+                        .agents
+                        .get(name)
+                        .is_some_and(|agent| agent.open.is_some() && said(ledger) > 1)
+            })
+        };
+        assert!(
+            self.model.wait(BACK_LIMIT, at_work),
+            "not every agent came to work"
+        );
+    }
+
+    /// Until so many more records have been said, by whomever.
+    pub fn wait_for_more_records(&self, more: usize) {
+        let total = |ledger: &Ledger| {
+            ledger
+                .agents
+                .values()
+                .map(|agent| agent.records.len())
+                .sum::<usize>()
+        };
+        let enough = total(&self.model.ledger()) + more;
+        assert!(
+            self.model.wait(LIMIT, |ledger| total(ledger) >= enough),
+            "nobody writes"
+        );
+    }
+
+    /// What was said until now is what must come back.
+    pub fn machine_is_gone(&mut self) {
+        self.at_cut = self.model.ledger();
+    }
+
+    /// How many records there are to lose.
+    pub fn records(&self) -> usize {
+        self.at_cut
+            .agents
+            .values()
+            .map(|agent| agent.records.len())
+            .sum()
+    }
+
+    /// What was said before `cut`, and is not on the disk.
+    pub fn losses_on_the_disk(&mut self, cut: Instant) -> Vec<Lost> {
+        let (names, ledger) = (&self.names, &self.at_cut);
+        let (losses, sessions) = self.garage.look_at_the_data(|root| {
+            let mut losses = Vec::new();
+            let mut sessions = BTreeMap::new();
+            for name in names {
+                let path = root
+                    .join("session-state/agents")
+                    .join(format!("{name}.json"));
+                let record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+                let session = record["session_id"].as_str().unwrap().to_owned();
+                let transcript = transcript_marks(&root.join(".claude"), &session);
+                let resumed: Option<&BTreeSet<_>> = None;
+                let evidence = Evidence {
+                    records: &ledger.agents[name].records,
+                    resumed,
+                    transcript: &transcript,
+                };
+                losses.extend(count(&evidence, cut).lost);
+                sessions.insert(name.clone(), session);
+            }
+            (losses, sessions)
+        });
+        if !self.sessions.is_empty() {
+            assert_eq!(
+                self.sessions, sessions,
+                "an agent has another session than before"
+            );
+        }
+        self.sessions = sessions;
+        losses
+    }
+
+    /// The manifest of the last save, read from the disk.
+    pub fn last_save(&self) -> Value {
+        self.garage.look_at_the_data(|root| {
+            let saves = std::fs::read_dir(root.join("session-state/saves")).unwrap();
+            let newest = saves.map(|entry| entry.unwrap().path()).max().unwrap();
+            serde_json::from_slice(&std::fs::read(newest).unwrap()).unwrap()
+        })
+    }
+
+    /// Until every agent has come back to its session, with all that the disk had kept, and goes on.
+    pub fn wait_until_back(&mut self, machine: &mut Machine) {
+        let names = self.names.clone();
+        let before = self.at_cut.clone();
+        let back = |ledger: &Ledger| {
+            names.iter().all(|name| {
+                ledger.agents.get(name).is_some_and(|agent| {
+                    agent.first.is_some() && agent.continued > before.agents[name].continued
+                })
+            })
+        };
+        if !self.model.wait(BACK_LIMIT, back) {
+            let status = machine.run("spotkeep --root /mnt/persist status; spotkeep --root /mnt/persist events | tail -40; journalctl -b --no-pager | tail -60", LIMIT);
+            panic!("not every agent went on: {}", status.text);
+        }
+        let status: Value =
+            serde_json::from_str(&machine.must("spotkeep --root /mnt/persist status --json"))
+                .unwrap();
+        for agent in status["agents"].as_array().unwrap() {
+            let name = agent["name"].as_str().unwrap();
+            assert_eq!(agent["session_id"], *self.sessions[name], "{agent}");
+        }
+        // What came back over the wire holds all that was on the disk.
+        let ledger = self.model.ledger();
+        for name in &self.names {
+            let first = ledger.agents[name].first.as_ref().unwrap();
+            assert!(first.note.is_some(), "{name} was told nothing");
+        }
+    }
+}

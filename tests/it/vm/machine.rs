@@ -1,0 +1,369 @@
+//! A virtual machine: its power button, its plug, its disks, and hands inside it.
+//!
+//! It runs under software emulation always (a KVM that opens is not one that boots), in a network
+//! namespace with nothing but loopback: what the machine takes for 169.254.169.254 is that loopback.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use spotkeep::os::process::{ProcessId, Signal, run};
+
+/// For a boot on two emulated processors that others use too; a quiet machine takes 15 to 25 s.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(180);
+
+/// For anything else that the machine is asked to do.
+pub const LIMIT: Duration = Duration::from_secs(90);
+
+/// Ends what the hands were told, with the exit status behind it.
+const END_MARK: u8 = 0x1e;
+
+/// Where the disks of machines and what they need lie.
+pub struct Garage {
+    dir: tempfile::TempDir,
+    booted: usize,
+}
+
+/// How a machine is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum DataDisk {
+    /// It is there from the beginning.
+    Attached,
+    /// It comes by [`Machine::attach_data_disk`].
+    Later,
+}
+
+/// One machine, from its first boot to its end. Its boot disk is new each time.
+pub struct Machine {
+    qemu: Child,
+    hands: UnixStream,
+    control: BufReader<UnixStream>,
+    console: PathBuf,
+}
+
+/// What a command in the machine left.
+#[derive(Debug)]
+pub struct Left {
+    pub code: i32,
+    pub text: String,
+}
+
+impl Garage {
+    /// A data disk of 1 GiB without a byte on it, and a disk with `files` that stands for what a cloud
+    /// hands to a new machine: `startup` is run at each boot.
+    pub fn new(startup: &str, program: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let payload = dir.path().join("payload");
+        fs::create_dir(&payload).unwrap();
+        fs::write(payload.join("startup"), startup).unwrap();
+        // Its symbols would be read by nobody, and by an emulated disk.
+        succeed(
+            Command::new("strip")
+                .arg("-o")
+                .arg(payload.join("spotkeep"))
+                .arg(program),
+        );
+        succeed(Command::new("chmod").arg("-R").arg("a+rX").arg(&payload));
+        succeed(
+            Command::new("chmod")
+                .arg("a+x")
+                .arg(payload.join("startup")),
+        );
+        let image = dir.path().join("payload.img");
+        fs::File::create(&image)
+            .unwrap()
+            .set_len(128 << 20)
+            .unwrap();
+        succeed(
+            Command::new("mkfs.ext4")
+                .args(["-q", "-F", "-L", "payload", "-d"])
+                .arg(&payload)
+                .arg(&image),
+        );
+        fs::File::create(dir.path().join("data.img"))
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
+        Self { dir, booted: 0 }
+    }
+
+    /// The data disk, as a file.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data.img")
+    }
+
+    /// Switches a new machine on. Its boot disk has never been booted before.
+    pub fn power_on(&mut self, disk: DataDisk) -> Machine {
+        self.booted += 1;
+        let dir = self.dir.path();
+        let console = dir.join(format!("console-{}", self.booted));
+        let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm");
+        // Sockets are made by relative names: a path of theirs has 108 bytes at most.
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.current_dir(dir)
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-display",
+                "none",
+                "-no-reboot",
+            ])
+            .args([
+                "-M",
+                "q35",
+                "-accel",
+                "tcg,thread=multi",
+                "-smp",
+                "2",
+                "-m",
+                "1536",
+            ])
+            .args([
+                "-smbios",
+                "type=1,manufacturer=Google,product=Google Compute Engine",
+            ])
+            .arg("-kernel")
+            .arg(made.join("vmlinuz"))
+            .args([
+                "-append",
+                "root=/dev/nvme0n1 rw console=ttyS0 quiet mitigations=off net.ifnames=0",
+            ])
+            .arg("-drive")
+            .arg(format!(
+                "file={},format=raw,if=none,id=boot,snapshot=on",
+                made.join("boot.img").display()
+            ))
+            .args(["-device", "nvme,drive=boot,serial=boot"])
+            .args(["-device", "virtio-scsi-pci,id=scsi"])
+            .args([
+                "-drive",
+                "file=payload.img,format=raw,if=none,id=payload,readonly=on",
+            ])
+            .args(["-device", "scsi-hd,bus=scsi.0,drive=payload,serial=payload"])
+            .args([
+                "-drive",
+                "file=data.img,format=raw,if=none,id=data,cache=writeback",
+            ])
+            .args([
+                "-netdev",
+                "user,id=net,net=169.254.169.0/24,host=169.254.169.254",
+            ])
+            .args(["-device", "virtio-net-pci,netdev=net"])
+            .args(["-device", "virtio-serial-pci"])
+            .args([
+                "-chardev",
+                "socket,path=hands.sock,server=on,wait=off,id=hands",
+            ])
+            .args(["-device", "virtserialport,chardev=hands,name=hands"])
+            .arg("-serial")
+            .arg(format!("file:{}", console.display()))
+            .args(["-qmp", "unix:control.sock,server=on,wait=off"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        if disk == DataDisk::Attached {
+            qemu.args(["-device", &data_device()]);
+        }
+        let mut qemu = qemu.spawn().unwrap();
+        let control = connect(&mut qemu, &dir.join("control.sock"));
+        let hands = connect(&mut qemu, &dir.join("hands.sock"));
+        let mut machine = Machine {
+            qemu,
+            hands,
+            control: BufReader::new(control),
+            console,
+        };
+        machine.tell(&json!({"execute": "qmp_capabilities"}));
+        machine
+    }
+
+    /// A copy of the data disk as it is now, mounted: what its journal brings back is there, and the
+    /// disk itself is left for the next machine.
+    pub fn look_at_the_data<Seen>(&self, look: impl FnOnce(&Path) -> Seen) -> Seen {
+        let copy = self.dir.path().join("copy.img");
+        let mount = self.dir.path().join("mount");
+        succeed(
+            Command::new("cp")
+                .arg("--sparse=always")
+                .arg(self.data())
+                .arg(&copy),
+        );
+        fs::create_dir_all(&mount).unwrap();
+        succeed(
+            Command::new("mount")
+                .args(["-o", "loop"])
+                .arg(&copy)
+                .arg(&mount),
+        );
+        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(&mount)));
+        succeed(Command::new("umount").arg(&mount));
+        seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Machine {
+    /// Runs a script as root in the machine, once its first services are up.
+    pub fn run(&mut self, script: &str, limit: Duration) -> Left {
+        let until = Instant::now() + limit;
+        let command = format!("( {script}\n) </dev/null 2>&1; printf '\\036%d\\n' $?\n");
+        self.hands.write_all(command.as_bytes()).unwrap();
+        let mut text = Vec::new();
+        loop {
+            let remaining = until.saturating_duration_since(Instant::now());
+            assert!(
+                !remaining.is_zero(),
+                "no answer in {limit:?} to:\n{script}\n{}",
+                self.console()
+            );
+            self.hands.set_read_timeout(Some(remaining)).unwrap();
+            let mut piece = [0; 4096];
+            match self.hands.read(&mut piece) {
+                Ok(0) => panic!(
+                    "the machine is off; it was asked to:\n{script}\n{}",
+                    self.console()
+                ),
+                Ok(length) => text.extend_from_slice(&piece[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}: {script}"),
+            }
+            let Some(mark) = text.iter().position(|byte| *byte == END_MARK) else {
+                continue;
+            };
+            if text.ends_with(b"\n") {
+                let code = String::from_utf8_lossy(&text[mark + 1..]);
+                return Left {
+                    code: code.trim().parse().unwrap(),
+                    text: String::from_utf8_lossy(&text[..mark]).into_owned(),
+                };
+            }
+        }
+    }
+
+    /// Runs a script that has to succeed, and returns what it printed.
+    pub fn must(&mut self, script: &str) -> String {
+        let left = self.run(script, LIMIT);
+        assert_eq!(left.code, 0, "{script}\n{}\n{}", left.text, self.console());
+        left.text
+    }
+
+    /// Asks again until `found` has an answer in what the script prints.
+    pub fn until<Found>(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        script: &str,
+        found: impl Fn(&Left) -> Option<Found>,
+    ) -> Found {
+        let until = Instant::now() + limit;
+        loop {
+            let left = self.run(script, limit);
+            if let Some(found) = found(&left) {
+                return found;
+            }
+            assert!(
+                Instant::now() < until,
+                "{what} never came: {left:?}\n{}",
+                self.console()
+            );
+        }
+    }
+
+    /// The ACPI power button, which is how a cloud asks.
+    pub fn press_power_button(&mut self) {
+        self.tell(&json!({"execute": "system_powerdown"}));
+    }
+
+    /// Plugs the data disk in.
+    pub fn attach_data_disk(&mut self) {
+        let mut arguments = json!({"driver": "scsi-hd"});
+        for pair in data_device().split(',').skip(1) {
+            let (key, value) = pair.split_once('=').unwrap();
+            arguments[key] = Value::from(value);
+        }
+        self.tell(&json!({"execute": "device_add", "arguments": arguments}));
+    }
+
+    /// Pulls the plug: nothing that the machine had not yet written gets written. Returns when.
+    pub fn cut_power(mut self) -> Instant {
+        let at = Instant::now();
+        self.qemu.kill().unwrap();
+        self.qemu.wait().unwrap();
+        at
+    }
+
+    /// Waits until the machine has switched itself off; `false` if it still runs at `until`.
+    #[must_use]
+    pub fn is_off_by(&mut self, until: Instant) -> bool {
+        let pid = i32::try_from(self.qemu.id()).unwrap();
+        let ended = match ProcessId::of(pid).and_then(ProcessId::open) {
+            Some(pidfd) => pidfd.wait(Some(until)),
+            None => true,
+        };
+        if ended {
+            self.qemu.wait().unwrap();
+        }
+        ended
+    }
+
+    /// What stands on its console.
+    pub fn console(&self) -> String {
+        fs::read_to_string(&self.console).unwrap_or_default()
+    }
+
+    fn tell(&mut self, command: &Value) {
+        writeln!(self.control.get_mut(), "{command}").unwrap();
+        loop {
+            let mut line = String::new();
+            let length = self.control.read_line(&mut line).unwrap();
+            assert!(length > 0, "QEMU has ended: {command}");
+            let said: Value = serde_json::from_str(&line).unwrap();
+            assert!(said.get("error").is_none(), "{command}: {said}");
+            if said.get("return").is_some() {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Some(pidfd) = i32::try_from(self.qemu.id())
+            .ok()
+            .and_then(ProcessId::of)
+            .and_then(ProcessId::open)
+        {
+            pidfd.signal(Signal::Kill);
+        }
+        self.qemu.wait().ok();
+    }
+}
+
+/// A persistent disk by the name that the cloud gives it.
+fn data_device() -> String {
+    "scsi-hd,id=persist,bus=scsi.0,drive=data,vendor=Google,product=PersistentDisk,serial=claude-persist".into()
+}
+
+fn connect(qemu: &mut Child, path: &Path) -> UnixStream {
+    let until = Instant::now() + LIMIT;
+    loop {
+        // The path may be too long for a socket's address; through the directory's handle it is not.
+        let dir = fs::File::open(path.parent().unwrap()).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&dir);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if let Ok(stream) = UnixStream::connect(format!("/proc/self/fd/{fd}/{name}")) {
+            stream.set_read_timeout(Some(LIMIT)).unwrap();
+            return stream;
+        }
+        assert!(qemu.try_wait().unwrap().is_none(), "QEMU did not start");
+        assert!(Instant::now() < until, "QEMU does not listen");
+        std::thread::yield_now();
+    }
+}
+
+fn succeed(command: &mut Command) {
+    let output = run(command, LIMIT).unwrap();
+    assert!(output.status.success(), "{command:?}: {}", output.stderr);
+}

@@ -1,0 +1,127 @@
+//! A whole virtual machine with Debian's own kernel: its power button, its plug, a new boot disk with
+//! the old data disk, cgroups as a cloud's machine has them. The agents are the stand-in; the model
+//! that they talk to, and count against, is outside of the machine.
+//!
+//! `make vm-drill` runs these with their figures; `CUTS=20` cuts the power as often.
+
+mod fleet;
+mod machine;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::lab::{is_root, skip};
+use crate::loopback::{again_on_loopback, is_on_loopback, name_of};
+use fleet::Fleet;
+use machine::{BOOT_LIMIT, DataDisk, LIMIT};
+
+/// From the ACPI signal of a spot VM to its end: <https://cloud.google.com/compute/docs/instances/spot>.
+const CLOUD_WAITS: Duration = Duration::from_secs(30);
+
+/// For a test with all its machines.
+const TEST_LIMIT: Duration = Duration::from_secs(900);
+
+/// What a power cut without a notice may cost of the words.
+const WORDS_WINDOW: Duration = Duration::from_secs(2);
+
+/// Plays where a machine can be emulated, on loopback only.
+fn with_machines<Play: Fn()>(play: Play) {
+    let test = name_of::<Play>();
+    if !is_root() {
+        return skip(&test, "a network namespace needs root");
+    }
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm/made-by");
+    if !made.is_file() {
+        return skip(&test, "there is no boot disk (scripts/vm-image)");
+    }
+    if is_on_loopback() {
+        play();
+    } else {
+        again_on_loopback(&test, TEST_LIMIT);
+    }
+}
+
+#[test]
+fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_its_agents_back() {
+    with_machines(|| {
+        let mut fleet = Fleet::new();
+        let mut machine = fleet.power_on(DataDisk::Attached);
+        fleet.set_up(&mut machine, 8);
+        fleet.wait_until_at_work();
+
+        fleet.metadata.preempt();
+        let pressed = Instant::now();
+        machine.press_power_button();
+        let in_time = machine.is_off_by(pressed + CLOUD_WAITS);
+        let off_after = pressed.elapsed();
+        assert!(in_time, "it was not off in time\n{}", machine.console());
+        eprintln!("power button to off: {off_after:.1?}");
+        drop(machine);
+        fleet.machine_is_gone();
+        let losses = fleet.losses_on_the_disk(pressed);
+        assert!(losses.is_empty(), "{losses:?}");
+        let save = fleet.last_save();
+        assert!(save["clean"] == true && save["final"] == true, "{save}");
+        eprintln!("notice to safe: {} ms", save["stages"]["notice_to_safe_ms"]);
+
+        // A new machine, to which the disk comes late.
+        let on = Instant::now();
+        let mut machine = fleet.power_on(DataDisk::Later);
+        machine.until(
+            "the machine is up",
+            BOOT_LIMIT,
+            "systemctl is-active multi-user.target",
+            |left| (left.code == 0).then_some(()),
+        );
+        let there = machine.run(
+            "test -e /mnt/persist/session-state || systemctl is-active --quiet spotkeep",
+            LIMIT,
+        );
+        assert_ne!(there.code, 0, "something runs without the disk: {there:?}");
+        machine.attach_data_disk();
+        fleet.wait_until_back(&mut machine);
+        eprintln!(
+            "a new boot disk to every agent resumed: {:.1?}",
+            on.elapsed()
+        );
+
+        // One agent that takes more than its share.
+        let cgroup = machine.must(
+            "pid=$(spotkeep --root /mnt/persist status --json | sed -n 's/.*\"pid\": *\\([0-9]*\\).*/\\1/p' | head -1); cut -d: -f3 /proc/$pid/cgroup",
+        );
+        let cgroup = cgroup.trim();
+        eprintln!("cgroup {cgroup}");
+        machine.run(
+            &format!("echo $BASHPID >/sys/fs/cgroup{cgroup}/cgroup.procs && exec tail /dev/zero"),
+            LIMIT,
+        );
+    });
+}
+
+#[test]
+fn a_vm_that_loses_its_power_without_a_word_loses_nothing_older_than_two_seconds() {
+    with_machines(|| {
+        let cuts = std::env::var("CUTS").map_or(2, |cuts| cuts.parse().unwrap());
+        let mut fleet = Fleet::new();
+        let mut machine = fleet.power_on(DataDisk::Attached);
+        fleet.set_up(&mut machine, 8);
+        let (mut records, mut lost) = (0, Vec::new());
+        for cut in 0..cuts {
+            fleet.wait_until_at_work();
+            fleet.wait_for_more_records(20 + (cut * 37) % 60);
+            let at = machine.cut_power();
+            fleet.machine_is_gone();
+            records += fleet.records();
+            lost.extend(fleet.losses_on_the_disk(at));
+            machine = fleet.power_on(DataDisk::Attached);
+            fleet.wait_until_back(&mut machine);
+        }
+        let oldest = lost.iter().map(|lost| lost.age).max();
+        eprintln!(
+            "{cuts} cuts: {} of {records} records lost, the oldest {oldest:?} old",
+            lost.len()
+        );
+        let late: Vec<_> = lost.iter().filter(|lost| lost.age > WORDS_WINDOW).collect();
+        assert!(late.is_empty(), "{late:?}");
+    });
+}
