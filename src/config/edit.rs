@@ -26,9 +26,15 @@ pub fn template(unattended: bool) -> String {
          provider = \"auto\"                     # auto | gcp | none\n\
          # notice = \"120s\"                     # what the VM was created with\n\
          \n\
+         # [checkpoint]                          # uncommitted work, kept in hidden commits\n\
+         # largest_file = \"100MiB\"             # larger ones are left out, and named\n\
+         # push = \"git@example.org:me/safe.git\" # pushed there besides\n\
+         # keep = {{ all = \"1h\", hourly = \"24h\", daily = \"336h\" }}\n\
+         \n\
          [defaults]                            # for every agent\n\
          {args}\n\
          restart = \"on-failure\"                # always | on-failure | never\n\
+         # checkpoint_every = \"60s\"            # uncommitted work, while an agent works\n\
          # claude = \"/opt/claude/claude\"       # found by itself where this is not set\n\
          # env = {{ ANTHROPIC_BASE_URL = \"http://127.0.0.1:8080\" }}\n\
          # env_file = \"secrets.env\"            # mode 0600; never shown\n\

@@ -1,6 +1,7 @@
 //! `spotkeep.toml`: what the user declares. Read strictly, edited with its comments kept. The
 //! only room that names `toml_edit`.
 
+mod checkpoint;
 mod edit;
 mod size;
 mod span;
@@ -16,6 +17,7 @@ use crate::notice::provider::Choice;
 use crate::os::files;
 use crate::state::AgentName;
 
+pub use checkpoint::{CHECKPOINT_EVERY, Checkpoint, Keep, Remote};
 pub use edit::{add_agent, remove_agent, template};
 pub use size::Size;
 pub use span::Span;
@@ -28,6 +30,8 @@ pub struct Config {
     pub cloud: Cloud,
     /// What belongs to the machine rather than to an agent.
     pub machine: Machine,
+    /// Uncommitted work.
+    pub checkpoint: Checkpoint,
     /// For every agent.
     pub defaults: Defaults,
     /// The fleet.
@@ -189,16 +193,12 @@ impl Config {
     /// Settings of this file that are accepted and that nothing acts on yet.
     #[must_use]
     pub fn without_effect(&self) -> Vec<&'static str> {
-        let agents = || self.agents.values();
-        let checkpoints = self.defaults.checkpoint_every.is_some()
-            || agents().any(|agent| agent.checkpoint_every.is_some());
         let settings = [
             (!self.machine.home.is_empty(), "[machine] home"),
             (
                 self.machine.on_new_machine.is_some(),
                 "[machine] on_new_machine",
             ),
-            (checkpoints, "checkpoint_every"),
         ];
         let set = settings.into_iter().filter(|(is_set, _)| *is_set);
         set.map(|(_, name)| name).collect()
@@ -229,6 +229,14 @@ impl Config {
     #[must_use]
     pub fn memory_max_of(&self, agent: &Agent) -> Option<Size> {
         agent.memory_max.or(self.defaults.memory_max)
+    }
+
+    /// How often the workspace of this agent is checkpointed while it works.
+    #[must_use]
+    pub fn checkpoint_every(&self, agent: &Agent) -> std::time::Duration {
+        let every = agent.checkpoint_every.or(self.defaults.checkpoint_every);
+        // More often would be without a pause.
+        every.unwrap_or(CHECKPOINT_EVERY).0.max(std::time::Duration::from_secs(1))
     }
 
     /// The user's arguments for Claude.
@@ -280,7 +288,8 @@ mod tests {
         assert_eq!(name.as_str(), "agent-1-issue-123");
         assert_eq!(config.restart_of(agent), Restart::Never);
         assert_eq!(config.defaults.checkpoint_every, Some(Span::from_secs(120)));
-        assert_eq!(config.without_effect(), ["checkpoint_every"]);
+        assert_eq!(config.checkpoint_every(agent).as_secs(), 120);
+        assert!(config.without_effect().is_empty());
     }
 
     #[test]

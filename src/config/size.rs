@@ -1,4 +1,4 @@
-//! Sizes of memory in the file.
+//! Sizes in the file, of memory and of files.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, Visitor};
 
 use crate::error::{Error, Result, anyhow};
 
-/// So many bytes, written as systemd writes them: `"6G"`, `"512M"`, powers of 1024.
+/// So many bytes, in powers of 1024, written as systemd writes them or in full: `"6G"`, `"100MiB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
 
@@ -17,9 +17,10 @@ impl FromStr for Size {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        let short = text.strip_suffix("iB").unwrap_or(text);
         let shift = UNITS
             .iter()
-            .find_map(|(unit, shift)| Some((text.strip_suffix(*unit)?, *shift)));
+            .find_map(|(unit, shift)| Some((short.strip_suffix(*unit)?, *shift)));
         let (number, shift) = shift.unwrap_or((text, 0));
         let bytes = number
             .parse::<u64>()
@@ -28,7 +29,7 @@ impl FromStr for Size {
             .filter(|bytes| *bytes > 0);
         bytes
             .map(Self)
-            .ok_or_else(|| anyhow!("{text:?} is not a size, such as \"6G\" or \"512M\""))
+            .ok_or_else(|| anyhow!("{text:?} is not a size, such as \"6G\" or \"100MiB\""))
     }
 }
 
@@ -68,12 +69,13 @@ mod tests {
             let size: Size = text.parse().unwrap();
             assert_eq!((size.0, size.to_string().as_str()), (bytes, text));
         }
+        assert_eq!("100MiB".parse::<Size>().unwrap(), Size(100 << 20));
         assert_eq!("2048K".parse::<Size>().unwrap().to_string(), "2M");
     }
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in ["", "G", "0", "0G", "-1", "6g", "6 G", "6GB", "80%", "99999999999T"] {
+        for text in ["", "G", "0", "0G", "-1", "6g", "6 G", "6GB", "80%", "7iB", "99999999999T"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }
