@@ -12,7 +12,7 @@ CLAUDE_DIR := $(CURDIR)/.claude-bin/$(CLAUDE_VERSION)
 export SPOTKEEP_LOOPBACK_ONLY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help drill test claude lint bench install
+.PHONY: help drill vm-drill test claude lint bench install
 
 help: ## Print this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -27,6 +27,11 @@ drill: ## Build, and rehearse a preemption of three agents in a sandbox (ARGS="-
 	@command -v claude >/dev/null || scripts/fetch-claude || \
 	    echo 'Claude Code could not be fetched: the drill uses its stand-in.' >&2
 	@PATH="$$PATH:$(CLAUDE_DIR)" target/debug/spotkeep drill $(ARGS)
+
+vm-drill: ## Cut the power of a whole virtual machine, with and without a notice (as root; CUTS=20)
+	@scripts/need vm
+	@scripts/vm-image
+	@SPOTKEEP_CI=1 $(CARGO) test --locked --test it vm:: -- --nocapture --test-threads=1
 
 # Documentation tests come first, so that the last lines are the summary of all others.
 test: ## Run all tests that this machine can run, and say which it cannot
