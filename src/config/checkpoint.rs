@@ -95,17 +95,6 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
-        assert_eq!(parse_size("100MiB"), Some(100 << 20));
-        assert_eq!(parse_size("2g"), Some(2 << 30));
-        assert_eq!(parse_size("1500"), Some(1_500));
-        assert_eq!(parse_size("1 MB"), Some(1_000_000));
-        for bad in ["", "MiB", "-1", "1.5GiB", "10 parsecs"] {
-            assert_eq!(parse_size(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
     fn the_table_is_read_and_has_good_defaults() {
         let config = Config::parse(
             "[checkpoint]\nlargest_file = \"1MiB\"\npush = \"git@example.org:me/safe.git\"\n\
