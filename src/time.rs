@@ -56,6 +56,18 @@ impl Timestamp {
         self.0.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
     }
 
+    /// As `2026-11-22`, in UTC.
+    #[must_use]
+    pub fn day(self) -> String {
+        self.0.strftime("%Y-%m-%d").to_string()
+    }
+
+    /// As `03:12`, in UTC.
+    #[must_use]
+    pub fn minute(self) -> String {
+        self.0.strftime("%H:%M").to_string()
+    }
+
     /// As `03:12:07`, in UTC.
     #[must_use]
     pub fn clock(self) -> String {

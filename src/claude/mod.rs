@@ -10,6 +10,7 @@
 //! | [`seed`], `mend` | the configuration that lets it start without a human |
 //! | [`screen`] | what a pane shows that blocks a start |
 //! | [`session`] | `sessions/<pid>.json`: which session a process has, and what it does |
+//! | [`login`] | whether it can log in, and how long it keeps transcripts |
 //! | [`mod@locate`] | where the transcript of a session is |
 //! | `lock` | Claude's own lock on a file of its configuration |
 //! | [`record`], `record_json`, `line`, [`transcript`] | one tolerant reader of transcripts |
@@ -22,6 +23,7 @@ pub mod launch;
 mod line;
 pub mod locate;
 mod lock;
+pub mod login;
 mod mend;
 pub mod note;
 pub mod record;
@@ -32,6 +34,9 @@ pub mod session;
 pub mod tail;
 mod tail_state;
 pub mod transcript;
+
+/// The versions whose behaviour was measured, and that all tests are run with.
+pub const MEASURED: [&str; 2] = ["2.1.197", "2.1.330"];
 
 pub use locate::{Lookup, locate};
 pub use record::{Kind, Record};

@@ -159,9 +159,14 @@ fn merge_config(config: &mut Map<String, Value>, seed: &Seed, said: &mut Vec<Str
     }
 }
 
-fn approve(config: &mut Map<String, Value>, key: &str, said: &mut Vec<String>) {
+/// So much of a key as Claude remembers.
+pub(super) fn key_tail(key: &str) -> String {
     let start = key.chars().count().saturating_sub(KEY_TAIL);
-    let tail: String = key.chars().skip(start).collect();
+    key.chars().skip(start).collect()
+}
+
+fn approve(config: &mut Map<String, Value>, key: &str, said: &mut Vec<String>) {
+    let tail = key_tail(key);
     let Some(responses) = object(config, "customApiKeyResponses") else {
         return;
     };

@@ -5,6 +5,7 @@ mod add;
 mod agent_exec;
 mod ask;
 mod attach;
+mod doctor;
 mod drill;
 mod events;
 mod fleet;
@@ -89,6 +90,8 @@ enum Verb {
     Restore(restore::Args),
     /// Is this VM preemptible, how long a notice, has it come.
     Notice(notice::Args),
+    /// Look everything over, change nothing, and say what would mend it.
+    Doctor(doctor::Args),
     /// Rehearse a preemption and report.
     Drill(drill::Args),
     /// Becomes an agent's claude, in its pane.
@@ -123,6 +126,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Drill(args) => drill::run(&at, args),
         Verb::StandInAgent { arguments } => Ok(crate::drill::standin::main(&arguments)),
         Verb::Notice(args) => notice::run(&at, &args),
+        Verb::Doctor(args) => doctor::run(&at, args),
         Verb::Ls(args) => ls::run(&at, &args),
         Verb::Status(args) => status::run(&at, &args),
         verb => on_root(&Root::open(&at)?, verb),
@@ -151,6 +155,7 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         | Verb::Drill(_)
         | Verb::StandInAgent { .. }
         | Verb::Notice(_)
+        | Verb::Doctor(_)
         | Verb::Ls(_)
         | Verb::Status(_) => Ok(ExitCode::SUCCESS),
     }

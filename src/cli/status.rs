@@ -9,8 +9,11 @@ use super::ls::agents;
 use super::term::{json, say};
 use crate::error::{Kind, Result};
 use crate::keeper::status::Status;
-use crate::state::{AgentState, Fleet};
-use crate::time::short;
+use crate::os::process;
+use crate::restore::homecoming;
+use crate::root::Root;
+use crate::state::{self, AgentState, Fleet};
+use crate::time::{Timestamp, short};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -19,9 +22,18 @@ pub(super) struct Args {
     /// As JSON.
     #[arg(long)]
     json: bool,
+    /// One line on how the last preemption went, for a day; otherwise nothing. Never an error.
+    #[arg(long, conflicts_with = "json")]
+    login_line: bool,
 }
 
 pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
+    if args.login_line {
+        if let Some(line) = login_line(at) {
+            say(&line);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let now = ask::status_at(at)?;
     if args.json {
         json(&now)?;
@@ -39,6 +51,14 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         0
     };
     Ok(ExitCode::from(code))
+}
+
+/// From files alone: nobody who logs in waits for a keeper.
+fn login_line(at: &Path) -> Option<String> {
+    let root = Root::open(at).ok()?;
+    let life = process::current_life().ok()?;
+    let (lines, _) = state::lines(&root.journal()).ok()?;
+    homecoming(&lines, &life, Timestamp::now())
 }
 
 fn header(now: &Status) {

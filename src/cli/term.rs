@@ -46,6 +46,14 @@ pub(super) fn state(state: AgentState) -> String {
     format!("\x1b[{colour}m{text}\x1b[0m")
 }
 
+/// A sign in a colour of the terminal, where colours are wanted.
+pub(super) fn mark(sign: char, colour: u8) -> String {
+    match colourful() {
+        true => format!("\x1b[{colour}m{sign}\x1b[0m"),
+        false => sign.to_string(),
+    }
+}
+
 /// The columns a text takes, colour codes not counted.
 fn width(text: &str) -> usize {
     let mut count = 0;

@@ -180,21 +180,17 @@ impl Keeper {
             .iter()
             .filter_map(|d| Some((d.name.clone(), d.process?)))
             .collect();
-        let wanted = declared.iter().filter(|d| d.process.is_none()).count();
+        let wanted = declared
+            .iter()
+            .filter(|d| d.process.is_none() && d.wanted == Wanted::Running)
+            .count();
         let unwanted: Vec<AgentName> = declared
             .iter()
             .filter(|d| d.process.is_some() && d.wanted == Wanted::Stopped)
             .map(|d| d.name.clone())
             .collect();
         if self.history.had_life && found.is_empty() && !self.core.is_closed() {
-            let unclean = !self.history.safe;
-            self.edges.write(
-                None,
-                &What::Restore {
-                    agents: wanted,
-                    unclean,
-                },
-            );
+            self.tell_of_restore();
         }
         if wanted > 0 && !self.core.is_closed() {
             self.seed_all();
@@ -229,6 +225,26 @@ impl Keeper {
         self.handle(Event::Tick {
             available_memory: process::available_memory(),
         });
+    }
+
+    /// Who is to come back, and what is left of their words: looked at before anybody says more.
+    fn tell_of_restore(&mut self) {
+        let mut records = self.edges.ledger.all();
+        records.retain(|record| record.wanted == Wanted::Running);
+        let last = self.last_save.as_ref();
+        let save = last.filter(|save| self.history.safe && save.life != self.edges.life);
+        let account = restore::account(&self.edges.root, &records, save);
+        let what = What::Restore {
+            agents: records.len(),
+            unclean: !self.history.safe,
+            names: records
+                .iter()
+                .map(|record| record.name.to_string())
+                .collect(),
+            short: account.short,
+            torn: account.torn,
+        };
+        self.edges.write(None, &what);
     }
 
     /// For all agents before the first of them starts: a Claude that starts reads its file and

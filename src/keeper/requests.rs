@@ -222,6 +222,7 @@ impl Keeper {
             epoch: self.edges.epoch,
             life: self.edges.life.clone(),
             keeper: "running".into(),
+            keeper_version: Some(env!("CARGO_PKG_VERSION").into()),
             fleet: self.core.fleet(),
             notice,
             last_save: self.last_save.as_ref().map(LastSave::of),

@@ -30,6 +30,9 @@ pub struct Status {
     pub life: String,
     /// `running` or `stopped`.
     pub keeper: String,
+    /// The version of the keeper that runs; null where none does, or one that does not say.
+    #[serde(default)]
+    pub keeper_version: Option<String>,
     /// Whether the fleet is wanted.
     pub fleet: Fleet,
     /// The notice that this life has had, if any.
@@ -223,6 +226,7 @@ pub fn from_files(root: &Root) -> Result<Status> {
         notice: notice_of(root, &life)?,
         life,
         keeper: "stopped".into(),
+        keeper_version: None,
         fleet: identity.fleet,
         last_save: latest_manifest(&root.saves())?.as_ref().map(LastSave::of),
         trouble,

@@ -150,6 +150,33 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// The room on a filesystem: bytes and inodes, free for an ordinary user, and in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that may still be filled.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Files that may still be made.
+    pub free_inodes: u64,
+    /// Files in all; 0 where the filesystem sets no limit.
+    pub inodes: u64,
+}
+
+/// The room on the filesystem that holds `path`.
+///
+/// # Errors
+/// The path is gone.
+pub fn space(path: &Path) -> io::Result<Space> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(Space {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        free_inodes: stat.f_favail,
+        inodes: stat.f_files,
+    })
+}
+
 /// Whether `path` is where a filesystem is mounted: its device differs from its parent's.
 ///
 /// # Errors

@@ -1,8 +1,10 @@
 //! The restore: what is done when a new life begins. Verify, repair, resume.
 
 mod history;
+mod homecoming;
 mod launch;
 mod verdict;
+mod words;
 
 use serde::Serialize;
 
@@ -11,8 +13,10 @@ use crate::root::Root;
 use crate::state::{AgentName, AgentRecord, Wanted};
 
 pub use history::History;
+pub use homecoming::homecoming;
 pub use launch::{Ground, Prepared, Refused, find_claude, prepare, run, seed};
 pub use verdict::{Verdict, decide};
+pub use words::{Account, account};
 
 /// What a restore would do with one agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

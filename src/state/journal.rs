@@ -57,6 +57,9 @@ pub enum What {
     Restore {
         agents: usize,
         unclean: bool,
+        names: Vec<String>,
+        short: Vec<String>,
+        torn: Vec<String>,
     },
     Starting {
         session_id: String,

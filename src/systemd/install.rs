@@ -102,7 +102,12 @@ pub fn enable(prefix: &Path) -> Result<()> {
 /// systemctl cannot be run.
 pub fn is_enabled(prefix: &Path) -> Result<bool> {
     let output = run(prefix, &[&["is-enabled"], &ALL[..]].concat(), LIMIT)?;
-    Ok(output.stdout.lines().filter(|line| *line == "enabled").count() == ALL.len())
+    Ok(output
+        .stdout
+        .lines()
+        .filter(|line| *line == "enabled")
+        .count()
+        == ALL.len())
 }
 
 /// No longer starts the units at boot. To be called before [`remove`].
@@ -126,7 +131,12 @@ pub fn reload() -> Result<()> {
 /// # Errors
 /// A unit does not start; with what systemd says of it.
 pub fn start() -> Result<()> {
-    systemctl(Path::new("/"), &[&["start"], &ALL[..]].concat(), START_LIMIT).map(drop)
+    systemctl(
+        Path::new("/"),
+        &[&["start"], &ALL[..]].concat(),
+        START_LIMIT,
+    )
+    .map(drop)
 }
 
 /// Restarts the keeper and waits until it is ready; agents are not touched.
@@ -134,7 +144,12 @@ pub fn start() -> Result<()> {
 /// # Errors
 /// It is not ready in time.
 pub fn restart_keeper() -> Result<()> {
-    systemctl(Path::new("/"), &["restart", super::units::KEEPER], START_LIMIT).map(drop)
+    systemctl(
+        Path::new("/"),
+        &["restart", super::units::KEEPER],
+        START_LIMIT,
+    )
+    .map(drop)
 }
 
 /// Stops the units, agents included: the save first, then the keeper, then tmux.
@@ -163,15 +178,21 @@ pub fn stop() -> Result<()> {
 /// # Errors
 /// systemctl cannot be run.
 pub fn is_active(unit: &str) -> Result<bool> {
-    Ok(run(Path::new("/"), &["is-active", unit], LIMIT)?.status.success())
+    Ok(run(Path::new("/"), &["is-active", unit], LIMIT)?
+        .status
+        .success())
 }
 
 fn systemctl(prefix: &Path, arguments: &[&str], limit: Duration) -> Result<Output> {
     let output = run(prefix, arguments, limit)?;
     if !output.status.success() {
         let unit = arguments.get(1).unwrap_or(&super::units::KEEPER);
-        return Err(anyhow!("systemctl {}: {}", arguments.join(" "), output.stderr))
-            .hint(format!("journalctl -u {unit} -n 30"));
+        return Err(anyhow!(
+            "systemctl {}: {}",
+            arguments.join(" "),
+            output.stderr
+        ))
+        .hint(format!("journalctl -u {unit} -n 30"));
     }
     Ok(output)
 }
@@ -204,7 +225,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = install(dir.path(), &paths()).unwrap();
         assert_eq!(first.len(), 4);
-        assert_eq!(install(dir.path(), &paths()).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(
+            install(dir.path(), &paths()).unwrap(),
+            Vec::<PathBuf>::new()
+        );
         assert_eq!(differences(dir.path(), &paths()).unwrap(), []);
         fs::write(&first[1], "[Service]\n").unwrap();
         fs::remove_file(&first[2]).unwrap();

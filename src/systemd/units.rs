@@ -178,9 +178,10 @@ mod tests {
                 let mentions = file.text.contains("IsMountPoint=")
                     && file.text.contains("WantedBy=mnt-persist.mount");
                 assert_eq!(mentions, paths.is_mount && file.path.starts_with(UNIT_DIR));
-                let left = file.text.lines().find(|line| {
-                    !line.starts_with('#') && line.matches('@').count() > 1
-                });
+                let left = file
+                    .text
+                    .lines()
+                    .find(|line| !line.starts_with('#') && line.matches('@').count() > 1);
                 assert_eq!(left, None, "{}", file.path.display());
             }
         }
@@ -197,7 +198,13 @@ mod tests {
 
     #[test]
     fn a_path_that_means_something_else_in_a_unit_is_refused() {
-        for root in ["/mnt/my disk", "/mnt/%h", "/mnt/$A", "/mnt/a\"b", "/mnt/a\\x"] {
+        for root in [
+            "/mnt/my disk",
+            "/mnt/%h",
+            "/mnt/$A",
+            "/mnt/a\"b",
+            "/mnt/a\\x",
+        ] {
             let paths = UnitPaths {
                 root: root.into(),
                 ..paths()

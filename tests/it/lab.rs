@@ -191,7 +191,7 @@ impl Lab {
         let loopback = config.contains("metadata = \"127.0.0.1:");
         let runs = args
             .iter()
-            .any(|arg| matches!(*arg, "run" | "up" | "notice" | "restore"));
+            .any(|arg| matches!(*arg, "run" | "up" | "notice" | "restore" | "doctor"));
         // A configuration that is wrong on purpose is refused before anybody is asked.
         let valid = self.config().exists() && spotkeep::config::Config::parse(&config).is_ok();
         assert!(

@@ -1,0 +1,374 @@
+//! Claude Code: which one, whether we know it, and what would block it or delete its words.
+
+use std::path::Path;
+
+use super::scene::Scene;
+use super::{Check, count, in_time};
+use crate::agent;
+use crate::claude::login::{self, Credentials, RETENTION_DAYS, VARIABLES};
+use crate::claude::{MEASURED, binary, launch};
+use crate::drill;
+use crate::restore::find_claude;
+use crate::root::Root;
+use crate::time::Timestamp;
+
+pub(super) fn checks(scene: &Scene) -> Vec<Check> {
+    let Ok(root) = &scene.root else {
+        return Vec::new();
+    };
+    let mut checks = Vec::new();
+    match find_claude(root, &scene.config) {
+        Err(refused) => checks.push(Check::failed("claude", &refused.why, "install Claude Code")),
+        Ok(program) => {
+            let asked = program.clone();
+            let version = in_time(move || binary::version(&asked));
+            checks.push(match version {
+                None => Check::warn(
+                    "claude",
+                    format!("{} does not say its version in time", program.display()),
+                    format!("{} --version", program.display()),
+                ),
+                Some(Err(error)) => Check::failed("claude", &error, "install Claude Code anew"),
+                Some(Ok(version)) => {
+                    judge_version(&version, &program, &scene.spotkeep("doctor --probe"))
+                }
+            });
+            if scene.probe {
+                checks.push(probe(&program));
+            }
+        }
+    }
+    let means = Means::gather(scene, root);
+    checks.push(judge_login(&means, Timestamp::now(), root));
+    checks.push(judge_unattended(&means));
+    checks.push(judge_retention(root));
+    checks
+}
+
+/// What was measured is known; what is new may be as it was, or may not.
+fn judge_version(version: &str, program: &Path, probe: &str) -> Check {
+    let shown = format!("{version}, {}", program.display());
+    match MEASURED.contains(&version) {
+        true => Check::good("claude", shown),
+        false => Check::warn(
+            "claude",
+            format!(
+                "{shown}: its behaviour was measured for {} and not for this one",
+                MEASURED.join(" and ")
+            ),
+            probe,
+        ),
+    }
+}
+
+/// A preemption of one agent, played in a sandbox against a model on loopback.
+fn probe(program: &Path) -> Check {
+    let options = drill::Options {
+        agents: 1,
+        claude: Some(program.to_path_buf()),
+        ..drill::Options::default()
+    };
+    let again = format!(
+        "spotkeep drill --agents 1 --verbose --keep --claude {}",
+        program.display()
+    );
+    match drill::run(&options) {
+        Err(error) => Check::failed("claude-behaviour", &error, &again),
+        Ok(report) if report.passed() => Check::good(
+            "claude-behaviour",
+            format!(
+                "a rehearsed preemption was survived, {} records and the turn included",
+                report.records_before
+            ),
+        ),
+        Ok(report) => {
+            let first = report
+                .losses
+                .first()
+                .map_or("the drill did not pass", String::as_str);
+            Check::wrong("claude-behaviour", first, again)
+        }
+    }
+}
+
+/// What the agents are given to log in with, and to start without a human.
+#[derive(Debug, Default)]
+struct Means {
+    credentials: Option<Credentials>,
+    /// Variables that every agent is given, by declarations and settings; names only.
+    declared: Vec<&'static str>,
+    /// Those that only this shell has.
+    in_shell: Vec<&'static str>,
+    /// The first agent that has no variable, where others have one.
+    without: Option<String>,
+    helper: bool,
+    rejected: bool,
+    skips_permissions: bool,
+    asks: usize,
+    is_root: bool,
+    in_sandbox: bool,
+}
+
+impl Means {
+    fn gather(scene: &Scene, root: &Root) -> Self {
+        let claude = root.claude();
+        let settings = launch::settings_environment(&claude);
+        let agents: Vec<_> = scene.config.agents.iter().collect();
+        let mut means = Self {
+            credentials: Some(login::credentials(&claude)),
+            helper: login::setting(&claude, "apiKeyHelper").is_some(),
+            is_root: scene.owner.as_ref().is_some_and(|owner| owner.uid == 0),
+            in_sandbox: std::env::var_os("IS_SANDBOX").is_some(),
+            declared: VARIABLES.to_vec(),
+            ..Self::default()
+        };
+        for (name, agent) in &agents {
+            // What is wrong with an env_file is told under `secrets`.
+            let mut variables: Vec<(String, String)> =
+                agent::environment(root, &scene.config, agent)
+                    .unwrap_or_default()
+                    .into_iter()
+                    .collect();
+            variables.extend(settings.clone());
+            let value = |wanted: &str| {
+                let pair = variables.iter().find(|(key, _)| key == wanted);
+                pair.map(|(_, value)| value.as_str())
+                    .filter(|value| !value.trim().is_empty())
+            };
+            if !VARIABLES.iter().any(|name| value(name).is_some()) {
+                means.without.get_or_insert_with(|| name.to_string());
+            }
+            means.declared.retain(|name| value(name).is_some());
+            means.rejected |=
+                value("ANTHROPIC_API_KEY").is_some_and(|key| login::is_rejected(&claude, key));
+            means.in_sandbox |= value("IS_SANDBOX").is_some();
+            let arguments = scene.config.arguments_of(agent);
+            match arguments
+                .iter()
+                .any(|argument| argument == "--dangerously-skip-permissions")
+            {
+                true => means.skips_permissions = true,
+                false => means.asks += 1,
+            }
+        }
+        if agents.is_empty() {
+            means
+                .declared
+                .retain(|name| settings.iter().any(|(key, _)| key == name));
+        }
+        let in_shell = |name: &&&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        means.in_shell = VARIABLES.iter().filter(in_shell).copied().collect();
+        means
+    }
+}
+
+fn judge_login(means: &Means, now: Timestamp, root: &Root) -> Check {
+    let by_hand = format!(
+        "CLAUDE_CONFIG_DIR={} claude    # then /login",
+        root.claude().display()
+    );
+    if let Some(name) = means.declared.first() {
+        return Check::good("login", format!("by {name}, as declared"));
+    }
+    if means.helper {
+        return Check::good("login", "by apiKeyHelper of settings.json");
+    }
+    match &means.credentials {
+        Some(Credentials::Token { expires, renewable }) => {
+            let over = expires.is_some_and(|at| at < now);
+            match (over, renewable) {
+                (true, false) => {
+                    Check::wrong("login", "it has expired and cannot be renewed", by_hand)
+                }
+                (_, true) => Check::good("login", "kept in the root, and renewed by Claude"),
+                (false, false) => Check::good("login", "kept in the root"),
+            }
+        }
+        Some(Credentials::Blank) => Check::wrong("login", ".credentials.json holds none", by_hand),
+        Some(Credentials::Missing) | None => match (means.in_shell.first(), &means.without) {
+            (Some(name), _) => Check::warn(
+                "login",
+                format!("by {name} of this shell: a keeper that starts at boot does not have it"),
+                "put it into a file of mode 0600, and env_file = \"FILE\" under [defaults] in spotkeep.toml",
+            ),
+            (None, Some(agent)) => Check::wrong("login", format!("{agent} has none"), by_hand),
+            (None, None) => Check::wrong("login", "there is none", by_hand),
+        },
+    }
+}
+
+fn judge_unattended(means: &Means) -> Check {
+    if means.rejected {
+        return Check::wrong(
+            "unattended",
+            "you said no to the declared ANTHROPIC_API_KEY once, and Claude does not use it",
+            "start claude by hand, and choose it in /config",
+        );
+    }
+    if means.skips_permissions && means.is_root && !means.in_sandbox {
+        return Check::wrong(
+            "unattended",
+            "Claude refuses --dangerously-skip-permissions to root",
+            "run the agents as an ordinary user, or env = { IS_SANDBOX = \"1\" } under [defaults]",
+        );
+    }
+    match means.asks {
+        0 => Check::good(
+            "unattended",
+            "no dialog blocks a start, no permission is asked for",
+        ),
+        asks => Check::good(
+            "unattended",
+            format!(
+                "no dialog blocks a start; {} may ask you before running a command",
+                count(asks, "agent")
+            ),
+        ),
+    }
+}
+
+/// Claude deletes old transcripts at a start, those of a fleet that stood still included.
+fn judge_retention(root: &Root) -> Check {
+    let file = root.claude().join("settings.json");
+    let fix = match file.exists() {
+        true => format!(
+            "f={}; jq '.cleanupPeriodDays = 3650' $f >$f.new && mv $f.new $f",
+            file.display()
+        ),
+        false => format!("echo '{{\"cleanupPeriodDays\": 3650}}' >{}", file.display()),
+    };
+    let days = login::setting(&root.claude(), "cleanupPeriodDays").and_then(|days| days.as_u64());
+    match days {
+        Some(0) => Check::wrong(
+            "retention",
+            "cleanupPeriodDays is 0: Claude deletes every transcript",
+            fix,
+        ),
+        Some(days) if days > RETENTION_DAYS => Check::good(
+            "retention",
+            format!("Claude keeps transcripts for {days} days"),
+        ),
+        other => {
+            let days = other.unwrap_or(RETENTION_DAYS);
+            let detail = format!(
+                "Claude deletes transcripts that are {days} days old, and with them what an agent would be resumed from"
+            );
+            Check::warn("retention", detail, fix)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> (tempfile::TempDir, Root) {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        (dir, root)
+    }
+
+    #[test]
+    fn the_versions_that_were_measured_are_those_that_are_tested() {
+        let tested = include_str!("../../scripts/claude-versions");
+        assert_eq!(tested.split_whitespace().collect::<Vec<_>>(), MEASURED);
+    }
+
+    #[test]
+    fn a_version_that_was_not_measured_is_told_and_no_more() {
+        let judge = |version| judge_version(version, Path::new("/bin/claude"), "probe");
+        assert!(judge(MEASURED[0]).fix.is_none());
+        let new = judge("9.0.0");
+        assert!(new.ok && new.warning && new.fix.as_deref() == Some("probe"));
+    }
+
+    #[test]
+    fn a_login_is_found_wherever_it_is_and_its_end_is_seen() {
+        let (_dir, root) = root();
+        let now = Timestamp::now();
+        let token = |millis: i64, renewable| Means {
+            credentials: Some(Credentials::Token {
+                expires: Timestamp::from_millis(now.as_millis() + millis),
+                renewable,
+            }),
+            ..Means::default()
+        };
+        let judge = |means: &Means| {
+            let check = judge_login(means, now, &root);
+            (check.ok, check.warning)
+        };
+        let declared = vec!["ANTHROPIC_API_KEY"];
+        let in_shell = declared.clone();
+        assert_eq!(
+            judge(&Means {
+                declared,
+                ..Means::default()
+            }),
+            (true, false)
+        );
+        assert_eq!(
+            judge(&Means {
+                in_shell,
+                ..Means::default()
+            }),
+            (true, true)
+        );
+        assert_eq!(
+            judge(&Means {
+                helper: true,
+                ..Means::default()
+            }),
+            (true, false)
+        );
+        assert_eq!(judge(&token(1_000, false)), (true, false));
+        assert_eq!(judge(&token(-1_000, true)), (true, false));
+        assert_eq!(judge(&token(-1_000, false)), (false, false));
+        assert_eq!(judge(&Means::default()), (false, false));
+        let credentials = Some(Credentials::Blank);
+        assert_eq!(
+            judge(&Means {
+                credentials,
+                ..Means::default()
+            }),
+            (false, false)
+        );
+    }
+
+    #[test]
+    fn what_claude_refuses_is_told_before_it_does() {
+        let refused = Means {
+            skips_permissions: true,
+            is_root: true,
+            ..Means::default()
+        };
+        assert!(!judge_unattended(&refused).ok);
+        assert!(
+            judge_unattended(&Means {
+                in_sandbox: true,
+                ..refused
+            })
+            .ok
+        );
+        assert!(
+            !judge_unattended(&Means {
+                rejected: true,
+                ..Means::default()
+            })
+            .ok
+        );
+    }
+
+    #[test]
+    fn transcripts_that_are_deleted_after_a_month_are_worth_a_word() {
+        let (_dir, root) = root();
+        assert!(judge_retention(&root).warning);
+        let write = |days: &str| {
+            let text = format!("{{\"cleanupPeriodDays\": {days}}}");
+            std::fs::write(root.claude().join("settings.json"), text).unwrap();
+            judge_retention(&root)
+        };
+        assert!(write("3650").fix.is_none());
+        assert!(write("30").fix.unwrap().contains("jq"));
+        assert!(!write("0").ok);
+    }
+}

@@ -1,0 +1,95 @@
+//! The cloud: whether its word on a preemption would reach us, and how early.
+
+use std::time::Duration;
+
+use super::scene::Scene;
+use super::{Check, in_time};
+use crate::error::Result;
+use crate::notice::gcp::Metadata;
+use crate::notice::provider::{Choice, Provider};
+use crate::time::short;
+
+pub(super) fn checks(scene: &Scene) -> Vec<Check> {
+    let cloud = &scene.config.cloud;
+    // Where it was not declared, the firmware has said so.
+    let declared = match (cloud.provider, scene.provider) {
+        (Choice::None, _) | (_, Provider::None) => return Vec::new(),
+        (choice, Provider::Gcp) => choice,
+    };
+    let found = Metadata::find(declared, cloud.metadata.as_deref());
+    let metadata = match found {
+        Ok(Some(metadata)) => metadata,
+        Ok(None) => return Vec::new(),
+        Err(error) => return vec![Check::failed("metadata", &error, NOT_A_CLOUD)],
+    };
+    let address = metadata.address().to_owned();
+    let asked =
+        in_time(move || -> Result<_> { Ok((metadata.preemptible()?, metadata.preempted()?)) });
+    let (preemptible, preempted) = match asked {
+        None => {
+            let detail =
+                format!("the metadata server at {address} does not answer: no notice would come");
+            return vec![Check::wrong("metadata", detail, NOT_A_CLOUD)];
+        }
+        Some(Err(error)) => return vec![Check::failed("metadata", &error, NOT_A_CLOUD)],
+        Some(Ok(answers)) => answers,
+    };
+    let length = cloud.notice.map(|span| span.0);
+    vec![
+        Check::good("metadata", format!("answers at {address}")),
+        judge_notice(preemptible, preempted, length, &scene.spotkeep("status")),
+    ]
+}
+
+const NOT_A_CLOUD: &str =
+    "where this is no Compute Engine VM: provider = \"none\" under [cloud] in spotkeep.toml";
+
+fn judge_notice(
+    preemptible: Option<bool>,
+    preempted: Option<bool>,
+    length: Option<Duration>,
+    status: &str,
+) -> Check {
+    if preempted == Some(true) {
+        return Check::warn("notice", "this machine is being preempted", status);
+    }
+    match (preemptible, length) {
+        (Some(false), _) => Check::good("notice", "this machine is not preemptible"),
+        (None, _) => Check::warn(
+            "notice",
+            "the metadata server does not say whether this machine is preemptible",
+            "spotkeep notice",
+        ),
+        (Some(true), Some(length)) => Check::good(
+            "notice",
+            format!(
+                "preemptible, {} before the shutdown as declared",
+                short(length)
+            ),
+        ),
+        (Some(true), None) => Check::warn(
+            "notice",
+            "preemptible, and no notice is declared: 30 s at most, with the shutdown. A VM can be created with 120 s, in which agents end their turns",
+            "gcloud compute instances create ... --preemption-notice-duration=120s; then notice = \"120s\" under [cloud]",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_that_could_be_longer_is_worth_a_word() {
+        let judge = |preemptible, preempted, seconds: Option<u64>| {
+            let length = seconds.map(Duration::from_secs);
+            let check = judge_notice(preemptible, preempted, length, "status");
+            (check.ok, check.warning)
+        };
+        assert_eq!(judge(Some(true), Some(false), Some(120)), (true, false));
+        assert_eq!(judge(Some(true), Some(false), None), (true, true));
+        assert_eq!(judge(Some(false), Some(false), None), (true, false));
+        assert_eq!(judge(Some(true), Some(true), None), (true, true));
+        assert_eq!(judge(None, None, None), (true, true));
+    }
+}

@@ -1,0 +1,109 @@
+//! The machine under it all: memory, pages that are not written yet, `/tmp`.
+
+use super::scene::{Machine, Scene};
+use super::{Check, count, size};
+use crate::os::files;
+
+/// What an agent takes at a start; 500 MB with a large transcript (measured).
+const PER_AGENT: u64 = 400 << 20;
+
+/// What the rest of a small system takes.
+const REST: u64 = 512 << 20;
+
+/// What a cloud's network disk of some hundred GB writes in a second, or a little less. There is
+/// no way to know it without writing.
+const DISK_PER_SECOND: u64 = 100 << 20;
+
+/// How long unwritten pages may keep the disk busy before it shows in a save.
+const FLUSH_SECONDS: u64 = 5;
+
+/// Output of background commands goes there.
+const LEAST_TMP: u64 = 512 << 20;
+
+pub(super) fn checks(scene: &Scene) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let memory = scene.machine.read("proc/meminfo").unwrap_or_default();
+    if let Some(total) = field(&memory, "MemTotal:") {
+        checks.push(judge_memory(total, scene.config.agents.len()));
+    }
+    if scene.is_vm() {
+        let available = field(&memory, "MemAvailable:").unwrap_or_default();
+        checks.extend(judge_dirty(&scene.machine, available));
+    }
+    if let Ok(space) = files::space(&scene.machine.path("tmp")) {
+        checks.push(judge_tmp(space.free));
+    }
+    checks
+}
+
+/// A line of `/proc/meminfo`, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+fn judge_memory(total: u64, agents: usize) -> Check {
+    let needed = REST + PER_AGENT * u64::try_from(agents).unwrap_or(0);
+    match needed > total {
+        true => Check::warn(
+            "memory",
+            format!(
+                "{}, and {} take some {}: one of them may be killed for it",
+                size(total),
+                count(agents, "agent"),
+                size(needed)
+            ),
+            "declare fewer agents, or take a larger machine",
+        ),
+        false => Check::good(
+            "memory",
+            format!("{} for {}", size(total), count(agents, "agent")),
+        ),
+    }
+}
+
+/// The kernel lets writers go on until so much waits for the disk; a sync then waits for all of it.
+fn judge_dirty(machine: &Machine, available: u64) -> Option<Check> {
+    let bytes = machine.number("proc/sys/vm/dirty_bytes").unwrap_or(0);
+    let ratio = machine.number("proc/sys/vm/dirty_ratio")?;
+    let limit = match bytes {
+        0 => available / 100 * ratio,
+        bytes => bytes,
+    };
+    let seconds = limit / DISK_PER_SECOND;
+    let detail = format!("up to {} may wait to be written", size(limit));
+    Some(match seconds > FLUSH_SECONDS {
+        true => Check::warn(
+            "unwritten",
+            format!("{detail}: {seconds} s of the notice, where a disk takes 100 MB a second"),
+            "printf 'vm.dirty_bytes = 268435456\\nvm.dirty_background_bytes = 67108864\\n' | sudo tee /etc/sysctl.d/90-spotkeep.conf && sudo sysctl --system",
+        ),
+        false => Check::good("unwritten", detail),
+    })
+}
+
+fn judge_tmp(free: u64) -> Check {
+    let detail = format!("{} free in /tmp", size(free));
+    match free < LEAST_TMP {
+        true => Check::warn(
+            "tmp",
+            format!("{detail}, where the output of background commands goes"),
+            "du -xsh /tmp/* | sort -h | tail",
+        ),
+        false => Check::good("tmp", detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_too_small_is_told() {
+        assert_eq!(field("MemTotal:  2048 kB\n", "MemTotal:"), Some(2 << 20));
+        assert!(!judge_memory(8 << 30, 10).warning);
+        assert!(judge_memory(4 << 30, 10).warning);
+        assert!(judge_tmp(1 << 20).warning);
+    }
+}

@@ -1,0 +1,78 @@
+//! The programs that we call.
+
+use std::process::Command;
+
+use super::scene::Scene;
+use super::{Check, LIMIT};
+use crate::os::process;
+
+/// Since this version `GIT_CONFIG_COUNT` is obeyed, by which git is told to execute nothing of a repository's.
+const GIT: [u64; 2] = [2, 31];
+
+/// Since this version a pane tells by which signal its program ended.
+const TMUX: [u64; 2] = [3, 2];
+
+pub(super) fn checks(_scene: &Scene) -> Vec<Check> {
+    vec![
+        judge("git", &said("git", "--version"), GIT, "checkpoints"),
+        judge("tmux", &said("tmux", "-V"), TMUX, "agents"),
+    ]
+}
+
+fn said(program: &str, argument: &str) -> Option<String> {
+    let output = process::run(Command::new(program).arg(argument), LIMIT).ok()?;
+    Some(output.stdout)
+}
+
+fn judge(name: &'static str, said: &Option<String>, least: [u64; 2], who: &str) -> Check {
+    let fix = format!("sudo apt-get install {name}");
+    let [major, minor] = least;
+    let Some(said) = said else {
+        return Check::wrong(name, format!("not installed; {who} need it"), fix);
+    };
+    match version(said) {
+        Some(version) if version >= least => Check::good(name, said.trim()),
+        Some(_) => Check::wrong(
+            name,
+            format!("{}: {who} need {major}.{minor} or newer", said.trim()),
+            fix,
+        ),
+        None => Check::warn(name, format!("says no version: {}", said.trim()), fix),
+    }
+}
+
+/// The first two numbers: of `git version 2.47.3`, `tmux 3.3a`, `tmux next-3.5`.
+fn version(said: &str) -> Option<[u64; 2]> {
+    let start = said.find(|c: char| c.is_ascii_digit())?;
+    let mut numbers = said[start..].split(|c: char| !c.is_ascii_digit());
+    Some([
+        numbers.next()?.parse().ok()?,
+        numbers
+            .next()
+            .and_then(|minor| minor.parse().ok())
+            .unwrap_or(0),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_is_judged_by_its_first_two_numbers() {
+        let table = [
+            ("git version 2.47.3", true, false),
+            ("git version 2.31.0.windows.1", true, false),
+            ("git version 2.30.2", false, false),
+            ("git version 3", true, false),
+            ("git of tomorrow", true, true),
+        ];
+        for (said, ok, warning) in table {
+            let check = judge("git", &Some(said.into()), GIT, "checkpoints");
+            assert_eq!((check.ok, check.warning), (ok, warning), "{said}");
+        }
+        assert!(!judge("tmux", &None, TMUX, "agents").ok);
+        assert_eq!(version("tmux 3.3a"), Some([3, 3]));
+        assert_eq!(version("tmux next-3.5"), Some([3, 5]));
+    }
+}

@@ -1,0 +1,101 @@
+//! What is left of the words of the last life, looked at before anything is started: the one moment
+//! at which it can be told from what is said afterwards.
+
+use std::fs;
+use std::path::Path;
+
+use crate::claude::{self, Lookup};
+use crate::os::files;
+use crate::root::Root;
+use crate::state::{AgentRecord, Manifest};
+
+/// The agents whose transcripts are not as they were left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Shorter than what was durable, or gone.
+    pub short: Vec<String>,
+    /// Their last line was cut off in the middle: one record each.
+    pub torn: Vec<String>,
+}
+
+/// Looks at the transcript of each agent. `save` is the final one of the last life, if there was one:
+/// its word on what was durable is newer than the record's.
+#[must_use]
+pub fn account(root: &Root, records: &[AgentRecord], save: Option<&Manifest>) -> Account {
+    let mut account = Account::default();
+    for record in records {
+        let Some(promised) = promised(record, save) else {
+            continue; // It never said anything.
+        };
+        let name = record.name.to_string();
+        match claude::locate(&root.claude(), &record.session_id) {
+            Lookup::Present(path) => {
+                if fs::metadata(&path).map_or(0, |meta| meta.len()) < promised {
+                    account.short.push(name);
+                } else if is_torn(&path) {
+                    account.torn.push(name);
+                }
+            }
+            _ => account.short.push(name),
+        }
+    }
+    account
+}
+
+fn promised(record: &AgentRecord, save: Option<&Manifest>) -> Option<u64> {
+    let session = &record.session_id;
+    let saved = save
+        .into_iter()
+        .flat_map(|save| &save.agents)
+        .find(|agent| agent.session_id == *session)
+        .and_then(|agent| agent.transcript_bytes);
+    let known = record.transcript.as_ref();
+    let marked = known.filter(|mark| mark.session_id == *session);
+    saved.or(marked.map(|mark| mark.length))
+}
+
+/// Whole lines end with a newline; NULs are what a power cut leaves of one that was being written.
+fn is_torn(path: &Path) -> bool {
+    files::read_tail(path, 1).is_ok_and(|(_, last)| last.first().is_some_and(|byte| *byte != b'\n'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{AgentName, TranscriptMark};
+
+    #[test]
+    fn what_is_shorter_gone_or_torn_is_named_and_the_rest_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let folder = root.claude().join("projects/-srv");
+        fs::create_dir_all(&folder).unwrap();
+        let line = "{\"type\":\"user\",\"message\":{\"role\":\"user\",\"content\":\"x\"}}\n";
+        let record = |name: &str, text: Option<&str>, promised: Option<usize>| {
+            let mut record = AgentRecord::new(AgentName::new(name).unwrap(), "w".into());
+            if let Some(text) = text {
+                fs::write(folder.join(format!("{}.jsonl", record.session_id)), text).unwrap();
+            }
+            record.transcript = promised.map(|length| TranscriptMark {
+                session_id: record.session_id.clone(),
+                path: "x".into(),
+                generation: 0,
+                length: u64::try_from(length).unwrap(),
+            });
+            record
+        };
+        let whole = line.len();
+        let torn = format!("{line}{{\"type\":\"us");
+        let records = [
+            record("whole", Some(line), Some(whole)),
+            record("grown", Some(&line.repeat(2)), Some(whole)),
+            record("short", Some(line), Some(whole * 2)),
+            record("gone", None, Some(whole)),
+            record("torn", Some(&torn), Some(whole)),
+            record("silent", None, None),
+        ];
+        let account = account(&root, &records, None);
+        assert_eq!(account.short, ["short", "gone"]);
+        assert_eq!(account.torn, ["torn"]);
+    }
+}

@@ -1,0 +1,116 @@
+//! The line at the next login: a snippet in `/etc/profile.d`.
+//!
+//! Not in `update-motd.d`, which runs as root while somebody waits to be let in: this runs as whoever
+//! logs in, in their own shell, and a second at most.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::{Context as _, Hint as _, Result, anyhow};
+use crate::os::files;
+
+/// Where it is, below the root of the file system.
+pub const PATH: &str = "etc/profile.d/spotkeep.sh";
+
+/// The snippet for one root. It says nothing in a shell that nobody sees, in a pane of tmux, to other
+/// users and where nothing was preempted; and it can end no login, with `set -e` and `set -u` neither.
+///
+/// # Errors
+/// A path that cannot stand between quotes.
+pub fn snippet(program: &Path, root: &Path) -> Result<String> {
+    let (program, root) = (quoted(program)?, quoted(root)?);
+    Ok(format!(
+        "# Installed by spotkeep setup: one line on how the last preemption went, for a day.\n\
+         case $- in\n\
+         *i*) [ -t 1 ] && [ -z \"${{TMUX-}}\" ] && [ -x {program} ] && \\\n    \
+         timeout 1 {program} --root {root} status --login-line 2>/dev/null || : ;;\n\
+         esac\n"
+    ))
+}
+
+fn quoted(path: &Path) -> Result<String> {
+    path.to_str()
+        .filter(|text| !text.contains(['\'', '\n']))
+        .map(|text| format!("'{text}'"))
+        .ok_or_else(|| anyhow!("{} cannot stand in a shell script", path.display()))
+        .hint("choose a path of letters, digits and . _ -")
+}
+
+/// Writes the snippet below `prefix`; returns whether anything had to be changed.
+///
+/// # Errors
+/// It cannot be written.
+pub fn install(prefix: &Path, program: &Path, root: &Path) -> Result<bool> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let text = snippet(program, root)?;
+    let path = prefix.join(PATH);
+    if files::read_optional(&path)?.as_deref() == Some(text.as_bytes()) {
+        return Ok(false);
+    }
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
+    files::write_atomic(&path, text.as_bytes())?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+    Ok(true)
+}
+
+/// Takes it out again; returns whether it was there.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove(prefix: &Path) -> Result<bool> {
+    let path = prefix.join(PATH);
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::process::run;
+    use std::process::Command;
+    use std::time::Duration;
+
+    #[test]
+    fn it_is_put_in_once_and_taken_out_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = || {
+            install(
+                dir.path(),
+                Path::new("/usr/local/bin/spotkeep"),
+                Path::new("/mnt/persist"),
+            )
+        };
+        assert!(put().unwrap());
+        assert!(!put().unwrap());
+        assert!(remove(dir.path()).unwrap());
+        assert!(!remove(dir.path()).unwrap());
+        assert!(snippet(Path::new("/it's"), Path::new("/r")).is_err());
+    }
+
+    #[test]
+    fn no_shell_minds_it_whatever_the_program_does() {
+        let dir = tempfile::tempdir().unwrap();
+        for program in ["/bin/false", "/nonexistent"] {
+            let path = dir.path().join("spotkeep.sh");
+            fs::write(&path, snippet(Path::new(program), Path::new("/r")).unwrap()).unwrap();
+            for options in ["-eu", "-eui"] {
+                let mut shell = Command::new("sh");
+                shell
+                    .args([options, "-c", ". \"$0\"; echo in"])
+                    .arg(&path)
+                    .env_clear();
+                let output = run(&mut shell, Duration::from_secs(20)).unwrap();
+                assert_eq!(
+                    output.stdout, "in\n",
+                    "{program} {options} {}",
+                    output.stderr
+                );
+            }
+        }
+    }
+}
