@@ -50,6 +50,49 @@ impl Timestamp {
         Self(self.0.checked_add(duration).unwrap_or(self.0))
     }
 
+    /// The next moment after this one at which a calendar in `zone` (that of the machine where there
+    /// is none) shows this hour and minute, on this month and day where they are given. One that was
+    /// two minutes ago counts too: whoever spoke to the minute meant it. `None` where there is no
+    /// such zone or day.
+    #[must_use]
+    pub fn next(
+        self,
+        zone: Option<&str>,
+        date: Option<(i8, i8)>,
+        hour: i8,
+        minute: i8,
+    ) -> Option<Self> {
+        let zone = match zone {
+            Some(name) => jiff::tz::TimeZone::get(name).ok()?,
+            None => jiff::tz::TimeZone::system(),
+        };
+        let from = self
+            .0
+            .checked_sub(jiff::SignedDuration::from_mins(2))
+            .ok()?;
+        let today = from.to_zoned(zone.clone()).date();
+        let clock = jiff::civil::Time::new(hour, minute, 0, 0).ok()?;
+        let days = match date {
+            Some((month, day)) => {
+                let of = |year| jiff::civil::Date::new(year, month, day).ok();
+                [of(today.year()), of(today.year() + 1)]
+            }
+            None => [Some(today), today.tomorrow().ok()],
+        };
+        days.into_iter()
+            .flatten()
+            .filter_map(|day| {
+                Some(
+                    day.to_datetime(clock)
+                        .to_zoned(zone.clone())
+                        .ok()?
+                        .timestamp(),
+                )
+            })
+            .find(|moment| *moment >= from)
+            .map(Self)
+    }
+
     /// As `2026-11-22 03:12:07 UTC`.
     #[must_use]
     pub fn for_people(self) -> String {

@@ -223,6 +223,16 @@ impl Tmux {
             .stdout)
     }
 
+    /// The same with its colours, as escape sequences.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn coloured_screen(&self, name: &AgentName) -> Result<String> {
+        Ok(self
+            .tmux(&["capture-pane", "-e", "-p", "-t", &pane(name)])?
+            .stdout)
+    }
+
     /// The pane with its history, as `logs --raw` shows it; `lines` of history. The news of an end
     /// pushes the first line of a screen there.
     ///
@@ -264,6 +274,15 @@ impl Tmux {
     /// It has none.
     pub fn press_enter(&self, name: &AgentName) -> Result<()> {
         self.tmux(&["send-keys", "-t", &pane(name), "Enter"])?;
+        Ok(())
+    }
+
+    /// Presses Escape in an agent's pane.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn press_escape(&self, name: &AgentName) -> Result<()> {
+        self.tmux(&["send-keys", "-t", &pane(name), "Escape"])?;
         Ok(())
     }
 

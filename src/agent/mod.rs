@@ -4,10 +4,14 @@ mod end;
 mod exec;
 mod exit;
 mod pacing;
+mod patience;
 mod restart;
+mod weather;
 
 pub use end::{Ended, GRACE, MARKER, SWEEP_LIMIT, end_process, sweep};
 pub use exec::{become_claude, environment};
 pub use exit::Exit;
 pub use pacing::{Limits, starts_allowed};
+pub use patience::{Patience, after_stop};
 pub use restart::{HEALTHY_AFTER, Next, after_failure};
+pub use weather::Weather;

@@ -34,10 +34,15 @@ pub fn after_failure(failures: u32, salt: u64) -> Next {
     let pause = FIRST_PAUSE
         .saturating_mul(1 << (failures.clamp(1, 16) - 1))
         .min(LONGEST_PAUSE);
-    let quarter = pause / 4;
-    // A multiplicative hash is enough: it has to differ between agents, not to be unguessable.
-    let spread = (salt ^ u64::from(failures)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
-    Next::Again(pause + quarter.mul_f64(spread as f64 / 1024.0))
+    Next::Again(pause + spread(pause / 4, salt, failures))
+}
+
+/// A part of `most` that differs between agents and from try to try, and is the same each time it is
+/// asked for.
+pub(super) fn spread(most: Duration, salt: u64, nth: u32) -> Duration {
+    // A multiplicative hash is enough: it has to differ, not to be unguessable.
+    let part = (salt ^ u64::from(nth)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
+    most.mul_f64(part as f64 / 1024.0)
 }
 
 #[cfg(test)]

@@ -41,5 +41,5 @@ pub const MEASURED: [&str; 2] = ["2.1.197", "2.1.330"];
 pub use locate::{Lookup, locate};
 pub use record::{Kind, Record};
 pub use session::{SessionFile, Status};
-pub use tail::{ApiStop, OpenTool, Tail, TailState};
+pub use tail::{ApiStop, NUDGE_MARK, OpenTool, Tail, TailState};
 pub use transcript::{Mark, Reader};

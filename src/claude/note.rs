@@ -7,7 +7,8 @@
 
 use std::path::Path;
 
-use super::tail::{OWN_MARK, OpenTool, Tail};
+use super::api_stop::ApiStop;
+use super::tail::{NUDGE_MARK, OWN_MARK, OpenTool, Tail};
 use crate::time::{Timestamp, short};
 
 /// Longest name of a tool in a note, in characters; names of MCP tools are not ours.
@@ -82,6 +83,29 @@ pub fn prompt(cut: &Cut, file: &Path) -> Option<String> {
     }
     note.push_str(&format!(" Details: {}", file.display()));
     Some(note)
+}
+
+/// A word to an agent whose turn the API has ended, to be typed into it.
+#[must_use]
+pub fn nudge(stop: ApiStop) -> String {
+    format!("{NUDGE_MARK}{}. {GO_ON}", stopped(stop))
+}
+
+/// The same to its next process, as the prompt of the resume: what ran in the last one is gone.
+#[must_use]
+pub fn again(stop: ApiStop) -> String {
+    let why = stopped(stop);
+    format!("{OWN_MARK}Claude Code was restarted; before that, the API {why}. {GO_ON}")
+}
+
+const GO_ON: &str = "My last request still stands: go on with it where you were stopped.";
+
+fn stopped(stop: ApiStop) -> &'static str {
+    match stop {
+        ApiStop::Limit { .. } => "had stopped your last turn at a usage limit, which is over",
+        ApiStop::Login => "had refused your login, and there may be one again",
+        _ => "did not answer you in your last turn, and may do so again",
+    }
 }
 
 /// The rest, as Markdown, for a file that only the user can read.
@@ -297,6 +321,14 @@ mod tests {
         };
         let note = prompt(&cut, Path::new(FILE)).unwrap();
         assert!(note.contains("did not run"), "{note}");
+    }
+
+    #[test]
+    fn a_nudge_is_known_by_its_beginning_and_is_no_note() {
+        let typed = nudge(ApiStop::Overloaded);
+        assert!(typed.starts_with(NUDGE_MARK), "{typed}");
+        let prompt = again(ApiStop::Login);
+        assert!(prompt.starts_with(OWN_MARK) && !prompt.starts_with(NUDGE_MARK));
     }
 
     #[test]

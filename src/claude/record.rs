@@ -57,6 +57,8 @@ pub enum Kind {
         status: Option<u16>,
         /// As it is shown.
         text: String,
+        /// When a usage limit ends; 2.1.330 says it, 2.1.197 only in words.
+        resets_at: Option<Timestamp>,
     },
     /// The user pressed Escape.
     Interrupted {

@@ -87,6 +87,10 @@ fn assistant(json: &Map<String, Value>) -> Kind {
                 .and_then(Value::as_u64)
                 .and_then(|status| u16::try_from(status).ok()),
             text: text_of(content),
+            resets_at: json
+                .get("quotaLimits")
+                .and_then(|limits| limits.get("resetsAt")?.as_i64()?.checked_mul(1_000))
+                .and_then(Timestamp::from_millis),
         };
     }
     Kind::Assistant {

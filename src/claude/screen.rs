@@ -70,10 +70,17 @@ pub fn blocker(pane_text: &str) -> Option<Blocker> {
         .iter()
         .find(|(signs, _)| signs.iter().all(|sign| flat.contains(sign)))
         .map(|(_, blocker)| blocker.clone());
-    known.or_else(|| {
-        let dialog = flat.contains("enter to confirm") || flat.contains("enter to continue");
-        dialog.then(|| Blocker::Other(first_words(pane_text)))
-    })
+    known.or_else(|| dialog(pane_text).map(Blocker::Other))
+}
+
+/// The title of a dialog that a pane shows, by the line of keys that is below every one of them, and
+/// below the answer that is lit.
+#[must_use]
+pub fn dialog(pane_text: &str) -> Option<String> {
+    let below = input(pane_text).unwrap_or(pane_text);
+    let flat = below.to_lowercase();
+    let shown = flat.contains("enter to confirm") || flat.contains("enter to continue");
+    shown.then(|| first_words(pane_text))
 }
 
 /// What stands in the input line, with all that is below it; `None` where there is no such line.
@@ -81,6 +88,54 @@ pub fn blocker(pane_text: &str) -> Option<Blocker> {
 #[must_use]
 pub fn input(pane_text: &str) -> Option<&str> {
     pane_text.rsplit_once('❯').map(|(_, input)| input)
+}
+
+/// Whether the pane shows the question that Claude asks at a usage limit. Its first answer, to wait,
+/// is what leaving it with Escape comes to (measured on 2.1.197 and 2.1.330).
+#[must_use]
+pub fn shows_limit_question(pane_text: &str) -> bool {
+    let text = pane_text.to_lowercase();
+    let dialog = text.rsplit_once("what do you want to do?");
+    dialog.is_some_and(|(_, answers)| {
+        answers.contains("wait for limit to reset") && answers.contains("esc to cancel")
+    })
+}
+
+/// Whether somebody's unsent words stand in the input line of a pane that was captured with its
+/// colours. What Claude itself shows there, a dimmed proposal behind a reversed cursor, is none.
+#[must_use]
+pub fn has_unsent_text(coloured_pane: &str) -> bool {
+    let Some((_, input)) = coloured_pane.rsplit_once('❯') else {
+        return false;
+    };
+    let line = input.lines().next().unwrap_or_default();
+    let (mut dim, mut reversed) = (false, false);
+    let mut rest = line;
+    while let Some(first) = rest.chars().next() {
+        if let Some(sequence) = rest.strip_prefix("\u{1b}[") {
+            let end = sequence.find(|c: char| c.is_ascii_alphabetic());
+            let (codes, after) = sequence.split_at(end.unwrap_or(sequence.len()));
+            if after.starts_with('m') {
+                for code in codes.split(';') {
+                    match code {
+                        "" | "0" => (dim, reversed) = (false, false),
+                        "2" => dim = true,
+                        "22" => dim = false,
+                        "7" => reversed = true,
+                        "27" => reversed = false,
+                        _ => {}
+                    }
+                }
+            }
+            rest = after.get(1..).unwrap_or_default();
+            continue;
+        }
+        if !first.is_whitespace() && !first.is_control() && !dim && !reversed {
+            return true;
+        }
+        rest = &rest[first.len_utf8()..];
+    }
+    false
 }
 
 /// The first line that holds words, which is a dialog's title.
@@ -189,6 +244,33 @@ mod tests {
         let pane = "❯ said before\n● done\n────\n❯ not sent\n────\n  ⏵⏵ bypass permissions on";
         assert!(input(pane).is_some_and(|input| input.starts_with(" not sent\n")));
         assert_eq!(input("$ "), None);
+    }
+
+    #[test]
+    fn the_question_at_a_limit_is_known_and_no_other() {
+        let old = "❯ /rate-limit-options\n────\n  What do you want to do?\n  ❯ 1. Stop and wait for limit to reset\n    2. Upgrade your plan\n  Enter to confirm · Esc to cancel";
+        let new = "▔▔▔\n  What do you want to do?\n  ❯ 1. Stop and wait for limit to reset\n    2. Wait here, then continue automatically at Nov 25, 11:40pm\n    3. Upgrade your plan\n  Enter to confirm · Esc to cancel";
+        assert!(shows_limit_question(old) && shows_limit_question(new));
+        let permission = "  Do you want to proceed?\n  ❯ 1. Yes\n    2. No\n  Esc to cancel";
+        assert!(!shows_limit_question(permission));
+        assert!(!shows_limit_question("❯ said: wait for limit to reset\n❯ "));
+    }
+
+    #[test]
+    fn a_proposal_of_claude_is_not_taken_for_unsent_words() {
+        for (pane, unsent) in [
+            ("❯ said\n────\n❯ \n────\n  ⏵⏵ bypass", false),
+            (
+                "❯ \u{1b}[7mT\u{1b}[27m\u{1b}[2mry \"fix lint errors\"\u{1b}[0m\n────",
+                false,
+            ),
+            ("❯ \u{1b}[7m \u{1b}[0m\n────", false),
+            ("❯ fix the\u{1b}[7m \u{1b}[0m\n────", true),
+            ("\u{1b}[39m❯\u{1b}[0m\u{a0}hello\n────", true),
+            ("$ ", false),
+        ] {
+            assert_eq!(has_unsent_text(pane), unsent, "{pane:?}");
+        }
     }
 
     #[test]

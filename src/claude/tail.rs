@@ -20,7 +20,7 @@ use super::session::Status;
 use super::transcript::Reader;
 
 pub use super::api_stop::ApiStop;
-pub use super::tail_state::{OWN_MARK, TailState};
+pub use super::tail_state::{NUDGE_MARK, OWN_MARK, TailState};
 
 /// How much of a transcript is read at first, in bytes; a turn is seldom longer.
 const FIRST_LOOK: u64 = 4 * 1024 * 1024;

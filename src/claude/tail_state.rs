@@ -2,13 +2,16 @@
 
 use std::collections::VecDeque;
 
-use super::api_stop::ApiStop;
+use super::api_stop::{ApiStop, Recorded};
 use super::record::{Block, Dequeue, Kind, Record, Speaker, ToolResult};
 use super::tail::{OpenTool, Tail};
 use crate::time::Timestamp;
 
 /// What our own prompts begin with; they are no request of the user's.
 pub const OWN_MARK: &str = "[spotkeep] ";
+
+/// What a nudge begins with: a word to a Claude that still runs, after the API stopped its turn.
+pub const NUDGE_MARK: &str = "[spotkeep] The API ";
 
 /// How much is kept of a prompt, in characters.
 const PROMPT_LIMIT: usize = 2_000;
@@ -25,6 +28,17 @@ pub struct TailState {
     last_activity: Option<Timestamp>,
     last_prompt: Option<String>,
     found_request: bool,
+    stops: Stops,
+}
+
+/// How often the API has stopped the turn that the user asked for last, with no word of the model in
+/// between.
+#[derive(Debug, Clone, Default)]
+struct Stops {
+    in_a_row: u32,
+    last: Option<String>,
+    /// Words of the model, ever.
+    answers: u64,
 }
 
 /// Calls of this turn that were answered, but only with the signal that ended them.
@@ -72,10 +86,19 @@ impl TailState {
                 error,
                 status,
                 text,
-            } => self.end(Turn::Stopped(
-                ApiStop::of(error.as_deref(), *status, text),
-                text.clone(),
-            )),
+                resets_at,
+            } => {
+                let stop = ApiStop::of(&Recorded {
+                    error: error.as_deref(),
+                    status: *status,
+                    text,
+                    resets_at: *resets_at,
+                    at: record.timestamp,
+                });
+                self.stops.in_a_row += 1;
+                self.stops.last.clone_from(&record.uuid);
+                self.end(Turn::Stopped(stop, text.clone()));
+            }
             Kind::Interrupted { .. } => self.end(Turn::Interrupted),
             Kind::TurnEnd { background_agents } => {
                 if matches!(self.turn, Turn::Running | Turn::Done { .. }) {
@@ -104,7 +127,7 @@ impl TailState {
                 }
             }
             Turn::Stopped(reason, text) => Tail::StoppedByApi {
-                reason: reason.clone(),
+                reason: *reason,
                 text: text.clone(),
             },
             Turn::Interrupted => Tail::InterruptedByUser,
@@ -167,6 +190,25 @@ impl TailState {
             .collect()
     }
 
+    /// How often in a row the API has stopped what the user asked for last; zero once the model has
+    /// said a word again.
+    #[must_use]
+    pub fn stops_in_a_row(&self) -> u32 {
+        self.stops.in_a_row
+    }
+
+    /// The id of the record in which the API stopped a turn last.
+    #[must_use]
+    pub fn last_stop(&self) -> Option<&str> {
+        self.stops.last.as_deref()
+    }
+
+    /// How many messages of the model were seen.
+    #[must_use]
+    pub fn answers(&self) -> u64 {
+        self.stops.answers
+    }
+
     /// Whether the beginning of the last turn was among the records.
     pub(super) fn found_request(&self) -> bool {
         self.found_request
@@ -180,6 +222,9 @@ impl TailState {
         }
         self.open.clear();
         self.killed = Killed::default();
+        if text.starts_with(NUDGE_MARK) {
+            return; // Said to the very process: what it had running, it still has.
+        }
         if text.starts_with(OWN_MARK) {
             // The note has told what was queued and what ran in the process before.
             self.queue.clear();
@@ -191,6 +236,7 @@ impl TailState {
         }
         self.request(text);
         self.found_request = true;
+        self.stops.in_a_row = 0;
     }
 
     fn task_ended(&mut self, notification: &str) {
@@ -238,6 +284,8 @@ impl TailState {
 
     fn assistant(&mut self, blocks: &[Block], stop: Option<&str>) {
         self.killed.passed = true;
+        self.stops.in_a_row = 0;
+        self.stops.answers += 1;
         let mut calls = false;
         for block in blocks {
             if let Block::ToolUse { id, name, input } = block {

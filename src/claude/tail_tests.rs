@@ -129,17 +129,43 @@ fn an_open_question_or_plan_waits_for_a_human() {
 #[test]
 fn what_the_api_said_is_told_apart() {
     for (name, expected) in [
-        ("api_529", ApiStop::Overloaded { status: Some(529) }),
-        ("api_429", ApiStop::Overloaded { status: Some(429) }),
+        ("api_529", ApiStop::Overloaded),
+        ("api_429", ApiStop::RateLimited),
+        ("throttled", ApiStop::RateLimited),
         ("api_401", ApiStop::Login),
         ("no_key", ApiStop::Login),
-        ("api_refused", ApiStop::Error { status: None }),
+        ("api_refused", ApiStop::Network),
+        ("dropped", ApiStop::Network),
+        ("dropped_stream", ApiStop::Network),
+        ("api_500", ApiStop::Server { status: 500 }),
+        ("api_400", ApiStop::Refused { status: Some(400) }),
+        ("no_credit", ApiStop::Refused { status: Some(400) }),
+        ("limit_no_time", ApiStop::Limit { until: None }),
     ] {
         for tail in tails(name) {
             assert!(
                 matches!(&tail, Tail::StoppedByApi { reason, .. } if *reason == expected),
                 "{name}: {tail:?}"
             );
+        }
+    }
+}
+
+#[test]
+fn both_versions_say_to_the_minute_when_a_limit_ends() {
+    for (name, expected) in [
+        ("limit_session", "2026-11-23T02:38"),
+        ("limit_week", "2026-11-26T00:08"),
+    ] {
+        for tail in tails(name) {
+            let Tail::StoppedByApi {
+                reason: ApiStop::Limit { until: Some(until) },
+                ..
+            } = tail
+            else {
+                panic!("{name}: {tail:?}")
+            };
+            assert!(until.to_string().starts_with(expected), "{name}: {until}");
         }
     }
 }

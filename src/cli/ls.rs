@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::ask::status_at;
 use super::term::{json, say, shorten, state, table};
 use crate::error::Result;
-use crate::keeper::status::Status;
+use crate::keeper::status::{AgentStatus, Status};
 
 /// The longest reason in a table; the whole of it is in `--json`.
 const WHY_MAX: usize = 70;
@@ -32,6 +32,15 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Why it stands still, and until when, the shorter first.
+fn why(agent: &AgentStatus) -> String {
+    let why = agent.why.as_deref().unwrap_or("");
+    match agent.next_try {
+        Some(at) => format!("until {}: {why}", at.for_people()),
+        None => why.to_owned(),
+    }
+}
+
 /// The table of agents.
 pub(super) fn agents(now: &Status) {
     let rows: Vec<[String; 7]> = now
@@ -47,7 +56,7 @@ pub(super) fn agents(now: &Status) {
                     .dirty
                     .map_or_else(|| "-".into(), |count| count.to_string()),
                 agent.restarts.to_string(),
-                shorten(agent.why.as_deref().unwrap_or(""), WHY_MAX),
+                shorten(&why(agent), WHY_MAX),
             ]
         })
         .collect();

@@ -74,6 +74,11 @@ fn header(now: &Status) {
         now.epoch
     ));
     say(&format!("keeper  {}{fleet}", now.keeper));
+    if now.paused.as_deref() == Some("login") {
+        say(
+            "paused  login: run /login in any agent (spotkeep attach NAME); all go on by themselves",
+        );
+    }
     if let Some(notice) = &now.notice {
         say(&format!(
             "notice  {} from {}: nothing is started in this life",

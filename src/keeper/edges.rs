@@ -13,8 +13,10 @@ use super::follow::Follower;
 use super::ledger::Ledger;
 use super::starter::{Door, Job};
 use super::survey::Survey;
+use super::typing;
 use crate::agent::{self, Exit, GRACE, SWEEP_LIMIT, end_process, sweep};
-use crate::claude;
+use crate::claude::session::{self, Status};
+use crate::claude::{self, ApiStop};
 use crate::config::Config;
 use crate::error::Result;
 use crate::notice::Notice;
@@ -91,6 +93,11 @@ impl Edges {
                 }
             }
             Action::End { name, process } => self.end(&name, process),
+            Action::Nudge {
+                name,
+                process,
+                stop,
+            } => self.nudge(name, process, stop),
             Action::LookAtScreen { name, attempt } => self.look_at_screen(name, attempt),
             Action::Save(notice) => self.save(core, notice),
             Action::AskShutdown => {
@@ -240,6 +247,28 @@ impl Edges {
                 name,
                 attempt,
                 blocker,
+            }
+        });
+    }
+
+    fn nudge(&self, name: AgentName, process: ProcessId, stop: ApiStop) {
+        let (tmux, typing) = (self.tmux.clone(), Arc::clone(&self.typing));
+        let (config, door) = (self.root.claude(), Arc::clone(&self.door));
+        self.aside("nudge", move || {
+            let is_idle = || {
+                !door.is_closed()
+                    && session::read(&config, process.pid).is_some_and(|file| {
+                        file.process == process && file.status == Some(Status::Idle)
+                    })
+            };
+            let _turn = typing.lock().unwrap_or_else(PoisonError::into_inner);
+            let text = claude::note::nudge(stop);
+            let refused = typing::nudge(&tmux, &name, &text, is_idle)
+                .unwrap_or_else(|error| Some(format!("{error:#}")));
+            Event::Nudged {
+                name,
+                process,
+                refused,
             }
         });
     }

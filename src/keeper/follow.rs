@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use super::core::{Activity, Event};
+use super::core::{Activity, Event, Stall};
 use crate::claude::session::{self, SessionFile, Status};
-use crate::claude::{self, Lookup, Reader, Tail, TailState};
+use crate::claude::{self, ApiStop, Lookup, Reader, Tail, TailState};
 use crate::error::{Context as _, Result};
 use crate::os::files;
 use crate::os::process::ProcessId;
 use crate::os::watch::{Bell, Watch};
 use crate::root::Root;
 use crate::state::{AgentName, TranscriptMark};
+use crate::time::Timestamp;
 
 /// How often transcripts are looked at and synced.
 const EVERY: Duration = Duration::from_secs(1);
@@ -24,6 +25,9 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How often a whole filesystem of our own is synced: workspaces lose at most what was written
 /// since.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
+
+/// That an agent is answered is told as often as this.
+const ANSWERS_EVERY: Duration = Duration::from_secs(10);
 
 /// What the follower tells.
 #[derive(Debug)]
@@ -163,9 +167,13 @@ struct Followed {
     process: ProcessId,
     last: Option<(String, Activity)>,
     transcript: Option<Transcript>,
+    /// When it was last told that it is answered.
+    answered_at: Option<Instant>,
 }
 
 struct Transcript {
+    /// Messages of the model that were told of.
+    answers: u64,
     session_id: String,
     reader: Reader,
     tail: TailState,
@@ -179,6 +187,7 @@ impl Followed {
             process,
             last: None,
             transcript: None,
+            answered_at: None,
         }
     }
 
@@ -202,33 +211,77 @@ impl Followed {
             self.read_words(root, name, &file, turn_ended, deliver);
         }
         let activity = self.activity(status);
-        let now = (file.session_id, activity);
-        if self.last.as_ref() != Some(&now) {
-            let (session_id, activity) = now.clone();
-            let event = Event::Session {
+        let told = self.last.as_ref().is_some_and(|(session_id, last)| {
+            *session_id == file.session_id && last.says_the_same(&activity)
+        });
+        if !told {
+            self.last = Some((file.session_id.clone(), activity.clone()));
+            deliver(News::Event(Event::Session {
                 name: name.clone(),
                 process: self.process,
-                session_id,
+                session_id: file.session_id,
                 activity,
-            };
-            self.last = Some(now);
-            deliver(News::Event(event));
+            }));
         }
+        self.tell_of_answers(name, deliver);
+    }
+
+    /// After the news of what it is doing: an answer before a stop is older than the stop.
+    fn tell_of_answers(&mut self, name: &AgentName, deliver: &dyn Fn(News)) {
+        let Some(transcript) = &mut self.transcript else {
+            return;
+        };
+        let answers = transcript.tail.answers();
+        let recently = self
+            .answered_at
+            .is_some_and(|at| at.elapsed() < ANSWERS_EVERY);
+        if answers == transcript.answers || recently {
+            return;
+        }
+        transcript.answers = answers;
+        self.answered_at = Some(Instant::now());
+        deliver(News::Event(Event::Answered {
+            name: name.clone(),
+            process: self.process,
+        }));
     }
 
     fn activity(&self, status: Status) -> Activity {
         match status {
-            Status::Waiting { for_what } => Activity::Waiting(for_what),
-            Status::Idle => match self
-                .transcript
-                .as_ref()
-                .map(|transcript| transcript.tail.tail())
-            {
-                Some(tail @ Tail::StoppedByApi { .. }) => Activity::Stalled(tail.to_string()),
-                _ => Activity::Idle,
+            // At a limit Claude asks what to do; that it waits for it is the first answer.
+            Status::Waiting { for_what } => match self.stall() {
+                Some(stall) if matches!(stall.stop, ApiStop::Limit { .. }) => {
+                    Activity::Stalled(Stall {
+                        dialog: true,
+                        ..stall
+                    })
+                }
+                _ => Activity::Waiting(for_what),
             },
+            Status::Idle => self.stall().map_or(Activity::Idle, Activity::Stalled),
             _ => Activity::Busy,
         }
+    }
+
+    /// The stop that the transcript ends with.
+    fn stall(&self) -> Option<Stall> {
+        let tail = &self.transcript.as_ref()?.tail;
+        let Tail::StoppedByApi { reason, text } = tail.tail() else {
+            return None;
+        };
+        let ends_in = match reason {
+            // The moment is the API's, and this machine's clock is asked once how far off it is.
+            ApiStop::Limit { until } => until.map(|until| until.since(Timestamp::now())),
+            _ => None,
+        };
+        Some(Stall {
+            stop: reason,
+            text,
+            id: tail.last_stop().unwrap_or_default().to_owned(),
+            in_a_row: tail.stops_in_a_row(),
+            ends_in,
+            dialog: false,
+        })
     }
 
     /// Reads what was added to the transcript, and makes it durable.
@@ -295,6 +348,7 @@ fn open(config_dir: &Path, session_id: &str) -> Option<Transcript> {
     };
     let (tail, reader) = claude::tail::read(&path).ok()?;
     Some(Transcript {
+        answers: tail.answers(),
         session_id: session_id.to_owned(),
         reader,
         tail,

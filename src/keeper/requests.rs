@@ -224,6 +224,7 @@ impl Keeper {
             keeper: "running".into(),
             keeper_version: Some(env!("CARGO_PKG_VERSION").into()),
             fleet: self.core.fleet(),
+            paused: self.core.paused().map(str::to_owned),
             notice,
             last_save: self.last_save.as_ref().map(LastSave::of),
             trouble: self.edges.trouble.values().cloned().collect(),

@@ -1,6 +1,7 @@
 //! How everything stands: from the keeper's own mind where it runs, from the files otherwise.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,9 @@ pub struct Status {
     pub keeper_version: Option<String>,
     /// Whether the fleet is wanted.
     pub fleet: Fleet,
+    /// Why the whole fleet stands still: `login`.
+    #[serde(default)]
+    pub paused: Option<String>,
     /// The notice that this life has had, if any.
     pub notice: Option<NoticeSeen>,
     /// The last save at the end of a life.
@@ -124,6 +128,9 @@ pub struct AgentStatus {
     pub restarts: u32,
     /// Why it stands still, if it does.
     pub why: Option<String>,
+    /// When it is started or nudged again, at the earliest.
+    #[serde(default)]
+    pub next_try: Option<Timestamp>,
 }
 
 impl LastSave {
@@ -161,6 +168,9 @@ impl AgentStatus {
             last_checkpoint: None,
             last_backup: None,
             restarts: view.restarts,
+            next_try: view
+                .next_try
+                .map(|at| Timestamp::now().after(at.saturating_duration_since(Instant::now()))),
             why: view.why,
             name: view.name,
         }
@@ -186,6 +196,7 @@ impl AgentStatus {
             restarts: record.restarts,
             process,
             session_id: record.session_id.clone(),
+            next_try: None,
         };
         Self::of(root, view, Some(record), None)
     }
@@ -228,6 +239,7 @@ pub fn from_files(root: &Root) -> Result<Status> {
         keeper: "stopped".into(),
         keeper_version: None,
         fleet: identity.fleet,
+        paused: None,
         last_save: latest_manifest(&root.saves())?.as_ref().map(LastSave::of),
         trouble,
         agents,
@@ -244,6 +256,7 @@ fn undeclared_yet(root: &Root, name: &AgentName, workspace: &Path) -> AgentStatu
         restarts: 0,
         process: None,
         session_id: String::new(),
+        next_try: None,
     };
     let mut status = AgentStatus::of(root, view, None, None);
     status.workspace = root.absolute(workspace);

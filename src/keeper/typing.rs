@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::claude::screen;
+use crate::claude::{self, screen};
 use crate::error::{Hint as _, Kind, Result, anyhow};
 use crate::state::AgentName;
 use crate::tmux::Tmux;
@@ -50,6 +50,35 @@ pub(super) fn type_text(tmux: &Tmux, name: &AgentName, text: &str) -> Result<()>
     Err(anyhow!("the text stays in the input line of {name}"))
         .hint(format!("spotkeep attach {name}"))
         .kind(Kind::NotAsDeclared)
+}
+
+/// Types a nudge, if nothing that a person is about to do is in its way; the reason if there is.
+///
+/// # Errors
+/// It has no pane, or the text stays in its input line.
+pub(super) fn nudge(
+    tmux: &Tmux,
+    name: &AgentName,
+    text: &str,
+    is_idle: impl Fn() -> bool,
+) -> Result<Option<String>> {
+    if claude::screen::shows_limit_question(&tmux.screen(name)?) {
+        tmux.press_escape(name)?;
+        wait(SHOW_LIMIT, || {
+            Ok(!claude::screen::shows_limit_question(&tmux.screen(name)?))
+        })?;
+    }
+    if !wait(SHOW_LIMIT, || Ok(is_idle()))? {
+        return Ok(Some("it is not at its prompt".into()));
+    }
+    let screen = tmux.screen(name)?;
+    if let Some(dialog) = claude::screen::dialog(&screen) {
+        return Ok(Some(format!("it shows a dialog: {dialog}")));
+    }
+    if claude::screen::has_unsent_text(&tmux.coloured_screen(name)?) {
+        return Ok(Some("unsent words stand in its input line".into()));
+    }
+    type_text(tmux, name, text).map(|()| None)
 }
 
 /// Whether it came true within the limit. What a pane shows can only be asked for.

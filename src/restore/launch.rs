@@ -8,7 +8,7 @@ use super::verdict::{Verdict, decide};
 use crate::agent;
 use crate::claude::launch::{Start, arguments};
 use crate::claude::note::{self, Cause, Cut};
-use crate::claude::{self, Status, tail};
+use crate::claude::{self, ApiStop, Status, Tail, tail};
 use crate::config::{Agent, Config};
 use crate::error::{Context as _, Error, Result, anyhow};
 use crate::os::files;
@@ -252,6 +252,16 @@ fn refuse_second_holder(config_dir: &Path, record: &AgentRecord) -> Result<(), R
     }
 }
 
+/// Whether an agent that the API had stopped asks it again with its first word. A limit is waited
+/// for where it stands; the keeper nudges it then.
+fn asks_at_once(stop: ApiStop, in_a_row: u32) -> bool {
+    let over = match stop {
+        ApiStop::Limit { until } => until.is_some_and(|until| until <= Timestamp::now()),
+        _ => true,
+    };
+    over && agent::after_stop(stop, in_a_row, None, 0) != agent::Patience::Human
+}
+
 /// Where a turn was cut: the details into a file of the agent's own, and the text to prompt with.
 fn write_note(
     ground: &Ground<'_>,
@@ -275,6 +285,12 @@ fn write_note(
     let awaited = record.last_seen == Some(AgentState::Waiting);
     let last_status = (record.last_seen == Some(AgentState::Idle)).then_some(Status::Idle);
     let queued = state.queued();
+    if let Tail::StoppedByApi { reason, .. } = what
+        && queued.is_empty()
+    {
+        let is_due = asks_at_once(reason, state.stops_in_a_row());
+        return Ok(is_due.then(|| note::again(reason)));
+    }
     if !what.was_cut(last_status.as_ref()) && queued.is_empty() {
         return Ok(None);
     }

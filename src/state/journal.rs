@@ -93,6 +93,21 @@ pub enum What {
     Stopped {
         by: String,
     },
+    Stalled {
+        reason: &'static str,
+        why: String,
+        until: Option<Timestamp>,
+        in_a_row: u32,
+    },
+    Nudged {
+        in_a_row: u32,
+    },
+    Paused {
+        why: &'static str,
+    },
+    Unpaused {
+        why: String,
+    },
     Wanted {
         wanted: super::Wanted,
         by: String,

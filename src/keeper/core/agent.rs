@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::event::{Activity, Attempt, Declared};
+use super::stalls::{Next, Wait};
 use crate::config::Restart;
 use crate::os::process::ProcessId;
 use crate::state::{AgentName, AgentState, How, Wanted};
@@ -66,6 +67,35 @@ pub(super) enum Stage {
     Saved,
 }
 
+/// Why what is queued is not started yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    Root,
+    Login,
+    Api,
+    Weather,
+    Turn,
+}
+
+impl Held {
+    fn why(self) -> &'static str {
+        match self {
+            Self::Root => "waits until this root may be run again",
+            Self::Login => "waits for a login: run /login in any agent",
+            Self::Api => "waits for the API to answer",
+            Self::Weather => "waits its turn; the API is in trouble, so all go slower",
+            Self::Turn => "waits for its turn",
+        }
+    }
+}
+
+/// What tells an agent from the others where chance would do.
+pub(super) fn salt(name: &AgentName) -> u64 {
+    name.bytes().fold(0u64, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u64::from(byte))
+    })
+}
+
 /// One agent.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Agent {
@@ -81,6 +111,10 @@ pub(super) struct Agent {
     pub(super) failures: u32,
     pub(super) why: Option<String>,
     pub(super) restart_when_idle: bool,
+    /// What is done about the turn that the API ended last.
+    pub(super) wait: Option<Wait>,
+    /// Others have a login while it has none: it is its own.
+    pub(super) own_login: bool,
     pub(super) last_attempt: Attempt,
 }
 
@@ -108,6 +142,8 @@ impl Agent {
                 declared.why.clone().filter(|_| stands_still)
             }),
             restart_when_idle: false,
+            wait: None,
+            own_login: false,
             last_attempt: 0,
         }
     }
@@ -159,10 +195,10 @@ impl Agent {
         }
     }
 
-    /// What a person is shown; `queue` says what those wait for that are queued.
-    pub(super) fn view(&self, name: &AgentName, saving: bool, queue: &str) -> View {
+    /// What a person is shown.
+    pub(super) fn view(&self, name: &AgentName, saving: bool, held: Held) -> View {
         let (state, why) = match &self.stage {
-            Stage::Queued => (AgentState::Starting, Some(queue.into())),
+            Stage::Queued => (AgentState::Starting, Some(held.why().into())),
             Stage::Starting {
                 blocker: Some(blocker),
                 ..
@@ -173,7 +209,9 @@ impl Agent {
                 Activity::Busy => (AgentState::Running, None),
                 Activity::Idle => (AgentState::Idle, None),
                 Activity::Waiting(what) => (AgentState::Waiting, what.clone()),
-                Activity::Stalled(why) => (AgentState::Stalled, Some(why.clone())),
+                Activity::Stalled(stall) => {
+                    (AgentState::Stalled, Some(self.stalled_why(&stall.text)))
+                }
             },
             Stage::Ending {
                 purpose: Purpose::BadStart(why),
@@ -192,7 +230,31 @@ impl Agent {
             restarts: self.restarts,
             process: self.process(),
             session_id: self.session_id.clone(),
+            next_try: match (&self.stage, self.wait.as_ref().map(|wait| wait.next)) {
+                (Stage::Backoff { until }, _) => Some(*until),
+                (
+                    Stage::Up {
+                        activity: Activity::Stalled(_),
+                        ..
+                    },
+                    Some(Next::Nudge(at)),
+                ) => Some(at),
+                _ => None,
+            },
         }
+    }
+
+    fn stalled_why(&self, text: &str) -> String {
+        let Some(wait) = &self.wait else {
+            return format!("stopped by the API: {text}");
+        };
+        let then = match (&wait.refused, wait.next) {
+            (Some(refused), Next::Nudge(_)) => format!("; not nudged yet: {refused}"),
+            (_, Next::Nudge(_) | Next::Typed(_)) => String::new(),
+            (_, Next::Login) => "; the fleet waits for a login".to_owned(),
+            (_, Next::Human) => "; it waits for you".to_owned(),
+        };
+        format!("stopped by the API: {text}{then}")
     }
 }
 
@@ -213,4 +275,6 @@ pub struct View {
     pub process: Option<ProcessId>,
     /// Its session.
     pub session_id: String,
+    /// When it is started or nudged again, at the earliest.
+    pub next_try: Option<Instant>,
 }

@@ -1,8 +1,9 @@
 //! What the core is told, and what it asks for.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::agent::Exit;
+use crate::claude::ApiStop;
 use crate::config::Restart;
 use crate::notice::Notice;
 use crate::os::process::ProcessId;
@@ -51,8 +52,38 @@ pub enum Activity {
     Idle,
     /// Waits for a human.
     Waiting(Option<String>),
-    /// Between turns, because the API ended the last one; says why.
-    Stalled(String),
+    /// Between turns, because the API ended the last one.
+    Stalled(Stall),
+}
+
+/// A turn that was ended by the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stall {
+    /// Why.
+    pub stop: ApiStop,
+    /// As Claude shows it.
+    pub text: String,
+    /// Which stop it is: the id of its record.
+    pub id: String,
+    /// How many times in a row it has come to this without a word of the model.
+    pub in_a_row: u32,
+    /// When its limit ends, from the moment that this was told.
+    pub ends_in: Option<Duration>,
+    /// Claude shows its dialog about the limit.
+    pub dialog: bool,
+}
+
+impl Activity {
+    /// Whether this says the same, whenever it was said.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Stalled(one), Self::Stalled(two)) => {
+                (&one.id, one.dialog) == (&two.id, two.dialog)
+            }
+            (one, two) => one == two,
+        }
+    }
 }
 
 /// How a process ended, and what it left on the screen.
@@ -140,6 +171,24 @@ pub enum Event {
         /// What it is doing.
         activity: Activity,
     },
+    /// The model has answered an agent; told now and then, not for each word.
+    Answered {
+        /// Whom.
+        name: AgentName,
+        /// In which process.
+        process: ProcessId,
+    },
+    /// What came of a nudge.
+    Nudged {
+        /// Whose.
+        name: AgentName,
+        /// The process that it was for.
+        process: ProcessId,
+        /// Why it could not be typed, such as a person's unsent words; `None`: it was.
+        refused: Option<String>,
+    },
+    /// There is a login again, or another one; says how that is known.
+    Login(String),
     /// What the pane of an agent shows while its start is not confirmed: a dialog, or nothing known.
     Screen {
         /// Whose.
@@ -195,6 +244,15 @@ pub enum Action {
         name: AgentName,
         /// Its process.
         process: ProcessId,
+    },
+    /// Type a word to go on into an agent whose turn the API ended.
+    Nudge {
+        /// Which.
+        name: AgentName,
+        /// Its process.
+        process: ProcessId,
+        /// Why its turn was ended.
+        stop: ApiStop,
     },
     /// Look at the pane of an agent.
     LookAtScreen {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::agent::{Purpose, START_LIMIT, Stage};
+use super::agent::{Purpose, START_LIMIT, Stage, salt};
 use super::{Action, Activity, Attempt, Core, Ending, Phase, Refusal};
 use crate::agent::{Exit, Next, after_failure};
 use crate::config::Restart;
@@ -80,7 +80,7 @@ impl Core {
                 agent.stage = Stage::Up {
                     process: of,
                     since: now,
-                    activity,
+                    activity: activity.clone(),
                 };
                 agent.why = None;
                 out.push(Action::Persist(name.clone()));
@@ -92,12 +92,13 @@ impl Core {
                     },
                 };
                 out.push(Action::Journal(Some(name.clone()), what));
+                self.active(now, name, &activity, Some(how), out);
             }
             Stage::Up {
                 activity: current, ..
             } => {
                 let changed = *current != activity;
-                *current = activity;
+                *current = activity.clone();
                 if session_id != agent.session_id {
                     let from = std::mem::replace(&mut agent.session_id, session_id.clone());
                     out.push(Action::Rebind {
@@ -113,7 +114,9 @@ impl Core {
                 if changed {
                     out.push(Action::Persist(name.clone()));
                 }
-                if agent.restart_when_idle && agent.is_idle() {
+                let anew = agent.restart_when_idle && agent.is_idle();
+                self.active(now, name, &activity, None, out);
+                if anew {
                     self.end(name, Purpose::Restart, out);
                 }
             }
@@ -179,6 +182,7 @@ impl Core {
             agent.rest_saved();
             return;
         }
+        agent.wait = None;
         let Ending { exit, last_words } = end;
         let how = exit.to_string();
         out.push(Action::Journal(Some(name.clone()), What::Exited { how }));
@@ -256,11 +260,8 @@ impl Core {
             out.push(Action::Persist(name.clone()));
             return;
         }
-        let salt = name.bytes().fold(0u64, |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(u64::from(byte))
-        });
         let next = if retry {
-            after_failure(agent.failures, salt)
+            after_failure(agent.failures, salt(name))
         } else {
             Next::GiveUp
         };

@@ -67,6 +67,7 @@ impl Core {
 
     /// Launches what is queued, as far as there is room.
     pub(super) fn launch(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.next_start = None;
         if self.phase != Phase::Open || self.permit.is_none() || self.fleet == Fleet::Down {
             return;
         }
@@ -79,13 +80,26 @@ impl Core {
         if queued.is_empty() || !self.api_is_ready(now, out) {
             return;
         }
+        if self.login.is_some_and(|pause| !pause.may_start) {
+            return;
+        }
+        let only_one = self.login.is_some() || self.weather.is_bad();
+        if let Some(next) = self.weather.next_start(now) {
+            self.next_start = Some(next);
+            return;
+        }
         let starting = self
             .agents
             .values()
             .filter(|agent| agent.is_starting())
             .count();
         let room = starts_allowed(self.limits, starting, self.available_memory);
+        let room = if only_one { room.min(1) } else { room };
         for name in queued.into_iter().take(room) {
+            self.weather.let_go(now);
+            if let Some(pause) = &mut self.login {
+                pause.may_start = false;
+            }
             self.launch_one(now, &name, out);
         }
     }
@@ -114,6 +128,7 @@ impl Core {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
+        agent.wait = None;
         agent.last_attempt += 1;
         let attempt = agent.last_attempt;
         agent.stage = Stage::Starting {

@@ -6,28 +6,33 @@
 //! 3. Nothing is launched without a permit.
 //! 4. What the user stopped is not launched, nor anything while the fleet is down.
 //! 5. An agent that is wanted and does not run is queued, or says why not.
+//! 6. Nobody is nudged whose turn the API did not end, none before its time, and no two at once.
+//! 7. A fleet that waits for a login asks again, and goes on when there is one.
 
 mod agent;
 mod event;
 mod fate;
 mod launching;
+mod login;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod scenes;
+mod stalls;
 mod wishes;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use agent::{Agent, Stage};
+use agent::{Agent, Held, Stage};
+use login::Pause;
 
-use crate::agent::Limits;
+use crate::agent::{Limits, Weather};
 use crate::notice::Notice;
 use crate::state::{AgentName, Fleet};
 
 pub use agent::View;
-pub use event::{Action, Activity, Attempt, Declared, Ending, Event, Permit, Refusal};
+pub use event::{Action, Activity, Attempt, Declared, Ending, Event, Permit, Refusal, Stall};
 
 /// An API that cannot be reached, or cannot be probed, delays the first starts by this much at most.
 const API_PATIENCE: Duration = Duration::from_secs(60);
@@ -63,6 +68,13 @@ pub struct Core {
     phase: Phase,
     api: Api,
     available_memory: Option<u64>,
+    weather: Weather,
+    /// When the weather lets the next start go, while one waits for it.
+    next_start: Option<Instant>,
+    /// When to look at the agents that stand still again.
+    next_nudge: Option<Instant>,
+    /// The whole fleet waits for a login.
+    login: Option<Pause>,
     agents: BTreeMap<AgentName, Agent>,
 }
 
@@ -82,6 +94,10 @@ impl Core {
             phase,
             api: Api::Unasked,
             available_memory: None,
+            weather: Weather::default(),
+            next_start: None,
+            next_nudge: None,
+            login: None,
             agents: BTreeMap::new(),
         }
     }
@@ -101,12 +117,14 @@ impl Core {
 
     fn see(&self, name: &AgentName, agent: &Agent) -> View {
         let saving = matches!(self.phase, Phase::Saving(_));
-        let queue = match (self.permit, self.api) {
-            (None, _) => "waits until this root may be run again",
-            (Some(_), Api::Answers) => "waits for its turn",
-            (Some(_), _) => "waits for the API to answer",
+        let held = match () {
+            () if self.permit.is_none() => Held::Root,
+            () if self.login.is_some() => Held::Login,
+            () if self.api != Api::Answers => Held::Api,
+            () if self.weather.is_bad() => Held::Weather,
+            () => Held::Turn,
         };
-        agent.view(name, saving, queue)
+        agent.view(name, saving, held)
     }
 
     /// The notice that this life is under, while its save runs.
@@ -122,6 +140,12 @@ impl Core {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.phase != Phase::Open
+    }
+
+    /// Why the whole fleet stands still, in a word.
+    #[must_use]
+    pub fn paused(&self) -> Option<&'static str> {
+        self.login.as_ref().map(|_| "login")
     }
 
     /// Whether the fleet is wanted.
@@ -146,7 +170,8 @@ impl Core {
             Phase::Over { check_at } => check_at,
             _ => None,
         };
-        agents.chain(api).chain(over).min()
+        let paced = self.next_start.into_iter().chain(self.next_nudge);
+        agents.chain(api).chain(over).chain(paced).min()
     }
 
     /// Takes one event and says what to do.
@@ -155,6 +180,7 @@ impl Core {
         self.take(now, event, &mut actions);
         self.pass_time(now, &mut actions);
         self.launch(now, &mut actions);
+        self.nudge(now, &mut actions);
         self.agents
             .retain(|_, agent| agent.declared || agent.holds_session());
         actions
@@ -165,9 +191,9 @@ impl Core {
             Event::Tick { available_memory } => self.available_memory = available_memory,
             Event::Permit(permit) => self.permit = permit,
             Event::Declare(declared) => self.declare(now, declared, out),
-            Event::Fleet(fleet) => self.set_fleet(fleet, out),
-            Event::Want(name, wanted) => self.want(&name, wanted, out),
-            Event::Restart { name, when_idle } => self.restart(&name, when_idle, out),
+            Event::Fleet(fleet) => self.set_fleet(now, fleet, out),
+            Event::Want(name, wanted) => self.want(now, &name, wanted, out),
+            Event::Restart { name, when_idle } => self.restart(now, &name, when_idle, out),
             Event::Notice(notice) => self.begin_save(now, notice, out),
             Event::ApiAnswers => self.api = Api::Answers,
             Event::Launched {
@@ -191,6 +217,13 @@ impl Core {
             } => {
                 self.session(now, &name, process, session_id, activity, out);
             }
+            Event::Answered { name, process } => self.answered(now, &name, process, out),
+            Event::Nudged {
+                name,
+                process,
+                refused,
+            } => self.nudged(now, &name, process, refused, out),
+            Event::Login(why) => self.end_pause(now, why, false, out),
             Event::Screen {
                 name,
                 attempt,

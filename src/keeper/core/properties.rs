@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::agent::Exit;
+use crate::claude::ApiStop;
 use crate::config::Restart;
 use crate::notice::Source;
 use crate::os::process::ProcessId;
@@ -36,6 +37,9 @@ enum Op {
     WrongSession(usize),
     Cleared(usize),
     Active(usize, u8),
+    Answered(usize),
+    Nudged(usize, bool),
+    Login,
     Screen(usize, bool),
     Exit(usize, i32),
     StaleExit(usize),
@@ -61,7 +65,10 @@ fn op() -> impl Strategy<Value = Op> {
         6 => pick.clone().prop_map(Op::Confirmed),
         1 => pick.clone().prop_map(Op::WrongSession),
         1 => pick.clone().prop_map(Op::Cleared),
-        2 => (pick.clone(), 0u8..4).prop_map(|(i, what)| Op::Active(i, what)),
+        2 => (pick.clone(), 0u8..10).prop_map(|(i, what)| Op::Active(i, what)),
+        2 => pick.clone().prop_map(Op::Answered),
+        2 => (pick.clone(), any::<bool>()).prop_map(|(i, typed)| Op::Nudged(i, typed)),
+        1 => Just(Op::Login),
         2 => (pick.clone(), any::<bool>()).prop_map(|(i, blocked)| Op::Screen(i, blocked)),
         5 => (pick.clone(), prop_oneof![Just(0), Just(1), Just(143)]).prop_map(|(i, code)| Op::Exit(i, code)),
         1 => pick.prop_map(Op::StaleExit),
@@ -84,6 +91,13 @@ struct World {
     session: BTreeMap<AgentName, String>,
     next_pid: i32,
     cleared: u32,
+    /// What stopped those that stand still, and how many times in a row.
+    stalled: BTreeMap<AgentName, ApiStop>,
+    in_a_row: BTreeMap<AgentName, u32>,
+    stops: u32,
+    paused: bool,
+    last_nudge: Option<Instant>,
+    nudge_of: BTreeMap<AgentName, Instant>,
 }
 
 impl World {
@@ -104,6 +118,12 @@ impl World {
                 .collect(),
             next_pid: 100,
             cleared: 0,
+            stalled: BTreeMap::new(),
+            in_a_row: BTreeMap::new(),
+            stops: 0,
+            paused: false,
+            last_nudge: None,
+            nudge_of: BTreeMap::new(),
         };
         world.send(Event::Permit(Some(Permit {
             epoch: 1,
@@ -151,6 +171,15 @@ impl World {
                 Action::Rebind { name, session_id } => {
                     self.session.insert(name, session_id);
                 }
+                Action::Nudge { name, .. } => {
+                    self.last_nudge = Some(self.now);
+                    self.nudge_of.insert(name, self.now);
+                }
+                Action::Journal(_, What::Paused { .. }) => {
+                    assert!(!self.paused, "told twice of one pause");
+                    self.paused = true;
+                }
+                Action::Journal(_, What::Unpaused { .. }) => self.paused = false,
                 Action::Save(_) => self.closed = true,
                 Action::Journal(_, What::Survived { .. }) => self.closed = false,
                 // Nobody stops what ended by itself with success; it counts as done.
@@ -185,6 +214,39 @@ impl World {
                     .keys()
                     .any(|other| self.session[other] == *session);
                 assert!(!about_to, "launched a session twice");
+            }
+            Action::Nudge {
+                name,
+                process,
+                stop,
+            } => {
+                assert!(
+                    self.permit && !self.closed && self.fleet_up,
+                    "nudged where nothing may be"
+                );
+                assert!(self.wanted[name], "nudged what the user stopped");
+                assert_eq!(
+                    self.live.get(name).map(|(p, _)| p),
+                    Some(process),
+                    "nudged what does not run"
+                );
+                assert_eq!(self.stalled.get(name), Some(stop), "nudged without a cause");
+                assert!(
+                    !matches!(stop, ApiStop::Refused { .. }),
+                    "nudged what was refused"
+                );
+                let apart = |at: &Instant, least: u64| {
+                    self.now.saturating_duration_since(*at) >= Duration::from_secs(least)
+                };
+                assert!(
+                    self.last_nudge.is_none_or(|at| apart(&at, 2)),
+                    "two nudges at once"
+                );
+                let own = self.nudge_of.get(name);
+                assert!(own.is_none_or(|at| apart(at, 2)), "nudged again too soon");
+                if self.paused {
+                    assert_eq!(*stop, ApiStop::Login, "nudged in a pause");
+                }
             }
             Action::End { name, process } => {
                 assert_eq!(
@@ -332,10 +394,29 @@ impl World {
                     0 => Activity::Busy,
                     1 => Activity::Idle,
                     2 => Activity::Waiting(None),
-                    _ => Activity::Stalled("limit".into()),
+                    _ => return self.stall(&all[i], what),
                 };
                 self.say(&all[i], None, activity);
             }
+            Op::Answered(i) => {
+                if let Some((process, _)) = self.live.get(&all[i]).cloned() {
+                    if !self.stalled.contains_key(&all[i]) {
+                        self.in_a_row.remove(&all[i]);
+                    }
+                    let name = all[i].clone();
+                    self.send(Event::Answered { name, process });
+                }
+            }
+            Op::Nudged(i, typed) => {
+                if let Some((process, _)) = self.live.get(&all[i]).cloned() {
+                    self.send(Event::Nudged {
+                        name: all[i].clone(),
+                        process,
+                        refused: (!typed).then(|| "unsent words".to_owned()),
+                    });
+                }
+            }
+            Op::Login => self.send(Event::Login("a new one".into())),
             Op::Screen(i, blocked) => {
                 let attempt = u64::from(self.core.view(&all[i]).is_some());
                 let blocker = blocked.then(|| "a dialog".to_owned());
@@ -406,8 +487,40 @@ impl World {
         }
     }
 
+    /// The API ends a turn of an agent.
+    fn stall(&mut self, n: &AgentName, which: u8) {
+        let stop = match which {
+            3 => ApiStop::Limit { until: None },
+            4 => ApiStop::Login,
+            5 => ApiStop::Overloaded,
+            6 => ApiStop::RateLimited,
+            7 => ApiStop::Network,
+            8 => ApiStop::Unknown,
+            _ => ApiStop::Refused { status: None },
+        };
+        self.stops += 1;
+        let in_a_row = self.in_a_row.entry(n.clone()).or_default();
+        *in_a_row += 1;
+        let stall = Stall {
+            stop,
+            text: "API Error".into(),
+            id: self.stops.to_string(),
+            in_a_row: *in_a_row,
+            ends_in: (which == 3).then_some(Duration::from_secs(3_600)),
+            dialog: which == 3,
+        };
+        self.say(n, None, Activity::Stalled(stall));
+    }
+
     /// Claude's session file of an agent's process says something.
     fn say(&mut self, n: &AgentName, session_id: Option<String>, activity: Activity) {
+        match &activity {
+            Activity::Stalled(stall) => self.stalled.insert(n.clone(), stall.stop),
+            _ => self.stalled.remove(n),
+        };
+        if matches!(activity, Activity::Idle) {
+            self.in_a_row.remove(n);
+        }
         if let Some((process, used)) = self.live.get(n).cloned() {
             let session_id = session_id.unwrap_or(used);
             self.send(Event::Session {

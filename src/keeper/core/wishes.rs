@@ -46,10 +46,13 @@ impl Core {
         }
     }
 
-    pub(super) fn set_fleet(&mut self, fleet: Fleet, out: &mut Vec<Action>) {
+    pub(super) fn set_fleet(&mut self, now: Instant, fleet: Fleet, out: &mut Vec<Action>) {
         if self.fleet != fleet {
             self.fleet = fleet;
             out.push(Action::Journal(None, What::Fleet { wanted: fleet }));
+        }
+        if fleet == Fleet::Up {
+            self.end_pause(now, "you asked to go on".into(), false, out);
         }
         for name in self.names() {
             match fleet {
@@ -59,7 +62,16 @@ impl Core {
         }
     }
 
-    pub(super) fn want(&mut self, name: &AgentName, wanted: Wanted, out: &mut Vec<Action>) {
+    pub(super) fn want(
+        &mut self,
+        now: Instant,
+        name: &AgentName,
+        wanted: Wanted,
+        out: &mut Vec<Action>,
+    ) {
+        if wanted == Wanted::Running {
+            self.end_pause(now, "you asked to go on".into(), false, out);
+        }
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
@@ -97,7 +109,14 @@ impl Core {
         }
     }
 
-    pub(super) fn restart(&mut self, name: &AgentName, when_idle: bool, out: &mut Vec<Action>) {
+    pub(super) fn restart(
+        &mut self,
+        now: Instant,
+        name: &AgentName,
+        when_idle: bool,
+        out: &mut Vec<Action>,
+    ) {
+        self.end_pause(now, "you asked to go on".into(), false, out);
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };

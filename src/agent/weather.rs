@@ -1,0 +1,160 @@
+//! How fast the fleet may ask the API: everybody slows down when it is in trouble, and recovers
+//! step by step.
+//!
+//! The pause between two requests that *we* bring about (a start, a nudge) doubles with each bad
+//! sign and shrinks by a fixed step with each good one, or with time: additive increase and
+//! multiplicative decrease of a rate, which is what keeps many senders from swinging together. One
+//! gust meets many agents at once, so signs that come together count once.
+
+use std::time::{Duration, Instant};
+
+/// The pause after the first bad sign.
+const FIRST: Duration = Duration::from_secs(5);
+
+/// The longest pause between two of the whole fleet.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What a good sign takes away.
+const STEP: Duration = Duration::from_secs(5);
+
+/// Signs within this time are one.
+const GUST: Duration = Duration::from_secs(10);
+
+/// Without any sign it clears up by one step each time this has passed.
+const CLEARS: Duration = Duration::from_secs(60);
+
+/// The least pause between two nudges, whatever the weather.
+const BETWEEN_NUDGES: Duration = Duration::from_secs(2);
+
+/// The weather over a fleet.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Weather {
+    pause: Duration,
+    /// Until when further bad signs belong to the same gust.
+    gust_until: Option<Instant>,
+    /// When the pause was changed last.
+    changed: Option<Instant>,
+    /// When something was last let go.
+    last: Option<Instant>,
+}
+
+impl Weather {
+    /// The API ended a turn because of trouble of its own.
+    pub fn bad_sign(&mut self, now: Instant) {
+        self.pass(now);
+        if self.gust_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.gust_until = Some(now + GUST);
+        self.pause = (self.pause * 2).clamp(FIRST, LONGEST);
+        self.changed = Some(now);
+    }
+
+    /// The API has answered.
+    pub fn good_sign(&mut self, now: Instant) {
+        self.pass(now);
+        if self.gust_until.is_some_and(|until| now < until) {
+            return; // An answer from before the gust.
+        }
+        self.pause = self.pause.saturating_sub(STEP);
+        self.gust_until = Some(now + GUST).filter(|_| !self.pause.is_zero());
+        self.changed = Some(now);
+    }
+
+    /// Whether it is anything but fair.
+    #[must_use]
+    pub fn is_bad(&self) -> bool {
+        !self.pause.is_zero()
+    }
+
+    /// The pause between two starts or nudges now.
+    #[must_use]
+    pub fn pause(&self) -> Duration {
+        self.pause
+    }
+
+    /// When the next start may be; `None`: at once.
+    #[must_use]
+    pub fn next_start(&mut self, now: Instant) -> Option<Instant> {
+        self.pass(now);
+        let next = self.last? + self.pause;
+        (self.is_bad() && next > now).then_some(next)
+    }
+
+    /// When the next nudge may be; `None`: at once.
+    #[must_use]
+    pub fn next_nudge(&mut self, now: Instant) -> Option<Instant> {
+        self.pass(now);
+        let next = self.last? + self.pause.max(BETWEEN_NUDGES);
+        (next > now).then_some(next)
+    }
+
+    /// Something was let go.
+    pub fn let_go(&mut self, now: Instant) {
+        self.last = Some(now);
+    }
+
+    /// Time heals.
+    fn pass(&mut self, now: Instant) {
+        let Some(changed) = self.changed.filter(|_| self.is_bad()) else {
+            return;
+        };
+        let steps = now.saturating_duration_since(changed).as_secs() / CLEARS.as_secs();
+        if steps > 0 {
+            let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+            self.pause = self.pause.saturating_sub(STEP.saturating_mul(steps));
+            self.changed = Some(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_gust_counts_once_and_the_pause_doubles_to_a_cap() {
+        let mut weather = Weather::default();
+        let mut now = Instant::now();
+        for _ in 0..50 {
+            weather.bad_sign(now);
+        }
+        assert_eq!(weather.pause(), FIRST);
+        for _ in 0..10 {
+            now += GUST;
+            weather.bad_sign(now);
+        }
+        assert_eq!(weather.pause(), LONGEST);
+    }
+
+    #[test]
+    fn it_clears_up_step_by_step_by_answers_and_by_time() {
+        let mut weather = Weather::default();
+        let mut now = Instant::now();
+        for _ in 0..5 {
+            weather.bad_sign(now);
+            now += GUST;
+        }
+        let bad = weather.pause();
+        weather.good_sign(now);
+        assert_eq!(weather.pause(), bad - STEP);
+        now += CLEARS;
+        weather.let_go(now);
+        assert_eq!(weather.next_start(now), Some(now + bad - 2 * STEP));
+        now += CLEARS * 60;
+        assert_eq!(weather.next_start(now), None);
+        assert!(!weather.is_bad());
+    }
+
+    #[test]
+    fn in_fair_weather_starts_do_not_wait_and_nudges_only_for_each_other() {
+        let mut weather = Weather::default();
+        let now = Instant::now();
+        assert_eq!(weather.next_nudge(now), None);
+        weather.let_go(now);
+        assert_eq!(weather.next_start(now), None);
+        assert_eq!(weather.next_nudge(now + SECOND), Some(now + BETWEEN_NUDGES));
+    }
+}
