@@ -21,6 +21,7 @@ mod cli;
 mod damage;
 mod declaration;
 mod disk;
+mod doctor;
 mod fleet;
 mod ground;
 mod life;
