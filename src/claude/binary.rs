@@ -60,6 +60,14 @@ pub fn find(search: &Search) -> Result<PathBuf> {
 /// # Errors
 /// It does not run, takes longer than 30 s, or says something else.
 pub fn version(claude: &Path) -> Result<String> {
+    version_within(claude, VERSION_LIMIT)
+}
+
+/// As [`version`], for somebody who does not wait so long.
+///
+/// # Errors
+/// As [`version`], after `limit`.
+pub fn version_within(claude: &Path, limit: Duration) -> Result<String> {
     let mut command = Command::new(claude);
     command.arg("--version").env("DISABLE_AUTOUPDATER", "1");
     for (name, _) in std::env::vars_os() {
@@ -67,7 +75,7 @@ pub fn version(claude: &Path) -> Result<String> {
             command.env_remove(name);
         }
     }
-    let output = process::run(&mut command, VERSION_LIMIT)?;
+    let output = process::run(&mut command, limit)?;
     let word = output.stdout.split_whitespace().next().unwrap_or_default();
     if !output.status.success() || numbers(word).is_empty() {
         bail!(

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::scene::Scene;
-use super::{Check, count, in_time};
+use super::{Check, LIMIT, count};
 use crate::agent;
 use crate::claude::login::{self, Credentials, RETENTION_DAYS, VARIABLES};
 use crate::claude::{MEASURED, binary, launch};
@@ -20,22 +20,15 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     match find_claude(root, &scene.config) {
         Err(refused) => checks.push(Check::failed("claude", &refused.why, "install Claude Code")),
         Ok(program) => {
-            let asked = program.clone();
-            let version = in_time(move || binary::version(&asked));
+            let version = binary::version_within(&program, LIMIT);
             checks.push(match version {
-                None => Check::warn(
+                Err(error) => Check::failed(
                     "claude",
-                    format!("{} does not say its version in time", program.display()),
-                    format!("{} --version", program.display()),
+                    &error,
+                    &format!("{} --version", program.display()),
                 ),
-                Some(Err(error)) => Check::failed("claude", &error, "install Claude Code anew"),
-                Some(Ok(version)) => {
-                    judge_version(&version, &program, &scene.spotkeep("doctor --probe"))
-                }
+                Ok(version) => judge_version(&version, &program, &scene.spotkeep("doctor --probe")),
             });
-            if scene.probe {
-                checks.push(probe(&program));
-            }
         }
     }
     let means = Means::gather(scene, root);
@@ -61,8 +54,14 @@ fn judge_version(version: &str, program: &Path, probe: &str) -> Check {
     }
 }
 
-/// A preemption of one agent, played in a sandbox against a model on loopback.
-fn probe(program: &Path) -> Check {
+/// A preemption of one agent, played in a sandbox against a model on loopback. `None` where there is no
+/// claude, which is told already.
+pub(super) fn probe(scene: &Scene) -> Option<Check> {
+    let program = find_claude(scene.root.as_ref().ok()?, &scene.config).ok()?;
+    Some(play(&program))
+}
+
+fn play(program: &Path) -> Check {
     let options = drill::Options {
         agents: 1,
         claude: Some(program.to_path_buf()),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::scene::Scene;
-use super::{Check, in_time};
+use super::{Check, LIMIT, in_time};
 use crate::error::Result;
 use crate::notice::gcp::Metadata;
 use crate::notice::provider::{Choice, Provider};
@@ -23,8 +23,9 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
         Err(error) => return vec![Check::failed("metadata", &error, NOT_A_CLOUD)],
     };
     let address = metadata.address().to_owned();
-    let asked =
-        in_time(move || -> Result<_> { Ok((metadata.preemptible()?, metadata.preempted()?)) });
+    let asked = in_time(LIMIT, move || -> Result<_> {
+        Ok((metadata.preemptible()?, metadata.preempted()?))
+    });
     let (preemptible, preempted) = match asked {
         None => {
             let detail =

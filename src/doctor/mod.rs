@@ -27,8 +27,9 @@ mod service;
 mod tools;
 
 use std::path::Path;
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -38,7 +39,10 @@ pub use scene::Options;
 use scene::Scene;
 
 /// What nobody answers for so long is said not to answer. All slow things are asked at once.
-const LIMIT: Duration = Duration::from_millis(1_800);
+const LIMIT: Duration = Duration::from_millis(1_500);
+
+/// A group asks for several things one after the other, and each has its own limit.
+const GROUP_LIMIT: Duration = Duration::from_millis(2_500);
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -106,50 +110,69 @@ impl Report {
     }
 }
 
-/// Looks everything over. Writes nothing, and takes two seconds at most, but for the probe.
+/// Looks everything over. Writes nothing, and takes some two seconds at most, but for the probe. A disk
+/// that hangs is told like everything else: who waits for it is left behind.
 #[must_use]
 pub fn examine(at: &Path, options: &Options) -> Report {
-    let scene = Scene::gather(at, options);
-    type Group = fn(&Scene) -> Vec<Check>;
+    type Group = (&'static str, fn(&Scene) -> Vec<Check>);
     let groups: [Group; 9] = [
-        place::checks,
-        belongings::checks,
-        papers::checks,
-        keeping::checks,
-        claude::checks,
-        tools::checks,
-        service::checks,
-        machine::checks,
-        cloud::checks,
+        ("place", place::checks),
+        ("belongings", belongings::checks),
+        ("papers", papers::checks),
+        ("keeping", keeping::checks),
+        ("claude", claude::checks),
+        ("tools", tools::checks),
+        ("service", service::checks),
+        ("machine", machine::checks),
+        ("cloud", cloud::checks),
     ];
-    let scene = &scene;
-    let checks = std::thread::scope(|scope| {
-        let running: Vec<_> = groups
-            .iter()
-            .map(|group| scope.spawn(move || group(scene)))
-            .collect();
-        let done = running.into_iter().map(|group| {
-            group.join().unwrap_or_else(|_| {
-                let detail = "a group of checks could not be made";
-                vec![Check::wrong("doctor", detail, "spotkeep doctor --json")]
-            })
-        });
-        done.flatten().collect()
+    let (path, what) = (at.to_path_buf(), options.clone());
+    let Some(scene) = in_time(GROUP_LIMIT, move || Scene::gather(&path, &what)) else {
+        let detail = format!("{} does not answer: its disk hangs", at.display());
+        let checks = vec![Check::wrong("root", detail, "dmesg | tail -n 30")];
+        return Report {
+            version: VERSION,
+            checks,
+        };
+    };
+    let scene = Arc::new(scene);
+    let asked = groups.map(|(name, group)| {
+        let scene = Arc::clone(&scene);
+        (name, aside(move || group(&scene)))
     });
+    let until = Instant::now() + GROUP_LIMIT;
+    let mut checks: Vec<Check> = Vec::new();
+    for (name, group) in asked {
+        let left = until.saturating_duration_since(Instant::now());
+        let found = group.and_then(|found| found.recv_timeout(left).ok());
+        checks.extend(found.unwrap_or_else(|| {
+            let detail = format!("{name} could not be looked over: something does not answer");
+            vec![Check::wrong("doctor", detail, "dmesg | tail -n 30")]
+        }));
+    }
+    checks.extend(options.probe.then(|| claude::probe(&scene)).flatten());
     Report {
         version: VERSION,
         checks,
     }
 }
 
-/// What `ask` answers in time; a thread that hangs is left behind with the process.
-fn in_time<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Does something in a thread, which is left behind with the process if it hangs.
+fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<Receiver<T>> {
     let (answer, answered) = mpsc::channel();
     std::thread::Builder::new()
         .name("ask".into())
-        .spawn(move || answer.send(ask()).ok())
+        .spawn(move || answer.send(work()).ok())
         .ok()?;
-    answered.recv_timeout(LIMIT).ok()
+    Some(answered)
+}
+
+/// What somebody answers in time.
+fn in_time<T: Send + 'static>(
+    limit: Duration,
+    ask: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    aside(ask)?.recv_timeout(limit).ok()
 }
 
 /// `1 agent`, `2 agents`.

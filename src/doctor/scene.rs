@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::keeper::client::{ask, status_without_root};
 use crate::keeper::protocol::Request;
 use crate::keeper::status::{Status, from_files};
-use crate::notice::provider::{Choice, Provider};
+use crate::notice::provider::Provider;
 use crate::os::process;
 use crate::root::Root;
 use crate::systemd::units;
@@ -86,7 +86,6 @@ pub(super) struct Scene {
     /// systemd is the service manager.
     pub(super) systemd: bool,
     pub(super) provider: Provider,
-    pub(super) probe: bool,
 }
 
 impl Scene {
@@ -123,14 +122,13 @@ impl Scene {
             at: at.to_path_buf(),
             has_units: machine.path(&keeper_unit).exists(),
             systemd: machine.path("run/systemd/system").exists(),
-            provider: provider(config.cloud.provider, machine.prefix()),
+            provider: config.cloud.provider.resolve(machine.prefix()),
             status,
             root,
             config,
             config_wrong,
             owner,
             machine,
-            probe: options.probe,
         }
     }
 
@@ -165,10 +163,6 @@ fn status(root: &Root) -> Result<Status> {
         Some(data) => Ok(serde_json::from_value(data)?),
         None => from_files(root),
     }
-}
-
-fn provider(choice: Choice, machine: &Path) -> Provider {
-    choice.resolve(machine)
 }
 
 fn lists(fstab: &str, dir: &Path) -> bool {

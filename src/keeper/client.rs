@@ -44,7 +44,7 @@ pub fn status_without_root(dir: &Path) -> Option<Status> {
 }
 
 /// Keepers of other roots are asked too, and need not be well.
-const AWAY_PATIENCE: Duration = Duration::from_secs(2);
+const AWAY_PATIENCE: Duration = Duration::from_secs(1);
 
 fn ask_at(socket: &Path, pid: u32, request: &Request, patience: Duration) -> Result<Option<Value>> {
     let mut stream = match UnixStream::connect(socket) {

@@ -259,6 +259,21 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
     assert_eq!(fingerprint(&vm.lab.root()), before);
 }
 
+#[test]
+fn what_hangs_is_told_and_holds_nobody_up() {
+    let lab = Lab::new();
+    // A pipe that nobody writes into: whoever opens it waits, as for a disk that hangs.
+    fs::remove_file(lab.config()).unwrap();
+    let made = said(Command::new("mkfifo").arg(lab.config()));
+    assert_eq!(made.code, 0, "{made:?}");
+    let mut command = lab.program(crate::lab::SPOTKEEP);
+    let said = said(command.arg("--root").arg(lab.root()).arg("doctor"));
+    assert!(
+        said.code == 3 && said.out.contains("does not answer"),
+        "{said:?}"
+    );
+}
+
 /// The check that has to find it, whether it is wrong or worth a word, a piece of the fix, the harm.
 type Case = (&'static str, Sort, &'static str, fn(&Vm));
 
@@ -270,7 +285,7 @@ enum Sort {
 
 const CASES: [Case; 42] = [
     ("root", Sort::Wrong, "init", |vm| {
-        fs::remove_dir_all(vm.lab.root()).unwrap()
+        fs::remove_dir_all(vm.lab.root()).unwrap();
     }),
     ("root", Sort::Wrong, "root.json.damaged", |vm| {
         fs::write(vm.lab.file("session-state/root.json"), "{").unwrap();
@@ -289,22 +304,22 @@ const CASES: [Case; 42] = [
         vm.put("etc/fstab", "");
     }),
     ("filesystem", Sort::Wrong, "remount,rw", |vm| {
-        vm.mounted("ext4", "rw", "rw,emergency_ro")
+        vm.mounted("ext4", "rw", "rw,emergency_ro");
     }),
     ("filesystem", Sort::Wrong, "disk", |vm| {
-        vm.mounted("tmpfs", "rw", "rw")
+        vm.mounted("tmpfs", "rw", "rw");
     }),
     ("filesystem", Sort::Warning, "volume", |vm| {
-        vm.mounted("overlay", "rw", "rw")
+        vm.mounted("overlay", "rw", "rw");
     }),
     ("owners", Sort::Wrong, "chown -R root:", |vm| {
-        give(&vm.lab.file("session-state/root.json"), 4_242)
+        give(&vm.lab.file("session-state/root.json"), 4_242);
     }),
     ("owners", Sort::Wrong, "chmod go-rwx", |vm| {
-        chmod(&vm.lab.file(".claude"), 0o755)
+        chmod(&vm.lab.file(".claude"), 0o755);
     }),
     ("bin", Sort::Wrong, "setup", |vm| {
-        chmod(&vm.lab.file("bin"), 0o777)
+        chmod(&vm.lab.file("bin"), 0o777);
     }),
     ("secrets", Sort::Wrong, "chmod 600", |vm| {
         fs::write(vm.lab.file("keys.env"), "KEY=1\n").unwrap();
@@ -312,7 +327,7 @@ const CASES: [Case; 42] = [
         add_to(vm, "env_file = \"keys.env\"");
     }),
     ("secrets", Sort::Wrong, "umask 077", |vm| {
-        add_to(vm, "env_file = \"missing.env\"")
+        add_to(vm, "env_file = \"missing.env\"");
     }),
     ("secrets", Sort::Wrong, ".credentials.json", |vm| {
         fs::write(vm.lab.file(".claude/.credentials.json"), "{}").unwrap();
@@ -327,7 +342,7 @@ const CASES: [Case; 42] = [
         vm.lab.write_config(&(text + "\nnonsense = 1\n"));
     }),
     ("workspaces", Sort::Wrong, "git clone", |vm| {
-        fs::remove_dir_all(vm.lab.workspace("a")).unwrap()
+        fs::remove_dir_all(vm.lab.workspace("a")).unwrap();
     }),
     ("records", Sort::Wrong, ".damaged", |vm| {
         fs::write(vm.lab.record_path("a"), "{\"ver").unwrap();
@@ -359,17 +374,17 @@ const CASES: [Case; 42] = [
         fs::write(path, text.replace("\"down\"", "\"up\"")).unwrap();
     }),
     ("sessions", Sort::Wrong, "rm b", |vm| two_records(vm)),
-    ("claude", Sort::Wrong, "", |vm| {
-        fs::remove_file(vm.lab.dir.join("bin/claude")).unwrap()
+    ("claude", Sort::Wrong, "install Claude Code", |vm| {
+        fs::remove_file(vm.lab.dir.join("bin/claude")).unwrap();
     }),
     ("claude", Sort::Warning, "doctor --probe", |vm| {
         program(&vm.lab.dir.join("bin/claude"), "echo '9.9.9 (Claude Code)'");
     }),
-    ("claude", Sort::Warning, "--version", |vm| {
+    ("claude", Sort::Wrong, "--version", |vm| {
         program(&vm.lab.dir.join("bin/claude"), "exec tail -f /dev/null");
     }),
     ("login", Sort::Wrong, "/login", |vm| {
-        replace(vm, "ANTHROPIC_API_KEY = \"lab-key\", ", "")
+        replace(vm, "ANTHROPIC_API_KEY = \"lab-key\", ", "");
     }),
     ("unattended", Sort::Wrong, "IS_SANDBOX", |vm| {
         replace(vm, "IS_SANDBOX = \"1\"", "X = \"1\"");
@@ -442,7 +457,7 @@ const CASES: [Case; 42] = [
         );
     }),
     ("memory", Sort::Warning, "larger", |vm| {
-        vm.put("proc/meminfo", "MemTotal: 524288 kB\n")
+        vm.put("proc/meminfo", "MemTotal: 524288 kB\n");
     }),
     ("unwritten", Sort::Warning, "vm.dirty_bytes", |vm| {
         vm.put("proc/sys/vm/dirty_bytes", "0\n");
@@ -507,7 +522,7 @@ fn each_harm_is_found_by_the_check_for_it_and_has_a_fix() {
         let expected = sort == Sort::Warning;
         assert_eq!(check["ok"], expected, "{name}: {check:#}");
         assert_eq!(check["warning"], expected, "{name}: {check:#}");
-        assert_eq!(check["fix"].is_string(), true, "{name}: {check:#}");
+        assert!(check["fix"].is_string(), "{name}: {check:#}");
         let text = check["fix"].as_str().unwrap();
         assert!(
             text.contains(fix) || check["detail"].to_string().contains(fix),

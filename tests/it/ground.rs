@@ -102,6 +102,11 @@ fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is
         "{status:?}"
     );
     assert!(lab.run(&["ls"]).ok().out.contains("idle"));
+    let doctor = lab.run(&["doctor"]).sound();
+    assert!(
+        doctor.code == 3 && doctor.out.contains("was unmounted"),
+        "{doctor:?}"
+    );
     // An agent that ends meanwhile is raised on no empty directory.
     process.open().unwrap().signal(Signal::Kill);
     lab.until("it waits", || {

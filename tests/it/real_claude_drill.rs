@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use spotkeep::os::process::run;
 
-use crate::lab::SPOTKEEP;
+use crate::lab::{Lab, SPOTKEEP};
 use crate::real_claude::{Version, with_each_version};
 
 /// A drill has limits of its own, which come first.
@@ -77,5 +77,25 @@ fn when_the_power_is_cut_every_agent_comes_back() {
     with_each_version(|version| {
         let report = drill(version, "power-cut");
         assert_eq!(report["verdict"], "pass", "{report:#}");
+    });
+}
+
+#[test]
+fn the_doctor_s_probe_finds_a_claude_that_behaves_as_we_know_it() {
+    with_each_version(|version| {
+        let lab = Lab::new();
+        let text = lab.config_text();
+        let lines = text.lines().filter(|line| !line.starts_with("claude = "));
+        lab.write_config(&lines.map(|line| format!("{line}\n")).collect::<String>());
+        let mut command = lab.spotkeep(&["doctor", "--json", "--probe"]);
+        command.env("SPOTKEEP_CLAUDE", &version.program);
+        let output = run(&mut command, LIMIT).unwrap();
+        let report: Value = serde_json::from_str(&output.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap();
+        for name in ["claude", "claude-behaviour"] {
+            let check = checks.iter().find(|check| check["check"] == name).unwrap();
+            assert_eq!(check["ok"], true, "{check:#}");
+            assert_eq!(check["warning"], false, "{check:#}");
+        }
     });
 }
