@@ -257,28 +257,16 @@ fn place_of(dir: &Path) -> Result<(u64, u64)> {
 
 fn ensure_root(root: &Root) -> Result<()> {
     let display = root.dir.display();
+    // Asked of the directory, since another user cannot see the file in it.
+    if let Ok(state) = fs::metadata(root.state()) {
+        ensure_mine(&root.dir, state.uid())?;
+    }
     ensure_hinted(
         root.root_json().exists(),
         || format!("{display} is not a spotkeep root: it has no session-state/root.json"),
         || format!("spotkeep --root {display} init"),
     )?;
-    let owner = fs::metadata(root.root_json())?.uid();
-    let me = process::user_id();
-    ensure_hinted(
-        owner == me || me == 0,
-        || {
-            format!(
-                "the root {display} belongs to the user {}",
-                process::user_name(owner)
-            )
-        },
-        || {
-            format!(
-                "sudo -u {} spotkeep --root {display} status",
-                process::user_name(owner)
-            )
-        },
-    )?;
+    ensure_mine(&root.dir, fs::metadata(root.root_json())?.uid())?;
     // A root that others can look into would show them every word of every agent.
     let mode = fs::metadata(root.state())?.permissions().mode();
     ensure!(
@@ -287,6 +275,16 @@ fn ensure_root(root: &Root) -> Result<()> {
         root.state().display()
     );
     Ok(())
+}
+
+fn ensure_mine(dir: &Path, owner: u32) -> Result<()> {
+    let me = process::user_id();
+    let (display, user) = (dir.display(), || process::user_name(owner));
+    ensure_hinted(
+        owner == me || me == 0,
+        || format!("the root {display} belongs to the user {}", user()),
+        || format!("sudo -u {} spotkeep --root {display} status", user()),
+    )
 }
 
 fn ensure_hinted(

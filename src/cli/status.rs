@@ -53,11 +53,14 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
+/// Some five thousand events. Where so much has happened since, a preemption is no news any more.
+const NEWS_BYTES: u64 = 1 << 20;
+
 /// From files alone: nobody who logs in waits for a keeper.
 fn login_line(at: &Path) -> Option<String> {
     let root = Root::open(at).ok()?;
     let life = process::current_life().ok()?;
-    let (lines, _) = state::lines(&root.journal()).ok()?;
+    let (lines, _) = state::lines_of_tail(&root.journal(), NEWS_BYTES).ok()?;
     homecoming(&lines, &life, Timestamp::now())
 }
 

@@ -247,7 +247,15 @@ pub fn parse_line(text: &str) -> Option<Line> {
 /// # Errors
 /// It is there and cannot be read.
 pub fn lines(path: &Path) -> Result<(Vec<Line>, usize)> {
-    let (start, bytes) = match read_tail(path, TAIL_BYTES) {
+    lines_of_tail(path, TAIL_BYTES)
+}
+
+/// As [`lines`], of so many bytes at the end: for somebody who must not wait.
+///
+/// # Errors
+/// As [`lines`].
+pub fn lines_of_tail(path: &Path, bytes: u64) -> Result<(Vec<Line>, usize)> {
+    let (start, bytes) = match read_tail(path, bytes) {
         Ok(tail) => tail,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),

@@ -19,7 +19,7 @@ use crate::error::{Context as _, Hint as _, Result, bail};
 use crate::os::files;
 
 pub use id::{AgentName, is_uuid, new_save_id, new_uuid};
-pub use journal::{How, Journal, Line, What, lines, parse_line};
+pub use journal::{How, Journal, Line, What, lines, lines_of_tail, parse_line};
 pub use manifest::{
     AgentSaved, Manifest, Stages, WorkspaceSaved, latest as latest_manifest,
     prune as prune_manifests, store as store_manifest,

@@ -260,6 +260,33 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
 }
 
 #[test]
+fn a_root_of_another_user_is_said_to_be_theirs() {
+    if !is_root() {
+        skip(
+            "a_root_of_another_user_is_said_to_be_theirs",
+            "acting as another user needs root",
+        );
+        return;
+    }
+    let lab = Lab::new();
+    fs::set_permissions(&lab.dir, fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = lab.dir.join("spotkeep");
+    fs::copy(crate::lab::SPOTKEEP, &copy).unwrap();
+    let mut nobody = lab.program("setpriv");
+    nobody
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(copy)
+        .arg("--root")
+        .arg(lab.root())
+        .arg("doctor");
+    let said = said(&mut nobody);
+    assert!(
+        said.code == 3 && said.out.contains("sudo -u root spotkeep"),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn what_hangs_is_told_and_holds_nobody_up() {
     let lab = Lab::new();
     // A pipe that nobody writes into: whoever opens it waits, as for a disk that hangs.
