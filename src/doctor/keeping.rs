@@ -56,7 +56,8 @@ fn judge_keeper(scene: &Scene, status: &Status) -> Check {
         .agents
         .iter()
         .any(|agent| agent.wanted == Wanted::Running);
-    let start = match scene.has_units {
+    let by_unit = scene.has_units || scene.has_own_unit;
+    let start = match by_unit {
         true => "sudo systemctl start spotkeep".to_owned(),
         false => scene.spotkeep("up"),
     };
@@ -67,7 +68,7 @@ fn judge_keeper(scene: &Scene, status: &Status) -> Check {
         }
         (true, version, _, _) => {
             let other = version.as_deref().unwrap_or("an older one");
-            let restart = match scene.has_units {
+            let restart = match by_unit {
                 true => "sudo systemctl restart spotkeep".to_owned(),
                 false => format!(
                     "{}; then end the old one: see its pid there",

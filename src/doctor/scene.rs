@@ -83,6 +83,8 @@ pub(super) struct Scene {
     pub(super) status: Option<Result<Status>>,
     /// Our units are installed.
     pub(super) has_units: bool,
+    /// Somebody has written a unit for the keeper by hand.
+    pub(super) has_own_unit: bool,
     /// systemd is the service manager.
     pub(super) systemd: bool,
     pub(super) provider: Provider,
@@ -117,10 +119,12 @@ impl Scene {
             // Its disk may have gone away under a keeper, which can tell more than we can see.
             Err(_) => status_without_root(at).map(Ok),
         };
-        let keeper_unit = format!("{}/{}", units::UNIT_DIR, units::KEEPER);
+        let unit = machine.read(&format!("{}/{}", units::UNIT_DIR, units::KEEPER));
+        let has_units = unit.as_deref().and_then(units::version_of).is_some();
         Self {
             at: at.to_path_buf(),
-            has_units: machine.path(&keeper_unit).exists(),
+            has_units,
+            has_own_unit: unit.is_some() && !has_units,
             systemd: machine.path("run/systemd/system").exists(),
             provider: config.cloud.provider.resolve(machine.prefix()),
             status,
@@ -135,7 +139,7 @@ impl Scene {
     /// Whether this is a machine that spotkeep is to look after as a whole: a VM that may be taken
     /// away, or one that was set up for it. On a laptop nothing is said of boot and shutdown.
     pub(super) fn is_vm(&self) -> bool {
-        self.has_units || self.provider == Provider::Gcp
+        self.has_units || self.has_own_unit || self.provider == Provider::Gcp
     }
 
     /// The command line of spotkeep for this root.

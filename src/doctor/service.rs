@@ -41,6 +41,10 @@ fn judge_units(scene: &Scene) -> Vec<Check> {
     let (Ok(root), Some(owner)) = (&scene.root, &scene.owner) else {
         return Vec::new();
     };
+    if scene.has_own_unit {
+        let detail = "spotkeep.service was written by hand: whether it saves in time at a shutdown is up to it";
+        return vec![Check::warn("units", detail, setup)];
+    }
     if !scene.has_units {
         let detail = "nothing starts the keeper after a boot, and nothing saves at a shutdown";
         return vec![Check::wrong("units", detail, setup)];

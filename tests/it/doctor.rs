@@ -310,7 +310,7 @@ enum Sort {
     Warning,
 }
 
-const CASES: [Case; 42] = [
+const CASES: [Case; 43] = [
     ("root", Sort::Wrong, "init", |vm| {
         fs::remove_dir_all(vm.lab.root()).unwrap();
     }),
@@ -449,6 +449,10 @@ const CASES: [Case; 42] = [
         let unit = vm.dir.join(UNIT_DIR).join("spotkeep-save.service");
         let text = fs::read_to_string(&unit).unwrap();
         fs::write(unit, text + "# mine\n").unwrap();
+    }),
+    ("units", Sort::Warning, "by hand", |vm| {
+        let unit = vm.dir.join(UNIT_DIR).join("spotkeep.service");
+        fs::write(unit, "[Service]\nExecStart=/usr/local/bin/spotkeep run\n").unwrap();
     }),
     ("boot", Sort::Wrong, "enable --now spotkeep-save", |vm| {
         let wants = vm.dir.join(UNIT_DIR).join("multi-user.target.wants");
