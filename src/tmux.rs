@@ -205,9 +205,7 @@ impl Tmux {
     /// (measured on 3.3a; tmux issue 311), and then the pane's process stays a corpse whose
     /// status nobody reads. Another SIGCHLD makes it look.
     fn remind_of_children(&self) {
-        let server = self
-            .server_pid()
-            .and_then(|pid| ProcessId::of(pid)?.open());
+        let server = self.server_pid().and_then(|pid| ProcessId::of(pid)?.open());
         if let Some(server) = server {
             server.signal(process::Signal::Child);
         }

@@ -74,7 +74,10 @@ impl TryFrom<String> for Remote {
     fn try_from(text: String) -> Result<Self, String> {
         // `ext::` and its like run a program; what begins with a dash would be taken for a switch.
         let has_helper = text.split_once("::").is_some_and(|(helper, _)| {
-            !helper.is_empty() && helper.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            !helper.is_empty()
+                && helper
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || c == '-')
         });
         if text.trim().is_empty() || text.starts_with('-') || has_helper {
             return Err(format!(
@@ -114,7 +117,13 @@ mod tests {
             let text = format!("[checkpoint]\npush = \"{bad}\"\n");
             assert!(Config::parse(&text).is_err(), "{bad}");
         }
-        for good in ["https://x/y", "ssh://h:22/p", "ssh://[::1]/p", "/srv/x.git", "file:///srv/x"] {
+        for good in [
+            "https://x/y",
+            "ssh://h:22/p",
+            "ssh://[::1]/p",
+            "/srv/x.git",
+            "file:///srv/x",
+        ] {
             let text = format!("[checkpoint]\npush = \"{good}\"\n");
             assert!(Config::parse(&text).is_ok(), "{good}");
         }

@@ -236,7 +236,10 @@ impl Config {
     pub fn checkpoint_every(&self, agent: &Agent) -> std::time::Duration {
         let every = agent.checkpoint_every.or(self.defaults.checkpoint_every);
         // More often would be without a pause.
-        every.unwrap_or(CHECKPOINT_EVERY).0.max(std::time::Duration::from_secs(1))
+        every
+            .unwrap_or(CHECKPOINT_EVERY)
+            .0
+            .max(std::time::Duration::from_secs(1))
     }
 
     /// The user's arguments for Claude.

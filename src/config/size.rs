@@ -65,7 +65,12 @@ mod tests {
 
     #[test]
     fn a_size_is_read_and_written_alike() {
-        for (text, bytes) in [("6G", 6 << 30), ("512M", 512 << 20), ("1K", 1024), ("1500", 1500)] {
+        for (text, bytes) in [
+            ("6G", 6 << 30),
+            ("512M", 512 << 20),
+            ("1K", 1024),
+            ("1500", 1500),
+        ] {
             let size: Size = text.parse().unwrap();
             assert_eq!((size.0, size.to_string().as_str()), (bytes, text));
         }
@@ -75,7 +80,19 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for text in ["", "G", "0", "0G", "-1", "6g", "6 G", "6GB", "80%", "7iB", "99999999999T"] {
+        for text in [
+            "",
+            "G",
+            "0",
+            "0G",
+            "-1",
+            "6g",
+            "6 G",
+            "6GB",
+            "80%",
+            "7iB",
+            "99999999999T",
+        ] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }

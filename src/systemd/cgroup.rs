@@ -245,7 +245,10 @@ mod tests {
         let dir = Path::new("/sys/fs/cgroup/system.slice/a.service");
         assert_eq!(place(MOUNTS, hybrid).as_deref(), Some(dir));
         assert_eq!(place(MOUNTS, "4:memory:/x\n"), None);
-        assert_eq!(place("22 1 254:0 / / rw - ext4 /dev/vda rw\n", unified), None);
+        assert_eq!(
+            place("22 1 254:0 / / rw - ext4 /dev/vda rw\n", unified),
+            None
+        );
     }
 
     #[test]
@@ -280,12 +283,21 @@ mod tests {
         assert_eq!(leaf.out_of_memory(), None);
         let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
         write("memory.max", "6442450944\n");
-        write("memory.events", "low 0\nhigh 0\nmax 12\noom 0\noom_kill 0\noom_group_kill 0\n");
+        write(
+            "memory.events",
+            "low 0\nhigh 0\nmax 12\noom 0\noom_kill 0\noom_group_kill 0\n",
+        );
         assert_eq!(leaf.out_of_memory(), None);
-        write("memory.events", "low 0\nhigh 0\nmax 12\noom 1\noom_kill 3\noom_group_kill 1\n");
+        write(
+            "memory.events",
+            "low 0\nhigh 0\nmax 12\noom 1\noom_kill 3\noom_group_kill 1\n",
+        );
         let limit = Some(6 << 30);
         assert_eq!(leaf.out_of_memory(), Some(OutOfMemory { limit }));
-        write("memory.events", "low 0\nhigh 0\nmax 0\noom 0\noom_kill 3\noom_group_kill 0\n");
+        write(
+            "memory.events",
+            "low 0\nhigh 0\nmax 0\noom 0\noom_kill 3\noom_group_kill 0\n",
+        );
         assert_eq!(leaf.out_of_memory(), Some(OutOfMemory { limit: None }));
     }
 }

@@ -67,7 +67,10 @@ impl Manager {
         let Some(limit) = self.watchdog else {
             return;
         };
-        if self.fed.is_none_or(|fed| now.saturating_duration_since(fed) >= limit / 6) {
+        if self
+            .fed
+            .is_none_or(|fed| now.saturating_duration_since(fed) >= limit / 6)
+        {
             self.fed = Some(now);
             self.say("WATCHDOG=1");
         }
