@@ -170,7 +170,15 @@ impl Root {
         self.records().join(format!("{name}.json"))
     }
 
-    fn records(&self) -> PathBuf {
+    /// The spotkeep that the units of this root run.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
+        self.dir.join("bin/spotkeep")
+    }
+
+    /// Where the agents' records are.
+    #[must_use]
+    pub fn records(&self) -> PathBuf {
         self.state().join("agents")
     }
 

@@ -21,6 +21,7 @@ mod send;
 mod status;
 mod term;
 mod tmux_server;
+mod units;
 mod wish;
 
 use std::path::PathBuf;
@@ -100,6 +101,9 @@ enum Verb {
     /// Becomes the tmux server, in its unit.
     #[command(hide = true)]
     TmuxServer,
+    /// Puts this version's units onto the machine.
+    #[command(hide = true)]
+    Units(units::Args),
     /// The stand-in for claude, for drills where there is none.
     #[command(hide = true, disable_help_flag = true)]
     StandInAgent {
@@ -151,6 +155,7 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         Verb::Restore(args) => restore::run(root, &args),
         Verb::AgentExec(args) => agent_exec::run(root, &args),
         Verb::TmuxServer => tmux_server::run(root),
+        Verb::Units(args) => units::run(root, &args),
         Verb::Init(_)
         | Verb::Drill(_)
         | Verb::StandInAgent { .. }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -213,6 +214,15 @@ pub fn user_name(uid: u32) -> String {
             })
         })
         .unwrap_or(number)
+}
+
+/// The home of a user, from `/etc/passwd`.
+#[must_use]
+pub fn user_home(uid: u32) -> Option<PathBuf> {
+    let number = uid.to_string();
+    let passwd = fs::read_to_string("/etc/passwd").ok()?;
+    let mut of_user = passwd.lines().filter(|line| line.split(':').nth(2) == Some(&number));
+    Some(of_user.next()?.split(':').nth(5)?.into())
 }
 
 /// What a command said.

@@ -3,6 +3,7 @@
 //! Everything is below a `prefix`, `/` on the machine itself. Nothing here follows what a user can
 //! write: `/etc` is root's.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,15 @@ pub enum Difference {
     Missing(PathBuf),
     /// It is there with another text.
     Differs(PathBuf),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(path) => write!(f, "{} is missing", path.display()),
+            Self::Differs(path) => write!(f, "{} is not as shipped", path.display()),
+        }
+    }
 }
 
 /// What is missing on the machine, or differs. Empty: the units are as shipped.

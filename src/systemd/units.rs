@@ -2,9 +2,12 @@
 //!
 //! The files themselves say why each line is there; they are in `units/` of the source.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Hint as _, Result, anyhow};
+use crate::error::{Context as _, Hint as _, Result, anyhow};
+use crate::os::process;
+use crate::root::Root;
 
 /// The tmux server, and in it the agents.
 pub const TMUX: &str = "spotkeep-tmux.service";
@@ -40,6 +43,33 @@ pub struct UnitPaths {
     pub home: PathBuf,
     /// The program that the units run: `<root>/bin/spotkeep`.
     pub program: PathBuf,
+}
+
+impl UnitPaths {
+    /// As they are for a root on this machine.
+    ///
+    /// Who the user is, is told by the owner of the root's state, and not by what is written there:
+    /// the user could write another name.
+    ///
+    /// # Errors
+    /// The state cannot be looked at, or its owner is no user of this machine.
+    pub fn of(root: &Root) -> Result<Self> {
+        let state = root.records();
+        let uid = std::fs::symlink_metadata(&state)
+            .with_context(|| format!("cannot look at {}", state.display()))?
+            .uid();
+        let user = process::user_name(uid);
+        let home = process::user_home(uid)
+            .with_context(|| format!("the owner of {} (uid {uid}) is no user here", state.display()))
+            .hint(format!("sudo useradd --create-home --uid {uid} NAME"))?;
+        Ok(Self {
+            root: root.dir().to_path_buf(),
+            is_mount: root.is_own_filesystem(),
+            user,
+            home,
+            program: root.program(),
+        })
+    }
 }
 
 /// A file that we put on the machine.
