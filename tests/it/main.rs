@@ -10,6 +10,7 @@
     reason = "a failed unwrap is a failed test"
 )]
 
+mod boot;
 mod keeper;
 mod lab;
 mod loopback;
@@ -17,6 +18,8 @@ mod real_claude;
 mod said;
 mod sight;
 
+mod boot_keeper;
+mod boot_shutdown;
 mod cli;
 mod damage;
 mod declaration;

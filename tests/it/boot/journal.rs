@@ -1,0 +1,77 @@
+//! What systemd wrote down of a boot.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::said;
+
+/// A journal, oldest first.
+#[derive(Debug)]
+pub struct Journal(Vec<Value>);
+
+impl Journal {
+    /// The newest boot in a directory of journals.
+    pub fn of(dir: &Path) -> Self {
+        let mut read = Command::new("journalctl");
+        read.args(["--output=json", "--no-pager", "--quiet", "-D"]).arg(dir);
+        let lines = said(&mut read).out;
+        let all: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let boot = all.last().map(|line| line["_BOOT_ID"].clone());
+        Self(all.into_iter().filter(|line| Some(&line["_BOOT_ID"]) == boot.as_ref()).collect())
+    }
+
+    /// When a unit began to stop, as systemd says it.
+    pub fn stopping(&self, unit: &str) -> Duration {
+        self.of_job(unit, &["Stopping ", "Unmounting "])
+    }
+
+    /// When a unit had stopped.
+    pub fn stopped(&self, unit: &str) -> Duration {
+        self.of_job(unit, &["Stopped ", "Unmounted "])
+    }
+
+    /// When a unit had started.
+    pub fn started(&self, unit: &str) -> Duration {
+        self.of_job(unit, &["Started ", "Mounted ", "Finished ", "Reached "])
+    }
+
+    /// When the shutdown began: the first unit that was told to stop.
+    pub fn shutdown_began(&self) -> Duration {
+        let first = self.0.iter().rev().filter(|line| line["JOB_TYPE"] == "stop");
+        let times = first.map(at);
+        times.min().unwrap_or_else(|| panic!("nothing was stopped:\n{}", self.text()))
+    }
+
+    /// The last moment at which a unit was said to do this.
+    fn of_job(&self, unit: &str, words: &[&str]) -> Duration {
+        let says = |line: &&Value| {
+            let message = line["MESSAGE"].as_str().unwrap_or_default();
+            line["UNIT"] == unit && words.iter().any(|word| message.starts_with(word))
+        };
+        match self.0.iter().rev().find(says) {
+            Some(line) => at(line),
+            None => panic!("{unit} was never {words:?}:\n{}", self.text()),
+        }
+    }
+
+    /// Every line, for a person.
+    pub fn text(&self) -> String {
+        let line = |line: &Value| {
+            format!(
+                "{:>10.6} {}: {}\n",
+                at(line).as_secs_f64(),
+                line["SYSLOG_IDENTIFIER"].as_str().unwrap_or("-"),
+                line["MESSAGE"].as_str().unwrap_or("-"),
+            )
+        };
+        self.0.iter().map(line).collect()
+    }
+}
+
+fn at(line: &Value) -> Duration {
+    let micros = line["__MONOTONIC_TIMESTAMP"].as_str().unwrap_or_default();
+    Duration::from_micros(micros.parse().unwrap())
+}

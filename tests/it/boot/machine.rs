@@ -1,0 +1,333 @@
+//! A machine: a boot disk, and what it is while it runs.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use spotkeep::os::process::{ProcessId, Signal, run};
+
+use super::journal::Journal;
+use super::{Disk, Room};
+use crate::lab::{LIMIT, SPOTKEEP, Said, prompt_of, said};
+
+/// Where the data disk is, by the name that Compute Engine gives it.
+pub const DEVICE: &str = "/dev/disk/by-id/google-claude-persist";
+/// The root.
+pub const ROOT: &str = "/mnt/persist";
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// As systemd takes them for a poweroff.
+const POWER_OFF: i32 = 34 + 4;
+
+/// A boot disk. It outlives its boots; a second one is a new machine.
+pub struct Machine<'r> {
+    pub room: &'r Room,
+    boot_disk: PathBuf,
+    extra: Vec<String>,
+    nspawn: Option<Child>,
+    leader: Option<ProcessId>,
+}
+
+impl<'r> Machine<'r> {
+    /// A machine with a fresh boot disk, switched off.
+    pub fn new(room: &'r Room) -> Self {
+        let boot_disk = room.dir.join(format!("boot-{}", &spotkeep::state::new_uuid()[..8]));
+        for name in ["upper", "work", "root"] {
+            fs::create_dir_all(boot_disk.join(name)).unwrap();
+        }
+        let options = format!(
+            "lowerdir={},upperdir={1}/upper,workdir={1}/work",
+            room.dir.join("tree").display(),
+            boot_disk.display()
+        );
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "overlay", "overlay", "-o", &options]);
+        said(mount.arg(boot_disk.join("root"))).ok();
+        let machine = Self {
+            room,
+            boot_disk,
+            extra: Vec::new(),
+            nspawn: None,
+            leader: None,
+        };
+        fs::create_dir_all(machine.file("/var/log/journal")).unwrap();
+        // Everything that an agent may be: the stand-in, until a test puts the real one there.
+        machine.script(
+            "/usr/local/bin/claude",
+            "exec /usr/local/bin/spotkeep-under-test stand-in-agent \"$@\"",
+        );
+        machine.share(Path::new(SPOTKEEP), "/usr/local/bin/spotkeep-under-test")
+    }
+
+    /// Shows a file of ours to the machine, from its next boot on.
+    pub fn share(mut self, from: &Path, to: &str) -> Self {
+        self.extra.push(format!("--bind-ro={}:{to}", from.display()));
+        self
+    }
+
+    /// A file on the boot disk, while the machine runs and while it does not.
+    pub fn file(&self, path: &str) -> PathBuf {
+        self.boot_disk.join("root").join(path.trim_start_matches('/'))
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.file(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    pub fn script(&self, path: &str, text: &str) {
+        self.write(path, &format!("#!/bin/sh\n{text}\n"));
+        fs::set_permissions(self.file(path), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Switches it on, with this disk or without one, and waits until systemd says that it is up.
+    pub fn boot(&mut self, disk: Option<&Disk>) {
+        let id = self.boot_disk.file_name().unwrap().to_str().unwrap();
+        let mut nspawn = Command::new("systemd-nspawn");
+        nspawn
+            .args(["--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe"])
+            .args(["--network-namespace-path=/proc/self/ns/net", "--kill-signal=SIGRTMIN+4"])
+            .arg(format!("--machine={id}"))
+            .arg("-D")
+            .arg(self.boot_disk.join("root"))
+            .args(disk.map(|disk| format!("--bind={}:{DEVICE}", disk.device.display())))
+            .args(&self.extra)
+            .env_clear()
+            .env("PATH", PATH)
+            // Version 2 in the container, whatever there is outside: delegation and cgroup.kill are
+            // real, controllers are there as far as the machine below does not use them itself.
+            .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(self.boot_disk.join("console")).unwrap())
+            .stderr(Stdio::inherit());
+        let child = nspawn.spawn().unwrap();
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        self.nspawn = Some(child);
+        let leader = self.until("the machine has a first process", || {
+            let children = fs::read_to_string(&children).ok()?;
+            let mut pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+            pids.find(|pid| is_first_of_its_namespace(*pid)).and_then(ProcessId::of)
+        });
+        self.leader = Some(leader);
+        self.until("systemd is up", || {
+            let state = self.run("systemctl is-system-running").out;
+            matches!(state.trim(), "running" | "degraded").then_some(())
+        });
+    }
+
+    /// Presses the power button; returns once the machine is off.
+    pub fn power_off(&mut self) -> Journal {
+        let leader = self.leader.take().unwrap();
+        let mut kill = Command::new("kill");
+        said(kill.args([format!("-{POWER_OFF}"), leader.pid.to_string()])).ok();
+        self.wait_off(leader);
+        Journal::of(&self.file("/var/log/journal"))
+    }
+
+    /// Takes the power away: every process ends at once.
+    pub fn cut(&mut self) {
+        let leader = self.leader.take().unwrap();
+        leader.open().unwrap().signal(Signal::Kill);
+        self.wait_off(leader);
+    }
+
+    fn wait_off(&mut self, leader: ProcessId) {
+        if let Some(pidfd) = leader.open() {
+            let off = pidfd.wait(Some(Instant::now() + 2 * LIMIT));
+            assert!(off, "the machine does not go off:\n{}", self.console());
+        }
+        self.nspawn.take().unwrap().wait().unwrap();
+    }
+
+    fn console(&self) -> String {
+        fs::read_to_string(self.boot_disk.join("console")).unwrap_or_default()
+    }
+
+    /// The journal so far.
+    pub fn journal(&self) -> Journal {
+        self.run("journalctl --sync");
+        Journal::of(&self.file("/var/log/journal"))
+    }
+
+    /// A command line of root's, on the machine.
+    pub fn run(&self, line: &str) -> Said {
+        let mut enter = Command::new("nsenter");
+        enter
+            .args(["-a", "-t", &self.leader.unwrap().pid.to_string(), "--"])
+            .args(["env", "-i", &format!("PATH={PATH}"), "HOME=/root", "LANG=C.UTF-8"])
+            .args(["sh", "-c", line])
+            .env_clear()
+            .env("PATH", PATH);
+        said(&mut enter)
+    }
+
+    /// spotkeep, as the agents' user calls it.
+    pub fn spotkeep(&self, line: &str) -> Said {
+        self.run(&format!(
+            "exec runuser -u ann -- env HOME=/home/ann {ROOT}/bin/spotkeep --root {ROOT} {line}"
+        ))
+    }
+
+    /// Makes it a machine with a fleet, as a person with root would by hand: the disk, its mount, the
+    /// user, the layout, the program, the units. What is there already is left alone.
+    pub fn set_up(&self, config: &str) {
+        self.write(
+            "/etc/systemd/system/mnt-persist.mount",
+            &format!("[Mount]\nWhat={DEVICE}\nWhere={ROOT}\nType=ext4\n[Install]\nWantedBy=multi-user.target\n"),
+        );
+        let steps = format!(
+            "set -e
+            id ann >/dev/null 2>&1 || useradd --create-home --uid 1234 ann
+            blkid -p {DEVICE} >/dev/null || mkfs.ext4 -q {DEVICE}
+            systemctl daemon-reload
+            systemctl enable --quiet --now mnt-persist.mount
+            chown root:ann {ROOT}; chmod 1775 {ROOT}
+            install -d -o root -m 755 {ROOT}/bin
+            cmp -s /usr/local/bin/spotkeep-under-test {ROOT}/bin/spotkeep ||
+                install -m 755 /usr/local/bin/spotkeep-under-test {ROOT}/bin/spotkeep
+            runuser -u ann -- {ROOT}/bin/spotkeep --root {ROOT} init"
+        );
+        self.run(&steps).ok();
+        if !config.is_empty() {
+            self.configure(config);
+        }
+        self.run(&format!("{ROOT}/bin/spotkeep --root {ROOT} units")).ok();
+    }
+
+    /// Writes `spotkeep.toml`: settings that lead to the doubles, then `more`.
+    pub fn configure(&self, more: &str) {
+        let text = format!(
+            "[cloud]\nprovider = \"gcp\"\n\n[defaults]\nenv = {{ ANTHROPIC_BASE_URL = \"{}\" }}\n{more}\n",
+            self.room.model.url()
+        );
+        let write = format!(
+            "cd {ROOT}; printf %s \"$0\" >spotkeep.toml
+            for name in $(sed -n 's/^\\[agents\\.\\(.*\\)\\]/\\1/p' spotkeep.toml); do
+                [ -d workspaces/$name ] || git init -q -b main workspaces/$name
+            done"
+        );
+        let mut enter = Command::new("nsenter");
+        enter
+            .args(["-a", "-t", &self.leader.unwrap().pid.to_string(), "--"])
+            .args(["runuser", "-u", "ann", "--", "sh", "-ec"])
+            .args([write, text]);
+        said(&mut enter).ok();
+    }
+
+    /// Starts the units, as a boot would.
+    pub fn start(&self) {
+        self.run("systemctl start spotkeep-tmux spotkeep spotkeep-save").ok();
+    }
+
+    /// A file below `/run/systemd/system`, which the next boot does not have.
+    pub fn write_runtime(&self, path: &str, text: &str) {
+        let to = format!("/run/systemd/system/{path}");
+        self.run(&format!("mkdir -p $(dirname {to}); printf '{text}' >{to}; systemctl daemon-reload"))
+            .ok();
+    }
+
+    pub fn status(&self) -> Value {
+        self.spotkeep("status --json").sound().json()
+    }
+
+    /// One agent of `status --json`.
+    pub fn agent(&self, name: &str) -> Value {
+        let status = self.status();
+        let agents = status["agents"].as_array().unwrap();
+        let agent = agents.iter().find(|agent| agent["name"] == name);
+        agent.cloned().unwrap_or(Value::Null)
+    }
+
+    /// The process of an agent, by the machine's own numbers.
+    pub fn pid(&self, name: &str) -> i64 {
+        self.until(&format!("{name} runs"), || self.agent(name)["pid"].as_i64())
+    }
+
+    pub fn wait_state(&self, name: &str, state: &str) -> Value {
+        self.until(&format!("{name} is {state}"), || {
+            let agent = self.agent(name);
+            (agent["state"] == state).then_some(agent)
+        })
+    }
+
+    /// Waits until an agent that was told to leave its turn open has come there.
+    pub fn wait_open(&self, name: &str) {
+        let open = |ledger: &spotkeep::drill::ledger::Ledger| {
+            let account = ledger.agents.get(name);
+            account.is_some_and(|account| account.open.is_some())
+        };
+        assert!(self.room.model.wait(LIMIT, open), "{name} is not at its open call:\n{}", self.account());
+        self.until(&format!("the open tool of {name} runs"), || {
+            let file = format!("test -e {ROOT}/workspaces/{name}/open.txt");
+            (self.run(&file).code == 0).then_some(())
+        });
+    }
+
+    /// What `systemctl show` says of one property.
+    pub fn property(&self, unit: &str, name: &str) -> String {
+        let said = self.run(&format!("systemctl show --value --property={name} {unit}")).ok();
+        said.out.trim().to_owned()
+    }
+
+    /// Waits for something; fails with all that is known of the machine.
+    pub fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let until = Instant::now() + LIMIT;
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(Instant::now() < until, "not within {LIMIT:?}: {what}\n{}", self.account());
+            // systemd and what it runs tell nobody outside of the machine.
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// All that may explain a failure.
+    pub fn account(&self) -> String {
+        let mut account = self.console();
+        if self.leader.is_some() {
+            let status = self.spotkeep("status");
+            account += &format!("{}{}", status.out, status.err);
+        }
+        account + &Journal::of(&self.file("/var/log/journal")).text()
+    }
+}
+
+impl Drop for Machine<'_> {
+    fn drop(&mut self) {
+        if let Some(leader) = self.leader.take().and_then(ProcessId::open) {
+            leader.signal(Signal::Kill);
+        }
+        if let Some(mut nspawn) = self.nspawn.take() {
+            // Without its first process nspawn ends by itself, and otherwise with us.
+            let process = ProcessId::of(i32::try_from(nspawn.id()).unwrap()).and_then(ProcessId::open);
+            if process.is_none_or(|process| process.wait(Some(Instant::now() + LIMIT))) {
+                nspawn.wait().ok();
+            }
+        }
+        let root = self.boot_disk.join("root");
+        run(Command::new("umount").arg(root), LIMIT).ok();
+    }
+}
+
+/// Whether a process is number 1 where it lives; nspawn has other children for a moment.
+fn is_first_of_its_namespace(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    numbers.is_some_and(|numbers| {
+        let numbers: Vec<&str> = numbers.split_whitespace().collect();
+        numbers.len() > 1 && numbers.last() == Some(&"1")
+    })
+}
+
+/// The table of an agent whose model plays `plan`, with a workspace that is made when it is needed.
+pub fn agent(name: &str, plan: &str) -> String {
+    let prompt = match plan {
+        "" => String::new(),
+        plan => format!("prompt = \"{}\"\n", prompt_of(name, plan, 1)),
+    };
+    format!("[agents.{name}]\nworkspace = \"workspaces/{name}\"\n{prompt}\n")
+}

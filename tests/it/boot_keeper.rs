@@ -1,0 +1,1 @@
+//! The keeper and tmux as units.
