@@ -35,7 +35,11 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         for difference in &differences {
             say(&difference.to_string());
         }
-        let code = if differences.is_empty() { 0 } else { Kind::NotAsDeclared as u8 };
+        let code = if differences.is_empty() {
+            0
+        } else {
+            Kind::NotAsDeclared as u8
+        };
         return Ok(ExitCode::from(code));
     }
     if process::user_id() != 0 {

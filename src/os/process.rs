@@ -221,7 +221,9 @@ pub fn user_name(uid: u32) -> String {
 pub fn user_home(uid: u32) -> Option<PathBuf> {
     let number = uid.to_string();
     let passwd = fs::read_to_string("/etc/passwd").ok()?;
-    let mut of_user = passwd.lines().filter(|line| line.split(':').nth(2) == Some(&number));
+    let mut of_user = passwd
+        .lines()
+        .filter(|line| line.split(':').nth(2) == Some(&number));
     Some(of_user.next()?.split(':').nth(5)?.into())
 }
 

@@ -48,7 +48,10 @@ impl fmt::Display for Upgraded {
                 from,
                 to,
                 restarted: true,
-            } => write!(f, "{to} in place of {from}; its keeper is ready, and no agent was touched"),
+            } => write!(
+                f,
+                "{to} in place of {from}; its keeper is ready, and no agent was touched"
+            ),
             Self::Done { from, to, .. } => write!(f, "{to} in place of {from}; no keeper ran"),
         }
     }
@@ -62,8 +65,9 @@ impl fmt::Display for Upgraded {
 pub fn upgrade(root: &Root, file: &Path) -> Result<Upgraded> {
     if process::user_id() != 0 {
         let (root, file) = (root.dir().display(), file.display());
-        return Err(anyhow!("an upgrade takes root"))
-            .hint(format!("sudo spotkeep --root {root} setup --upgrade {file}"));
+        return Err(anyhow!("an upgrade takes root")).hint(format!(
+            "sudo spotkeep --root {root} setup --upgrade {file}"
+        ));
     }
     let program = root.program();
     let bin = program.parent().context("the program has no directory")?;
@@ -111,7 +115,8 @@ struct Place {
 impl Place {
     /// Copies the file to where only root can change it.
     fn take_copy(&self, file: &Path) -> Result<()> {
-        let mut from = File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let mut from =
+            File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
         ensure!(from.metadata()?.is_file(), "{} is no file", file.display());
         // What an upgrade that was cut left behind.
         fs::remove_file(&self.new).ok();
@@ -200,7 +205,7 @@ fn version(program: &Path, user: &str) -> Result<String> {
         .arg(program)
         .arg("--version")
         .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     let output = process::run(&mut command, LIMIT)?;
     let said = output.stdout.trim();
     match said.strip_prefix("spotkeep ") {
@@ -291,7 +296,10 @@ mod tests {
             place.take_copy(&at("file")).unwrap();
             place.swap().unwrap();
             assert_eq!(fs::read_to_string(&place.program).unwrap(), content);
-            assert_eq!(fs::read_to_string(&place.previous).ok().as_deref(), previous);
+            assert_eq!(
+                fs::read_to_string(&place.previous).ok().as_deref(),
+                previous
+            );
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
     }

@@ -60,7 +60,12 @@ impl UnitPaths {
             .uid();
         let user = process::user_name(uid);
         let home = process::user_home(uid)
-            .with_context(|| format!("the owner of {} (uid {uid}) is no user here", state.display()))
+            .with_context(|| {
+                format!(
+                    "the owner of {} (uid {uid}) is no user here",
+                    state.display()
+                )
+            })
             .hint(format!("sudo useradd --create-home --uid {uid} NAME"))?;
         Ok(Self {
             root: root.dir().to_path_buf(),

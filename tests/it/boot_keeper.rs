@@ -1,1 +1,235 @@
-//! The keeper and tmux as units.
+//! The keeper and the tmux server as units: what happens to one of them, and what it means for agents.
+
+use crate::boot::{Disk, Machine, Room, agent, with_a_room};
+
+/// A machine whose agent `a` is in the middle of a tool and whose agent `b` rests.
+fn machine<'r>(room: &'r Room, disk: &Disk) -> Machine<'r> {
+    let mut machine = Machine::new(room);
+    machine.boot(Some(disk));
+    machine.set_up(&(agent("a", "tool") + &agent("b", "idle")));
+    machine.start();
+    machine.wait_open("a");
+    machine.wait_state("b", "idle");
+    machine
+}
+
+/// What must not change, whatever happens to the keeper.
+fn pids(machine: &Machine<'_>) -> [i64; 2] {
+    ["a", "b"].map(|name| machine.pid(name))
+}
+
+/// Waits until another keeper than this one is ready.
+fn wait_for_another(machine: &Machine<'_>, keeper: &str) {
+    machine.until("another keeper is ready", || {
+        let now = machine.property("spotkeep", "MainPID");
+        let active = machine.property("spotkeep", "ActiveState") == "active";
+        (active && now != keeper && now != "0").then_some(())
+    });
+}
+
+#[test]
+fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
+    with_a_room(|room| {
+        let disk = Disk::blank(&room.dir, 256);
+        let machine = machine(room, &disk);
+        let before = pids(&machine);
+        let keeper = || machine.property("spotkeep", "MainPID");
+
+        let verify = machine.run("systemd-analyze verify /etc/systemd/system/spotkeep*.service");
+        assert_eq!((verify.code, verify.out + &verify.err), (0, String::new()));
+        let exposure = machine.run("systemd-analyze security --no-pager spotkeep | tail -n 1");
+        eprintln!("figure: {}", exposure.out.trim());
+        machine.until("systemd knows how it stands", || {
+            (machine.property("spotkeep", "StatusText") == "2 of 2 agents run").then_some(())
+        });
+
+        let first = keeper();
+        machine.run(&format!("kill -KILL {first}")).ok();
+        wait_for_another(&machine, &first);
+        assert_eq!(pids(&machine), before);
+
+        machine.run("systemctl restart spotkeep").ok();
+        assert_eq!(pids(&machine), before);
+
+        machine.run("systemctl daemon-reexec").ok();
+        machine.write_runtime(
+            "spotkeep.service.d/soon.conf",
+            "[Service]\\nWatchdogSec=2s\\n",
+        );
+        machine.run("systemctl restart spotkeep").ok();
+        let third = keeper();
+        machine.run(&format!("kill -STOP {third}")).ok();
+        wait_for_another(&machine, &third);
+        assert_eq!(pids(&machine), before);
+        let text = machine.journal().text();
+        assert!(text.contains("Watchdog timeout"), "{text}");
+        // One that is at work is not taken for one that hangs.
+        let fourth = keeper();
+        machine.run("sleep 5").ok();
+        assert_eq!(keeper(), fourth);
+
+        // By hand or by needrestart, nobody ends all agents by the way.
+        for line in [
+            "systemctl restart spotkeep-tmux",
+            "systemctl stop spotkeep-tmux",
+            "systemctl restart spotkeep-save",
+            "systemctl stop spotkeep-save",
+        ] {
+            let said = machine.run(line);
+            assert!(
+                said.code != 0 && said.err.contains("refused"),
+                "{line}: {said:?}"
+            );
+        }
+        assert_eq!(pids(&machine), before);
+    });
+}
+
+#[test]
+fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready() {
+    with_a_room(|room| {
+        let disk = Disk::blank(&room.dir, 256);
+        let machine = machine(room, &disk);
+        let before = pids(&machine);
+        let sum = || machine.run("cksum </mnt/persist/bin/spotkeep").ok().out;
+        let upgrade = |file: &str| {
+            machine.run(&format!(
+                "/mnt/persist/bin/spotkeep --root /mnt/persist units --upgrade {file}"
+            ))
+        };
+        let (old, keeper) = (sum(), machine.property("spotkeep", "MainPID"));
+
+        let same = upgrade("/usr/local/bin/spotkeep-under-test").ok();
+        assert!(same.out.contains("already"), "{same:?}");
+        assert_eq!(machine.property("spotkeep", "MainPID"), keeper);
+
+        // Another program: the same one, and a byte that nobody reads.
+        machine
+            .run(
+                "cd /tmp; cp /usr/local/bin/spotkeep-under-test new; printf x >>new; chown ann new",
+            )
+            .ok();
+        let done = upgrade("/tmp/new").ok();
+        assert!(done.out.contains("no agent was touched"), "{done:?}");
+        assert_ne!(machine.property("spotkeep", "MainPID"), keeper);
+        let new = sum();
+        assert_ne!(new, old);
+        assert_eq!(
+            machine
+                .run("cksum </mnt/persist/bin/spotkeep.prev")
+                .ok()
+                .out,
+            old
+        );
+        assert_eq!(
+            machine
+                .run("stat -c '%U %a' /mnt/persist/bin/spotkeep")
+                .ok()
+                .out,
+            "root 755\n"
+        );
+        assert_eq!(pids(&machine), before);
+
+        // One that says that it is spotkeep, and whose keeper does not come up.
+        machine.script(
+            "/tmp-files/broken",
+            "case $* in *--version*) echo spotkeep 9.9.9;; *units*) ;; *) exit 1;; esac",
+        );
+        let back = upgrade("/tmp-files/broken");
+        assert_eq!(back.code, 1, "{back:?}");
+        assert!(
+            back.err
+                .contains("9.9.9 did not work, and the version before is back"),
+            "{back:?}"
+        );
+        assert_eq!(sum(), new);
+        assert_eq!(machine.property("spotkeep", "ActiveState"), "active");
+        assert_eq!(pids(&machine), before);
+
+        // One that is no spotkeep at all: it is asked as the user, and nothing is replaced.
+        machine.script("/tmp-files/other", "id -u >/tmp/who; echo hello");
+        let refused = upgrade("/tmp-files/other");
+        assert!(
+            refused.code == 1 && refused.err.contains("is no spotkeep"),
+            "{refused:?}"
+        );
+        assert_eq!(machine.run("cat /tmp/who").ok().out, "1234\n");
+        // Nor from a place where the user could put another in between.
+        machine.run("chmod 777 /mnt/persist/bin").ok();
+        let refused = upgrade("/tmp/new");
+        assert!(
+            refused.code == 1 && refused.err.contains("can be changed by others"),
+            "{refused:?}"
+        );
+        assert_eq!((sum(), pids(&machine)), (new, before));
+    });
+}
+
+#[test]
+fn an_agent_has_a_cgroup_of_its_own_and_is_resumed_after_its_tmux_server_died() {
+    with_a_room(|room| {
+        let disk = Disk::blank(&room.dir, 256);
+        let machine = machine(room, &disk);
+        let [a, b] = pids(&machine);
+        let group = |pid: i64| {
+            let line = machine.run(&format!("cat /proc/{pid}/cgroup")).ok().out;
+            line.lines()
+                .find_map(|line| line.strip_prefix("0::"))
+                .unwrap()
+                .to_owned()
+        };
+        let (of_a, of_b) = (group(a), group(b));
+        let place = "/system.slice/spotkeep-tmux.service/agents/a.";
+        assert!(of_a.starts_with(place) && of_a != of_b, "{of_a} {of_b}");
+        assert!(
+            group(
+                machine
+                    .property("spotkeep-tmux", "MainPID")
+                    .parse()
+                    .unwrap()
+            )
+            .ends_with("/server")
+        );
+        assert_eq!(
+            machine
+                .run(&format!("cat /proc/{a}/oom_score_adj"))
+                .ok()
+                .out,
+            "0\n"
+        );
+
+        // What sheds its marker and its session is ended with the agent all the same.
+        let procs = format!("/sys/fs/cgroup{of_a}/cgroup.procs");
+        machine
+            .run(&format!(
+                "setsid sh -c 'echo $$ >{procs}; exec env -i setpriv --reuid 1234 sleep 4711' >/dev/null 2>&1 &"
+            ))
+            .ok();
+        let runaway = || machine.run("pgrep -u ann -x sleep -a | grep -q 4711").code == 0;
+        machine.until("it runs", || runaway().then_some(()));
+        machine.spotkeep("stop a").ok();
+        machine.until("nothing of a is left", || {
+            let gone = machine.run(&format!("test -e {procs}")).code == 1;
+            (gone && !runaway()).then_some(())
+        });
+        assert_eq!(machine.pid("b"), b);
+        machine.spotkeep("start a").ok();
+        machine.wait_state("a", "idle");
+
+        let sessions = || ["a", "b"].map(|name| machine.agent(name)["session_id"].clone());
+        let (before, [a, b]) = (sessions(), pids(&machine));
+        let server = machine.property("spotkeep-tmux", "MainPID");
+        machine.run(&format!("kill -KILL {server}")).ok();
+        machine.until("both run again", || {
+            let now = ["a", "b"].map(|name| machine.agent(name));
+            let back = now.iter().zip([a, b]).all(|(agent, old)| {
+                agent["state"] == "idle" && agent["pid"].as_i64().is_some_and(|pid| pid != old)
+            });
+            back.then_some(())
+        });
+        assert_eq!(sessions(), before);
+        assert_ne!(machine.property("spotkeep-tmux", "MainPID"), server);
+        // In the unit of tmux, and not in that of the keeper which asked for them.
+        assert!(group(machine.pid("a")).starts_with(place));
+    });
+}

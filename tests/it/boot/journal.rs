@@ -16,11 +16,19 @@ impl Journal {
     /// The newest boot in a directory of journals.
     pub fn of(dir: &Path) -> Self {
         let mut read = Command::new("journalctl");
-        read.args(["--output=json", "--no-pager", "--quiet", "-D"]).arg(dir);
+        read.args(["--output=json", "--no-pager", "--quiet", "-D"])
+            .arg(dir);
         let lines = said(&mut read).out;
-        let all: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let all: Vec<Value> = lines
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
         let boot = all.last().map(|line| line["_BOOT_ID"].clone());
-        Self(all.into_iter().filter(|line| Some(&line["_BOOT_ID"]) == boot.as_ref()).collect())
+        Self(
+            all.into_iter()
+                .filter(|line| Some(&line["_BOOT_ID"]) == boot.as_ref())
+                .collect(),
+        )
     }
 
     /// When a unit began to stop, as systemd says it.
@@ -40,9 +48,15 @@ impl Journal {
 
     /// When the shutdown began: the first unit that was told to stop.
     pub fn shutdown_began(&self) -> Duration {
-        let first = self.0.iter().rev().filter(|line| line["JOB_TYPE"] == "stop");
+        let first = self
+            .0
+            .iter()
+            .rev()
+            .filter(|line| line["JOB_TYPE"] == "stop");
         let times = first.map(at);
-        times.min().unwrap_or_else(|| panic!("nothing was stopped:\n{}", self.text()))
+        times
+            .min()
+            .unwrap_or_else(|| panic!("nothing was stopped:\n{}", self.text()))
     }
 
     /// The last moment at which a unit was said to do this.

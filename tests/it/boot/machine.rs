@@ -33,7 +33,9 @@ pub struct Machine<'r> {
 impl<'r> Machine<'r> {
     /// A machine with a fresh boot disk, switched off.
     pub fn new(room: &'r Room) -> Self {
-        let boot_disk = room.dir.join(format!("boot-{}", &spotkeep::state::new_uuid()[..8]));
+        let boot_disk = room
+            .dir
+            .join(format!("boot-{}", &spotkeep::state::new_uuid()[..8]));
         for name in ["upper", "work", "root"] {
             fs::create_dir_all(boot_disk.join(name)).unwrap();
         }
@@ -63,13 +65,16 @@ impl<'r> Machine<'r> {
 
     /// Shows a file of ours to the machine, from its next boot on.
     pub fn share(mut self, from: &Path, to: &str) -> Self {
-        self.extra.push(format!("--bind-ro={}:{to}", from.display()));
+        self.extra
+            .push(format!("--bind-ro={}:{to}", from.display()));
         self
     }
 
     /// A file on the boot disk, while the machine runs and while it does not.
     pub fn file(&self, path: &str) -> PathBuf {
-        self.boot_disk.join("root").join(path.trim_start_matches('/'))
+        self.boot_disk
+            .join("root")
+            .join(path.trim_start_matches('/'))
     }
 
     pub fn write(&self, path: &str, text: &str) {
@@ -88,8 +93,17 @@ impl<'r> Machine<'r> {
         let id = self.boot_disk.file_name().unwrap().to_str().unwrap();
         let mut nspawn = Command::new("systemd-nspawn");
         nspawn
-            .args(["--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe"])
-            .args(["--network-namespace-path=/proc/self/ns/net", "--kill-signal=SIGRTMIN+4"])
+            .args([
+                "--quiet",
+                "--boot",
+                "--register=no",
+                "--keep-unit",
+                "--console=pipe",
+            ])
+            .args([
+                "--network-namespace-path=/proc/self/ns/net",
+                "--kill-signal=SIGRTMIN+4",
+            ])
             .arg(format!("--machine={id}"))
             .arg("-D")
             .arg(self.boot_disk.join("root"))
@@ -108,8 +122,11 @@ impl<'r> Machine<'r> {
         self.nspawn = Some(child);
         let leader = self.until("the machine has a first process", || {
             let children = fs::read_to_string(&children).ok()?;
-            let mut pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
-            pids.find(|pid| is_first_of_its_namespace(*pid)).and_then(ProcessId::of)
+            let mut pids = children
+                .split_whitespace()
+                .filter_map(|pid| pid.parse().ok());
+            pids.find(|pid| is_first_of_its_namespace(*pid))
+                .and_then(ProcessId::of)
         });
         self.leader = Some(leader);
         self.until("systemd is up", || {
@@ -157,7 +174,13 @@ impl<'r> Machine<'r> {
         let mut enter = Command::new("nsenter");
         enter
             .args(["-a", "-t", &self.leader.unwrap().pid.to_string(), "--"])
-            .args(["env", "-i", &format!("PATH={PATH}"), "HOME=/root", "LANG=C.UTF-8"])
+            .args([
+                "env",
+                "-i",
+                &format!("PATH={PATH}"),
+                "HOME=/root",
+                "LANG=C.UTF-8",
+            ])
             .args(["sh", "-c", line])
             .env_clear()
             .env("PATH", PATH);
@@ -194,7 +217,8 @@ impl<'r> Machine<'r> {
         if !config.is_empty() {
             self.configure(config);
         }
-        self.run(&format!("{ROOT}/bin/spotkeep --root {ROOT} units")).ok();
+        self.run(&format!("{ROOT}/bin/spotkeep --root {ROOT} units"))
+            .ok();
     }
 
     /// Writes `spotkeep.toml`: settings that lead to the doubles, then `more`.
@@ -219,14 +243,17 @@ impl<'r> Machine<'r> {
 
     /// Starts the units, as a boot would.
     pub fn start(&self) {
-        self.run("systemctl start spotkeep-tmux spotkeep spotkeep-save").ok();
+        self.run("systemctl start spotkeep-tmux spotkeep spotkeep-save")
+            .ok();
     }
 
     /// A file below `/run/systemd/system`, which the next boot does not have.
     pub fn write_runtime(&self, path: &str, text: &str) {
         let to = format!("/run/systemd/system/{path}");
-        self.run(&format!("mkdir -p $(dirname {to}); printf '{text}' >{to}; systemctl daemon-reload"))
-            .ok();
+        self.run(&format!(
+            "mkdir -p $(dirname {to}); printf '{text}' >{to}; systemctl daemon-reload"
+        ))
+        .ok();
     }
 
     pub fn status(&self) -> Value {
@@ -259,7 +286,11 @@ impl<'r> Machine<'r> {
             let account = ledger.agents.get(name);
             account.is_some_and(|account| account.open.is_some())
         };
-        assert!(self.room.model.wait(LIMIT, open), "{name} is not at its open call:\n{}", self.account());
+        assert!(
+            self.room.model.wait(LIMIT, open),
+            "{name} is not at its open call:\n{}",
+            self.account()
+        );
         self.until(&format!("the open tool of {name} runs"), || {
             let file = format!("test -e {ROOT}/workspaces/{name}/open.txt");
             (self.run(&file).code == 0).then_some(())
@@ -268,7 +299,9 @@ impl<'r> Machine<'r> {
 
     /// What `systemctl show` says of one property.
     pub fn property(&self, unit: &str, name: &str) -> String {
-        let said = self.run(&format!("systemctl show --value --property={name} {unit}")).ok();
+        let said = self
+            .run(&format!("systemctl show --value --property={name} {unit}"))
+            .ok();
         said.out.trim().to_owned()
     }
 
@@ -279,7 +312,11 @@ impl<'r> Machine<'r> {
             if let Some(found) = look() {
                 return found;
             }
-            assert!(Instant::now() < until, "not within {LIMIT:?}: {what}\n{}", self.account());
+            assert!(
+                Instant::now() < until,
+                "not within {LIMIT:?}: {what}\n{}",
+                self.account()
+            );
             // systemd and what it runs tell nobody outside of the machine.
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -303,7 +340,8 @@ impl Drop for Machine<'_> {
         }
         if let Some(mut nspawn) = self.nspawn.take() {
             // Without its first process nspawn ends by itself, and otherwise with us.
-            let process = ProcessId::of(i32::try_from(nspawn.id()).unwrap()).and_then(ProcessId::open);
+            let process =
+                ProcessId::of(i32::try_from(nspawn.id()).unwrap()).and_then(ProcessId::open);
             if process.is_none_or(|process| process.wait(Some(Instant::now() + LIMIT))) {
                 nspawn.wait().ok();
             }

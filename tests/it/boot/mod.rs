@@ -31,7 +31,7 @@ const PASSED: i32 = 42;
 /// The address of the metadata server on Compute Engine.
 const METADATA: &str = "169.254.169.254";
 /// For a whole test; the runner's own limit comes later.
-const TEST_LIMIT: Duration = Duration::from_secs(60);
+const TEST_LIMIT: Duration = Duration::from_secs(170);
 /// The hierarchies in which the containers have a place of their own.
 const HIERARCHIES: [&str; 4] = [
     "/sys/fs/cgroup",
@@ -66,17 +66,31 @@ fn image(test: &str) -> Option<PathBuf> {
         skip(test, "booting a container needs root");
         return None;
     }
-    for tool in ["systemd-nspawn", "journalctl", "unshare", "nsenter", "ip", "losetup", "mkfs.ext4"] {
+    for tool in [
+        "systemd-nspawn",
+        "journalctl",
+        "unshare",
+        "nsenter",
+        "ip",
+        "losetup",
+        "mkfs.ext4",
+    ] {
         let path = std::env::var_os("PATH").unwrap();
         if !std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()) {
-            skip(test, &format!("{tool} is not installed (scripts/need test)"));
+            skip(
+                test,
+                &format!("{tool} is not installed (scripts/need test)"),
+            );
             return None;
         }
     }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/boot-root");
     let image = PathBuf::from(said(Command::new(script).arg("--path")).ok().out.trim());
     if !image.is_file() {
-        skip(test, "there is no root file system to boot (scripts/boot-root makes it)");
+        skip(
+            test,
+            "there is no root file system to boot (scripts/boot-root makes it)",
+        );
         return None;
     }
     Some(image)
@@ -95,7 +109,14 @@ fn again_apart(test: &str, image: &Path) {
         .arg(include_str!("room.sh"))
         .arg(&dir)
         .arg(image)
-        .arg(groups.0.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "))
+        .arg(
+            groups
+                .0
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>()
+                .join(" "),
+        )
         .arg(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture"])
         .env_clear()
@@ -126,7 +147,9 @@ struct Groups(Vec<PathBuf>);
 
 impl Groups {
     fn new(id: &str) -> Self {
-        let places = HIERARCHIES.iter().filter(|dir| Path::new(dir).join("cgroup.procs").exists());
+        let places = HIERARCHIES
+            .iter()
+            .filter(|dir| Path::new(dir).join("cgroup.procs").exists());
         let made = places.map(|dir| Path::new(dir).join(format!("sk-boot-{id}")));
         Self(made.filter(|dir| fs::create_dir(dir).is_ok()).collect())
     }
@@ -168,7 +191,10 @@ fn ensure_apart() {
         "there is a network beside loopback:\n{devices}"
     );
     let first = fs::read_to_string("/proc/1/cmdline").unwrap();
-    assert!(first.contains(INSIDE) || first.contains("--exact"), "not apart: {first}");
+    assert!(
+        first.contains(INSIDE) || first.contains("--exact"),
+        "not apart: {first}"
+    );
 }
 
 /// Hands what reaches the metadata server's own address to its double, which listens on loopback only.
