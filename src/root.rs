@@ -104,6 +104,12 @@ impl Root {
         Ok(())
     }
 
+    /// Whether every directory of a root is there.
+    #[must_use]
+    pub fn is_complete(dir: &Path) -> bool {
+        LAYOUT.iter().all(|(name, _)| dir.join(name).is_dir())
+    }
+
     /// The root itself, with links resolved.
     #[must_use]
     pub fn dir(&self) -> &Path {
@@ -174,6 +180,12 @@ impl Root {
     #[must_use]
     pub fn program(&self) -> PathBuf {
         self.dir.join("bin/spotkeep")
+    }
+
+    /// What is remembered.
+    #[must_use]
+    pub fn session_state(&self) -> PathBuf {
+        self.state()
     }
 
     /// Where the agents' records are.

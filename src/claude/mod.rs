@@ -28,6 +28,7 @@ mod mend;
 pub mod note;
 pub mod record;
 mod record_json;
+pub mod retention;
 pub mod screen;
 pub mod seed;
 pub mod session;

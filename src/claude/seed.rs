@@ -70,7 +70,7 @@ pub fn seed(config_dir: &Path, seed: &Seed, keep_copy: &Path) -> Result<Vec<Stri
 ///
 /// Nothing is locked where nothing has to change. A change by somebody else between reading and
 /// locking is looked for, and the merge begins again.
-fn update(
+pub(super) fn update(
     path: &Path,
     said: &mut Vec<String>,
     merge: impl Fn(Content, &mut Vec<String>) -> Result<Option<Map<String, Value>>>,

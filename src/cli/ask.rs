@@ -10,6 +10,7 @@ use crate::keeper::protocol::Request;
 use crate::keeper::status::{AgentStatus, Status, from_files};
 use crate::os::files::LockFile;
 use crate::root::Root;
+use crate::setup::machine;
 use crate::state::{AgentName, AgentState};
 
 /// How often a wait for agents looks again. The keeper answers in well under a millisecond.
@@ -17,10 +18,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How everything stands, from whoever knows.
 pub(super) fn status(root: &Root) -> Result<Status> {
-    match ask(root, &Request::Status, PATIENCE)? {
-        Some(data) => serde_json::from_value(data).context("the keeper speaks another version"),
-        None => from_files(root),
-    }
+    let mut status = match ask(root, &Request::Status, PATIENCE)? {
+        Some(data) => serde_json::from_value(data).context("the keeper speaks another version")?,
+        None => from_files(root)?,
+    };
+    // The machine's own script is no business of the keeper's.
+    status.trouble.extend(machine::trouble(root));
+    Ok(status)
 }
 
 /// The same for a reader, whom a keeper still answers when the root's disk has gone away under it.

@@ -60,9 +60,6 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
         .kind(Kind::NotAsDeclared);
     }
     show_plan(root, &config, &before)?;
-    for setting in config.without_effect() {
-        complain(&format!("warning: {setting} has no effect yet"));
-    }
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }

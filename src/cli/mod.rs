@@ -18,6 +18,7 @@ mod rm;
 mod run;
 mod save;
 mod send;
+mod setup;
 mod status;
 mod term;
 mod tmux_server;
@@ -95,6 +96,14 @@ enum Verb {
     Doctor(doctor::Args),
     /// Rehearse a preemption and report.
     Drill(drill::Args),
+    /// As root, on a VM: disk, mount, links, programs, units.
+    Setup(setup::Args),
+    /// The user's part of it.
+    #[command(hide = true)]
+    SetupUser {
+        /// What to do, as JSON.
+        request: String,
+    },
     /// Becomes an agent's claude, in its pane.
     #[command(hide = true)]
     AgentExec(agent_exec::Args),
@@ -133,6 +142,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Doctor(args) => doctor::run(&at, args),
         Verb::Ls(args) => ls::run(&at, &args),
         Verb::Status(args) => status::run(&at, &args),
+        Verb::Setup(args) => setup::run(&at, args),
+        Verb::SetupUser { request } => setup::as_user(&request),
         verb => on_root(&Root::open(&at)?, verb),
     }
 }
@@ -162,7 +173,9 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         | Verb::Notice(_)
         | Verb::Doctor(_)
         | Verb::Ls(_)
-        | Verb::Status(_) => Ok(ExitCode::SUCCESS),
+        | Verb::Status(_)
+        | Verb::Setup(_)
+        | Verb::SetupUser { .. } => Ok(ExitCode::SUCCESS),
     }
 }
 

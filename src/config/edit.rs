@@ -31,6 +31,10 @@ pub fn template(unattended: bool) -> String {
          # push = \"git@example.org:me/safe.git\" # pushed there besides\n\
          # keep = {{ all = \"1h\", hourly = \"24h\", daily = \"336h\" }}\n\
          \n\
+         # [machine]                           # for `sudo spotkeep setup`, on each new VM\n\
+         # home = [\".gitconfig\", \".ssh\"]      # kept in home/, linked from the user's home\n\
+         # on_new_machine = \"provision.sh\"     # run once per boot disk, as the user\n\
+         \n\
          [defaults]                            # for every agent\n\
          {args}\n\
          restart = \"on-failure\"                # always | on-failure | never\n\

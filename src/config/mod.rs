@@ -190,20 +190,6 @@ impl Config {
         Ok(config)
     }
 
-    /// Settings of this file that are accepted and that nothing acts on yet.
-    #[must_use]
-    pub fn without_effect(&self) -> Vec<&'static str> {
-        let settings = [
-            (!self.machine.home.is_empty(), "[machine] home"),
-            (
-                self.machine.on_new_machine.is_some(),
-                "[machine] on_new_machine",
-            ),
-        ];
-        let set = settings.into_iter().filter(|(is_set, _)| *is_set);
-        set.map(|(_, name)| name).collect()
-    }
-
     /// What only the disk can tell: two workspaces that are one directory, by way of a link.
     fn check_on_disk(&self, path: &Path) -> Result<()> {
         let root = path.parent().unwrap_or(Path::new("."));
@@ -292,7 +278,6 @@ mod tests {
         assert_eq!(config.restart_of(agent), Restart::Never);
         assert_eq!(config.defaults.checkpoint_every, Some(Span::from_secs(120)));
         assert_eq!(config.checkpoint_every(agent).as_secs(), 120);
-        assert!(config.without_effect().is_empty());
     }
 
     #[test]

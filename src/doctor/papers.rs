@@ -57,15 +57,7 @@ fn judge_declarations(scene: &Scene) -> Check {
         return Check::failed("spotkeep.toml", error, "edit spotkeep.toml");
     }
     let agents = scene.config.agents.len();
-    let idle = scene.config.without_effect();
-    match idle.is_empty() {
-        true => Check::good("spotkeep.toml", count(agents, "agent")),
-        false => Check::warn(
-            "spotkeep.toml",
-            format!("nothing acts yet on: {}", idle.join(", ")),
-            "take it out of spotkeep.toml, or leave it for a later version",
-        ),
-    }
+    Check::good("spotkeep.toml", count(agents, "agent"))
 }
 
 /// A workspace as it is declared.

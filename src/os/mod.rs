@@ -2,9 +2,12 @@
 //! credentials, mounts, change notices, signals. The only room that names `rustix`, `tempfile` and
 //! `signal-hook`.
 
+pub mod block;
 pub mod cut;
+pub mod dirs;
 pub mod files;
 pub mod mounts;
+pub mod place;
 pub mod process;
 pub mod signal;
 pub mod socket;

@@ -1,9 +1,9 @@
 //! Processes by identity, never by number alone: a pid is reused, a pid with its start time is not.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -147,6 +147,31 @@ pub fn with_any_marker(markers: &[String]) -> Vec<ProcessId> {
         .collect()
 }
 
+/// The processes that have something at or below `path` open, or as their working directory, with
+/// the name of each; not ourselves. Processes of other users cannot be looked into and are left out.
+#[must_use]
+pub fn users_of(path: &Path) -> Vec<(ProcessId, String)> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let me = std::process::id();
+    let uses = |pid: i32| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+        let descriptors = descriptors.into_iter().flatten();
+        let open = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok();
+        open.chain(cwd).any(|target| target.starts_with(&path))
+    };
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| u32::try_from(*pid) != Ok(me) && uses(*pid))
+        .filter_map(|pid| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            Some((ProcessId::of(pid)?, name.trim().to_owned()))
+        })
+        .collect()
+}
+
 /// One life of the machine: boot id and start time of PID 1, so that a restarted container counts
 /// as a new one. `SPOTKEEP_LIFE` sets it, for drills.
 ///
@@ -192,6 +217,20 @@ pub fn give_up_oom_protection() {
         // To raise it is allowed to everybody.
         fs::write(path, "0").ok();
     }
+}
+
+/// This program, open, for a child that may not reach it by its path: a child that runs as another
+/// user executes `/proc/self/fd/N`, which is the path that is returned.
+///
+/// # Errors
+/// The program cannot be opened.
+pub fn inheritable_self() -> Result<(File, PathBuf)> {
+    let path = std::env::current_exe().context("cannot find the program itself")?;
+    let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())
+        .context("cannot pass the program on")?;
+    let at = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    Ok((file, at))
 }
 
 /// The real user id of this process.
@@ -243,10 +282,18 @@ pub struct Output {
 /// # Errors
 /// It cannot be started, or it took too long.
 pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
+    run_into(command, Stdio::piped(), limit)
+}
+
+/// As [`run`], with its standard output going where the caller says.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_into(command: &mut Command, stdout: Stdio, limit: Duration) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(stdout)
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;

@@ -1,4 +1,266 @@
 //! The journey of a VM from new to ready: disk, mount, layout, links, programs, units. As root.
+//!
+//! In three parts, since each rests on what the one before has made: the disk, the account, the rest.
+//! In each, facts are gathered without changing anything; a pure function makes a list of steps of
+//! them, or refuses; the steps are done one by one. So a second run finds nothing to do, a run that was
+//! cut off is continued by the next, and a dry run shows the same list.
+//!
+//! Root executes and follows nothing that the user can write: what is the user's is done by a process
+//! of the user ([`user`]), what root makes on the disk it makes through open directories
+//! ([`crate::os::dirs`]), and whose disk it is stands where only root can write ([`account`]).
 
+pub mod account;
+mod apply;
+pub mod disk;
+pub mod layout;
 pub mod login_line;
+pub mod machine;
+pub mod packages;
+pub mod startup;
+pub mod step;
+pub mod undo;
 pub mod upgrade;
+pub mod user;
+pub mod vm;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::os::files::{self, LockFile};
+use crate::os::place::Place;
+use crate::storage::blank::Content;
+use crate::storage::filesystem::{Inside, Peek};
+use account::{Account, Verdict};
+use step::Step;
+
+/// How long a disk is waited for that is just being attached.
+pub const WAIT: Duration = Duration::from_secs(30);
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The machine.
+    pub place: Place,
+    /// The root, as the machine sees it.
+    pub root: PathBuf,
+    /// The disk, by name or path; `None` where somebody else mounts it.
+    pub disk: Option<String>,
+    /// How long it is waited for.
+    pub wait: Duration,
+    /// Whose agents these shall be.
+    pub user: Option<String>,
+    /// A claude to keep on the disk.
+    pub claude: Option<PathBuf>,
+    /// Whether a root may be made beside files that are not ours.
+    pub beside: bool,
+    /// Whether missing packages are installed.
+    pub packages: bool,
+    /// Whether transcripts shall be kept longer.
+    pub retain: bool,
+    /// Whether the keeper is started.
+    pub start: bool,
+}
+
+impl Ask {
+    /// The usual.
+    #[must_use]
+    pub fn new(root: PathBuf, place: Place) -> Self {
+        Self {
+            place,
+            root,
+            disk: None,
+            wait: WAIT,
+            user: None,
+            claude: None,
+            beside: false,
+            packages: true,
+            retain: false,
+            start: true,
+        }
+    }
+}
+
+/// What is told while it goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// This would be done.
+    Would(String),
+    /// This is being done.
+    Doing(String),
+    /// A detail of what was done.
+    Did(String),
+    /// This could not be done, and the rest went on.
+    Problem(String),
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Steps that were done, or would be.
+    pub steps: usize,
+    /// Things that are not as they should be.
+    pub problems: usize,
+    /// Whether transcripts are deleted sooner than is good.
+    pub short_retention: bool,
+}
+
+/// Sets the machine up.
+///
+/// # Errors
+/// Something is in the way, with what to do about it; or a step failed, and the next run goes on there.
+pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
+    vm::ensure_root()?;
+    let _lock = lock(&ask.place)?;
+    let mut outcome = Outcome::default();
+    let root = ask.place.at(&ask.root);
+    if let Some(disk) = &ask.disk {
+        let facts = disk::look(ask, disk)?;
+        let steps = disk::plan(&facts, ask)?;
+        let was_full = matches!(facts.inside, Some(Inside::Other(_)));
+        perform(&steps, ask, None, &mut outcome, tell)?;
+        // A journal that was replayed may have brought to light what a look could not see.
+        if !was_full && !ask.beside && matches!(Inside::of(&root)?, Inside::Other(_)) {
+            return Err(anyhow!(
+                "{} holds files that are not a root's",
+                root.display()
+            ))
+            .hint("to make the root beside them, and change none of them: --beside-other-files");
+        }
+        if let Some(note) = disk::partition_note(&facts.device) {
+            tell(Told::Did(note));
+        }
+    }
+    ensure_mounted(ask, &root)?;
+    let account = match vm::account(ask, Some(&root))? {
+        Verdict::There(account) => account,
+        Verdict::Make(wanted) => {
+            perform(
+                &[Step::Account(wanted.clone())],
+                ask,
+                None,
+                &mut outcome,
+                tell,
+            )?;
+            account::find(&ask.place, &wanted.name)?.context("the account is not there")?
+        }
+    };
+    let facts = vm::look(ask, Some(&root), &account)?;
+    let (steps, problems) = vm::plan(&facts, ask)?;
+    perform(&steps, ask, Some(&account), &mut outcome, tell)?;
+    outcome.short_retention =
+        !ask.retain && !crate::claude::retention::is_enough(facts.report.retention);
+    for problem in problems {
+        outcome.problems += 1;
+        tell(Told::Problem(problem));
+    }
+    Ok(outcome)
+}
+
+/// Tells what [`run`] would do, and does nothing.
+///
+/// # Errors
+/// As [`run`], as far as it can be known.
+pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
+    vm::ensure_root()?;
+    let mut outcome = Outcome::default();
+    let root = ask.place.at(&ask.root);
+    let mut would = |steps: &[Step], outcome: &mut Outcome| {
+        outcome.steps += steps.len();
+        for step in steps {
+            tell(Told::Would(step.what()));
+        }
+    };
+    // A root that is not mounted is mounted for a look, and unmounted at the end.
+    let mut peek = None;
+    let mut tree = files::is_mount_point(&root)
+        .unwrap_or(false)
+        .then(|| root.clone());
+    if let Some(disk) = &ask.disk {
+        let facts = disk::look(ask, disk)?;
+        would(&disk::plan(&facts, ask)?, &mut outcome);
+        if tree.is_none()
+            && let Content::Filesystem(filesystem) = &facts.content
+        {
+            let at = Peek::at(&facts.device.path, filesystem.kind, &ask.place.at("/run"))?;
+            tree = Some(at.path().to_path_buf());
+            peek = Some(at);
+        }
+    } else {
+        ensure_mounted(ask, &root)?;
+    }
+    let account = match vm::account(ask, tree.as_deref())? {
+        Verdict::There(account) => account,
+        Verdict::Make(wanted) => {
+            would(&[Step::Account(wanted.clone())], &mut outcome);
+            vm::imagined(&wanted)
+        }
+    };
+    let facts = vm::look(ask, tree.as_deref(), &account)?;
+    let (steps, problems) = vm::plan(&facts, ask)?;
+    would(&steps, &mut outcome);
+    for problem in problems {
+        outcome.problems += 1;
+        tell(Told::Problem(problem));
+    }
+    drop(peek);
+    Ok(outcome)
+}
+
+fn perform(
+    steps: &[Step],
+    ask: &Ask,
+    account: Option<&Account>,
+    outcome: &mut Outcome,
+    tell: &mut dyn FnMut(Told),
+) -> Result<()> {
+    for step in steps {
+        tell(Told::Doing(step.what()));
+        match apply::apply(step, ask, account) {
+            Ok(said) => {
+                outcome.steps += 1;
+                for line in said {
+                    tell(Told::Did(line));
+                }
+            }
+            Err(error) if step.is_optional() => {
+                outcome.problems += 1;
+                let hint = crate::error::hint_of(&error).map(|hint| format!(" ({hint})"));
+                tell(Told::Problem(format!(
+                    "{error:#}{}",
+                    hint.unwrap_or_default()
+                )));
+            }
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("could not {}", step.what()))
+                    .hint("when it is mended, run the same again: it goes on from here");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to make a root on the boot disk, which a new machine would not have.
+fn ensure_mounted(ask: &Ask, root: &Path) -> Result<()> {
+    if files::is_mount_point(root).unwrap_or(false) {
+        return Ok(());
+    }
+    let what = match ask.disk {
+        None => "which disk shall hold the root?",
+        Some(_) => "the disk is not mounted",
+    };
+    Err(anyhow!("{what} Nothing is mounted at {}", root.display()))
+        .hint("sudo spotkeep setup --disk NAME; a laptop needs no set-up: spotkeep --root DIR init")
+        .kind(Kind::Usage)
+}
+
+/// One set-up at a time: a start-up script and a human may both begin one.
+fn lock(place: &Place) -> Result<LockFile> {
+    let run = place.at("/run");
+    fs::create_dir_all(&run).with_context(|| format!("cannot create {}", run.display()))?;
+    LockFile::try_take(&run.join("spotkeep-setup.lock"))?
+        .context("another set-up is at work on this machine")
+        .hint("wait for it: journalctl -fu google-startup-scripts, or look for it with ps")
+}

@@ -36,4 +36,7 @@ mod real_claude_session;
 mod real_claude_start;
 mod save;
 mod session;
+mod setup_disk;
+mod setup_lab;
+mod setup_vm;
 mod vm;

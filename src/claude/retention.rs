@@ -1,0 +1,87 @@
+//! How long Claude keeps transcripts. It deletes them after `cleanupPeriodDays` of `settings.json`, 30
+//! days where nothing is said (documented): an agent that rests for a month would lose its session.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::mend::{self, Content};
+use super::seed::update;
+use crate::error::Result;
+use crate::os::files;
+
+const KEY: &str = "cleanupPeriodDays";
+
+/// What is enough for a fleet to rest.
+pub const ENOUGH_DAYS: u64 = 365;
+/// What it is raised to.
+pub const LONG_DAYS: u64 = 3650;
+
+/// The days that are set; `None` where nothing is, or the file is missing or torn.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn days(config_dir: &Path) -> Result<Option<u64>> {
+    let path = mend::resolve(&config_dir.join("settings.json"));
+    Ok(match mend::content(files::read_optional(&path)?) {
+        Content::Whole(object) => object.get(KEY).and_then(Value::as_u64),
+        Content::Missing | Content::Torn(_) => None,
+    })
+}
+
+/// Whether transcripts are kept long enough.
+#[must_use]
+pub fn is_enough(days: Option<u64>) -> bool {
+    days.is_some_and(|days| days >= ENOUGH_DAYS)
+}
+
+/// Raises the days to [`LONG_DAYS`], and changes nothing else. Returns what else was found.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub fn raise(config_dir: &Path) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    let path = mend::resolve(&config_dir.join("settings.json"));
+    update(&path, &mut said, |content, _| {
+        let mut object = match content {
+            Content::Whole(object) => object,
+            Content::Missing | Content::Torn(_) => Map::new(),
+        };
+        if !is_enough(object.get(KEY).and_then(Value::as_u64)) {
+            object.insert(KEY.to_owned(), LONG_DAYS.into());
+        }
+        Ok(Some(object))
+    })?;
+    Ok(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn the_period_is_raised_once_and_the_rest_of_the_settings_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(days(dir.path()).unwrap(), None);
+        fs::write(
+            dir.path().join("settings.json"),
+            r#"{"z":1,"cleanupPeriodDays":30,"a":2}"#,
+        )
+        .unwrap();
+        assert!(!is_enough(days(dir.path()).unwrap()));
+        raise(dir.path()).unwrap();
+        assert_eq!(days(dir.path()).unwrap(), Some(LONG_DAYS));
+        let text = fs::read_to_string(dir.path().join("settings.json")).unwrap();
+        assert!(
+            text.find("\"z\"") < text.find("cleanup") && text.find("cleanup") < text.find("\"a\"")
+        );
+        fs::write(
+            dir.path().join("settings.json"),
+            r#"{"cleanupPeriodDays":400}"#,
+        )
+        .unwrap();
+        raise(dir.path()).unwrap();
+        assert_eq!(days(dir.path()).unwrap(), Some(400));
+    }
+}

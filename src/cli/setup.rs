@@ -1,0 +1,142 @@
+//! `spotkeep setup`
+
+use std::io::{self, BufRead as _, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::term::{complain, say};
+use crate::error::{Kind, Result};
+use crate::os::place::Place;
+use crate::setup::{self, Ask, Outcome, Told, startup, undo, user};
+use crate::time::parse_duration;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sudo spotkeep setup --disk claude-persist --user ann --dry-run
+  sudo spotkeep setup --disk claude-persist --user ann
+  sudo spotkeep setup --disk /dev/disk/by-id/nvme-... --yes
+
+A disk that holds anything is never formatted. Run again, it changes nothing. The root is at --root.")]
+pub(super) struct Args {
+    /// The disk: the name that it was attached under, or a path. Not needed where the root is mounted
+    /// by other means.
+    #[arg(long, value_name = "NAME|PATH")]
+    disk: Option<String>,
+    /// Whose agents these are; made where there is no such account. The disk remembers it.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Where the disk is mounted; --root does the same.
+    #[arg(long, value_name = "DIR")]
+    mount: Option<PathBuf>,
+    /// A Claude Code (native build) to keep on the disk; otherwise the user's own.
+    #[arg(long, value_name = "FILE")]
+    claude: Option<PathBuf>,
+    /// Make the root beside files of yours that are on the disk.
+    #[arg(long)]
+    beside_other_files: bool,
+    /// Install no packages.
+    #[arg(long)]
+    no_packages: bool,
+    /// Do not start the keeper.
+    #[arg(long)]
+    no_start: bool,
+    /// How long to wait for the disk.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
+    wait: std::time::Duration,
+    /// Take out links, units and the mount; the data stay.
+    #[arg(long)]
+    undo: bool,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Answer the one question, whether Claude shall keep transcripts for longer, with yes.
+    #[arg(long)]
+    yes: bool,
+    /// A directory that plays the system, for tests.
+    #[arg(long, hide = true, value_name = "DIR")]
+    prefix: Option<PathBuf>,
+}
+
+pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
+    let mut ask = Ask {
+        disk: args.disk.clone(),
+        wait: args.wait,
+        user: args.user,
+        claude: args.claude,
+        beside: args.beside_other_files,
+        packages: !args.no_packages,
+        retain: args.yes,
+        start: !args.no_start,
+        ..Ask::new(
+            args.mount.unwrap_or_else(|| at.to_path_buf()),
+            Place::new(args.prefix.as_deref()),
+        )
+    };
+    let mut tell = |told: Told| match told {
+        Told::Would(what) => say(&format!("would {what}")),
+        Told::Doing(what) => say(&what),
+        Told::Did(what) => say(&format!("  {what}")),
+        Told::Problem(what) => complain(&format!("problem: {what}")),
+    };
+    if args.undo {
+        let outcome = undo::run(&ask, args.dry_run, &mut tell)?;
+        return Ok(ended(&outcome, "there is nothing of ours to take out"));
+    }
+    if args.dry_run {
+        let outcome = setup::rehearse(&ask, &mut tell)?;
+        return Ok(ended(
+            &outcome,
+            "nothing would be changed: this machine is set up",
+        ));
+    }
+    let mut outcome = setup::run(&ask, &mut tell)?;
+    if outcome.short_retention {
+        if agrees(
+            "Claude deletes transcripts after some time (30 days if nothing is set). Keep them for ten years?",
+        ) {
+            ask.retain = true;
+            outcome.steps += setup::run(&ask, &mut tell)?.steps;
+        } else {
+            say(
+                "Claude deletes transcripts after some time; --yes has it keep them (cleanupPeriodDays)",
+            );
+        }
+    }
+    if outcome.steps > 0
+        && let Some(disk) = &args.disk
+    {
+        say("\nthe start-up script that brings everything back on a new machine with this disk:\n");
+        say(&startup::script(disk, &ask.root));
+    }
+    Ok(ended(&outcome, "nothing to do: this machine is set up"))
+}
+
+fn ended(outcome: &Outcome, nothing: &str) -> ExitCode {
+    if outcome.steps == 0 && outcome.problems == 0 {
+        say(nothing);
+    }
+    ExitCode::from(if outcome.problems > 0 {
+        Kind::NotAsDeclared as u8
+    } else {
+        0
+    })
+}
+
+/// Asks a human, if one is there.
+fn agrees(question: &str) -> bool {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        return false;
+    }
+    say(&format!("{question} [y/N]"));
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
+}
+
+/// The part that runs as the user.
+pub(super) fn as_user(request: &str) -> Result<ExitCode> {
+    if let Some(answer) = user::answer(request)? {
+        say(&answer);
+    }
+    Ok(ExitCode::SUCCESS)
+}

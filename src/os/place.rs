@@ -1,0 +1,63 @@
+//! Where the system's own files are: at `/`, or for tests below a directory that plays it.
+
+use std::path::{Path, PathBuf};
+
+/// A system as seen by what changes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    prefix: PathBuf,
+}
+
+impl Place {
+    /// The machine itself, or with a `prefix` a directory in its place.
+    #[must_use]
+    pub fn new(prefix: Option<&Path>) -> Self {
+        Self {
+            prefix: prefix.unwrap_or(Path::new("/")).to_path_buf(),
+        }
+    }
+
+    /// Whether this is the machine itself.
+    #[must_use]
+    pub fn is_real(&self) -> bool {
+        self.prefix == Path::new("/")
+    }
+
+    /// What the prefix is; `/` for the machine itself.
+    #[must_use]
+    pub fn prefix(&self) -> &Path {
+        &self.prefix
+    }
+
+    /// An absolute path of the system, where it is.
+    #[must_use]
+    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.prefix.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// Whether systemd runs this machine, so that units can be started.
+    #[must_use]
+    pub fn has_systemd(&self) -> bool {
+        self.is_real() && Path::new("/run/systemd/system").is_dir()
+    }
+
+    /// Whether udev keeps the names under `/dev/disk`.
+    #[must_use]
+    pub fn has_udev(&self) -> bool {
+        self.is_real() && Path::new("/run/udev/control").exists()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_stands_before_every_path_and_nothing_is_started_there() {
+        let place = Place::new(Some(Path::new("/tmp/x")));
+        assert_eq!(place.at("/etc/passwd"), Path::new("/tmp/x/etc/passwd"));
+        assert!(!place.is_real() && !place.has_systemd() && !place.has_udev());
+        assert_eq!(Place::new(None).at("/etc"), Path::new("/etc"));
+    }
+}

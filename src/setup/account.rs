@@ -1,0 +1,416 @@
+//! Whose agents these are: the account, remembered on the disk by root, made again on a new machine
+//! under the same number.
+//!
+//! What root believes of it lies in `bin/owner.json`, which only root can write. `root.json` says the
+//! same for people; an agent could write anything there.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
+use crate::os::place::Place;
+use crate::os::process;
+use crate::state::VERSION;
+
+/// A directory service may answer slowly; a shadow file may be locked.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// An account of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Its name.
+    pub name: String,
+    /// User id.
+    pub uid: u32,
+    /// Its own group's id.
+    pub gid: u32,
+    /// Home directory.
+    pub home: PathBuf,
+    /// Login shell.
+    pub shell: String,
+    /// The names of its further groups, sorted.
+    pub groups: Vec<String>,
+}
+
+/// `bin/owner.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Version of this file's format.
+    pub version: u32,
+    /// Name of the account.
+    pub user: String,
+    /// User id.
+    pub uid: u32,
+    /// Its own group's id.
+    pub gid: u32,
+    /// Login shell.
+    pub shell: String,
+    /// Further groups that it has been in.
+    pub groups: Vec<String>,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+impl Owner {
+    /// What to remember of an account, together with what was remembered before.
+    #[must_use]
+    pub fn of(account: &Account, before: Option<&Self>) -> Self {
+        let mut groups = before.map_or_else(Vec::new, |owner| owner.groups.clone());
+        groups.extend(account.groups.iter().cloned());
+        groups.sort();
+        groups.dedup();
+        Self {
+            version: VERSION,
+            user: account.name.clone(),
+            uid: account.uid,
+            gid: account.gid,
+            shell: account.shell.clone(),
+            groups,
+            unknown: before.map_or_else(Map::new, |owner| owner.unknown.clone()),
+        }
+    }
+}
+
+/// What is known when the account is decided on.
+#[derive(Debug, Clone, Default)]
+pub struct Known<'a> {
+    /// `--user`.
+    pub asked: Option<&'a str>,
+    /// What the disk says.
+    pub remembered: Option<&'a Owner>,
+    /// Who owns the state on the disk, where it says nothing: somebody ran `init` there.
+    pub state_uid: Option<u32>,
+    /// Who typed `sudo`.
+    pub sudo_user: Option<&'a str>,
+}
+
+/// The account that is wanted, by name, and its numbers where they are fixed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name; empty where only the number is known.
+    pub name: String,
+    /// Its number, where files on the disk have it.
+    pub uid: Option<u32>,
+    /// As it was on the last machine.
+    pub as_before: Option<Owner>,
+}
+
+/// Whose agents these shall be.
+///
+/// # Errors
+/// Nobody says, the disk is somebody else's, or it would be root.
+pub fn whose(known: &Known) -> Result<Wanted> {
+    let wanted = if let Some(owner) = known.remembered {
+        if let Some(asked) = known.asked
+            && asked != owner.user
+        {
+            return Err(anyhow!(
+                "this disk holds the agents of {}, and not of {asked}",
+                owner.user
+            ))
+            .hint(format!("leave --user out, or say --user {}", owner.user));
+        }
+        Wanted {
+            name: owner.user.clone(),
+            uid: Some(owner.uid),
+            as_before: Some(owner.clone()),
+        }
+    } else {
+        let name = known
+            .asked
+            .or(known.sudo_user.filter(|_| known.state_uid.is_none()));
+        if name.is_none() && known.state_uid.is_none() {
+            return Err(anyhow!("whose agents shall these be?"))
+                .hint("--user NAME: an account that is there, or one to be made")
+                .kind(Kind::Usage);
+        }
+        Wanted {
+            name: name.unwrap_or_default().to_owned(),
+            uid: known.state_uid,
+            as_before: None,
+        }
+    };
+    ensure_good(&wanted.name)?;
+    if wanted.uid == Some(0) || wanted.name == "root" {
+        return Err(anyhow!("agents do not run as root")).hint("--user agents");
+    }
+    Ok(wanted)
+}
+
+/// A name as `useradd` takes it, so that it is never taken for an option or a path.
+fn ensure_good(name: &str) -> Result<()> {
+    let first = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let good = |c: char| first(c) || matches!(c, '-' | '.');
+    ensure!(
+        name.is_empty() || name.len() <= 32 && name.starts_with(first) && name.chars().all(good),
+        "{name:?} is no name of an account"
+    );
+    Ok(())
+}
+
+/// Whether the account has to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is there.
+    There(Account),
+    /// It has to be made.
+    Make(Wanted),
+}
+
+/// Compares what is wanted with what this machine has under that name and under that number.
+///
+/// # Errors
+/// The name or the number belongs to another account.
+pub fn judge(
+    wanted: &Wanted,
+    by_name: Option<Account>,
+    by_uid: Option<Account>,
+) -> Result<Verdict> {
+    match (wanted.uid, by_name, by_uid) {
+        (Some(uid), Some(account), _) if account.uid != uid => Err(anyhow!(
+            "the disk belongs to the user id {uid}, and {} has the id {} here",
+            account.name,
+            account.uid
+        ))
+        .hint(format!("sudo usermod -u {uid} {}", account.name)),
+        (Some(uid), None, Some(other)) if !wanted.name.is_empty() => Err(anyhow!(
+            "{} had the user id {uid}, which {} has on this machine",
+            wanted.name,
+            other.name
+        ))
+        .hint(format!(
+            "give {0} another id: sudo usermod -u NEW {0}",
+            other.name
+        )),
+        (_, Some(account), _) | (Some(_), None, Some(account)) => {
+            if account.uid == 0 {
+                return Err(anyhow!("agents do not run as root")).hint("--user agents");
+            }
+            Ok(Verdict::There(account))
+        }
+        (Some(uid), None, None) if wanted.name.is_empty() => Err(anyhow!(
+            "the root belongs to the user id {uid}, which has no name here"
+        ))
+        .hint("--user NAME"),
+        (_, None, _) => Ok(Verdict::Make(wanted.clone())),
+    }
+}
+
+/// Looks an account up, by name or by number.
+///
+/// # Errors
+/// The directory of accounts cannot be read.
+pub fn find(place: &Place, key: &str) -> Result<Option<Account>> {
+    if key.is_empty() {
+        return Ok(None);
+    }
+    // On Google Cloud with OS Login, accounts are in no file.
+    let line = if place.is_real() {
+        let mut command = Command::new("getent");
+        command.args(["passwd", "--", key]);
+        let output = process::run(&mut command, LIMIT)?;
+        output.stdout.lines().next().map(str::to_owned)
+    } else {
+        let text = fs::read_to_string(place.at("/etc/passwd")).unwrap_or_default();
+        text.lines()
+            .find(|line| {
+                let mut fields = line.split(':');
+                fields.next() == Some(key) || fields.nth(1) == Some(key)
+            })
+            .map(str::to_owned)
+    };
+    line.map(|line| account(place, &line)).transpose()
+}
+
+fn account(place: &Place, line: &str) -> Result<Account> {
+    let fields: Vec<&str> = line.split(':').collect();
+    let [name, _, uid, gid, _, home, shell] = fields[..] else {
+        bail!("not an account: {line}");
+    };
+    let number = |text: &str| text.parse::<u32>().context("an account without a number");
+    Ok(Account {
+        name: name.to_owned(),
+        uid: number(uid)?,
+        gid: number(gid)?,
+        home: place.at(home),
+        shell: shell.to_owned(),
+        groups: groups(place, name),
+    })
+}
+
+fn groups(place: &Place, user: &str) -> Vec<String> {
+    let file = || {
+        let text = fs::read_to_string(place.at("/etc/group")).unwrap_or_default();
+        let of_user = text.lines().filter_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let is_member = fields.get(3)?.split(',').any(|member| member == user);
+            is_member.then(|| fields.first().map(|name| (*name).to_owned()))?
+        });
+        of_user.collect()
+    };
+    let mut groups: Vec<String> = file();
+    groups.sort();
+    groups
+}
+
+/// Makes an account, with its home. Further groups are joined where they exist.
+///
+/// # Errors
+/// The tools are missing, or refuse.
+pub fn make(place: &Place, wanted: &Wanted) -> Result<Account> {
+    let prefix = |command: &mut Command| {
+        if !place.is_real() {
+            command.arg("--prefix").arg(place.prefix());
+        }
+    };
+    let name = &wanted.name;
+    let mut add = Command::new("useradd");
+    prefix(&mut add);
+    add.arg("--create-home");
+    if let Some(owner) = &wanted.as_before {
+        let text = fs::read_to_string(place.at("/etc/group")).unwrap_or_default();
+        let gid = owner.gid.to_string();
+        if !text
+            .lines()
+            .any(|line| line.split(':').nth(2) == Some(&gid))
+        {
+            let mut group = Command::new("groupadd");
+            prefix(&mut group);
+            group.args(["--gid", &gid, name]);
+            checked(&mut group)?;
+        }
+        add.args(["--gid", &gid, "--shell", &owner.shell]);
+        let known = |group: &&String| {
+            text.lines()
+                .any(|line| line.split(':').next() == Some(group.as_str()))
+        };
+        let further: Vec<&str> = owner
+            .groups
+            .iter()
+            .filter(known)
+            .map(String::as_str)
+            .collect();
+        if !further.is_empty() {
+            add.arg("--groups").arg(further.join(","));
+        }
+    } else {
+        add.args(["--user-group", "--shell", "/bin/bash"]);
+    }
+    if let Some(uid) = wanted.uid {
+        add.args(["--uid", &uid.to_string()]);
+    }
+    checked(add.arg(name))?;
+    find(place, name)?.with_context(|| format!("{name} was made and is not there"))
+}
+
+fn checked(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = process::run(command, LIMIT)?;
+    if !output.status.success() {
+        bail!("{name} failed: {}", output.stderr);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::hint_of;
+
+    fn person(name: &str, uid: u32) -> Account {
+        Account {
+            name: name.into(),
+            uid,
+            gid: uid,
+            home: format!("/home/{name}").into(),
+            shell: "/bin/bash".into(),
+            groups: vec![],
+        }
+    }
+
+    #[test]
+    fn the_disk_knows_whose_it_is_and_is_not_given_to_another() {
+        let owner = Owner::of(&person("ann", 1001), None);
+        let known = Known {
+            remembered: Some(&owner),
+            sudo_user: Some("bob"),
+            ..Known::default()
+        };
+        assert_eq!(whose(&known).unwrap().name, "ann");
+        let known = Known {
+            asked: Some("bob"),
+            ..known
+        };
+        assert!(whose(&known).unwrap_err().to_string().contains("of ann"));
+    }
+
+    #[test]
+    fn a_new_disk_belongs_to_who_was_named_or_typed_sudo_and_never_to_root() {
+        let name = |asked, sudo_user| {
+            whose(&Known {
+                asked,
+                sudo_user,
+                ..Known::default()
+            })
+            .map(|wanted| wanted.name)
+        };
+        assert_eq!(name(Some("ann"), Some("bob")).unwrap(), "ann");
+        assert_eq!(name(None, Some("bob")).unwrap(), "bob");
+        assert!(
+            hint_of(&name(None, None).unwrap_err())
+                .unwrap()
+                .contains("--user")
+        );
+        assert!(name(Some("root"), None).is_err());
+        assert!(name(Some("-u"), None).is_err());
+        assert!(name(Some("a/b"), None).is_err());
+    }
+
+    #[test]
+    fn a_name_or_a_number_that_is_taken_is_told_and_an_absent_account_is_made() {
+        let owner = Owner::of(&person("ann", 1001), None);
+        let wanted = whose(&Known {
+            remembered: Some(&owner),
+            ..Known::default()
+        })
+        .unwrap();
+        let there = judge(
+            &wanted,
+            Some(person("ann", 1001)),
+            Some(person("ann", 1001)),
+        )
+        .unwrap();
+        assert_eq!(there, Verdict::There(person("ann", 1001)));
+        let error = judge(&wanted, Some(person("ann", 1000)), None).unwrap_err();
+        assert_eq!(hint_of(&error), Some("sudo usermod -u 1001 ann"));
+        assert!(judge(&wanted, None, Some(person("bob", 1001))).is_err());
+        assert!(matches!(
+            judge(&wanted, None, None).unwrap(),
+            Verdict::Make(_)
+        ));
+        // A root that somebody made with `init`, and moved here.
+        let moved = Wanted {
+            name: String::new(),
+            uid: Some(1001),
+            as_before: None,
+        };
+        let there = judge(&moved, None, Some(person("eve", 1001))).unwrap();
+        assert_eq!(there, Verdict::There(person("eve", 1001)));
+        assert!(judge(&moved, None, None).is_err());
+    }
+
+    #[test]
+    fn groups_are_remembered_once_they_were_seen() {
+        let mut ann = person("ann", 1001);
+        ann.groups = vec!["sudo".into()];
+        let first = Owner::of(&ann, None);
+        ann.groups = vec!["docker".into()];
+        assert_eq!(Owner::of(&ann, Some(&first)).groups, ["docker", "sudo"]);
+    }
+}

@@ -1,0 +1,307 @@
+//! The hands of a set-up: one step, done.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::account::{self, Account};
+use super::step::Step;
+use super::user::{Request, User};
+use super::vm::{OWNER, unit_paths};
+use super::{Ask, layout, machine, packages};
+use crate::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
+use crate::os::dirs::{Dir, Entry, Ownership};
+use crate::os::place::Place;
+use crate::os::{files, process};
+use crate::storage::blank::{self, Content};
+use crate::storage::device::Device;
+use crate::storage::filesystem::{self, Kind};
+use crate::storage::links::{Link, State, aside};
+use crate::systemd::install;
+
+/// systemd answers at once; udev may have a queue on a machine that has just booted.
+const LIMIT: Duration = Duration::from_secs(30);
+/// A mount may replay a journal, and be looked over first.
+const MOUNT_LIMIT: Duration = Duration::from_secs(300);
+
+/// Does one step; returns what is worth a line.
+///
+/// # Errors
+/// It cannot be done. What was done before stays, and the next set-up goes on from there.
+pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<String>> {
+    let place = &ask.place;
+    let root = place.at(&ask.root);
+    let owner = || account.context("no account yet");
+    let as_user = |request: Request| User::new(owner()?, place)?.act(&request);
+    match step {
+        Step::Install(names) => packages::install(names)?,
+        Step::Format { device, uuid } => format(device, uuid)?,
+        Step::MountPoint(at) => {
+            fs::create_dir_all(at).with_context(|| format!("cannot create {}", at.display()))?;
+        }
+        Step::MountUnit { files, links } => mount_unit(place, files, links)?,
+        Step::Mount {
+            device,
+            kind,
+            at,
+            unit,
+        } => mount(device, *kind, at, unit.as_deref())?,
+        Step::Grow {
+            device,
+            kind,
+            at,
+            is_mounted,
+            ..
+        } => filesystem::grow(*kind, device, is_mounted.then_some(at))?,
+        Step::Account(wanted) => {
+            account::make(place, wanted)?;
+        }
+        Step::Layout(..) => {
+            let owner = owner()?;
+            layout::apply(&Dir::open(&root)?, owner.uid, owner.gid)?;
+        }
+        Step::Inhabit => {
+            let user = owner()?.name.clone();
+            return as_user(Request::Inhabit { root, user });
+        }
+        Step::Remember(owner) => {
+            let mut text = serde_json::to_vec_pretty(owner)?;
+            text.push(b'\n');
+            bin(&root)?.replace(OWNER, 0o644, |file| Ok(io::Write::write_all(file, &text)?))?;
+        }
+        Step::Program { replaces } => program(&root, *replaces)?,
+        Step::Command(at) => command(at, &root)?,
+        Step::Claude { from, by_root, .. } => {
+            return claude(&root, from, *by_root, &User::new(owner()?, place)?);
+        }
+        Step::Link(link, _) => return as_user(Request::Link(link.clone())),
+        Step::Workspaces(link, state) => return workspaces(link, state, as_user),
+        Step::Retain => return as_user(Request::Retain { root }),
+        Step::Units(_) => {
+            let paths = unit_paths(ask, owner()?).context("there is no systemd")?;
+            install::install(place.prefix(), &paths)?;
+            if place.has_systemd() {
+                install::reload()?;
+            }
+            install::enable(place.prefix())?;
+        }
+        Step::Script(_) => {
+            let machine = machine::stamp(place)?;
+            return as_user(Request::NewMachine { root, machine });
+        }
+        Step::Start { restart: false } => install::start()?,
+        Step::Start { restart: true } => install::restart_keeper()?,
+    }
+    Ok(Vec::new())
+}
+
+/// Looks once more, immediately before; then formats.
+fn format(device: &Device, uuid: &str) -> Result<()> {
+    let now = Device::at(&device.name)?;
+    ensure!(
+        now == *device,
+        "{} has changed since it was looked at",
+        device.name.display()
+    );
+    match blank::look(&now)? {
+        Content::Blank => filesystem::make(&now, uuid),
+        _ => bail!("{} is not blank any more", device.name.display()),
+    }
+}
+
+fn mount_unit(
+    place: &Place,
+    files: &[(PathBuf, String)],
+    links: &[(PathBuf, PathBuf)],
+) -> Result<()> {
+    for (path, text) in files {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        files::write_atomic(path, text.as_bytes())?;
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    }
+    for (link, target) in links {
+        if let Some(dir) = link.parent() {
+            fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        if fs::symlink_metadata(link).is_ok_and(|meta| meta.is_symlink()) {
+            fs::remove_file(link)?;
+        }
+        std::os::unix::fs::symlink(target, link)
+            .with_context(|| format!("cannot make the link {}", link.display()))?;
+    }
+    if place.has_systemd() {
+        install::reload()?;
+    }
+    Ok(())
+}
+
+fn mount(device: &Path, kind: Kind, at: &Path, unit: Option<&str>) -> Result<()> {
+    let Some(unit) = unit else {
+        filesystem::mount(device, kind, kind.options(), at)?;
+        return mounted(at);
+    };
+    // udev names a new file system a moment after it was made. A machine without udev has nothing to settle.
+    run(
+        Command::new("udevadm").args(["settle", "--timeout=20"]),
+        LIMIT,
+    )
+    .ok();
+    let started = Instant::now();
+    run(Command::new("systemctl").args(["start", unit]), MOUNT_LIMIT)
+        .with_context(|| {
+            format!(
+                "{unit} does not start, after {} s",
+                started.elapsed().as_secs()
+            )
+        })
+        .hint(format!("systemctl status {unit}"))?;
+    mounted(at)
+}
+
+fn mounted(at: &Path) -> Result<()> {
+    ensure!(
+        files::is_mount_point(at)?,
+        "nothing is mounted at {}",
+        at.display()
+    );
+    Ok(())
+}
+
+fn run(command: &mut Command, limit: Duration) -> Result<()> {
+    let output = process::run(command, limit)?;
+    if !output.status.success() {
+        bail!("{}", output.stderr.replace('\n', "; "));
+    }
+    Ok(())
+}
+
+/// The directory that holds what root runs.
+fn bin(root: &Path) -> Result<Dir> {
+    let dir = Dir::open(root)?.child("bin")?;
+    let ownership = dir.ownership()?;
+    ensure!(
+        ownership.uid == 0 && ownership.mode & 0o022 == 0,
+        "others than root can write to {}",
+        dir.path().display()
+    );
+    Ok(dir)
+}
+
+/// By rename: a keeper that runs keeps the file that it was started from.
+fn program(root: &Path, replaces: bool) -> Result<()> {
+    let bin = bin(root)?;
+    let copy = |from: &Path, to: &str| {
+        let mut source =
+            File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
+        bin.replace(to, 0o755, |file| {
+            io::copy(&mut source, file)?;
+            Ok(())
+        })
+    };
+    // One that others than root could have written has been set aside with its directory.
+    if replaces && bin.entry("spotkeep")? != Entry::Absent {
+        copy(&bin.path().join("spotkeep"), "spotkeep.prev")?;
+    }
+    copy(&std::env::current_exe()?, "spotkeep")
+}
+
+fn command(at: &Path, root: &Path) -> Result<()> {
+    if fs::symlink_metadata(at).is_ok_and(|meta| meta.is_symlink()) && !at.exists() {
+        fs::remove_file(at)?;
+    }
+    std::os::unix::fs::symlink(root.join("bin/spotkeep"), at)
+        .with_context(|| format!("cannot make the link {}", at.display()))
+}
+
+/// Copies a claude, asks it for its version as the user, and gives it its place.
+fn claude(root: &Path, from: &Path, by_root: bool, user: &User) -> Result<Vec<String>> {
+    const DRAFT: &str = ".new";
+    let bin = bin(root)?;
+    let dir = match bin.entry("claude")? {
+        Entry::Absent => {
+            let dir = bin.make("claude")?;
+            dir.give(Ownership {
+                uid: 0,
+                gid: 0,
+                mode: 0o755,
+            })?;
+            dir
+        }
+        _ => bin.child("claude")?,
+    };
+    // Everything in here is root's own; plain paths do.
+    let draft = dir.path().join(DRAFT);
+    if draft.exists() {
+        fs::remove_dir_all(&draft)?;
+    }
+    let new = dir.make(DRAFT)?;
+    new.give(Ownership {
+        uid: 0,
+        gid: 0,
+        mode: 0o755,
+    })?;
+    new.replace("claude", 0o755, |file| {
+        if by_root {
+            let mut source =
+                File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
+            io::copy(&mut source, file)?;
+            Ok(())
+        } else {
+            user.fetch(from, file)
+        }
+    })?;
+    let placed = user
+        .version(&new.path().join("claude"))
+        .and_then(|version| {
+            if dir.path().join(&version).join("claude").is_file() {
+                return Ok(format!("claude {version} is on the disk already"));
+            }
+            dir.rename(DRAFT, &version)?;
+            Ok(format!("claude {version} is on the disk"))
+        });
+    if draft.exists() {
+        fs::remove_dir_all(&draft)?;
+    }
+    let said = placed?;
+    dir.sync()?;
+    Ok(vec![said])
+}
+
+/// `/workspaces` lies in a directory of root's, and what is in it belongs to the user: who copies is
+/// the user, who renames is root.
+fn workspaces(
+    link: &Link,
+    state: &State,
+    as_user: impl Fn(Request) -> Result<Vec<String>>,
+) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    let parent = Dir::open(link.at.parent().unwrap_or(Path::new("/")))?;
+    let name = link.at.file_name().unwrap_or_default();
+    if let State::Content { .. } = state {
+        link.refuse_in_use()?;
+        said = as_user(Request::CopyIn(link.clone())).hint(format!(
+            "sudo chown -R USER {} where files of it are somebody else's",
+            link.at.display()
+        ))?;
+        let aside = aside(&link.at);
+        let aside = aside
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let from = name
+            .to_str()
+            .ok_or_else(|| anyhow!("a path that is no text"))?;
+        parent.rename(from, &aside)?;
+        said.push(format!(
+            "as it was, it is kept as {}",
+            parent.path().join(aside).display()
+        ));
+    }
+    parent.link(name, &link.to)?;
+    Ok(said)
+}

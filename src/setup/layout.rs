@@ -1,0 +1,229 @@
+//! What belongs to root in a root, and what to the user. Root makes three directories and gives
+//! nothing away that has content; everything else the user makes.
+
+use crate::error::{Hint as _, Result, anyhow};
+use crate::os::dirs::{Dir, Entry, Ownership};
+use crate::storage::links::aside;
+
+/// Directories that the user makes and owns.
+const OF_THE_USER: [&str; 4] = [".claude", "home", "workspaces", "session-state"];
+
+/// A change of one directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fix {
+    /// It is made.
+    Make(&'static str, Ownership),
+    /// It is given its owner and mode; what is in it stays as it is.
+    Give(&'static str, Ownership),
+    /// It is renamed aside, and made anew.
+    Anew(&'static str, Ownership),
+}
+
+impl Fix {
+    /// What would be done, in words, for a root of `user`.
+    #[must_use]
+    pub fn what(&self, user: &str) -> String {
+        let name = |name: &str| {
+            if name.is_empty() {
+                ".".to_owned()
+            } else {
+                name.to_owned()
+            }
+        };
+        match self {
+            Self::Make(dir, to) => format!("make {}, mode {:o}", name(dir), to.mode),
+            Self::Give(dir, to) => format!(
+                "give {} to {}, mode {:o}",
+                name(dir),
+                match (to.uid, to.gid) {
+                    (0, 0) => "root".to_owned(),
+                    (0, _) => format!("root and the group of {user}"),
+                    _ => user.to_owned(),
+                },
+                to.mode
+            ),
+            Self::Anew(dir, _) => format!(
+                "rename {dir} aside, since others than root could write there, and make it anew"
+            ),
+        }
+    }
+}
+
+/// The directories as they are: the root itself under the empty name.
+pub type Found = Vec<(&'static str, Entry)>;
+
+/// Looks at the directories of a root.
+///
+/// # Errors
+/// They cannot be looked at.
+pub fn look(root: &Dir) -> Result<Found> {
+    let mut found = vec![("", Entry::Directory(root.ownership()?))];
+    for name in ["bin", "backups"].into_iter().chain(OF_THE_USER) {
+        found.push((name, root.entry(name)?));
+    }
+    Ok(found)
+}
+
+/// What has to be changed, in this order. `is_empty` says whether a directory has nothing in it.
+///
+/// # Errors
+/// Something is no directory, or belongs to a third party.
+pub fn fixes(
+    found: &Found,
+    uid: u32,
+    gid: u32,
+    is_empty: impl Fn(&str) -> bool,
+) -> Result<Vec<Fix>> {
+    let mut fixes = Vec::new();
+    for &(name, entry) in found {
+        let to = match name {
+            "" => Ownership {
+                uid: 0,
+                gid,
+                mode: 0o1775,
+            },
+            "bin" => Ownership {
+                uid: 0,
+                gid: 0,
+                mode: 0o755,
+            },
+            "backups" => Ownership {
+                uid: 0,
+                gid: 0,
+                mode: 0o700,
+            },
+            "workspaces" => Ownership {
+                uid,
+                gid,
+                mode: 0o755,
+            },
+            _ => Ownership {
+                uid,
+                gid,
+                mode: 0o700,
+            },
+        };
+        let is_roots = to.uid == 0;
+        match entry {
+            Entry::Absent if is_roots => fixes.push(Fix::Make(name, to)),
+            // The user makes them.
+            Entry::Absent => {}
+            Entry::Directory(now) if is_roots && now == to => {}
+            // Programs that root runs are in it, so nothing that somebody else put there stays.
+            Entry::Directory(now) if name == "bin" && (now.uid != 0 || now.mode & 0o022 != 0) => {
+                fixes.push(Fix::Anew(name, to));
+            }
+            Entry::Directory(_) if is_roots => fixes.push(Fix::Give(name, to)),
+            Entry::Directory(now) if now.uid == uid => {}
+            Entry::Directory(now) if now.uid == 0 && is_empty(name) => {
+                fixes.push(Fix::Give(name, to));
+            }
+            Entry::Directory(now) => {
+                return Err(anyhow!(
+                    "{name} on the disk belongs to the user id {}, and not to {uid}",
+                    now.uid
+                ))
+                .hint(format!(
+                    "if all of it is that user's: sudo chown -Rh {uid}:{gid} <root>/{name}"
+                ));
+            }
+            Entry::Link | Entry::Other(_) => {
+                return Err(anyhow!("{name} on the disk is a link, or no directory")).hint(
+                    format!(
+                        "look at it, then move it away: sudo mv <root>/{name} <root>/{name}.old"
+                    ),
+                );
+            }
+        }
+    }
+    Ok(fixes)
+}
+
+/// Does what is needed, each directory looked at again through the handle that is then changed.
+///
+/// # Errors
+/// As [`fixes`], or the disk refused.
+pub fn apply(root: &Dir, uid: u32, gid: u32) -> Result<()> {
+    // The root itself first: from then on nobody else can rename what root owns in it.
+    for _ in 0..2 {
+        let empty = |name: &str| {
+            root.child(name)
+                .and_then(|dir| dir.names())
+                .is_ok_and(|names| names.is_empty())
+        };
+        for fix in fixes(&look(root)?, uid, gid, empty)? {
+            match fix {
+                Fix::Make(name, to) => root.make(name)?.give(to)?,
+                Fix::Give("", to) => root.give(to)?,
+                Fix::Give(name, to) => root.child(name)?.give(to)?,
+                Fix::Anew(name, to) => {
+                    let old = aside(&root.path().join(name));
+                    let old = old
+                        .file_name()
+                        .unwrap_or_default()
+                        .to_string_lossy()
+                        .into_owned();
+                    root.rename(name, &old)?;
+                    root.make(name)?.give(to)?;
+                }
+            }
+        }
+    }
+    root.sync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dir(uid: u32, mode: u32) -> Entry {
+        Entry::Directory(Ownership {
+            uid,
+            gid: uid,
+            mode,
+        })
+    }
+
+    #[test]
+    fn a_fresh_disk_gets_three_directories_of_roots_and_the_user_makes_the_rest() {
+        let mut found: Found = vec![("", dir(0, 0o755))];
+        found.extend(["bin", "backups", ".claude", "home"].map(|name| (name, Entry::Absent)));
+        let fixes = fixes(&found, 1001, 1002, |_| true).unwrap();
+        let root = Ownership {
+            uid: 0,
+            gid: 1002,
+            mode: 0o1775,
+        };
+        assert_eq!(fixes[0], Fix::Give("", root));
+        assert_eq!(
+            fixes[0].what("ann"),
+            "give . to root and the group of ann, mode 1775"
+        );
+        assert_eq!(fixes[1].what("ann"), "make bin, mode 755");
+        assert_eq!(fixes.len(), 3);
+    }
+
+    #[test]
+    fn a_bin_that_others_could_write_to_is_not_trusted() {
+        for entry in [dir(1001, 0o755), dir(0, 0o775)] {
+            let found = vec![("bin", entry)];
+            let fixes = fixes(&found, 1001, 1001, |_| true).unwrap();
+            assert!(matches!(fixes[..], [Fix::Anew("bin", _)]), "{fixes:?}");
+        }
+    }
+
+    #[test]
+    fn content_of_a_third_party_is_never_given_away() {
+        let found = vec![("workspaces", dir(0, 0o755))];
+        assert_eq!(fixes(&found, 1001, 1001, |_| true).unwrap().len(), 1);
+        assert!(fixes(&found, 1001, 1001, |_| false).is_err());
+        assert!(fixes(&vec![("home", dir(1002, 0o700))], 1001, 1001, |_| true).is_err());
+        assert!(
+            fixes(&vec![("home", dir(1001, 0o750))], 1001, 1001, |_| false)
+                .unwrap()
+                .is_empty()
+        );
+        assert!(fixes(&vec![("home", Entry::Link)], 1001, 1001, |_| true).is_err());
+        assert!(fixes(&vec![("bin", Entry::Link)], 1001, 1001, |_| true).is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! The programs that spotkeep itself needs, from the distribution's packages.
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::error::{Hint as _, Result, anyhow};
+use crate::os::process;
+use crate::storage::filesystem::Kind;
+
+/// A mirror may be slow, and another package manager may be at work on a new machine.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Each program with the package that holds it on Debian and Ubuntu.
+const NEEDED: [(&str, &str); 4] = [
+    ("tmux", "tmux"),
+    ("git", "git"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("resize2fs", "e2fsprogs"),
+];
+
+/// The packages that are missing for a root on that kind of file system.
+#[must_use]
+pub fn missing(kind: Kind, has: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    let mut packages: Vec<&str> = NEEDED
+        .into_iter()
+        .chain((kind == Kind::Xfs).then_some(("xfs_growfs", "xfsprogs")))
+        .filter(|(program, _)| !has(program))
+        .map(|(_, package)| package)
+        .collect();
+    packages.dedup();
+    packages
+}
+
+/// Whether a program is anywhere that root looks.
+#[must_use]
+pub fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(Into::into);
+    std::env::split_paths(&path)
+        .chain(system)
+        .any(|dir| dir.join(program).is_file())
+}
+
+/// Installs packages, without asking anything.
+///
+/// # Errors
+/// There is no `apt-get`, or it cannot. The hint is the command to run by hand.
+pub fn install(packages: &[&str]) -> Result<()> {
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command
+            .args(["-q", "-y", "-o", "DPkg::Lock::Timeout=120"])
+            .args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            // Restarting services is not ours to decide while a machine is set up.
+            .env("NEEDRESTART_SUSPEND", "1");
+        process::run(&mut command, LIMIT)
+    };
+    let names = packages.join(" ");
+    let by_hand = format!("sudo apt-get install {names}");
+    if !has("apt-get") {
+        return Err(anyhow!("{names} is missing, and there is no apt-get"))
+            .hint("install it with this distribution's own package manager");
+    }
+    // Old lists may do; installing decides.
+    let updated = apt(&["update"]);
+    let mut args = vec!["install", "--no-install-recommends"];
+    args.extend(packages);
+    let output = apt(&args).hint(&by_hand)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let last = output.stderr.lines().last().unwrap_or_default().to_owned();
+    let lists = match updated {
+        Ok(output) if output.status.success() => "",
+        _ => " (the lists could not be brought up to date either)",
+    };
+    Err(anyhow!("apt-get cannot install {names}: {last}{lists}")).hint(by_hand)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_is_installed_and_xfs_only_where_there_is_one() {
+        assert_eq!(missing(Kind::Ext4, |_| true), Vec::<&str>::new());
+        assert_eq!(missing(Kind::Ext4, |_| false), ["tmux", "git", "e2fsprogs"]);
+        assert_eq!(
+            missing(Kind::Xfs, |program| program != "xfs_growfs"),
+            ["xfsprogs"]
+        );
+        assert!(has("sh") && !has("no-such-program"));
+    }
+}

@@ -1,0 +1,150 @@
+//! Taking out what a set-up put in: links, units, the mount. Never the data.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::account::Verdict;
+use super::user::{Request, User};
+use super::{Ask, Outcome, Told, vm};
+use crate::error::{Context as _, Result};
+use crate::os::process;
+use crate::storage::filesystem;
+use crate::storage::links::{Link, State};
+use crate::systemd::install;
+use crate::systemd::units::mount_unit;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Takes it out, or with `dry` tells what would be.
+///
+/// # Errors
+/// Something of it cannot be taken out.
+pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
+    vm::ensure_root()?;
+    let mut outcome = Outcome::default();
+    let place = &ask.place;
+    let root = place.at(&ask.root);
+    let is_mounted = crate::os::files::is_mount_point(&root).unwrap_or(false);
+    let account = match vm::account(ask, is_mounted.then_some(root.as_path())) {
+        Ok(Verdict::There(account)) => Some(account),
+        _ => None,
+    };
+    let mut each = |what: String, act: &mut dyn FnMut() -> Result<Vec<String>>| -> Result<()> {
+        outcome.steps += 1;
+        if dry {
+            tell(Told::Would(what));
+            return Ok(());
+        }
+        tell(Told::Doing(what));
+        for line in act()? {
+            tell(Told::Did(line));
+        }
+        Ok(())
+    };
+    if let Some(account) = &account {
+        if let Some(paths) = vm::unit_paths(ask, account)
+            && install::differences(place.prefix(), &paths)?.len()
+                < crate::systemd::units::render(&paths)?.len()
+        {
+            each(
+                "save and end the agents, and take out the units".into(),
+                &mut || {
+                    if place.has_systemd() {
+                        install::stop()?;
+                    }
+                    install::disable(place.prefix())?;
+                    install::remove(place.prefix(), &paths)?;
+                    if place.has_systemd() {
+                        install::reload()?;
+                    }
+                    Ok(Vec::new())
+                },
+            )?;
+        }
+        let user = User::new(account, place)?;
+        let request = Request::Look {
+            tree: is_mounted.then(|| root.clone()),
+            root: root.clone(),
+            home: account.home.clone(),
+            machine: None,
+            claude: false,
+        };
+        for (link, state) in user.look(&request)?.links {
+            if state == State::Right {
+                each(format!("take out {}", link.at.display()), &mut || {
+                    user.act(&Request::Unlink(link.clone()))
+                })?;
+            }
+        }
+    }
+    for link in [
+        Link {
+            at: place.at("/workspaces"),
+            to: root.join("workspaces"),
+        },
+        Link {
+            at: place.at("/usr/local/bin/spotkeep"),
+            to: root.join("bin/spotkeep"),
+        },
+    ] {
+        if fs::read_link(&link.at).is_ok_and(|target| target == link.to) {
+            each(format!("take out {}", link.at.display()), &mut || {
+                Ok(link.undo()?.into_iter().collect())
+            })?;
+        }
+    }
+    let units = place.at("/etc/systemd/system");
+    let unit = mount_unit(&root);
+    if units.join(&unit).exists() {
+        each(
+            format!(
+                "unmount {} and take out {unit}; its data stay",
+                root.display()
+            ),
+            &mut || take_out_mount(&units, &unit, place.has_systemd(), &root, is_mounted),
+        )?;
+    }
+    Ok(outcome)
+}
+
+fn take_out_mount(
+    units: &Path,
+    unit: &str,
+    has_systemd: bool,
+    root: &Path,
+    is_mounted: bool,
+) -> Result<Vec<String>> {
+    let mut said = Vec::new();
+    let text = fs::read_to_string(units.join(unit)).unwrap_or_default();
+    let device = text.lines().find_map(|line| line.strip_prefix("What="));
+    if let Some(device) = device {
+        let name = mount_unit(Path::new(device));
+        let dir = units.join(format!("{}.device.d", name.trim_end_matches(".mount")));
+        gone(fs::remove_file(dir.join("spotkeep.conf")), &dir)?;
+        // A drop-in of somebody else's may be beside ours.
+        fs::remove_dir(&dir).ok();
+    }
+    gone(
+        fs::remove_file(units.join("multi-user.target.wants").join(unit)),
+        units,
+    )?;
+    gone(fs::remove_file(units.join(unit)), units)?;
+    if is_mounted && let Err(error) = filesystem::unmount(root) {
+        said.push(format!("{error:#}; it is unmounted at the next boot"));
+    }
+    if has_systemd {
+        process::run(Command::new("systemctl").arg("daemon-reload"), LIMIT)?;
+    }
+    Ok(said)
+}
+
+fn gone(removed: std::io::Result<()>, at: &Path) -> Result<()> {
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove something in {}", at.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,406 @@
+//! The two file systems that a root can be on: made, looked into, grown.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::device::Device;
+use crate::error::{Context as _, Hint as _, Result, bail, ensure};
+use crate::os::dirs::{Dir, Entry};
+use crate::os::process::{self, Output};
+
+/// Making the tables of a large disk on a slow one takes minutes; so does growing it.
+const MAKE_LIMIT: Duration = Duration::from_secs(900);
+/// Mounting may have to replay a journal first.
+const MOUNT_LIMIT: Duration = Duration::from_secs(120);
+/// A difference between file system and device that rounding makes is not worth a change.
+const GROW_FROM: u64 = 16 << 20;
+/// A disk below this is no place for agents, and probably the wrong one.
+pub const SMALLEST: u64 = 512 << 20;
+
+/// A kind of file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// What we make.
+    Ext4,
+    /// What we also take.
+    Xfs,
+}
+
+impl Kind {
+    /// As `mount` and `blkid` call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+
+    /// How a root is mounted.
+    ///
+    /// `noatime`: reading a transcript is no reason to write. `nodev`, `nosuid`: agents write here, and
+    /// a disk travels between machines. `discard`: a cloud's disk is thin, and its snapshots are as
+    /// large as what was once written. `nofail`: a machine whose disk is missing boots, and can be
+    /// looked at. After an error ext4 is read-only rather than wrong; XFS shuts itself down.
+    #[must_use]
+    pub fn options(self) -> &'static str {
+        match self {
+            Self::Ext4 => "noatime,nodev,nosuid,discard,nofail,errors=remount-ro",
+            Self::Xfs => "noatime,nodev,nosuid,discard,nofail",
+        }
+    }
+}
+
+/// A file system on a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filesystem {
+    /// Which.
+    pub kind: Kind,
+    /// Its id.
+    pub uuid: String,
+    /// How large it believes to be.
+    pub bytes: u64,
+}
+
+/// What the first sectors of a device say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superblock {
+    /// The file system that they describe.
+    pub filesystem: Filesystem,
+}
+
+impl Superblock {
+    /// Reads it; `None` where it is of neither kind.
+    ///
+    /// # Errors
+    /// The device cannot be read.
+    pub fn read(device: &mut File) -> Result<Option<Self>> {
+        let mut head = [0; 4096];
+        device
+            .read_exact_at(&mut head, 0)
+            .context("cannot read the superblock")?;
+        Ok(Self::parse(&head))
+    }
+
+    fn parse(head: &[u8]) -> Option<Self> {
+        let filesystem = Self::ext4(head.get(1024..2048)?).or_else(|| Self::xfs(head))?;
+        Some(Self { filesystem })
+    }
+
+    /// The layout is the kernel's `struct ext4_super_block`, little-endian.
+    fn ext4(block: &[u8]) -> Option<Filesystem> {
+        let word = |at: usize| Some(u32::from_le_bytes(block.get(at..at + 4)?.try_into().ok()?));
+        (block.get(0x38..0x3a)? == [0x53, 0xef]).then_some(())?;
+        let has_64_bit = word(0x60)? & 0x80 != 0;
+        let high = if has_64_bit { word(0x150)? } else { 0 };
+        let blocks = u64::from(high) << 32 | u64::from(word(0x4)?);
+        Some(Filesystem {
+            kind: Kind::Ext4,
+            uuid: uuid(block.get(0x68..0x78)?),
+            bytes: blocks.checked_mul(1024_u64.checked_shl(word(0x18)?)?)?,
+        })
+    }
+
+    /// The layout is the kernel's `struct xfs_dsb`, big-endian.
+    fn xfs(block: &[u8]) -> Option<Filesystem> {
+        (block.get(..4)? == b"XFSB").then_some(())?;
+        let size = u32::from_be_bytes(block.get(4..8)?.try_into().ok()?);
+        let blocks = u64::from_be_bytes(block.get(8..16)?.try_into().ok()?);
+        Some(Filesystem {
+            kind: Kind::Xfs,
+            uuid: uuid(block.get(32..48)?),
+            bytes: blocks.checked_mul(u64::from(size))?,
+        })
+    }
+}
+
+fn uuid(bytes: &[u8]) -> String {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let part = |from: usize, to: usize| hex.get(from..to).unwrap_or_default();
+    format!(
+        "{}-{}-{}-{}-{}",
+        part(0, 8),
+        part(8, 12),
+        part(12, 16),
+        part(16, 20),
+        part(20, 32)
+    )
+}
+
+impl Filesystem {
+    /// Whether the device has room that the file system does not use yet.
+    #[must_use]
+    pub fn can_grow(&self, device_bytes: u64) -> bool {
+        device_bytes > self.bytes.saturating_add(GROW_FROM)
+    }
+
+    /// The file system on a device that may be in use.
+    ///
+    /// # Errors
+    /// It cannot be read, or holds none that we know.
+    pub fn on(device: &Path) -> Result<Self> {
+        let mut file =
+            File::open(device).with_context(|| format!("cannot open {}", device.display()))?;
+        Superblock::read(&mut file)?
+            .map(|superblock| superblock.filesystem)
+            .with_context(|| format!("{} holds neither ext4 nor xfs", device.display()))
+    }
+}
+
+/// Makes an ext4 with that id. The caller has just seen that the device is blank.
+///
+/// All tables are written now (`lazy_*=0`), so that no background work competes with the first saves;
+/// 1 % instead of 5 % is kept back for root, which is enough to act on a full disk. Without `-F`,
+/// `mkfs.ext4` looks for itself whether the device is mounted.
+///
+/// # Errors
+/// `mkfs.ext4` is missing or fails.
+pub fn make(device: &Device, uuid: &str) -> Result<()> {
+    let mut command = Command::new("mkfs.ext4");
+    command
+        .args([
+            "-q",
+            "-L",
+            "spotkeep",
+            "-m",
+            "1",
+            "-e",
+            "remount-ro",
+            "-U",
+            uuid,
+        ])
+        .args(["-E", "lazy_itable_init=0,lazy_journal_init=0,discard"])
+        .arg(&device.path);
+    done(process::run(&mut command, MAKE_LIMIT)?, "mkfs.ext4")
+}
+
+/// Mounts a file system.
+///
+/// # Errors
+/// The kernel refused.
+pub fn mount(device: &Path, kind: Kind, options: &str, at: &Path) -> Result<()> {
+    let mut command = Command::new("mount");
+    command
+        .args(["-t", kind.name(), "-o", options])
+        .arg(device)
+        .arg(at);
+    done(process::run(&mut command, MOUNT_LIMIT)?, "mount")
+}
+
+/// Unmounts.
+///
+/// # Errors
+/// Somebody still uses it.
+pub fn unmount(at: &Path) -> Result<()> {
+    let mut command = Command::new("umount");
+    command.arg(at);
+    done(process::run(&mut command, MOUNT_LIMIT)?, "umount")
+}
+
+/// Grows a file system to the size of its device, mounted or not.
+///
+/// # Errors
+/// The tool is missing or fails; nothing is lost by that.
+pub fn grow(kind: Kind, device: &Path, mounted: Option<&PathBuf>) -> Result<()> {
+    let mut command = match (kind, mounted) {
+        (Kind::Xfs, Some(at)) => with("xfs_growfs", at),
+        (Kind::Xfs, None) => bail!("XFS grows only while it is mounted"),
+        (Kind::Ext4, Some(_)) => with("resize2fs", device),
+        (Kind::Ext4, None) => {
+            // What is not mounted has to be looked over before it may grow. 1: something was mended.
+            let looked = process::run(with("e2fsck", device).args(["-f", "-p"]), MAKE_LIMIT)?;
+            if looked.status.code().is_none_or(|code| code > 1) {
+                bail!("e2fsck failed: {}{}", looked.stdout, looked.stderr);
+            }
+            with("resize2fs", device)
+        }
+    };
+    let tool = command.get_program().to_string_lossy().into_owned();
+    done(process::run(&mut command, MAKE_LIMIT)?, &tool).hint(match kind {
+        Kind::Ext4 => format!(
+            "sudo umount {0}; sudo e2fsck -f {0} && sudo resize2fs {0}",
+            device.display()
+        ),
+        Kind::Xfs => format!("sudo xfs_growfs {}", device.display()),
+    })
+}
+
+fn with(tool: &str, argument: &Path) -> Command {
+    let mut command = Command::new(tool);
+    command.arg(argument);
+    command
+}
+
+/// The size of a mounted XFS, in bytes.
+///
+/// # Errors
+/// `xfs_growfs` is missing, or says something new.
+pub fn xfs_size(mounted: &Path) -> Result<u64> {
+    let mut command = Command::new("xfs_growfs");
+    command.arg("-n").arg(mounted).env("LC_ALL", "C");
+    let output = process::run(&mut command, MOUNT_LIMIT)?;
+    let size = xfs_data(&output.stdout);
+    done(output, "xfs_growfs -n")?;
+    size.context("xfs_growfs said no size")
+}
+
+/// `data     =                       bsize=4096   blocks=131072, imaxpct=25`
+fn xfs_data(text: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with("data"))?;
+    let value = |key: &str| {
+        let (_, rest) = line.split_once(key)?;
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse::<u64>().ok()
+    };
+    value("bsize=")?.checked_mul(value("blocks=")?)
+}
+
+fn done(output: Output, tool: &str) -> Result<()> {
+    if !output.status.success() {
+        bail!("{tool} failed: {}", output.stderr.replace('\n', "; "));
+    }
+    Ok(())
+}
+
+/// What a file system holds, as far as a root is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inside {
+    /// Nothing.
+    Empty,
+    /// A root.
+    Root,
+    /// These names, and no root.
+    Other(Vec<String>),
+}
+
+impl Inside {
+    /// What a mounted file system holds.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of(mounted: &Path) -> Result<Self> {
+        let dir = Dir::open(mounted)?;
+        let is_root = matches!(dir.entry("session-state")?, Entry::Directory(_))
+            && matches!(
+                dir.child("session-state")?.entry("root.json")?,
+                Entry::Other(_)
+            );
+        let mut names = dir.names()?;
+        names.retain(|name| name != "lost+found");
+        Ok(match names {
+            _ if is_root => Self::Root,
+            names if names.is_empty() => Self::Empty,
+            // A set-up that was cut off before the root had its identity.
+            names if names.iter().all(|name| OURS.contains(&name.as_str())) => Self::Empty,
+            names => Self::Other(names),
+        })
+    }
+}
+
+/// What a set-up makes first, before `root.json` says that this is a root.
+const OURS: [&str; 6] = [
+    "bin",
+    "backups",
+    ".claude",
+    "home",
+    "workspaces",
+    "session-state",
+];
+
+/// A file system that is mounted for a look and unmounted when dropped. Nothing on the disk is
+/// changed: the journal is not replayed either.
+#[derive(Debug)]
+pub struct Peek {
+    at: PathBuf,
+}
+
+impl Peek {
+    /// Mounts it, in a directory of its own below `dir`.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn at(device: &Path, kind: Kind, dir: &Path) -> Result<Self> {
+        let at = dir.join(format!("spotkeep-look-{}", std::process::id()));
+        fs::create_dir(&at).with_context(|| format!("cannot create {}", at.display()))?;
+        let replay = match kind {
+            Kind::Ext4 => "noload",
+            Kind::Xfs => "norecovery",
+        };
+        let options = format!("ro,nodev,nosuid,noexec,{replay}");
+        let peek = Self { at };
+        mount(device, kind, &options, &peek.at)?;
+        ensure!(
+            crate::os::files::is_mount_point(&peek.at)?,
+            "nothing is mounted at {}",
+            peek.at.display()
+        );
+        Ok(peek)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.at
+    }
+}
+
+impl Drop for Peek {
+    fn drop(&mut self) {
+        if crate::os::files::is_mount_point(&self.at).unwrap_or(false)
+            && let Err(error) = unmount(&self.at)
+        {
+            tracing::warn!("{error:#}");
+        }
+        fs::remove_dir(&self.at).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn superblocks_of_both_kinds_tell_id_and_size() {
+        let mut head = vec![0; 4096];
+        head[1024 + 4..1024 + 8].copy_from_slice(&1000_u32.to_le_bytes());
+        head[1024 + 0x18] = 2;
+        head[1024 + 0x38..1024 + 0x3a].copy_from_slice(&[0x53, 0xef]);
+        head[1024 + 0x60] = 0x80;
+        head[1024 + 0x150] = 1;
+        head[1024 + 0x68] = 0xab;
+        let found = Superblock::parse(&head).unwrap().filesystem;
+        assert_eq!(found.bytes, ((1 << 32) + 1000) * 4096);
+        assert_eq!(found.uuid, "ab000000-0000-0000-0000-000000000000");
+
+        let mut head = vec![0; 4096];
+        head[..4].copy_from_slice(b"XFSB");
+        head[4..8].copy_from_slice(&4096_u32.to_be_bytes());
+        head[8..16].copy_from_slice(&25_u64.to_be_bytes());
+        let found = Superblock::parse(&head).unwrap().filesystem;
+        assert_eq!((found.kind, found.bytes), (Kind::Xfs, 25 * 4096));
+        assert!(Superblock::parse(&[0; 4096]).is_none());
+    }
+
+    #[test]
+    fn the_size_of_a_mounted_xfs_is_read() {
+        let text = "meta-data=/dev/loop0 isize=512 agcount=4, agsize=32768 blks\n\
+                    data     =                       bsize=4096   blocks=131072, imaxpct=25\n";
+        assert_eq!(xfs_data(text), Some(512 << 20));
+    }
+
+    #[test]
+    fn only_a_difference_that_is_worth_it_is_grown() {
+        let filesystem = Filesystem {
+            kind: Kind::Ext4,
+            uuid: String::new(),
+            bytes: 10 << 30,
+        };
+        assert!(!filesystem.can_grow(10 << 30));
+        assert!(!filesystem.can_grow((10 << 30) + (16 << 20)));
+        assert!(!filesystem.can_grow(5 << 30));
+        assert!(filesystem.can_grow(11 << 30));
+    }
+}

@@ -1,0 +1,430 @@
+//! Links from where programs look to where the words survive: `~/.claude` and its like. What is in
+//! the way is merged onto the disk, compared, and kept aside. Runs as the user whose home it is.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::copy::{self, Merged};
+use crate::claude::session;
+use crate::error::{Context as _, Hint as _, Result, anyhow, bail};
+use crate::os::dirs::rename_new;
+use crate::os::files;
+use crate::os::process::{self, ProcessId};
+use crate::time::Timestamp;
+
+/// A link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Where programs look.
+    pub at: PathBuf,
+    /// Where it leads.
+    pub to: PathBuf,
+}
+
+/// How a link stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It is as it should be.
+    Right,
+    /// Neither link nor content is there.
+    Absent,
+    /// A link that leads elsewhere.
+    Elsewhere(PathBuf),
+    /// Files, and how many bytes they have.
+    Content {
+        /// Files and links.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+    },
+}
+
+/// The links of a home: Claude's two, and the chosen pieces.
+///
+/// # Errors
+/// A piece leads out of the home.
+pub fn of_home(home: &Path, root: &Path, pieces: &[PathBuf]) -> Result<Vec<Link>> {
+    let claude = root.join(".claude");
+    let mut links = vec![
+        Link {
+            at: home.join(".claude"),
+            to: claude.clone(),
+        },
+        Link {
+            at: home.join(".claude.json"),
+            to: claude.join(".claude.json"),
+        },
+    ];
+    for piece in pieces {
+        let is_plain = !piece.as_os_str().is_empty()
+            && piece
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
+        if !is_plain || piece.starts_with(".claude") || piece.starts_with(".claude.json") {
+            return Err(anyhow!(
+                "[machine] home: \"{}\" is no piece of the home that can be kept",
+                piece.display()
+            ))
+            .hint("name paths inside of the home, such as \".gitconfig\" or \".config/gh\"");
+        }
+        links.push(Link {
+            at: home.join(piece),
+            to: root.join("home").join(piece),
+        });
+    }
+    Ok(links)
+}
+
+impl Link {
+    /// How it stands.
+    ///
+    /// # Errors
+    /// What is there cannot be read.
+    pub fn state(&self) -> Result<State> {
+        let meta = match fs::symlink_metadata(&self.at) {
+            Ok(meta) => meta,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(State::Absent);
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot look at {}", self.at.display()));
+            }
+        };
+        if meta.is_symlink() {
+            let target = fs::read_link(&self.at)?;
+            return Ok(if target == self.to {
+                State::Right
+            } else {
+                State::Elsewhere(target)
+            });
+        }
+        // A piece below one that is linked already is where it should be.
+        if fs::canonicalize(&self.at).is_ok_and(|real| real == self.to) {
+            return Ok(State::Right);
+        }
+        let (files, bytes) = copy::weigh(&self.at)?;
+        Ok(State::Content { files, bytes })
+    }
+
+    /// Makes it. Content in its way is merged to where the link leads, compared, and kept beside the
+    /// link under another name. Returns what was done, in sentences.
+    ///
+    /// # Errors
+    /// A link of somebody else's is there, a process uses the content, or it cannot be copied whole.
+    pub fn make(&self) -> Result<Vec<String>> {
+        let mut said = Vec::new();
+        match self.state()? {
+            State::Right => return Ok(said),
+            State::Elsewhere(target) => {
+                return Err(anyhow!(
+                    "{} is a link to {} already",
+                    self.at.display(),
+                    target.display()
+                ))
+                .hint(format!(
+                    "move what it leads to into {}, then: rm {}",
+                    self.to.display(),
+                    self.at.display()
+                ));
+            }
+            State::Content { bytes, .. } => {
+                self.refuse_in_use()?;
+                said.push(self.move_in(bytes)?);
+            }
+            State::Absent => {}
+        }
+        if let Some(parent) = self.at.parent() {
+            files::create_private_dir(parent)?;
+        }
+        symlink(&self.to, &self.at)
+            .with_context(|| format!("cannot make the link {}", self.at.display()))?;
+        files::sync_dir(self.at.parent().unwrap_or(Path::new("/")))?;
+        said.push(format!(
+            "{} leads to {}",
+            self.at.display(),
+            self.to.display()
+        ));
+        Ok(said)
+    }
+
+    /// Copies the content to where the link will lead, and renames it aside.
+    fn move_in(&self, bytes: u64) -> Result<String> {
+        let said = self.copy_in(bytes)?;
+        let aside = aside(&self.at);
+        rename_new(&self.at, &aside)
+            .with_context(|| format!("cannot rename {}", self.at.display()))?;
+        files::sync_dir(self.at.parent().unwrap_or(Path::new("/")))?;
+        Ok(format!(
+            "{said}; as it was, it is kept as {}",
+            aside.display()
+        ))
+    }
+
+    /// Copies the content to where the link will lead, and compares.
+    ///
+    /// # Errors
+    /// There is no room, something cannot be read, or it was changed meanwhile.
+    pub fn copy_in(&self, bytes: u64) -> Result<String> {
+        let parent = self.to.parent().unwrap_or(Path::new("/"));
+        files::create_private_dir(parent)?;
+        copy::ensure_room(bytes, parent)?;
+        let merged = copy::merge(&self.at, &self.to)?;
+        let (count, _) = copy::verify(&self.at, &self.to, &merged)?;
+        files::sync_filesystem(parent)?;
+        Ok(self.words(&merged, count))
+    }
+
+    fn words(&self, merged: &Merged, count: u64) -> String {
+        let mut said = format!(
+            "{}: {count} files are on the disk now ({} copied, {} bytes; {} were there)",
+            self.at.display(),
+            merged.copied,
+            merged.bytes,
+            merged.same
+        );
+        if !merged.kept.is_empty() {
+            said.push_str(&format!(
+                "; the disk has others under these names, and they stay: {}",
+                list(&merged.kept)
+            ));
+        }
+        if !merged.left.is_empty() {
+            said.push_str(&format!(
+                "; left out, since they are no files: {}",
+                list(&merged.left)
+            ));
+        }
+        said
+    }
+
+    /// Refuses while a Claude, or any process of this user, has something of it open.
+    ///
+    /// # Errors
+    /// One does.
+    pub fn refuse_in_use(&self) -> Result<()> {
+        let mut users: Vec<(ProcessId, String)> = process::users_of(&self.at);
+        for file in session::live(&self.at) {
+            users.push((file.process, "a live Claude session".to_owned()));
+        }
+        // Claude opens `.claude.json` and files of sessions for a moment only; its directory tells.
+        if self
+            .at
+            .file_name()
+            .is_some_and(|name| name == ".claude.json")
+        {
+            let beside = self.at.with_file_name(".claude");
+            users.extend(
+                session::live(&beside)
+                    .into_iter()
+                    .map(|file| (file.process, "a live Claude session".to_owned())),
+            );
+        }
+        users.dedup_by_key(|(process, _)| process.pid);
+        let Some((first, _)) = users.first() else {
+            return Ok(());
+        };
+        let list: Vec<String> = users
+            .iter()
+            .take(5)
+            .map(|(process, what)| format!("{} ({what})", process.pid))
+            .collect();
+        Err(anyhow!(
+            "{} is in use by {}",
+            self.at.display(),
+            list.join(", ")
+        ))
+        .hint(format!("end it first, such as with: kill {}", first.pid))
+    }
+
+    /// Takes the link out, and puts back what was there before it. Returns what was done.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn undo(&self) -> Result<Option<String>> {
+        if self.state()? != State::Right || !fs::symlink_metadata(&self.at)?.is_symlink() {
+            return Ok(None);
+        }
+        fs::remove_file(&self.at)
+            .with_context(|| format!("cannot remove {}", self.at.display()))?;
+        let back = newest_aside(&self.at)?;
+        if let Some(aside) = &back {
+            rename_new(aside, &self.at)
+                .with_context(|| format!("cannot rename {}", aside.display()))?;
+        }
+        files::sync_dir(self.at.parent().unwrap_or(Path::new("/")))?;
+        let was = if back.is_some() {
+            "; what was there before is back"
+        } else {
+            ""
+        };
+        Ok(Some(format!(
+            "{} is no link any more{was}; what came since is in {}",
+            self.at.display(),
+            self.to.display()
+        )))
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let mut names: Vec<String> = paths
+        .iter()
+        .take(8)
+        .map(|p| p.display().to_string())
+        .collect();
+    if paths.len() > 8 {
+        names.push(format!("and {} more", paths.len() - 8));
+    }
+    names.join(", ")
+}
+
+const ASIDE: &str = ".before-spotkeep-";
+
+/// Where what was in a link's way is kept: beside it, with the moment in its name.
+#[must_use]
+pub fn aside(at: &Path) -> PathBuf {
+    let mut name = at.file_name().unwrap_or_default().to_owned();
+    name.push(format!("{ASIDE}{}", Timestamp::now().as_millis()));
+    at.with_file_name(name)
+}
+
+fn newest_aside(at: &Path) -> Result<Option<PathBuf>> {
+    let parent = at.parent().unwrap_or(Path::new("/"));
+    let Some(name) = at.file_name().and_then(|name| name.to_str()) else {
+        bail!("{} has no name", at.display());
+    };
+    let begin = format!("{name}{ASIDE}");
+    let newest = fs::read_dir(parent)?
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let when: u64 = path
+                .file_name()?
+                .to_str()?
+                .strip_prefix(&begin)?
+                .parse()
+                .ok()?;
+            Some((when, path))
+        })
+        .max();
+    Ok(newest.map(|(_, path)| path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, Link) {
+        let dir = tempfile::tempdir().unwrap();
+        let base = fs::canonicalize(dir.path()).unwrap();
+        fs::create_dir_all(base.join("home")).unwrap();
+        fs::create_dir_all(base.join("root/.claude")).unwrap();
+        let link = Link {
+            at: base.join("home/.claude"),
+            to: base.join("root/.claude"),
+        };
+        (dir, link)
+    }
+
+    #[test]
+    fn content_is_moved_in_kept_aside_and_put_back_by_undo() {
+        let (_dir, link) = place();
+        fs::create_dir(&link.at).unwrap();
+        fs::write(link.at.join("history"), "words").unwrap();
+        assert_eq!(link.state().unwrap(), State::Content { files: 1, bytes: 5 });
+        let said = link.make().unwrap();
+        assert!(
+            said[0].contains("1 copied") && said[0].contains("before-spotkeep"),
+            "{said:?}"
+        );
+        assert_eq!(link.state().unwrap(), State::Right);
+        assert_eq!(
+            fs::read_to_string(link.to.join("history")).unwrap(),
+            "words"
+        );
+        assert!(
+            link.make().unwrap().is_empty(),
+            "the second time changes nothing"
+        );
+
+        fs::write(link.to.join("history"), "words and more").unwrap();
+        link.undo().unwrap().unwrap();
+        assert_eq!(
+            fs::read_to_string(link.at.join("history")).unwrap(),
+            "words"
+        );
+        assert_eq!(
+            fs::read_to_string(link.to.join("history")).unwrap(),
+            "words and more"
+        );
+        assert_eq!(link.undo().unwrap(), None);
+    }
+
+    #[test]
+    fn a_link_of_somebody_else_is_refused() {
+        let (_dir, link) = place();
+        symlink("/srv/dotfiles/claude", &link.at).unwrap();
+        let error = link.make().unwrap_err();
+        assert!(
+            error.to_string().contains("/srv/dotfiles/claude"),
+            "{error}"
+        );
+        assert_eq!(link.undo().unwrap(), None);
+        assert!(fs::read_link(&link.at).is_ok());
+    }
+
+    #[test]
+    fn what_a_process_has_open_is_not_moved() {
+        let (_dir, link) = place();
+        fs::create_dir(&link.at).unwrap();
+        fs::write(link.at.join("x"), "").unwrap();
+        let mut child = std::process::Command::new("tail")
+            .arg("-f")
+            .arg(link.at.join("x"))
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while process::users_of(&link.at).is_empty() {
+            std::thread::yield_now();
+        }
+        let error = link.make().unwrap_err();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            error.to_string().contains(&child.id().to_string()),
+            "{error}"
+        );
+        assert!(matches!(link.state().unwrap(), State::Content { .. }));
+        link.make().unwrap();
+    }
+
+    #[test]
+    fn a_move_that_was_cut_after_the_rename_is_completed() {
+        let (_dir, link) = place();
+        fs::write(link.to.join("history"), "words").unwrap();
+        fs::create_dir(aside(&link.at)).unwrap();
+        assert_eq!(link.state().unwrap(), State::Absent);
+        link.make().unwrap();
+        assert_eq!(link.state().unwrap(), State::Right);
+    }
+
+    #[test]
+    fn a_piece_that_leads_out_of_the_home_is_refused() {
+        for bad in ["", "/etc", "../x", ".claude", ".claude/x", "a/../b"] {
+            assert!(
+                of_home(Path::new("/h"), Path::new("/r"), &[bad.into()]).is_err(),
+                "{bad}"
+            );
+        }
+        let links = of_home(Path::new("/h"), Path::new("/r"), &[".config/gh".into()]).unwrap();
+        assert_eq!(links[2].to, Path::new("/r/home/.config/gh"));
+    }
+}

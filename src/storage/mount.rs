@@ -1,0 +1,91 @@
+//! The mount unit of the root.
+//!
+//! A unit, and no line in `/etc/fstab`: it is a file of our own, which can be compared, replaced and
+//! removed whole.
+
+use std::path::{Path, PathBuf};
+
+use super::filesystem::Kind;
+use crate::systemd::units::mount_unit;
+
+/// How long a boot waits for the disk. The machine comes up without it in any case.
+const DEVICE_TIMEOUT: &str = "90s";
+
+/// What is mounted where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The device, under a name that stays.
+    pub what: PathBuf,
+    /// The mount point.
+    pub at: PathBuf,
+    /// The file system.
+    pub kind: Kind,
+}
+
+impl Mount {
+    /// The name that systemd demands for the unit of this mount point.
+    #[must_use]
+    pub fn unit_name(&self) -> String {
+        mount_unit(&self.at)
+    }
+
+    /// Files for `/etc/systemd/system`, by name.
+    #[must_use]
+    pub fn units(&self) -> Vec<(String, String)> {
+        let (what, at) = (self.what.display(), self.at.display());
+        let device = escape(&self.what);
+        let mount = format!(
+            "# Written by spotkeep setup; changes go into a drop-in (systemctl edit).\n\
+             [Unit]\n\
+             Description=The root of spotkeep, on a disk that outlives this machine\n\
+             # What a power cut left is looked over before it is mounted.\n\
+             Wants=systemd-fsck@{device}.service\n\
+             After=systemd-fsck@{device}.service\n\
+             \n\
+             [Mount]\n\
+             What={what}\n\
+             Where={at}\n\
+             Type={kind}\n\
+             Options={options}\n\
+             \n\
+             [Install]\n\
+             WantedBy=multi-user.target\n",
+            kind = self.kind.name(),
+            options = self.kind.options(),
+        );
+        let wait = format!(
+            "# Written by spotkeep setup: how long a boot waits for the disk of the root.\n\
+             [Unit]\n\
+             JobRunningTimeoutSec={DEVICE_TIMEOUT}\n"
+        );
+        vec![
+            (self.unit_name(), mount),
+            (format!("{device}.device.d/spotkeep.conf"), wait),
+        ]
+    }
+}
+
+/// A path as systemd writes it in the names of units.
+fn escape(path: &Path) -> String {
+    let unit = mount_unit(path);
+    unit.strip_suffix(".mount").unwrap_or(&unit).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_does_not_fail_without_the_disk_and_waits_for_it_within_bounds() {
+        let mount = Mount {
+            what: "/dev/disk/by-uuid/0a".into(),
+            at: "/mnt/persist".into(),
+            kind: Kind::Ext4,
+        };
+        let units = mount.units();
+        assert_eq!(units[0].0, "mnt-persist.mount");
+        assert!(units[0].1.contains("nofail") && units[0].1.contains("WantedBy=multi-user.target"));
+        assert_eq!(units[1].0, "dev-disk-by\\x2duuid-0a.device.d/spotkeep.conf");
+        assert!(units[1].1.contains("JobRunningTimeoutSec=90s"));
+    }
+}

@@ -1,0 +1,493 @@
+//! `spotkeep setup` and the disk: what is taken, what is refused, and that nothing is ever lost.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use spotkeep::os::cut::cut_power;
+use spotkeep::root::Root;
+
+use crate::lab::{LIMIT, said, skip};
+use crate::setup_lab::{UID, Vm, owned, tool};
+
+const MIB: u64 = 1 << 20;
+/// What a root needs at least.
+const ENOUGH: u64 = 512 * MIB;
+
+#[test]
+fn a_blank_disk_becomes_a_root_and_a_second_setup_changes_nothing() {
+    let Some(mut vm) = Vm::new("a_blank_disk_becomes_a_root_and_a_second_setup_changes_nothing")
+    else {
+        return;
+    };
+    let device = vm.disk("d", ENOUGH);
+    let dry = vm.setup(&["--disk", "d", "--user", "ann", "--dry-run"]);
+    assert!(
+        dry.out.contains("would format") && dry.out.contains("512 MiB"),
+        "{dry:?}"
+    );
+    assert!(
+        tool("wipefs", &["-n", &device]).is_empty(),
+        "a dry run wrote something"
+    );
+    assert!(!vm.root().exists());
+
+    let first = vm.ready("d").ok();
+    let done: Vec<&str> = first
+        .out
+        .lines()
+        .filter(|line| !line.starts_with(' '))
+        .collect();
+    for would in dry.out.lines() {
+        let what = would.strip_prefix("would ").unwrap();
+        assert!(
+            done.contains(&what),
+            "a dry run said {what:?}, and it was not done: {done:?}"
+        );
+    }
+    let root = vm.root();
+    assert_eq!(owned(&root), (0, UID, 0o1775));
+    assert_eq!(owned(&root.join("bin")), (0, 0, 0o755));
+    assert_eq!(owned(&root.join("bin/spotkeep")), (0, 0, 0o755));
+    assert_eq!(
+        owned(&root.join("bin/claude/2.1.330/claude")),
+        (0, 0, 0o755)
+    );
+    assert_eq!(owned(&root.join("backups")), (0, 0, 0o700));
+    for name in [".claude", "home", "session-state"] {
+        assert_eq!(owned(&root.join(name)), (UID, UID, 0o700), "{name}");
+    }
+    let identity = Root::open(&root).unwrap().identity().unwrap();
+    assert_eq!((identity.user.as_str(), identity.uid), ("ann", UID));
+    assert_eq!(identity.mount_path, root);
+    for (link, to) in [
+        ("home/ann/.claude", ".claude"),
+        ("home/ann/.claude.json", ".claude/.claude.json"),
+        ("workspaces", "workspaces"),
+        ("usr/local/bin/spotkeep", "bin/spotkeep"),
+    ] {
+        assert_eq!(fs::read_link(vm.at(link)).unwrap(), root.join(to), "{link}");
+    }
+    let wants = vm.at("etc/systemd/system/multi-user.target.wants");
+    assert_eq!(
+        fs::read_dir(wants).unwrap().count(),
+        4,
+        "mount, tmux, keeper, save"
+    );
+
+    let second = vm.setup(&["--disk", "d"]).ok();
+    assert_eq!(second.out, "nothing to do: this machine is set up\n");
+    let third = vm.setup(&["--disk", "d", "--dry-run"]).ok();
+    assert!(
+        third.out.starts_with("nothing would be changed"),
+        "{third:?}"
+    );
+}
+
+#[test]
+fn whatever_is_on_a_disk_is_named_and_never_touched() {
+    let Some(mut vm) = Vm::new("whatever_is_on_a_disk_is_named_and_never_touched") else {
+        return;
+    };
+    type Make = fn(&str);
+    let kinds: [(&str, Make, &str, &str); 9] = [
+        (
+            "swap",
+            |d| drop(tool("mkswap", &[d])),
+            "swap space",
+            "wipefs",
+        ),
+        (
+            "dos",
+            |d| sfdisk(d, "label: dos\n,,L\n"),
+            "a partition table",
+            "wipefs",
+        ),
+        (
+            "gpt",
+            |d| sfdisk(d, "label: gpt\n,,L\n"),
+            "a partition table",
+            "wipefs",
+        ),
+        (
+            "lvm",
+            |d| drop(tool("pvcreate", &["-q", d])),
+            "a volume of LVM",
+            "wipefs",
+        ),
+        ("luks", luks, "an encrypted volume", "wipefs"),
+        (
+            "ext2",
+            |d| drop(tool("mkfs.ext2", &["-q", d])),
+            "ext2",
+            "wipefs",
+        ),
+        (
+            "middle",
+            |d| write_at(d, 33 * MIB + 7, b"x"),
+            "byte 34603015 is not zero",
+            "blkdiscard",
+        ),
+        (
+            "end",
+            |d| write_at(d, 64 * MIB - 1, b"x"),
+            "is not zero",
+            "blkdiscard",
+        ),
+        ("files", with_a_file, "photos", "--beside-other-files"),
+    ];
+    for (name, make, said, hint) in kinds {
+        let device = vm.disk(name, 64 * MIB);
+        make(&device);
+        tool("sync", &[]);
+        let before = fs::read(vm.image(name)).unwrap();
+        vm.setup(&["--disk", name, "--user", "ann"])
+            .refused(1, said, hint);
+        vm.setup(&["--disk", &device, "--user", "ann", "--dry-run"])
+            .refused(1, said, hint);
+        tool("sync", &[]);
+        assert!(
+            before == fs::read(vm.image(name)).unwrap(),
+            "{name} was changed"
+        );
+    }
+}
+
+#[test]
+fn a_disk_in_use_too_small_read_only_missing_or_the_machines_own_is_refused() {
+    let test = "a_disk_in_use_too_small_read_only_missing_or_the_machines_own_is_refused";
+    let Some(mut vm) = Vm::new(test) else { return };
+    let device = vm.disk("mounted", ENOUGH);
+    tool("mkfs.ext4", &["-q", &device]);
+    let elsewhere = vm.at("elsewhere");
+    vm.mount(&device, &elsewhere);
+    vm.setup(&["--disk", "mounted"])
+        .refused(1, "is mounted at", "lsblk");
+
+    vm.disk("small", 100 * MIB);
+    vm.setup(&["--disk", "small", "--user", "ann"])
+        .refused(1, "100 MiB", "lsblk");
+
+    fs::File::create(vm.image("ro"))
+        .unwrap()
+        .set_len(ENOUGH)
+        .unwrap();
+    vm.attach("ro", &["--read-only"]);
+    vm.setup(&["--disk", "ro", "--user", "ann"])
+        .refused(1, "read-only", "rw");
+
+    let missing =
+        vm.setup(&["--disk", "none", "--user", "ann"])
+            .refused(1, "no disk none", "attach");
+    assert!(
+        missing
+            .err
+            .contains("(google-small), 100 MiB: nothing known on it"),
+        "{missing:?}"
+    );
+    vm.setup(&["--disk", "/etc/passwd", "--user", "ann"])
+        .refused(1, "no block device", "");
+
+    vm.disk("full-place", ENOUGH);
+    fs::create_dir_all(vm.root()).unwrap();
+    fs::write(vm.root().join("work"), "of weeks").unwrap();
+    vm.setup(&["--disk", "full-place", "--user", "ann"])
+        .refused(1, "would hide", "mv");
+
+    // The machine's own: only ever with --dry-run, whatever comes of it.
+    let source = said(Command::new("findmnt").args(["-no", "SOURCE", "/"])).out;
+    if Path::new(source.trim()).exists() {
+        vm.setup(&["--disk", source.trim(), "--user", "ann", "--dry-run"])
+            .refused(1, "that this machine runs from", "another disk");
+    }
+}
+
+#[test]
+fn a_disk_that_another_namespace_has_mounted_is_refused() {
+    let test = "a_disk_that_another_namespace_has_mounted_is_refused";
+    let Some(mut vm) = Vm::new(test) else { return };
+    let device = vm.disk("d", ENOUGH);
+    tool("mkfs.ext4", &["-q", &device]);
+    let at = vm.at("there");
+    fs::create_dir(&at).unwrap();
+    let mut other = Command::new("unshare")
+        .args([
+            "--mount",
+            "sh",
+            "-c",
+            "mount \"$0\" \"$1\" && echo mounted && read x",
+            &device,
+        ])
+        .arg(&at)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut word = [0; 8];
+    other
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut word)
+        .unwrap();
+    let answer = vm.setup(&["--disk", "d", "--user", "ann"]);
+    drop(other.stdin.take());
+    other.wait().unwrap();
+    answer.refused(1, "in another mount namespace", "lsblk");
+    vm.ready("d").ok();
+}
+
+#[test]
+fn an_empty_file_system_of_either_kind_is_taken_and_grows_with_its_disk() {
+    let test = "an_empty_file_system_of_either_kind_is_taken_and_grows_with_its_disk";
+    for (mkfs, quiet) in [("mkfs.ext4", "-q"), ("mkfs.xfs", "-q")] {
+        let Some(mut vm) = Vm::new(test) else { return };
+        let device = vm.disk("d", ENOUGH);
+        tool(mkfs, &[quiet, &device]);
+        let id = tool("blkid", &["-p", "-s", "UUID", "-o", "value", &device]);
+        vm.ready("d").ok();
+        assert_eq!(
+            tool("blkid", &["-p", "-s", "UUID", "-o", "value", &device]),
+            id,
+            "formatted"
+        );
+
+        for (bytes, size) in [(2 * ENOUGH, "1 GiB"), (4 * ENOUGH, "2 GiB")] {
+            let image = fs::OpenOptions::new().write(true).open(vm.image("d"));
+            image.unwrap().set_len(bytes).unwrap();
+            tool("losetup", &["-c", &device]);
+            let dry = vm.setup(&["--disk", "d", "--dry-run"]).ok();
+            assert!(dry.out.contains(&format!("to {size}")), "{mkfs}: {dry:?}");
+            let grown = vm.setup(&["--disk", "d"]);
+            // Without this capability the kernel lets nobody grow an ext4 that is mounted. The
+            // machine is set up all the same, says so, and grows it before the next mount.
+            if mkfs == "mkfs.ext4" && !may_grow_mounted() {
+                assert!(
+                    grown.code == 3 && grown.err.contains("resize2fs"),
+                    "{grown:?}"
+                );
+                vm.unmount();
+                vm.setup(&["--disk", "d"]).ok();
+            } else {
+                grown.ok();
+            }
+            let root = vm.root();
+            let stat = tool(
+                "df",
+                &["--block-size=1", "--output=size", root.to_str().unwrap()],
+            );
+            let now: u64 = stat.lines().last().unwrap().trim().parse().unwrap();
+            assert!(now > bytes / 10 * 8, "{mkfs}: {now}");
+            let again = vm.setup(&["--disk", "d"]).ok();
+            assert!(again.out.starts_with("nothing to do"), "{mkfs}: {again:?}");
+        }
+    }
+}
+
+/// `CAP_SYS_RESOURCE`, which every ordinary root has, and a root in some sandboxes has not.
+fn may_grow_mounted() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    u64::from_str_radix(line.unwrap().trim(), 16).unwrap() & (1 << 24) != 0
+}
+
+#[test]
+fn a_root_can_be_made_beside_other_files_and_changes_none_of_them() {
+    let test = "a_root_can_be_made_beside_other_files_and_changes_none_of_them";
+    let Some(mut vm) = Vm::new(test) else { return };
+    let device = vm.disk("d", ENOUGH);
+    with_a_file(&device);
+    vm.setup(&["--disk", "d", "--user", "ann"])
+        .refused(1, "photos", "--beside-other-files");
+    vm.setup(&["--disk", "d", "--user", "ann", "--beside-other-files"]);
+    assert_eq!(
+        fs::read_to_string(vm.root().join("photos")).unwrap(),
+        "of a summer"
+    );
+    Root::open(&vm.root()).unwrap();
+    // A root, by now: nobody has to say it again.
+    let again = vm.setup(&["--disk", "d"]);
+    assert!(!again.out.contains("would") && again.code != 1, "{again:?}");
+}
+
+#[test]
+fn a_partition_is_taken_by_its_own_name_and_its_table_stays() {
+    let test = "a_partition_is_taken_by_its_own_name_and_its_table_stays";
+    let Some(mut vm) = Vm::new(test) else { return };
+    fs::File::create(vm.image("d"))
+        .unwrap()
+        .set_len(ENOUGH + 64 * MIB)
+        .unwrap();
+    sfdisk(vm.image("d").to_str().unwrap(), "label: gpt\n,,L\n");
+    let device = vm.attach("d", &["--partscan"]);
+    let part = format!("{device}p1");
+    if !Path::new(&part).exists() {
+        return skip(test, "this kernel shows no partitions of loop devices");
+    }
+    vm.setup(&["--disk", "d", "--user", "ann"])
+        .refused(1, "a partition table", &part);
+    tool("mkfs.ext4", &["-q", &part]);
+    vm.name("d-part1", &part);
+    vm.ready("d-part1").ok();
+    vm.setup(&["--disk", "d", "--user", "ann"]).refused(
+        1,
+        "another file system is mounted",
+        "umount",
+    );
+    assert!(tool("sfdisk", &["--dump", &device]).contains(&part));
+    vm.unmount();
+}
+
+#[test]
+fn a_power_cut_at_any_moment_of_a_setup_is_mended_by_the_next_one() {
+    cut(
+        "a_power_cut_at_any_moment_of_a_setup_is_mended_by_the_next_one",
+        0..50,
+    );
+}
+
+#[test]
+fn a_power_cut_at_any_other_moment_of_a_setup_is_mended_as_well() {
+    cut(
+        "a_power_cut_at_any_other_moment_of_a_setup_is_mended_as_well",
+        50..100,
+    );
+}
+
+/// Cuts the power of the root's disk in the middle of a set-up, at moments that differ.
+fn cut(test: &str, moments: std::ops::Range<u32>) {
+    let Some(mut vm) = Vm::new(test) else { return };
+    let device = vm.disk("d", ENOUGH);
+    vm.anns(".claude/history.jsonl", &"words\n".repeat(1000));
+    let mounted = vm.root();
+    let fresh = |vm: &Vm| {
+        tool("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &device]);
+        fs::create_dir_all(vm.root()).unwrap();
+        tool("mount", &[&device, vm.root().to_str().unwrap()]);
+        for name in [".claude", ".claude.json"] {
+            fs::remove_file(vm.at("home/ann").join(name)).ok();
+        }
+        fs::remove_file(vm.at("workspaces")).ok();
+        vm.anns(".claude/history.jsonl", &"words\n".repeat(1000));
+    };
+    fresh(&vm);
+    let begun = Instant::now();
+    vm.ready("d").ok();
+    let whole = begun.elapsed();
+    vm.unmount();
+    let mut ended = 0;
+    for cut in moments {
+        fresh(&vm);
+        let claude = vm.claude();
+        let args = [
+            "--disk",
+            "d",
+            "--user",
+            "ann",
+            "--yes",
+            "--claude",
+            claude.to_str().unwrap(),
+        ];
+        let mut setup = vm
+            .command(&args)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Moments that are spread over the whole of it, in no order: the golden section.
+        let share = (f64::from(cut) * 0.618_033_988_75).fract();
+        std::thread::sleep(whole.mul_f64(share));
+        cut_power(&mounted).unwrap();
+        ended += u32::from(!setup.wait().unwrap().success());
+        vm.unmount();
+        tool("mount", &[&device, mounted.to_str().unwrap()]);
+        vm.ready("d").ok();
+        Root::open(&mounted).unwrap().identity().unwrap();
+        let words = fs::read_to_string(vm.at("home/ann/.claude/history.jsonl")).unwrap();
+        assert_eq!(words.len(), 6000, "cut {cut}");
+        vm.unmount();
+    }
+    assert!(ended > 10, "only {ended} of 50 cuts came while it ran");
+}
+
+/// A partition table, from a script of `sfdisk`'s.
+fn sfdisk(device: &str, script: &str) {
+    let mut child = Command::new("sfdisk")
+        .args(["-q", "--no-reread", device])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(script.as_bytes())
+        .unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+fn luks(device: &str) {
+    let key = tempfile::NamedTempFile::new().unwrap();
+    fs::write(key.path(), "a key").unwrap();
+    let key = key.path().to_str().unwrap();
+    // LUKS 1 with few iterations: its header is made without device-mapper.
+    tool(
+        "cryptsetup",
+        &[
+            "luksFormat",
+            "-q",
+            "--type",
+            "luks1",
+            "--pbkdf-force-iterations",
+            "1000",
+            device,
+            key,
+        ],
+    );
+}
+
+fn write_at(device: &str, at: u64, bytes: &[u8]) {
+    let file = fs::OpenOptions::new().write(true).open(device).unwrap();
+    file.write_all_at(bytes, at).unwrap();
+    file.sync_all().unwrap();
+}
+
+/// An ext4 that holds somebody's photos.
+fn with_a_file(device: &str) {
+    tool("mkfs.ext4", &["-q", device]);
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().to_str().unwrap();
+    tool("mount", &[device, at]);
+    fs::write(dir.path().join("photos"), "of a summer").unwrap();
+    tool("umount", &[at]);
+}
+
+#[test]
+fn a_disk_that_comes_late_is_waited_for() {
+    let Some(mut vm) = Vm::new("a_disk_that_comes_late_is_waited_for") else {
+        return;
+    };
+    let device = vm.disk("d", ENOUGH);
+    let link = vm.at("dev/disk/by-id/google-d");
+    fs::remove_file(&link).unwrap();
+    let mut setup = vm
+        .command(&["--disk", "d", "--user", "ann", "--dry-run", "--wait", "60s"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let until = Instant::now() + LIMIT;
+    // It has looked once when it has read the directory; nothing tells, so it gets a moment.
+    while setup.try_wait().unwrap().is_none() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(300));
+        if !link.exists() {
+            std::os::unix::fs::symlink(&device, &link).unwrap();
+        }
+    }
+    let output = setup.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("would format"));
+}

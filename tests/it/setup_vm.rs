@@ -1,0 +1,412 @@
+//! `spotkeep setup` and the machine: the account, the links, the user's script, and that root
+//! follows nothing that the user can write.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use spotkeep::os::process::users_of;
+
+use crate::lab::{SPOTKEEP, is_root, said};
+use crate::setup_lab::{UID, Vm, owned};
+
+const ENOUGH: u64 = 512 << 20;
+
+/// A process of ann's.
+fn ann(script: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    let uid = UID.to_string();
+    command.args([
+        "--reuid",
+        &uid,
+        "--regid",
+        &uid,
+        "--clear-groups",
+        "sh",
+        "-c",
+        script,
+    ]);
+    command
+}
+
+#[test]
+fn a_new_machine_has_everything_back_the_account_included() {
+    let Some(mut vm) = Vm::new("a_new_machine_has_everything_back_the_account_included") else {
+        return;
+    };
+    let device = vm.disk("d", ENOUGH);
+    vm.anns(".claude/projects/-srv/1.jsonl", "words\n");
+    vm.anns(".gitconfig", "[user]\n");
+    vm.ready("d").ok();
+    let config = vm.root().join("spotkeep.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(
+        &config,
+        format!("[machine]\nhome = [\".gitconfig\", \".config/gh\"]\n{text}"),
+    )
+    .unwrap();
+    let moved = vm.setup(&["--disk", "d"]).ok();
+    assert!(moved.out.contains("home/ann/.gitconfig"), "{moved:?}");
+    vm.unmount();
+
+    // Another boot disk, which knows nobody.
+    vm.boot_disk();
+    vm.name("d", &device);
+    let dry = vm.setup(&["--disk", "d", "--dry-run"]).ok();
+    assert!(
+        dry.out.contains(&format!(
+            "would make the account ann with the user id {UID}"
+        )),
+        "{dry:?}"
+    );
+    assert!(!vm.root().exists(), "a dry run has mounted something");
+    let back = vm.setup(&["--disk", "d"]).ok();
+    assert!(!back.out.contains("format"), "{back:?}");
+    let passwd = fs::read_to_string(vm.at("etc/passwd")).unwrap();
+    assert!(passwd.contains(&format!("ann:x:{UID}:{UID}:")), "{passwd}");
+    assert!(
+        fs::read_to_string(vm.at("etc/group"))
+            .unwrap()
+            .contains("sudo:x:27:ann")
+    );
+    let home = vm.at("home/ann");
+    assert_eq!(
+        fs::read_to_string(home.join(".claude/projects/-srv/1.jsonl")).unwrap(),
+        "words\n"
+    );
+    assert_eq!(
+        fs::read_to_string(home.join(".gitconfig")).unwrap(),
+        "[user]\n"
+    );
+    assert!(
+        fs::symlink_metadata(home.join(".config/gh"))
+            .unwrap()
+            .is_symlink()
+    );
+    assert_eq!(owned(&home.join(".config")).0, UID);
+    assert!(
+        vm.setup(&["--disk", "d"])
+            .ok()
+            .out
+            .starts_with("nothing to do")
+    );
+}
+
+#[test]
+fn a_number_that_is_taken_on_the_new_machine_is_told() {
+    let Some(mut vm) = Vm::new("a_number_that_is_taken_on_the_new_machine_is_told") else {
+        return;
+    };
+    let device = vm.disk("d", ENOUGH);
+    vm.ready("d").ok();
+    vm.unmount();
+    vm.boot_disk();
+    vm.name("d", &device);
+    vm.account("bob");
+    vm.setup(&["--disk", "d"])
+        .refused(1, "which bob has on this machine", "usermod");
+    vm.setup(&["--disk", "d", "--user", "bob"])
+        .refused(1, "the agents of ann", "--user ann");
+}
+
+#[test]
+fn both_sides_of_a_move_keep_what_they_have_and_the_original_is_put_back_by_undo() {
+    let test = "both_sides_of_a_move_keep_what_they_have_and_the_original_is_put_back_by_undo";
+    let Some(mut vm) = Vm::new(test) else { return };
+    vm.disk("d", ENOUGH);
+    vm.ready("d").ok();
+    // A machine on which a Claude was used before.
+    fs::remove_file(vm.at("home/ann/.claude")).unwrap();
+    fs::write(vm.root().join(".claude/CLAUDE.md"), "of the disk").unwrap();
+    vm.anns(".claude/CLAUDE.md", "of the home");
+    vm.anns(".claude/projects/-a/2.jsonl", "only here");
+    let said = vm.setup(&["--disk", "d"]).ok();
+    assert!(
+        said.out
+            .contains("the disk has others under these names, and they stay: CLAUDE.md"),
+        "{said:?}"
+    );
+    let claude = vm.root().join(".claude");
+    assert_eq!(
+        fs::read_to_string(claude.join("CLAUDE.md")).unwrap(),
+        "of the disk"
+    );
+    assert_eq!(
+        fs::read_to_string(claude.join("projects/-a/2.jsonl")).unwrap(),
+        "only here"
+    );
+    assert_eq!(owned(&claude.join("projects/-a/2.jsonl")).0, UID);
+
+    let dry = vm.setup(&["--undo", "--dry-run"]).ok();
+    assert!(dry.out.contains("would take out"), "{dry:?}");
+    let identity = fs::read(vm.root().join("session-state/root.json")).unwrap();
+    vm.setup(&["--undo"]).ok();
+    let home = vm.at("home/ann/.claude");
+    assert_eq!(
+        fs::read_to_string(home.join("CLAUDE.md")).unwrap(),
+        "of the home"
+    );
+    assert!(fs::symlink_metadata(vm.at("workspaces")).is_err());
+    assert!(fs::symlink_metadata(vm.at("usr/local/bin/spotkeep")).is_err());
+    let units = vm.at("etc/systemd/system");
+    let left: Vec<_> = walk(&units)
+        .into_iter()
+        .filter(|path| !path.is_dir())
+        .collect();
+    assert_eq!(left, Vec::<std::path::PathBuf>::new());
+    assert!(
+        !vm.root().join("session-state").exists(),
+        "it is still mounted"
+    );
+
+    vm.setup(&["--disk", "d"]).ok();
+    assert_eq!(
+        fs::read(vm.root().join("session-state/root.json")).unwrap(),
+        identity
+    );
+}
+
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            all.extend(walk(&path));
+        }
+        all.push(path);
+    }
+    all
+}
+
+#[test]
+fn nothing_is_moved_under_a_process_that_uses_it() {
+    let Some(mut vm) = Vm::new("nothing_is_moved_under_a_process_that_uses_it") else {
+        return;
+    };
+    vm.disk("d", ENOUGH);
+    let file = vm.anns(".claude/history.jsonl", "words");
+    let dir = file.parent().unwrap();
+    let mut user = Held(
+        ann(&format!("cd '{}' && exec tail -f /dev/null", dir.display()))
+            .spawn()
+            .unwrap(),
+    );
+    while users_of(dir).is_empty() {
+        std::thread::yield_now();
+    }
+    let pid = user.0.id().to_string();
+    vm.ready("d").refused(
+        1,
+        &format!("is in use by {pid} (tail)"),
+        &format!("kill {pid}"),
+    );
+    assert!(file.exists() && !fs::symlink_metadata(dir).unwrap().is_symlink());
+    user.0.kill().unwrap();
+    user.0.wait().unwrap();
+    vm.ready("d").ok();
+    assert_eq!(
+        fs::read_to_string(vm.root().join(".claude/history.jsonl")).unwrap(),
+        "words"
+    );
+}
+
+/// A child that does not outlive the test.
+struct Held(Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+fn a_home_that_does_not_fit_on_the_disk_stays_where_it_is() {
+    let Some(mut vm) = Vm::new("a_home_that_does_not_fit_on_the_disk_stays_where_it_is") else {
+        return;
+    };
+    vm.disk("d", ENOUGH);
+    vm.ready("d").ok();
+    fs::remove_file(vm.at("home/ann/.claude")).unwrap();
+    let file = vm.anns(".claude/large", "");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len(2 * ENOUGH)
+        .unwrap();
+    let said = vm.setup(&["--disk", "d"]);
+    assert_eq!(said.code, 3, "{said:?}");
+    assert!(said.err.contains("free bytes") && file.exists(), "{said:?}");
+    fs::remove_file(file).unwrap();
+    vm.setup(&["--disk", "d"]).ok();
+}
+
+#[test]
+fn the_users_script_runs_once_on_a_boot_disk_and_never_as_root() {
+    let Some(mut vm) = Vm::new("the_users_script_runs_once_on_a_boot_disk_and_never_as_root")
+    else {
+        return;
+    };
+    let device = vm.disk("d", ENOUGH);
+    vm.ready("d").ok();
+    let root = vm.root();
+    vm.give_to_ann(
+        &root.join("provision.sh"),
+        "#!/bin/sh\nid -u >>ran; exit $(cat code)\n",
+    );
+    fs::set_permissions(root.join("provision.sh"), fs::Permissions::from_mode(0o755)).unwrap();
+    vm.give_to_ann(&root.join("code"), "7");
+    let config = root.join("spotkeep.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(
+        &config,
+        format!("[machine]\non_new_machine = \"provision.sh\"\n{text}"),
+    )
+    .unwrap();
+
+    let failed = vm.setup(&["--disk", "d"]);
+    assert_eq!(failed.code, 3, "{failed:?}");
+    assert!(
+        failed.err.contains("exit status: 7") && failed.err.contains(".log"),
+        "{failed:?}"
+    );
+    fs::write(root.join("code"), "0").unwrap();
+    vm.setup(&["--disk", "d"]).ok();
+    vm.setup(&["--disk", "d"]).ok();
+    let ran = |root: &Path| fs::read_to_string(root.join("ran")).unwrap();
+    assert_eq!(
+        ran(&root),
+        format!("{UID}\n{UID}\n"),
+        "once more after it had failed, then never"
+    );
+
+    vm.unmount();
+    vm.boot_disk();
+    vm.name("d", &device);
+    vm.setup(&["--disk", "d"]).ok();
+    assert_eq!(
+        ran(&root).lines().count(),
+        3,
+        "and once on the next boot disk"
+    );
+}
+
+#[test]
+fn links_that_the_user_planted_lead_root_nowhere() {
+    let Some(mut vm) = Vm::new("links_that_the_user_planted_lead_root_nowhere") else {
+        return;
+    };
+    vm.disk("d", ENOUGH);
+    vm.ready("d").ok();
+    let (root, victim) = (vm.root(), vm.at("victim"));
+    fs::create_dir(&victim).unwrap();
+    fs::write(victim.join("shadow"), "secret").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o700)).unwrap();
+    let untouched = |what: &str| {
+        assert_eq!(owned(&victim), (0, 0, 0o700), "{what}");
+        assert_eq!(fs::read_dir(&victim).unwrap().count(), 1, "{what}");
+        assert_eq!(owned(&victim.join("shadow")).0, 0, "{what}");
+    };
+    // A root that its user made, with what root would make replaced by links.
+    for name in ["bin", "backups"] {
+        fs::rename(root.join(name), root.join(format!("{name}.old"))).unwrap();
+        symlink(&victim, root.join(name)).unwrap();
+        let said = vm.setup(&["--disk", "d", "--user", "ann"]);
+        assert_eq!(said.code, 1, "{said:?}");
+        untouched(name);
+        fs::remove_file(root.join(name)).unwrap();
+        fs::rename(root.join(format!("{name}.old")), root.join(name)).unwrap();
+    }
+    // A bin of the user's: its programs, and its word on whose the disk is, count for nothing.
+    chown(root.join("bin"), Some(UID), Some(UID)).unwrap();
+    fs::write(
+        root.join("bin/owner.json"),
+        r#"{"version":1,"user":"root","uid":0,"gid":0,"shell":"","groups":[]}"#,
+    )
+    .unwrap();
+    fs::write(root.join("bin/spotkeep"), "#!/bin/sh\nevil\n").unwrap();
+    vm.ready("d").ok();
+    assert_eq!(owned(&root.join("bin")), (0, 0, 0o755));
+    assert!(
+        !fs::read(root.join("bin/spotkeep"))
+            .unwrap()
+            .starts_with(b"#!")
+    );
+    assert!(
+        fs::read_to_string(root.join("bin/owner.json"))
+            .unwrap()
+            .contains("ann")
+    );
+    // State that root would read: it is read by ann.
+    let toml = root.join("spotkeep.toml");
+    fs::remove_file(&toml).unwrap();
+    symlink(victim.join("shadow"), &toml).unwrap();
+    let said = vm.setup(&["--disk", "d"]);
+    assert!(
+        !said.err.contains("secret") && !said.out.contains("secret"),
+        "{said:?}"
+    );
+    untouched("spotkeep.toml");
+    fs::remove_file(&toml).unwrap();
+    // The way into the home.
+    fs::remove_file(vm.at("home/ann/.claude")).unwrap();
+    ann(&format!(
+        "ln -s '{}' '{}'",
+        victim.display(),
+        vm.at("home/ann/.claude").display()
+    ))
+    .status()
+    .unwrap();
+    let said = vm.setup(&["--disk", "d"]);
+    assert!(
+        said.code == 3 && said.err.contains("was left as it is"),
+        "{said:?}"
+    );
+    untouched("home");
+}
+
+#[test]
+fn links_that_are_swapped_in_while_root_works_lead_it_nowhere() {
+    let Some(mut vm) = Vm::new("links_that_are_swapped_in_while_root_works_lead_it_nowhere") else {
+        return;
+    };
+    vm.disk("d", ENOUGH);
+    vm.ready("d").ok();
+    let (root, victim) = (vm.root(), vm.at("victim"));
+    fs::create_dir(&victim).unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o700)).unwrap();
+    for round in 0..10 {
+        // The user owns the root and what root owns in it, and keeps swapping.
+        fs::remove_dir_all(root.join("backups")).ok();
+        fs::remove_file(root.join("backups")).ok();
+        chown(&root, Some(UID), Some(UID)).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = format!(
+            "cd '{}' && while :; do ln -sn '{}' backups; rm -f backups; mkdir backups; rmdir backups; done 2>/dev/null",
+            root.display(),
+            victim.display()
+        );
+        let mut swapper = Held(ann(&script).stderr(Stdio::null()).spawn().unwrap());
+        let said = vm.setup(&["--disk", "d"]);
+        swapper.0.kill().unwrap();
+        swapper.0.wait().unwrap();
+        assert_eq!(owned(&victim), (0, 0, 0o700), "round {round}: {said:?}");
+        assert_eq!(fs::read_dir(&victim).unwrap().count(), 0, "round {round}");
+        // What is left in the way is told, and nothing else.
+        assert!(said.code == 0 || said.code == 1, "round {round}: {said:?}");
+    }
+}
+
+#[test]
+fn setting_up_needs_root_and_says_so() {
+    let mut command = if is_root() {
+        ann(&format!("exec '{SPOTKEEP}' setup --disk d"))
+    } else {
+        let mut command = Command::new(SPOTKEEP);
+        command.args(["setup", "--disk", "d"]);
+        command
+    };
+    said(&mut command).refused(1, "needs root", "sudo spotkeep setup");
+}
