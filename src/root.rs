@@ -319,7 +319,19 @@ fn ensure_hinted(
     }
 }
 
-/// Refuses a directory that `/etc/fstab` mounts something on while nothing is mounted there:
+/// Whether a mount unit of this machine, such as `setup` writes it, has that mount point.
+fn has_mount_unit(units: &Path, dir: &Path) -> bool {
+    let wanted = format!("Where={}", dir.display());
+    let entries = fs::read_dir(units).into_iter().flatten();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|kind| kind == "mount"))
+        .any(|path| {
+            fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == wanted))
+        })
+}
+
+/// Refuses a directory that `/etc/fstab` or a unit mounts something on while nothing is mounted there:
 /// what were written to it would be hidden by the next mount.
 fn refuse_unmounted(dir: &Path, fstab: &str) -> Result<()> {
     let listed = fstab
@@ -327,6 +339,7 @@ fn refuse_unmounted(dir: &Path, fstab: &str) -> Result<()> {
         .filter(|line| !line.trim_start().starts_with('#'))
         .filter_map(|line| line.split_whitespace().nth(1))
         .any(|mount| Path::new(mount) == dir);
+    let listed = listed || has_mount_unit(Path::new("/etc/systemd/system"), dir);
     if listed && dir.is_dir() && !files::is_mount_point(dir).unwrap_or(true) {
         return Err(anyhow!(
             "{} is a mount point and nothing is mounted on it",
@@ -381,6 +394,14 @@ mod tests {
         fs::remove_dir_all(other.dir()).unwrap();
         fs::rename(dir.path().join("aside"), root.dir()).unwrap();
         root.store_record(&record).unwrap();
+    }
+
+    #[test]
+    fn a_mount_point_of_a_unit_is_known() {
+        let dir = tempfile_dir();
+        fs::write(dir.path().join("x.mount"), "[Mount]\nWhere=/mnt/persist\n").unwrap();
+        assert!(has_mount_unit(dir.path(), Path::new("/mnt/persist")));
+        assert!(!has_mount_unit(dir.path(), Path::new("/mnt")));
     }
 
     #[test]

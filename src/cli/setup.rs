@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use super::term::{complain, say};
 use crate::error::{Kind, Result};
 use crate::os::place::Place;
+use crate::root::Root;
+use crate::setup::upgrade::upgrade;
 use crate::setup::{self, Ask, Outcome, Told, startup, undo, user};
 use crate::time::parse_duration;
 
@@ -44,6 +46,10 @@ pub(super) struct Args {
     /// How long to wait for the disk.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
     wait: std::time::Duration,
+    /// Put another spotkeep in the place of the one on the disk, and restart the keeper with it; agents
+    /// go on, and the old one comes back if the new one is not ready in time.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["undo", "dry_run", "disk"])]
+    upgrade: Option<PathBuf>,
     /// Take out links, units and the mount; the data stay.
     #[arg(long)]
     undo: bool,
@@ -59,6 +65,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
+    if let Some(file) = &args.upgrade {
+        say(&upgrade(&Root::open(at)?, file)?.to_string());
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut ask = Ask {
         disk: args.disk.clone(),
         wait: args.wait,

@@ -10,7 +10,7 @@ use super::account::{self, Account};
 use super::step::Step;
 use super::user::{Request, User};
 use super::vm::{OWNER, unit_paths};
-use super::{Ask, layout, machine, packages};
+use super::{Ask, layout, login_line, machine, packages};
 use crate::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
 use crate::os::dirs::{Dir, Entry, Ownership};
 use crate::os::place::Place;
@@ -86,6 +86,9 @@ pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<St
                 install::reload()?;
             }
             install::enable(place.prefix())?;
+        }
+        Step::LoginLine => {
+            login_line::install(place.prefix(), &root.join("bin/spotkeep"), &root)?;
         }
         Step::Script(_) => {
             let machine = machine::stamp(place)?;

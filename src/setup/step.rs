@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::account::{Owner, Wanted};
 use super::layout::Fix;
+use super::login_line;
 use crate::storage::device::{Device, size};
 use crate::storage::filesystem::Kind;
 use crate::storage::links::{Link, State};
@@ -87,6 +88,8 @@ pub enum Step {
     Retain,
     /// The units.
     Units(usize),
+    /// The line at the next login.
+    LoginLine,
     /// The user's script for a new boot disk.
     Script(String),
     /// The fleet.
@@ -169,6 +172,9 @@ impl Step {
                 crate::claude::retention::LONG_DAYS
             ),
             Self::Units(files) => format!("write and enable the units of spotkeep ({files} files)"),
+            Self::LoginLine => {
+                format!("tell at each login how the last preemption went (/{})", login_line::PATH)
+            }
             Self::Script(script) => {
                 format!("run {script} as the user, once on this boot disk")
             }

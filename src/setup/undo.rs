@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::account::Verdict;
 use super::user::{Request, User};
-use super::{Ask, Outcome, Told, vm};
+use super::{Ask, Outcome, Told, login_line, vm};
 use crate::error::{Context as _, Result};
 use crate::os::process;
 use crate::storage::filesystem;
@@ -94,6 +94,12 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<Outcome> 
                 Ok(link.undo()?.into_iter().collect())
             })?;
         }
+    }
+    if place.at(login_line::PATH).exists() {
+        each("take out the line at the login".into(), &mut || {
+            login_line::remove(place.prefix())?;
+            Ok(Vec::new())
+        })?;
     }
     let units = place.at("/etc/systemd/system");
     let unit = mount_unit(&root);

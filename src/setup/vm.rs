@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::account::{self, Account, Known, Owner, Verdict, Wanted};
 use super::step::Step;
 use super::user::{Report, Request, User};
-use super::{Ask, layout, machine, packages};
+use super::{Ask, layout, login_line, machine, packages};
 use crate::claude::retention;
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::os::dirs::{Dir, Entry, Ownership};
@@ -110,6 +110,8 @@ pub struct Facts {
     pub kept: Vec<String>,
     /// Units that are missing or differ; `None` where nobody would read them.
     pub units: Option<usize>,
+    /// Whether the line at the login has to be written.
+    pub login_line: bool,
     /// Whether the keeper's unit runs; `None` where there is no systemd to ask.
     pub active: Option<bool>,
 }
@@ -181,7 +183,12 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
             })
         })
         .transpose()?;
+    let line = place.at(login_line::PATH);
+    let wanted = login_line::snippet(&root.join("bin/spotkeep"), &root)?;
+    let has_profiles = line.parent().is_some_and(Path::is_dir);
+    let login_line = has_profiles && fs::read_to_string(line).ok() != Some(wanted);
     Ok(Facts {
+        login_line,
         account: account.clone(),
         remembered: tree.map(remembered).transpose()?.flatten(),
         layout: found,
@@ -313,6 +320,9 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<(Vec<Step>, Vec<String>)> {
     if units > 0 {
         steps.push(Step::Units(units));
     }
+    if facts.login_line {
+        steps.push(Step::LoginLine);
+    }
     steps.extend(report.pending.clone().map(Step::Script));
     if let Some(active) = facts.active
         && ask.start
@@ -420,6 +430,7 @@ mod tests {
             command: None,
             kept: vec!["2.1.330".into()],
             units: Some(0),
+            login_line: false,
             active: Some(true),
         }
     }

@@ -19,6 +19,7 @@ mod said;
 mod sight;
 
 mod boot_keeper;
+mod boot_setup;
 mod boot_shutdown;
 mod cli;
 mod damage;

@@ -1,0 +1,100 @@
+//! `spotkeep setup` with real systemd: a first machine, its reboot, and a new machine with the old disk.
+
+use std::time::Instant;
+
+use crate::boot::{Disk, Machine, agent, with_a_room};
+
+const SETUP: &str = "/usr/local/bin/spotkeep-under-test --root /mnt/persist setup --disk claude-persist \
+                     --user ann --yes --no-packages --claude /usr/local/bin/claude";
+
+#[test]
+fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
+    with_a_room(|room| {
+        let disk = Disk::blank(&room.dir, 600);
+        let mut machine = Machine::new(room);
+        machine.boot(Some(&disk));
+        let dry = machine.run(&format!("{SETUP} --dry-run")).ok();
+        assert!(dry.out.contains("would make the account ann"), "{dry:?}");
+        assert_eq!(machine.run("id ann").code, 1, "a dry run made an account");
+        let first = machine.run(SETUP).ok();
+        assert!(first.out.contains("start the keeper"), "{first:?}");
+        for unit in ["mnt-persist.mount", "spotkeep", "spotkeep-tmux", "spotkeep-save"] {
+            assert_eq!(machine.property(unit, "ActiveState"), "active", "{unit}");
+            assert_eq!(machine.property(unit, "UnitFileState"), "enabled", "{unit}");
+        }
+        machine.configure(
+            &("[machine]\nhome = [\".gitconfig\"]\non_new_machine = \"provision.sh\"\n".to_owned()
+                + &agent("a", "tool")),
+        );
+        machine.run("printf '#!/bin/sh\\nid -un >>ran\\n' >/mnt/persist/provision.sh && chmod 755 /mnt/persist/provision.sh && chown ann /mnt/persist/provision.sh").ok();
+        machine.spotkeep("up").ok();
+        machine.wait_open("a");
+        let session = machine.agent("a")["session_id"].clone();
+        let pid = machine.pid("a");
+
+        let again = machine.run(SETUP).ok();
+        assert!(again.out.contains("run provision.sh as the user"), "{again:?}");
+        let begun = Instant::now();
+        let third = machine.run(SETUP).ok();
+        eprintln!("figure: a set-up that changes nothing: {:?}", begun.elapsed());
+        assert!(third.out.starts_with("nothing to do"), "{third:?}");
+        assert_eq!(machine.pid("a"), pid, "an agent was touched");
+        let start_up = first.out.split_once("#!/bin/sh").unwrap().1.to_owned();
+
+        // Without any further help, after a power cut.
+        machine.cut();
+        room.model.new_life();
+        machine.boot(Some(&disk));
+        machine.until("a has gone on", || {
+            (machine.agent("a")["state"] == "idle").then_some(())
+        });
+        assert_eq!(machine.agent("a")["session_id"], session);
+        machine.power_off();
+        room.model.new_life();
+
+        // A new boot disk that knows nothing, and the start-up script that was printed.
+        let mut new = Machine::new(room);
+        new.script("/startup", &start_up);
+        new.boot(Some(&disk));
+        let back = new.run("/startup").ok();
+        assert!(back.out.contains("make the account ann"), "{back:?}");
+        assert_eq!(new.wait_state("a", "idle")["session_id"], session);
+        assert_eq!(new.run("cat /mnt/persist/ran").out, "ann\nann\n", "once on each boot disk");
+        assert_eq!(new.run("readlink /home/ann/.claude").out, "/mnt/persist/.claude\n");
+        let second = new.run("/startup").ok();
+        assert!(second.out.starts_with("nothing to do"), "{second:?}");
+
+        let undone = new.run("/usr/local/bin/spotkeep-under-test --root /mnt/persist setup --undo").ok();
+        assert!(undone.out.contains("take out the units"), "{undone:?}");
+        for unit in ["mnt-persist.mount", "spotkeep", "spotkeep-tmux"] {
+            assert_eq!(new.property(unit, "ActiveState"), "inactive", "{unit}");
+        }
+        assert_eq!(new.run("ls -A /home/ann/.claude").code, 2, "the link is gone");
+        let back = new.run(SETUP).ok();
+        assert!(!back.out.contains("format"), "{back:?}");
+        assert_eq!(new.wait_state("a", "idle")["session_id"], session);
+    });
+}
+
+#[test]
+fn the_start_up_script_runs_nothing_from_a_disk_that_is_no_root() {
+    with_a_room(|room| {
+        let disk = Disk::blank(&room.dir, 64);
+        let mut machine = Machine::new(room);
+        machine.script(
+            "/startup",
+            &spotkeep::setup::startup::script("claude-persist", "/mnt/persist".as_ref()),
+        );
+        machine.boot(Some(&disk));
+        assert_ne!(machine.run("/startup").code, 0, "a blank disk");
+        machine.run("mkfs.ext4 -q /dev/disk/by-id/google-claude-persist").ok();
+        let empty = machine.run("/startup");
+        assert!(empty.code == 1 && empty.err.contains("holds no root"), "{empty:?}");
+        // A program that somebody else than root has put there.
+        machine
+            .run("mkdir /mnt/persist/bin && printf '#!/bin/sh\\ntouch /evil\\n' >/mnt/persist/bin/spotkeep && chmod 755 /mnt/persist/bin/spotkeep && chown nobody /mnt/persist/bin/spotkeep")
+            .ok();
+        assert_eq!(machine.run("/startup").code, 1);
+        assert_eq!(machine.run("ls /evil").code, 2, "root has run it");
+    });
+}
