@@ -36,6 +36,7 @@ vm-drill: ## Cut the power of a whole virtual machine, with and without a notice
 # Documentation tests come first, so that the last lines are the summary of all others.
 test: ## Run all tests that this machine can run, and say which it cannot
 	@scripts/need test
+	@[ "$$(id -u)" -ne 0 ] || scripts/boot-root >/dev/null || true
 	@scripts/tiers
 	@$(CARGO) test --quiet --locked --doc
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \

@@ -13,6 +13,7 @@ use crate::os::process::ProcessId;
 use crate::restore::{self, Ground, History, Refused};
 use crate::root::Root;
 use crate::state::{AgentName, How, Journal, What};
+use crate::systemd::cgroup::Leaf;
 use crate::tmux::Tmux;
 
 /// How long a save waits for a launch under way. One takes about 50 ms; one that hangs on the
@@ -174,6 +175,18 @@ impl Starter {
         let prepared = restore::prepare(&ground, record, agent)?;
         for what in prepared.seeded {
             self.write(None, &What::Repaired { what });
+        }
+        let leaf = prepared
+            .record
+            .launch
+            .as_ref()
+            .and_then(|launch| launch.cgroup.as_deref());
+        let can_limit = leaf.is_some_and(|dir| Leaf::at(dir).can_limit_memory());
+        if let Some(limit) = job.config.memory_max_of(agent).filter(|_| !can_limit) {
+            let what = format!(
+                "memory_max = \"{limit}\" has no effect: it takes spotkeep-tmux.service and cgroups of version 2"
+            );
+            self.write(Some(&job.name), &What::Trouble { what });
         }
         // Persisted before it is used: a keeper that dies here knows what it began.
         let launching = prepared.record;

@@ -102,14 +102,26 @@ impl Leaf {
         &self.0
     }
 
-    /// Makes it, sets the limit in bytes, and moves this process into it.
+    /// Whether memory can be limited in it: the controller was handed down to where it is.
+    #[must_use]
+    pub fn can_limit_memory(&self) -> bool {
+        let handed = self
+            .0
+            .parent()
+            .map(|agents| agents.join("cgroup.subtree_control"));
+        handed
+            .and_then(|file| fs::read_to_string(file).ok())
+            .is_some_and(|controllers| controllers.split_whitespace().any(|name| name == "memory"))
+    }
+
+    /// Makes it, sets the limit in bytes where that can be, and moves this process into it.
     ///
     /// # Errors
-    /// It cannot be made; or a limit is wanted and the memory controller is not to be had.
+    /// It cannot be made, or the limit is refused.
     pub fn enter(&self, memory_max: Option<u64>) -> Result<()> {
         let dir = self.0.display();
         make_dir(&self.0).with_context(|| format!("cannot make the cgroup {dir}"))?;
-        if let Some(limit) = memory_max {
+        if let Some(limit) = memory_max.filter(|_| self.can_limit_memory()) {
             fs::write(self.0.join("memory.max"), limit.to_string())
                 .with_context(|| format!("cannot limit the memory of {dir}"))?;
         }

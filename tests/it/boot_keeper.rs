@@ -231,5 +231,32 @@ fn an_agent_has_a_cgroup_of_its_own_and_is_resumed_after_its_tmux_server_died() 
         assert_ne!(machine.property("spotkeep-tmux", "MainPID"), server);
         // In the unit of tmux, and not in that of the keeper which asked for them.
         assert!(group(machine.pid("a")).starts_with(place));
+
+        // A limit of memory is set, or it is said that it cannot be.
+        machine.configure(&(agent("a", "tool") + "memory_max = \"1G\"\n" + &agent("b", "idle")));
+        machine.spotkeep("up").ok();
+        let pid = machine.pid("a");
+        machine.spotkeep("restart a").ok();
+        machine.until("a runs again", || {
+            let agent = machine.agent("a");
+            (agent["state"] == "idle" && agent["pid"] != pid).then_some(())
+        });
+        let controllers = machine
+            .run("cat /sys/fs/cgroup/cgroup.controllers")
+            .ok()
+            .out;
+        if controllers.split_whitespace().any(|name| name == "memory") {
+            let limit = machine.run(&format!(
+                "cat /sys/fs/cgroup{}/memory.max",
+                group(machine.pid("a"))
+            ));
+            assert_eq!(limit.ok().out, "1073741824\n");
+        } else {
+            let events = machine.spotkeep("events").ok().out;
+            assert!(
+                events.contains("memory_max = \"1G\" has no effect"),
+                "{events}"
+            );
+        }
     });
 }

@@ -102,7 +102,19 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
             machine.boot(Some(&disk));
         }
         machine.wait_state("a", "idle");
+        machine.wait_state("b", "idle");
         assert_eq!(machine.agent("a")["session_id"], session);
+
+        // The machine goes before the save unit has started, such as in the middle of its boot.
+        machine.run("systemctl disable spotkeep-save").ok();
+        machine.cut();
+        room.model.new_life();
+        machine.boot(Some(&disk));
+        machine.wait_state("a", "idle");
+        machine.wait_state("b", "idle");
+        let text = machine.power_off().text();
+        assert!(text.contains("Notice { source: \"signal\""), "{text}");
+        assert!(text.contains("clean: true"), "{text}");
     });
 }
 

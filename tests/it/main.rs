@@ -18,6 +18,7 @@ mod real_claude;
 mod said;
 mod sight;
 
+mod boot_claude;
 mod boot_keeper;
 mod boot_setup;
 mod boot_shutdown;

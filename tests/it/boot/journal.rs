@@ -41,11 +41,6 @@ impl Journal {
         self.of_job(unit, &["Stopped ", "Unmounted "])
     }
 
-    /// When a unit had started.
-    pub fn started(&self, unit: &str) -> Duration {
-        self.of_job(unit, &["Started ", "Mounted ", "Finished ", "Reached "])
-    }
-
     /// When the shutdown began: the first unit that was told to stop.
     pub fn shutdown_began(&self) -> Duration {
         let first = self

@@ -26,6 +26,7 @@ pub struct Machine<'r> {
     pub room: &'r Room,
     boot_disk: PathBuf,
     extra: Vec<String>,
+    defaults: String,
     nspawn: Option<Child>,
     leader: Option<ProcessId>,
 }
@@ -51,6 +52,7 @@ impl<'r> Machine<'r> {
             room,
             boot_disk,
             extra: Vec::new(),
+            defaults: String::new(),
             nspawn: None,
             leader: None,
         };
@@ -68,6 +70,15 @@ impl<'r> Machine<'r> {
         self.extra
             .push(format!("--bind-ro={}:{to}", from.display()));
         self
+    }
+
+    /// Agents are the real thing.
+    pub fn with_claude(mut self, claude: &Path) -> Self {
+        self.defaults = "args = [\"--dangerously-skip-permissions\"]\n\
+            env.ANTHROPIC_API_KEY = \"lab-key-that-opens-nothing\"\n\
+            env.DISABLE_TELEMETRY = \"1\""
+            .into();
+        self.share(claude, "/usr/local/bin/claude")
     }
 
     /// A file on the boot disk, while the machine runs and while it does not.
@@ -224,7 +235,8 @@ impl<'r> Machine<'r> {
     /// Writes `spotkeep.toml`: settings that lead to the doubles, then `more`.
     pub fn configure(&self, more: &str) {
         let text = format!(
-            "[cloud]\nprovider = \"gcp\"\n\n[defaults]\nenv = {{ ANTHROPIC_BASE_URL = \"{}\" }}\n{more}\n",
+            "[cloud]\nprovider = \"gcp\"\n\n[defaults]\n{}\nenv.ANTHROPIC_BASE_URL = \"{}\"\n{more}\n",
+            self.defaults,
             self.room.model.url()
         );
         let write = format!(
@@ -367,5 +379,5 @@ pub fn agent(name: &str, plan: &str) -> String {
         "" => String::new(),
         plan => format!("prompt = \"{}\"\n", prompt_of(name, plan, 1)),
     };
-    format!("[agents.{name}]\nworkspace = \"workspaces/{name}\"\n{prompt}\n")
+    format!("\n[agents.{name}]\nworkspace = \"workspaces/{name}\"\n{prompt}")
 }

@@ -20,6 +20,7 @@ use spotkeep::drill::model::Model;
 use spotkeep::os::process::ProcessId;
 
 use crate::lab::{is_root, said, skip};
+use crate::loopback::{ensure_only_loopback, name_of};
 
 pub use disk::Disk;
 pub use machine::{Machine, agent};
@@ -49,14 +50,12 @@ pub struct Room {
 
 /// Plays where machines can be booted. `play` is a closure of the test itself, whose name it tells.
 pub fn with_a_room<Play: Fn(&Room)>(play: Play) {
-    let name = std::any::type_name::<Play>();
-    let name = name.strip_suffix("::{{closure}}").unwrap_or(name);
-    let test = name.split_once("::").map_or(name, |(_, path)| path);
+    let test = name_of::<Play>();
     if let Some(dir) = std::env::var_os(INSIDE) {
         play(&Room::new(Path::new(&dir)));
         std::process::exit(PASSED);
-    } else if let Some(image) = image(test) {
-        again_apart(test, &image);
+    } else if let Some(image) = image(&test) {
+        again_apart(&test, &image);
     }
 }
 
@@ -184,17 +183,9 @@ impl Room {
 
 /// The variable alone proves nothing.
 fn ensure_apart() {
-    let devices = fs::read_to_string("/proc/net/dev").unwrap();
-    let names = devices.lines().filter_map(|line| line.split_once(':'));
-    assert!(
-        names.into_iter().all(|(name, _)| name.trim() == "lo"),
-        "there is a network beside loopback:\n{devices}"
-    );
+    ensure_only_loopback();
     let first = fs::read_to_string("/proc/1/cmdline").unwrap();
-    assert!(
-        first.contains(INSIDE) || first.contains("--exact"),
-        "not apart: {first}"
-    );
+    assert!(first.contains("--exact"), "not apart: {first}");
 }
 
 /// Hands what reaches the metadata server's own address to its double, which listens on loopback only.

@@ -1,0 +1,36 @@
+//! The real Claude Code on a machine with real systemd.
+
+use spotkeep::drill::ledger::Ledger;
+
+use crate::boot::{Disk, Machine, agent, with_a_room};
+use crate::lab::LIMIT;
+use crate::real_claude::pinned;
+
+#[test]
+fn real_claude_is_cut_in_a_tool_by_the_power_button_and_goes_on_after_the_boot() {
+    let test = "real_claude_is_cut_in_a_tool_by_the_power_button_and_goes_on_after_the_boot";
+    let Some(claude) = pinned(test).and_then(|mut versions| versions.pop()) else {
+        return;
+    };
+    with_a_room(|room| {
+        let disk = Disk::blank(&room.dir, 512);
+        let mut machine = Machine::new(room).with_claude(&claude.program);
+        machine.boot(Some(&disk));
+        machine.set_up(&agent("a", "tool"));
+        machine.start();
+        machine.wait_open("a");
+        let session = machine.agent("a")["session_id"].clone();
+        let text = machine.power_off().text();
+        assert!(
+            text.contains("everything safe after") && !text.contains("NOT CLEAN"),
+            "{text}"
+        );
+
+        room.model.new_life();
+        machine.boot(Some(&disk));
+        let ended = |ledger: &Ledger| ledger.agents["a"].turns_ended > 0;
+        assert!(room.model.wait(LIMIT, ended), "{}", machine.account());
+        machine.wait_state("a", "idle");
+        assert_eq!(machine.agent("a")["session_id"], session);
+    });
+}
