@@ -1,13 +1,12 @@
 //! `spotkeep units`
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::term::say;
 use crate::error::{Hint as _, Kind, Result, anyhow};
 use crate::os::process;
 use crate::root::Root;
-use crate::setup::upgrade::upgrade;
 use crate::systemd::install;
 use crate::systemd::units::UnitPaths;
 
@@ -17,18 +16,11 @@ pub(super) struct Args {
     /// Say what differs, and do nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Another program in the place of this one.
-    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
-    upgrade: Option<PathBuf>,
 }
 
 /// Puts the units of this very version onto the machine and has them start at boot; nothing that
 /// runs is touched. `setup --upgrade` asks the new program for it.
 pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    if let Some(file) = &args.upgrade {
-        say(&upgrade(root, file)?.to_string());
-        return Ok(ExitCode::SUCCESS);
-    }
     let (machine, paths) = (Path::new("/"), UnitPaths::of(root)?);
     if args.dry_run {
         let differences = install::differences(machine, &paths)?;

@@ -13,7 +13,7 @@ fn real_claude_is_cut_in_a_tool_by_the_power_button_and_goes_on_after_the_boot()
         return;
     };
     with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 512);
+        let disk = Disk::blank(&room.dir, 1024);
         let mut machine = Machine::new(room).with_claude(&claude.program);
         machine.boot(Some(&disk));
         machine.set_up(&agent("a", "tool"));

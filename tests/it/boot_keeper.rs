@@ -30,7 +30,7 @@ fn wait_for_another(machine: &Machine<'_>, keeper: &str) {
 #[test]
 fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
     with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 256);
+        let disk = Disk::blank(&room.dir, 1024);
         let machine = machine(room, &disk);
         let before = pids(&machine);
         let keeper = || machine.property("spotkeep", "MainPID");
@@ -88,15 +88,12 @@ fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
 #[test]
 fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready() {
     with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 256);
+        let disk = Disk::blank(&room.dir, 1024);
         let machine = machine(room, &disk);
         let before = pids(&machine);
         let sum = || machine.run("cksum </mnt/persist/bin/spotkeep").ok().out;
-        let upgrade = |file: &str| {
-            machine.run(&format!(
-                "/mnt/persist/bin/spotkeep --root /mnt/persist units --upgrade {file}"
-            ))
-        };
+        let upgrade =
+            |file: &str| machine.run(&format!("/mnt/persist/bin/spotkeep setup --upgrade {file}"));
         let (old, keeper) = (sum(), machine.property("spotkeep", "MainPID"));
 
         let same = upgrade("/usr/local/bin/spotkeep-under-test").ok();
@@ -147,13 +144,13 @@ fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready()
         assert_eq!(pids(&machine), before);
 
         // One that is no spotkeep at all: it is asked as the user, and nothing is replaced.
-        machine.script("/tmp-files/other", "id -u >/tmp/who; echo hello");
+        machine.script("/tmp-files/other", "id -un >/tmp/who; echo hello");
         let refused = upgrade("/tmp-files/other");
         assert!(
             refused.code == 1 && refused.err.contains("is no spotkeep"),
             "{refused:?}"
         );
-        assert_eq!(machine.run("cat /tmp/who").ok().out, "1234\n");
+        assert_eq!(machine.run("cat /tmp/who").ok().out, "ann\n");
         // Nor from a place where the user could put another in between.
         machine.run("chmod 777 /mnt/persist/bin").ok();
         let refused = upgrade("/tmp/new");
@@ -168,7 +165,7 @@ fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready()
 #[test]
 fn an_agent_has_a_cgroup_of_its_own_and_is_resumed_after_its_tmux_server_died() {
     with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 256);
+        let disk = Disk::blank(&room.dir, 1024);
         let machine = machine(room, &disk);
         let [a, b] = pids(&machine);
         let group = |pid: i64| {
@@ -202,7 +199,7 @@ fn an_agent_has_a_cgroup_of_its_own_and_is_resumed_after_its_tmux_server_died() 
         let procs = format!("/sys/fs/cgroup{of_a}/cgroup.procs");
         machine
             .run(&format!(
-                "setsid sh -c 'echo $$ >{procs}; exec env -i setpriv --reuid 1234 sleep 4711' >/dev/null 2>&1 &"
+                "setsid sh -c 'echo $$ >{procs}; exec env -i setpriv --reuid ann sleep 4711' >/dev/null 2>&1 &"
             ))
             .ok();
         let runaway = || machine.run("pgrep -u ann -x sleep -a | grep -q 4711").code == 0;

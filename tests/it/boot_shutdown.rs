@@ -5,7 +5,7 @@ use crate::boot::{Disk, Machine, agent, with_a_room};
 #[test]
 fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_resumes() {
     with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 256);
+        let disk = Disk::blank(&room.dir, 1024);
         let mut machine = Machine::new(room);
         // A unit of somebody else's that does not want to end.
         machine.script(
@@ -32,11 +32,9 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
         let session = machine.agent("a")["session_id"].clone();
 
         // A second set-up finds everything as it should be.
-        let units = "/mnt/persist/bin/spotkeep --root /mnt/persist units --dry-run";
-        assert_eq!(machine.run(units).ok().out, "");
         let pid = machine.pid("a");
-        machine.set_up("");
-        machine.start();
+        let again = machine.setup("");
+        assert_eq!(again.out, "", "{again:?}");
         assert_eq!(machine.pid("a"), pid);
 
         let journal = machine.power_off();
@@ -121,7 +119,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
 #[test]
 fn without_its_disk_nothing_starts_and_the_boot_goes_on_and_another_machine_takes_it_over() {
     with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 256);
+        let disk = Disk::blank(&room.dir, 1024);
         let mut first = Machine::new(room);
         first.boot(Some(&disk));
         first.set_up(&agent("a", "tool"));
@@ -156,7 +154,7 @@ fn without_its_disk_nothing_starts_and_the_boot_goes_on_and_another_machine_take
 #[test]
 fn sixteen_agents_in_a_tool_are_safe_when_the_power_button_was_pressed() {
     with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 256);
+        let disk = Disk::blank(&room.dir, 1024);
         let mut machine = Machine::new(room);
         machine.boot(Some(&disk));
         let names: Vec<String> = (1..=16).map(|number| format!("agent-{number}")).collect();

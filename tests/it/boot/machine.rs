@@ -205,31 +205,24 @@ impl<'r> Machine<'r> {
         ))
     }
 
-    /// Makes it a machine with a fleet, as a person with root would by hand: the disk, its mount, the
-    /// user, the layout, the program, the units. What is there already is left alone.
+    /// Makes it a machine with a fleet, by `setup` as a person types it, and declares these agents.
+    /// Nothing is started yet.
     pub fn set_up(&self, config: &str) {
-        self.write(
-            "/etc/systemd/system/mnt-persist.mount",
-            &format!("[Mount]\nWhat={DEVICE}\nWhere={ROOT}\nType=ext4\n[Install]\nWantedBy=multi-user.target\n"),
-        );
-        let steps = format!(
-            "set -e
-            id ann >/dev/null 2>&1 || useradd --create-home --uid 1234 ann
-            blkid -p {DEVICE} >/dev/null || mkfs.ext4 -q {DEVICE}
-            systemctl daemon-reload
-            systemctl enable --quiet --now mnt-persist.mount
-            chown root:ann {ROOT}; chmod 1775 {ROOT}
-            install -d -o root -m 755 {ROOT}/bin
-            cmp -s /usr/local/bin/spotkeep-under-test {ROOT}/bin/spotkeep ||
-                install -m 755 /usr/local/bin/spotkeep-under-test {ROOT}/bin/spotkeep
-            runuser -u ann -- {ROOT}/bin/spotkeep --root {ROOT} init"
-        );
-        self.run(&steps).ok();
+        let said = self.setup("--no-start");
+        // The stand-in is no claude that could be kept on the disk, and that is said.
+        assert!(matches!(said.code, 0 | 3) && !said.err.contains("error: "), "{said:?}");
         if !config.is_empty() {
             self.configure(config);
         }
-        self.run(&format!("{ROOT}/bin/spotkeep --root {ROOT} units"))
-            .ok();
+    }
+
+    /// `setup`, with the program that is under test.
+    pub fn setup(&self, more: &str) -> Said {
+        let disk = Path::new(DEVICE).file_name().unwrap().to_str().unwrap();
+        let disk = disk.trim_start_matches("google-");
+        self.run(&format!(
+            "/usr/local/bin/spotkeep-under-test setup --disk {disk} --user ann --yes --no-packages {more}"
+        ))
     }
 
     /// Writes `spotkeep.toml`: settings that lead to the doubles, then `more`.
