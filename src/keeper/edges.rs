@@ -120,15 +120,21 @@ impl Edges {
                     let _ended = pidfd.wait(None);
                 }
                 // A save ends the whole fleet at once, and sweeps once for all of it.
-                let exit = match (door.is_closed(), out_of_memory(launch.as_ref())) {
-                    (true, _) => Exit::Unseen,
-                    (false, Some(exit)) => exit,
-                    (false, None) => tmux.exit_of(&name),
+                let exit = match door.is_closed() {
+                    true => Exit::Unseen,
+                    // tmux has to notice in any case, or it keeps the pane for alive.
+                    false => {
+                        let seen = tmux.exit_of(&name);
+                        out_of_memory(launch.as_ref()).unwrap_or(seen)
+                    }
                 };
                 let mut last_words = None;
                 if !exit.is_clean() && !door.is_closed() {
                     sweep(launch.as_slice(), SWEEP_LIMIT);
                     last_words = tmux.last_words(&name);
+                } else if let Some(dir) = launch.and_then(|launch| launch.cgroup) {
+                    // What an agent that is done left running goes on; an empty one only lies about.
+                    Leaf::at(&dir).remove_if_empty();
                 }
                 messages
                     .send(Message::Event(Event::Exited {

@@ -172,6 +172,11 @@ impl Leaf {
         remove(&self.0);
     }
 
+    /// Removes it, if nothing lives in it.
+    pub fn remove_if_empty(&self) {
+        remove(&self.0);
+    }
+
     fn is_populated(&self) -> bool {
         fs::read_to_string(self.0.join("cgroup.events"))
             .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))

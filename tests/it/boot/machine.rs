@@ -210,7 +210,10 @@ impl<'r> Machine<'r> {
     pub fn set_up(&self, config: &str) {
         let said = self.setup("--no-start");
         // The stand-in is no claude that could be kept on the disk, and that is said.
-        assert!(matches!(said.code, 0 | 3) && !said.err.contains("error: "), "{said:?}");
+        assert!(
+            matches!(said.code, 0 | 3) && !said.err.contains("error: "),
+            "{said:?}"
+        );
         if !config.is_empty() {
             self.configure(config);
         }
