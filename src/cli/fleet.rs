@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,11 @@ use crate::os::process;
 use crate::restore;
 use crate::root::Root;
 use crate::state::{self, AgentState, Fleet};
+use crate::systemd::install;
+use crate::systemd::units::ALL;
+
+/// How long a keeper's unit may take until it runs again.
+const UNIT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a keeper in the background may take until it answers.
 const KEEPER_LIMIT: Duration = Duration::from_secs(10);
@@ -146,6 +152,9 @@ fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<()> {
 
 /// Starts a keeper that outlives this terminal, and waits until it answers.
 fn start_keeper(root: &Root) -> Result<()> {
+    if install::keeps(Path::new("/"), root.dir()) {
+        return wait_for_the_units_keeper(root);
+    }
     let identity = root.identity()?;
     let runtime = runtime::directory(root, &identity.root_id, &process::current_life()?)?;
     let log = runtime.join("keeper.log");
@@ -187,6 +196,18 @@ fn start_keeper(root: &Root) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A second keeper, in a session of a user's, would hold the root against the unit's.
+fn wait_for_the_units_keeper(root: &Root) -> Result<()> {
+    let running = |status: &Status| status.keeper == "running";
+    if running(&wait(root, UNIT_LIMIT, running)?) {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "the keeper of this root is a systemd unit, and does not run"
+    ))
+    .hint(format!("sudo systemctl start {}", ALL.join(" ")))
 }
 
 pub(super) fn down(root: &Root, args: &DownArgs) -> Result<ExitCode> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::units::{ALL, Shipped, UnitPaths, render};
+use super::units::{ALL, KEEPER, Shipped, UNIT_DIR, UnitPaths, is_keeper_of, render};
 use crate::error::{Context as _, Hint as _, Result, anyhow};
 use crate::os::files;
 use crate::os::process::{self, Output};
@@ -98,6 +98,14 @@ pub fn remove(prefix: &Path, paths: &UnitPaths) -> Result<Vec<PathBuf>> {
     Ok(removed)
 }
 
+/// Whether systemd runs here, and keeps this root.
+#[must_use]
+pub fn keeps(prefix: &Path, root: &Path) -> bool {
+    let unit = prefix.join(UNIT_DIR).join(KEEPER);
+    prefix.join("run/systemd/system").is_dir()
+        && fs::read_to_string(unit).is_ok_and(|text| is_keeper_of(&text, root))
+}
+
 /// Has the units start at boot.
 ///
 /// # Errors
@@ -154,12 +162,7 @@ pub fn start() -> Result<()> {
 /// # Errors
 /// It is not ready in time.
 pub fn restart_keeper() -> Result<()> {
-    systemctl(
-        Path::new("/"),
-        &["restart", super::units::KEEPER],
-        START_LIMIT,
-    )
-    .map(drop)
+    systemctl(Path::new("/"), &["restart", KEEPER], START_LIMIT).map(drop)
 }
 
 /// Stops the units, agents included: the save first, then the keeper, then tmux.
@@ -196,7 +199,7 @@ pub fn is_active(unit: &str) -> Result<bool> {
 fn systemctl(prefix: &Path, arguments: &[&str], limit: Duration) -> Result<Output> {
     let output = run(prefix, arguments, limit)?;
     if !output.status.success() {
-        let unit = arguments.get(1).unwrap_or(&super::units::KEEPER);
+        let unit = arguments.get(1).unwrap_or(&KEEPER);
         return Err(anyhow!(
             "systemctl {}: {}",
             arguments.join(" "),
@@ -250,7 +253,12 @@ mod tests {
             ]
         );
         assert_eq!(install(dir.path(), &paths()).unwrap(), first[1..3]);
+        let root = Path::new("/mnt/persist");
+        assert!(!keeps(dir.path(), root), "systemd does not run here");
+        fs::create_dir_all(dir.path().join("run/systemd/system")).unwrap();
+        assert!(keeps(dir.path(), root) && !keeps(dir.path(), Path::new("/mnt")));
         assert_eq!(remove(dir.path(), &paths()).unwrap(), first);
+        assert!(!keeps(dir.path(), root));
         assert_eq!(remove(dir.path(), &paths()).unwrap(), Vec::<PathBuf>::new());
     }
 }

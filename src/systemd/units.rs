@@ -139,6 +139,14 @@ pub fn version_of(text: &str) -> Option<&str> {
         .map(str::trim)
 }
 
+/// Whether the text of a keeper's unit is about this root.
+#[must_use]
+pub fn is_keeper_of(text: &str, root: &Path) -> bool {
+    let ours = format!(" --root {} run --unit", root.display());
+    text.lines()
+        .any(|line| line.starts_with("ExecStart=") && line.ends_with(&ours))
+}
+
 /// The name of the mount unit of a path, as `systemd-escape --path --suffix=mount` makes it.
 #[must_use]
 pub fn mount_unit(path: &Path) -> String {

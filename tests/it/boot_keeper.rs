@@ -68,6 +68,14 @@ fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
         machine.run("sleep 5").ok();
         assert_eq!(keeper(), fourth);
 
+        // Without its unit there is no keeper: one of a user's own would hold the root against it.
+        machine.run("systemctl stop spotkeep").ok();
+        let up = machine.spotkeep("up");
+        let hint = "hint: sudo systemctl start spotkeep-tmux.service spotkeep.service";
+        assert!(up.code == 1 && up.err.contains(hint), "{up:?}");
+        machine.run("systemctl start spotkeep").ok();
+        machine.spotkeep("up").ok();
+
         // By hand or by needrestart, nobody ends all agents by the way.
         for line in [
             "systemctl restart spotkeep-tmux",
