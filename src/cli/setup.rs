@@ -37,6 +37,10 @@ pub(super) struct Args {
     /// Make the root beside files of yours that are on the disk.
     #[arg(long)]
     beside_other_files: bool,
+    /// As of `init`: where there is no spotkeep.toml yet, make one that lets agents run every command
+    /// without asking.
+    #[arg(long)]
+    unattended: bool,
     /// Install no packages.
     #[arg(long)]
     no_packages: bool,
@@ -75,6 +79,7 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
         user: args.user,
         claude: args.claude,
         beside: args.beside_other_files,
+        unattended: args.unattended,
         packages: !args.no_packages,
         retain: args.yes,
         start: !args.no_start,

@@ -64,7 +64,12 @@ pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<St
         }
         Step::Inhabit => {
             let user = owner()?.name.clone();
-            return as_user(Request::Inhabit { root, user });
+            let unattended = ask.unattended;
+            return as_user(Request::Inhabit {
+                root,
+                user,
+                unattended,
+            });
         }
         Step::Remember(owner) => {
             let mut text = serde_json::to_vec_pretty(owner)?;

@@ -55,6 +55,8 @@ pub struct Ask {
     pub claude: Option<PathBuf>,
     /// Whether a root may be made beside files that are not ours.
     pub beside: bool,
+    /// Whether a new `spotkeep.toml` lets agents run every command without asking.
+    pub unattended: bool,
     /// Whether missing packages are installed.
     pub packages: bool,
     /// Whether transcripts shall be kept longer.
@@ -75,6 +77,7 @@ impl Ask {
             user: None,
             claude: None,
             beside: false,
+            unattended: false,
             packages: true,
             retain: false,
             start: true,

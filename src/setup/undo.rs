@@ -59,7 +59,10 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<Outcome> 
                     if place.has_systemd() {
                         install::reload()?;
                     }
-                    Ok(Vec::new())
+                    // The save of the shutdown has run, so this counts as the end of a life.
+                    Ok(vec![
+                        "until the next boot nothing starts in this root, unless you say: spotkeep restore".into(),
+                    ])
                 },
             )?;
         }

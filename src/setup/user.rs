@@ -57,6 +57,8 @@ pub enum Request {
         root: PathBuf,
         /// The user's name.
         user: String,
+        /// Whether a new `spotkeep.toml` lets agents run every command without asking.
+        unattended: bool,
     },
     /// Make a link.
     Link(Link),
@@ -124,7 +126,11 @@ pub fn serve(request: &str) -> Result<Value> {
             machine.as_deref(),
             claude,
         )?),
-        Request::Inhabit { root, user } => serde_json::to_value(inhabit(&root, &user)?),
+        Request::Inhabit {
+            root,
+            user,
+            unattended,
+        } => serde_json::to_value(inhabit(&root, &user, unattended)?),
         Request::Link(link) => serde_json::to_value(link.make()?),
         Request::CopyIn(link) => {
             link.refuse_in_use()?;
@@ -234,14 +240,14 @@ fn find_claude(home: &Path, problems: &mut Vec<String>) -> Option<(String, PathB
     }
 }
 
-fn inhabit(root: &Path, user: &str) -> Result<Vec<String>> {
+fn inhabit(root: &Path, user: &str, unattended: bool) -> Result<Vec<String>> {
     let (root, is_new) = Root::init(root)?;
     let mut said = Vec::new();
     if is_new {
         said.push(format!("{} is a root", root.dir().display()));
     }
     if !root.config().exists() {
-        files::write_atomic(&root.config(), config::template(false).as_bytes())?;
+        files::write_atomic(&root.config(), config::template(unattended).as_bytes())?;
         said.push("a spotkeep.toml with everything explained is in it".to_owned());
     }
     // A keeper that runs writes the same file.

@@ -1,8 +1,7 @@
 //! The second part of a set-up: from a mounted disk to a VM whose agents run.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::account::{self, Account, Known, Owner, Verdict, Wanted};
@@ -14,6 +13,7 @@ use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::os::dirs::{Dir, Entry, Ownership};
 use crate::os::files;
 use crate::os::process;
+use crate::storage::copy;
 use crate::storage::links::{Link, State};
 use crate::systemd::install;
 use crate::systemd::units::{self, UnitPaths};
@@ -108,6 +108,8 @@ pub struct Facts {
     pub command: Option<PathBuf>,
     /// The claudes that are kept.
     pub kept: Vec<String>,
+    /// Whether the one that root named is among them.
+    pub named_is_kept: bool,
     /// Units that are missing or differ; `None` where nobody would read them.
     pub units: Option<usize>,
     /// Whether the line at the login has to be written.
@@ -143,6 +145,13 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
         }
     }
     let kept = tree.map_or_else(Vec::new, kept);
+    let named_is_kept = ask.claude.as_ref().is_some_and(|named| {
+        let is_it = |kept: &String| {
+            let place = tree.unwrap_or(&root).join("bin/claude").join(kept);
+            is_same(named, &place.join("claude")).unwrap_or(false)
+        };
+        kept.iter().any(is_it)
+    });
     let report = if account.home.is_dir() {
         let request = Request::Look {
             tree: tree.map(Path::to_path_buf),
@@ -198,6 +207,7 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
         program: tree.map(program).transpose()?.flatten(),
         command: is_free.then_some(command),
         kept,
+        named_is_kept,
         units,
         active: place
             .has_systemd()
@@ -241,23 +251,13 @@ fn program(tree: &Path) -> Result<Option<bool>> {
         return Ok(None);
     }
     let this = std::env::current_exe().context("cannot find the program itself")?;
-    Ok(Some(is_same(&this, &there)?))
+    is_same(&this, &there).map(Some)
 }
 
-fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
+fn is_same(one: &Path, other: &Path) -> Result<bool> {
     use std::os::unix::fs::MetadataExt as _;
-    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
-    let (a, b) = (one.metadata()?, other.metadata()?);
-    if (a.dev(), a.ino()) == (b.dev(), b.ino()) {
-        return Ok(true);
-    }
-    if a.len() != b.len() {
-        return Ok(false);
-    }
-    let (mut left, mut right) = (Vec::new(), Vec::new());
-    one.read_to_end(&mut left)?;
-    other.read_to_end(&mut right)?;
-    Ok(left == right)
+    let (a, b) = (fs::metadata(one)?, fs::metadata(other)?);
+    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()) || copy::same_bytes(one, other)?)
 }
 
 /// What has to be done, and what cannot be and is no reason to stop.
@@ -343,7 +343,7 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<(Vec<Step>, Vec<String>)> {
 /// The claude that travels with the disk: what root named, or where none is kept yet what the user has.
 fn claude(facts: &Facts, ask: &Ask, problems: &mut Vec<String>) -> Option<Step> {
     if let Some(from) = &ask.claude {
-        return Some(Step::Claude {
+        return (!facts.named_is_kept).then(|| Step::Claude {
             version: None,
             from: from.clone(),
             by_root: true,
@@ -429,6 +429,7 @@ mod tests {
             program: Some(true),
             command: None,
             kept: vec!["2.1.330".into()],
+            named_is_kept: false,
             units: Some(0),
             login_line: false,
             active: Some(true),

@@ -208,7 +208,11 @@ fn check(
     Ok(())
 }
 
-fn same_bytes(one: &Path, other: &Path) -> Result<bool> {
+/// Whether two files hold the same bytes.
+///
+/// # Errors
+/// One of them cannot be read.
+pub fn same_bytes(one: &Path, other: &Path) -> Result<bool> {
     let (mut a, mut b) = (open(one)?, open(other)?);
     if a.metadata()?.len() != b.metadata()?.len() {
         return Ok(false);

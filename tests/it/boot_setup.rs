@@ -72,6 +72,8 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         assert_eq!(new.run("ls -A /home/ann/.claude").code, 2, "the link is gone");
         let back = new.run(SETUP).ok();
         assert!(!back.out.contains("format"), "{back:?}");
+        // To end the units was to end this life.
+        new.spotkeep("restore").ok();
         assert_eq!(new.wait_state("a", "idle")["session_id"], session);
     });
 }
