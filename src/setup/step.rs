@@ -173,7 +173,10 @@ impl Step {
             ),
             Self::Units(files) => format!("write and enable the units of spotkeep ({files} files)"),
             Self::LoginLine => {
-                format!("tell at each login how the last preemption went (/{})", login_line::PATH)
+                format!(
+                    "tell at each login how the last preemption went (/{})",
+                    login_line::PATH
+                )
             }
             Self::Script(script) => {
                 format!("run {script} as the user, once on this boot disk")

@@ -320,8 +320,7 @@ impl<'a> User<'a> {
     /// # Errors
     /// It could not be done, with the user's process's own hint.
     pub fn act(&self, request: &Request) -> Result<Vec<String>> {
-        let said: Vec<String> = self.ask(request, WORK_LIMIT)?;
-        Ok(said.iter().map(|line| printable(line)).collect())
+        self.ask(request, WORK_LIMIT)
     }
 
     /// The version of a claude that the user may run.
@@ -360,7 +359,9 @@ impl<'a> User<'a> {
         if !output.status.success() {
             return Err(self.failure(&output));
         }
-        serde_json::from_str(&output.stdout).context("the user's part gave no answer")
+        let answer: Value =
+            serde_json::from_str(&output.stdout).context("the user's part gave no answer")?;
+        serde_json::from_value(cleaned(answer)).context("the user's part gave another answer")
     }
 
     /// What the process said, with its hint.
@@ -430,6 +431,19 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
+/// An answer of which every text is printable.
+fn cleaned(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(printable(&text)),
+        Value::Array(list) => list.into_iter().map(cleaned).collect(),
+        Value::Object(object) => object
+            .into_iter()
+            .map(|(key, value)| (printable(&key), cleaned(value)))
+            .collect(),
+        other => other,
+    }
+}
+
 /// The answer of the hidden verb as it is printed; errors go the way of all errors.
 ///
 /// # Errors
@@ -456,6 +470,8 @@ mod tests {
     #[test]
     fn the_words_of_the_user_cannot_steer_a_terminal() {
         assert_eq!(printable("a\x1b]0;x\x07b\nc"), "a ]0;x b c");
+        let answer = serde_json::json!({"links": [["\u{1b}[2J", 1]]});
+        assert_eq!(cleaned(answer)["links"][0][0], " [2J");
     }
 
     #[test]

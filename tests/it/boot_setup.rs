@@ -18,7 +18,12 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         assert_eq!(machine.run("id ann").code, 1, "a dry run made an account");
         let first = machine.run(SETUP).ok();
         assert!(first.out.contains("start the keeper"), "{first:?}");
-        for unit in ["mnt-persist.mount", "spotkeep", "spotkeep-tmux", "spotkeep-save"] {
+        for unit in [
+            "mnt-persist.mount",
+            "spotkeep",
+            "spotkeep-tmux",
+            "spotkeep-save",
+        ] {
             assert_eq!(machine.property(unit, "ActiveState"), "active", "{unit}");
             assert_eq!(machine.property(unit, "UnitFileState"), "enabled", "{unit}");
         }
@@ -33,10 +38,16 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         let pid = machine.pid("a");
 
         let again = machine.run(SETUP).ok();
-        assert!(again.out.contains("run provision.sh as the user"), "{again:?}");
+        assert!(
+            again.out.contains("run provision.sh as the user"),
+            "{again:?}"
+        );
         let begun = Instant::now();
         let third = machine.run(SETUP).ok();
-        eprintln!("figure: a set-up that changes nothing: {:?}", begun.elapsed());
+        eprintln!(
+            "figure: a set-up that changes nothing: {:?}",
+            begun.elapsed()
+        );
         assert!(third.out.starts_with("nothing to do"), "{third:?}");
         assert_eq!(machine.pid("a"), pid, "an agent was touched");
         let start_up = first.out.split_once("#!/bin/sh").unwrap().1.to_owned();
@@ -59,17 +70,30 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         let back = new.run("/startup").ok();
         assert!(back.out.contains("make the account ann"), "{back:?}");
         assert_eq!(new.wait_state("a", "idle")["session_id"], session);
-        assert_eq!(new.run("cat /mnt/persist/ran").out, "ann\nann\n", "once on each boot disk");
-        assert_eq!(new.run("readlink /home/ann/.claude").out, "/mnt/persist/.claude\n");
+        assert_eq!(
+            new.run("cat /mnt/persist/ran").out,
+            "ann\nann\n",
+            "once on each boot disk"
+        );
+        assert_eq!(
+            new.run("readlink /home/ann/.claude").out,
+            "/mnt/persist/.claude\n"
+        );
         let second = new.run("/startup").ok();
         assert!(second.out.starts_with("nothing to do"), "{second:?}");
 
-        let undone = new.run("/usr/local/bin/spotkeep-under-test --root /mnt/persist setup --undo").ok();
+        let undone = new
+            .run("/usr/local/bin/spotkeep-under-test --root /mnt/persist setup --undo")
+            .ok();
         assert!(undone.out.contains("take out the units"), "{undone:?}");
         for unit in ["mnt-persist.mount", "spotkeep", "spotkeep-tmux"] {
             assert_eq!(new.property(unit, "ActiveState"), "inactive", "{unit}");
         }
-        assert_eq!(new.run("ls -A /home/ann/.claude").code, 2, "the link is gone");
+        assert_eq!(
+            new.run("ls -A /home/ann/.claude").code,
+            2,
+            "the link is gone"
+        );
         let back = new.run(SETUP).ok();
         assert!(!back.out.contains("format"), "{back:?}");
         // To end the units was to end this life.
@@ -89,9 +113,14 @@ fn the_start_up_script_runs_nothing_from_a_disk_that_is_no_root() {
         );
         machine.boot(Some(&disk));
         assert_ne!(machine.run("/startup").code, 0, "a blank disk");
-        machine.run("mkfs.ext4 -q /dev/disk/by-id/google-claude-persist").ok();
+        machine
+            .run("mkfs.ext4 -q /dev/disk/by-id/google-claude-persist")
+            .ok();
         let empty = machine.run("/startup");
-        assert!(empty.code == 1 && empty.err.contains("holds no root"), "{empty:?}");
+        assert!(
+            empty.code == 1 && empty.err.contains("holds no root"),
+            "{empty:?}"
+        );
         // A program that somebody else than root has put there.
         machine
             .run("mkdir /mnt/persist/bin && printf '#!/bin/sh\\ntouch /evil\\n' >/mnt/persist/bin/spotkeep && chmod 755 /mnt/persist/bin/spotkeep && chown nobody /mnt/persist/bin/spotkeep")

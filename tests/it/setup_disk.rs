@@ -243,10 +243,10 @@ fn a_disk_that_another_namespace_has_mounted_is_refused() {
 #[test]
 fn an_empty_file_system_of_either_kind_is_taken_and_grows_with_its_disk() {
     let test = "an_empty_file_system_of_either_kind_is_taken_and_grows_with_its_disk";
-    for (mkfs, quiet) in [("mkfs.ext4", "-q"), ("mkfs.xfs", "-q")] {
+    for mkfs in ["mkfs.ext4", "mkfs.xfs"] {
         let Some(mut vm) = Vm::new(test) else { return };
         let device = vm.disk("d", ENOUGH);
-        tool(mkfs, &[quiet, &device]);
+        tool(mkfs, &["-q", &device]);
         let id = tool("blkid", &["-p", "-s", "UUID", "-o", "value", &device]);
         vm.ready("d").ok();
         assert_eq!(

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use spotkeep::os::files::is_mount_point;
 use spotkeep::os::process::run;
@@ -14,6 +15,32 @@ use crate::lab::{LIMIT, SPOTKEEP, Said, is_root, said, skip};
 /// A user id that no account of the machine under the test has.
 pub const UID: u32 = 48_211;
 
+/// Set where a test runs once more, in a mount namespace of its own.
+const APART: &str = "SPOTKEEP_TEST_APART";
+
+/// Lets go of what other tests have mounted, which the new namespace would hold; then the test.
+const IN_APART: &str = "awk '$5 ~ \"^/(tmp|dev/shm)/\" { print $5 }' /proc/self/mountinfo |
+    while read -r at; do umount -l \"$at\" 2>/dev/null || :; done
+    exec \"$0\" \"$@\"";
+
+/// For a test that is played apart; the runner's own limit comes sooner.
+const APART_LIMIT: Duration = Duration::from_secs(360);
+
+fn play_apart(test: &str) {
+    let mut unshare = Command::new("unshare");
+    unshare
+        .args(["--mount", "--propagation", "private", "sh", "-c", IN_APART])
+        .arg(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture"])
+        .env(APART, "1");
+    let output = run(&mut unshare, APART_LIMIT).unwrap();
+    // A name that no test has would end well too.
+    let passed = output.status.success() && output.stdout.contains("1 passed");
+    assert!(passed, "{}\n{}", output.stdout, output.stderr);
+    // What it skipped, if anything, is said here too.
+    eprint!("{}", output.stderr);
+}
+
 pub struct Vm {
     _dir: tempfile::TempDir,
     pub prefix: PathBuf,
@@ -22,10 +49,18 @@ pub struct Vm {
 }
 
 impl Vm {
-    /// `None` where this cannot be played: the test says so.
+    /// `None` where this cannot be played, which is said, and where it has been played: in a mount
+    /// namespace of its own, so that no other test's namespace holds a disk of this one.
+    #[track_caller]
     pub fn new(test: &str) -> Option<Self> {
         if !is_root() {
             skip(test, "loop devices and mounts need root");
+            return None;
+        }
+        if std::env::var_os(APART).is_none() {
+            let file = Path::new(std::panic::Location::caller().file());
+            let module = file.file_stem().unwrap().to_str().unwrap();
+            play_apart(&format!("{module}::{test}"));
             return None;
         }
         let dir = tempfile::Builder::new().prefix("sk-vm-").tempdir().unwrap();

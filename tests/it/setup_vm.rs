@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use spotkeep::os::process::users_of;
 
 use crate::lab::{SPOTKEEP, is_root, said};
-use crate::setup_lab::{UID, Vm, owned};
+use crate::setup_lab::{UID, Vm, owned, tool};
 
 const ENOUGH: u64 = 512 << 20;
 
@@ -397,6 +397,44 @@ fn links_that_are_swapped_in_while_root_works_lead_it_nowhere() {
         // What is left in the way is told, and nothing else.
         assert!(said.code == 0 || said.code == 1, "round {round}: {said:?}");
     }
+}
+
+#[test]
+fn the_users_own_claude_is_kept_on_the_disk_and_a_script_is_not_taken_for_it() {
+    let test = "the_users_own_claude_is_kept_on_the_disk_and_a_script_is_not_taken_for_it";
+    let Some(mut vm) = Vm::new(test) else { return };
+    vm.disk("d", ENOUGH);
+    let claude = vm.anns(".local/bin/claude", "#!/bin/sh\necho 2.1.330\n");
+    fs::set_permissions(&claude, fs::Permissions::from_mode(0o755)).unwrap();
+    let first = vm.setup(&["--disk", "d", "--user", "ann", "--yes"]);
+    assert!(
+        first.code == 3 && first.err.contains("is a script"),
+        "{first:?}"
+    );
+    // The native build is one file. It is the user's: nobody else can read it.
+    let source = vm.anns(
+        "claude.c",
+        "#include <stdio.h>\nint main() { puts(\"2.1.330 (Claude Code)\"); }\n",
+    );
+    fs::remove_file(&claude).unwrap();
+    let (source, to) = (source.to_str().unwrap(), claude.to_str().unwrap());
+    tool("cc", &["-o", to, source]);
+    chown(&claude, Some(UID), Some(UID)).unwrap();
+    fs::set_permissions(&claude, fs::Permissions::from_mode(0o700)).unwrap();
+    let second = vm.setup(&["--disk", "d"]).ok();
+    assert!(
+        second.out.contains("claude 2.1.330 is on the disk"),
+        "{second:?}"
+    );
+    let kept = vm.root().join("bin/claude/2.1.330/claude");
+    assert_eq!(owned(&kept), (0, 0, 0o755));
+    assert_eq!(fs::read(kept).unwrap(), fs::read(claude).unwrap());
+    assert!(
+        vm.setup(&["--disk", "d"])
+            .ok()
+            .out
+            .contains("nothing to do")
+    );
 }
 
 #[test]
