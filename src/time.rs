@@ -111,6 +111,28 @@ impl Timestamp {
         self.0.strftime("%H:%M").to_string()
     }
 
+    /// As `20261122T031207123`, in UTC: names made of it sort by time.
+    #[must_use]
+    pub fn digits(self) -> String {
+        self.0.strftime("%Y%m%dT%H%M%S%3f").to_string()
+    }
+
+    /// Reads what [`Self::digits`] wrote.
+    #[must_use]
+    pub fn from_digits(text: &str) -> Option<Self> {
+        let part = |range: std::ops::Range<usize>| text.get(range);
+        Self::parse(&format!(
+            "{}-{}-{}T{}:{}:{}.{}Z",
+            part(0..4)?,
+            part(4..6)?,
+            part(6..8)?,
+            part(9..11)?,
+            part(11..13)?,
+            part(13..15)?,
+            part(15..18)?
+        ))
+    }
+
     /// As `03:12:07`, in UTC.
     #[must_use]
     pub fn clock(self) -> String {

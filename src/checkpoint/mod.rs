@@ -1,13 +1,57 @@
 //! Checkpoints: an agent's uncommitted work as hidden commits, staged state and all. Nothing of the
 //! workspace is touched: not the worktree, the index, HEAD, the stash, a reflog or a file's mtime.
+//!
+//! # What a checkpoint is
+//!
+//! A commit under `refs/spotkeep/<agent id>/<checkpoint id>`: a shared ref, so that it outlives a
+//! linked worktree that is removed. The id is the time in UTC, and four digits more: ids sort as they were made, also
+//! when the clock was set back. The tree of the commit:
+//!
+//! | entry | |
+//! |---|---|
+//! | `index` | what was staged |
+//! | `worktree` | every file on the disk that is not ignored, byte for byte |
+//! | `meta/entries` | entries of the index that a tree cannot hold: in a conflict, flagged, or a name without content |
+//! | `meta/state/...` | the files of a merge, a rebase, a bisection under way; `info/sparse-checkout` |
+//! | `stages/1..3` | what is in a conflict, so that it is not collected as garbage |
+//!
+//! The message carries the rest as a line of JSON ([`message::State`]). Parents are HEAD and whatever else has
+//! to stay: what is being merged or picked, and every entry of the stash.
+//!
+//! Repositories inside of the workspace (submodules too) have checkpoints of their own in their own repository, under the
+//! same agent's id; the outer checkpoint names them.
+//!
+//! # How nothing is touched
+//!
+//! The agent's index is read, never opened for writing. Ours is a copy with its stat data, so that only files that
+//! differ are hashed, and it is kept from one checkpoint to the next. It lies in a git directory of ours
+//! ([`crate::git::Side`]), which shares nothing with the repository but its objects. All that a checkpoint adds to
+//! the repository is objects, and at the very end one ref.
+
+mod base;
+mod id;
+pub mod message;
+mod operation;
+mod take;
+#[cfg(test)]
+mod tests;
+mod torn;
+mod worktree;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, bail};
+use crate::error::{Result, bail, ensure};
+use crate::git::{Git, Repository};
 use crate::notice::Deadline;
 use crate::time::Timestamp;
+
+pub use message::{Head, Nested};
+
+/// So long reading or giving back may take where nobody waits for a deadline.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// A workspace and whose checkpoints these are.
 #[derive(Debug, Clone)]
@@ -38,6 +82,20 @@ pub enum Trigger {
     Before,
 }
 
+impl Trigger {
+    /// For people.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::TurnEnded => "a turn has ended",
+            Self::Time => "the agent is at work",
+            Self::Save => "a save",
+            Self::Command => "asked for",
+            Self::Before => "before a change",
+        }
+    }
+}
+
 /// One checkpoint, as its commit tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -51,6 +109,10 @@ pub struct Checkpoint {
     pub trigger: Trigger,
     /// What could not be kept, in words: files above the cap, unreadable ones.
     pub left_out: Vec<String>,
+    /// Where HEAD was.
+    pub head: Head,
+    /// Repositories inside of the workspace, and their checkpoints.
+    pub nested: Vec<Nested>,
 }
 
 /// What came of taking a checkpoint.
@@ -58,7 +120,7 @@ pub struct Checkpoint {
 pub enum Outcome {
     /// A new one.
     Taken(Checkpoint),
-    /// Everything is in the newest one already; its id. `None`: clean, and none is needed.
+    /// Everything is in the newest one already; its id. `None`: there is nothing at all to keep.
     Unchanged(Option<String>),
     /// This is no git workspace.
     NotGit,
@@ -66,37 +128,59 @@ pub enum Outcome {
 
 /// Keeps the uncommitted work of a workspace as it is now.
 ///
+/// A clean workspace has a checkpoint too, one for each HEAD: it is what it can be rebuilt from.
+///
 /// # Errors
 /// git cannot do it, the disk is full, or the deadline has passed; earlier checkpoints are as they were.
 pub fn take(place: &Place, trigger: Trigger, deadline: Deadline) -> Result<Outcome> {
-    let _ = (place, trigger, deadline);
-    bail!("not built yet")
+    take::take(place, trigger, deadline)
 }
 
-/// All checkpoints of a place, newest first.
+/// All checkpoints of a place, newest first. A ref that holds none of ours is left out.
 ///
 /// # Errors
 /// git cannot read the repository.
 pub fn list(place: &Place) -> Result<Vec<Checkpoint>> {
-    let _ = place;
-    bail!("not built yet")
+    ensure_names(place)?;
+    let until = Deadline::after(LIMIT).at();
+    let Some(repository) = Repository::of(&place.workspace, until)? else {
+        return Ok(Vec::new());
+    };
+    let git = Git::refs(&repository, until);
+    let mut names = take::own_refs(&git, place)?;
+    names.reverse();
+    let names: Vec<String> = names.into_iter().map(|(_, commit)| commit).collect();
+    let kept = message::read_all(&git, &names)?;
+    Ok(kept.into_iter().map(|kept| kept.checkpoint).collect())
 }
 
 /// Makes the workspace what the checkpoint says, worktree and index; with `with_head` HEAD and its branch too.
-/// The caller has taken a checkpoint before.
+/// The caller has taken a checkpoint before. Returns what could not be given back, in words.
 ///
 /// # Errors
 /// There is no such checkpoint, or git cannot.
-pub fn rollback(place: &Place, id: &str, with_head: bool) -> Result<()> {
+pub fn rollback(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>> {
     let _ = (place, id, with_head);
     bail!("not built yet")
 }
 
 /// Makes a workspace anew, in an empty or absent directory, from a checkpoint in the repository at `repository`.
+/// Returns what could not be given back, in words.
 ///
 /// # Errors
 /// There is no such checkpoint, or git cannot.
-pub fn rebuild(place: &Place, repository: &Path, id: &str) -> Result<()> {
+pub fn rebuild(place: &Place, repository: &Path, id: &str) -> Result<Vec<String>> {
     let _ = (place, repository, id);
     bail!("not built yet")
+}
+
+/// The agent's id becomes a part of a ref's name.
+fn ensure_names(place: &Place) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    ensure!(
+        !place.agent_id.is_empty() && place.agent_id.chars().all(good),
+        "\"{}\" is no agent's id",
+        place.agent_id
+    );
+    Ok(())
 }

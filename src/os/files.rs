@@ -121,6 +121,28 @@ pub fn sync_file(path: &Path) -> io::Result<Option<u64>> {
     }
 }
 
+/// Opens a file for reading, but not through a link, and without waiting for the other end of a pipe.
+///
+/// # Errors
+/// It is a link, it is gone, or it may not be read.
+pub fn open_no_follow(path: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+/// Whether an error says that there is nothing at a path, or nothing of the kind that was looked for: it has
+/// vanished, or became a link.
+#[must_use]
+pub fn is_gone(error: &io::Error) -> bool {
+    let is_link = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
+    is_link
+        || matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        )
+}
+
 /// Makes everything on the filesystem that holds `path` durable.
 ///
 /// # Errors

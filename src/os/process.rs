@@ -1,8 +1,9 @@
 //! Processes by identity, never by number alone: a pid is reused, a pid with its start time is not.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -77,6 +78,10 @@ impl Pidfd {
     /// Returns whether it has ended.
     #[must_use]
     pub fn wait(&self, deadline: Option<Instant>) -> bool {
+        Self::wait_on(&self.fd, deadline)
+    }
+
+    fn wait_on(fd: &OwnedFd, deadline: Option<Instant>) -> bool {
         loop {
             let timeout = deadline.map(|deadline| {
                 Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or(
@@ -86,7 +91,7 @@ impl Pidfd {
                     },
                 )
             });
-            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+            let mut fds = [PollFd::new(fd, PollFlags::IN)];
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(0) => return false,
                 Err(rustix::io::Errno::INTR) => {}
@@ -317,32 +322,101 @@ pub fn run_into(command: &mut Command, stdout: Stdio, limit: Duration) -> Result
     if !ended {
         bail!("{name} did not end within {} s", limit.as_secs_f32());
     }
+    let text = |pipe: &mpsc::Receiver<Vec<u8>>| {
+        let bytes = pipe.recv_timeout(PIPE_LIMIT).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
     Ok(Output {
         status,
-        stdout: stdout.recv_timeout(PIPE_LIMIT).unwrap_or_default(),
-        stderr: stderr
-            .recv_timeout(PIPE_LIMIT)
-            .unwrap_or_default()
-            .trim()
-            .to_owned(),
+        stdout: text(&stdout),
+        stderr: text(&stderr).trim().to_owned(),
     })
 }
+
+/// What a program that was fed said, byte for byte.
+#[derive(Debug)]
+pub struct Exchange {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error, trimmed.
+    pub stderr: String,
+}
+
+/// Runs a command as the leader of a process group of its own, feeds it `input`, and hears it to
+/// its end. What still runs at `until` is asked to end, and after a moment killed, with all its group.
+///
+/// # Errors
+/// It cannot be started, or it took too long.
+pub fn exchange(command: &mut Command, input: Vec<u8>, until: Instant) -> Result<Exchange> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let stdin = if input.is_empty() {
+        Stdio::null()
+    } else {
+        Stdio::piped()
+    };
+    let mut child = command
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pidfd = group
+        .map(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        .transpose();
+    let stdout = read_aside(child.stdout.take());
+    let stderr = read_aside(child.stderr.take());
+    if let Some(mut pipe) = child.stdin.take() {
+        // A program that ends early closes its end; its own words say why.
+        std::thread::spawn(move || pipe.write_all(&input).ok());
+    }
+    let wait = |until| match &pidfd {
+        Ok(Some(fd)) => Pidfd::wait_on(fd, Some(until)),
+        _ => true,
+    };
+    let ended = wait(until);
+    if !ended && let Some(group) = group {
+        // First a word, so that it removes its own temporary files and locks.
+        rustix::process::kill_process_group(group, rustix::process::Signal::TERM).ok();
+        wait(Instant::now() + TERM_GRACE);
+        // Not waited for yet, so the number still names its group.
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
+    }
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for {name}"))?;
+    if !ended {
+        bail!("{name} did not end in time");
+    }
+    let text = stderr.recv_timeout(PIPE_LIMIT).unwrap_or_default();
+    Ok(Exchange {
+        status,
+        stdout: stdout.recv_timeout(PIPE_LIMIT).unwrap_or_default(),
+        stderr: String::from_utf8_lossy(&text).trim().to_owned(),
+    })
+}
+
+/// So long a program may take to end after it was asked to.
+const TERM_GRACE: Duration = Duration::from_millis(300);
 
 /// A command that has ended may have left a child behind that keeps its pipes open.
 const PIPE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Reads a pipe to its end in a thread of its own, so that a full one blocks nobody.
-fn read_aside(pipe: Option<impl io::Read + Send + 'static>) -> mpsc::Receiver<String> {
-    let (done, text) = mpsc::channel();
+fn read_aside(pipe: Option<impl io::Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
+    let (done, read) = mpsc::channel();
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
             // What could be read before an error is still worth showing.
             pipe.read_to_end(&mut bytes).ok();
         }
-        done.send(String::from_utf8_lossy(&bytes).into_owned()).ok();
+        done.send(bytes).ok();
     });
-    text
+    read
 }
 
 #[cfg(test)]
