@@ -1,6 +1,6 @@
 //! A checkpoint is taken.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -115,27 +115,24 @@ struct Taking<'a> {
 
 impl Taking<'_> {
     fn look(&self, base: Base, again: Option<Again>) -> Result<Found> {
-        let repository = self.repository;
-        let own = self.refs_of_ours_and_of_the_worktree()?;
-        let newest_ref = own.ours.last();
-        let mut names: Vec<String> = ["HEAD", "HEAD^{tree}", "refs/stash"]
-            .map(str::to_owned)
-            .to_vec();
-        names.extend(operation::REFS.map(str::to_owned));
-        let known = objects::look_up(&self.refs, &names)?;
-        let oid = |name: &str| known.get(name).map(|object| object.oid.clone());
+        // The files take the time; the refs are read meanwhile.
+        let (known, files) = std::thread::scope(|scope| {
+            let known = scope.spawn(|| self.known());
+            let files = self.files(base, again.is_some());
+            let known = known
+                .join()
+                .unwrap_or_else(|_| bail!("reading the refs failed"));
+            (known, files)
+        });
+        let known = known?;
+        let (memory, seen) = files?;
+        let oid = |name: &str| known.objects.get(name).map(|object| object.oid.clone());
         let head = known
+            .objects
             .get("HEAD")
-            .filter(|object| object.kind == "commit")
-            .map(|object| object.oid.clone());
-        let newest = match newest_ref {
-            Some((_, commit)) => message::read_all(&self.refs, std::slice::from_ref(commit))?.pop(),
-            None => None,
-        };
-        self.side.set_head(head.as_deref())?;
-
-        let (memory, seen) = self.files(base, again.is_some(), head.as_deref())?;
-        let mut refs: BTreeMap<String, String> = own.of_the_worktree;
+            .filter(|object| object.kind == "commit");
+        let head = head.map(|object| object.oid.clone());
+        let mut refs: BTreeMap<String, String> = known.of_the_worktree;
         for name in operation::REFS {
             refs.extend(oid(name).map(|oid| (name.to_owned(), oid)));
         }
@@ -143,43 +140,60 @@ impl Taking<'_> {
         if memory.lost {
             left_out.push("what was staged: the index is damaged".to_owned());
         }
-        let branch = branch(repository, &self.refs)?;
+        let branch = branch(self.repository, &self.refs)?;
         if head.is_none() {
-            left_out.extend(broken_branch(repository, branch.as_deref()));
+            left_out.extend(broken_branch(self.repository, branch.as_deref()));
         }
         let nested = self.nested(&memory, seen.nested, &mut left_out);
         left_out.sort();
-        let state = State {
-            left_out,
-            head: Head {
-                branch,
-                commit: head,
-            },
-            refs,
-            stash: if known.contains_key("refs/stash") {
-                stash(repository, &self.refs)?
-            } else {
-                Vec::new()
-            },
-            nested,
-            linked: repository.is_linked(),
+        let stash = match oid("refs/stash") {
+            Some(_) => stash(self.repository, &self.refs)?,
+            None => Vec::new(),
         };
+        let auto_merge = known
+            .objects
+            .get("AUTO_MERGE")
+            .filter(|object| object.kind == "tree");
         Ok(Found {
             memory,
-            auto_merge: known
-                .get("AUTO_MERGE")
-                .filter(|object| object.kind == "tree")
-                .map(|object| object.oid.clone()),
-            state,
-            newest,
-            newest_id: newest_ref.map(|(id, _)| id.clone()),
+            auto_merge: auto_merge.map(|object| object.oid.clone()),
             head_tree: oid("HEAD^{tree}"),
-            files: operation::read(&repository.git_dir)?,
+            state: State {
+                left_out,
+                head: Head {
+                    branch,
+                    commit: head,
+                },
+                refs,
+                stash,
+                nested,
+                linked: self.repository.is_linked(),
+            },
+            newest: known.newest,
+            newest_id: known.newest_id,
+            files: operation::read(&self.repository.git_dir)?,
+        })
+    }
+
+    /// What the refs say.
+    fn known(&self) -> Result<Known> {
+        let (ours, of_the_worktree) = self.refs_of_ours_and_of_the_worktree()?;
+        let mut names: Vec<&str> = vec!["HEAD", "HEAD^{tree}", "refs/stash"];
+        names.extend(operation::REFS);
+        let newest = match ours.last() {
+            Some((_, commit)) => message::read_all(&self.refs, std::slice::from_ref(commit))?.pop(),
+            None => None,
+        };
+        Ok(Known {
+            objects: objects::look_up(&self.refs, &names)?,
+            newest,
+            newest_id: ours.into_iter().next_back().map(|(id, _)| id),
+            of_the_worktree,
         })
     }
 
     /// What is staged and what is on the disk, as objects.
-    fn files(&self, base: Base, anew: bool, head: Option<&str>) -> Result<(Memory, Seen)> {
+    fn files(&self, base: Base, anew: bool) -> Result<(Memory, Seen)> {
         let worktree = Worktree::new(
             self.repository,
             self.side,
@@ -203,6 +217,12 @@ impl Taking<'_> {
                 return Ok((memory, seen));
             }
         }
+        // Compared with HEAD, an answer of git is short.
+        let head = objects::look_up(&self.refs, &["HEAD"])?.remove("HEAD");
+        let head = head
+            .filter(|object| object.kind == "commit")
+            .map(|object| object.oid);
+        self.side.set_head(head.as_deref())?;
         // Until this is done, nothing is remembered.
         remove(&self.side.file("memory.json"))?;
         let print = base.print.clone();
@@ -211,7 +231,13 @@ impl Taking<'_> {
         } else {
             base
         };
-        let survey = Survey::take(base, self.side, self.repository, head, &self.files)?;
+        let survey = Survey::take(
+            base,
+            self.side,
+            self.repository,
+            head.as_deref(),
+            &self.files,
+        )?;
         let staged = Staged::write(&survey, self.side, &self.files, oid_length)?;
         worktree.settle(&survey)?;
         let seen = worktree.capture(Some(&survey))?;
@@ -512,7 +538,10 @@ impl Taking<'_> {
         write_atomic(&self.side.file("memory.json"), &bytes)
     }
 
-    fn refs_of_ours_and_of_the_worktree(&self) -> Result<Refs> {
+    /// Our checkpoints (id and commit, oldest first), and the refs of this worktree alone.
+    fn refs_of_ours_and_of_the_worktree(
+        &self,
+    ) -> Result<(Vec<(String, String)>, BTreeMap<String, String>)> {
         let prefix = message::prefix(&self.place.agent_id);
         let mut arguments = vec![
             "for-each-ref",
@@ -521,25 +550,27 @@ impl Taking<'_> {
         ];
         arguments.extend(operation::REF_DIRECTORIES);
         let answer = self.refs.run(&arguments, Vec::new())?;
-        let mut refs = Refs::default();
+        let mut ours = Vec::new();
+        let mut others = BTreeMap::new();
         for text in String::from_utf8_lossy(&answer).lines() {
             let Some((name, oid)) = text.split_once(' ') else {
                 continue;
             };
             match name.strip_prefix(&prefix) {
-                Some(id) if !id.contains('/') => refs.ours.push((id.to_owned(), oid.to_owned())),
+                Some(id) if !id.contains('/') => ours.push((id.to_owned(), oid.to_owned())),
                 Some(_) => {}
-                None => _ = refs.of_the_worktree.insert(name.to_owned(), oid.to_owned()),
+                None => _ = others.insert(name.to_owned(), oid.to_owned()),
             }
         }
-        Ok(refs)
+        Ok((ours, others))
     }
 }
 
-#[derive(Default)]
-struct Refs {
-    /// Id and commit, oldest first.
-    ours: Vec<(String, String)>,
+/// What the refs say.
+struct Known {
+    objects: HashMap<String, Object>,
+    newest: Option<Kept>,
+    newest_id: Option<String>,
     of_the_worktree: BTreeMap<String, String>,
 }
 
