@@ -29,9 +29,16 @@
 //! the repository is objects, and at the very end one ref.
 
 mod base;
+mod collide;
+mod head;
 mod id;
+mod keep;
+mod look;
 pub mod message;
 mod operation;
+mod prepared;
+mod rebuild;
+mod rollback;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -43,7 +50,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, bail, ensure};
+use crate::error::{Result, ensure};
 use crate::git::{Git, Repository};
 use crate::notice::Deadline;
 use crate::time::Timestamp;
@@ -160,8 +167,7 @@ pub fn list(place: &Place) -> Result<Vec<Checkpoint>> {
 /// # Errors
 /// There is no such checkpoint, or git cannot.
 pub fn rollback(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>> {
-    let _ = (place, id, with_head);
-    bail!("not built yet")
+    rollback::rollback(place, id, with_head, Deadline::after(LIMIT).at())
 }
 
 /// Makes a workspace anew, in an empty or absent directory, from a checkpoint in the repository at `repository`.
@@ -170,8 +176,7 @@ pub fn rollback(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>>
 /// # Errors
 /// There is no such checkpoint, or git cannot.
 pub fn rebuild(place: &Place, repository: &Path, id: &str) -> Result<Vec<String>> {
-    let _ = (place, repository, id);
-    bail!("not built yet")
+    rebuild::rebuild(place, repository, id, Deadline::after(LIMIT).at())
 }
 
 /// The agent's id becomes a part of a ref's name.

@@ -119,3 +119,13 @@ pub(super) fn mentioned(files: &BTreeMap<String, Vec<u8>>) -> BTreeSet<String> {
     }
     names
 }
+
+/// Whether a path that a checkpoint names is one of the files that belong to an operation: a checkpoint is in the
+/// agent's repository, and may be forged.
+pub(super) fn is_known(name: &str) -> bool {
+    let is_plain = name.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    let first = name.split('/').next().unwrap_or(name);
+    FILES.contains(&name)
+        || SPARSE.contains(&name)
+        || (is_plain && first != name && DIRECTORIES.contains(&first))
+}

@@ -1,0 +1,156 @@
+//! A workspace is made anew from a checkpoint: as a linked worktree of the repository again, or as a
+//! repository of its own with the history of that one.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Instant;
+
+use super::message::{self, Kept};
+use super::rollback::{Heads, find, give_back};
+use super::{Place, ensure_names, head};
+use crate::error::{Context as _, Hint as _, Result, anyhow, bail};
+use crate::git::{self, Git, Repository, objects};
+use crate::os::process::exchange;
+
+pub(super) fn rebuild(
+    place: &Place,
+    repository: &Path,
+    id: &str,
+    until: Instant,
+) -> Result<Vec<String>> {
+    ensure_names(place)?;
+    ensure_empty(&place.workspace)?;
+    let source = Repository::at(repository, until)?;
+    let refs = Git::refs(&source, until);
+    let kept = find(&refs, place, id)?;
+    // A bare repository that is there only to be pushed to has no worktrees.
+    let is_home = !source.settings.is_bare || source.common_dir.join("worktrees").is_dir();
+    if kept.state.linked && is_home {
+        link(&refs, place, &kept)?;
+    } else {
+        clone(&source, place, &kept, until)?;
+    }
+    let made =
+        Repository::of(&place.workspace, until)?.context("the new repository is not there")?;
+    let mut told = stand(&made, &kept, until)?;
+    told.extend(give_back(place, &made, &kept, Heads::Stay, until)?);
+    Ok(told)
+}
+
+fn ensure_empty(workspace: &Path) -> Result<()> {
+    match fs::read_dir(workspace) {
+        Ok(mut entries) => match entries.next() {
+            None => Ok(()),
+            Some(_) => Err(anyhow!("{} is not empty", workspace.display()))
+                .hint(format!("mv {0} {0}.old", workspace.display())),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", workspace.display())),
+    }
+}
+
+/// A linked worktree again. The one of that name, whose directory is gone, is forgotten.
+fn link(refs: &Git, place: &Place, kept: &Kept) -> Result<()> {
+    let workspace = place.workspace.to_string_lossy();
+    let commit = kept
+        .state
+        .head
+        .commit
+        .as_ref()
+        .unwrap_or(&kept.checkpoint.commit);
+    let add = [
+        "worktree",
+        "add",
+        "--force",
+        "--force",
+        "--no-checkout",
+        "--detach",
+        &workspace,
+        commit,
+    ];
+    refs.run(&add, Vec::new()).map(drop)
+}
+
+/// A repository of its own, with all branches, tags and checkpoints that the other one has.
+fn clone(source: &Repository, place: &Place, kept: &Kept, until: Instant) -> Result<()> {
+    fs::create_dir_all(&place.workspace)
+        .with_context(|| format!("cannot create {}", place.workspace.display()))?;
+    let ours = format!("+{0}*:{0}*", message::prefix(&place.agent_id));
+    let format = if source.settings.oid_length == 32 {
+        "sha256"
+    } else {
+        "sha1"
+    };
+    let format = format!("--object-format={format}");
+    let from = source.common_dir.to_string_lossy().into_owned();
+    let steps: [&[&str]; 2] = [
+        // Without the hooks that a template of the user's brings along.
+        &[
+            "init",
+            "-q",
+            "--template=",
+            "--initial-branch=none",
+            &format,
+        ],
+        &[
+            "fetch",
+            "-q",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--update-shallow",
+            &from,
+            "+refs/heads/*:refs/heads/*",
+            "+refs/tags/*:refs/tags/*",
+            &ours,
+        ],
+    ];
+    for arguments in steps {
+        let mut command = git::command(&place.workspace);
+        command
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .args(arguments);
+        let said = exchange(&mut command, Vec::new(), until)?;
+        if !said.status.success() {
+            bail!("git {} failed: {}", arguments[0], said.stderr);
+        }
+    }
+    let has_sparse = |name: &str| {
+        objects::look_up(
+            &Git::refs(source, until),
+            &[format!("{}:meta/state/{name}", kept.tree)],
+        )
+    };
+    if !has_sparse("info/sparse-checkout")?.is_empty() {
+        let mut command = git::command(&place.workspace);
+        command.args(["config", "core.sparseCheckout", "true"]);
+        exchange(&mut command, Vec::new(), until)?;
+    }
+    Ok(())
+}
+
+/// Puts HEAD where it was. Its branch may have gone on since, or be at work elsewhere: then HEAD is detached, and the
+/// branch stays as it is.
+fn stand(made: &Repository, kept: &Kept, until: Instant) -> Result<Vec<String>> {
+    let git = Git::refs(made, until);
+    let state = &kept.state;
+    let Some(branch) = &state.head.branch else {
+        return head::set(&git, &state.head, "spotkeep: rebuilt");
+    };
+    let now = objects::look_up(&git, std::slice::from_ref(branch))?;
+    let now = now.get(branch).map(|object| &object.oid);
+    let elsewhere = head::elsewhere(&git, made, branch)?;
+    let is_free = elsewhere.is_none() && (now.is_none() || now == state.head.commit.as_ref());
+    if is_free {
+        return head::set(&git, &state.head, "spotkeep: rebuilt");
+    }
+    if let Some(commit) = &state.head.commit {
+        git.run(&["update-ref", "--no-deref", "HEAD", commit], Vec::new())?;
+    }
+    let why = match elsewhere {
+        Some(path) => format!("it is checked out in {path}"),
+        None => "it has other commits by now".to_owned(),
+    };
+    Ok(vec![format!("HEAD is detached and not on {branch}: {why}")])
+}

@@ -1,0 +1,5 @@
+//! Checkpoints, with the real git, of every state that a workspace can be in.
+
+mod bench;
+mod cases;
+mod round_trip;
