@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
-use std::path::Path;
 
 use super::base::remove;
 use super::message::{Head, Stashed, State};

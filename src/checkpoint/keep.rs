@@ -11,7 +11,6 @@ use super::take::Taking;
 use super::{Checkpoint, Outcome, id};
 use crate::error::{Context as _, Result, bail};
 use crate::git::objects::{self, Object};
-use crate::os::files::write_atomic;
 use crate::time::Timestamp;
 
 impl Taking<'_> {
@@ -222,6 +221,10 @@ impl Taking<'_> {
             return Ok(());
         }
         let bytes = serde_json::to_vec(memory).context("cannot write JSON")?;
-        write_atomic(&self.side.file("memory.json"), &bytes)
+        // Whole or absent is enough: after a power cut it is not believed anyway.
+        let path = self.side.file("memory.json");
+        let aside = self.side.file("memory.tmp");
+        let write = fs::write(&aside, bytes).and_then(|()| fs::rename(&aside, &path));
+        write.with_context(|| format!("cannot write {}", path.display()))
     }
 }

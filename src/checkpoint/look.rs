@@ -344,14 +344,17 @@ pub(super) fn stash(repository: &Repository, git: &Git) -> Result<Vec<Stashed>> 
         entries.reverse();
         return Ok(entries);
     }
-    let answer = git.run(
-        &["rev-list", "--walk-reflogs", "--format=%gs", "refs/stash"],
-        Vec::new(),
-    )?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let mut lines = answer.lines();
-    while let (Some(commit), Some(message)) = (lines.next(), lines.next()) {
-        if let Some(commit) = commit.strip_prefix("commit ") {
+    // The way to a reflog in a reftable. Nobody asks who signed what.
+    let show = [
+        "reflog",
+        "show",
+        "--no-show-signature",
+        "--format=%H %gs",
+        "refs/stash",
+    ];
+    let answer = git.run(&show, Vec::new())?;
+    for line in String::from_utf8_lossy(&answer).lines() {
+        if let Some((commit, message)) = line.split_once(' ') {
             entries.push(Stashed {
                 commit: commit.to_owned(),
                 message: message.to_owned(),

@@ -8,11 +8,13 @@ use std::fs;
 use std::path::{Component, Path};
 use std::time::Instant;
 
-use super::base::{Base, Special, WORKTREE, read_entries};
+use super::base::{Base, INDEX_INFO, Special, WORKTREE, line, read_entries};
+use super::collide::Way;
 use super::message::{self, Kept, Nested};
 use super::prepared::{IndexLock, prepare};
 use super::take::{Taking, inner, lock};
-use super::{Place, Trigger, collide, ensure_names, head, look, operation};
+use super::worktree::Worktree;
+use super::{Place, Trigger, ensure_names, head, look, operation};
 use crate::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
 use crate::git::objects;
 use crate::git::{Git, Repository, Side};
@@ -88,16 +90,29 @@ pub(super) fn give_back(
     let known = taking.known()?;
     // The same eyes as a checkpoint's: our index is then up to what is on the disk.
     let (now, _) = taking.files(Base::open(repository)?, false)?;
-    collide::refuse(
+    let mut way = Way::between(&taking.files, &now.worktree, &then.worktree)?;
+    let untracked = Worktree::new(repository, &side, &taking.files, place.largest_file).extras()?;
+    let spared = way.spare_ignored(
         &taking.files,
-        &repository.work_tree,
-        &now.worktree,
+        &side.file("patterns"),
         &then.worktree,
+        &untracked,
     )?;
+    way.refuse_losses(&taking.files, &repository.work_tree)?;
 
     let disk = side.file(DISK);
     copy(&side.file(WORKTREE), &disk)?;
     let on_disk = taking.files.on_index(&disk);
+    if !spared.is_empty() {
+        let none = objects::none(repository.settings.oid_length);
+        on_disk.run(
+            &INDEX_INFO,
+            spared
+                .iter()
+                .flat_map(|path| line(0, &none, 0, path))
+                .collect(),
+        )?;
+    }
     on_disk
         .run(&["read-tree", "--reset", "-u", &then.worktree], Vec::new())
         .context("some files may have been written, others not; the checkpoint before this one has them all")?;

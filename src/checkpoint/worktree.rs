@@ -244,7 +244,8 @@ impl<'a> Worktree<'a> {
         Ok(paths.map(<[u8]>::to_vec).collect())
     }
 
-    fn extras(&self) -> Result<BTreeSet<Vec<u8>>> {
+    /// Files that only our index knows, since they were untracked.
+    pub fn extras(&self) -> Result<BTreeSet<Vec<u8>>> {
         let bytes = crate::os::files::read_optional(&self.side.file("extra"))?.unwrap_or_default();
         let paths = bytes
             .split(|byte| *byte == 0)

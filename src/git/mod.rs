@@ -13,7 +13,7 @@
 //! * [`Git::refs`] is for refs, which only the repository's own git directory can resolve (they may be in
 //!   a reftable). Here its configuration is read, and overruled where a setting could run a program; the
 //!   few commands that are run this way (`cat-file`, `for-each-ref`, `update-ref`, `symbolic-ref`,
-//!   `rev-list`, `config --get`, `worktree add --no-checkout`) know of no other program than hooks.
+//!   `reflog show`, `config --get`, `check-attr`, `worktree add --no-checkout`) know of no other program than hooks.
 //!
 //! The user's and the machine's git configuration are left out too, since an agent may write to the former;
 //! only where global ignore patterns are, is asked for.
@@ -37,7 +37,7 @@ pub use side::Side;
 
 /// Settings that could run a program, wait for a human, or change more than is asked, put out of action; and
 /// those that make our own objects durable before a ref names them.
-const SETTINGS: [(&str, &str); 17] = [
+const SETTINGS: [(&str, &str); 18] = [
     ("core.hooksPath", "/dev/null"),
     ("core.fsmonitor", "false"),
     ("core.untrackedCache", "false"),
@@ -50,6 +50,7 @@ const SETTINGS: [(&str, &str); 17] = [
     ("core.sshCommand", "false"),
     ("credential.helper", ""),
     ("protocol.ext.allow", "never"),
+    ("log.showSignature", "false"),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
     ("advice.addEmbeddedRepo", "false"),

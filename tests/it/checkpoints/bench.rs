@@ -1,11 +1,14 @@
 //! Repositories to take checkpoints of, and eyes that see every byte of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use spotkeep::checkpoint::{Checkpoint, Outcome, Place, Trigger, take};
@@ -117,6 +120,25 @@ impl Bench {
     }
 }
 
+/// All of them, a few at a time; every one that fails is told.
+pub fn each<T: Sync>(all: &[T], name: impl Fn(&T) -> &str + Sync, check: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(one) = all.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    if catch_unwind(AssertUnwindSafe(|| check(one))).is_err() {
+                        failed.lock().unwrap().push(name(one).to_owned());
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "failed: {failed:?}");
+}
+
 /// git as a person has it, but with a home of its own.
 pub fn plain_git(dir: &Path, home: &Path) -> Command {
     let mut command = Command::new("git");
@@ -176,8 +198,14 @@ pub fn view(bench: &Bench, workspace: &Path) -> Vec<View> {
         true
     });
     let text = |arguments: &[&str]| {
-        let output = bench.git_says(workspace, arguments);
-        // A required filter that is missing fails some of them: as much is to be given back.
+        // Whether git has to look into a file is a matter of its time; without the filter it could not.
+        let eyes = [
+            "-c",
+            "filter.lfs.clean=cat",
+            "-c",
+            "advice.sparseIndexExpanded=false",
+        ];
+        let output = bench.git_says(workspace, &[&eyes, arguments].concat());
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).replace('\0', "\n")
     };
     views.push(View {
@@ -190,6 +218,35 @@ pub fn view(bench: &Bench, workspace: &Path) -> Vec<View> {
         views.extend(view(bench, &path));
     }
     views
+}
+
+/// Asserts that two are the same, and says in which lines they are not.
+pub fn assert_same(found: &[View], expected: &[View], what: &str) {
+    let lines = |views: &[View]| -> BTreeSet<String> {
+        let of = |view: &View| {
+            let files = view.files.iter().map(|(path, (mode, content))| {
+                format!(
+                    "{} {mode:o} {:?}",
+                    path.display(),
+                    String::from_utf8_lossy(content)
+                )
+            });
+            let said = view
+                .status
+                .lines()
+                .chain(view.entries.lines())
+                .map(str::to_owned);
+            files.chain(said).collect::<Vec<_>>()
+        };
+        views.iter().flat_map(of).collect()
+    };
+    let (left, right) = (lines(found), lines(expected));
+    let more: Vec<_> = left.difference(&right).collect();
+    let less: Vec<_> = right.difference(&left).collect();
+    assert!(
+        found == expected,
+        "{what}:\n  found {more:#?}\n  not found {less:#?}"
+    );
 }
 
 /// Everything that a checkpoint must not touch, with its inode and its time.

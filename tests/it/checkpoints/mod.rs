@@ -2,4 +2,5 @@
 
 mod bench;
 mod cases;
+mod hostile;
 mod round_trip;

@@ -1,37 +1,19 @@
 //! Nothing is touched, and everything is given back: for each case.
 
 use std::fs;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::os::unix::ffi::OsStrExt as _;
 
 use spotkeep::checkpoint::{Outcome, rebuild, rollback};
 
-use super::bench::{Bench, print, view};
+use super::bench::{Bench, assert_same, each, print, view};
 use super::cases::{CASES, Case};
 
-/// All cases, a few at a time; every one that fails is told.
 fn each_case(check: impl Fn(&Case) + Sync) {
-    let next = AtomicUsize::new(0);
-    let failed = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                while let Some(case) = CASES.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    let checked =
-                        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(case)));
-                    if checked.is_err() {
-                        failed.lock().unwrap().push(case.name);
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().unwrap();
-    assert!(failed.is_empty(), "failed: {failed:?}");
+    each(CASES, |case| case.name, check);
 }
 
 #[test]
-fn a_checkpoint_touches_nothing_and_a_second_one_is_not_needed() {
+fn a_checkpoint_touches_nothing_and_after_a_wreck_everything_is_given_back() {
     each_case(|case| {
         let bench = (case.make)();
         let before = print(&bench);
@@ -51,36 +33,28 @@ fn a_checkpoint_touches_nothing_and_a_second_one_is_not_needed() {
         assert_eq!(before.1, after.1, "{}", case.name);
         assert_eq!(
             again,
-            Outcome::Unchanged(Some(checkpoint.id)),
+            Outcome::Unchanged(Some(checkpoint.id.clone())),
             "{}",
             case.name
         );
         assert_eq!(checkpoint.left_out, [""; 0], "{}", case.name);
-        sound(&bench, case);
-    });
-}
 
-#[test]
-fn after_a_wreck_everything_is_given_back_and_the_wreck_too() {
-    each_case(|case| {
-        let bench = (case.make)();
-        let before = view(&bench, &bench.workspace);
-        let checkpoint = bench.taken();
+        let as_kept = view(&bench, &bench.workspace);
         wreck(&bench);
         let wrecked = view(&bench, &bench.workspace);
         let undo = bench.taken();
         let told = rollback(&bench.place(), &checkpoint.id, true);
         let told = told.unwrap_or_else(|error| panic!("{}: {error:#}", case.name));
         assert_eq!(told, [""; 0], "{}", case.name);
-        assert_eq!(view(&bench, &bench.workspace), before, "{}", case.name);
+        assert_same(&view(&bench, &bench.workspace), &as_kept, case.name);
         rollback(&bench.place(), &undo.id, true).unwrap();
-        assert_eq!(
-            view(&bench, &bench.workspace),
-            wrecked,
-            "{}, undone",
-            case.name
+        assert_same(
+            &view(&bench, &bench.workspace),
+            &wrecked,
+            &format!("{}, undone", case.name),
         );
-        sound(&bench, case);
+        let fsck = bench.git_says(&bench.workspace, &["fsck", "--full", "--no-dangling"]);
+        assert!(fsck.status.success(), "{}: {fsck:?}", case.name);
     });
 }
 
@@ -109,7 +83,7 @@ fn a_workspace_that_is_gone_is_made_anew_from_the_shared_refs() {
         let told = told.unwrap_or_else(|error| panic!("{}: {error:#}", case.name));
         assert_eq!(told, [""; 0], "{}", case.name);
         configure_as(&bench, &workspace, is_linked);
-        assert_eq!(view(&bench, &workspace), before, "{}", case.name);
+        assert_same(&view(&bench, &workspace), &before, case.name);
         assert_eq!(
             stash(&bench, &workspace),
             stash(&bench, &repository),
@@ -147,29 +121,32 @@ fn stash(bench: &Bench, dir: &std::path::Path) -> String {
     bench.git_in(dir, &["stash", "list"])
 }
 
-/// What an agent can do to a workspace: half of it is deleted, another branch, a commit.
+/// What an agent can do to a workspace: everything but ignored files is deleted; another branch, a commit.
 fn wreck(bench: &Bench) {
     fs::remove_file(bench.path(".git/index.lock")).ok();
-    for entry in fs::read_dir(&bench.workspace).unwrap() {
-        let path = entry.unwrap().path();
-        let keeps_a_repository = path.join(".git").exists();
-        if path.ends_with(".git") || keeps_a_repository || path.ends_with("deps") {
-            continue;
-        }
-        if path.is_dir() && !path.is_symlink() {
-            fs::remove_dir_all(&path).unwrap();
-        } else {
+    let list = bench.git_says(
+        &bench.workspace,
+        &["ls-files", "-z", "-c", "-o", "--exclude-standard"],
+    );
+    for name in list
+        .stdout
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
+        let path = bench.workspace.join(std::ffi::OsStr::from_bytes(name));
+        // Other repositories end in a slash, or are directories: submodules.
+        if fs::symlink_metadata(&path).is_ok_and(|found| !found.is_dir()) {
             fs::remove_file(&path).unwrap();
         }
     }
+    for name in ["dir", "a", "b"] {
+        // Empty by now, where they are directories.
+        fs::remove_dir(bench.path(name)).ok();
+    }
     bench.write("wreck/age", "by the agent\n");
     bench.write("b", "by the agent\n");
+    bench.git(&["read-tree", "--empty"]);
     bench.git(&["symbolic-ref", "HEAD", "refs/heads/wreck"]);
-    bench.git(&["add", "-A", "--sparse", "wreck", "b"]);
+    bench.git(&["add", "--sparse", "wreck", "b"]);
     bench.git(&["commit", "-q", "--no-verify", "-m", "Wreck"]);
-}
-
-fn sound(bench: &Bench, case: &Case) {
-    let output = bench.git_says(&bench.workspace, &["fsck", "--full", "--no-dangling"]);
-    assert!(output.status.success(), "{}: {output:?}", case.name);
 }
