@@ -344,15 +344,17 @@ pub(super) fn stash(repository: &Repository, git: &Git) -> Result<Vec<Stashed>> 
         entries.reverse();
         return Ok(entries);
     }
-    // The way to a reflog in a reftable. Nobody asks who signed what.
+    // The way to a reflog in a reftable. Nobody asks who signed what. An empty answer: the last entry was taken
+    // out just now.
     let show = [
         "reflog",
         "show",
         "--no-show-signature",
         "--format=%H %gs",
         "refs/stash",
+        "--",
     ];
-    let answer = git.run(&show, Vec::new())?;
+    let answer = git.ask(&show, Vec::new())?.stdout;
     for line in String::from_utf8_lossy(&answer).lines() {
         if let Some((commit, message)) = line.split_once(' ') {
             entries.push(Stashed {

@@ -37,21 +37,23 @@ pub(super) fn take_at(
     for round in 1.. {
         let base = Base::open(&repository)?;
         let print = base.print.clone();
-        let found = match taking.look(base, again.take()) {
-            Ok(found) => found,
+        let taken = taking.look(base, again.take()).and_then(|found| {
+            // Somebody worked on the index meanwhile: HEAD and it may not belong together.
+            if round < ROUNDS && Base::open(&repository)?.print != print {
+                return Ok(None);
+            }
+            taking.keep(found).map(Some)
+        });
+        match taken {
+            Ok(Some(outcome)) => return Ok(outcome),
+            Ok(None) => {}
             // What we remember may be wrong: objects that are gone, an index of ours that was torn.
-            Err(error) if round == 1 && until > Instant::now() => {
+            Err(error) if round < ROUNDS && until > Instant::now() => {
                 tracing::debug!("a checkpoint is begun anew: {error:#}");
                 again = Some(Again);
-                continue;
             }
             Err(error) => return Err(error),
-        };
-        // Somebody worked on the index meanwhile: HEAD and it may not belong together.
-        if round < ROUNDS && Base::open(&repository)?.print != print {
-            continue;
         }
-        return taking.keep(found);
     }
     bail!("the index changes all the time")
 }

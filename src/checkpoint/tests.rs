@@ -112,6 +112,7 @@ fn an_untracked_file_that_is_ignored_later_is_in_no_later_checkpoint() {
         "1\n"
     );
     lab.write(".gitignore", "out\n");
+    lab.write("out/log", "2\n");
     let second = lab.taken();
     let tree = git(
         &lab.place.workspace,

@@ -125,7 +125,8 @@ impl<'a> Worktree<'a> {
         }
         gone.extend(self.ignored_now(&extras, &gone)?);
         let candidates = std::mem::take(&mut there);
-        for path in candidates {
+        // What is ignored by now may have changed as well.
+        for path in candidates.difference(&gone).cloned().collect::<Vec<_>>() {
             match self.sort(&path) {
                 Sort::Keep => _ = there.insert(path),
                 Sort::Gone => _ = gone.insert(path),

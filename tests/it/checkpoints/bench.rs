@@ -25,7 +25,11 @@ pub struct Bench {
 impl Bench {
     /// No repository yet.
     pub fn bare() -> Self {
-        let kept = tempfile::tempdir().unwrap();
+        // In memory where that is: hundreds of repositories are synced.
+        let memory = Path::new("/dev/shm");
+        let kept = tempfile::tempdir_in(memory)
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
         let dir = fs::canonicalize(kept.path()).unwrap();
         fs::create_dir(dir.join("home")).unwrap();
         let workspace = dir.join("w");

@@ -4,3 +4,4 @@ mod bench;
 mod cases;
 mod hostile;
 mod round_trip;
+mod withstood;
