@@ -38,7 +38,7 @@ impl Way {
                 ["000000" | "160000", "160000", ..] => {}
                 // A new file, or one in the place of another repository.
                 ["000000" | "160000", _, _, oid] => {
-                    _ = written.insert(path.to_vec(), oid.to_owned())
+                    written.insert(path.to_vec(), oid.to_owned());
                 }
                 _ => {}
             }

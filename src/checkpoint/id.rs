@@ -27,6 +27,6 @@ mod tests {
         let second = after(Some(&first), morning);
         assert!(second > first, "{second}");
         assert!(second.starts_with("20261122T120000001-"), "{second}");
-        assert!(after(Some("rubbish"), noon) > first[..19].to_owned());
+        assert!(after(Some("rubbish"), noon)[..] > first[..19]);
     }
 }

@@ -10,7 +10,7 @@ use super::Outcome;
 use super::base::{Base, Print, Staged, Survey, remove};
 use super::message::{self, Head, Kept, Nested, Stashed, State};
 use super::operation;
-use super::take::{Taking, inner, take_at};
+use super::take::{OwnRef, Taking, inner, take_at};
 use super::worktree::{Seen, Worktree};
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::git::objects::{self, Object};
@@ -271,9 +271,7 @@ impl Taking<'_> {
     }
 
     /// Our checkpoints (id and commit, oldest first), and the refs of this worktree alone.
-    fn refs_of_ours_and_of_the_worktree(
-        &self,
-    ) -> Result<(Vec<(String, String)>, BTreeMap<String, String>)> {
+    fn refs_of_ours_and_of_the_worktree(&self) -> Result<(Vec<OwnRef>, BTreeMap<String, String>)> {
         let prefix = message::prefix(&self.place.agent_id);
         let mut arguments = vec![
             "for-each-ref",

@@ -92,8 +92,11 @@ impl<'a> Taking<'a> {
     }
 }
 
+/// A checkpoint's id, and its commit.
+pub(super) type OwnRef = (String, String);
+
 /// The checkpoints' ids and commits, oldest first.
-pub(super) fn own_refs(git: &Git, place: &Place) -> Result<Vec<(String, String)>> {
+pub(super) fn own_refs(git: &Git, place: &Place) -> Result<Vec<OwnRef>> {
     let prefix = message::prefix(&place.agent_id);
     let answer = git.run(
         &["for-each-ref", "--format=%(refname) %(objectname)", &prefix],

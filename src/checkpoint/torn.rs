@@ -116,3 +116,47 @@ fn read_file(path: &Path) -> io::Result<(Metadata, Vec<u8>, Metadata)> {
     let after = file.metadata()?;
     Ok((before, bytes, after))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::git::Repository;
+
+    #[test]
+    fn files_are_read_by_ourselves_as_git_would_and_what_has_vanished_is_taken_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = fs::canonicalize(dir.path()).unwrap().join("w");
+        fs::create_dir(&workspace).unwrap();
+        let plain = |arguments: &[&str]| {
+            let output = crate::git::command(&workspace)
+                .args(arguments)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{arguments:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        plain(&["init", "-q"]);
+        fs::write(workspace.join("a"), "one\r\n").unwrap();
+        fs::write(workspace.join("with\nline"), "two\n").unwrap();
+        symlink("a", workspace.join("link")).unwrap();
+        fs::write(workspace.join("gone"), "three\n").unwrap();
+        plain(&["add", "gone"]);
+        fs::remove_file(workspace.join("gone")).unwrap();
+
+        let until = Instant::now() + Duration::from_secs(60);
+        let repository = Repository::of(&workspace, until).unwrap().unwrap();
+        let side = Side::open(&dir.path().join("side"), &repository).unwrap();
+        let index = side.file("test.index");
+        fs::copy(workspace.join(".git/index"), &index).unwrap();
+        let git = Git::files(&side, until).on_index(&index);
+        let paths = ["a", "with\nline", "link", "gone"].map(|path| path.as_bytes().to_vec());
+        assert_eq!(add(&git, &side, &paths, 20).unwrap(), [""; 0]);
+        let tree = git.line(&["write-tree"], Vec::new()).unwrap();
+        fs::remove_file(workspace.join(".git/index")).unwrap();
+        plain(&["-c", "core.autocrlf=false", "add", "-A"]);
+        assert_eq!(tree, plain(&["write-tree"]).trim());
+    }
+}

@@ -102,7 +102,7 @@ impl<'a> Worktree<'a> {
         for (change, path) in self.status()? {
             match change {
                 Change::Untracked if path.ends_with(b"/") => {
-                    seen.nested.push(path[..path.len() - 1].to_vec())
+                    seen.nested.push(path[..path.len() - 1].to_vec());
                 }
                 Change::Gone => _ = gone.insert(path),
                 Change::Changed | Change::Untracked => {

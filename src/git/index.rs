@@ -123,3 +123,92 @@ fn varint(bytes: &[u8]) -> Option<(usize, usize)> {
     }
     Some((value, used))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    fn git(dir: &Path, arguments: &[&str]) -> String {
+        let output = crate::git::command(dir).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn listed(bytes: &[u8]) -> Option<(String, Kind)> {
+        let mut text = String::new();
+        let kind = read(bytes, 20, |entry| {
+            let path = String::from_utf8_lossy(entry.path);
+            text += &format!(
+                "{:06o} {} {}\t{path}\n",
+                entry.mode,
+                entry.hex(),
+                entry.stage
+            );
+        })?;
+        Some((text, kind))
+    }
+
+    #[test]
+    fn every_version_is_read_as_git_reads_it_and_a_torn_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        git(dir.path(), &["init", "-q"]);
+        // Long paths take two bytes where the end of the one before is dropped.
+        let long = "x".repeat(200);
+        for name in ["a", "a b", "dir/one", "dir/two", "z"] {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, name).unwrap();
+        }
+        fs::write(dir.path().join(&long), "").unwrap();
+        git(dir.path(), &["add", "."]);
+        for (version, more) in [
+            ("2", &[][..]),
+            ("3", &["--skip-worktree", "z"]),
+            ("4", &["--assume-unchanged", "a"]),
+        ] {
+            git(
+                dir.path(),
+                &[&["update-index", "--index-version", version], more].concat(),
+            );
+            let bytes = fs::read(dir.path().join(".git/index")).unwrap();
+            let expected = git(dir.path(), &["ls-files", "-s"]);
+            assert_eq!(
+                listed(&bytes),
+                Some((expected, Kind::Whole)),
+                "version {version}"
+            );
+            for length in [0, 3, 11, 12, 60, 200, bytes.len() - 21, bytes.len() - 1] {
+                assert_eq!(
+                    listed(&bytes[..length]),
+                    None,
+                    "version {version}, {length} bytes"
+                );
+            }
+        }
+        let bytes = fs::read(dir.path().join(".git/index")).unwrap();
+        let mut flags = Vec::new();
+        read(&bytes, 20, |entry| {
+            flags.push((
+                entry.path.to_vec(),
+                entry.assume_unchanged,
+                entry.skip_worktree,
+            ));
+        });
+        assert_eq!(flags[0], (b"a".to_vec(), true, false));
+        assert_eq!(flags[flags.len() - 1], (b"z".to_vec(), false, true));
+        git(
+            dir.path(),
+            &[
+                "-c",
+                "core.splitIndex=true",
+                "update-index",
+                "--split-index",
+            ],
+        );
+        let bytes = fs::read(dir.path().join(".git/index")).unwrap();
+        assert_eq!(listed(&bytes).map(|(_, kind)| kind), Some(Kind::Partial));
+    }
+}

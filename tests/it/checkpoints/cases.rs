@@ -57,7 +57,7 @@ pub const CASES: &[Case] = &[
         on_new!(w, {
             w.write("a", "s\n");
             w.git(&["add", "a"]);
-            w.write("a", "u\n")
+            w.write("a", "u\n");
         }),
     ),
     case(
@@ -65,7 +65,7 @@ pub const CASES: &[Case] = &[
         on_new!(w, {
             w.write("n", "s\n");
             w.git(&["add", "n"]);
-            fs::remove_file(w.path("n")).unwrap()
+            fs::remove_file(w.path("n")).unwrap();
         }),
     ),
     case(
@@ -73,7 +73,7 @@ pub const CASES: &[Case] = &[
         on_new!(w, {
             w.write("n", "s\n");
             w.git(&["add", "n"]);
-            w.write("n", "u\n")
+            w.write("n", "u\n");
         }),
     ),
     case(
@@ -81,14 +81,14 @@ pub const CASES: &[Case] = &[
         on_new!(w, {
             w.write("n", "n\n");
             w.write("deep/er/n", "n\n");
-            w.write("dir/z", "z\n")
+            w.write("dir/z", "z\n");
         }),
     ),
     case(
         "deleted and not staged",
         on_new!(w, {
             fs::remove_file(w.path("a")).unwrap();
-            fs::remove_dir_all(w.path("dir")).unwrap()
+            fs::remove_dir_all(w.path("dir")).unwrap();
         }),
     ),
     case(
@@ -103,7 +103,7 @@ pub const CASES: &[Case] = &[
         "renamed",
         on_new!(w, {
             w.git(&["mv", "a", "z"]);
-            fs::rename(w.path("b"), w.path("y")).unwrap()
+            fs::rename(w.path("b"), w.path("y")).unwrap();
         }),
     ),
     case(
@@ -121,14 +121,14 @@ pub const CASES: &[Case] = &[
             symlink("nowhere/at all", w.path("link")).unwrap();
             symlink("/etc/passwd", w.path("new link")).unwrap();
             fs::remove_file(w.path("b")).unwrap();
-            symlink("a", w.path("b")).unwrap()
+            symlink("a", w.path("b")).unwrap();
         }),
     ),
     case(
         "a directory becomes a link",
         on_new!(w, {
             fs::rename(w.path("dir"), w.path("dir2")).unwrap();
-            symlink("dir2", w.path("dir")).unwrap()
+            symlink("dir2", w.path("dir")).unwrap();
         }),
     ),
     case(
@@ -137,7 +137,7 @@ pub const CASES: &[Case] = &[
             fs::remove_file(w.path("a")).unwrap();
             w.write("a/inside", "x\n");
             fs::remove_dir_all(w.path("dir")).unwrap();
-            w.write("dir", "a file\n")
+            w.write("dir", "a file\n");
         }),
     ),
     case(
@@ -159,7 +159,7 @@ pub const CASES: &[Case] = &[
             let raw = std::ffi::OsStr::from_bytes(b"not-utf8-\xff");
             fs::write(w.workspace.join(raw), "raw").unwrap();
             w.git(&["add", "--", "with\nline"]);
-            w.write("with\nline", "changed")
+            w.write("with\nline", "changed");
         }),
     ),
     case(
@@ -170,7 +170,7 @@ pub const CASES: &[Case] = &[
             }
             w.git(&["add", "-N", "n1", "n2", "deep/n3", "n4"]);
             fs::remove_file(w.path("n2")).unwrap();
-            fs::write(w.path("n4"), "").unwrap()
+            fs::write(w.path("n4"), "").unwrap();
         }),
     ),
     case(
@@ -195,7 +195,7 @@ pub const CASES: &[Case] = &[
             ]);
             w.write("x.ex", "x");
             w.write("x.user", "x");
-            w.write("x.other", "x")
+            w.write("x.other", "x");
         }),
     ),
     case("a merge in conflict", || conflict(&["merge", "other"])),
@@ -233,7 +233,7 @@ pub const CASES: &[Case] = &[
                 "-i",
                 "HEAD~2",
             ]);
-            w.write("d", "being edited\n")
+            w.write("d", "being edited\n");
         }),
     ),
     case("a rebase with its changes put aside", || {
@@ -261,14 +261,14 @@ pub const CASES: &[Case] = &[
                 w.git(&["commit", "-qam", &format!("{n}")]);
             }
             w.git(&["bisect", "start", "HEAD", "HEAD~6"]);
-            w.write("b", "tried\n")
+            w.write("b", "tried\n");
         }),
     ),
     case(
         "a detached HEAD",
         on_new!(w, {
             w.git(&["checkout", "-q", "HEAD~"]);
-            w.write("a", "x\n")
+            w.write("a", "x\n");
         }),
     ),
     case("no commit yet", || {
@@ -283,7 +283,7 @@ pub const CASES: &[Case] = &[
         "an orphan branch",
         on_new!(w, {
             w.git(&["checkout", "-q", "--orphan", "fresh"]);
-            w.write("a", "x\n")
+            w.write("a", "x\n");
         }),
     ),
     case(
@@ -305,7 +305,7 @@ pub const CASES: &[Case] = &[
             w.git(&["commit", "-qm", "More"]);
             w.git(&["sparse-checkout", "set", "dir"]);
             w.write("dir/x", "changed\n");
-            w.write("other/new", "outside\n")
+            w.write("other/new", "outside\n");
         }),
     ),
     case(
@@ -316,7 +316,7 @@ pub const CASES: &[Case] = &[
             w.git(&["add", "."]);
             w.git(&["commit", "-qm", "More"]);
             w.git(&["sparse-checkout", "set", "--cone", "--sparse-index", "dir"]);
-            w.write("dir/x", "changed\n")
+            w.write("dir/x", "changed\n");
         }),
     ),
     case(
@@ -325,7 +325,7 @@ pub const CASES: &[Case] = &[
             w.git(&["update-index", "--split-index"]);
             w.write("a", "s\n");
             w.git(&["add", "a"]);
-            w.write("b", "u\n")
+            w.write("b", "u\n");
         }),
     ),
     case(
@@ -339,7 +339,7 @@ pub const CASES: &[Case] = &[
             ]);
             w.write("a", "s\n");
             w.git(&["add", "a"]);
-            w.write("dir/new", "u\n")
+            w.write("dir/new", "u\n");
         }),
     ),
     case("SHA-256", || {
@@ -379,7 +379,7 @@ pub const CASES: &[Case] = &[
                 w.write("u", &format!("untracked {n}\n"));
                 w.git(&["stash", "push", "-q", "-u", "-m", &format!("number {n}")]);
             }
-            w.write("b", "x\n")
+            w.write("b", "x\n");
         }),
     ),
     case(
@@ -387,7 +387,7 @@ pub const CASES: &[Case] = &[
         on_new!(w, {
             w.git(&["tag", "-a", "-m", "t", "v1"]);
             w.git(&["gc", "-q"]);
-            w.write("a", "x\n")
+            w.write("a", "x\n");
         }),
     ),
     case(
@@ -411,7 +411,7 @@ pub const CASES: &[Case] = &[
             w.git(&["commit", "-qm", "Text"]);
             fs::remove_file(w.path("x.id")).unwrap();
             w.git(&["checkout", "-q", "x.id"]);
-            w.write("dirty.bat", "lone line\nand\r\n")
+            w.write("dirty.bat", "lone line\nand\r\n");
         }),
     ),
     case(
@@ -421,7 +421,7 @@ pub const CASES: &[Case] = &[
             w.write("t", "one\r\ntwo\r\n");
             w.git(&["add", "t"]);
             w.git(&["commit", "-qm", "T"]);
-            w.write("u", "new\r\n")
+            w.write("u", "new\r\n");
         }),
     ),
     case(
@@ -440,21 +440,21 @@ pub const CASES: &[Case] = &[
             w.git(&["commit", "-qm", "Large"]);
             w.git(&["config", "filter.lfs.clean", "not-installed clean"]);
             w.git(&["config", "filter.lfs.required", "true"]);
-            w.write("y.bin", "raw content\n")
+            w.write("y.bin", "raw content\n");
         }),
     ),
     case(
         "an index that is gone",
         on_new!(w, {
             w.write("a", "x\n");
-            fs::remove_file(w.path(".git/index")).unwrap()
+            fs::remove_file(w.path(".git/index")).unwrap();
         }),
     ),
     case(
         "a lock left behind",
         on_new!(w, {
             w.write("a", "x\n");
-            fs::write(w.path(".git/index.lock"), "").unwrap()
+            fs::write(w.path(".git/index.lock"), "").unwrap();
         }),
     ),
     case(
@@ -462,7 +462,7 @@ pub const CASES: &[Case] = &[
         on_new!(w, {
             w.git(&["update-index", "--refresh"]);
             // Same size, same second: git has to look inside.
-            w.write("a", "A of two\n")
+            w.write("a", "A of two\n");
         }),
     ),
     case(
@@ -470,7 +470,7 @@ pub const CASES: &[Case] = &[
         on_new!(w, {
             w.write("node_modules/.gitignore", "*\n");
             w.write("node_modules/x/y", "y\n");
-            w.write("a", "x\n")
+            w.write("a", "x\n");
         }),
     ),
     nested(
@@ -478,7 +478,7 @@ pub const CASES: &[Case] = &[
         on_new!(w, {
             let inner = inner(&w, "inner");
             w.git_in(&inner, &["add", "new"]);
-            fs::write(inner.join("more"), "untracked\n").unwrap()
+            fs::write(inner.join("more"), "untracked\n").unwrap();
         }),
     ),
     nested(
@@ -488,7 +488,7 @@ pub const CASES: &[Case] = &[
             fs::create_dir(&path).unwrap();
             w.git_in(&path, &["init", "-q", "-b", "main"]);
             fs::write(path.join("x"), "x\n").unwrap();
-            w.write("a", "x\n")
+            w.write("a", "x\n");
         }),
     ),
     nested("a submodule with changes", || {

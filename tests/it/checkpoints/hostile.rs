@@ -142,7 +142,7 @@ const TRAPS: &[Trap] = &[
                     ("alias.status", "!%"),
                     ("alias.ls-files", "!%"),
                 ],
-            )
+            );
         },
         springs: &["sx"],
     },
@@ -158,7 +158,7 @@ const TRAPS: &[Trap] = &[
                     ("log.showSignature", "true"),
                     ("tag.gpgSign", "true"),
                 ],
-            )
+            );
         },
         springs: &["commit", "-q", "--allow-empty", "-m", "Signed"],
     },
@@ -169,7 +169,7 @@ const TRAPS: &[Trap] = &[
                 w,
                 p,
                 &[("core.pager", "%; cat"), ("pager.status", "%; cat")],
-            )
+            );
         },
         springs: &[
             "-c",
@@ -188,7 +188,7 @@ const TRAPS: &[Trap] = &[
                     ("url.ssh://h/.insteadOf", "x:"),
                     ("remote.origin.url", "x:y"),
                 ],
-            )
+            );
         },
         springs: &["fetch", "origin"],
     },
@@ -203,7 +203,7 @@ const TRAPS: &[Trap] = &[
                     ("remote.origin.url", "ext::%"),
                     ("remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*"),
                 ],
-            )
+            );
         },
         springs: &["fetch", "origin"],
     },
@@ -220,7 +220,7 @@ const TRAPS: &[Trap] = &[
                     ("remote.origin.promisor", "true"),
                     ("remote.origin.url", "ext::%"),
                 ],
-            )
+            );
         },
         springs: &["cat-file", "-p", "1234567890123456789012345678901234567890"],
     },
