@@ -202,7 +202,7 @@ fn a_full_disk_is_told_and_costs_no_earlier_checkpoint() {
     fs::write(bench.path("a"), "after.\n").unwrap();
     let error = bench.try_take().unwrap_err();
     assert!(format!("{error:#}").contains("No space left"), "{error:#}");
-    assert_eq!(list(&bench.place()).unwrap(), [first.clone()]);
+    assert_eq!(list(&bench.place()).unwrap(), std::slice::from_ref(&first));
     drop(ballast);
     fs::remove_file(bench.path(".git/ballast")).unwrap();
     assert!(bench.taken().id > first.id);
