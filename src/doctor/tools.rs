@@ -7,7 +7,7 @@ use super::{Check, LIMIT};
 use crate::os::process;
 
 /// Since this version `GIT_CONFIG_COUNT` is obeyed, by which git is told to execute nothing of a repository's.
-const GIT: [u64; 2] = [2, 31];
+const GIT: [u64; 2] = [2, 36];
 
 /// Since this version a pane tells by which signal its program ended.
 const TMUX: [u64; 2] = [3, 2];
@@ -62,7 +62,7 @@ mod tests {
     fn a_tool_is_judged_by_its_first_two_numbers() {
         let table = [
             ("git version 2.47.3", true, false),
-            ("git version 2.31.0.windows.1", true, false),
+            ("git version 2.36.0.windows.1", true, false),
             ("git version 2.30.2", false, false),
             ("git version 3", true, false),
             ("git of tomorrow", true, true),
