@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`binary`] | where `claude` is, and which version |
 //! | [`launch`] | its arguments and environment |
+//! | [`retention`] | for how many days Claude keeps transcripts |
 //! | [`seed`], `mend` | the configuration that lets it start without a human |
 //! | [`screen`] | what a pane shows that blocks a start |
 //! | [`session`] | `sessions/<pid>.json`: which session a process has, and what it does |

@@ -5,34 +5,30 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::login;
 use super::mend::{self, Content};
 use super::seed::update;
 use crate::error::Result;
-use crate::os::files;
 
 const KEY: &str = "cleanupPeriodDays";
 
-/// What is enough for a fleet to rest.
-pub const ENOUGH_DAYS: u64 = 365;
+/// What Claude does where nothing is set.
+const DEFAULT_DAYS: u64 = 30;
 /// What it is raised to.
 pub const LONG_DAYS: u64 = 3650;
 
-/// The days that are set; `None` where nothing is, or the file is missing or torn.
-///
-/// # Errors
-/// It is there and cannot be read.
-pub fn days(config_dir: &Path) -> Result<Option<u64>> {
-    let path = mend::resolve(&config_dir.join("settings.json"));
-    Ok(match mend::content(files::read_optional(&path)?) {
-        Content::Whole(object) => object.get(KEY).and_then(Value::as_u64),
-        Content::Missing | Content::Torn(_) => None,
-    })
+/// The days that are set; `None` where nothing is, or the file is missing, torn or unreadable.
+#[must_use]
+pub fn days(config_dir: &Path) -> Option<u64> {
+    login::setting(config_dir, KEY)
+        .as_ref()
+        .and_then(Value::as_u64)
 }
 
-/// Whether transcripts are kept long enough.
+/// Whether somebody has set more than Claude's own: then that is what was wanted.
 #[must_use]
 pub fn is_enough(days: Option<u64>) -> bool {
-    days.is_some_and(|days| days >= ENOUGH_DAYS)
+    days.is_some_and(|days| days > DEFAULT_DAYS)
 }
 
 /// Raises the days to [`LONG_DAYS`], and changes nothing else. Returns what else was found.
@@ -63,15 +59,15 @@ mod tests {
     #[test]
     fn the_period_is_raised_once_and_the_rest_of_the_settings_stays() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(days(dir.path()).unwrap(), None);
+        assert_eq!(days(dir.path()), None);
         fs::write(
             dir.path().join("settings.json"),
             r#"{"z":1,"cleanupPeriodDays":30,"a":2}"#,
         )
         .unwrap();
-        assert!(!is_enough(days(dir.path()).unwrap()));
+        assert!(!is_enough(days(dir.path())));
         raise(dir.path()).unwrap();
-        assert_eq!(days(dir.path()).unwrap(), Some(LONG_DAYS));
+        assert_eq!(days(dir.path()), Some(LONG_DAYS));
         let text = fs::read_to_string(dir.path().join("settings.json")).unwrap();
         assert!(
             text.find("\"z\"") < text.find("cleanup") && text.find("cleanup") < text.find("\"a\"")
@@ -82,6 +78,6 @@ mod tests {
         )
         .unwrap();
         raise(dir.path()).unwrap();
-        assert_eq!(days(dir.path()).unwrap(), Some(400));
+        assert_eq!(days(dir.path()), Some(400));
     }
 }

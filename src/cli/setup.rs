@@ -119,10 +119,10 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
         }
     }
     if outcome.steps > 0
-        && let Some(disk) = &args.disk
+        && let (Some(disk), Some(device)) = (&args.disk, &outcome.device)
     {
         say("\nthe start-up script that brings everything back on a new machine with this disk:\n");
-        say(&startup::script(disk, &ask.root));
+        say(&startup::script(disk, device, &ask.root));
     }
     Ok(ended(&outcome, "nothing to do: this machine is set up"))
 }

@@ -107,6 +107,8 @@ pub struct Outcome {
     pub problems: usize,
     /// Whether transcripts are deleted sooner than is good.
     pub short_retention: bool,
+    /// The disk, under the name that stays.
+    pub device: Option<PathBuf>,
 }
 
 /// Sets the machine up.
@@ -131,6 +133,7 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
             ))
             .hint("to make the root beside them, and change none of them: --beside-other-files");
         }
+        outcome.device = Some(facts.device.name.clone());
         if let Some(note) = disk::partition_note(&facts.device) {
             tell(Told::Did(note));
         }

@@ -3,14 +3,11 @@
 use std::path::Path;
 
 /// One line of shell. It waits for the disk at most two minutes, mounts it, and runs the spotkeep
-/// that is on it, if that is root's own and nobody else can write to it.
+/// that is on it, if that is root's own and nobody else can write to it. `disk` is what `setup` was
+/// told, `device` the name that stays under which it was found.
 #[must_use]
-pub fn script(disk: &str, mount: &Path) -> String {
-    let device = if disk.contains('/') {
-        quoted(disk)
-    } else {
-        quoted(&format!("/dev/disk/by-id/google-{disk}"))
-    };
+pub fn script(disk: &str, device: &Path, mount: &Path) -> String {
+    let device = quoted(&device.to_string_lossy());
     let at = quoted(&mount.to_string_lossy());
     format!(
         "#!/bin/sh\n\
@@ -38,8 +35,9 @@ mod tests {
 
     #[test]
     fn a_shell_takes_the_script_and_refuses_a_disk_that_does_not_come() {
-        let script = script("claude-persist", Path::new("/mnt/persist"));
-        assert!(script.contains("/dev/disk/by-id/google-claude-persist"));
+        let device = Path::new("/dev/disk/by-id/google-claude-persist");
+        let script = script("claude-persist", device, Path::new("/mnt/persist"));
+        assert!(script.contains("d=/dev/disk/by-id/google-claude-persist "));
         assert_eq!(script.lines().count(), 2, "one line");
         let checked = std::process::Command::new("sh")
             .args(["-n", "-c", &script])

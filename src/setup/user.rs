@@ -177,7 +177,7 @@ fn look(
     {
         let here = Root::open(tree)?;
         report.inhabited = Root::is_complete(tree) && here.config().exists();
-        report.retention = retention::days(&here.claude())?;
+        report.retention = retention::days(&here.claude());
         // On a disk that is mounted for a look nobody can hold it.
         report.keeper = tree == root && LockFile::try_take(&here.lock())?.is_none();
         match Config::load(&here.config()) {

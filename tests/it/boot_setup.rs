@@ -109,7 +109,11 @@ fn the_start_up_script_runs_nothing_from_a_disk_that_is_no_root() {
         let mut machine = Machine::new(room);
         machine.script(
             "/startup",
-            &spotkeep::setup::startup::script("claude-persist", "/mnt/persist".as_ref()),
+            &spotkeep::setup::startup::script(
+                "claude-persist",
+                "/dev/disk/by-id/google-claude-persist".as_ref(),
+                "/mnt/persist".as_ref(),
+            ),
         );
         machine.boot(Some(&disk));
         assert_ne!(machine.run("/startup").code, 0, "a blank disk");
