@@ -14,13 +14,14 @@ use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
 use crate::root::Root;
 use crate::state::{AgentName, AgentRecord, TranscriptMark, is_uuid};
-use crate::workspace;
+use crate::workspace::{self, Made, Source};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   spotkeep add agent-1 --workspace workspaces/agent-1 --prompt 'Fix issue 123.'
   spotkeep add review --session 0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55 --workspace /srv/app
+  spotkeep add docs --repo https://github.com/you/api --prompt 'Write a README.'
   spotkeep add fast --prompt 'Write the docs.' -- --model sonnet")]
 pub(super) struct Args {
     /// The agent's name, which is also its tmux session's and Claude's.
@@ -28,6 +29,14 @@ pub(super) struct Args {
     /// The directory it works in, relative to the root. Made, as workspaces/NAME, where not given.
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
+    /// Make its workspace, as workspaces/NAME, out of this repository. Agents of one repository share its
+    /// objects; each has a worktree and a branch of its own.
+    #[arg(long, value_name = "URL|PATH", conflicts_with_all = ["workspace", "session"])]
+    repo: Option<String>,
+    /// The branch to check out; a new one named after the agent begins there, where another worktree has it.
+    /// The repository's default, where not given.
+    #[arg(long, requires = "repo", value_name = "B")]
+    branch: Option<String>,
     /// Its first prompt. It is visible in ps, as Claude's own arguments are.
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
@@ -54,15 +63,37 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         .as_deref()
         .map(|id| session_mark(root, &declared, id))
         .transpose()?;
+    let source = match &args.repo {
+        Some(repo) => Some(Source::find(root, repo)?),
+        None => None,
+    };
+    // Before anything is downloaded.
+    if declared.agents.contains_key(&args.name) {
+        return Err(anyhow!("the agent {} is declared already", args.name))
+            .hint(format!("spotkeep rm {}", args.name))
+            .kind(Kind::Usage);
+    }
     if args.dry_run {
+        let from = source
+            .as_ref()
+            .map(|source| format!(", made out of {}", source.shown()));
         say(&format!(
-            "would declare {} in {}",
+            "would declare {} in {}{}",
             args.name,
-            root.absolute(&workspace).display()
+            root.absolute(&workspace).display(),
+            from.unwrap_or_default()
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    if args.workspace.is_none() {
+    if let Some(source) = &source {
+        let made = workspace::make(root, &args.name, source, args.branch.as_deref())?;
+        say(&format!(
+            "made {} on the branch {}",
+            made.workspace.display(),
+            made.branch
+        ));
+        remember_origin(root, &args.name, &workspace, made)?;
+    } else if args.workspace.is_none() {
         let dir = root.absolute(&workspace);
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
@@ -106,6 +137,22 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         )),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes down where the workspace came from.
+fn remember_origin(root: &Root, name: &AgentName, workspace: &Path, made: Made) -> Result<()> {
+    let _lock = match ask(root, &Request::Status, PATIENCE)? {
+        // As in `take_over`: the keeper does not know the agent yet.
+        Some(_) => None,
+        None => Some(instead_of_keeper(root)?),
+    };
+    let cwd = canonical_cwd(root, workspace);
+    let mut record = root
+        .load_record(name)?
+        .unwrap_or_else(|| AgentRecord::new(name.clone(), cwd));
+    record.origin = Some(made.origin);
+    record.base_commit = made.base_commit;
+    root.store_record(&record)
 }
 
 /// A workspace as it is declared: relative where it lies inside the root.

@@ -23,6 +23,7 @@ pub mod objects;
 pub mod repository;
 pub mod side;
 pub mod status;
+mod user;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ use crate::os::process::{Exchange, exchange};
 
 pub use repository::Repository;
 pub use side::Side;
+pub use user::{as_user, without_secret};
 
 /// Settings that could run a program, wait for a human, or change more than is asked, put out of action; and
 /// those that make our own objects durable before a ref names them.

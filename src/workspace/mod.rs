@@ -1,5 +1,7 @@
 //! Where an agent works, as git sees it.
 
+mod make;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,11 +9,14 @@ use std::time::Duration;
 
 use crate::os::process::run;
 
+pub use make::{Made, Source, make};
+
 /// A status of 50,000 files takes 0.15 s (measured); a cold disk far longer.
 const STATUS_LIMIT: Duration = Duration::from_secs(60);
 
 /// Read without running git: the git directory of a workspace; a linked worktree's own part of its repository.
-fn git_dir(workspace: &Path) -> Option<PathBuf> {
+#[must_use]
+pub fn git_dir(workspace: &Path) -> Option<PathBuf> {
     let dot_git = workspace.join(".git");
     if dot_git.is_dir() {
         return Some(dot_git);
@@ -40,6 +45,56 @@ pub fn branch(workspace: &Path) -> Option<String> {
         Some(branch) => Some(branch.to_owned()),
         None => head.get(..10).map(str::to_owned),
     }
+}
+
+/// Whether a process of git works in one of these directories, or may: one whose place cannot be read
+/// counts. Names are looked at first, which everybody may read.
+#[must_use]
+pub fn git_lives_in(dirs: &[&Path]) -> bool {
+    let dirs: Vec<PathBuf> = dirs
+        .iter()
+        .filter_map(|dir| fs::canonicalize(dir).ok())
+        .collect();
+    let within = |path: &Path| dirs.iter().any(|dir| path.starts_with(dir));
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return true;
+    };
+    processes.flatten().any(|entry| {
+        let process = entry.path();
+        let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+        if !name.starts_with("git") {
+            return false;
+        }
+        match fs::read_link(process.join("cwd")) {
+            Ok(cwd) => within(&cwd) || holds_open(&process, &within),
+            // It has ended, or is somebody else's.
+            Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
+        }
+    })
+}
+
+/// Whether a process has a file open whose path is `wanted`.
+fn holds_open(process: &Path, wanted: &dyn Fn(&Path) -> bool) -> bool {
+    let Ok(files) = fs::read_dir(process.join("fd")) else {
+        return false;
+    };
+    files
+        .flatten()
+        .any(|file| fs::read_link(file.path()).is_ok_and(|path| wanted(&path)))
+}
+
+/// Whether any process that we can see has this very file open.
+#[must_use]
+pub fn is_open_anywhere(path: &Path) -> bool {
+    let Ok(path) = fs::canonicalize(path) else {
+        return false;
+    };
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return true;
+    };
+    processes
+        .flatten()
+        .any(|entry| holds_open(&entry.path(), &|open| open == path))
 }
 
 /// What `git status` says with these arguments; `None` where this is no git workspace. Nothing is
