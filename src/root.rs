@@ -170,6 +170,12 @@ impl Root {
         self.state().join("notes").join(format!("{name}.md"))
     }
 
+    /// What making an agent's checkpoints needs beside the repository: private indexes, a lock.
+    #[must_use]
+    pub fn checkpoints(&self, agent_id: &str) -> PathBuf {
+        self.state().join("checkpoints").join(agent_id)
+    }
+
     /// An agent's record.
     #[must_use]
     pub fn record(&self, name: &AgentName) -> PathBuf {

@@ -29,7 +29,9 @@
 //! the repository is objects, and at the very end one ref.
 
 mod base;
+mod call;
 mod collide;
+mod compare;
 mod head;
 mod id;
 mod keep;
@@ -37,12 +39,19 @@ mod look;
 pub mod message;
 mod operation;
 mod prepared;
+mod push;
 mod rebuild;
+mod repair;
+mod ring;
+#[cfg(test)]
+mod ring_tests;
 mod rollback;
 mod take;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod torn;
+mod turn;
 mod worktree;
 
 use std::path::{Path, PathBuf};
@@ -55,7 +64,13 @@ use crate::git::{Git, Repository};
 use crate::notice::Deadline;
 use crate::time::Timestamp;
 
+pub use compare::{Layer, Size, difference, sizes};
 pub use message::{Head, Nested};
+pub use push::push;
+pub use repair::{Findings, bring_back, repair};
+pub use ring::{remove, thin, thin_at};
+pub use thin::superfluous;
+pub use turn::{Last, Turn, home, keep, keep_in, last, list_at, remember};
 
 /// So long reading or giving back may take where nobody waits for a deadline.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -100,6 +115,12 @@ impl Trigger {
             Self::Command => "asked for",
             Self::Before => "before a change",
         }
+    }
+}
+
+impl std::fmt::Display for Trigger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.word())
     }
 }
 

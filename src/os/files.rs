@@ -30,6 +30,24 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_dir(dir)
 }
 
+/// Replaces `path` by `bytes`, whole for whoever reads it, but not synced: after a power cut it may be
+/// empty. For copies of what is known elsewhere. Mode 0600.
+///
+/// # Errors
+/// The disk is full or gone.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file = tempfile::Builder::new()
+            .prefix(".spotkeep-")
+            .suffix(".tmp")
+            .tempfile_in(path.parent().unwrap_or(Path::new(".")))?;
+        file.write_all(bytes)?;
+        file.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// Makes the entries of a directory durable.
 ///
 /// # Errors

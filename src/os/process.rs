@@ -207,6 +207,13 @@ pub fn available_memory() -> Option<u64> {
         .map(|kib| kib * 1024)
 }
 
+/// The session that a process belongs to; `None` if there is none of this pid.
+#[must_use]
+pub fn session_of(pid: i32) -> Option<i32> {
+    let session = rustix::process::getsid(Some(Pid::from_raw(pid)?)).ok()?;
+    Some(session.as_raw_nonzero().get())
+}
+
 /// Leaves the terminal's session, so that closing the terminal does not end this process.
 pub fn leave_terminal() {
     // A process that leads its group already has a session of its own, and then nothing is to do.
