@@ -90,6 +90,14 @@ fn conclude(after: &Status) -> ExitCode {
     };
     let up = after.agents.iter().filter(is_up).count();
     say(&format!("{up} of {} agents are up", after.agents.len()));
+    for agent in &after.agents {
+        if agent.branch.is_none() && agent.workspace.is_dir() {
+            complain(&format!(
+                "note: the workspace of {} is no git repository, so no checkpoints of it are made",
+                agent.name
+            ));
+        }
+    }
     let mut code = ExitCode::SUCCESS;
     for agent in &after.agents {
         let reason = match agent.state {

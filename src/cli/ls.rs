@@ -7,6 +7,7 @@ use super::ask::status_at;
 use super::term::{json, say, shorten, state, table};
 use crate::error::Result;
 use crate::keeper::status::{AgentStatus, Status};
+use crate::time::{Timestamp, short};
 
 /// The longest reason in a table; the whole of it is in `--json`.
 const WHY_MAX: usize = 70;
@@ -43,7 +44,8 @@ fn why(agent: &AgentStatus) -> String {
 
 /// The table of agents.
 pub(super) fn agents(now: &Status) {
-    let rows: Vec<[String; 7]> = now
+    let now_at = Timestamp::now();
+    let rows: Vec<[String; 8]> = now
         .agents
         .iter()
         .map(|agent| {
@@ -55,6 +57,7 @@ pub(super) fn agents(now: &Status) {
                 agent
                     .dirty
                     .map_or_else(|| "-".into(), |count| count.to_string()),
+                checkpoint(agent, now_at),
                 agent.restarts.to_string(),
                 shorten(&why(agent), WHY_MAX),
             ]
@@ -62,10 +65,26 @@ pub(super) fn agents(now: &Status) {
         .collect();
     for line in table(
         [
-            "STATE", "AGENT", "SESSION", "BRANCH", "DIRTY", "RESTARTS", "WHY",
+            "STATE",
+            "AGENT",
+            "SESSION",
+            "BRANCH",
+            "DIRTY",
+            "CHECKPOINT",
+            "RESTARTS",
+            "WHY",
         ],
         &rows,
     ) {
         say(&line);
+    }
+}
+
+/// How old the newest one is.
+fn checkpoint(agent: &AgentStatus, now: Timestamp) -> String {
+    match (agent.last_checkpoint, &agent.branch) {
+        (Some(at), _) => short(now.since(at)),
+        (None, Some(_)) => "-".into(),
+        (None, None) => "no git".into(),
     }
 }

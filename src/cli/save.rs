@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ask::instead_of_keeper;
 use super::term::{complain, json, say, table};
+use crate::config::Config;
 use crate::error::{Context as _, Kind, Result};
 use crate::keeper::client::ask;
 use crate::keeper::protocol::Request;
@@ -159,8 +160,13 @@ fn alone(root: &Root, args: &Args) -> Result<Manifest> {
         .collect();
     let journal = journal.map(Mutex::new);
     let (root_id, epoch) = (identity.root_id.as_str(), identity.epoch);
+    // Whatever is wrong with the file, what can be kept is kept.
+    let settings = Config::load_or_last_good(&root.config(), &root.config_copy())
+        .map(|(config, _)| config.checkpoint)
+        .unwrap_or_default();
     let save = Save {
         root,
+        settings: &settings,
         root_id,
         epoch,
         life: &life,

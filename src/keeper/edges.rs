@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Message;
+use super::checkpoints::{Checkpoints, Made};
 use super::core::{Action, Activity, Attempt, Core, Ending, Event, View};
 use super::follow::Follower;
 use super::ledger::Ledger;
@@ -18,7 +19,7 @@ use crate::agent::{self, Exit, GRACE, SWEEP_LIMIT, end_process, sweep};
 use crate::claude::session::{self, Status};
 use crate::claude::{self, ApiStop};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Context as _, Result};
 use crate::notice::Notice;
 use crate::os::process::{self, ProcessId};
 use crate::os::socket::loopback_only;
@@ -56,6 +57,7 @@ pub struct Edges {
     pub(super) starter: Sender<Job>,
     pub(super) follower: Follower,
     pub(super) survey: Survey,
+    pub(super) checkpoints: Checkpoints,
     pub(super) messages: Sender<Message>,
     /// What could not be written, by what it was.
     pub(super) trouble: BTreeMap<String, String>,
@@ -365,18 +367,24 @@ impl Edges {
         let (root, root_id, life) = (self.root.clone(), self.root_id.clone(), self.life.clone());
         let (epoch, journal, messages) =
             (self.epoch, Arc::clone(&self.journal), self.messages.clone());
+        let checkpoints = self.checkpoints.clone();
+        let settings = self.config.checkpoint.clone();
+        checkpoints.pause();
         let work = move || {
             let manifest = run(Save {
                 root: &root,
+                settings: &settings,
                 root_id: &root_id,
                 epoch,
                 life: &life,
                 journal: Some(&journal),
                 agents,
             });
+            checkpoints.resume();
             messages.send(done(manifest)).ok();
         };
         if let Err(error) = std::thread::Builder::new().name("save".into()).spawn(work) {
+            self.checkpoints.resume();
             tracing::error!("cannot start the save: {error}");
         }
     }
@@ -404,6 +412,50 @@ impl Edges {
         {
             self.survey
                 .look(name.clone(), self.root.absolute(&record.cwd));
+        }
+    }
+
+    /// Has a checkpoint made when a turn or an agent has ended, and from time to time while one works.
+    pub fn checkpoint_after(&self, event: &Event) {
+        let (name, activity, process) = match event {
+            Event::Session {
+                name,
+                activity,
+                process,
+                ..
+            } => (name, activity, Some(*process)),
+            Event::Exited { name, .. } => (name, &Activity::Idle, None),
+            _ => return,
+        };
+        if let Some(record) = self.ledger.get(name) {
+            self.checkpoints
+                .seen(&self.config, &record, activity, process);
+        }
+    }
+
+    /// What did not work is told once, and shown until it works again.
+    pub fn note_checkpoint(&mut self, made: Made) {
+        let Made {
+            name,
+            checkpoint,
+            push,
+        } = made;
+        let tell = |edges: &mut Self, key: String, result: Result<()>, what: fn(String) -> What| {
+            let result = result.with_context(|| key.clone());
+            if let Err(error) = &result
+                && !edges.trouble.contains_key(&key)
+            {
+                edges.write(Some(&name), &what(format!("{error:#}")));
+            }
+            edges.note_trouble(&key, result);
+        };
+        let checkpointed = format!("no checkpoint of {name} could be made");
+        tell(self, checkpointed, checkpoint, |why| {
+            What::CheckpointFailed { why }
+        });
+        if let Some(push) = push {
+            let pushed = format!("the checkpoints of {name} could not be pushed");
+            tell(self, pushed, push, |why| What::PushFailed { why });
         }
     }
 

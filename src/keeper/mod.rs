@@ -12,6 +12,7 @@
 //! watchers ┘
 //! ```
 
+mod checkpoints;
 pub mod client;
 pub mod core;
 mod edges;
@@ -22,6 +23,7 @@ mod opening;
 pub mod protocol;
 mod requests;
 pub mod runtime;
+mod schedule;
 mod socket;
 mod starter;
 pub mod status;
@@ -88,6 +90,7 @@ enum Message {
     /// After a SIGTERM of systemd: whether the machine goes down.
     GoingDown(bool),
     Ground(Ground),
+    Checkpointed(checkpoints::Made),
     /// Wakes the loop, no more.
     Nothing,
 }
@@ -231,6 +234,7 @@ impl Keeper {
             ))),
             Message::GoingDown(false) => self.end = Some(End::LetGo),
             Message::Ground(ground) => self.ground(ground),
+            Message::Checkpointed(made) => self.edges.note_checkpoint(made),
             Message::Nothing => {}
         }
     }
@@ -242,6 +246,7 @@ impl Keeper {
             _ => {}
         }
         self.edges.survey_after(&event);
+        self.edges.checkpoint_after(&event);
         let was_closed = self.core.is_closed();
         let ended = match &event {
             Event::Exited { name, .. } => Some(name.clone()),

@@ -6,6 +6,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use super::checkpoints::Checkpoints;
 use super::core::{Core, Event};
 use super::edges::Edges;
 use super::follow::{self, Follower, News};
@@ -93,6 +94,10 @@ impl Keeper {
             };
             deliver.send(message).ok();
         })?;
+        let deliver = messages.clone();
+        let checkpoints = Checkpoints::spawn(root.clone(), move |made| {
+            deliver.send(Message::Checkpointed(made)).ok();
+        })?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let core = Core::new(
             Limits::for_cores(cores),
@@ -113,6 +118,7 @@ impl Keeper {
             starter,
             follower,
             survey: Survey::spawn()?,
+            checkpoints,
             messages,
             trouble: BTreeMap::new(),
         };

@@ -50,6 +50,15 @@ pub enum Request {
     },
     /// This life goes on after its notice.
     Survived,
+    /// A workspace was rolled back, by the command line.
+    RolledBack {
+        /// Whose.
+        name: AgentName,
+        /// To this checkpoint.
+        to: String,
+        /// The one made before.
+        undo: Option<String>,
+    },
 }
 
 /// What the keeper answers.

@@ -14,7 +14,7 @@ use super::{End, Keeper};
 use crate::config::Config;
 use crate::error::{Error, Hint as _, Kind, Result, anyhow};
 use crate::notice::{Notice, Source};
-use crate::state::{AgentName, AgentState, Fleet, Manifest, VERSION};
+use crate::state::{AgentName, AgentState, Fleet, Manifest, VERSION, What};
 
 /// Who waits for the save that is under way.
 #[derive(Debug, Default)]
@@ -116,6 +116,15 @@ impl Keeper {
                     return Err(anyhow!("the save is still under way")).hint("spotkeep status");
                 }
                 self.handle(Event::Survived);
+                Ok(Value::Null)
+            }
+            Request::RolledBack { name, to, undo } => {
+                self.edges
+                    .write(Some(&name), &What::RolledBack { to, undo });
+                if let Some(record) = self.edges.ledger.get(&name) {
+                    let workspace = self.edges.root.absolute(&record.cwd);
+                    self.edges.survey.look(name, workspace);
+                }
                 Ok(Value::Null)
             }
             Request::Save { .. } | Request::Send { .. } => Ok(Value::Null),

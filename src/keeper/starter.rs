@@ -173,6 +173,9 @@ impl Starter {
             program: &self.program,
         };
         let prepared = restore::prepare(&ground, record, agent)?;
+        for what in prepared.readied {
+            self.write(Some(&job.name), &what);
+        }
         for what in prepared.seeded {
             self.write(None, &What::Repaired { what });
         }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::core::{Core, View};
+use crate::checkpoint;
 use crate::config::Config;
 use crate::error::Result;
 use crate::os::process;
@@ -165,7 +166,9 @@ impl AgentStatus {
             branch: workspace::branch(&workspace),
             workspace,
             dirty,
-            last_checkpoint: None,
+            last_checkpoint: record
+                .and_then(|record| checkpoint::last(&root.checkpoints(&record.agent_id)))
+                .map(|last| last.at),
             last_backup: None,
             restarts: view.restarts,
             next_try: view
@@ -260,6 +263,7 @@ fn undeclared_yet(root: &Root, name: &AgentName, workspace: &Path) -> AgentStatu
     };
     let mut status = AgentStatus::of(root, view, None, None);
     status.workspace = root.absolute(workspace);
+    status.branch = workspace::branch(&status.workspace);
     status
 }
 

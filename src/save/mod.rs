@@ -14,6 +14,7 @@ mod workspaces;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::config;
 use crate::notice::{Deadline, Notice};
 use crate::os::files;
 use crate::os::process::ProcessId;
@@ -37,6 +38,8 @@ pub struct Subject {
 pub struct Save<'a> {
     /// The root.
     pub root: &'a Root,
+    /// How checkpoints are made, and where they are pushed.
+    pub settings: &'a config::Checkpoint,
     /// The root's id.
     pub root_id: &'a str,
     /// The keeper's epoch.
@@ -128,12 +131,29 @@ impl Save<'_> {
 
     /// What comes after *safe*, as far as there is time.
     fn finish(&self, manifest: &mut Manifest, began: Instant, deadline: Deadline) {
-        let saved = workspaces::keep(&self.agents, deadline);
+        let saved = workspaces::keep(self.root, self.settings, &self.agents, deadline);
         for (agent, workspace) in manifest.agents.iter_mut().zip(saved) {
             agent.workspace = workspace;
         }
+        // git syncs each object and each ref itself; what it wrote besides is synced here.
+        if !deadline.has_passed() {
+            self.sync_filesystem(deadline);
+        }
         manifest.stages.workspaces_ms = Some(millis(began.elapsed()));
         self.keep_manifest(manifest, deadline);
+        if let Some(remote) = &self.settings.push
+            && !deadline.has_passed()
+        {
+            workspaces::push(
+                self.root,
+                self.settings,
+                remote,
+                &self.agents,
+                deadline,
+                manifest,
+            );
+            self.keep_manifest(manifest, deadline);
+        }
         self.note(&What::Saved {
             save: manifest.id.clone(),
         });

@@ -1,20 +1,174 @@
-//! Workspaces in a save: the one place where checkpoints come in.
+//! Workspaces in a save, after *safe*: their files are on the disk already, and now their uncommitted
+//! work is kept as checkpoints too, the most recently active agent first, until the deadline.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use super::Subject;
+use crate::checkpoint::{self, Outcome, Place, Trigger};
+use crate::claude::{self, Lookup};
+use crate::config::{self, Remote};
 use crate::notice::Deadline;
-use crate::state::WorkspaceSaved;
+use crate::root::Root;
+use crate::state::{Manifest, WorkspaceSaved};
 
-/// Keeps the uncommitted work of every workspace, in the order of `agents`, until the deadline.
-///
-/// As yet workspaces are left as they are on the disk, which the sync before this made durable.
-pub(super) fn keep(agents: &[Subject], _deadline: Deadline) -> Vec<WorkspaceSaved> {
-    agents.iter().map(|_| untouched()).collect()
+/// Keeps the uncommitted work of every workspace; answers in the order of `agents`.
+pub(super) fn keep(
+    root: &Root,
+    settings: &config::Checkpoint,
+    agents: &[Subject],
+    deadline: Deadline,
+) -> Vec<WorkspaceSaved> {
+    let order = most_recently_active_first(&root.claude(), agents);
+    let saved: Mutex<Vec<WorkspaceSaved>> = Mutex::new(agents.iter().map(|_| late()).collect());
+    in_parallel(&order, |index| {
+        if deadline.has_passed() {
+            return;
+        }
+        let place = Place::of(root, settings, &agents[index].record);
+        let result = checkpoint::keep(root, &place, Trigger::Save, deadline);
+        let row = in_words(result);
+        saved.lock().unwrap_or_else(PoisonError::into_inner)[index] = row;
+    });
+    saved.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the manifest says of a workspace that nothing was done to.
+/// Brings the checkpoints elsewhere, while time is left.
+pub(super) fn push(
+    root: &Root,
+    settings: &config::Checkpoint,
+    remote: &Remote,
+    agents: &[Subject],
+    deadline: Deadline,
+    manifest: &mut Manifest,
+) {
+    let order: Vec<usize> = most_recently_active_first(&root.claude(), agents)
+        .into_iter()
+        .filter(|index| {
+            let private = root.checkpoints(&agents[*index].record.agent_id);
+            checkpoint::last(&private).is_some()
+        })
+        .collect();
+    let words: Mutex<Vec<(usize, String)>> = Mutex::default();
+    in_parallel(&order, |index| {
+        let place = Place::of(root, settings, &agents[index].record);
+        let said = match checkpoint::push(&place, remote, deadline) {
+            Ok(()) => "; pushed".to_owned(),
+            Err(error) => format!("; not pushed: {error:#}"),
+        };
+        let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+        words.push((index, said));
+    });
+    for (index, said) in words.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(row) = manifest.agents.get_mut(index) {
+            row.workspace.note.push_str(&said);
+        }
+    }
+}
+
+/// One thread a core, each taking the next of `order`. git is given what is left until the
+/// deadline, so every thread comes back.
+fn in_parallel(order: &[usize], work: impl Fn(usize) + Sync) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..cores.min(order.len()) {
+            scope.spawn(|| {
+                while let Some(index) = order.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    work(*index);
+                }
+            });
+        }
+    });
+}
+
+/// Whoever spoke last has most to lose.
+fn most_recently_active_first(config_dir: &Path, agents: &[Subject]) -> Vec<usize> {
+    let spoke_at = |subject: &Subject| match claude::locate(config_dir, &subject.record.session_id)
+    {
+        Lookup::Present(path) => std::fs::metadata(path)
+            .and_then(|meta| meta.modified())
+            .ok(),
+        _ => None,
+    };
+    let mut order: Vec<(Option<SystemTime>, usize)> = agents
+        .iter()
+        .enumerate()
+        .map(|(index, subject)| (spoke_at(subject), index))
+        .collect();
+    order.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+    order.into_iter().map(|(_, index)| index).collect()
+}
+
+fn in_words(result: crate::error::Result<Outcome>) -> WorkspaceSaved {
+    let (checkpoint, note) = match result {
+        Ok(Outcome::Taken(taken)) => {
+            let note = match taken.left_out.len() {
+                0 => "checkpoint made".to_owned(),
+                count => format!(
+                    "checkpoint made, without {count} files: {}",
+                    taken.left_out.join("; ")
+                ),
+            };
+            (Some(taken.id), note)
+        }
+        Ok(Outcome::Unchanged(Some(id))) => (Some(id), "unchanged since this checkpoint".into()),
+        Ok(Outcome::Unchanged(None)) => (None, "there is nothing to keep yet".into()),
+        Ok(Outcome::NotGit) => (
+            None,
+            "no git workspace, so no checkpoint; its files are on the disk".into(),
+        ),
+        Err(error) => (
+            None,
+            format!("left as it is on the disk; no checkpoint: {error:#}"),
+        ),
+    };
+    WorkspaceSaved { checkpoint, note }
+}
+
+/// What the manifest says of a workspace that nothing was done to yet.
 pub(super) fn untouched() -> WorkspaceSaved {
     WorkspaceSaved {
         checkpoint: None,
-        note: "left as it is on the disk; no checkpoint was made".into(),
+        note: "left as it is on the disk; no checkpoint was made yet".into(),
+    }
+}
+
+fn late() -> WorkspaceSaved {
+    WorkspaceSaved {
+        checkpoint: None,
+        note: "left as it is on the disk; there was no time for a checkpoint".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{AgentName, AgentRecord};
+
+    #[test]
+    fn whoever_spoke_last_comes_first_and_the_silent_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("projects/-w");
+        std::fs::create_dir_all(&folder).unwrap();
+        let agents: Vec<Subject> = ["silent", "early", "late"]
+            .iter()
+            .map(|name| Subject {
+                record: AgentRecord::new(AgentName::new(name).unwrap(), "w".into()),
+                process: None,
+            })
+            .collect();
+        for (index, age) in [(1, 100), (2, 1)] {
+            let path = folder.join(format!("{}.jsonl", agents[index].record.session_id));
+            let words = r#"{"type":"user","uuid":"1","message":{"role":"user","content":"hi"}}"#;
+            std::fs::write(&path, format!("{words}\n")).unwrap();
+            let at = SystemTime::now() - std::time::Duration::from_secs(age);
+            let file = std::fs::File::options().append(true).open(&path).unwrap();
+            file.set_modified(at).unwrap();
+        }
+        assert_eq!(most_recently_active_first(dir.path(), &agents), [2, 1, 0]);
     }
 }

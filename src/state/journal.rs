@@ -128,6 +128,23 @@ pub enum What {
         away_ms: u64,
         why: String,
     },
+    CheckpointFailed {
+        why: String,
+    },
+    PushFailed {
+        why: String,
+    },
+    RolledBack {
+        to: String,
+        undo: Option<String>,
+    },
+    Rebuilt {
+        from: String,
+        why: String,
+    },
+    Damaged {
+        what: String,
+    },
 }
 
 /// A line of the journal, as it is read back.
