@@ -14,6 +14,9 @@ use crate::time::{Timestamp, short};
 /// Longest name of a tool in a note, in characters; names of MCP tools are not ours.
 const NAME_LIMIT: usize = 64;
 
+/// Longest word on the workspace in a note, in characters; all of it is in the file.
+const WORKSPACE_LIMIT: usize = 400;
+
 /// Why Claude ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
@@ -47,6 +50,8 @@ pub struct Cut<'a> {
     pub last_prompt: Option<&'a str>,
     /// Prompts that the model was never given.
     pub queued: &'a [&'a str],
+    /// What happened to its workspace, as sentences.
+    pub workspace: Option<&'a str>,
 }
 
 /// The note, to be passed as the prompt of the resume; `file` is where [`details`] are.
@@ -56,7 +61,7 @@ pub struct Cut<'a> {
 #[must_use]
 pub fn prompt(cut: &Cut, file: &Path) -> Option<String> {
     let what = lost(cut.what, cut.awaited_permission);
-    if what.is_none() && cut.queued.is_empty() {
+    if what.is_none() && cut.queued.is_empty() && cut.workspace.is_none() {
         return None;
     }
     let mut note = format!("{OWN_MARK}{}.", when(cut));
@@ -69,6 +74,10 @@ pub fn prompt(cut: &Cut, file: &Path) -> Option<String> {
         }
         Cause::Crashed(_) | Cause::Restarted => " Shells that you had running are gone.",
     });
+    if let Some(workspace) = cut.workspace {
+        note.push(' ');
+        note.push_str(&line(workspace, WORKSPACE_LIMIT));
+    }
     if let Some(what) = what {
         note.push(' ');
         note.push_str(&what);
@@ -114,6 +123,9 @@ pub fn details(cut: &Cut) -> String {
     let mut text = format!("# What was cut off\n\n{}.\n", when(cut));
     if let Some(what) = lost(cut.what, cut.awaited_permission) {
         text.push_str(&format!("\n{what}\n"));
+    }
+    if let Some(workspace) = cut.workspace {
+        text.push_str(&format!("\n{workspace}\n"));
     }
     let cut_at = cut
         .cut_at
@@ -253,6 +265,7 @@ mod tests {
             back_at: Timestamp::parse("2026-11-22T03:15:17Z").unwrap(),
             last_prompt: Some("deploy it\n```\nnow\n```"),
             queued,
+            workspace: None,
         }
     }
 
@@ -274,6 +287,17 @@ mod tests {
              Details: /mnt/persist/session-state/notes/agent-1.md"
         );
         assert!(!note.contains("s3cret"));
+    }
+
+    #[test]
+    fn a_workspace_that_was_made_anew_is_told_to_an_idle_agent_too() {
+        let cause = Cause::Preempted { noticed: false };
+        let mut idle = cut(&Tail::Idle, &cause, &[]);
+        assert_eq!(prompt(&idle, Path::new(FILE)), None);
+        idle.workspace = Some("Your workspace was gone and was made anew.");
+        let note = prompt(&idle, Path::new(FILE)).unwrap();
+        assert!(note.contains("made anew. Details: "), "{note}");
+        assert!(details(&idle).contains("made anew"));
     }
 
     #[test]

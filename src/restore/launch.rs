@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::history::History;
 use super::verdict::{Verdict, decide};
+use super::workspace;
 use crate::agent;
 use crate::claude::launch::{Start, arguments};
 use crate::claude::note::{self, Cause, Cut};
@@ -14,7 +15,7 @@ use crate::error::{Context as _, Error, Result, anyhow};
 use crate::os::files;
 use crate::os::process::ProcessId;
 use crate::root::Root;
-use crate::state::{AgentRecord, AgentState, How, Launch, new_uuid};
+use crate::state::{AgentRecord, AgentState, How, Launch, What, new_uuid};
 use crate::systemd::cgroup::Delegated;
 use crate::time::Timestamp;
 use crate::tmux::Tmux;
@@ -55,10 +56,13 @@ impl<E: Into<Error>> From<E> for Refused {
     }
 }
 
-fn never(why: impl Into<String>) -> Refused {
-    Refused {
-        why: anyhow!(why.into()),
-        retry: false,
+impl Refused {
+    /// Trying again will not help.
+    pub(super) fn never(why: impl Into<String>) -> Self {
+        Self {
+            why: anyhow!(why.into()),
+            retry: false,
+        }
     }
 }
 
@@ -71,6 +75,8 @@ pub struct Prepared {
     pub how: How,
     /// What was done to Claude's configuration.
     pub seeded: Vec<String>,
+    /// What was done to its workspace, and found there.
+    pub readied: Vec<What>,
 }
 
 /// Decides how an agent starts and prepares everything for it.
@@ -85,9 +91,7 @@ pub fn prepare(
     let root = ground.root;
     let config_dir = root.claude();
     let cwd = root.absolute(&record.cwd);
-    if !cwd.is_dir() {
-        return Err(never(format!("its workspace {} is missing", cwd.display())));
-    }
+    let readied = workspace::ready(ground, &record)?;
     let environment = agent::environment(root, ground.config, agent)
         .map_err(|why| Refused { why, retry: false })?;
     let program = find_claude(root, ground.config)?;
@@ -117,7 +121,7 @@ pub fn prepare(
             (How::First, arguments(&start, &name, &extra))
         }
         Verdict::Resume { transcript } => {
-            let note = write_note(ground, &record, &transcript)?;
+            let note = write_note(ground, &record, &transcript, readied.told.as_deref())?;
             let by_file =
                 (!claude::locate::found_from(&transcript, &cwd)).then_some(transcript.as_path());
             let start = Start::Resume {
@@ -151,6 +155,7 @@ pub fn prepare(
         record,
         how,
         seeded,
+        readied: readied.what,
     })
 }
 
@@ -267,6 +272,7 @@ fn write_note(
     ground: &Ground<'_>,
     record: &AgentRecord,
     transcript: &Path,
+    workspace: Option<&str>,
 ) -> Result<Option<String>> {
     let (state, _) = tail::read(transcript).context("cannot read its transcript")?;
     let same_life = record.life.as_deref() == Some(ground.life);
@@ -287,11 +293,12 @@ fn write_note(
     let queued = state.queued();
     if let Tail::StoppedByApi { reason, .. } = what
         && queued.is_empty()
+        && workspace.is_none()
     {
         let is_due = asks_at_once(reason, state.stops_in_a_row());
         return Ok(is_due.then(|| note::again(reason)));
     }
-    if !what.was_cut(last_status.as_ref()) && queued.is_empty() {
+    if !what.was_cut(last_status.as_ref()) && queued.is_empty() && workspace.is_none() {
         return Ok(None);
     }
     let cut = Cut {
@@ -302,6 +309,7 @@ fn write_note(
         back_at: Timestamp::now(),
         last_prompt: state.last_prompt(),
         queued: &queued,
+        workspace,
     };
     let file = ground.root.note(&record.name);
     let Some(prompt) = note::prompt(&cut, &file) else {

@@ -5,6 +5,7 @@ mod homecoming;
 mod launch;
 mod verdict;
 mod words;
+mod workspace;
 
 use serde::Serialize;
 

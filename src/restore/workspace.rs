@@ -1,0 +1,138 @@
+//! A workspace that is fit to be worked in, before its agent starts.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::Duration;
+
+use super::launch::{Ground, Refused};
+use crate::checkpoint::{self, Place, Trigger};
+use crate::error::{Context as _, Hint as _, Result, anyhow};
+use crate::notice::Deadline;
+use crate::state::{AgentRecord, What};
+
+/// How long looking over one repository may take; an agent that waits longer starts without.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What was found and done, for the journal, and for the agent where it has to know.
+#[derive(Debug, Default)]
+pub(super) struct Readied {
+    /// In the order in which it happened.
+    pub what: Vec<What>,
+    /// A sentence for the agent's note.
+    pub told: Option<String>,
+}
+
+/// Looks a workspace over: one that is gone is made anew from its newest checkpoint, and after a life
+/// that ended without *safe*, what the cut left torn is mended.
+///
+/// # Errors
+/// It is gone, and there is nothing to make it from.
+pub(super) fn ready(ground: &Ground<'_>, record: &AgentRecord) -> Result<Readied, Refused> {
+    let place = Place::of(ground.root, &ground.config.checkpoint, record);
+    let deadline = Deadline::after(LIMIT);
+    match fs::read_dir(&place.workspace) {
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return bring_back(ground, &place, "its workspace was gone", deadline);
+        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Err(Refused::never(format!(
+                "its workspace {} may not be read: {error}",
+                place.workspace.display()
+            )));
+        }
+        Err(error) => {
+            let why = format!("its workspace could not be read ({error}) and was moved aside");
+            move_aside(&place.workspace)?;
+            return bring_back(ground, &place, &why, deadline);
+        }
+    }
+    let is_first_of_life = record.life.as_deref() != Some(ground.life);
+    let unclean = ground.history.had_life && !ground.history.safe;
+    if !unclean || !is_first_of_life {
+        return Ok(Readied::default());
+    }
+    Ok(mend(ground, &place, deadline))
+}
+
+fn bring_back(
+    ground: &Ground<'_>,
+    place: &Place,
+    why: &str,
+    deadline: Deadline,
+) -> Result<Readied, Refused> {
+    let missing = || format!("its workspace {} is missing", place.workspace.display());
+    // One on a disk of its own may just not be mounted: what were put there would be hidden by it.
+    let inside = place.workspace.starts_with(ground.root.dir());
+    let brought = match inside {
+        true => checkpoint::bring_back(ground.root, place, deadline)
+            .with_context(|| format!("{}, and cannot be made anew", missing()))?,
+        false => None,
+    };
+    let Some((checkpoint, lacks)) = brought else {
+        let error: Result<()> = Err(anyhow!(
+            "{}, and no repository is left that has a checkpoint of it",
+            missing()
+        ));
+        let error = error.hint("bring it back from a backup, or clone it again");
+        return Err(Refused {
+            why: error.err().unwrap_or_else(|| anyhow!(missing())),
+            retry: false,
+        });
+    };
+    let told = format!(
+        "{}{}, and was made anew from a checkpoint of {}: what was changed after that, and files that git ignores, are not there.",
+        "Your",
+        why.strip_prefix("its").unwrap_or(why),
+        checkpoint.at.for_people()
+    );
+    let rebuilt = What::Rebuilt {
+        from: checkpoint.id,
+        why: why.to_owned(),
+    };
+    let lacks = lacks.into_iter().map(|what| What::Damaged { what });
+    Ok(Readied {
+        what: std::iter::once(rebuilt).chain(lacks).collect(),
+        told: Some(told),
+    })
+}
+
+/// No damage in a repository keeps an agent from its session: what cannot be mended is said.
+fn mend(ground: &Ground<'_>, place: &Place, deadline: Deadline) -> Readied {
+    let mut what = Vec::new();
+    let mut told = None;
+    match checkpoint::repair(ground.root, place, deadline) {
+        Ok(found) => {
+            if !found.damaged.is_empty() {
+                told = Some(format!(
+                    "Your git repository was damaged: {}.",
+                    found.damaged.join("; ")
+                ));
+            }
+            let repaired = found
+                .repaired
+                .into_iter()
+                .map(|what| What::Repaired { what });
+            let damaged = found.damaged.into_iter().map(|what| What::Damaged { what });
+            what.extend(repaired.chain(damaged));
+        }
+        Err(error) => what.push(What::Damaged {
+            what: format!("its repository could not be looked over: {error:#}"),
+        }),
+    }
+    // From what is on the disk now, in which every object is written that is not whole elsewhere.
+    if let Err(error) = checkpoint::keep(ground.root, place, Trigger::Before, deadline) {
+        what.push(What::CheckpointFailed {
+            why: format!("{error:#}"),
+        });
+    }
+    Readied { what, told }
+}
+
+fn move_aside(workspace: &Path) -> Result<()> {
+    let mut aside = workspace.as_os_str().to_owned();
+    aside.push(".damaged");
+    fs::rename(workspace, &aside)
+        .with_context(|| format!("cannot move {} away", workspace.display()))
+}
