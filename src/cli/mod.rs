@@ -5,6 +5,7 @@ mod add;
 mod agent_exec;
 mod ask;
 mod attach;
+mod checkpoint;
 mod doctor;
 mod drill;
 mod events;
@@ -88,6 +89,8 @@ enum Verb {
     Events(events::Args),
     /// Make everything durable now.
     Save(save::Args),
+    /// Uncommitted work as it was: made now, listed, compared, given back.
+    Checkpoint(checkpoint::Args),
     /// Do by hand what a new life does.
     Restore(restore::Args),
     /// Is this VM preemptible, how long a notice, has it come.
@@ -163,6 +166,7 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         Verb::Send(args) => send::run(root, args),
         Verb::Events(args) => events::run(root, &args),
         Verb::Save(args) => save::run(root, &args),
+        Verb::Checkpoint(args) => checkpoint::run(root, args),
         Verb::Restore(args) => restore::run(root, &args),
         Verb::AgentExec(args) => agent_exec::run(root, &args),
         Verb::TmuxServer => tmux_server::run(root),

@@ -1,0 +1,108 @@
+//! `spotkeep checkpoint diff`
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::{Command, ExitCode, Stdio};
+
+use super::{LIMIT, Subject};
+use crate::checkpoint::{self, Layer, Outcome, Trigger};
+use crate::cli::term::{complain, say};
+use crate::error::{Result, anyhow};
+use crate::notice::Deadline;
+use crate::root::Root;
+use crate::state::AgentName;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without a second ID it is compared with the workspace as it is now, of which a checkpoint is made first.
+
+Examples:
+  spotkeep checkpoint diff agent-1
+  spotkeep checkpoint diff agent-1 1h --stat"
+)]
+pub(super) struct Args {
+    /// Which agent.
+    name: AgentName,
+    /// From this checkpoint.
+    #[arg(default_value = "latest")]
+    from: String,
+    /// To this one; to the workspace as it is, where none is given.
+    to: Option<String>,
+    /// Names and numbers of lines only.
+    #[arg(long)]
+    stat: bool,
+}
+
+pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+    let deadline = Deadline::after(LIMIT);
+    let subject = Subject::of(root, &args.name)?;
+    // First, since `latest` is meant as it was before.
+    let from = subject.find(root, &args.from)?;
+    let to = match &args.to {
+        Some(to) => subject.find(root, to)?.commit,
+        None => match checkpoint::keep(root, &subject.place, Trigger::Command, deadline)? {
+            Outcome::Taken(taken) => taken.commit,
+            Outcome::Unchanged(_) => match subject.list(root)?.into_iter().next() {
+                Some(newest) => newest.commit,
+                None => from.commit.clone(),
+            },
+            Outcome::NotGit => {
+                return Err(anyhow!(
+                    "{} is no git workspace",
+                    subject.place.workspace.display()
+                ));
+            }
+        },
+    };
+    let repository = subject.repository(root);
+    let colour = std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let of = |layer, stat| {
+        checkpoint::difference(
+            &repository,
+            &from.commit,
+            &to,
+            layer,
+            stat,
+            colour,
+            deadline,
+        )
+    };
+    let mut text = of(Layer::Worktree, args.stat)?;
+    let staged = of(Layer::Index, true)?;
+    if !staged.is_empty() {
+        // What is staged is mostly what is in the worktree too: it is named, and not shown twice.
+        text.push_str(&format!("\nstaged otherwise than then:\n{staged}"));
+    }
+    if text.is_empty() {
+        complain("nothing has changed");
+    } else {
+        show(&text);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// In a pager on a terminal: the user's own, and never one that the repository names.
+fn show(text: &str) {
+    let lines = || say(text.trim_end());
+    if !std::io::stdout().is_terminal() {
+        return lines();
+    }
+    let pager = std::env::var("PAGER").unwrap_or_else(|_| "less".into());
+    let spawned = Command::new("sh")
+        .args(["-c", &pager])
+        .env(
+            "LESS",
+            std::env::var_os("LESS").unwrap_or_else(|| "FRX".into()),
+        )
+        .stdin(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = spawned else {
+        return lines();
+    };
+    if let Some(mut pipe) = child.stdin.take() {
+        // Whoever leaves the pager has seen enough.
+        pipe.write_all(text.as_bytes()).ok();
+    }
+    child.wait().ok();
+}

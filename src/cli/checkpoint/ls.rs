@@ -1,0 +1,89 @@
+//! `spotkeep checkpoint ls`
+
+use std::process::ExitCode;
+
+use super::{LIMIT, Subject};
+use crate::checkpoint::{self, Checkpoint, Size};
+use crate::cli::ask::names_or_all;
+use crate::cli::term::{json, say, shorten, table};
+use crate::error::Result;
+use crate::notice::Deadline;
+use crate::root::Root;
+use crate::state::{AgentName, VERSION};
+
+/// The longest list of what was left out, in a table.
+const LEFT_OUT_MAX: usize = 60;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Which agent; all, where none is named.
+    name: Option<AgentName>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
+    let names = names_or_all(root, args.name.clone().into_iter().collect())?;
+    let mut all: Vec<(AgentName, Checkpoint, Size)> = Vec::new();
+    for name in names {
+        let listed = Subject::of(root, &name)
+            .and_then(|subject| subject.list(root).map(|found| (subject, found)));
+        let (subject, found) = match listed {
+            Ok(listed) => listed,
+            // Who asks for all wants those that there are.
+            Err(_) if args.name.is_none() => continue,
+            Err(error) => return Err(error),
+        };
+        let repository = subject.repository(root);
+        let sizes = checkpoint::sizes(&repository, &found, Deadline::after(LIMIT))?;
+        all.extend(
+            found
+                .into_iter()
+                .zip(sizes)
+                .map(|(one, size)| (name.clone(), one, size)),
+        );
+    }
+    if args.json {
+        let rows: Vec<_> = all
+            .iter()
+            .map(|(name, one, size)| row(name, one, *size))
+            .collect();
+        json(&serde_json::json!({ "version": VERSION, "checkpoints": rows }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<[String; 7]> = all
+        .iter()
+        .map(|(name, one, size)| {
+            [
+                name.to_string(),
+                one.id.clone(),
+                one.at.for_people(),
+                size.files.to_string(),
+                format!("+{} -{}", size.added, size.removed),
+                one.trigger.to_string(),
+                shorten(&one.left_out.join("; "), LEFT_OUT_MAX),
+            ]
+        })
+        .collect();
+    let header = ["AGENT", "ID", "AT", "FILES", "LINES", "TRIGGER", "LEFT OUT"];
+    for line in table(header, &rows) {
+        say(&line);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(name: &AgentName, one: &Checkpoint, size: Size) -> serde_json::Value {
+    serde_json::json!({
+        "agent": name,
+        "id": one.id,
+        "at": one.at,
+        "trigger": one.trigger,
+        "commit": one.commit,
+        "files": size.files,
+        "lines_added": size.added,
+        "lines_removed": size.removed,
+        "left_out": one.left_out,
+    })
+}

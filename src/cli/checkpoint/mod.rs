@@ -1,0 +1,257 @@
+//! `spotkeep checkpoint`
+
+mod diff;
+mod ls;
+mod rollback;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::ask::names_or_all;
+use super::term::{complain, say, table};
+use crate::checkpoint::{self, Checkpoint, Outcome, Place, Trigger};
+use crate::config::Config;
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::notice::Deadline;
+use crate::root::Root;
+use crate::state::{AgentName, AgentRecord};
+use crate::time::{Timestamp, parse_duration};
+
+/// A person who waits longer than this has given up before.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A checkpoint is made by itself when a turn ends, every minute while an agent works, in a save, and
+before a rollback. It holds what is staged, what is not, and what is untracked; not what git ignores.
+ID is one that `ls` shows or its beginning, `latest`, or an age such as 10m: the newest that is at least so old.
+
+Examples:
+  spotkeep checkpoint ls agent-1
+  spotkeep checkpoint diff agent-1 10m
+  spotkeep checkpoint rollback agent-1 10m --stop"
+)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// Make one now (of all agents, where none is named).
+    Now(NowArgs),
+    /// The checkpoints, newest first.
+    Ls(ls::Args),
+    /// What has changed since a checkpoint, or between two.
+    Diff(diff::Args),
+    /// Make a workspace what it was.
+    Rollback(rollback::Args),
+}
+
+#[derive(Debug, clap::Args)]
+struct NowArgs {
+    /// Which agents; all, where none is named.
+    names: Vec<AgentName>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
+    match args.verb {
+        Verb::Now(args) => now(root, args),
+        Verb::Ls(args) => ls::run(root, args),
+        Verb::Diff(args) => diff::run(root, &args),
+        Verb::Rollback(args) => rollback::run(root, &args),
+    }
+}
+
+fn now(root: &Root, args: NowArgs) -> Result<ExitCode> {
+    let names = names_or_all(root, args.names)?;
+    if args.dry_run {
+        let names: Vec<&str> = names.iter().map(AgentName::as_str).collect();
+        say(&format!("would make a checkpoint of {}", names.join(", ")));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (mut rows, mut objects) = (Vec::new(), Vec::new());
+    let mut failed = false;
+    for name in &names {
+        let kept = Subject::of(root, name).and_then(|subject| {
+            let deadline = Deadline::after(LIMIT);
+            checkpoint::keep(root, &subject.place, Trigger::Command, deadline)
+        });
+        if names.len() == 1 && kept.is_err() {
+            kept?;
+            continue;
+        }
+        let (id, what) = match kept {
+            Ok(Outcome::Taken(taken)) => {
+                for left in &taken.left_out {
+                    complain(&format!("warning: {name}: left out: {left}"));
+                }
+                (Some(taken.id), "made".to_owned())
+            }
+            Ok(Outcome::Unchanged(Some(id))) => (Some(id), "unchanged".into()),
+            Ok(Outcome::Unchanged(None)) => (None, "nothing to keep yet".into()),
+            Ok(Outcome::NotGit) => (None, "no git workspace".into()),
+            Err(error) => {
+                failed = true;
+                (None, format!("failed: {error:#}"))
+            }
+        };
+        objects.push(serde_json::json!({ "name": name, "id": id, "what": what }));
+        rows.push([name.to_string(), id.unwrap_or_else(|| "-".into()), what]);
+    }
+    if args.json {
+        super::term::json(&serde_json::json!({
+            "version": crate::state::VERSION, "agents": objects,
+        }))?;
+    } else {
+        for line in table(["AGENT", "ID", ""], &rows) {
+            say(&line);
+        }
+    }
+    Ok(ExitCode::from(if failed { Kind::Failed as u8 } else { 0 }))
+}
+
+/// An agent and where its checkpoints are.
+struct Subject {
+    record: AgentRecord,
+    place: Place,
+}
+
+impl Subject {
+    fn of(root: &Root, name: &AgentName) -> Result<Self> {
+        let (config, _) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
+        let record = root
+            .load_record(name)?
+            .with_context(|| match config.agents.contains_key(name) {
+                true => format!("no keeper has taken {name} in yet"),
+                false => format!("there is no agent {name}"),
+            })
+            .hint(match config.agents.contains_key(name) {
+                true => "spotkeep up",
+                false => "spotkeep ls",
+            })
+            .kind(Kind::Usage)?;
+        let place = Place::of(root, &config.checkpoint, &record);
+        Ok(Self { record, place })
+    }
+
+    /// Where git can be asked for its objects, also when the workspace is gone.
+    fn repository(&self, root: &Root) -> PathBuf {
+        match crate::workspace::common_dir(&self.place.workspace) {
+            Some(_) => self.place.workspace.clone(),
+            None => checkpoint::home(root, &self.place.private)
+                .unwrap_or_else(|| self.place.workspace.clone()),
+        }
+    }
+
+    /// All of its checkpoints, newest first. A workspace that is gone is no reason to have none.
+    fn list(&self, root: &Root) -> Result<Vec<Checkpoint>> {
+        let workspace = &self.place.workspace;
+        if crate::workspace::common_dir(workspace).is_some() {
+            return checkpoint::list(&self.place);
+        }
+        if let Some(repository) = checkpoint::home(root, &self.place.private) {
+            return checkpoint::list_at(&self.place, &repository, Deadline::after(LIMIT));
+        }
+        let failed: Result<_> = match workspace.is_dir() {
+            true => Err(anyhow!(
+                "{} is no git workspace, so it has no checkpoints",
+                workspace.display()
+            )),
+            false => Err(anyhow!("the workspace {} is missing", workspace.display())),
+        };
+        failed.hint(format!("git -C {} init", workspace.display()))
+    }
+
+    /// The one that is meant.
+    fn find(&self, root: &Root, wanted: &str) -> Result<Checkpoint> {
+        let all = self.list(root)?;
+        let name = &self.record.name;
+        let found = choose(&all, wanted, Timestamp::now()).cloned();
+        found
+            .map_err(|why| anyhow!("{name}: {why}"))
+            .hint(format!("spotkeep checkpoint ls {name}"))
+            .kind(Kind::Usage)
+    }
+}
+
+/// The checkpoint that is meant by an id, its beginning, `latest` or an age. `all` are newest first.
+fn choose<'a>(
+    all: &'a [Checkpoint],
+    wanted: &str,
+    now: Timestamp,
+) -> Result<&'a Checkpoint, String> {
+    let Some(newest) = all.first() else {
+        return Err("there is no checkpoint yet".into());
+    };
+    if wanted == "latest" {
+        return Ok(newest);
+    }
+    let by_id: Vec<&Checkpoint> = all
+        .iter()
+        .filter(|one| one.id.starts_with(wanted))
+        .collect();
+    match by_id[..] {
+        [one] => return Ok(one),
+        [] => {}
+        [first, ..] => {
+            let exact = by_id.iter().find(|one| one.id == wanted);
+            return exact.copied().ok_or_else(|| {
+                format!(
+                    "{} checkpoints begin with {wanted}, such as {}",
+                    by_id.len(),
+                    first.id
+                )
+            });
+        }
+    }
+    let Ok(age) = parse_duration(wanted) else {
+        return Err(format!("there is no checkpoint {wanted}"));
+    };
+    let old = all.iter().find(|one| now.since(one.at) >= age);
+    old.ok_or_else(|| {
+        let oldest = all.last().unwrap_or(newest);
+        format!(
+            "no checkpoint is {wanted} old; the oldest is {} old",
+            crate::time::short(now.since(oldest.at))
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_meant_by_its_id_by_a_beginning_of_it_by_latest_or_by_its_age() {
+        let now = Timestamp::parse("2026-11-22T12:00:00Z").unwrap();
+        let one = |id: &str, ago: i64| Checkpoint {
+            id: id.into(),
+            commit: String::new(),
+            at: Timestamp::from_millis(now.as_millis() - ago * 60_000).unwrap(),
+            trigger: Trigger::Time,
+            left_out: Vec::new(),
+            head: checkpoint::Head::default(),
+            nested: Vec::new(),
+        };
+        let all = [one("b2", 1), one("b1", 12), one("a1", 60)];
+        let id = |wanted: &str| choose(&all, wanted, now).map(|found| found.id.as_str());
+        assert_eq!(id("latest"), Ok("b2"));
+        assert_eq!(id("b1"), Ok("b1"));
+        assert_eq!(id("a"), Ok("a1"));
+        assert_eq!(id("10m"), Ok("b1"));
+        assert_eq!(id("30m"), Ok("a1"));
+        assert!(id("b").unwrap_err().contains("2 checkpoints"));
+        assert!(id("2h").unwrap_err().contains("the oldest is 1h 0m old"));
+        assert!(id("zzz").unwrap_err().contains("no checkpoint zzz"));
+        assert!(choose(&[], "latest", now).is_err());
+    }
+}
