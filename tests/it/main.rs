@@ -22,6 +22,7 @@ mod boot_claude;
 mod boot_keeper;
 mod boot_setup;
 mod boot_shutdown;
+mod checkpoint;
 mod checkpoints;
 mod cli;
 mod damage;
