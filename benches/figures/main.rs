@@ -7,6 +7,7 @@
 
 mod bare;
 mod boot;
+mod checkpoint;
 mod fleet;
 mod flip;
 mod idle;
@@ -26,7 +27,7 @@ use spotkeep::error::Result;
 use table::Figure;
 
 /// The figures by number, as `--only` takes them. Those that share a fleet are measured together.
-const FIGURES: std::ops::RangeInclusive<u8> = 1..=6;
+const FIGURES: std::ops::RangeInclusive<u8> = 1..=11;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -68,6 +69,12 @@ fn measure(options: &Options) -> Result<()> {
     }
     if options.wants(4) {
         take(4, boot::measure(&place, options));
+    }
+    if checkpoint::NUMBERS
+        .into_iter()
+        .any(|number| options.wants(number))
+    {
+        take(7, checkpoint::measure(&place, options));
     }
     figures.sort_by_key(|figure| figure.number);
     print!("{}", table::render(&figures));

@@ -7,7 +7,7 @@ use spotkeep::error::{Context as _, Result, bail, ensure};
 use super::FIGURES;
 
 /// The switches; `cargo bench` adds `--bench`.
-const USAGE: &str = "usage: make bench ARGS=\"[--only N]... [--quick] [--drills N] [--pairs N] \
+const USAGE: &str = "usage: make bench ARGS=\"[--only N|checkpoint]... [--quick] [--drills N] [--pairs N] \
 [--agents N] [--claude PATH]... [--stand-in]\"";
 
 /// What to measure, and how often.
@@ -45,7 +45,10 @@ impl Options {
                 "--bench" => {}
                 "--quick" => quick = true,
                 "--stand-in" => stand_in = true,
-                "--only" => only.push(value()?.parse().context(USAGE)?),
+                "--only" => match value()?.as_str() {
+                    "checkpoint" => only.extend(super::checkpoint::NUMBERS),
+                    number => only.push(number.parse().context(USAGE)?),
+                },
                 "--drills" => drills = Some(value()?.parse().context(USAGE)?),
                 "--pairs" => pairs = Some(value()?.parse().context(USAGE)?),
                 "--agents" => agents = Some(value()?.parse().context(USAGE)?),
