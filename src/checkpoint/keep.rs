@@ -10,6 +10,7 @@ use super::operation;
 use super::take::Taking;
 use super::{Checkpoint, Outcome, id};
 use crate::error::{Context as _, Result, bail};
+use crate::git::FLUSH;
 use crate::git::objects::{self, Object};
 use crate::time::Timestamp;
 
@@ -23,6 +24,7 @@ impl Taking<'_> {
             newest_id,
             head_tree,
             files,
+            commits,
             auto_merge,
         } = found;
         let oid_length = self.repository.settings.oid_length;
@@ -46,11 +48,12 @@ impl Taking<'_> {
             return Ok(Outcome::Unchanged(Some(newest.checkpoint.id.clone())));
         }
         self.verify(&memory, &tree, head_tree.as_deref())?;
-        let parents = self.parents(&state, &files)?;
+        let parents = self.parents(&state, &files, &commits)?;
         let at = Timestamp::now();
         let id = id::after(newest_id.as_deref(), at);
         let text = message::write(&id, at, self.trigger, &state)?;
-        let mut arguments = vec!["commit-tree", &tree];
+        let mut arguments = FLUSH.to_vec();
+        arguments.extend(["commit-tree", &tree]);
         for parent in &parents {
             arguments.extend(["-p", parent]);
         }
@@ -58,6 +61,8 @@ impl Taking<'_> {
         let name = format!("{}{id}", message::prefix(&self.place.agent_id));
         self.refs.run(
             &[
+                FLUSH[0],
+                FLUSH[1],
                 "update-ref",
                 "--no-deref",
                 &name,
@@ -200,18 +205,27 @@ impl Taking<'_> {
     }
 
     /// HEAD, and everything else that must not be collected as garbage while the checkpoint is there.
-    fn parents(&self, state: &State, files: &BTreeMap<String, Vec<u8>>) -> Result<Vec<String>> {
+    fn parents(
+        &self,
+        state: &State,
+        files: &BTreeMap<String, Vec<u8>>,
+        commits: &BTreeSet<String>,
+    ) -> Result<Vec<String>> {
         let mut names: Vec<String> = state.head.commit.iter().cloned().collect();
         names.extend(state.refs.values().cloned());
         names.extend(operation::mentioned(files));
         names.extend(state.stash.iter().map(|stashed| stashed.commit.clone()));
-        let known = objects::look_up(&self.files, &names)?;
+        let unknown: Vec<&String> = names
+            .iter()
+            .filter(|name| !commits.contains(*name))
+            .collect();
+        let known = objects::look_up(&self.files, &unknown)?;
         let mut seen = BTreeSet::new();
         names.retain(|name| {
-            known
+            let is_commit = known
                 .get(name)
-                .is_some_and(|object| object.kind == "commit")
-                && seen.insert(name.clone())
+                .is_some_and(|object| object.kind == "commit");
+            (is_commit || commits.contains(name)) && seen.insert(name.clone())
         });
         Ok(names)
     }

@@ -49,6 +49,8 @@ pub(super) struct Found {
     pub newest_id: Option<String>,
     pub head_tree: Option<String>,
     pub files: BTreeMap<String, Vec<u8>>,
+    /// Of the objects that the refs name, those that are commits.
+    pub commits: BTreeSet<String>,
     /// A tree of git's own that nothing else holds.
     pub auto_merge: Option<String>,
 }
@@ -109,6 +111,12 @@ impl Taking<'_> {
                 nested,
                 linked: self.repository.is_linked(),
             },
+            commits: known
+                .objects
+                .into_values()
+                .filter(|object| object.kind == "commit")
+                .map(|object| object.oid)
+                .collect(),
             newest: known.newest,
             newest_id: known.newest_id,
             files: operation::read(&self.repository.git_dir)?,

@@ -57,8 +57,13 @@ const SETTINGS: [(&str, &str); 18] = [
     ("maintenance.auto", "false"),
     ("advice.addEmbeddedRepo", "false"),
     ("core.fsync", "committed,loose-object"),
-    ("core.fsyncMethod", "batch"),
+    // Written out at once, and made durable by the next full fsync, as git's own batches are: see FLUSH.
+    ("core.fsyncMethod", "writeout-only"),
 ];
+
+/// For the command that ends a row of written objects: its fsync commits the journal and empties the disk's cache,
+/// and with that makes durable what was written out before it. One wait for the disk in place of one for each command.
+pub const FLUSH: [&str; 2] = ["-c", "core.fsyncMethod=fsync"];
 
 /// A git command in `dir` with a cleaned environment and every setting that could run a program, wait
 /// for a human, or change more than it is asked to, put out of action. The user's own configuration is
