@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::chown;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,14 +14,19 @@ use spotkeep::notice::Deadline;
 use super::bench::Bench;
 use crate::lab::{is_root, said, skip};
 
-/// A shell that does something over and over, until it is dropped.
-struct Busy(Child);
+/// A shell that does something over and over, and ends a round that it has begun when it is dropped: its git
+/// would outlive it otherwise.
+struct Busy(Child, PathBuf);
 
 impl Busy {
     fn start(bench: &Bench, script: &str) -> Self {
+        let stop = bench.dir.join("stop");
         let mut command = Command::new("sh");
         command
-            .args(["-c", &format!("while :; do {script}\ndone")])
+            .args([
+                "-c",
+                &format!("while [ ! -e '{}' ]; do {script}\ndone", stop.display()),
+            ])
             .current_dir(&bench.workspace)
             .env("HOME", bench.dir.join("home"))
             .env("GIT_CONFIG_NOSYSTEM", "1")
@@ -31,13 +37,13 @@ impl Busy {
                 .env(format!("GIT_{who}_NAME"), "A")
                 .env(format!("GIT_{who}_EMAIL"), "a@localhost");
         }
-        Self(command.spawn().unwrap())
+        Self(command.spawn().unwrap(), stop)
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.kill().unwrap();
+        fs::write(&self.1, "").unwrap();
         self.0.wait().unwrap();
     }
 }
@@ -208,6 +214,64 @@ fn a_full_disk_is_told_and_costs_no_earlier_checkpoint() {
     assert!(bench.taken().id > first.id);
     fsck(&bench);
     assert_eq!(said(Command::new("umount").arg(&bench.workspace)).code, 0);
+}
+
+#[test]
+fn a_checkpoint_that_was_taken_survives_a_power_cut() {
+    let test = "a_checkpoint_that_was_taken_survives_a_power_cut";
+    if !is_root() {
+        return skip(test, "mounting needs root");
+    }
+    let bench = Bench::bare();
+    let image = bench.dir.join("image");
+    fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    let made = said(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+    if made.code != 0 {
+        return skip(test, &made.err);
+    }
+    let mount = || {
+        said(
+            Command::new("mount")
+                .args(["-o", "loop"])
+                .arg(&image)
+                .arg(&bench.workspace),
+        )
+    };
+    let umount = || assert_eq!(said(Command::new("umount").arg(&bench.workspace)).code, 0);
+    let mounted = mount();
+    if mounted.code != 0 {
+        return skip(test, &mounted.err);
+    }
+    bench.git(&["init", "-q", "-b", "main"]);
+    bench.fill();
+    spotkeep::os::files::sync_filesystem(&bench.workspace).unwrap();
+    // From here on nothing but the checkpoint's own care makes it durable.
+    for number in 0..200 {
+        bench.write(
+            &format!("new/{number}"),
+            &format!("{number}\n").repeat(number),
+        );
+    }
+    bench.write("a", "staged\n");
+    bench.git(&["add", "a"]);
+    let checkpoint = bench.taken();
+    spotkeep::os::cut::cut_power(&bench.workspace).unwrap();
+    umount();
+    assert_eq!(mount().code, 0);
+    let found = list(&bench.place());
+    let name = format!("refs/spotkeep/7d0c-agent/{}", checkpoint.id);
+    let sound = bench.git_says(
+        &bench.workspace,
+        &["fsck", "--full", "--no-dangling", &name],
+    );
+    let last = bench.git_says(
+        &bench.workspace,
+        &["show", &format!("{name}:worktree/new/199")],
+    );
+    umount();
+    assert_eq!(found.unwrap(), [checkpoint]);
+    assert!(sound.status.success(), "{sound:?}");
+    assert_eq!(String::from_utf8(last.stdout).unwrap(), "199\n".repeat(199));
 }
 
 #[test]
