@@ -140,7 +140,11 @@ impl Edges {
                     .send(Message::Event(Event::Exited {
                         name,
                         process,
-                        end: Ending { exit, last_words },
+                        end: Ending {
+                            exit,
+                            last_words,
+                            out_of_memory: false,
+                        },
                     }))
                     .ok();
             });
@@ -158,6 +162,7 @@ impl Edges {
         let Some(View {
             state,
             why,
+            cause,
             wanted,
             restarts,
             process,
@@ -175,6 +180,7 @@ impl Edges {
                 record.last_seen = Some(state);
             }
             record.why = why;
+            record.cause = cause;
             record.wanted = wanted;
             record.restarts = restarts;
             if process.is_some() {

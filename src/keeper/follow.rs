@@ -207,7 +207,8 @@ impl Followed {
         };
         let turn_ended = matches!(status, Status::Idle)
             && matches!(self.last, Some((_, Activity::Busy | Activity::Waiting(_))));
-        if transcripts_due || turn_ended {
+        // The first news of a process tells what an earlier one came to.
+        if transcripts_due || turn_ended || self.last.is_none() {
             self.read_words(root, name, &file, turn_ended, deliver);
         }
         let activity = self.activity(status);

@@ -17,6 +17,7 @@ pub mod core;
 mod edges;
 mod follow;
 mod ground;
+mod guard;
 mod ledger;
 mod opening;
 pub mod protocol;
@@ -81,13 +82,16 @@ enum Message {
         name: AgentName,
         mark: TranscriptMark,
     },
-    Request(Request, ReplyTo),
+    /// With the user who asks.
+    Request(Request, u32, ReplyTo),
     Signal(Ask),
     Metadata(Seen),
     SaveEnded(Box<Manifest>),
     /// After a SIGTERM of systemd: whether the machine goes down.
     GoingDown(bool),
     Ground(Ground),
+    /// For the journal, from a thread that watches over something.
+    Journal(What),
     /// Wakes the loop, no more.
     Nothing,
 }
@@ -205,7 +209,7 @@ impl Keeper {
                 self.edges
                     .note_trouble(&format!("the record of {name}"), kept);
             }
-            Message::Request(request, reply) => self.answer(request, reply),
+            Message::Request(request, user, reply) => self.answer(request, user, reply),
             Message::Signal(ask) => self.signal(ask),
             Message::Metadata(Seen::Preempted) => {
                 let length = self.edges.config.cloud.notice.map(|span| span.0);
@@ -223,6 +227,7 @@ impl Keeper {
                     },
                 );
             }
+            Message::Journal(what) => self.edges.write(None, &what),
             Message::SaveEnded(manifest) => self.save_ended(*manifest),
             Message::GoingDown(true) => self.handle(Event::Notice(Notice::new(
                 Source::Signal,

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::core::{Core, Event};
 use super::edges::Edges;
 use super::follow::{self, Follower, News};
+use super::guard;
 use super::ledger::Ledger;
 use super::requests::Waiting;
 use super::runtime::{self, Holder};
@@ -95,7 +96,7 @@ impl Keeper {
         })?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let core = Core::new(
-            Limits::for_cores(cores),
+            Limits::for_cores(cores).in_haste(std::env::var("SPOTKEEP_HASTE").ok()),
             identity.fleet,
             history.noticed_in_this_life && !history.save_unfinished,
         );
@@ -192,6 +193,13 @@ impl Keeper {
         if self.history.had_life && found.is_empty() && !self.core.is_closed() {
             self.tell_of_restore();
         }
+        if found.is_empty() {
+            match guard::look_once(&self.edges.root) {
+                Ok(Some(what)) => self.edges.write(None, &what),
+                Ok(None) => {}
+                Err(error) => tracing::error!("cannot look at the login: {error:#}"),
+            }
+        }
         if wanted > 0 && !self.core.is_closed() {
             self.seed_all();
         }
@@ -211,7 +219,12 @@ impl Keeper {
         self.handle(Event::Declare(declared));
         // What was said while no keeper was there to do it.
         for name in unwanted {
-            self.handle(Event::Want(name, Wanted::Stopped));
+            let by = process::user_name(process::user_id());
+            self.handle(Event::Want {
+                name,
+                wanted: Wanted::Stopped,
+                by,
+            });
         }
         if self.core.fleet() == Fleet::Down {
             self.handle(Event::Fleet(Fleet::Down));
@@ -280,8 +293,12 @@ impl Keeper {
             messages.send(Message::Signal(ask)).ok();
         })?;
         let messages = self.edges.messages.clone();
-        let listening = socket::listen(&runtime::socket(runtime), move |request, reply| {
-            messages.send(Message::Request(request, reply)).ok();
+        let listening = socket::listen(&runtime::socket(runtime), move |request, user, reply| {
+            messages.send(Message::Request(request, user, reply)).ok();
+        })?;
+        let messages = self.edges.messages.clone();
+        guard::spawn(&self.edges.root, move |message| {
+            messages.send(message).ok();
         })?;
         self.watch_ground()?;
         if self.edges.root.is_own_filesystem() {

@@ -11,7 +11,8 @@ use crate::error::Result;
 use crate::os::process;
 use crate::root::Root;
 use crate::state::{
-    self, AgentName, AgentRecord, AgentState, Fleet, Manifest, VERSION, Wanted, latest_manifest,
+    self, AgentName, AgentRecord, AgentState, Cause, Fleet, Manifest, VERSION, Wanted,
+    latest_manifest,
 };
 use crate::time::Timestamp;
 use crate::workspace;
@@ -128,6 +129,12 @@ pub struct AgentStatus {
     pub restarts: u32,
     /// Why it stands still, if it does.
     pub why: Option<String>,
+    /// The same in a word.
+    #[serde(default)]
+    pub cause: Option<Cause>,
+    /// A command to paste, where there is something to do.
+    #[serde(default)]
+    pub hint: Option<String>,
     /// When it is started or nudged again, at the earliest.
     #[serde(default)]
     pub next_try: Option<Timestamp>,
@@ -171,6 +178,12 @@ impl AgentStatus {
             next_try: view
                 .next_try
                 .map(|at| Timestamp::now().after(at.saturating_duration_since(Instant::now()))),
+            hint: view
+                .cause
+                .as_ref()
+                .filter(|_| view.wanted == Wanted::Running || view.state == AgentState::Failed)
+                .and_then(|cause| cause.hint(view.name.as_str(), view.process.is_some())),
+            cause: view.cause,
             why: view.why,
             name: view.name,
         }
@@ -180,6 +193,11 @@ impl AgentStatus {
     fn of_record(root: &Root, record: &AgentRecord, life: &str) -> Self {
         let process = record.live_process(life);
         let was_up = !matches!(record.state, AgentState::Stopped | AgentState::Failed);
+        let cause = match (process, record.wanted) {
+            (None, Wanted::Running) if was_up => None,
+            (Some(_), _) => None,
+            _ => record.cause.clone(),
+        };
         let (state, why) = match (process, record.wanted) {
             (Some(_), _) => (AgentState::Running, Some("no keeper runs".into())),
             (None, Wanted::Stopped) => (AgentState::Stopped, record.why.clone()),
@@ -192,6 +210,7 @@ impl AgentStatus {
             name: record.name.clone(),
             state,
             why,
+            cause,
             wanted: record.wanted,
             restarts: record.restarts,
             process,
@@ -252,6 +271,7 @@ fn undeclared_yet(root: &Root, name: &AgentName, workspace: &Path) -> AgentStatu
         name: name.clone(),
         state: AgentState::Unknown,
         why: Some("no keeper has taken it in yet".into()),
+        cause: None,
         wanted: Wanted::Running,
         restarts: 0,
         process: None,

@@ -7,7 +7,7 @@ use crate::claude::ApiStop;
 use crate::config::Restart;
 use crate::notice::Notice;
 use crate::os::process::ProcessId;
-use crate::state::{AgentName, Fleet, How, Wanted, What};
+use crate::state::{AgentName, Cause, Fleet, How, Wanted, What};
 
 /// Counts the launches of one agent, so that news of an old one is not taken for the new one's.
 pub type Attempt = u64;
@@ -39,6 +39,8 @@ pub struct Declared {
     pub process: Option<ProcessId>,
     /// Why it stood still when it was last written down.
     pub why: Option<String>,
+    /// The same in a word.
+    pub cause: Option<Cause>,
     /// Why it cannot be started at all, such as a damaged record.
     pub broken: Option<String>,
 }
@@ -93,6 +95,8 @@ pub struct Ending {
     pub exit: Exit,
     /// The last lines of its pane; often the only reason there is for a start that failed.
     pub last_words: Option<String>,
+    /// Whether the kernel ended it for want of memory, so far as it says.
+    pub out_of_memory: bool,
 }
 
 impl From<Exit> for Ending {
@@ -100,6 +104,7 @@ impl From<Exit> for Ending {
         Self {
             exit,
             last_words: None,
+            out_of_memory: false,
         }
     }
 }
@@ -111,6 +116,16 @@ pub struct Refusal {
     pub why: String,
     /// Whether trying again may help.
     pub retry: bool,
+}
+
+/// How much room there is on the root's disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Room {
+    /// Enough, or not to be told.
+    #[default]
+    Enough,
+    /// So little that an agent could not even write down what is said to it; percent free.
+    None(u8),
 }
 
 /// What happened.
@@ -127,8 +142,15 @@ pub enum Event {
     Declare(Vec<Declared>),
     /// The fleet as a whole is wanted or not.
     Fleet(Fleet),
-    /// The user wants an agent to run or to stop. Wanting a failed one to run tries again.
-    Want(AgentName, Wanted),
+    /// Somebody wants an agent to run or to stop. Wanting a failed one to run tries again.
+    Want {
+        /// Which.
+        name: AgentName,
+        /// What.
+        wanted: Wanted,
+        /// Who.
+        by: String,
+    },
     /// The user wants an agent started anew; at its next idle moment, or now.
     Restart {
         /// Which.
@@ -138,6 +160,8 @@ pub enum Event {
     },
     /// The machine is going to be taken away.
     Notice(Notice),
+    /// The room on the root's disk has changed.
+    Room(Room),
     /// The API answers.
     ApiAnswers,
     /// A launch led to a process.

@@ -69,7 +69,7 @@ impl Core {
     }
 
     /// The agent that asks the API whether there is a login: one that was refused.
-    pub(super) fn to_probe_with(&mut self, now: Instant) -> Option<AgentName> {
+    pub(super) fn probing_agent(&mut self, now: Instant) -> Option<AgentName> {
         let pause = self.login.as_mut().filter(|pause| pause.probe_at <= now)?;
         let of_login = self.agents.iter().filter_map(|(name, agent)| {
             let wait = agent.wait.as_ref()?;

@@ -32,7 +32,7 @@ use crate::notice::Notice;
 use crate::state::{AgentName, Fleet};
 
 pub use agent::View;
-pub use event::{Action, Activity, Attempt, Declared, Ending, Event, Permit, Refusal, Stall};
+pub use event::{Action, Activity, Attempt, Declared, Ending, Event, Permit, Refusal, Room, Stall};
 
 /// An API that cannot be reached, or cannot be probed, delays the first starts by this much at most.
 const API_PATIENCE: Duration = Duration::from_secs(60);
@@ -73,6 +73,7 @@ pub struct Core {
     next_start: Option<Instant>,
     /// When to look at the agents that stand still again.
     next_nudge: Option<Instant>,
+    room: Room,
     /// The whole fleet waits for a login.
     login: Option<Pause>,
     agents: BTreeMap<AgentName, Agent>,
@@ -97,6 +98,7 @@ impl Core {
             weather: Weather::default(),
             next_start: None,
             next_nudge: None,
+            room: Room::Enough,
             login: None,
             agents: BTreeMap::new(),
         }
@@ -119,6 +121,7 @@ impl Core {
         let saving = matches!(self.phase, Phase::Saving(_));
         let held = match () {
             () if self.permit.is_none() => Held::Root,
+            () if self.room != Room::Enough => Held::Disk,
             () if self.login.is_some() => Held::Login,
             () if self.api != Api::Answers => Held::Api,
             () if self.weather.is_bad() => Held::Weather,
@@ -192,9 +195,10 @@ impl Core {
             Event::Permit(permit) => self.permit = permit,
             Event::Declare(declared) => self.declare(now, declared, out),
             Event::Fleet(fleet) => self.set_fleet(now, fleet, out),
-            Event::Want(name, wanted) => self.want(now, &name, wanted, out),
+            Event::Want { name, wanted, by } => self.want(now, &name, (wanted, by), out),
             Event::Restart { name, when_idle } => self.restart(now, &name, when_idle, out),
             Event::Notice(notice) => self.begin_save(now, notice, out),
+            Event::Room(room) => self.room = room,
             Event::ApiAnswers => self.api = Api::Answers,
             Event::Launched {
                 name,

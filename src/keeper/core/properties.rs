@@ -149,6 +149,7 @@ impl World {
                 restarts: 0,
                 process: None,
                 why: None,
+                cause: None,
                 broken: None,
                 name: n,
             });
@@ -294,7 +295,9 @@ impl World {
                 if self.core.view(&all[i]).is_some() {
                     self.wanted.insert(all[i].clone(), on);
                     let wanted = if on { Wanted::Running } else { Wanted::Stopped };
-                    self.send(Event::Want(all[i].clone(), wanted));
+                    let by = "ann".into();
+                    let name = all[i].clone();
+                    self.send(Event::Want { name, wanted, by });
                 }
             }
             Op::Restart(i, when_idle) => self.send(Event::Restart {

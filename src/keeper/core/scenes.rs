@@ -32,11 +32,18 @@ fn launched(now: Instant) -> (Core, Attempt) {
         restarts: 0,
         process: None,
         why: None,
+        cause: None,
         broken: None,
     };
     let actions = core.step(now, Event::Declare(vec![declared]));
     let attempt = launch_in(&actions).unwrap();
     (core, attempt)
+}
+
+fn wish(wanted: Wanted) -> Event {
+    let by = "ann".into();
+    let name = name();
+    Event::Want { name, wanted, by }
 }
 
 fn launch_in(actions: &[Action]) -> Option<Attempt> {
@@ -150,7 +157,7 @@ fn an_agent_that_crashes_again_and_again_is_given_up_within_minutes_and_says_why
     let took = now - began;
     assert!((240..=900).contains(&took.as_secs()), "{took:?}");
     // Whoever asks for it has mended something: it is tried again at once.
-    let actions = core.step(now, Event::Want(name(), Wanted::Running));
+    let actions = core.step(now, wish(Wanted::Running));
     assert!(launch_in(&actions).is_some());
 }
 

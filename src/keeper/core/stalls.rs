@@ -54,10 +54,10 @@ pub(super) enum Next {
 }
 
 impl Wait {
-    fn plan(&mut self, now: Instant, ends_in: Option<Duration>, salt: u64) {
+    fn plan(&mut self, now: Instant, ends_in: Option<Duration>, (salt, haste): (u64, u32)) {
         let stops = self.in_a_row.saturating_sub(self.forgiven).max(1) + self.futile;
         self.next = match after_stop(self.stop, stops, ends_in, salt) {
-            Patience::Wait(pause) => Next::Nudge(now + pause),
+            Patience::Wait(pause) => Next::Nudge(now + pause / haste),
             Patience::Human => Next::Human,
         };
     }
@@ -112,7 +112,7 @@ impl Core {
         if agent.wait.as_ref().is_some_and(|known| known.id == wait.id) {
             return;
         }
-        wait.plan(now, stall.ends_in, salt(name));
+        wait.plan(now, stall.ends_in, (salt(name), self.limits.haste));
         let pauses = stall.stop == ApiStop::Login && !agent.own_login;
         if pauses {
             wait.next = Next::Login;
@@ -141,7 +141,7 @@ impl Core {
     /// try can tell. Where it was begun with a word to go on, that is the try.
     fn inherited(&mut self, now: Instant, name: &AgentName, stall: &Stall, how: How) {
         let mut wait = self.wait_for(name, stall);
-        wait.plan(now, stall.ends_in, salt(name));
+        wait.plan(now, stall.ends_in, (salt(name), self.limits.haste));
         if how == How::Continue {
             wait.next = Next::Typed(now + TAKEN_WITHIN);
         } else if stall.stop == ApiStop::Login {
@@ -190,7 +190,7 @@ impl Core {
         self.give_up_on_typed(now);
         let gate = self.weather.next_nudge(now);
         let due = match self.login {
-            Some(_) => self.to_probe_with(now),
+            Some(_) => self.probing_agent(now),
             None => self.due(now),
         };
         if let Some(name) = due
@@ -245,7 +245,7 @@ impl Core {
 
     /// A nudge that nobody took counts like a stop.
     fn give_up_on_typed(&mut self, now: Instant) {
-        let paused = self.login.is_some();
+        let (paused, haste) = (self.login.is_some(), self.limits.haste);
         for (name, agent) in &mut self.agents {
             if !can_be_nudged(agent) {
                 continue;
@@ -257,7 +257,7 @@ impl Core {
                 if wait.stop == ApiStop::Login && paused {
                     wait.next = Next::Login;
                 } else {
-                    wait.plan(now, None, salt(name));
+                    wait.plan(now, None, (salt(name), haste));
                 }
             }
         }
@@ -300,6 +300,7 @@ impl Core {
     /// Those that stand still for want of a login are asked again. `theirs`: others had one all the
     /// time, so what they lack is one of their own, and no pause of the fleet helps them.
     pub(super) fn ask_again(&mut self, now: Instant, theirs: bool) {
+        let haste = self.limits.haste;
         for (name, agent) in &mut self.agents {
             let Some(wait) = &mut agent.wait else {
                 continue;
@@ -311,7 +312,7 @@ impl Core {
             wait.futile = 0;
             if theirs {
                 agent.own_login = true;
-                wait.plan(now, None, salt(name));
+                wait.plan(now, None, (salt(name), haste));
             } else {
                 wait.next = Next::Nudge(now + SOON);
             }
