@@ -19,6 +19,8 @@ mod properties;
 #[cfg(test)]
 mod scenes;
 mod stalls;
+#[cfg(test)]
+mod week;
 mod wishes;
 
 use std::collections::BTreeMap;

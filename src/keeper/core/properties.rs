@@ -245,9 +245,11 @@ impl World {
                 );
                 let own = self.nudge_of.get(name);
                 assert!(own.is_none_or(|at| apart(at, 2)), "nudged again too soon");
-                if self.paused {
-                    assert_eq!(*stop, ApiStop::Login, "nudged in a pause");
-                }
+                let since = self.last_nudge.filter(|_| self.paused);
+                assert!(
+                    since.is_none_or(|at| apart(&at, 60) || *stop == ApiStop::Login),
+                    "nudged in a pause"
+                );
             }
             Action::End { name, process } => {
                 assert_eq!(

@@ -232,7 +232,7 @@ impl Core {
     }
 
     /// The agent whose nudge has been due for longest.
-    fn due(&self, now: Instant) -> Option<AgentName> {
+    pub(super) fn due(&self, now: Instant) -> Option<AgentName> {
         let due = self.agents.iter().filter_map(|(name, agent)| {
             let wait = agent.wait.as_ref().filter(|_| can_be_nudged(agent))?;
             match wait.next {
