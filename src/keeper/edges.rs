@@ -11,6 +11,7 @@ use super::Message;
 use super::core::{Action, Activity, Attempt, Core, Ending, Event, View};
 use super::follow::Follower;
 use super::ledger::Ledger;
+use super::room::Sizes;
 use super::starter::{Door, Job};
 use super::survey::Survey;
 use super::typing;
@@ -56,6 +57,7 @@ pub struct Edges {
     pub(super) starter: Sender<Job>,
     pub(super) follower: Follower,
     pub(super) survey: Survey,
+    pub(super) sizes: Sizes,
     pub(super) messages: Sender<Message>,
     /// What could not be written, by what it was.
     pub(super) trouble: BTreeMap<String, String>,

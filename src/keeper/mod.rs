@@ -22,6 +22,7 @@ mod ledger;
 mod opening;
 pub mod protocol;
 mod requests;
+mod room;
 pub mod runtime;
 mod socket;
 mod starter;
@@ -90,6 +91,8 @@ enum Message {
     /// After a SIGTERM of systemd: whether the machine goes down.
     GoingDown(bool),
     Ground(Ground),
+    /// What the room on the disk comes to, where it is little.
+    Disk(Option<String>),
     /// For the journal, from a thread that watches over something.
     Journal(What),
     /// Wakes the loop, no more.
@@ -226,6 +229,11 @@ impl Keeper {
                         health: health.to_string(),
                     },
                 );
+            }
+            Message::Disk(trouble) => {
+                self.edges.write(None, &room::words(trouble.as_deref()));
+                let told = trouble.map_or(Ok(()), |what| Err(anyhow!(what)));
+                self.edges.note_trouble("the disk", told);
             }
             Message::Journal(what) => self.edges.write(None, &what),
             Message::SaveEnded(manifest) => self.save_ended(*manifest),

@@ -12,6 +12,7 @@ use super::follow::{self, Follower, News};
 use super::guard;
 use super::ledger::Ledger;
 use super::requests::Waiting;
+use super::room;
 use super::runtime::{self, Holder};
 use super::socket::{self, Listening};
 use super::starter::{Door, Starter};
@@ -100,7 +101,12 @@ impl Keeper {
             identity.fleet,
             history.noticed_in_this_life && !history.save_unfinished,
         );
+        let deliver = messages.clone();
+        let sizes = room::spawn(root, Arc::clone(&ledger), move |message| {
+            deliver.send(message).ok();
+        })?;
         let edges = Edges {
+            sizes,
             root: root.clone(),
             root_id: identity.root_id,
             epoch: identity.epoch,

@@ -213,7 +213,11 @@ impl Keeper {
             .map(|view| {
                 let record = self.edges.ledger.get(&view.name);
                 let dirty = self.edges.survey.dirty(&view.name);
-                AgentStatus::of(&self.edges.root, view, record.as_ref(), dirty)
+                let size_bytes = self.edges.sizes.of(&view.name);
+                AgentStatus {
+                    size_bytes,
+                    ..AgentStatus::of(&self.edges.root, view, record.as_ref(), dirty)
+                }
             })
             .collect();
         let notice = if self.core.is_closed() {

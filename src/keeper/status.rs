@@ -121,6 +121,9 @@ pub struct AgentStatus {
     pub branch: Option<String>,
     /// How many files have uncommitted changes; null where it was not counted.
     pub dirty: Option<u64>,
+    /// What its workspace takes on the disk, in bytes; null where it was not measured.
+    #[serde(default)]
+    pub size_bytes: Option<u64>,
     /// Its newest checkpoint.
     pub last_checkpoint: Option<Timestamp>,
     /// Its newest backup.
@@ -172,6 +175,7 @@ impl AgentStatus {
             branch: workspace::branch(&workspace),
             workspace,
             dirty,
+            size_bytes: None,
             last_checkpoint: None,
             last_backup: None,
             restarts: view.restarts,

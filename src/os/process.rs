@@ -207,6 +207,12 @@ pub fn available_memory() -> Option<u64> {
         .map(|kib| kib * 1024)
 }
 
+/// Lets the calling thread step back behind all others.
+pub fn be_nice() {
+    // One that is not allowed to goes on as it is.
+    rustix::process::setpriority_process(None, 19).ok();
+}
+
 /// Leaves the terminal's session, so that closing the terminal does not end this process.
 pub fn leave_terminal() {
     // A process that leads its group already has a session of its own, and then nothing is to do.
