@@ -4,6 +4,7 @@
 mod checkpoint;
 mod edit;
 mod size;
+mod notify;
 mod span;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::state::AgentName;
 pub use checkpoint::{CHECKPOINT_EVERY, Checkpoint, Keep, Remote};
 pub use edit::{add_agent, remove_agent, template};
 pub use size::Size;
+pub use notify::{Format, Kind, Notify};
 pub use span::Span;
 
 /// The whole file.
@@ -32,6 +34,8 @@ pub struct Config {
     pub machine: Machine,
     /// Uncommitted work.
     pub checkpoint: Checkpoint,
+    /// Who is told of what happens.
+    pub notify: Notify,
     /// For every agent.
     pub defaults: Defaults,
     /// The fleet.

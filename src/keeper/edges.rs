@@ -21,6 +21,7 @@ use crate::claude::{self, ApiStop};
 use crate::config::Config;
 use crate::error::Result;
 use crate::notice::Notice;
+use crate::notify::{self, Notifier};
 use crate::os::process::{self, ProcessId};
 use crate::os::socket::loopback_only;
 use crate::root::Root;
@@ -58,6 +59,7 @@ pub struct Edges {
     pub(super) follower: Follower,
     pub(super) survey: Survey,
     pub(super) sizes: Sizes,
+    pub(super) notifier: Notifier,
     pub(super) messages: Sender<Message>,
     /// What could not be written, by what it was.
     pub(super) trouble: BTreeMap<String, String>,
@@ -206,6 +208,10 @@ impl Edges {
         tracing::info!(agent = name.map(tracing::field::display), "{what:?}");
         let written = self.journal().write(name, what);
         self.note_trouble("the journal", written);
+        let root = self.root.dir().display().to_string();
+        if let Some(message) = notify::Message::of(&root, name, what) {
+            self.notifier.tell(message, &self.config.notify);
+        }
     }
 
     pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {

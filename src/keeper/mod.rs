@@ -35,10 +35,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::error::{Result, anyhow};
+use crate::error::{Error, Result, anyhow};
 use crate::notice::gcp::Seen;
 use crate::notice::{Notice, Source};
 use crate::os::files::LockFile;
+use crate::notify;
 use crate::os::process;
 use crate::os::signal::Ask;
 use crate::restore::History;
@@ -58,6 +59,9 @@ pub use ledger::{Ledger, canonical_cwd};
 
 /// How often the core is told of time and memory when nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long the news of a save may take after it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// While nothing starts, memory need not be looked at.
 const IDLE_TICK: Duration = Duration::from_secs(30);
@@ -91,6 +95,8 @@ enum Message {
     /// After a SIGTERM of systemd: whether the machine goes down.
     GoingDown(bool),
     Ground(Ground),
+    /// How telling somebody went.
+    Notified(Option<Error>),
     /// What the room on the disk comes to, where it is little.
     Disk(Option<String>),
     /// For the journal, from a thread that watches over something.
@@ -230,6 +236,10 @@ impl Keeper {
                     },
                 );
             }
+            Message::Notified(failed) => {
+                let told = failed.map_or(Ok(()), Err);
+                self.edges.note_trouble("notify", told);
+            }
             Message::Disk(trouble) => {
                 self.edges.write(None, &room::words(trouble.as_deref()));
                 let told = trouble.map_or(Ok(()), |what| Err(anyhow!(what)));
@@ -297,6 +307,9 @@ impl Keeper {
     fn save_ended(&mut self, manifest: Manifest) {
         let source = self.core.notice().map(|notice| notice.source);
         self.handle(Event::SaveEnded);
+        let root = self.edges.root.dir().display().to_string();
+        let safe = notify::Message::of_save(&root, &manifest);
+        self.edges.notifier.tell(safe, &self.edges.config.notify);
         self.waiting.answer(&manifest);
         self.last_save = Some(manifest);
         if source == Some(Source::Signal) {
@@ -317,6 +330,10 @@ impl Keeper {
                 reason: reason.into(),
             },
         );
+        if end == End::Saved {
+            // Everything is safe by now, and the machine is about to go.
+            self.edges.notifier.flush(LAST_WORDS);
+        }
         if end == End::Down {
             self.edges.tmux.end_server();
         }

@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::error::{Context as _, Error, Hint as _, Result, anyhow};
 use crate::notice::gcp::{self, Metadata, Watcher};
 use crate::notice::{Notice, Source};
+use crate::notify::Notifier;
 use crate::os::files::LockFile;
 use crate::os::process::{self, ProcessId};
 use crate::os::signal;
@@ -105,7 +106,12 @@ impl Keeper {
         let sizes = room::spawn(root, Arc::clone(&ledger), move |message| {
             deliver.send(message).ok();
         })?;
+        let deliver = messages.clone();
+        let notifier = Notifier::spawn(move |failed| {
+            deliver.send(Message::Notified(failed)).ok();
+        })?;
         let edges = Edges {
+            notifier,
             sizes,
             root: root.clone(),
             root_id: identity.root_id,

@@ -38,7 +38,10 @@ const FULL_BYTES: u64 = 5 << 30;
 
 /// The sizes of workspaces, as last measured.
 #[derive(Debug, Clone, Default)]
-pub struct Sizes(Arc<Mutex<BTreeMap<AgentName, (Instant, Option<u64>)>>>);
+pub struct Sizes(Arc<Mutex<BTreeMap<AgentName, Measured>>>);
+
+/// When, and what came of it.
+type Measured = (Instant, Option<u64>);
 
 impl Sizes {
     /// Bytes that an agent's workspace takes on the disk; `None` where it was not measured, or is too

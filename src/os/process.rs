@@ -5,6 +5,9 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -305,9 +308,31 @@ pub fn run_into(command: &mut Command, stdout: Stdio, limit: Duration) -> Result
     let mut child = command
         .stdin(Stdio::null())
         .stdout(stdout)
+    command.stdin(Stdio::null());
+    run_to_its_end(command, &[], limit)
+}
+
+/// The same with something to read.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
+    command.stdin(Stdio::piped());
+    run_to_its_end(command, input, limit)
+}
+
+fn run_to_its_end(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let input = input.to_vec();
+        // Who does not read blocks this thread only, until it ends.
+        std::thread::spawn(move || stdin.write_all(&input).ok());
+    }
     let pid = i32::try_from(child.id()).context("pid out of range")?;
     // A child that has ended is a corpse until it is waited for, so its pid is still its own.
     let pidfd = Pid::from_raw(pid)

@@ -32,6 +32,7 @@ mod fleet;
 mod ground;
 mod life;
 mod notice;
+mod notify;
 mod policy;
 mod real_claude_drill;
 mod real_claude_note;

@@ -73,6 +73,8 @@ pub struct Stall {
     pub ends_in: Option<Duration>,
     /// Claude shows its dialog about the limit.
     pub dialog: bool,
+    /// The transcript ended with it when this process was first looked at.
+    pub inherited: bool,
 }
 
 impl Activity {

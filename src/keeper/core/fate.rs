@@ -116,6 +116,10 @@ impl Core {
                 if changed {
                     out.push(Action::Persist(name.clone()));
                 }
+                if changed && let Activity::Waiting(what) = &activity {
+                    let why = what.clone().unwrap_or_else(|| "a question".into());
+                    out.push(Action::Journal(Some(name.clone()), What::Waiting { why }));
+                }
                 let anew = agent.restart_when_idle && agent.is_idle();
                 self.active(now, name, &activity, None, out);
                 if anew {

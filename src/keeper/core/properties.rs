@@ -513,6 +513,7 @@ impl World {
             in_a_row: *in_a_row,
             ends_in: (which == 3).then_some(Duration::from_secs(3_600)),
             dialog: which == 3,
+            inherited: which == 5 && self.stops % 2 == 0,
         };
         self.say(n, None, Activity::Stalled(stall));
     }

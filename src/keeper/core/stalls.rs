@@ -75,8 +75,10 @@ impl Core {
         out: &mut Vec<Action>,
     ) {
         match (activity, begun) {
-            (Activity::Stalled(stall), None) => self.stalled(now, name, stall, out),
-            (Activity::Stalled(stall), Some(how)) => self.inherited(now, name, stall, how),
+            (Activity::Stalled(stall), begun) if stall.inherited => {
+                self.inherited(now, name, stall, begun);
+            }
+            (Activity::Stalled(stall), _) => self.stalled(now, name, stall, out),
             (Activity::Idle, _) => {
                 if let Some(agent) = self.agents.get_mut(name) {
                     agent.wait = None;
@@ -137,17 +139,21 @@ impl Core {
         }
     }
 
-    /// A session that was resumed where the API had stopped it: whether that is still so, only a new
-    /// try can tell. Where it was begun with a word to go on, that is the try.
-    fn inherited(&mut self, now: Instant, name: &AgentName, stall: &Stall, how: How) {
+    /// A session that stands where the API stopped it before: whether that is still so, only a new try
+    /// can tell. Where it was begun with a word to go on, or is at work on one, that is the try.
+    fn inherited(&mut self, now: Instant, name: &AgentName, stall: &Stall, begun: Option<How>) {
         let mut wait = self.wait_for(name, stall);
         wait.plan(now, stall.ends_in, (salt(name), self.limits.haste));
-        if how == How::Continue {
-            wait.next = Next::Typed(now + TAKEN_WITHIN);
-        } else if stall.stop == ApiStop::Login {
-            wait.next = Next::Nudge(now + SOON);
-        }
-        if let Some(agent) = self.agents.get_mut(name) {
+        let tried = Next::Typed(now + TAKEN_WITHIN);
+        wait.next = match (begun, stall.stop) {
+            (Some(How::Continue), _) => tried,
+            (Some(_), ApiStop::Login) => Next::Nudge(now + SOON),
+            (Some(_), _) | (None, ApiStop::Limit { .. } | ApiStop::Refused { .. }) => wait.next,
+            (None, _) => tried,
+        };
+        if let Some(agent) = self.agents.get_mut(name)
+            && agent.wait.as_ref().is_none_or(|known| known.id != wait.id)
+        {
             agent.wait = Some(wait);
         }
     }

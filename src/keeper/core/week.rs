@@ -272,6 +272,7 @@ impl Fleet {
             in_a_row: *in_a_row,
             ends_in,
             dialog: false,
+            inherited: false,
         };
         self.say(name, Activity::Stalled(stall));
     }
