@@ -62,6 +62,10 @@ pub struct Machine {
     pub home: Vec<PathBuf>,
     /// A script for each new boot disk.
     pub on_new_machine: Option<PathBuf>,
+    /// The machine saves and ends itself when all agents have finished for so long.
+    pub stop_when_idle: Option<Span>,
+    /// The command that ends it; `systemctl poweroff` where it is not set.
+    pub poweroff: Option<Vec<String>>,
 }
 
 /// What holds for every agent that does not say otherwise.

@@ -238,6 +238,7 @@ impl Keeper {
                 by,
             });
         }
+        self.tell_policies();
         if self.core.fleet() == Fleet::Down {
             self.handle(Event::Fleet(Fleet::Down));
         }
@@ -270,6 +271,10 @@ impl Keeper {
             torn: account.torn,
         };
         self.edges.write(None, &what);
+    /// What the file says of the machine as a whole.
+    pub(super) fn tell_policies(&mut self) {
+        let span = self.edges.config.machine.stop_when_idle;
+        self.handle(Event::StopWhenIdle(span.map(|span| span.0)));
     }
 
     /// For all agents before the first of them starts: a Claude that starts reads its file and

@@ -115,6 +115,7 @@ impl Keeper {
                     self.seed_all();
                 }
                 self.handle(Event::Declare(declared));
+                self.tell_policies();
                 Ok(Value::Null)
             }
             Request::Survived => {

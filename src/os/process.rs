@@ -210,6 +210,15 @@ pub fn available_memory() -> Option<u64> {
         .map(|kib| kib * 1024)
 }
 
+/// The session that a process belongs to, as `setsid` makes one; `None` if it is gone.
+#[must_use]
+pub fn session_id(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything, brackets too.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(3)?.parse().ok()
+}
+
 /// Lets the calling thread step back behind all others.
 pub fn be_nice() {
     // One that is not allowed to goes on as it is.

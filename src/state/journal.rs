@@ -111,6 +111,9 @@ pub enum What {
     Unpaused {
         why: String,
     },
+    PoweringOff {
+        why: String,
+    },
     Wanted {
         wanted: super::Wanted,
         by: String,

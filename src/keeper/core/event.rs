@@ -162,6 +162,12 @@ pub enum Event {
     },
     /// The machine is going to be taken away.
     Notice(Notice),
+    /// After how long a rest of all agents the machine ends itself.
+    StopWhenIdle(Option<Duration>),
+    /// What still works beside the agents themselves, such as a command in the background.
+    LookedForWork(Option<String>),
+    /// The machine could not be powered off.
+    PowerOffFailed(String),
     /// The room on the root's disk has changed.
     Room(Room),
     /// The API answers.
@@ -291,4 +297,8 @@ pub enum Action {
     Save(Notice),
     /// Find out whether the machine is shutting down.
     AskShutdown,
+    /// Find out whether anything that the agents started still works.
+    LookForWork,
+    /// End the machine; everything is safe.
+    PowerOff,
 }

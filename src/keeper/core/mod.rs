@@ -16,6 +16,7 @@ mod launching;
 mod login;
 #[cfg(test)]
 mod properties;
+mod rest;
 #[cfg(test)]
 mod scenes;
 mod stalls;
@@ -76,6 +77,12 @@ pub struct Core {
     /// When to look at the agents that stand still again.
     next_nudge: Option<Instant>,
     room: Room,
+    /// After so long a rest of all agents the machine goes.
+    stop_when_idle: Option<Duration>,
+    rests_since: Option<Instant>,
+    asked_for_rest: bool,
+    /// The save under way is the end of the machine, by our own wish.
+    power_off: bool,
     /// The whole fleet waits for a login.
     login: Option<Pause>,
     agents: BTreeMap<AgentName, Agent>,
@@ -101,6 +108,10 @@ impl Core {
             next_start: None,
             next_nudge: None,
             room: Room::Enough,
+            stop_when_idle: None,
+            rests_since: None,
+            asked_for_rest: false,
+            power_off: false,
             login: None,
             agents: BTreeMap::new(),
         }
@@ -176,7 +187,8 @@ impl Core {
             _ => None,
         };
         let paced = self.next_start.into_iter().chain(self.next_nudge);
-        agents.chain(api).chain(over).chain(paced).min()
+        let rest = self.rest_due();
+        agents.chain(api).chain(over).chain(paced).chain(rest).min()
     }
 
     /// Takes one event and says what to do.
@@ -186,6 +198,7 @@ impl Core {
         self.pass_time(now, &mut actions);
         self.launch(now, &mut actions);
         self.nudge(now, &mut actions);
+        self.rest(now, &mut actions);
         self.agents
             .retain(|_, agent| agent.declared || agent.holds_session());
         actions
@@ -200,6 +213,9 @@ impl Core {
             Event::Want { name, wanted, by } => self.want(now, &name, (wanted, by), out),
             Event::Restart { name, when_idle } => self.restart(now, &name, when_idle, out),
             Event::Notice(notice) => self.begin_save(now, notice, out),
+            Event::StopWhenIdle(span) => self.stop_when_idle = span,
+            Event::LookedForWork(found) => self.looked_for_work(now, found, out),
+            Event::PowerOffFailed(why) => self.power_off_failed(why, out),
             Event::Room(room) => self.room = room,
             Event::ApiAnswers => self.api = Api::Answers,
             Event::Launched {

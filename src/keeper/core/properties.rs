@@ -513,7 +513,7 @@ impl World {
             in_a_row: *in_a_row,
             ends_in: (which == 3).then_some(Duration::from_secs(3_600)),
             dialog: which == 3,
-            inherited: which == 5 && self.stops % 2 == 0,
+            inherited: which == 5 && self.stops.is_multiple_of(2),
         };
         self.say(n, None, Activity::Stalled(stall));
     }

@@ -153,6 +153,9 @@ impl Core {
         let check_at = (notice.source == Source::Metadata)
             .then(|| notice.deadline.at().max(now) + SURVIVED_AFTER);
         self.phase = Phase::Over { check_at };
+        if self.power_off {
+            out.push(Action::PowerOff);
+        }
         for (name, agent) in &mut self.agents {
             if !matches!(agent.stage, Stage::Down | Stage::Failed) {
                 agent.rest_saved();
