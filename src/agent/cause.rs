@@ -4,12 +4,11 @@ use super::Exit;
 use crate::claude::ApiStop;
 use crate::state::Cause;
 
-/// The cause behind the end of a process. `out_of_memory`: the kernel says that it was for want of memory; a
-/// SIGKILL alone is never taken for that.
+/// The cause behind the end of a process. A SIGKILL alone is never taken for want of memory.
 #[must_use]
-pub fn cause_of_exit(exit: Exit, out_of_memory: bool) -> Cause {
+pub fn cause_of_exit(exit: Exit) -> Cause {
     match exit {
-        _ if out_of_memory => Cause::OutOfMemory,
+        Exit::OutOfMemory(_) => Cause::OutOfMemory,
         Exit::Code(0) => Cause::Finished,
         Exit::Code(code) => Cause::Crashed {
             exit: Some(code),
@@ -44,12 +43,12 @@ mod tests {
 
     #[test]
     fn a_kill_is_not_taken_for_want_of_memory_unless_the_kernel_says_so() {
-        let killed = cause_of_exit(Exit::Signal(9), false);
+        let killed = cause_of_exit(Exit::Signal(9));
         assert_eq!(
             serde_json::to_string(&killed).unwrap(),
             r#"{"kind":"crashed","exit":null,"signal":9}"#
         );
-        assert_eq!(cause_of_exit(Exit::Signal(9), true), Cause::OutOfMemory);
-        assert_eq!(cause_of_exit(Exit::Code(0), false), Cause::Finished);
+        assert_eq!(cause_of_exit(Exit::OutOfMemory(None)), Cause::OutOfMemory);
+        assert_eq!(cause_of_exit(Exit::Code(0)), Cause::Finished);
     }
 }

@@ -3,8 +3,8 @@
 
 mod checkpoint;
 mod edit;
-mod size;
 mod notify;
+mod size;
 mod span;
 
 use std::collections::BTreeMap;
@@ -20,8 +20,8 @@ use crate::state::AgentName;
 
 pub use checkpoint::{CHECKPOINT_EVERY, Checkpoint, Keep, Remote};
 pub use edit::{add_agent, remove_agent, template};
-pub use size::Size;
 pub use notify::{Format, Kind, Notify};
+pub use size::Size;
 pub use span::Span;
 
 /// The whole file.

@@ -149,11 +149,7 @@ impl Edges {
                     .send(Message::Event(Event::Exited {
                         name,
                         process,
-                        end: Ending {
-                            exit,
-                            last_words,
-                            out_of_memory: false,
-                        },
+                        end: Ending { exit, last_words },
                     }))
                     .ok();
             });

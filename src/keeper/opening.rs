@@ -271,6 +271,8 @@ impl Keeper {
             torn: account.torn,
         };
         self.edges.write(None, &what);
+    }
+
     /// What the file says of the machine as a whole.
     pub(super) fn tell_policies(&mut self) {
         let span = self.edges.config.machine.stop_when_idle;

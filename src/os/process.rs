@@ -5,9 +5,6 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::fs;
-use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -313,27 +310,22 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
 /// # Errors
 /// As [`run`].
 pub fn run_into(command: &mut Command, stdout: Stdio, limit: Duration) -> Result<Output> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(stdout)
-    command.stdin(Stdio::null());
+    command.stdin(Stdio::null()).stdout(stdout);
     run_to_its_end(command, &[], limit)
 }
 
-/// The same with something to read.
+/// As [`run`], with something to read.
 ///
 /// # Errors
 /// As [`run`].
 pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
-    command.stdin(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     run_to_its_end(command, input, limit)
 }
 
 fn run_to_its_end(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command
-        .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;

@@ -261,7 +261,7 @@ impl Agent {
             Stage::Queued => match held {
                 Held::Disk => Some(Cause::DiskFull),
                 Held::Login => Some(Cause::Login),
-                Held::Api | Held::Weather | Held::Turn => None,
+                Held::Root | Held::Api | Held::Weather | Held::Turn => None,
             },
             Stage::Starting {
                 blocker: Some(shows),

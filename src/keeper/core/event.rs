@@ -97,8 +97,6 @@ pub struct Ending {
     pub exit: Exit,
     /// The last lines of its pane; often the only reason there is for a start that failed.
     pub last_words: Option<String>,
-    /// Whether the kernel ended it for want of memory, so far as it says.
-    pub out_of_memory: bool,
 }
 
 impl From<Exit> for Ending {
@@ -106,7 +104,6 @@ impl From<Exit> for Ending {
         Self {
             exit,
             last_words: None,
-            out_of_memory: false,
         }
     }
 }

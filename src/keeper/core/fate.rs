@@ -189,12 +189,8 @@ impl Core {
             return;
         }
         agent.wait = None;
-        let Ending {
-            exit,
-            last_words,
-            out_of_memory,
-        } = end;
-        let cause = cause_of_exit(exit, out_of_memory);
+        let Ending { exit, last_words } = end;
+        let cause = cause_of_exit(exit);
         let how = exit.to_string();
         let what = What::Exited {
             how,
@@ -233,10 +229,7 @@ impl Core {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
-        let why = match cause {
-            Cause::OutOfMemory => format!("out of memory ({exit})"),
-            _ => exit.to_string(),
-        };
+        let why = exit.to_string();
         match agent.restart {
             Restart::Always => self.failed(now, name, (why, cause), true, out),
             Restart::OnFailure if !exit.is_clean() => {

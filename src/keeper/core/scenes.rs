@@ -244,6 +244,9 @@ fn an_agent_that_ends_while_the_root_is_away_waits_and_comes_back_with_it() {
     let until = None;
     let actions = core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
     assert!(launch_in(&actions).is_some());
+}
+
+#[test]
 fn a_rest_counts_anew_after_every_piece_of_work_and_after_a_command_in_the_background() {
     let mut now = Instant::now();
     let (mut core, attempt) = launched(now);
