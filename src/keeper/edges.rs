@@ -39,9 +39,6 @@ const API_LIMIT: Duration = Duration::from_secs(3);
 /// Tries before the prober gives up; the core's own patience ends before.
 const API_TRIES: usize = 60;
 
-/// How long the command that ends the machine may take.
-const POWER_OFF_LIMIT: Duration = Duration::from_secs(30);
-
 /// A watcher only waits and asks tmux once.
 const SMALL_STACK: usize = 256 << 10;
 
@@ -233,7 +230,7 @@ impl Edges {
     }
 
     /// Whatever may take its time is done aside: a tmux that hangs must not keep a notice waiting.
-    fn aside(&self, what: &str, work: impl FnOnce() -> Event + Send + 'static) {
+    pub(super) fn aside(&self, what: &str, work: impl FnOnce() -> Event + Send + 'static) {
         let messages = self.messages.clone();
         let thread = std::thread::Builder::new().name(what.into());
         let spawned = thread.spawn(move || {
@@ -305,57 +302,6 @@ impl Edges {
             );
         if let Err(error) = ending {
             tracing::error!("cannot end an agent: {error}");
-        }
-    }
-
-    /// What an agent started and left: its tools have sessions of their own, which its other children
-    /// (servers of tools) do not.
-    fn look_for_work(&self, core: &Core) {
-        let views = core.views();
-        let running = views.into_iter().filter_map(|view| {
-            let marker = self.ledger.get(&view.name)?.launch?.marker;
-            Some((view.name, view.process?, marker))
-        });
-        let running: Vec<_> = running.collect();
-        self.aside("look-for-work", move || {
-            let found = running.into_iter().find_map(|(name, process, marker)| {
-                let own = process::session_id(process.pid);
-                let marker = format!("{}={marker}", agent::MARKER);
-                let left = process::with_marker(&marker);
-                let mut left = left.into_iter();
-                left.find(|left| process::session_id(left.pid) != own)
-                    .map(|left| format!("{name} has left {} running", left.pid))
-            });
-            Event::LookedForWork(found)
-        });
-    }
-
-    fn power_off(&self) {
-        let words = self.config.machine.poweroff.clone();
-        let words = words.unwrap_or_else(|| ["systemctl", "poweroff"].map(str::to_owned).into());
-        let messages = self.messages.clone();
-        let spawned = std::thread::Builder::new()
-            .name("power-off".into())
-            .spawn(move || {
-                let failed = match words.split_first() {
-                    None => Some("there is no command for it".to_owned()),
-                    Some((program, arguments)) => {
-                        let mut command = std::process::Command::new(program);
-                        match process::run(command.args(arguments), POWER_OFF_LIMIT) {
-                            Ok(output) if output.status.success() => None,
-                            Ok(output) => Some(format!("{} {}", output.status, output.stderr)),
-                            Err(error) => Some(format!("{error:#}")),
-                        }
-                    }
-                };
-                if let Some(why) = failed {
-                    messages
-                        .send(Message::Event(Event::PowerOffFailed(why)))
-                        .ok();
-                }
-            });
-        if let Err(error) = spawned {
-            self.send(Event::PowerOffFailed(error.to_string()));
         }
     }
 
@@ -473,7 +419,7 @@ impl Edges {
         }
     }
 
-    fn send(&self, event: Event) {
+    pub(super) fn send(&self, event: Event) {
         // The main loop ends only with the process.
         self.messages.send(Message::Event(event)).ok();
     }

@@ -20,6 +20,7 @@ mod ground;
 mod guard;
 mod ledger;
 mod opening;
+mod poweroff;
 pub mod protocol;
 mod requests;
 mod room;
