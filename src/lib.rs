@@ -11,6 +11,7 @@
 //! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own ledger |
 //! | [`agent`] | how one agent becomes claude, how it ends, when and how many are started again |
 //! | [`notice`] | who can tell that the machine is about to end; one [`notice::Notice`], one [`notice::Deadline`] |
+//! | [`notify`] | telling somebody else: a webhook, a command |
 //! | [`checkpoint`] | uncommitted work as hidden commits: taken, listed, thinned, given back |
 //! | [`storage`], [`systemd`] | the disk, its mount and the links to it; units, cgroups, the word to the service manager |
 //! | [`workspace`], [`git`] | where an agent works; the real git, with nothing of the repository executed |
@@ -63,6 +64,7 @@ pub mod git;
 pub mod http;
 pub mod keeper;
 pub mod notice;
+pub mod notify;
 pub mod os;
 pub mod restore;
 pub mod root;

@@ -158,6 +158,12 @@ impl Root {
         self.state().join("claude.json")
     }
 
+    /// Our own copy of the newest good login.
+    #[must_use]
+    pub fn credentials_copy(&self) -> PathBuf {
+        self.state().join("credentials.json")
+    }
+
     /// The last `spotkeep.toml` that a keeper found good.
     #[must_use]
     pub fn config_copy(&self) -> PathBuf {

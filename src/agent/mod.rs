@@ -1,5 +1,6 @@
 //! One agent: how it ends, when it is started again, how many may start at once.
 
+mod cause;
 mod end;
 mod exec;
 mod exit;
@@ -8,6 +9,7 @@ mod patience;
 mod restart;
 mod weather;
 
+pub use cause::{cause_of_exit, cause_of_stop};
 pub use end::{Ended, GRACE, MARKER, SWEEP_LIMIT, end_process, sweep};
 pub use exec::{become_claude, environment};
 pub use exit::Exit;

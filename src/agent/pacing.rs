@@ -12,6 +12,8 @@ const BYTES_KEPT: u64 = 256 << 20;
 pub struct Limits {
     /// Starts under way at once.
     pub parallel: usize,
+    /// By how much pauses after a stop of the API are shortened; 1 but in tests.
+    pub haste: u32,
 }
 
 impl Limits {
@@ -21,6 +23,18 @@ impl Limits {
     pub fn for_cores(cores: usize) -> Self {
         Self {
             parallel: cores.max(1) + 1,
+            haste: 1,
+        }
+    }
+
+    /// The same for a test of the whole program, which cannot wait for a night: pauses are so many
+    /// times shorter.
+    #[must_use]
+    pub fn in_haste(self, times: Option<String>) -> Self {
+        let haste = times.and_then(|times| times.parse().ok());
+        Self {
+            haste: haste.unwrap_or(1).max(1),
+            ..self
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | [`launch`] | its arguments and environment |
 //! | [`retention`] | for how many days Claude keeps transcripts |
 //! | [`seed`], `mend` | the configuration that lets it start without a human |
+//! | [`credentials`] | the login of a subscription, guarded |
 //! | [`screen`] | what a pane shows that blocks a start |
 //! | [`session`] | `sessions/<pid>.json`: which session a process has, and what it does |
 //! | [`login`] | whether it can log in, and how long it keeps transcripts |
@@ -20,6 +21,7 @@
 
 mod api_stop;
 pub mod binary;
+pub mod credentials;
 pub mod launch;
 mod line;
 pub mod locate;

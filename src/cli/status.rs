@@ -40,6 +40,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     } else {
         header(&now);
         agents(&now);
+        hints(&now);
     }
     let failed = now
         .agents
@@ -62,6 +63,19 @@ fn login_line(at: &Path) -> Option<String> {
     let life = process::current_life().ok()?;
     let (lines, _) = state::lines_of_tail(&root.journal(), NEWS_BYTES).ok()?;
     homecoming(&lines, &life, Timestamp::now())
+}
+
+/// What to do about those that do not work.
+fn hints(now: &Status) {
+    let shown = now.agents.iter().filter(|agent| {
+        let given_up = agent.state == AgentState::Stalled && agent.next_try.is_none();
+        agent.state == AgentState::Failed || given_up
+    });
+    for agent in shown {
+        if let Some(hint) = &agent.hint {
+            say(&format!("hint    {hint}"));
+        }
+    }
 }
 
 fn header(now: &Status) {

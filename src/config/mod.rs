@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod edit;
+mod notify;
 mod size;
 mod span;
 
@@ -19,6 +20,7 @@ use crate::state::AgentName;
 
 pub use checkpoint::{CHECKPOINT_EVERY, Checkpoint, Keep, Remote};
 pub use edit::{add_agent, remove_agent, template};
+pub use notify::{Format, Kind, Notify};
 pub use size::Size;
 pub use span::Span;
 
@@ -32,6 +34,8 @@ pub struct Config {
     pub machine: Machine,
     /// Uncommitted work.
     pub checkpoint: Checkpoint,
+    /// Who is told of what happens.
+    pub notify: Notify,
     /// For every agent.
     pub defaults: Defaults,
     /// The fleet.
@@ -58,6 +62,10 @@ pub struct Machine {
     pub home: Vec<PathBuf>,
     /// A script for each new boot disk.
     pub on_new_machine: Option<PathBuf>,
+    /// The machine saves and ends itself when all agents have finished for so long.
+    pub stop_when_idle: Option<Span>,
+    /// The command that ends it; `systemctl poweroff` where it is not set.
+    pub poweroff: Option<Vec<String>>,
 }
 
 /// What holds for every agent that does not say otherwise.

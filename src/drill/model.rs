@@ -24,10 +24,24 @@ const PACE: Duration = Duration::from_millis(150);
 /// How the next conversation request goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// 401, 429, 529 ...
+    /// 401, 429, 529 ...; 0: the connection is dropped without a word.
     pub status: u16,
     /// Seconds for the `retry-after` header.
     pub retry_after: Option<u32>,
+    /// It is a subscription's usage limit, which ends then, in seconds since 1970.
+    pub limit_until: Option<i64>,
+}
+
+impl Fault {
+    /// A plain refusal.
+    #[must_use]
+    pub fn status(status: u16) -> Self {
+        Self {
+            status,
+            retry_after: None,
+            limit_until: None,
+        }
+    }
 }
 
 /// The model; it ends when dropped.
@@ -79,7 +93,18 @@ impl Model {
     /// Lets the next `times` requests of conversations fail, after the faults already waiting.
     pub fn fault(&self, fault: Fault, times: usize) {
         let mut state = self.double.state();
-        state.faults.extend(std::iter::repeat_n(fault, times));
+        state.faults.extend(std::iter::repeat_n(Some(fault), times));
+    }
+
+    /// Answers the next `times` requests of conversations before the faults that come later.
+    pub fn let_pass(&self, times: usize) {
+        let mut state = self.double.state();
+        state.faults.extend(std::iter::repeat_n(None, times));
+    }
+
+    /// From now on nothing fails.
+    pub fn clear_faults(&self) {
+        self.double.state().faults.clear();
     }
 
     /// While set, every connection is reset.
@@ -104,7 +129,8 @@ struct Double {
 #[derive(Debug, Default)]
 struct State {
     ledger: Ledger,
-    faults: VecDeque<Fault>,
+    /// In their order; `None` lets one request pass.
+    faults: VecDeque<Option<Fault>>,
     stopped: bool,
 }
 
@@ -154,7 +180,7 @@ impl Double {
             return self.say(reply, &asked, "", &end);
         };
         let arrived = Instant::now();
-        if let Some(fault) = self.note(|state| state.faults.pop_front()) {
+        if let Some(Some(fault)) = self.note(|state| state.faults.pop_front()) {
             return fail(reply, fault);
         }
         let agent = conversation.agent.clone();
@@ -272,10 +298,24 @@ fn fail(reply: Reply<'_>, fault: Fault) -> io::Result<()> {
         529 => "overloaded_error",
         _ => "api_error",
     };
+    if fault.status == 0 {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
     let after = fault.retry_after.unwrap_or_default().to_string();
+    let until = fault.limit_until.unwrap_or_default().to_string();
     let mut headers = JSON.to_vec();
     if fault.retry_after.is_some() {
         headers.push(("Retry-After", &after));
+    }
+    if fault.limit_until.is_some() {
+        headers.extend([
+            ("anthropic-ratelimit-unified-status", "rejected"),
+            (
+                "anthropic-ratelimit-unified-representative-claim",
+                "five_hour",
+            ),
+            ("anthropic-ratelimit-unified-reset", &until),
+        ]);
     }
     reply.send(fault.status, &headers, &failure(kind))
 }
@@ -391,6 +431,7 @@ mod tests {
         let fault = Fault {
             status: 429,
             retry_after: Some(7),
+            limit_until: None,
         };
         model.fault(fault, 1);
         assert_eq!(ask(&model, false, "a title, please").status, 200);

@@ -12,6 +12,7 @@ use super::checkpoints::{Checkpoints, Made};
 use super::core::{Action, Activity, Attempt, Core, Ending, Event, View};
 use super::follow::Follower;
 use super::ledger::Ledger;
+use super::room::Sizes;
 use super::starter::{Door, Job};
 use super::survey::Survey;
 use super::typing;
@@ -21,6 +22,7 @@ use crate::claude::{self, ApiStop};
 use crate::config::Config;
 use crate::error::{Context as _, Result};
 use crate::notice::Notice;
+use crate::notify::{self, Notifier};
 use crate::os::process::{self, ProcessId};
 use crate::os::socket::loopback_only;
 use crate::root::Root;
@@ -58,6 +60,8 @@ pub struct Edges {
     pub(super) follower: Follower,
     pub(super) survey: Survey,
     pub(super) checkpoints: Checkpoints,
+    pub(super) sizes: Sizes,
+    pub(super) notifier: Notifier,
     pub(super) messages: Sender<Message>,
     /// What could not be written, by what it was.
     pub(super) trouble: BTreeMap<String, String>,
@@ -102,6 +106,8 @@ impl Edges {
             } => self.nudge(name, process, stop),
             Action::LookAtScreen { name, attempt } => self.look_at_screen(name, attempt),
             Action::Save(notice) => self.save(core, notice),
+            Action::LookForWork => self.look_for_work(core),
+            Action::PowerOff => self.power_off(),
             Action::AskShutdown => {
                 self.aside("ask-shutdown", || Event::ShuttingDown(is_shutting_down()));
             }
@@ -160,6 +166,7 @@ impl Edges {
         let Some(View {
             state,
             why,
+            cause,
             wanted,
             restarts,
             process,
@@ -177,6 +184,7 @@ impl Edges {
                 record.last_seen = Some(state);
             }
             record.why = why;
+            record.cause = cause;
             record.wanted = wanted;
             record.restarts = restarts;
             if process.is_some() {
@@ -200,6 +208,10 @@ impl Edges {
         tracing::info!(agent = name.map(tracing::field::display), "{what:?}");
         let written = self.journal().write(name, what);
         self.note_trouble("the journal", written);
+        let root = self.root.dir().display().to_string();
+        if let Some(message) = notify::Message::of(&root, name, what) {
+            self.notifier.tell(message, &self.config.notify);
+        }
     }
 
     pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
@@ -220,7 +232,7 @@ impl Edges {
     }
 
     /// Whatever may take its time is done aside: a tmux that hangs must not keep a notice waiting.
-    fn aside(&self, what: &str, work: impl FnOnce() -> Event + Send + 'static) {
+    pub(super) fn aside(&self, what: &str, work: impl FnOnce() -> Event + Send + 'static) {
         let messages = self.messages.clone();
         let thread = std::thread::Builder::new().name(what.into());
         let spawned = thread.spawn(move || {
@@ -459,7 +471,7 @@ impl Edges {
         }
     }
 
-    fn send(&self, event: Event) {
+    pub(super) fn send(&self, event: Event) {
         // The main loop ends only with the process.
         self.messages.send(Message::Event(event)).ok();
     }

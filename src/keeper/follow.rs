@@ -167,6 +167,8 @@ struct Followed {
     process: ProcessId,
     last: Option<(String, Activity)>,
     transcript: Option<Transcript>,
+    /// The stop that the transcript ended with at the first look.
+    inherited: Option<String>,
     /// When it was last told that it is answered.
     answered_at: Option<Instant>,
 }
@@ -187,6 +189,7 @@ impl Followed {
             process,
             last: None,
             transcript: None,
+            inherited: None,
             answered_at: None,
         }
     }
@@ -207,8 +210,13 @@ impl Followed {
         };
         let turn_ended = matches!(status, Status::Idle)
             && matches!(self.last, Some((_, Activity::Busy | Activity::Waiting(_))));
-        if transcripts_due || turn_ended {
+        // The first news of a process tells what an earlier one came to.
+        if transcripts_due || turn_ended || self.last.is_none() {
             self.read_words(root, name, &file, turn_ended, deliver);
+        }
+        if self.last.is_none() {
+            let stop = |transcript: &Transcript| transcript.tail.last_stop().map(str::to_owned);
+            self.inherited = self.transcript.as_ref().and_then(stop);
         }
         let activity = self.activity(status);
         let told = self.last.as_ref().is_some_and(|(session_id, last)| {
@@ -281,6 +289,7 @@ impl Followed {
             in_a_row: tail.stops_in_a_row(),
             ends_in,
             dialog: false,
+            inherited: tail.last_stop() == self.inherited.as_deref(),
         })
     }
 

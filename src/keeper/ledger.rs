@@ -182,6 +182,7 @@ fn declared_of(record: &AgentRecord) -> Declared {
         restarts: record.restarts,
         process: None,
         why: record.why.clone(),
+        cause: record.cause.clone(),
         broken: None,
     }
 }
@@ -195,6 +196,7 @@ fn broken(config: &Config, name: &AgentName, agent: &Agent, why: &str) -> Declar
         restarts: 0,
         process: None,
         why: None,
+        cause: None,
         broken: Some(why.to_owned()),
     }
 }

@@ -18,10 +18,13 @@ pub mod core;
 mod edges;
 mod follow;
 mod ground;
+mod guard;
 mod ledger;
 mod opening;
+mod poweroff;
 pub mod protocol;
 mod requests;
+mod room;
 pub mod runtime;
 mod schedule;
 mod socket;
@@ -35,9 +38,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::error::{Result, anyhow};
+use crate::error::{Error, Result, anyhow};
 use crate::notice::gcp::Seen;
 use crate::notice::{Notice, Source};
+use crate::notify;
 use crate::os::files::LockFile;
 use crate::os::process;
 use crate::os::signal::Ask;
@@ -58,6 +62,9 @@ pub use ledger::{Ledger, canonical_cwd};
 
 /// How often the core is told of time and memory when nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How long the news of a save may take after it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// While nothing starts, memory need not be looked at.
 const IDLE_TICK: Duration = Duration::from_secs(30);
@@ -83,7 +90,8 @@ enum Message {
         name: AgentName,
         mark: TranscriptMark,
     },
-    Request(Request, ReplyTo),
+    /// With the user who asks.
+    Request(Request, u32, ReplyTo),
     Signal(Ask),
     Metadata(Seen),
     SaveEnded(Box<Manifest>),
@@ -91,6 +99,12 @@ enum Message {
     GoingDown(bool),
     Ground(Ground),
     Checkpointed(checkpoints::Made),
+    /// How telling somebody went.
+    Notified(Option<Error>),
+    /// What the room on the disk comes to, where it is little.
+    Disk(Option<String>),
+    /// For the journal, from a thread that watches over something.
+    Journal(What),
     /// Wakes the loop, no more.
     Nothing,
 }
@@ -208,7 +222,7 @@ impl Keeper {
                 self.edges
                     .note_trouble(&format!("the record of {name}"), kept);
             }
-            Message::Request(request, reply) => self.answer(request, reply),
+            Message::Request(request, user, reply) => self.answer(request, user, reply),
             Message::Signal(ask) => self.signal(ask),
             Message::Metadata(Seen::Preempted) => {
                 let length = self.edges.config.cloud.notice.map(|span| span.0);
@@ -226,6 +240,16 @@ impl Keeper {
                     },
                 );
             }
+            Message::Notified(failed) => {
+                let told = failed.map_or(Ok(()), Err);
+                self.edges.note_trouble("notify", told);
+            }
+            Message::Disk(trouble) => {
+                self.edges.write(None, &room::words(trouble.as_deref()));
+                let told = trouble.map_or(Ok(()), |what| Err(anyhow!(what)));
+                self.edges.note_trouble("the disk", told);
+            }
+            Message::Journal(what) => self.edges.write(None, &what),
             Message::SaveEnded(manifest) => self.save_ended(*manifest),
             Message::GoingDown(true) => self.handle(Event::Notice(Notice::new(
                 Source::Signal,
@@ -289,6 +313,9 @@ impl Keeper {
     fn save_ended(&mut self, manifest: Manifest) {
         let source = self.core.notice().map(|notice| notice.source);
         self.handle(Event::SaveEnded);
+        let root = self.edges.root.dir().display().to_string();
+        let safe = notify::Message::of_save(&root, &manifest);
+        self.edges.notifier.tell(safe, &self.edges.config.notify);
         self.waiting.answer(&manifest);
         self.last_save = Some(manifest);
         if source == Some(Source::Signal) {
@@ -309,6 +336,10 @@ impl Keeper {
                 reason: reason.into(),
             },
         );
+        if end == End::Saved {
+            // Everything is safe by now, and the machine is about to go.
+            self.edges.notifier.flush(LAST_WORDS);
+        }
         if end == End::Down {
             self.edges.tmux.end_server();
         }

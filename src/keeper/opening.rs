@@ -10,8 +10,10 @@ use super::checkpoints::Checkpoints;
 use super::core::{Core, Event};
 use super::edges::Edges;
 use super::follow::{self, Follower, News};
+use super::guard;
 use super::ledger::Ledger;
 use super::requests::Waiting;
+use super::room;
 use super::runtime::{self, Holder};
 use super::socket::{self, Listening};
 use super::starter::{Door, Starter};
@@ -22,6 +24,7 @@ use crate::config::Config;
 use crate::error::{Context as _, Error, Hint as _, Result, anyhow};
 use crate::notice::gcp::{self, Metadata, Watcher};
 use crate::notice::{Notice, Source};
+use crate::notify::Notifier;
 use crate::os::files::LockFile;
 use crate::os::process::{self, ProcessId};
 use crate::os::signal;
@@ -100,11 +103,21 @@ impl Keeper {
         })?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let core = Core::new(
-            Limits::for_cores(cores),
+            Limits::for_cores(cores).in_haste(std::env::var("SPOTKEEP_HASTE").ok()),
             identity.fleet,
             history.noticed_in_this_life && !history.save_unfinished,
         );
+        let deliver = messages.clone();
+        let sizes = room::spawn(root, Arc::clone(&ledger), move |message| {
+            deliver.send(message).ok();
+        })?;
+        let deliver = messages.clone();
+        let notifier = Notifier::spawn(move |failed| {
+            deliver.send(Message::Notified(failed)).ok();
+        })?;
         let edges = Edges {
+            notifier,
+            sizes,
             root: root.clone(),
             root_id: identity.root_id,
             epoch: identity.epoch,
@@ -198,6 +211,13 @@ impl Keeper {
         if self.history.had_life && found.is_empty() && !self.core.is_closed() {
             self.tell_of_restore();
         }
+        if found.is_empty() {
+            match guard::look_once(&self.edges.root) {
+                Ok(Some(what)) => self.edges.write(None, &what),
+                Ok(None) => {}
+                Err(error) => tracing::error!("cannot look at the login: {error:#}"),
+            }
+        }
         if wanted > 0 && !self.core.is_closed() {
             self.seed_all();
         }
@@ -217,8 +237,14 @@ impl Keeper {
         self.handle(Event::Declare(declared));
         // What was said while no keeper was there to do it.
         for name in unwanted {
-            self.handle(Event::Want(name, Wanted::Stopped));
+            let by = process::user_name(process::user_id());
+            self.handle(Event::Want {
+                name,
+                wanted: Wanted::Stopped,
+                by,
+            });
         }
+        self.tell_policies();
         if self.core.fleet() == Fleet::Down {
             self.handle(Event::Fleet(Fleet::Down));
         }
@@ -251,6 +277,12 @@ impl Keeper {
             torn: account.torn,
         };
         self.edges.write(None, &what);
+    }
+
+    /// What the file says of the machine as a whole.
+    pub(super) fn tell_policies(&mut self) {
+        let span = self.edges.config.machine.stop_when_idle;
+        self.handle(Event::StopWhenIdle(span.map(|span| span.0)));
     }
 
     /// For all agents before the first of them starts: a Claude that starts reads its file and
@@ -286,8 +318,12 @@ impl Keeper {
             messages.send(Message::Signal(ask)).ok();
         })?;
         let messages = self.edges.messages.clone();
-        let listening = socket::listen(&runtime::socket(runtime), move |request, reply| {
-            messages.send(Message::Request(request, reply)).ok();
+        let listening = socket::listen(&runtime::socket(runtime), move |request, user, reply| {
+            messages.send(Message::Request(request, user, reply)).ok();
+        })?;
+        let messages = self.edges.messages.clone();
+        guard::spawn(&self.edges.root, move |message| {
+            messages.send(message).ok();
         })?;
         self.watch_ground()?;
         if self.edges.root.is_own_filesystem() {

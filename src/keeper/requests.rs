@@ -14,6 +14,7 @@ use super::{End, Keeper};
 use crate::config::Config;
 use crate::error::{Error, Hint as _, Kind, Result, anyhow};
 use crate::notice::{Notice, Source};
+use crate::os::process;
 use crate::state::{AgentName, AgentState, Fleet, Manifest, VERSION, What};
 
 /// Who waits for the save that is under way.
@@ -34,7 +35,7 @@ fn manifest_reply(manifest: &Manifest) -> Reply {
 }
 
 impl Keeper {
-    pub(super) fn answer(&mut self, request: Request, reply: ReplyTo) {
+    pub(super) fn answer(&mut self, request: Request, user: u32, reply: ReplyTo) {
         match request {
             Request::Save {
                 is_final: true,
@@ -51,7 +52,7 @@ impl Keeper {
             }
             Request::Send { name, text } => self.answer_send(name, text, reply),
             other => {
-                let answer = self.answer_at_once(other);
+                let answer = self.answer_at_once(other, user);
                 reply.send(Reply::from(answer)).ok();
             }
         }
@@ -75,7 +76,7 @@ impl Keeper {
         self.handle(Event::Notice(Notice::new(source, Instant::now(), None)));
     }
 
-    fn answer_at_once(&mut self, request: Request) -> Result<Value> {
+    fn answer_at_once(&mut self, request: Request, user: u32) -> Result<Value> {
         match request {
             Request::Status => Ok(serde_json::to_value(self.status()?)?),
             Request::Want { names, wanted } => {
@@ -83,8 +84,13 @@ impl Keeper {
                 if wanted == crate::state::Wanted::Running {
                     self.check_open()?;
                 }
+                let by = process::user_name(user);
                 for name in names {
-                    self.handle(Event::Want(name, wanted));
+                    self.handle(Event::Want {
+                        name,
+                        wanted,
+                        by: by.clone(),
+                    });
                 }
                 Ok(Value::Null)
             }
@@ -109,6 +115,7 @@ impl Keeper {
                     self.seed_all();
                 }
                 self.handle(Event::Declare(declared));
+                self.tell_policies();
                 Ok(Value::Null)
             }
             Request::Survived => {
@@ -216,7 +223,11 @@ impl Keeper {
             .map(|view| {
                 let record = self.edges.ledger.get(&view.name);
                 let dirty = self.edges.survey.dirty(&view.name);
-                AgentStatus::of(&self.edges.root, view, record.as_ref(), dirty)
+                let size_bytes = self.edges.sizes.of(&view.name);
+                AgentStatus {
+                    size_bytes,
+                    ..AgentStatus::of(&self.edges.root, view, record.as_ref(), dirty)
+                }
             })
             .collect();
         let notice = if self.core.is_closed() {

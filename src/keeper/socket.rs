@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::protocol::{Reply, Request};
 use crate::error::{Context as _, Result};
-use crate::os::socket::peer_is_owner;
+use crate::os::socket::owner_at;
 
 /// A request is a short line; the longest holds a text to be typed.
 const REQUEST_MAX: u64 = 1 << 20;
@@ -44,7 +44,7 @@ impl Listening {
     }
 }
 
-/// Listens on `path`, and hands every request to `deliver`, each in a thread of its own.
+/// Listens on `path`, and hands every request to `deliver`, with the user who asks, each in a thread of its own.
 ///
 /// The lock on the root is held by whoever calls, so a socket that is there already is stale.
 ///
@@ -52,7 +52,7 @@ impl Listening {
 /// The socket cannot be made.
 pub fn listen(
     path: &Path,
-    deliver: impl Fn(Request, ReplyTo) + Clone + Send + 'static,
+    deliver: impl Fn(Request, u32, ReplyTo) + Clone + Send + 'static,
 ) -> Result<Listening> {
     fs::remove_file(path).ok();
     let listener =
@@ -102,10 +102,10 @@ impl Drop for Client {
     }
 }
 
-fn serve(stream: &UnixStream, deliver: impl Fn(Request, ReplyTo)) -> Result<()> {
-    if !peer_is_owner(stream) {
+fn serve(stream: &UnixStream, deliver: impl Fn(Request, u32, ReplyTo)) -> Result<()> {
+    let Some(user) = owner_at(stream) else {
         return Ok(());
-    }
+    };
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
@@ -115,7 +115,7 @@ fn serve(stream: &UnixStream, deliver: impl Fn(Request, ReplyTo)) -> Result<()> 
     let reply = match serde_json::from_str(&line).context("the keeper does not know this request") {
         Ok(request) => {
             let (reply_to, reply) = mpsc::channel();
-            deliver(request, reply_to);
+            deliver(request, user, reply_to);
             reply.recv().context("the keeper is ending")?
         }
         Err(error) => Reply::from(Err(error)),

@@ -12,7 +12,8 @@ use crate::error::Result;
 use crate::os::process;
 use crate::root::Root;
 use crate::state::{
-    self, AgentName, AgentRecord, AgentState, Fleet, Manifest, VERSION, Wanted, latest_manifest,
+    self, AgentName, AgentRecord, AgentState, Cause, Fleet, Manifest, VERSION, Wanted,
+    latest_manifest,
 };
 use crate::time::Timestamp;
 use crate::workspace;
@@ -121,6 +122,9 @@ pub struct AgentStatus {
     pub branch: Option<String>,
     /// How many files have uncommitted changes; null where it was not counted.
     pub dirty: Option<u64>,
+    /// What its workspace takes on the disk, in bytes; null where it was not measured.
+    #[serde(default)]
+    pub size_bytes: Option<u64>,
     /// Its newest checkpoint.
     pub last_checkpoint: Option<Timestamp>,
     /// Its newest backup.
@@ -129,6 +133,12 @@ pub struct AgentStatus {
     pub restarts: u32,
     /// Why it stands still, if it does.
     pub why: Option<String>,
+    /// The same in a word.
+    #[serde(default)]
+    pub cause: Option<Cause>,
+    /// A command to paste, where there is something to do.
+    #[serde(default)]
+    pub hint: Option<String>,
     /// When it is started or nudged again, at the earliest.
     #[serde(default)]
     pub next_try: Option<Timestamp>,
@@ -169,11 +179,18 @@ impl AgentStatus {
             last_checkpoint: record
                 .and_then(|record| checkpoint::last(&root.checkpoints(&record.agent_id)))
                 .map(|last| last.at),
+            size_bytes: None,
             last_backup: None,
             restarts: view.restarts,
             next_try: view
                 .next_try
                 .map(|at| Timestamp::now().after(at.saturating_duration_since(Instant::now()))),
+            hint: view
+                .cause
+                .as_ref()
+                .filter(|_| view.wanted == Wanted::Running || view.state == AgentState::Failed)
+                .and_then(|cause| cause.hint(view.name.as_str(), view.process.is_some())),
+            cause: view.cause,
             why: view.why,
             name: view.name,
         }
@@ -183,6 +200,11 @@ impl AgentStatus {
     fn of_record(root: &Root, record: &AgentRecord, life: &str) -> Self {
         let process = record.live_process(life);
         let was_up = !matches!(record.state, AgentState::Stopped | AgentState::Failed);
+        let cause = match (process, record.wanted) {
+            (None, Wanted::Running) if was_up => None,
+            (Some(_), _) => None,
+            _ => record.cause.clone(),
+        };
         let (state, why) = match (process, record.wanted) {
             (Some(_), _) => (AgentState::Running, Some("no keeper runs".into())),
             (None, Wanted::Stopped) => (AgentState::Stopped, record.why.clone()),
@@ -195,6 +217,7 @@ impl AgentStatus {
             name: record.name.clone(),
             state,
             why,
+            cause,
             wanted: record.wanted,
             restarts: record.restarts,
             process,
@@ -255,6 +278,7 @@ fn undeclared_yet(root: &Root, name: &AgentName, workspace: &Path) -> AgentStatu
         name: name.clone(),
         state: AgentState::Unknown,
         why: Some("no keeper has taken it in yet".into()),
+        cause: None,
         wanted: Wanted::Running,
         restarts: 0,
         process: None,

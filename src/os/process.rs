@@ -214,6 +214,12 @@ pub fn session_of(pid: i32) -> Option<i32> {
     Some(session.as_raw_nonzero().get())
 }
 
+/// Lets the calling thread step back behind all others.
+pub fn be_nice() {
+    // One that is not allowed to goes on as it is.
+    rustix::process::setpriority_process(None, 19).ok();
+}
+
 /// Leaves the terminal's session, so that closing the terminal does not end this process.
 pub fn leave_terminal() {
     // A process that leads its group already has a session of its own, and then nothing is to do.
@@ -302,13 +308,30 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
 /// # Errors
 /// As [`run`].
 pub fn run_into(command: &mut Command, stdout: Stdio, limit: Duration) -> Result<Output> {
+    command.stdin(Stdio::null()).stdout(stdout);
+    run_to_its_end(command, &[], limit)
+}
+
+/// As [`run`], with something to read.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    run_to_its_end(command, input, limit)
+}
+
+fn run_to_its_end(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command
-        .stdin(Stdio::null())
-        .stdout(stdout)
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        let input = input.to_vec();
+        // Who does not read blocks this thread only, until it ends.
+        std::thread::spawn(move || stdin.write_all(&input).ok());
+    }
     let pid = i32::try_from(child.id()).context("pid out of range")?;
     // A child that has ended is a corpse until it is waited for, so its pid is still its own.
     let pidfd = Pid::from_raw(pid)

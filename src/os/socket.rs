@@ -3,11 +3,12 @@
 
 use std::os::unix::net::UnixStream;
 
-/// Whether the process at the other end belongs to this user, or to root.
+/// The user of the process at the other end, if it is this one, or root.
 #[must_use]
-pub fn peer_is_owner(stream: &UnixStream) -> bool {
-    rustix::net::sockopt::socket_peercred(stream)
-        .is_ok_and(|peer| peer.uid.is_root() || peer.uid == rustix::process::geteuid())
+pub fn owner_at(stream: &UnixStream) -> Option<u32> {
+    let peer = rustix::net::sockopt::socket_peercred(stream).ok()?;
+    let is_owner = peer.uid.is_root() || peer.uid == rustix::process::geteuid();
+    is_owner.then(|| peer.uid.as_raw())
 }
 
 /// Forbids this process to ask anybody beyond loopback, if it is `1`. Tests and drills set it.

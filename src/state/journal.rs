@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{AgentName, VERSION};
+use super::{AgentName, Cause, VERSION};
 use crate::error::{Context as _, Result};
 use crate::os::files::{AppendFile, read_tail};
 use crate::time::Timestamp;
@@ -78,14 +78,17 @@ pub enum What {
     },
     Exited {
         how: String,
+        cause: Cause,
     },
     Backoff {
         failures: u32,
         pause_ms: u64,
         why: String,
+        cause: Cause,
     },
     Failed {
         why: String,
+        cause: Cause,
     },
     Waiting {
         why: String,
@@ -106,6 +109,9 @@ pub enum What {
         why: &'static str,
     },
     Unpaused {
+        why: String,
+    },
+    PoweringOff {
         why: String,
     },
     Wanted {

@@ -4,6 +4,7 @@
 //! Old versions stay readable, and a field that only a newer version knows survives being
 //! rewritten by this one: each structure carries what it did not understand in `unknown`.
 
+mod cause;
 mod id;
 mod journal;
 mod manifest;
@@ -18,6 +19,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Context as _, Hint as _, Result, bail};
 use crate::os::files;
 
+pub use cause::Cause;
 pub use id::{AgentName, is_uuid, new_save_id, new_uuid};
 pub use journal::{How, Journal, Line, What, lines, lines_of_tail, parse_line};
 pub use manifest::{

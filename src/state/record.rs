@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{AgentName, VERSION, new_uuid};
+use super::{AgentName, Cause, VERSION, new_uuid};
 use crate::os::process::ProcessId;
 
 /// What the user last said of an agent.
@@ -152,6 +152,9 @@ pub struct AgentRecord {
     /// Why it stands still, if it does.
     #[serde(default)]
     pub why: Option<String>,
+    /// The same in a word.
+    #[serde(default)]
+    pub cause: Option<Cause>,
     /// How often it was started again after ending by itself.
     #[serde(default)]
     pub restarts: u32,
@@ -192,6 +195,7 @@ impl AgentRecord {
             state: AgentState::Stopped,
             last_seen: None,
             why: None,
+            cause: None,
             restarts: 0,
             life: None,
             process: None,

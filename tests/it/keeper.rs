@@ -15,6 +15,16 @@ impl Lab {
         self.keeper_with(&[])
     }
 
+    /// Tells the keeper that the file has changed, and no more than that.
+    pub fn reload(&self) {
+        let root = spotkeep::root::Root::open(&self.root()).unwrap();
+        let patience = spotkeep::keeper::client::PATIENCE;
+        let reload = spotkeep::keeper::protocol::Request::Reload;
+        spotkeep::keeper::client::ask(&root, &reload, patience)
+            .unwrap()
+            .expect("a keeper");
+    }
+
     pub fn keeper_with(&self, args: &[&str]) -> Keeper {
         let log = fs::OpenOptions::new()
             .create(true)

@@ -179,6 +179,8 @@ impl Lab {
             .env("SPOTKEEP_RUNTIME_DIR", self.dir.join("run"))
             .env("SPOTKEEP_LIFE", self.life())
             .env("SPOTKEEP_LOOPBACK_ONLY", "1")
+            // A pause of a minute takes three seconds, that of half a night some minutes.
+            .env("SPOTKEEP_HASTE", "20")
             .current_dir(&self.dir)
             .stdin(Stdio::null());
         command

@@ -127,3 +127,31 @@ fn agents_wait_for_an_api_that_does_not_answer_yet_and_say_so() {
     let _answers = std::net::TcpListener::bind(address).unwrap();
     lab.wait_up("a", 1);
 }
+
+#[test]
+fn a_machine_whose_agents_have_finished_saves_and_ends_itself() {
+    let lab = Lab::new();
+    let off = lab.dir.join("off");
+    let poweroff = format!("poweroff = [\"touch\", \"{}\"]", off.display());
+    lab.configure(&format!("[machine]\nstop_when_idle = \"1s\"\n{poweroff}"));
+    lab.declare("a", "idle", "");
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    lab.until("the machine is ended", || off.exists().then_some(()));
+    let why = lab.wait_event("", "powering-off", 1).data["why"].to_string();
+    assert!(why.contains("finished"), "{why}");
+    assert_eq!(lab.wait_event("", "safe", 1).data["clean"], true);
+    assert_eq!(lab.events("", "notice").len(), 1);
+    lab.assert_nothing_lost("a");
+}
+
+#[test]
+fn a_machine_that_cannot_be_ended_goes_on_with_its_fleet() {
+    let lab = Lab::new();
+    lab.configure("[machine]\nstop_when_idle = \"1s\"\npoweroff = [\"false\"]");
+    lab.declare("a", "idle", "");
+    let _keeper = lab.keeper();
+    lab.wait_event("", "powering-off", 1);
+    lab.wait_event("", "survived", 1);
+    lab.wait_up("a", 2);
+}

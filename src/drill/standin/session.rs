@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::Place;
 use super::transcript::{Opened, Writer, new_id};
+use super::turn::Refusal;
 use crate::error::Result;
 use crate::os::files::create_private_dir;
 use crate::os::process::ProcessId;
@@ -122,9 +123,18 @@ impl Session {
     }
 
     /// What the real program writes in place of an answer that did not come. The model is told.
-    pub(super) fn api_error(&self, text: &str) {
-        let block = json!([{"type": "text", "text": text}]);
-        let extra = json!({"isApiErrorMessage": true, "message": {"model": "<synthetic>"}});
+    pub(super) fn api_error(&self, refusal: &Refusal) {
+        let block = json!([{"type": "text", "text": refusal.shown()}]);
+        let mut extra = json!({
+            "isApiErrorMessage": true, "error": refusal.error(),
+            "message": {"model": "<synthetic>", "stop_reason": "stop_sequence"},
+        });
+        if refusal.status > 0 {
+            extra["apiErrorStatus"] = Value::from(refusal.status);
+        }
+        if let Some(until) = refusal.limit_until {
+            extra["quotaLimits"] = json!({"status": "rejected", "resetsAt": until});
+        }
         self.say("assistant", &block, extra);
     }
 

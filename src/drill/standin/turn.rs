@@ -40,10 +40,9 @@ fn turn(session: &Session, prompt: &str) {
     loop {
         let calls = match ask_with_retries(session) {
             Ok(calls) => calls,
-            Err(error) => {
-                let text = format!("API Error: {error}");
-                show(&text);
-                session.api_error(&text);
+            Err(refusal) => {
+                show(&refusal.shown());
+                session.api_error(&refusal);
                 break;
             }
         };
@@ -61,14 +60,68 @@ fn turn(session: &Session, prompt: &str) {
     session.status("idle");
 }
 
+/// Why an answer did not come.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// HTTP status; 0 where the API was not reached.
+    pub(super) status: u16,
+    /// When a usage limit ends, in seconds since 1970.
+    pub(super) limit_until: Option<i64>,
+    said: String,
+}
+
+impl Refusal {
+    /// As the real program words it (2.1.330).
+    pub(super) fn shown(&self) -> String {
+        let said = &self.said;
+        match self.status {
+            0 => format!("API Error: Unable to connect to API ({said})"),
+            401 | 403 => format!("Please run /login · API Error: {} {said}", self.status),
+            429 if self.limit_until.is_some() => "You've hit your 5-hour limit".to_owned(),
+            429 => format!("API Error: Request rejected (429) · {said}"),
+            status => format!("API Error: {status} {said}"),
+        }
+    }
+
+    /// The word that is recorded for it.
+    pub(super) fn error(&self) -> &'static str {
+        match self.status {
+            401 | 403 => "authentication_failed",
+            429 => "rate_limit",
+            0 | 500.. => "server_error",
+            _ => "unknown",
+        }
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        Self {
+            status: 0,
+            limit_until: None,
+            said: error.to_string(),
+        }
+    }
+}
+
+impl From<serde_json::Error> for Refusal {
+    fn from(error: serde_json::Error) -> Self {
+        io::Error::from(error).into()
+    }
+}
+
 /// Asks the model; a refusal is tried again as often as the real program would.
-fn ask_with_retries(session: &Session) -> io::Result<Vec<Value>> {
+fn ask_with_retries(session: &Session) -> Result<Vec<Value>, Refusal> {
     let retries = variable("CLAUDE_CODE_MAX_RETRIES").and_then(|count| count.parse().ok());
     let mut delay = Duration::from_millis(500);
     for _ in 0..retries.unwrap_or(10_u32) {
         match ask(session) {
             Ok(calls) => return Ok(calls),
-            Err(error) if error.to_string().starts_with("401") => return Err(error),
+            Err(refusal)
+                if matches!(refusal.status, 400..=403) || refusal.limit_until.is_some() =>
+            {
+                return Err(refusal);
+            }
             // The real program waits likewise, and nothing here could wake it earlier.
             Err(_) => std::thread::sleep(delay),
         }
@@ -78,7 +131,7 @@ fn ask_with_retries(session: &Session) -> io::Result<Vec<Value>> {
 }
 
 /// One request. Every block is taken down when it is whole; returns the tool calls.
-fn ask(session: &Session) -> io::Result<Vec<Value>> {
+fn ask(session: &Session) -> Result<Vec<Value>, Refusal> {
     let base = variable("ANTHROPIC_BASE_URL")
         .ok_or_else(|| io::Error::other("ANTHROPIC_BASE_URL is not set"))?;
     let body = json!({
@@ -89,8 +142,12 @@ fn ask(session: &Session) -> io::Result<Vec<Value>> {
     let url = format!("{base}/v1/messages");
     let mut answer = http::send("POST", &url, &headers, body.to_string().as_bytes())?;
     if answer.status != 200 {
-        let text = answer.text()?;
-        return Err(io::Error::other(format!("{} {text}", answer.status)));
+        let until = answer.headers.get("anthropic-ratelimit-unified-reset");
+        return Err(Refusal {
+            status: answer.status,
+            limit_until: until.and_then(|until| until.parse().ok()),
+            said: answer.text()?,
+        });
     }
     let mut calls = Vec::new();
     let mut id = String::new();
@@ -131,7 +188,7 @@ fn ask(session: &Session) -> io::Result<Vec<Value>> {
             _ => {}
         }
     }
-    Err(io::ErrorKind::UnexpectedEof.into())
+    Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
 }
 
 /// Runs a command in a session of its own, as the real program does: the end of this process does

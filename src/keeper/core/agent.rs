@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::event::{Activity, Attempt, Declared};
 use super::stalls::{Next, Wait};
+use crate::agent::cause_of_stop;
 use crate::config::Restart;
 use crate::os::process::ProcessId;
-use crate::state::{AgentName, AgentState, How, Wanted};
+use crate::state::{AgentName, AgentState, Cause, How, Wanted};
 
 /// A start that is not confirmed by now is looked at: a dialog may block it. Measured starts take
 /// 1 to 3 s, 16 s with a transcript of 100 MB.
@@ -71,6 +72,7 @@ pub(super) enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Held {
     Root,
+    Disk,
     Login,
     Api,
     Weather,
@@ -81,6 +83,7 @@ impl Held {
     fn why(self) -> &'static str {
         match self {
             Self::Root => "waits until this root may be run again",
+            Self::Disk => "waits for room: the disk is full",
             Self::Login => "waits for a login: run /login in any agent",
             Self::Api => "waits for the API to answer",
             Self::Weather => "waits its turn; the API is in trouble, so all go slower",
@@ -110,6 +113,8 @@ pub(super) struct Agent {
     /// Failures since it was last healthy.
     pub(super) failures: u32,
     pub(super) why: Option<String>,
+    /// The same in a word, of what it came to last.
+    pub(super) cause: Option<Cause>,
     pub(super) restart_when_idle: bool,
     /// What is done about the turn that the API ended last.
     pub(super) wait: Option<Wait>,
@@ -141,6 +146,10 @@ impl Agent {
                 let stands_still = declared.wanted == Wanted::Stopped;
                 declared.why.clone().filter(|_| stands_still)
             }),
+            cause: match declared.broken {
+                Some(_) => Some(Cause::CannotStart),
+                None => declared.cause.clone(),
+            },
             restart_when_idle: false,
             wait: None,
             own_login: false,
@@ -190,6 +199,7 @@ impl Agent {
         if self.wanted == Wanted::Running {
             self.stage = Stage::Saved;
             self.why = Some("ended by a save; a new life resumes it".into());
+            self.cause = Some(Cause::Preempted);
         } else {
             self.stage = Stage::Down;
         }
@@ -226,6 +236,7 @@ impl Agent {
             name: name.clone(),
             state,
             why,
+            cause: self.shown_cause(held),
             wanted: self.wanted,
             restarts: self.restarts,
             process: self.process(),
@@ -241,6 +252,31 @@ impl Agent {
                 ) => Some(at),
                 _ => None,
             },
+        }
+    }
+
+    /// What keeps it from working now.
+    fn shown_cause(&self, held: Held) -> Option<Cause> {
+        match &self.stage {
+            Stage::Queued => match held {
+                Held::Disk => Some(Cause::DiskFull),
+                Held::Login => Some(Cause::Login),
+                Held::Root | Held::Api | Held::Weather | Held::Turn => None,
+            },
+            Stage::Starting {
+                blocker: Some(shows),
+                ..
+            } => Some(Cause::Dialog {
+                shows: shows.clone(),
+            }),
+            Stage::Up {
+                activity: Activity::Stalled(stall),
+                ..
+            } => Some(cause_of_stop(stall.stop)),
+            Stage::Starting { .. } | Stage::Up { .. } | Stage::Ending { .. } => None,
+            Stage::Down | Stage::Backoff { .. } | Stage::Failed | Stage::Saved => {
+                self.cause.clone()
+            }
         }
     }
 
@@ -267,6 +303,8 @@ pub struct View {
     pub state: AgentState,
     /// Why it stands still, if it does.
     pub why: Option<String>,
+    /// The same in a word.
+    pub cause: Option<Cause>,
     /// What the user wants.
     pub wanted: Wanted,
     /// Restarts so far.

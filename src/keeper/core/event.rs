@@ -7,7 +7,7 @@ use crate::claude::ApiStop;
 use crate::config::Restart;
 use crate::notice::Notice;
 use crate::os::process::ProcessId;
-use crate::state::{AgentName, Fleet, How, Wanted, What};
+use crate::state::{AgentName, Cause, Fleet, How, Wanted, What};
 
 /// Counts the launches of one agent, so that news of an old one is not taken for the new one's.
 pub type Attempt = u64;
@@ -39,6 +39,8 @@ pub struct Declared {
     pub process: Option<ProcessId>,
     /// Why it stood still when it was last written down.
     pub why: Option<String>,
+    /// The same in a word.
+    pub cause: Option<Cause>,
     /// Why it cannot be started at all, such as a damaged record.
     pub broken: Option<String>,
 }
@@ -71,6 +73,8 @@ pub struct Stall {
     pub ends_in: Option<Duration>,
     /// Claude shows its dialog about the limit.
     pub dialog: bool,
+    /// The transcript ended with it when this process was first looked at.
+    pub inherited: bool,
 }
 
 impl Activity {
@@ -113,6 +117,16 @@ pub struct Refusal {
     pub retry: bool,
 }
 
+/// How much room there is on the root's disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Room {
+    /// Enough, or not to be told.
+    #[default]
+    Enough,
+    /// So little that an agent could not even write down what is said to it; percent free.
+    None(u8),
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -127,8 +141,15 @@ pub enum Event {
     Declare(Vec<Declared>),
     /// The fleet as a whole is wanted or not.
     Fleet(Fleet),
-    /// The user wants an agent to run or to stop. Wanting a failed one to run tries again.
-    Want(AgentName, Wanted),
+    /// Somebody wants an agent to run or to stop. Wanting a failed one to run tries again.
+    Want {
+        /// Which.
+        name: AgentName,
+        /// What.
+        wanted: Wanted,
+        /// Who.
+        by: String,
+    },
     /// The user wants an agent started anew; at its next idle moment, or now.
     Restart {
         /// Which.
@@ -138,6 +159,14 @@ pub enum Event {
     },
     /// The machine is going to be taken away.
     Notice(Notice),
+    /// After how long a rest of all agents the machine ends itself.
+    StopWhenIdle(Option<Duration>),
+    /// What still works beside the agents themselves, such as a command in the background.
+    LookedForWork(Option<String>),
+    /// The machine could not be powered off.
+    PowerOffFailed(String),
+    /// The room on the root's disk has changed.
+    Room(Room),
     /// The API answers.
     ApiAnswers,
     /// A launch led to a process.
@@ -265,4 +294,8 @@ pub enum Action {
     Save(Notice),
     /// Find out whether the machine is shutting down.
     AskShutdown,
+    /// Find out whether anything that the agents started still works.
+    LookForWork,
+    /// End the machine; everything is safe.
+    PowerOff,
 }

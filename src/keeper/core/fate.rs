@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use super::agent::{Purpose, START_LIMIT, Stage, salt};
 use super::{Action, Activity, Attempt, Core, Ending, Phase, Refusal};
-use crate::agent::{Exit, Next, after_failure};
+use crate::agent::{Exit, Next, after_failure, cause_of_exit};
 use crate::config::Restart;
 use crate::os::process::ProcessId;
-use crate::state::{AgentName, Fleet, How, Wanted, What};
+use crate::state::{AgentName, Cause, Fleet, How, Wanted, What};
 
 impl Core {
     pub(super) fn launched(
@@ -47,7 +47,8 @@ impl Core {
     ) {
         let current = self.agents.get(name).map(|agent| &agent.stage);
         if matches!(current, Some(Stage::Starting { attempt, .. }) if *attempt == of) {
-            self.failed(now, name, refusal.why, refusal.retry, out);
+            let why = (refusal.why, Cause::CannotStart);
+            self.failed(now, name, why, refusal.retry, out);
         }
     }
 
@@ -83,6 +84,7 @@ impl Core {
                     activity: activity.clone(),
                 };
                 agent.why = None;
+                agent.cause = None;
                 out.push(Action::Persist(name.clone()));
                 let what = match how {
                     How::First => What::Started { session_id },
@@ -113,6 +115,10 @@ impl Core {
                 }
                 if changed {
                     out.push(Action::Persist(name.clone()));
+                }
+                if changed && let Activity::Waiting(what) = &activity {
+                    let why = what.clone().unwrap_or_else(|| "a question".into());
+                    out.push(Action::Journal(Some(name.clone()), What::Waiting { why }));
                 }
                 let anew = agent.restart_when_idle && agent.is_idle();
                 self.active(now, name, &activity, None, out);
@@ -184,13 +190,18 @@ impl Core {
         }
         agent.wait = None;
         let Ending { exit, last_words } = end;
+        let cause = cause_of_exit(exit);
         let how = exit.to_string();
-        out.push(Action::Journal(Some(name.clone()), What::Exited { how }));
+        let what = What::Exited {
+            how,
+            cause: cause.clone(),
+        };
+        out.push(Action::Journal(Some(name.clone()), what));
         match std::mem::replace(&mut agent.stage, Stage::Down) {
             Stage::Ending {
                 purpose: Purpose::BadStart(why),
                 ..
-            } => self.failed(now, name, why, true, out),
+            } => self.failed(now, name, (why, Cause::CannotStart), true, out),
             Stage::Ending { purpose, .. } => {
                 if purpose == Purpose::Restart {
                     agent.why = None;
@@ -202,9 +213,9 @@ impl Core {
                 let said = last_words.map(|words| format!(" ({words})"));
                 let said = said.unwrap_or_default();
                 let why = format!("claude ended at its start: {exit}{said}");
-                self.failed(now, name, why, true, out);
+                self.failed(now, name, (why, cause), true, out);
             }
-            _ => self.ended_by_itself(now, name, exit, out),
+            _ => self.ended_by_itself(now, name, (exit, cause), out),
         }
     }
 
@@ -212,24 +223,26 @@ impl Core {
         &mut self,
         now: Instant,
         name: &AgentName,
-        exit: Exit,
+        (exit, cause): (Exit, Cause),
         out: &mut Vec<Action>,
     ) {
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
+        let why = exit.to_string();
         match agent.restart {
-            Restart::Always => self.failed(now, name, exit.to_string(), true, out),
+            Restart::Always => self.failed(now, name, (why, cause), true, out),
             Restart::OnFailure if !exit.is_clean() => {
-                self.failed(now, name, exit.to_string(), true, out);
+                self.failed(now, name, (why, cause), true, out);
             }
             Restart::Never if !exit.is_clean() => {
-                self.failed(now, name, exit.to_string(), false, out);
+                self.failed(now, name, (why, cause), false, out);
             }
             Restart::OnFailure | Restart::Never => {
                 // It is done: a new life shall not raise it either.
                 agent.wanted = Wanted::Stopped;
-                agent.why = Some(exit.to_string());
+                agent.why = Some(why);
+                agent.cause = Some(cause);
                 out.push(Action::Persist(name.clone()));
                 out.push(Action::Journal(
                     Some(name.clone()),
@@ -246,7 +259,7 @@ impl Core {
         &mut self,
         now: Instant,
         name: &AgentName,
-        why: String,
+        (why, cause): (String, Cause),
         retry: bool,
         out: &mut Vec<Action>,
     ) {
@@ -254,6 +267,7 @@ impl Core {
             return;
         };
         agent.why = Some(why.clone());
+        agent.cause = Some(cause.clone());
         agent.failures += 1;
         if !agent.is_wanted() || self.fleet == Fleet::Down {
             agent.stage = Stage::Down;
@@ -274,11 +288,12 @@ impl Core {
                     failures: agent.failures,
                     pause_ms,
                     why,
+                    cause,
                 }
             }
             Next::GiveUp => {
                 agent.stage = Stage::Failed;
-                What::Failed { why }
+                What::Failed { why, cause }
             }
         };
         out.push(Action::Persist(name.clone()));

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::agent::{LOOK_AFTER, LOOK_EVERY, Stage};
-use super::{API_PATIENCE, Action, Api, Core, Phase};
+use super::{API_PATIENCE, Action, Api, Core, Phase, Room};
 use crate::agent::{HEALTHY_AFTER, starts_allowed};
-use crate::state::{AgentName, Fleet, What};
+use crate::state::{AgentName, Cause, Fleet, What};
 
 impl Core {
     /// Puts an agent that shall run and does not into the queue.
@@ -80,6 +80,9 @@ impl Core {
         if queued.is_empty() || !self.api_is_ready(now, out) {
             return;
         }
+        if self.room != Room::Enough {
+            return;
+        }
         if self.login.is_some_and(|pause| !pause.may_start) {
             return;
         }
@@ -116,13 +119,8 @@ impl Core {
             })
             .map(|(other, _)| other.clone());
         if let Some(holder) = holder {
-            self.failed(
-                now,
-                name,
-                format!("its session {session_id} is in use by the agent {holder}"),
-                false,
-                out,
-            );
+            let why = format!("its session {session_id} is in use by the agent {holder}");
+            self.failed(now, name, (why, Cause::CannotStart), false, out);
             return;
         }
         let Some(agent) = self.agents.get_mut(name) else {

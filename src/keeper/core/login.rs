@@ -68,16 +68,18 @@ impl Core {
         self.ask_again(now, theirs);
     }
 
-    /// The agent that asks the API whether there is a login: one that was refused.
-    pub(super) fn to_probe_with(&mut self, now: Instant) -> Option<AgentName> {
-        let pause = self.login.as_mut().filter(|pause| pause.probe_at <= now)?;
+    /// The agent that asks the API whether there is a login: one that was refused, or else any that
+    /// would be nudged now.
+    pub(super) fn probing_agent(&mut self, now: Instant) -> Option<AgentName> {
+        self.login.filter(|pause| pause.probe_at <= now)?;
         let of_login = self.agents.iter().filter_map(|(name, agent)| {
             let wait = agent.wait.as_ref()?;
             let refused = wait.stop == ApiStop::Login && wait.next == Next::Login;
             (refused && can_be_nudged(agent)).then_some((wait.futile, wait.in_a_row, name))
         });
-        let found = of_login.min().map(|(_, _, name)| name.clone());
-        if found.is_none() {
+        let refused = of_login.min().map(|(_, _, name)| name.clone());
+        let found = refused.or_else(|| self.due(now));
+        if let Some(pause) = self.login.as_mut().filter(|_| found.is_none()) {
             pause.probed(now);
             pause.may_start = true;
         }

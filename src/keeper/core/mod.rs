@@ -16,9 +16,12 @@ mod launching;
 mod login;
 #[cfg(test)]
 mod properties;
+mod rest;
 #[cfg(test)]
 mod scenes;
 mod stalls;
+#[cfg(test)]
+mod week;
 mod wishes;
 
 use std::collections::BTreeMap;
@@ -32,7 +35,7 @@ use crate::notice::Notice;
 use crate::state::{AgentName, Fleet};
 
 pub use agent::View;
-pub use event::{Action, Activity, Attempt, Declared, Ending, Event, Permit, Refusal, Stall};
+pub use event::{Action, Activity, Attempt, Declared, Ending, Event, Permit, Refusal, Room, Stall};
 
 /// An API that cannot be reached, or cannot be probed, delays the first starts by this much at most.
 const API_PATIENCE: Duration = Duration::from_secs(60);
@@ -73,6 +76,13 @@ pub struct Core {
     next_start: Option<Instant>,
     /// When to look at the agents that stand still again.
     next_nudge: Option<Instant>,
+    room: Room,
+    /// After so long a rest of all agents the machine goes.
+    stop_when_idle: Option<Duration>,
+    rests_since: Option<Instant>,
+    asked_for_rest: bool,
+    /// The save under way is the end of the machine, by our own wish.
+    power_off: bool,
     /// The whole fleet waits for a login.
     login: Option<Pause>,
     agents: BTreeMap<AgentName, Agent>,
@@ -97,6 +107,11 @@ impl Core {
             weather: Weather::default(),
             next_start: None,
             next_nudge: None,
+            room: Room::Enough,
+            stop_when_idle: None,
+            rests_since: None,
+            asked_for_rest: false,
+            power_off: false,
             login: None,
             agents: BTreeMap::new(),
         }
@@ -119,6 +134,7 @@ impl Core {
         let saving = matches!(self.phase, Phase::Saving(_));
         let held = match () {
             () if self.permit.is_none() => Held::Root,
+            () if self.room != Room::Enough => Held::Disk,
             () if self.login.is_some() => Held::Login,
             () if self.api != Api::Answers => Held::Api,
             () if self.weather.is_bad() => Held::Weather,
@@ -171,7 +187,8 @@ impl Core {
             _ => None,
         };
         let paced = self.next_start.into_iter().chain(self.next_nudge);
-        agents.chain(api).chain(over).chain(paced).min()
+        let rest = self.rest_due();
+        agents.chain(api).chain(over).chain(paced).chain(rest).min()
     }
 
     /// Takes one event and says what to do.
@@ -181,6 +198,7 @@ impl Core {
         self.pass_time(now, &mut actions);
         self.launch(now, &mut actions);
         self.nudge(now, &mut actions);
+        self.rest(now, &mut actions);
         self.agents
             .retain(|_, agent| agent.declared || agent.holds_session());
         actions
@@ -192,9 +210,13 @@ impl Core {
             Event::Permit(permit) => self.permit = permit,
             Event::Declare(declared) => self.declare(now, declared, out),
             Event::Fleet(fleet) => self.set_fleet(now, fleet, out),
-            Event::Want(name, wanted) => self.want(now, &name, wanted, out),
+            Event::Want { name, wanted, by } => self.want(now, &name, (wanted, by), out),
             Event::Restart { name, when_idle } => self.restart(now, &name, when_idle, out),
             Event::Notice(notice) => self.begin_save(now, notice, out),
+            Event::StopWhenIdle(span) => self.stop_when_idle = span,
+            Event::LookedForWork(found) => self.looked_for_work(now, found, out),
+            Event::PowerOffFailed(why) => self.power_off_failed(why, out),
+            Event::Room(room) => self.room = room,
             Event::ApiAnswers => self.api = Api::Answers,
             Event::Launched {
                 name,

@@ -149,6 +149,7 @@ impl World {
                 restarts: 0,
                 process: None,
                 why: None,
+                cause: None,
                 broken: None,
                 name: n,
             });
@@ -244,9 +245,11 @@ impl World {
                 );
                 let own = self.nudge_of.get(name);
                 assert!(own.is_none_or(|at| apart(at, 2)), "nudged again too soon");
-                if self.paused {
-                    assert_eq!(*stop, ApiStop::Login, "nudged in a pause");
-                }
+                let since = self.last_nudge.filter(|_| self.paused);
+                assert!(
+                    since.is_none_or(|at| apart(&at, 60) || *stop == ApiStop::Login),
+                    "nudged in a pause"
+                );
             }
             Action::End { name, process } => {
                 assert_eq!(
@@ -294,7 +297,9 @@ impl World {
                 if self.core.view(&all[i]).is_some() {
                     self.wanted.insert(all[i].clone(), on);
                     let wanted = if on { Wanted::Running } else { Wanted::Stopped };
-                    self.send(Event::Want(all[i].clone(), wanted));
+                    let by = "ann".into();
+                    let name = all[i].clone();
+                    self.send(Event::Want { name, wanted, by });
                 }
             }
             Op::Restart(i, when_idle) => self.send(Event::Restart {
@@ -508,6 +513,7 @@ impl World {
             in_a_row: *in_a_row,
             ends_in: (which == 3).then_some(Duration::from_secs(3_600)),
             dialog: which == 3,
+            inherited: which == 5 && self.stops.is_multiple_of(2),
         };
         self.say(n, None, Activity::Stalled(stall));
     }

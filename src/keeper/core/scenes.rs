@@ -32,11 +32,18 @@ fn launched(now: Instant) -> (Core, Attempt) {
         restarts: 0,
         process: None,
         why: None,
+        cause: None,
         broken: None,
     };
     let actions = core.step(now, Event::Declare(vec![declared]));
     let attempt = launch_in(&actions).unwrap();
     (core, attempt)
+}
+
+fn wish(wanted: Wanted) -> Event {
+    let by = "ann".into();
+    let name = name();
+    Event::Want { name, wanted, by }
 }
 
 fn launch_in(actions: &[Action]) -> Option<Attempt> {
@@ -150,7 +157,7 @@ fn an_agent_that_crashes_again_and_again_is_given_up_within_minutes_and_says_why
     let took = now - began;
     assert!((240..=900).contains(&took.as_secs()), "{took:?}");
     // Whoever asks for it has mended something: it is tried again at once.
-    let actions = core.step(now, Event::Want(name(), Wanted::Running));
+    let actions = core.step(now, wish(Wanted::Running));
     assert!(launch_in(&actions).is_some());
 }
 
@@ -237,4 +244,49 @@ fn an_agent_that_ends_while_the_root_is_away_waits_and_comes_back_with_it() {
     let until = None;
     let actions = core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
     assert!(launch_in(&actions).is_some());
+}
+
+#[test]
+fn a_rest_counts_anew_after_every_piece_of_work_and_after_a_command_in_the_background() {
+    let mut now = Instant::now();
+    let (mut core, attempt) = launched(now);
+    let half_hour = Duration::from_secs(1_800);
+    core.step(now, Event::StopWhenIdle(Some(half_hour)));
+    run(&mut core, now, attempt);
+    confirm(&mut core, now);
+    let say = |core: &mut Core, now: Instant, activity: Activity| {
+        let event = Event::Session {
+            name: name(),
+            process: PROCESS,
+            session_id: "s".into(),
+            activity,
+        };
+        core.step(now, event)
+    };
+    let tick = |core: &mut Core, now: Instant| {
+        let available_memory = None;
+        core.step(now, Event::Tick { available_memory })
+    };
+    assert!(tick(&mut core, now + 3 * half_hour).is_empty(), "it works");
+    now += 3 * half_hour;
+    say(&mut core, now, Activity::Idle);
+    say(&mut core, now + half_hour / 2, Activity::Busy);
+    now += half_hour;
+    say(&mut core, now, Activity::Idle);
+    assert!(tick(&mut core, now + half_hour / 2).is_empty());
+    now += half_hour;
+    assert_eq!(tick(&mut core, now), [Action::LookForWork]);
+    assert!(tick(&mut core, now).is_empty(), "asked once");
+    core.step(now, Event::LookedForWork(Some("a dev server".into())));
+    assert!(tick(&mut core, now + half_hour / 2).is_empty());
+    now += half_hour + Duration::from_secs(1);
+    assert_eq!(tick(&mut core, now), [Action::LookForWork]);
+    let actions = core.step(now, Event::LookedForWork(None));
+    assert!(
+        actions
+            .iter()
+            .any(|action| matches!(action, Action::Save(_)))
+    );
+    let actions = core.step(now, Event::SaveEnded);
+    assert!(actions.contains(&Action::PowerOff));
 }

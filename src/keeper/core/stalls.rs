@@ -54,10 +54,10 @@ pub(super) enum Next {
 }
 
 impl Wait {
-    fn plan(&mut self, now: Instant, ends_in: Option<Duration>, salt: u64) {
+    fn plan(&mut self, now: Instant, ends_in: Option<Duration>, (salt, haste): (u64, u32)) {
         let stops = self.in_a_row.saturating_sub(self.forgiven).max(1) + self.futile;
         self.next = match after_stop(self.stop, stops, ends_in, salt) {
-            Patience::Wait(pause) => Next::Nudge(now + pause),
+            Patience::Wait(pause) => Next::Nudge(now + pause / haste),
             Patience::Human => Next::Human,
         };
     }
@@ -75,8 +75,10 @@ impl Core {
         out: &mut Vec<Action>,
     ) {
         match (activity, begun) {
-            (Activity::Stalled(stall), None) => self.stalled(now, name, stall, out),
-            (Activity::Stalled(stall), Some(how)) => self.inherited(now, name, stall, how),
+            (Activity::Stalled(stall), begun) if stall.inherited => {
+                self.inherited(now, name, stall, begun);
+            }
+            (Activity::Stalled(stall), _) => self.stalled(now, name, stall, out),
             (Activity::Idle, _) => {
                 if let Some(agent) = self.agents.get_mut(name) {
                     agent.wait = None;
@@ -112,7 +114,7 @@ impl Core {
         if agent.wait.as_ref().is_some_and(|known| known.id == wait.id) {
             return;
         }
-        wait.plan(now, stall.ends_in, salt(name));
+        wait.plan(now, stall.ends_in, (salt(name), self.limits.haste));
         let pauses = stall.stop == ApiStop::Login && !agent.own_login;
         if pauses {
             wait.next = Next::Login;
@@ -137,17 +139,21 @@ impl Core {
         }
     }
 
-    /// A session that was resumed where the API had stopped it: whether that is still so, only a new
-    /// try can tell. Where it was begun with a word to go on, that is the try.
-    fn inherited(&mut self, now: Instant, name: &AgentName, stall: &Stall, how: How) {
+    /// A session that stands where the API stopped it before: whether that is still so, only a new try
+    /// can tell. Where it was begun with a word to go on, or is at work on one, that is the try.
+    fn inherited(&mut self, now: Instant, name: &AgentName, stall: &Stall, begun: Option<How>) {
         let mut wait = self.wait_for(name, stall);
-        wait.plan(now, stall.ends_in, salt(name));
-        if how == How::Continue {
-            wait.next = Next::Typed(now + TAKEN_WITHIN);
-        } else if stall.stop == ApiStop::Login {
-            wait.next = Next::Nudge(now + SOON);
-        }
-        if let Some(agent) = self.agents.get_mut(name) {
+        wait.plan(now, stall.ends_in, (salt(name), self.limits.haste));
+        let tried = Next::Typed(now + TAKEN_WITHIN);
+        wait.next = match (begun, stall.stop) {
+            (Some(How::Continue), _) => tried,
+            (Some(_), ApiStop::Login) => Next::Nudge(now + SOON),
+            (Some(_), _) | (None, ApiStop::Limit { .. } | ApiStop::Refused { .. }) => wait.next,
+            (None, _) => tried,
+        };
+        if let Some(agent) = self.agents.get_mut(name)
+            && agent.wait.as_ref().is_none_or(|known| known.id != wait.id)
+        {
             agent.wait = Some(wait);
         }
     }
@@ -190,7 +196,7 @@ impl Core {
         self.give_up_on_typed(now);
         let gate = self.weather.next_nudge(now);
         let due = match self.login {
-            Some(_) => self.to_probe_with(now),
+            Some(_) => self.probing_agent(now),
             None => self.due(now),
         };
         if let Some(name) = due
@@ -232,7 +238,7 @@ impl Core {
     }
 
     /// The agent whose nudge has been due for longest.
-    fn due(&self, now: Instant) -> Option<AgentName> {
+    pub(super) fn due(&self, now: Instant) -> Option<AgentName> {
         let due = self.agents.iter().filter_map(|(name, agent)| {
             let wait = agent.wait.as_ref().filter(|_| can_be_nudged(agent))?;
             match wait.next {
@@ -245,7 +251,7 @@ impl Core {
 
     /// A nudge that nobody took counts like a stop.
     fn give_up_on_typed(&mut self, now: Instant) {
-        let paused = self.login.is_some();
+        let (paused, haste) = (self.login.is_some(), self.limits.haste);
         for (name, agent) in &mut self.agents {
             if !can_be_nudged(agent) {
                 continue;
@@ -257,7 +263,7 @@ impl Core {
                 if wait.stop == ApiStop::Login && paused {
                     wait.next = Next::Login;
                 } else {
-                    wait.plan(now, None, salt(name));
+                    wait.plan(now, None, (salt(name), haste));
                 }
             }
         }
@@ -300,6 +306,7 @@ impl Core {
     /// Those that stand still for want of a login are asked again. `theirs`: others had one all the
     /// time, so what they lack is one of their own, and no pause of the fleet helps them.
     pub(super) fn ask_again(&mut self, now: Instant, theirs: bool) {
+        let haste = self.limits.haste;
         for (name, agent) in &mut self.agents {
             let Some(wait) = &mut agent.wait else {
                 continue;
@@ -311,7 +318,7 @@ impl Core {
             wait.futile = 0;
             if theirs {
                 agent.own_login = true;
-                wait.plan(now, None, salt(name));
+                wait.plan(now, None, (salt(name), haste));
             } else {
                 wait.next = Next::Nudge(now + SOON);
             }

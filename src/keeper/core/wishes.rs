@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::agent::{Agent, Purpose, Stage};
 use super::{Action, Core, Declared, Phase, SURVIVED_AFTER};
 use crate::notice::{Notice, Source};
-use crate::state::{AgentName, Fleet, Wanted, What};
+use crate::state::{AgentName, Cause, Fleet, Wanted, What};
 
 impl Core {
     /// New agents come in, policies change, and agents that are gone from the file are ended.
@@ -19,6 +19,9 @@ impl Core {
         for name in gone {
             self.end(&name, Purpose::Stop, out);
             if let Some(agent) = self.agents.get_mut(&name) {
+                agent.cause = Some(Cause::Stopped {
+                    by: "declared".into(),
+                });
                 agent.declared = false;
             }
         }
@@ -66,7 +69,7 @@ impl Core {
         &mut self,
         now: Instant,
         name: &AgentName,
-        wanted: Wanted,
+        (wanted, by): (Wanted, String),
         out: &mut Vec<Action>,
     ) {
         if wanted == Wanted::Running {
@@ -81,13 +84,14 @@ impl Core {
                 Some(name.clone()),
                 What::Wanted {
                     wanted,
-                    by: "command".into(),
+                    by: by.clone(),
                 },
             ));
         }
         match wanted {
             Wanted::Stopped => {
                 agent.why = Some("stopped by you".into());
+                agent.cause = Some(Cause::Stopped { by });
                 out.push(Action::Persist(name.clone()));
                 self.end(name, Purpose::Stop, out);
             }
@@ -149,6 +153,9 @@ impl Core {
         let check_at = (notice.source == Source::Metadata)
             .then(|| notice.deadline.at().max(now) + SURVIVED_AFTER);
         self.phase = Phase::Over { check_at };
+        if self.power_off {
+            out.push(Action::PowerOff);
+        }
         for (name, agent) in &mut self.agents {
             if !matches!(agent.stage, Stage::Down | Stage::Failed) {
                 agent.rest_saved();

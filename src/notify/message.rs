@@ -1,0 +1,135 @@
+//! Pure: what is told, and in which form.
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::config::{Format, Kind};
+use crate::state::{AgentName, Manifest, VERSION, What};
+use crate::time::{Timestamp, short};
+
+/// One thing to tell.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Message {
+    /// Version of this form.
+    pub version: u32,
+    /// What happened.
+    #[serde(rename = "event", serialize_with = "word")]
+    pub kind: Kind,
+    /// When.
+    pub at: Timestamp,
+    /// The root's path.
+    pub root: String,
+    /// To which agent, where it is about one.
+    pub agent: Option<String>,
+    /// In a sentence, for people.
+    pub text: String,
+}
+
+fn word<S: serde::Serializer>(kind: &Kind, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(kind.word())
+}
+
+impl Message {
+    /// What a line of the journal is to others; `None`: nothing.
+    #[must_use]
+    pub fn of(root: &str, agent: Option<&AgentName>, what: &What) -> Option<Self> {
+        let name = agent.map(ToString::to_string);
+        let who = name.clone().unwrap_or_default();
+        let (kind, text) = match what {
+            What::Notice { source, .. } => (
+                Kind::Notice,
+                format!("this machine is about to go ({source}); saving"),
+            ),
+            What::Survived { reason } => (Kind::Back, format!("this life goes on: {reason}")),
+            What::Restore { agents, .. } => {
+                (Kind::Back, format!("a new life: {agents} agents come back"))
+            }
+            What::Failed { why, .. } => (Kind::Failed, format!("{who} was given up: {why}")),
+            // One for a row of them, and none for what the whole fleet is told of.
+            What::Stalled {
+                reason,
+                why,
+                in_a_row: 1,
+                ..
+            } if *reason != "login" => (Kind::Stalled, format!("{who} was stopped: {why}")),
+            What::Waiting { why } => (Kind::Waiting, format!("{who} waits for you: {why}")),
+            What::Paused { why } => (
+                Kind::Login,
+                format!("the fleet waits: {why}; run /login in any agent, all go on by themselves"),
+            ),
+            _ => return None,
+        };
+        Some(Self::new(root, kind, name, text))
+    }
+
+    /// That a save has ended.
+    #[must_use]
+    pub fn of_save(root: &str, manifest: &Manifest) -> Self {
+        let text = match manifest.stages.notice_to_safe_ms {
+            Some(ms) => {
+                let after = short(std::time::Duration::from_millis(ms));
+                let agents = manifest.agents.len();
+                format!("{agents} agents are safe after {after}")
+            }
+            None => "the save never became safe".into(),
+        };
+        Self::new(root, Kind::Safe, None, text)
+    }
+
+    fn new(root: &str, kind: Kind, agent: Option<String>, text: String) -> Self {
+        Self {
+            version: VERSION,
+            kind,
+            at: Timestamp::now(),
+            root: root.into(),
+            agent,
+            text,
+        }
+    }
+
+    /// The body of a webhook.
+    #[must_use]
+    pub fn body(&self, format: Format) -> String {
+        match format {
+            Format::Generic => serde_json::to_string(self).unwrap_or_default(),
+            Format::Slack => json!({"text": format!("spotkeep: {}", self.text)}).to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stalled(reason: &'static str, in_a_row: u32) -> What {
+        What::Stalled {
+            reason,
+            why: "API Error: 529".into(),
+            until: None,
+            in_a_row,
+        }
+    }
+
+    #[test]
+    fn a_row_of_stops_is_told_once_and_a_lost_login_for_the_whole_fleet() {
+        let name = AgentName::new("a").unwrap();
+        let told = |what: &What| Message::of("/r", Some(&name), what);
+        assert!(told(&stalled("overloaded", 1)).is_some());
+        assert_eq!(told(&stalled("overloaded", 2)), None);
+        assert_eq!(told(&stalled("login", 1)), None);
+        let login = Message::of("/r", None, &What::Paused { why: "login" }).unwrap();
+        assert_eq!(login.kind, Kind::Login);
+    }
+
+    #[test]
+    fn each_form_of_a_body_is_one_json() {
+        let name = AgentName::new("a").unwrap();
+        let message = Message::of("/r", Some(&name), &stalled("overloaded", 1)).unwrap();
+        let generic: serde_json::Value =
+            serde_json::from_str(&message.body(Format::Generic)).unwrap();
+        assert_eq!(generic["event"], "stalled");
+        assert_eq!(generic["agent"], "a");
+        let slack: serde_json::Value = serde_json::from_str(&message.body(Format::Slack)).unwrap();
+        assert_eq!(slack["text"], "spotkeep: a was stopped: API Error: 529");
+    }
+}

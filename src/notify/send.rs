@@ -1,0 +1,87 @@
+//! The two ways out.
+
+use std::net::IpAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use super::message::Message;
+use crate::config::Format;
+use crate::error::{Context as _, Hint as _, Result, anyhow, ensure};
+use crate::os::process::run_with_input;
+use crate::os::socket::loopback_only;
+
+/// How long one try may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Sends a body to a URL.
+pub(super) fn webhook(url: &str, body: &str) -> Result<()> {
+    ensure!(
+        !loopback_only() || is_loopback(url),
+        "only loopback may be asked, and the webhook is elsewhere"
+    );
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let config = format!(
+        "url = {}\nheader = \"Content-Type: application/json\"\ndata-raw = {}\n",
+        quoted(url),
+        quoted(body)
+    );
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "8"])
+        .args(["--proto", "=http,https", "--output", "/dev/null"])
+        .args(["--config", "-"]);
+    let output = run_with_input(&mut curl, config.as_bytes(), LIMIT)
+        .context("the webhook was not told")
+        .hint("apt-get install curl")?;
+    // What curl says of a failure names the host at most.
+    ensure!(
+        output.status.success(),
+        "the webhook was not told: {}",
+        output.stderr.lines().next().unwrap_or("curl failed")
+    );
+    Ok(())
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let host = host.split(['/', '?']).next().unwrap_or_default();
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    let address: Result<IpAddr, _> = host.trim_matches(['[', ']']).parse();
+    address.is_ok_and(|address| address.is_loopback())
+}
+
+/// Runs a command of the user's.
+pub(super) fn command(command: &str, message: &Message) -> Result<()> {
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", command])
+        .env("SPOTKEEP_EVENT", message.kind.word())
+        .env("SPOTKEEP_AGENT", message.agent.as_deref().unwrap_or(""))
+        .env("SPOTKEEP_TEXT", &message.text)
+        .env("SPOTKEEP_ROOT", &message.root);
+    let body = message.body(Format::Generic);
+    let output = run_with_input(&mut shell, body.as_bytes(), LIMIT)
+        .context("the command under [notify] failed")?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(anyhow!(
+            "the command under [notify] failed: {} {}",
+            output.status,
+            output.stderr.lines().next_back().unwrap_or_default()
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_tells_nobody_beyond_loopback() {
+        assert!(is_loopback("http://127.0.0.1:80/x") && is_loopback("http://[::1]:9/"));
+        for url in ["https://hooks.example/x", "http://127.0.0.1.example/"] {
+            assert!(!is_loopback(url), "{url}");
+            let error = webhook(url, "{}").unwrap_err().to_string();
+            assert!(error.contains("loopback"), "{error}");
+        }
+    }
+}

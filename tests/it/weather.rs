@@ -1,0 +1,178 @@
+//! Turns that the API ends: agents are shown as what they are, waited for and nudged.
+
+use std::fs;
+
+use serde_json::Value;
+use spotkeep::drill::model::Fault;
+use spotkeep::time::Timestamp;
+
+use crate::lab::{Lab, prompt_of};
+
+const NO_RETRIES: &str = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\" }";
+
+/// A subscription's login, good or not.
+pub fn login(lab: &Lab, content: &str) {
+    let dir = lab.file(".claude");
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join(".credentials.json"), content).unwrap();
+}
+
+/// One that lasts, and differs from another by its token.
+pub fn lasting(token: &str) -> String {
+    format!(
+        r#"{{"claudeAiOauth":{{"accessToken":"sk-ant-oat01-{token}","refreshToken":"sk-ant-ort01-{token}","expiresAt":9999999999999,"scopes":["user:inference","user:profile"],"subscriptionType":"max"}}}}"#
+    )
+}
+
+fn continued(lab: &Lab, name: &str) -> u32 {
+    let ledger = lab.model.ledger();
+    let account = ledger.agents.get(name);
+    account.map_or(0, |account| account.turns_ended)
+}
+
+#[test]
+fn an_agent_that_the_api_stopped_says_so_and_is_nudged_until_it_goes_on() {
+    let lab = Lab::new();
+    lab.model.fault(Fault::status(529), 2);
+    lab.declare("a", "idle", NO_RETRIES);
+    let _keeper = lab.keeper();
+    let stalled = lab.wait_event("a", "stalled", 1);
+    assert_eq!(stalled.data["reason"], "overloaded");
+    let agent = lab.wait_state("a", "stalled");
+    assert!(agent["why"].as_str().unwrap().contains("529"), "{agent}");
+    assert!(agent["next_try"].is_string(), "{agent}");
+    let again = lab.wait_event("a", "stalled", 2);
+    assert_eq!(again.data["in_a_row"], 2);
+    lab.until("it goes on", || (continued(&lab, "a") > 0).then_some(()));
+    lab.wait_state("a", "idle");
+    assert_eq!(lab.events("a", "nudged").len(), 2);
+    assert!(lab.events("a", "exited").is_empty());
+}
+
+#[test]
+fn what_the_api_refuses_is_left_to_a_human() {
+    let lab = Lab::new();
+    lab.model.fault(Fault::status(400), 1);
+    lab.declare("a", "idle", NO_RETRIES);
+    let _keeper = lab.keeper();
+    let agent = lab.wait_state("a", "stalled");
+    assert_eq!(agent["next_try"], Value::Null);
+    assert!(
+        agent["why"].as_str().unwrap().ends_with("it waits for you"),
+        "{agent}"
+    );
+    lab.run(&["send", "a", &prompt_of("a", "idle", 1)]).ok();
+    lab.wait_done("a");
+    assert!(lab.events("a", "nudged").is_empty());
+}
+
+#[test]
+fn a_usage_limit_is_waited_for() {
+    let lab = Lab::new();
+    let soon = Timestamp::now().as_millis() / 1_000 + 3;
+    let limit = Fault {
+        limit_until: Some(soon),
+        ..Fault::status(429)
+    };
+    lab.model.fault(limit, 1);
+    lab.declare("a", "idle", NO_RETRIES);
+    let _keeper = lab.keeper();
+    let stalled = lab.wait_event("a", "stalled", 1);
+    assert_eq!(stalled.data["reason"], "limit");
+    let until = Timestamp::parse(stalled.data["until"].as_str().unwrap()).unwrap();
+    assert_eq!(until.as_millis() / 1_000, soon);
+    let nudged = lab.wait_event("a", "nudged", 1);
+    assert!(nudged.at > until, "{nudged:?}");
+    lab.wait_state("a", "idle");
+}
+
+#[test]
+fn one_lost_login_pauses_the_fleet_once_and_one_login_ends_that() {
+    let lab = Lab::new();
+    lab.model.fault(Fault::status(401), 2);
+    lab.declare("a", "idle", NO_RETRIES);
+    lab.declare("b", "idle", NO_RETRIES);
+    let _keeper = lab.keeper();
+    lab.wait_state("a", "stalled");
+    lab.wait_state("b", "stalled");
+    assert_eq!(lab.status()["paused"], "login");
+    assert!(lab.run(&["status"]).out.contains("paused  login"));
+    // Whoever comes now waits with them.
+    lab.declare("c", "idle", NO_RETRIES);
+    login(&lab, &lasting("one"));
+    lab.wait_event("", "unpaused", 1);
+    for name in ["a", "b"] {
+        lab.until("it goes on", || (continued(&lab, name) > 0).then_some(()));
+        lab.wait_state(name, "idle");
+        assert!(lab.events(name, "exited").is_empty(), "no restart is spent");
+    }
+    assert_eq!(lab.events("", "paused").len(), 1);
+    assert_eq!(lab.status()["paused"], Value::Null);
+    let journal = fs::read_to_string(lab.file("session-state/journal.jsonl")).unwrap();
+    let log = fs::read_to_string(lab.log()).unwrap_or_default();
+    assert!(!(journal + &log).contains("sk-ant"), "a secret was told");
+}
+
+#[test]
+fn nothing_is_started_while_the_fleet_waits_for_a_login() {
+    let lab = Lab::new();
+    lab.model.fault(Fault::status(401), 1);
+    lab.declare("a", "idle", NO_RETRIES);
+    let _keeper = lab.keeper();
+    lab.wait_event("", "paused", 1);
+    lab.declare("b", "idle", NO_RETRIES);
+    lab.reload();
+    lab.until("it says what it waits for", || {
+        let why = lab.agent("b")["why"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        why.contains("/login").then_some(())
+    });
+    assert!(lab.events("b", "starting").is_empty());
+    // A person who asks for an agent has mended something, or wants to know.
+    lab.run(&["start", "b"]).ok();
+    lab.wait_done("b");
+}
+
+#[test]
+fn a_login_that_was_blanked_is_put_back() {
+    let lab = Lab::new();
+    login(&lab, &lasting("one"));
+    lab.declare("a", "idle", "");
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    lab.until("the login is kept", || {
+        let kept = fs::read_to_string(lab.file("session-state/credentials.json")).ok()?;
+        (kept == lasting("one")).then_some(())
+    });
+    login(&lab, "");
+    let repaired = lab.until("it is said", || {
+        let events = lab.events("", "repaired");
+        events
+            .into_iter()
+            .find(|line| line.data["what"].to_string().contains("credentials"))
+    });
+    assert!(!repaired.data["what"].to_string().contains("sk-ant"));
+    let file = lab.file(".claude/.credentials.json");
+    assert_eq!(fs::read_to_string(file).unwrap(), lasting("one"));
+}
+
+#[test]
+fn an_agent_that_was_stopped_by_the_api_is_resumed_with_a_word_to_go_on() {
+    let lab = Lab::new();
+    lab.model.fault(Fault::status(401), 1);
+    lab.declare("a", "idle", NO_RETRIES);
+    let _keeper = lab.keeper();
+    lab.wait_state("a", "stalled");
+    lab.new_life();
+    let _keeper = lab.keeper();
+    assert_eq!(lab.wait_event("a", "starting", 2).data["how"], "continue");
+    lab.until("it goes on", || (continued(&lab, "a") > 0).then_some(()));
+    lab.wait_state("a", "idle");
+    assert_eq!(
+        lab.events("", "paused").len(),
+        1,
+        "what an earlier life met is no news"
+    );
+}
