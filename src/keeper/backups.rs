@@ -125,7 +125,7 @@ fn make(root: &Root) {
         .stdin(Stdio::null());
     match process::run(&mut command, LIMIT) {
         Ok(output) if output.status.success() => {
-            tracing::debug!("backup: {}", output.stdout.trim())
+            tracing::debug!("backup: {}", output.stdout.trim());
         }
         Ok(output) => tracing::warn!("backup: {}", output.stderr),
         Err(error) => tracing::error!("{error:#}"),

@@ -10,6 +10,7 @@ mod workspace;
 
 use serde::Serialize;
 
+use crate::backup::Settings;
 use crate::claude;
 use crate::root::Root;
 use crate::state::{AgentName, AgentRecord, Wanted};
@@ -54,7 +55,8 @@ fn plan_one(root: &Root, record: &AgentRecord, life: &str) -> Step {
         return step(false, "stays stopped".into());
     }
     let lost = losses(root, record);
-    if !lost.is_empty() {
+    let has_backups = Settings::load(root).is_ok_and(|settings| settings.has_repository());
+    if !lost.is_empty() && has_backups {
         let lost: Vec<String> = lost.iter().map(Loss::what).collect();
         return step(
             true,
