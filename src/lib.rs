@@ -12,6 +12,7 @@
 //! | [`agent`] | how one agent becomes claude, how it ends, when and how many are started again |
 //! | [`notice`] | who can tell that the machine is about to end; one [`notice::Notice`], one [`notice::Deadline`] |
 //! | [`notify`] | telling somebody else: a webhook, a command |
+//! | [`backup`] | history in a restic repository: made, copied, checked, given back |
 //! | [`checkpoint`] | uncommitted work as hidden commits: taken, listed, thinned, given back |
 //! | [`storage`], [`systemd`] | the disk, its mount and the links to it; units, cgroups, the word to the service manager |
 //! | [`workspace`], [`git`] | where an agent works; the real git, with nothing of the repository executed |
@@ -53,6 +54,7 @@
 )]
 
 pub mod agent;
+pub mod backup;
 pub mod checkpoint;
 pub mod claude;
 pub mod cli;

@@ -170,6 +170,12 @@ impl Root {
         self.state().join("spotkeep.toml")
     }
 
+    /// How backups stand, for everybody who may look.
+    #[must_use]
+    pub fn backup_state(&self) -> PathBuf {
+        self.state().join("backup.json")
+    }
+
     /// The file that tells an agent what was cut off.
     #[must_use]
     pub fn note(&self, name: &AgentName) -> PathBuf {

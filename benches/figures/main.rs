@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "a table is what it is for")]
 
+mod backup;
 mod bare;
 mod boot;
 mod checkpoint;
@@ -27,7 +28,7 @@ use spotkeep::error::Result;
 use table::Figure;
 
 /// The figures by number, as `--only` takes them. Those that share a fleet are measured together.
-const FIGURES: std::ops::RangeInclusive<u8> = 1..=11;
+const FIGURES: std::ops::RangeInclusive<u8> = 1..=14;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -75,6 +76,12 @@ fn measure(options: &Options) -> Result<()> {
         .any(|number| options.wants(number))
     {
         take(7, checkpoint::measure(&place, options));
+    }
+    if let Some(first) = backup::NUMBERS
+        .into_iter()
+        .find(|number| options.wants(*number))
+    {
+        take(first, backup::measure(&place, options));
     }
     figures.sort_by_key(|figure| figure.number);
     print!("{}", table::render(&figures));

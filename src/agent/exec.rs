@@ -88,7 +88,11 @@ pub fn environment(
     Ok(all)
 }
 
-fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>> {
+/// Reads a file of `KEY=value` lines.
+///
+/// # Errors
+/// It cannot be read, or others can read it.
+pub fn read_env_file(path: &Path) -> Result<BTreeMap<String, String>> {
     use std::os::unix::fs::PermissionsExt as _;
     let bytes = files::read_optional(path)?
         .with_context(|| format!("the env_file {} is missing", path.display()))?;

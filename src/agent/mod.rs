@@ -11,7 +11,7 @@ mod weather;
 
 pub use cause::{cause_of_exit, cause_of_stop};
 pub use end::{Ended, GRACE, MARKER, SWEEP_LIMIT, end_process, sweep};
-pub use exec::{become_claude, environment};
+pub use exec::{become_claude, environment, read_env_file};
 pub use exit::Exit;
 pub use pacing::{Limits, starts_allowed};
 pub use patience::{Patience, after_stop};

@@ -47,3 +47,18 @@ pub use record::{Kind, Record};
 pub use session::{SessionFile, Status};
 pub use tail::{ApiStop, NUDGE_MARK, OpenTool, Tail, TailState};
 pub use transcript::{Mark, Reader};
+
+/// What lies in its configuration directory and is not worth keeping: logs, copies of programs, and what is
+/// written anew by the next start.
+pub const TRANSIENT: [&str; 7] = [
+    "cache",
+    "debug",
+    "ide",
+    "local",
+    "shell-snapshots",
+    "statsig",
+    "telemetry",
+];
+
+/// Its login.
+pub const SECRETS: [&str; 1] = [".credentials.json"];

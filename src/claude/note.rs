@@ -52,6 +52,8 @@ pub struct Cut<'a> {
     pub queued: &'a [&'a str],
     /// What happened to its workspace, as sentences.
     pub workspace: Option<&'a str>,
+    /// What was lost and brought back from a copy, in words.
+    pub brought_back: &'a [String],
 }
 
 /// The note, to be passed as the prompt of the resume; `file` is where [`details`] are.
@@ -61,7 +63,11 @@ pub struct Cut<'a> {
 #[must_use]
 pub fn prompt(cut: &Cut, file: &Path) -> Option<String> {
     let what = lost(cut.what, cut.awaited_permission);
-    if what.is_none() && cut.queued.is_empty() && cut.workspace.is_none() {
+    if what.is_none()
+        && cut.queued.is_empty()
+        && cut.workspace.is_none()
+        && cut.brought_back.is_empty()
+    {
         return None;
     }
     let mut note = format!("{OWN_MARK}{}.", when(cut));
@@ -82,6 +88,11 @@ pub fn prompt(cut: &Cut, file: &Path) -> Option<String> {
         note.push(' ');
         note.push_str(&what);
         note.push_str(" My last request still stands: go on with it.");
+    }
+    if !cut.brought_back.is_empty() {
+        note.push_str(
+            " Part of your state was lost and brought back from an older copy: what came after it is gone from your memory or from the disk, so look before you rely on it.",
+        );
     }
     match cut.queued.len() {
         0 => {}
@@ -134,6 +145,9 @@ pub fn details(cut: &Cut) -> String {
         "\n- last sign before: {cut_at}\n- back: {}\n",
         cut.back_at.for_people()
     ));
+    for what in cut.brought_back {
+        text.push_str(&format!("- {what}\n"));
+    }
     for tool in tools(cut.what) {
         let input = serde_json::to_string_pretty(&tool.input).unwrap_or_default();
         text.push_str(&format!(
@@ -266,6 +280,7 @@ mod tests {
             last_prompt: Some("deploy it\n```\nnow\n```"),
             queued,
             workspace: None,
+            brought_back: &[],
         }
     }
 

@@ -5,6 +5,7 @@ mod add;
 mod agent_exec;
 mod ask;
 mod attach;
+mod backup;
 mod checkpoint;
 mod doctor;
 mod drill;
@@ -93,6 +94,8 @@ enum Verb {
     Checkpoint(checkpoint::Args),
     /// Do by hand what a new life does.
     Restore(restore::Args),
+    /// History: make backups, look into them, bring files back.
+    Backup(backup::Args),
     /// Is this VM preemptible, how long a notice, has it come.
     Notice(notice::Args),
     /// Look everything over, change nothing, and say what would mend it.
@@ -147,6 +150,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Status(args) => status::run(&at, &args),
         Verb::Setup(args) => setup::run(&at, args),
         Verb::SetupUser { request } => setup::as_user(&request),
+        Verb::Restore(args) if args.is_from_elsewhere() => restore::from(&at, args),
         verb => on_root(&Root::open(&at)?, verb),
     }
 }
@@ -168,6 +172,7 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         Verb::Save(args) => save::run(root, &args),
         Verb::Checkpoint(args) => checkpoint::run(root, args),
         Verb::Restore(args) => restore::run(root, &args),
+        Verb::Backup(args) => backup::run(root, args),
         Verb::AgentExec(args) => agent_exec::run(root, &args),
         Verb::TmuxServer => tmux_server::run(root),
         Verb::Units(args) => units::run(root, &args),

@@ -1,11 +1,15 @@
 //! `spotkeep restore`
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::ask::status;
+use super::backup::until_signalled;
 use super::fleet;
-use super::term::{json, say, table};
-use crate::error::{Context as _, Hint as _, Result};
+use super::term::{complain, json, say, table};
+use crate::backup::fresh;
+use crate::backup::settings::Key;
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
 use crate::os::process;
@@ -19,9 +23,13 @@ use crate::state::{Journal, VERSION, What};
     after_help = "A keeper does this by itself when a new life begins. By hand it also says that this
 life goes on after a notice that came to nothing.
 
+With --from it makes a root where there is none, from the repository that `copy_to` of another machine
+names.
+
 Examples:
   spotkeep restore --dry-run
-  spotkeep restore"
+  spotkeep restore
+  spotkeep --root /mnt/persist restore --from gs:my-bucket:/fleet --password-file ~/backups.key"
 )]
 pub(super) struct Args {
     /// Show what would be done, and do nothing.
@@ -30,6 +38,85 @@ pub(super) struct Args {
     /// The plan as JSON; implies --dry-run.
     #[arg(long)]
     json: bool,
+    /// Make this root from a repository elsewhere, as restic names it.
+    #[arg(long, value_name = "URL")]
+    from: Option<String>,
+    /// The file with its password.
+    #[arg(long, value_name = "FILE", requires = "from")]
+    password_file: Option<PathBuf>,
+    /// A command that prints its password.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        requires = "from",
+        conflicts_with = "password_file"
+    )]
+    key_command: Option<String>,
+    /// A file (0600) of environment variables for it, such as AWS_ACCESS_KEY_ID.
+    #[arg(long, value_name = "FILE", requires = "from")]
+    env_file: Option<PathBuf>,
+    /// Which root, where it holds several.
+    #[arg(long, value_name = "UUID", requires = "from")]
+    root_id: Option<String>,
+    /// Which backup; the newest where none is named.
+    #[arg(long, value_name = "BACKUP", requires = "from")]
+    backup: Option<String>,
+}
+
+impl Args {
+    /// Whether there is no root yet.
+    pub(super) fn is_from_elsewhere(&self) -> bool {
+        self.from.is_some()
+    }
+}
+
+/// Makes a root from a repository elsewhere.
+pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
+    let key = match (args.password_file, args.key_command) {
+        (Some(file), _) => Key::File(file),
+        (None, Some(command)) => Key::Command(command),
+        (None, None) => {
+            return Err(anyhow!("what is its password?"))
+                .hint("--password-file FILE: a copy of backups.key of the other machine")
+                .kind(Kind::Usage);
+        }
+    };
+    let from = fresh::From {
+        url: args.from.unwrap_or_default(),
+        key,
+        env_file: args.env_file,
+        root_id: args.root_id,
+        id: args.backup,
+    };
+    fresh::ensure_free(dir)?;
+    let stop = until_signalled()?;
+    let (repository, snapshot) = fresh::find(&from, &stop)?;
+    if args.dry_run {
+        say(&format!(
+            "would make {} from the backup {} of {}",
+            dir.display(),
+            snapshot.id.get(..8).unwrap_or(&snapshot.id),
+            snapshot.at.for_people()
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let made = fresh::make(dir, &from, &repository, snapshot, &stop)?;
+    if args.json {
+        json(&made)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(&format!(
+        "{} is the root {} again, as of {}, with {} agents",
+        made.root.display(),
+        made.root_id,
+        made.backup.at.for_people(),
+        made.agents.len()
+    ));
+    for missing in &made.missing {
+        complain(&format!("warning: {missing}"));
+    }
+    say(&format!("now: spotkeep --root {} up", made.root.display()));
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {

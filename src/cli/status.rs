@@ -111,6 +111,23 @@ fn header(now: &Status) {
         let clean = if save.clean { "" } else { ", not clean" };
         say(&format!("save    {} {safe}{clean}", save.at.for_people()));
     }
+    if let Some(backup) = &now.backup {
+        let age = |at: Option<Timestamp>| {
+            at.map_or_else(
+                || "never".to_owned(),
+                |at| format!("{} ago", short(Timestamp::now().since(at))),
+            )
+        };
+        let copy = match &backup.copy_to {
+            Some(to) => format!(", copied to {to} {}", age(backup.copied_at)),
+            None => String::new(),
+        };
+        let check = age(backup.checked_at);
+        say(&format!(
+            "backup  {}{copy}, checked {check}",
+            age(backup.at)
+        ));
+    }
     for trouble in &now.trouble {
         say(&format!("trouble {trouble}"));
     }

@@ -43,6 +43,14 @@ pub fn template(unattended: bool) -> String {
          # env = {{ ANTHROPIC_BASE_URL = \"http://127.0.0.1:8080\" }}\n\
          # env_file = \"secrets.env\"            # mode 0600; never shown\n\
          \n\
+         # [backup]                            # into backups/, by restic\n\
+         # every = \"15m\"                       # while anything changes; \"never\": only by hand\n\
+         # copy_to = \"gs:my-bucket:/fleet\"     # a second repository, off the machine\n\
+         # keep = {{ last = 4, hourly = 24, daily = 14, weekly = 9 }}\n\
+         # exclude = [\"*.iso\"]                # beside target/, node_modules/ and the like\n\
+         # keep_ignored = [\".env\"]            # kept although it would be left out\n\
+         # secrets = true                      # logins, keys and environment files too\n\
+         \n\
          # [agents.agent-1-issue-123]\n\
          # workspace = \"workspaces/agent-1\"    # relative to this directory\n\
          # prompt = \"Fix issue 123.\"           # its first prompt\n"

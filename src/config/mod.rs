@@ -1,6 +1,7 @@
 //! `spotkeep.toml`: what the user declares. Read strictly, edited with its comments kept. The
 //! only room that names `toml_edit`.
 
+mod backup;
 mod checkpoint;
 mod edit;
 mod notify;
@@ -18,6 +19,7 @@ use crate::notice::provider::Choice;
 use crate::os::files;
 use crate::state::AgentName;
 
+pub use backup::{Backup, KeepBackups};
 pub use checkpoint::{CHECKPOINT_EVERY, Checkpoint, Keep, Remote};
 pub use edit::{add_agent, remove_agent, template};
 pub use notify::{Format, Kind, Notify};
@@ -38,6 +40,8 @@ pub struct Config {
     pub notify: Notify,
     /// For every agent.
     pub defaults: Defaults,
+    /// History beside the disk's own state.
+    pub backup: Backup,
     /// The fleet.
     pub agents: BTreeMap<AgentName, Agent>,
 }
@@ -184,6 +188,7 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self> {
         let config: Self = toml_edit::de::from_str(text)
             .map_err(|error| anyhow!("{}", error.to_string().trim_end()))?;
+        config.backup.check()?;
         let mut seen: BTreeMap<PathBuf, &AgentName> = BTreeMap::new();
         for (name, agent) in &config.agents {
             let parts = agent

@@ -15,6 +15,7 @@
 //! | `machine` | memory, unwritten pages, `/tmp` |
 //! | `cloud` | the metadata server and the notice |
 
+mod backups;
 mod belongings;
 mod claude;
 mod cloud;
@@ -115,13 +116,14 @@ impl Report {
 #[must_use]
 pub fn examine(at: &Path, options: &Options) -> Report {
     type Group = (&'static str, fn(&Scene) -> Vec<Check>);
-    let groups: [Group; 9] = [
+    let groups: [Group; 10] = [
         ("place", place::checks),
         ("belongings", belongings::checks),
         ("papers", papers::checks),
         ("keeping", keeping::checks),
         ("claude", claude::checks),
         ("tools", tools::checks),
+        ("backups", backups::checks),
         ("service", service::checks),
         ("machine", machine::checks),
         ("cloud", cloud::checks),

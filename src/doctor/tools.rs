@@ -12,11 +12,24 @@ const GIT: [u64; 2] = [2, 36];
 /// Since this version a pane tells by which signal its program ended.
 const TMUX: [u64; 2] = [3, 2];
 
-pub(super) fn checks(_scene: &Scene) -> Vec<Check> {
-    vec![
+/// Since this version one repository is copied into another in which it is chunked alike.
+const RESTIC: [u64; 2] = [0, 14];
+
+pub(super) fn checks(scene: &Scene) -> Vec<Check> {
+    let mut checks = vec![
         judge("git", &said("git", "--version"), GIT, "checkpoints"),
         judge("tmux", &said("tmux", "-V"), TMUX, "agents"),
-    ]
+    ];
+    // Whoever turned them off needs no program for them.
+    if scene.config.backup.every().is_some() {
+        checks.push(judge(
+            "restic",
+            &said("restic", "version"),
+            RESTIC,
+            "backups",
+        ));
+    }
+    checks
 }
 
 fn said(program: &str, argument: &str) -> Option<String> {

@@ -12,6 +12,7 @@
 //! watchers ┘
 //! ```
 
+pub mod backups;
 mod checkpoints;
 pub mod client;
 pub mod core;
@@ -34,6 +35,7 @@ mod survey;
 mod typing;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -148,6 +150,8 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
     let (listening, _watcher) = keeper.open_ears(&runtime)?;
     let mut manager = Manager::of_this_process();
     manager.ready();
+    let door = Arc::clone(&keeper.edges.door);
+    let _clock = backups::start(root, move || !door.is_closed())?;
     let end = keeper.serve(&queue, &mut manager);
     manager.stopping();
     keeper.say_goodbye(end);

@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use super::backups::Stand;
 use super::core::Event;
 use super::protocol::{Reply, Request};
 use super::socket::ReplyTo;
-use super::status::{AgentStatus, LastSave, Status, notice_of};
+use super::status::{AgentStatus, BackupSeen, LastSave, Status, notice_of, tell_backups};
 use super::typing::type_text;
 use super::{End, Keeper};
 use crate::config::Config;
@@ -218,7 +219,7 @@ impl Keeper {
 
     fn status(&self) -> Result<Status> {
         let views = self.core.views();
-        let agents = views
+        let mut agents: Vec<AgentStatus> = views
             .into_iter()
             .map(|view| {
                 let record = self.edges.ledger.get(&view.name);
@@ -235,6 +236,10 @@ impl Keeper {
         } else {
             None
         };
+        let stand = Stand::read(&self.edges.root, &self.edges.config);
+        tell_backups(&mut agents, stand.state.as_ref());
+        let mut trouble: Vec<String> = self.edges.trouble.values().cloned().collect();
+        trouble.extend(stand.trouble);
         Ok(Status {
             version: VERSION,
             root: self.edges.root.dir().to_path_buf(),
@@ -247,7 +252,8 @@ impl Keeper {
             paused: self.core.paused().map(str::to_owned),
             notice,
             last_save: self.last_save.as_ref().map(LastSave::of),
-            trouble: self.edges.trouble.values().cloned().collect(),
+            backup: stand.state.as_ref().map(BackupSeen::of),
+            trouble,
             agents,
         })
     }

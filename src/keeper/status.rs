@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::backups::Stand;
 use super::core::{Core, View};
+use crate::backup::BackupState;
 use crate::checkpoint;
 use crate::config::Config;
 use crate::error::Result;
@@ -45,6 +47,9 @@ pub struct Status {
     pub notice: Option<NoticeSeen>,
     /// The last save at the end of a life.
     pub last_save: Option<LastSave>,
+    /// How backups stand; null where none was ever tried.
+    #[serde(default)]
+    pub backup: Option<BackupSeen>,
     /// What keeps the keeper from its work, such as a full disk.
     pub trouble: Vec<String>,
     /// The agents by name.
@@ -99,6 +104,36 @@ pub struct LastSave {
     pub words_safe_ms: Option<u64>,
     /// From the notice until everything was.
     pub notice_to_safe_ms: Option<u64>,
+}
+
+/// How backups stand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackupSeen {
+    /// The newest; null where none has succeeded.
+    pub id: Option<String>,
+    /// When it was begun.
+    pub at: Option<Timestamp>,
+    /// Where it is copied to; null where nowhere.
+    pub copy_to: Option<String>,
+    /// When the newest copy was done.
+    pub copied_at: Option<Timestamp>,
+    /// When the repository was last checked.
+    pub checked_at: Option<Timestamp>,
+}
+
+impl BackupSeen {
+    /// Out of what is remembered.
+    #[must_use]
+    pub fn of(state: &BackupState) -> Self {
+        let copy = state.copy.as_ref();
+        Self {
+            id: state.last.as_ref().map(|made| made.id.clone()),
+            at: state.last.as_ref().map(|made| made.at),
+            copy_to: copy.map(|copy| copy.to.clone()),
+            copied_at: copy.and_then(|copy| copy.at),
+            checked_at: state.check.as_ref().map(|check| check.at),
+        }
+    }
 }
 
 /// An agent.
@@ -255,6 +290,9 @@ pub fn from_files(root: &Root) -> Result<Status> {
         }
     }
     agents.sort_by(|a, b| a.name.cmp(&b.name));
+    let stand = Stand::read(root, &config);
+    trouble.extend(stand.trouble);
+    tell_backups(&mut agents, stand.state.as_ref());
     Ok(Status {
         version: VERSION,
         root: root.dir().to_path_buf(),
@@ -267,9 +305,17 @@ pub fn from_files(root: &Root) -> Result<Status> {
         fleet: identity.fleet,
         paused: None,
         last_save: latest_manifest(&root.saves())?.as_ref().map(LastSave::of),
+        backup: stand.state.as_ref().map(BackupSeen::of),
         trouble,
         agents,
     })
+}
+
+/// Tells each agent's newest backup.
+pub(super) fn tell_backups(agents: &mut [AgentStatus], state: Option<&BackupState>) {
+    for agent in agents {
+        agent.last_backup = state.and_then(|state| state.agents.get(&agent.agent_id).copied());
+    }
 }
 
 /// An agent that no keeper has seen yet, or whose record is damaged.

@@ -105,6 +105,7 @@ impl Pidfd {
         let signal = match signal {
             Signal::Term => rustix::process::Signal::TERM,
             Signal::Kill => rustix::process::Signal::KILL,
+            Signal::Interrupt => rustix::process::Signal::INT,
             Signal::Child => rustix::process::Signal::CHILD,
         };
         // ESRCH is the only answer that can come, and it is what we want.
@@ -119,6 +120,8 @@ pub enum Signal {
     Term,
     /// Ends it.
     Kill,
+    /// What ctrl-C sends: asks it to clean up and end.
+    Interrupt,
     /// Tells it to look after its children.
     Child,
 }
@@ -284,6 +287,22 @@ pub fn user_home(uid: u32) -> Option<PathBuf> {
     Some(of_user.next()?.split(':').nth(5)?.into())
 }
 
+/// Lets everybody else go first: this thread, and whatever is started from it. Not at the very lowest: where
+/// every core is wanted by several, that would be nothing at all for hours.
+pub fn step_back() {
+    // A machine that refuses has nothing to lose by it but speed.
+    rustix::process::nice(15).ok();
+    // Where processes are scheduled by session, niceness counts within one session only, and this is the
+    // session's own (sched(7)). Of a session that others are in it would slow them all.
+    if rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid()) {
+        fs::write("/proc/self/autogroup", "15").ok();
+    }
+    // The disk's turn comes by a class that only a program of its own can set without unsafe code.
+    let mut ionice = Command::new("ionice");
+    ionice.args(["-c", "3", "-t", "-p", &std::process::id().to_string()]);
+    run(&mut ionice, Duration::from_secs(5)).ok();
+}
+
 /// What a command said.
 #[derive(Debug)]
 pub struct Output {
@@ -300,7 +319,8 @@ pub struct Output {
 /// # Errors
 /// It cannot be started, or it took too long.
 pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
-    run_into(command, Stdio::piped(), limit)
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    run_to_its_end(command, &[], limit)
 }
 
 /// As [`run`], with its standard output going where the caller says.
@@ -309,6 +329,15 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
 /// As [`run`].
 pub fn run_into(command: &mut Command, stdout: Stdio, limit: Duration) -> Result<Output> {
     command.stdin(Stdio::null()).stdout(stdout);
+    run_to_its_end(command, &[], limit)
+}
+
+/// As [`run`], for a command that was given its standard input.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_fed(command: &mut Command, limit: Duration) -> Result<Output> {
+    command.stdout(Stdio::piped());
     run_to_its_end(command, &[], limit)
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::history::History;
+use super::sources::{self, Brought};
 use super::verdict::{Verdict, decide};
 use super::workspace;
 use crate::agent;
@@ -66,6 +67,14 @@ impl Refused {
     }
 }
 
+/// A reason, and why nothing could be brought back.
+fn with_failures(why: String, brought: &Brought) -> String {
+    match brought.failures.join("; ") {
+        failures if failures.is_empty() => why,
+        failures => format!("{why}; {failures}"),
+    }
+}
+
 /// A launch that is prepared and remembered nowhere yet.
 #[derive(Debug)]
 pub struct Prepared {
@@ -73,7 +82,7 @@ pub struct Prepared {
     pub record: AgentRecord,
     /// How its session begins.
     pub how: How,
-    /// What was done to Claude's configuration.
+    /// What was done to Claude's configuration, and what was brought back.
     pub seeded: Vec<String>,
     /// What was done to its workspace, and found there.
     pub readied: Vec<What>,
@@ -91,11 +100,13 @@ pub fn prepare(
     let root = ground.root;
     let config_dir = root.claude();
     let cwd = root.absolute(&record.cwd);
+    // Whoever holds the session has its file open, so that comes first.
+    refuse_second_holder(&config_dir, &record)?;
     let readied = workspace::ready(ground, &record)?;
+    let brought = sources::bring_back(root, ground.life, &record);
     let environment = agent::environment(root, ground.config, agent)
         .map_err(|why| Refused { why, retry: false })?;
     let program = find_claude(root, ground.config)?;
-    refuse_second_holder(&config_dir, &record)?;
 
     let session_id = record.session_id.clone();
     let name = record.name.clone();
@@ -104,7 +115,7 @@ pub fn prepare(
     let (how, arguments) = match decide(&record, &claude::locate(&config_dir, &session_id)) {
         Verdict::Refuse { why, retry } => {
             return Err(Refused {
-                why: anyhow!(why),
+                why: anyhow!(with_failures(why, &brought)),
                 retry,
             });
         }
@@ -121,7 +132,8 @@ pub fn prepare(
             (How::First, arguments(&start, &name, &extra))
         }
         Verdict::Resume { transcript } => {
-            let note = write_note(ground, &record, &transcript, readied.told.as_deref())?;
+            let told = (readied.told.as_deref(), brought.back.as_slice());
+            let note = write_note(ground, &record, &transcript, told)?;
             let by_file =
                 (!claude::locate::found_from(&transcript, &cwd)).then_some(transcript.as_path());
             let start = Start::Resume {
@@ -139,7 +151,8 @@ pub fn prepare(
             )
         }
     };
-    let seeded = seed(root, &[&cwd], &environment, &extra)?;
+    let mut seeded = seed(root, &[&cwd], &environment, &extra)?;
+    seeded.extend(brought.back);
     ground.tmux.ensure_server()?;
     let marker = new_uuid();
     let unit = ground.tmux.server_pid().and_then(Delegated::of_server);
@@ -272,7 +285,7 @@ fn write_note(
     ground: &Ground<'_>,
     record: &AgentRecord,
     transcript: &Path,
-    workspace: Option<&str>,
+    (workspace, brought_back): (Option<&str>, &[String]),
 ) -> Result<Option<String>> {
     let (state, _) = tail::read(transcript).context("cannot read its transcript")?;
     let same_life = record.life.as_deref() == Some(ground.life);
@@ -298,7 +311,8 @@ fn write_note(
         let is_due = asks_at_once(reason, state.stops_in_a_row());
         return Ok(is_due.then(|| note::again(reason)));
     }
-    if !what.was_cut(last_status.as_ref()) && queued.is_empty() && workspace.is_none() {
+    let is_whole = workspace.is_none() && brought_back.is_empty();
+    if !what.was_cut(last_status.as_ref()) && queued.is_empty() && is_whole {
         return Ok(None);
     }
     let cut = Cut {
@@ -310,6 +324,7 @@ fn write_note(
         last_prompt: state.last_prompt(),
         queued: &queued,
         workspace,
+        brought_back,
     };
     let file = ground.root.note(&record.name);
     let Some(prompt) = note::prompt(&cut, &file) else {

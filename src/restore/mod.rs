@@ -3,12 +3,14 @@
 mod history;
 mod homecoming;
 mod launch;
+mod sources;
 mod verdict;
 mod words;
 mod workspace;
 
 use serde::Serialize;
 
+use crate::backup::Settings;
 use crate::claude;
 use crate::root::Root;
 use crate::state::{AgentName, AgentRecord, Wanted};
@@ -16,6 +18,7 @@ use crate::state::{AgentName, AgentRecord, Wanted};
 pub use history::History;
 pub use homecoming::homecoming;
 pub use launch::{Ground, Prepared, Refused, find_claude, prepare, run, seed};
+pub use sources::{Brought, Loss, bring_back, from_backups, losses, may_have_checkpoint};
 pub use verdict::{Verdict, decide};
 pub use words::{Account, account};
 
@@ -50,6 +53,18 @@ fn plan_one(root: &Root, record: &AgentRecord, life: &str) -> Step {
     }
     if record.wanted == Wanted::Stopped {
         return step(false, "stays stopped".into());
+    }
+    let lost = losses(root, record);
+    let has_backups = Settings::load(root).is_ok_and(|settings| settings.has_repository());
+    if !lost.is_empty() && has_backups {
+        let lost: Vec<String> = lost.iter().map(Loss::what).collect();
+        return step(
+            true,
+            format!(
+                "brings back {} from the backups, if they have it",
+                lost.join(", ")
+            ),
+        );
     }
     match decide(record, &claude::locate(&root.claude(), &record.session_id)) {
         Verdict::First { .. } => step(true, "starts for the first time".into()),

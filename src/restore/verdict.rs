@@ -27,12 +27,16 @@ pub enum Verdict {
     },
 }
 
+/// Whether anything was ever said in the session.
+pub(super) fn had_words(record: &AgentRecord) -> bool {
+    // The prompt went into the first session: after `/clear` it says nothing of the one now.
+    record.transcript.is_some() || (record.prompt_delivered && record.past_sessions.is_empty())
+}
+
 /// Decides by what is remembered and by what was found on the disk.
 #[must_use]
 pub fn decide(record: &AgentRecord, lookup: &Lookup) -> Verdict {
-    // The prompt went into the first session: after `/clear` it says nothing of the one now.
-    let had_words =
-        record.transcript.is_some() || (record.prompt_delivered && record.past_sessions.is_empty());
+    let had_words = had_words(record);
     match lookup {
         Lookup::Present(path) => Verdict::Resume {
             transcript: path.clone(),
@@ -58,7 +62,7 @@ pub fn decide(record: &AgentRecord, lookup: &Lookup) -> Verdict {
         // Never a blank conversation in place of a lost one.
         Lookup::Blank(path) if had_words => Verdict::Refuse {
             why: format!(
-                "its transcript {} has lost every word; bring it back from a copy",
+                "its transcript {} has lost every word, and no backup has it",
                 path.display()
             ),
             retry: false,
@@ -70,7 +74,7 @@ pub fn decide(record: &AgentRecord, lookup: &Lookup) -> Verdict {
                 .map(|mark| mark.path.display().to_string());
             Verdict::Refuse {
                 why: format!(
-                    "its transcript .claude/{} is gone; bring it back from a copy",
+                    "its transcript .claude/{} is gone, and no backup has it",
                     path.unwrap_or_else(|| format!("projects/*/{}.jsonl", record.session_id))
                 ),
                 retry: false,

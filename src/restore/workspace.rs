@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::launch::{Ground, Refused};
+use super::sources::{self, Loss};
 use crate::checkpoint::{self, Place, Trigger};
-use crate::error::{Context as _, Hint as _, Result, anyhow};
+use crate::error::{Context as _, Hint as _, Result, anyhow, hint_of};
 use crate::notice::Deadline;
 use crate::state::{AgentRecord, What};
 
@@ -71,11 +72,20 @@ fn bring_back(
         false => None,
     };
     let Some((checkpoint, lacks)) = brought else {
+        let no_backup = match sources::from_backups(ground.root, ground.life, &loss(ground, place))
+        {
+            Ok(Some(words)) => return Ok(from_backup(why, words)),
+            Ok(None) => "and no backup".to_owned(),
+            Err(error) => match hint_of(&error) {
+                Some(hint) => format!("and {error:#} ({hint})"),
+                None => format!("and {error:#}"),
+            },
+        };
         let error: Result<()> = Err(anyhow!(
-            "{}, and no repository is left that has a checkpoint of it",
+            "{}, and no repository is left that has a checkpoint of it, {no_backup}",
             missing()
         ));
-        let error = error.hint("bring it back from a backup, or clone it again");
+        let error = error.hint("clone it again");
         return Err(Refused {
             why: error.err().unwrap_or_else(|| anyhow!(missing())),
             retry: false,
@@ -96,6 +106,21 @@ fn bring_back(
         what: std::iter::once(rebuilt).chain(lacks).collect(),
         told: Some(told),
     })
+}
+
+fn loss(ground: &Ground<'_>, place: &Place) -> Loss {
+    Loss::Workspace(ground.root.relative(&place.workspace))
+}
+
+fn from_backup(why: &str, words: String) -> Readied {
+    let told = format!(
+        "Your{}; {words}: what was changed after that is not there.",
+        why.strip_prefix("its").unwrap_or(why),
+    );
+    Readied {
+        what: vec![What::Repaired { what: words }],
+        told: Some(told),
+    }
 }
 
 /// No damage in a repository keeps an agent from its session: what cannot be mended is said.

@@ -11,9 +11,10 @@ use crate::storage::filesystem::Kind;
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Each program with the package that holds it on Debian and Ubuntu.
-const NEEDED: [(&str, &str); 4] = [
+const NEEDED: [(&str, &str); 5] = [
     ("tmux", "tmux"),
     ("git", "git"),
+    ("restic", "restic"),
     ("mkfs.ext4", "e2fsprogs"),
     ("resize2fs", "e2fsprogs"),
 ];
@@ -85,7 +86,10 @@ mod tests {
     #[test]
     fn only_what_is_missing_is_installed_and_xfs_only_where_there_is_one() {
         assert_eq!(missing(Kind::Ext4, |_| true), Vec::<&str>::new());
-        assert_eq!(missing(Kind::Ext4, |_| false), ["tmux", "git", "e2fsprogs"]);
+        assert_eq!(
+            missing(Kind::Ext4, |_| false),
+            ["tmux", "git", "restic", "e2fsprogs"]
+        );
         assert_eq!(
             missing(Kind::Xfs, |program| program != "xfs_growfs"),
             ["xfsprogs"]

@@ -237,7 +237,7 @@ mod tests {
     fn a_second_installation_changes_nothing_and_an_edited_unit_is_put_right() {
         let dir = tempfile::tempdir().unwrap();
         let first = install(dir.path(), &paths()).unwrap();
-        assert_eq!(first.len(), 4);
+        assert_eq!(first.len(), 7);
         assert_eq!(
             install(dir.path(), &paths()).unwrap(),
             Vec::<PathBuf>::new()

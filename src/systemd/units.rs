@@ -16,18 +16,31 @@ pub const KEEPER: &str = "spotkeep.service";
 /// The shutdown's save.
 pub const SAVE: &str = "spotkeep-save.service";
 
-/// All of them, in the order in which they start.
-pub const ALL: [&str; 3] = [TMUX, KEEPER, SAVE];
+/// Backups, as root.
+pub const BACKUP: &str = "spotkeep-backup.service";
+/// When they are made.
+pub const BACKUP_TIMER: &str = "spotkeep-backup.timer";
+/// What is lost, brought back before the keeper starts.
+pub const MEND: &str = "spotkeep-mend.service";
+
+/// Those that are started, in that order; others start the rest.
+pub const ALL: [&str; 4] = [TMUX, KEEPER, SAVE, BACKUP_TIMER];
 
 /// Where units are, below the root of the file system.
 pub const UNIT_DIR: &str = "etc/systemd/system";
 /// Where needrestart is told to leave the agents alone.
 const NEEDRESTART: &str = "etc/needrestart/conf.d/spotkeep.conf";
 
-const TEMPLATES: [(&str, &str); 3] = [
+const TEMPLATES: [(&str, &str); 6] = [
     (TMUX, include_str!("../../units/spotkeep-tmux.service")),
     (KEEPER, include_str!("../../units/spotkeep.service")),
     (SAVE, include_str!("../../units/spotkeep-save.service")),
+    (BACKUP, include_str!("../../units/spotkeep-backup.service")),
+    (
+        BACKUP_TIMER,
+        include_str!("../../units/spotkeep-backup.timer"),
+    ),
+    (MEND, include_str!("../../units/spotkeep-mend.service")),
 ];
 
 /// What differs from machine to machine.
@@ -86,7 +99,7 @@ pub struct Shipped {
     pub text: String,
 }
 
-/// The files for one machine: three units, and a word to needrestart.
+/// The files for one machine: its units, and a word to needrestart.
 ///
 /// # Errors
 /// A path or a name that cannot stand in a unit as it is.
@@ -220,7 +233,10 @@ mod tests {
             for file in render(&paths).unwrap() {
                 let mentions = file.text.contains("IsMountPoint=")
                     && file.text.contains("WantedBy=mnt-persist.mount");
-                assert_eq!(mentions, paths.is_mount && file.path.starts_with(UNIT_DIR));
+                let comes_with_the_disk = [TMUX, KEEPER, SAVE]
+                    .iter()
+                    .any(|unit| file.path.ends_with(unit));
+                assert_eq!(mentions, paths.is_mount && comes_with_the_disk);
                 let left = file
                     .text
                     .lines()

@@ -52,6 +52,41 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         assert_eq!(machine.pid("a"), pid, "an agent was touched");
         let start_up = first.out.split_once("#!/bin/sh").unwrap().1.to_owned();
 
+        // History as root, within the walls of its unit; what is lost is back before the keeper starts.
+        assert_eq!(
+            machine.property("spotkeep-backup.timer", "ActiveState"),
+            "active"
+        );
+        machine.run("systemctl start spotkeep-backup").ok();
+        let list = machine
+            .run("/mnt/persist/bin/spotkeep backup ls --json")
+            .ok()
+            .json();
+        assert!(!list["backups"].as_array().unwrap().is_empty(), "{list}");
+        assert_eq!(
+            machine.run("stat -c %U%a /mnt/persist/backups").out,
+            "root700\n"
+        );
+        assert!(machine.agent("a")["last_backup"].is_string());
+        machine.spotkeep("down").ok();
+        let words = machine
+            .run("cat /mnt/persist/.claude/projects/*/*.jsonl | wc -c")
+            .out;
+        machine.run("rm -r /mnt/persist/.claude/projects").ok();
+        machine.run("systemctl start spotkeep-mend").ok();
+        let back = machine
+            .run("cat /mnt/persist/.claude/projects/*/*.jsonl | wc -c")
+            .out;
+        assert_ne!(back.trim(), "0", "nothing of {words} came back");
+        let owner = machine
+            .run("stat -c %U /mnt/persist/.claude/projects/*/*.jsonl")
+            .out;
+        assert_eq!(owner, "ann\n");
+        machine.spotkeep("up").ok();
+        machine.until("a runs again", || {
+            (machine.agent("a")["pid"].is_i64()).then_some(())
+        });
+
         // Without any further help, after a power cut.
         machine.cut();
         room.model.new_life();

@@ -229,6 +229,8 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
             "retention",
             "git",
             "tmux",
+            "restic",
+            "backup",
             "units",
             "boot",
             "running",

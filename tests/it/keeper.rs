@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::time::Instant;
 
 use spotkeep::os::process::{ProcessId, Signal};
@@ -26,12 +26,22 @@ impl Lab {
     }
 
     pub fn keeper_with(&self, args: &[&str]) -> Keeper {
+        self.start_keeper(self.spotkeep(&[&["run"], args].concat()))
+    }
+
+    /// One whose command is changed before it is started, such as in its environment.
+    pub fn keeper_by(&self, change: impl FnOnce(&mut Command)) -> Keeper {
+        let mut command = self.spotkeep(&["run"]);
+        change(&mut command);
+        self.start_keeper(command)
+    }
+
+    fn start_keeper(&self, mut command: Command) -> Keeper {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.log())
             .unwrap();
-        let mut command = self.spotkeep(&[&["run"], args].concat());
         command
             .stdout(log.try_clone().unwrap())
             .stderr(log)

@@ -15,9 +15,13 @@ mod keeper;
 mod lab;
 mod loopback;
 mod real_claude;
+mod s3;
 mod said;
 mod sight;
 
+mod backup;
+mod backup_guard;
+mod backup_restore;
 mod boot_claude;
 mod boot_keeper;
 mod boot_setup;

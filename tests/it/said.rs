@@ -2,11 +2,14 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 use spotkeep::os::process::run;
 
-use crate::lab::LIMIT;
+/// For one command. A backup starts restic several times, which derives a key from the password each time: seconds
+/// on a machine that is busy.
+const COMMAND_LIMIT: Duration = Duration::from_secs(150);
 
 /// What a command said.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ impl Said {
 
 /// Runs a command to its end, and takes down what it said.
 pub fn said(command: &mut Command) -> Said {
-    let output = run(command, LIMIT).unwrap();
+    let output = run(command, COMMAND_LIMIT).unwrap();
     let code = output
         .status
         .code()

@@ -100,14 +100,14 @@ fn a_lost_transcript_is_named_and_never_replaced_by_a_blank_session() {
     let aside = lab.dir.join("aside.jsonl");
     fs::rename(&transcript, &aside).unwrap();
     let keeper = lab.keeper();
-    assert_refused(&lab, "is gone; bring it back");
+    assert_refused(&lab, "is gone, and no backup has it");
     assert_eq!(lab.run(&["start", "a"]).code, 3);
-    assert_refused(&lab, "is gone; bring it back");
+    assert_refused(&lab, "is gone, and no backup has it");
     keeper.let_go();
     let plan = lab.run(&["restore", "--dry-run"]).ok().out;
     assert!(plan.contains("cannot start: its transcript"), "{plan}");
     let _keeper = lab.keeper();
-    assert_refused(&lab, "is gone; bring it back");
+    assert_refused(&lab, "is gone, and no backup has it");
     assert!(lab.transcripts().is_empty());
 
     fs::rename(&aside, &transcript).unwrap();

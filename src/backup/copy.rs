@@ -1,0 +1,174 @@
+//! The second repository: off the machine, so that a lost disk or zone costs no more than a quarter of an hour.
+
+use std::time::Duration;
+
+use super::engine::{self, LONG, Restic, SHORT, Trouble};
+use super::state::Copied;
+use super::{BackupState, Repository, Settings, Stop};
+use crate::error::{Result, bail};
+use crate::time::Timestamp;
+
+/// Pauses before each new try, so that a network that blinks costs no quarter of an hour.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+
+/// How often a pause looks for a reason to stop.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Whether the newest backup is not there yet.
+#[must_use]
+pub fn is_due(settings: &Settings, state: &BackupState) -> bool {
+    let Some(url) = &settings.table.copy_to else {
+        return state.copy.is_some();
+    };
+    let last = state.last.as_ref().map(|made| &made.id);
+    let copied = state.copy.as_ref();
+    last.is_some()
+        && copied
+            .is_none_or(|copy| copy.to != engine::without_password(url) || copy.id.as_ref() != last)
+}
+
+/// Copies what is not there yet. A copy that does not succeed is remembered and told, and tried again with
+/// the next backup. Returns where it was copied to.
+///
+/// # Errors
+/// The disk does not take the state, or there is a reason to stop.
+pub fn run(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<Option<String>> {
+    let Some(url) = settings.table.copy_to.clone() else {
+        state.copy = None;
+        state.store(settings)?;
+        return Ok(None);
+    };
+    let name = engine::without_password(&url);
+    let id = state.last.as_ref().map(|made| made.id.clone());
+    let copied = copy(settings, &url, stop);
+    stop.check()?;
+    let earlier = state.copy.take().filter(|copy| copy.to == name);
+    let (copy, to) = match copied {
+        Ok(()) => {
+            let copy = Copied {
+                to: name.clone(),
+                id,
+                at: Some(Timestamp::now()),
+                trouble: None,
+            };
+            (copy, Some(name))
+        }
+        Err(error) => {
+            let copy = Copied {
+                to: name,
+                id: earlier.as_ref().and_then(|copy| copy.id.clone()),
+                at: earlier.and_then(|copy| copy.at),
+                trouble: Some(format!("{error:#}")),
+            };
+            (copy, None)
+        }
+    };
+    state.copy = Some(copy);
+    state.store(settings)?;
+    Ok(to)
+}
+
+fn copy(settings: &Settings, url: &str, stop: &Stop) -> Result<()> {
+    engine::ensure_allowed(url)?;
+    let local = Repository::open(settings)?;
+    let there = remote(settings, url)?;
+    let mut pauses = PAUSES.iter();
+    loop {
+        let error = match once(&local, &there, stop) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let Some(pause) = pauses.next() else {
+            return Err(error);
+        };
+        wait(*pause, stop)?;
+    }
+}
+
+/// The second repository, with the password of the first.
+///
+/// # Errors
+/// restic cannot be used, or its environment cannot be read.
+pub fn remote(settings: &Settings, url: &str) -> Result<Repository> {
+    Ok(Repository::remote(
+        Restic::find()?,
+        url,
+        settings.key(),
+        settings.environment()?,
+    ))
+}
+
+fn once(local: &Repository, there: &Repository, stop: &Stop) -> Result<()> {
+    let arguments = ["copy", "--quiet"];
+    for may_init in [true, false] {
+        let mut command = there.command_from(local, arguments);
+        let ended = there.run(&mut command, LONG, stop, &mut |_| {})?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        match engine::trouble(&ended.stderr) {
+            // Only what restic says so plainly is taken for "there is none": a repository is never made in
+            // place of one that does not answer.
+            Trouble::Absent if may_init && is_plainly_absent(&ended.stderr) => {
+                engine::init(there, Some(local), stop)?;
+            }
+            Trouble::Locked if may_init => {
+                // By restic's own rule, since what runs elsewhere is not ours to judge.
+                there.ask(&mut there.command(["unlock"]), SHORT, stop)?;
+            }
+            _ => return Err(there.failure(&ended.stderr)),
+        }
+    }
+    bail!("{} is in use by another restic", there.name())
+}
+
+fn is_plainly_absent(stderr: &str) -> bool {
+    let lower = stderr.to_lowercase();
+    [
+        "no such file",
+        "does not exist",
+        "not exist",
+        "not found",
+        "404",
+    ]
+    .iter()
+    .any(|text| lower.contains(text))
+}
+
+fn wait(pause: Duration, stop: &Stop) -> Result<()> {
+    let until = std::time::Instant::now() + pause;
+    while std::time::Instant::now() < until {
+        stop.check()?;
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_is_made_only_where_there_is_plainly_none() {
+        for (said, absent) in [
+            (
+                "unable to open config file: Stat: The specified key does not exist.",
+                true,
+            ),
+            (
+                "unable to open config file: unexpected HTTP response (404)",
+                true,
+            ),
+            (
+                "unable to open config file: dial tcp: connection refused",
+                false,
+            ),
+            (
+                "unable to open config file: unexpected HTTP response (503)",
+                false,
+            ),
+        ] {
+            assert_eq!(is_plainly_absent(said), absent, "{said}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! One at a time, and whose lock is nobody's any more.
+//!
+//! restic itself calls a lock stale when its process is gone from the machine of that name, or when it is half
+//! an hour old. After a preemption during a prune that would stop backups for half an hour, since the new
+//! machine may have another name. A root is on one machine at a time, so what *we* started in an
+//! earlier life is dead for certain; we wrote down who that was before we began.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use super::engine::SHORT;
+use super::state::Worker;
+use super::{Repository, Settings, Stop};
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::os::files::LockFile;
+use crate::os::process::{self, ProcessId};
+
+/// How often a turn is asked for again.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+
+/// The right to use the repository, held until dropped or until the process ends.
+#[derive(Debug)]
+pub struct Turn {
+    _file: LockFile,
+}
+
+impl Turn {
+    /// Takes the turn, after waiting for it at most so long; `waits` is called once if there is a wait.
+    ///
+    /// # Errors
+    /// Another one of ours is at work for longer, or there is a reason to stop.
+    pub fn take(
+        settings: &Settings,
+        patience: Duration,
+        stop: &Stop,
+        waits: &mut dyn FnMut(),
+    ) -> Result<Self> {
+        let path = settings.repository().join("spotkeep.lock");
+        let until = Instant::now() + patience;
+        let mut said = false;
+        loop {
+            if let Some(mut file) = LockFile::try_take(&path)? {
+                file.describe(&format!("{}\n", std::process::id()))?;
+                return Ok(Self { _file: file });
+            }
+            stop.check()?;
+            if Instant::now() >= until {
+                let pid = fs::read_to_string(&path).unwrap_or_default();
+                return Err(anyhow!("another backup is under way (pid {})", pid.trim()))
+                    .hint("try again when it has ended")
+                    .kind(Kind::NotAsDeclared);
+            }
+            if !said {
+                waits();
+                said = true;
+            }
+            std::thread::sleep(ASK_EVERY);
+        }
+    }
+}
+
+/// This process, as one that works on the repository.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn this_worker() -> Result<Worker> {
+    Ok(Worker {
+        life: process::current_life()?,
+        host: host_name(),
+        process: ProcessId::current()?,
+    })
+}
+
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
+}
+
+/// A lock of restic's, as it is written in it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Lock {
+    /// The machine's name.
+    pub hostname: String,
+    /// The process.
+    pub pid: i32,
+}
+
+/// Whether the process of a lock is gone for certain. Pure but for `name_of`, which tells what a
+/// process of this machine is called, `None` where there is none.
+#[must_use]
+pub fn is_stale(
+    lock: &Lock,
+    last: Option<&Worker>,
+    life: &str,
+    host: &str,
+    name_of: impl Fn(i32) -> Option<String>,
+) -> bool {
+    // Ours, of a life that is over. Its restic had a pid of its own, and the machine's name tells it
+    // from a restic by hand elsewhere.
+    let of_dead_life =
+        last.is_some_and(|worker| worker.life != life && worker.host == lock.hostname);
+    if lock.hostname != host {
+        return of_dead_life;
+    }
+    // Of this machine: a pid that is free, or that has become something else, holds no lock.
+    match name_of(lock.pid) {
+        None => true,
+        Some(name) => !name.contains("restic"),
+    }
+}
+
+/// Removes the locks in the repository on the root whose processes are gone. Any other stays.
+///
+/// # Errors
+/// The repository cannot be read.
+pub fn remove_stale(
+    repository: &Repository,
+    last: Option<&Worker>,
+    life: &str,
+    stop: &Stop,
+) -> Result<usize> {
+    let Some(dir) = repository.directory() else {
+        return Ok(0);
+    };
+    let locks = dir.join("locks");
+    let entries =
+        fs::read_dir(&locks).with_context(|| format!("cannot read {}", locks.display()))?;
+    let ids: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    let host = host_name();
+    let mut removed = 0;
+    for id in ids {
+        let mut cat = repository.command(["cat", "lock", "--no-lock", &id]);
+        // It may have gone by itself; one that cannot be read is left to restic.
+        let Ok(text) = repository.ask(&mut cat, SHORT, stop) else {
+            continue;
+        };
+        let Ok(lock) = serde_json::from_str::<Lock>(&text) else {
+            continue;
+        };
+        if is_stale(&lock, last, life, &host, program_of) {
+            remove(&locks.join(&id))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove the stale lock {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What a living process is called.
+fn program_of(pid: i32) -> Option<String> {
+    ProcessId::of(pid)?;
+    // One that cannot be looked at may be anything, so also a restic.
+    let name = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let name = name.replace('\0', " ");
+    Some(if name.trim().is_empty() {
+        "perhaps restic".into()
+    } else {
+        name
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lock(hostname: &str) -> Lock {
+        Lock {
+            hostname: hostname.into(),
+            pid: 7,
+        }
+    }
+
+    fn worker(life: &str, host: &str) -> Worker {
+        Worker {
+            life: life.into(),
+            host: host.into(),
+            process: ProcessId {
+                pid: 6,
+                start_time: 1,
+            },
+        }
+    }
+
+    /// What it is, the lock's host, our last worker, the process of that pid, and whether it is stale.
+    type Case<'a> = (&'a str, &'a str, Option<&'a Worker>, Option<&'a str>, bool);
+
+    #[test]
+    fn a_lock_is_stale_only_where_its_process_is_provably_gone() {
+        let ours = worker("last", "old-vm");
+        let table: [Case<'_>; 7] = [
+            ("this machine, nobody", "vm", None, None, true),
+            (
+                "this machine, restic",
+                "vm",
+                None,
+                Some("/usr/bin/restic check"),
+                false,
+            ),
+            (
+                "this machine, ours of now",
+                "vm",
+                Some(&ours),
+                Some("restic backup"),
+                false,
+            ),
+            (
+                "this machine, another program",
+                "vm",
+                None,
+                Some("/usr/bin/vim x"),
+                true,
+            ),
+            ("another machine, unknown", "laptop", None, None, false),
+            (
+                "another machine, unknown to us",
+                "laptop",
+                Some(&ours),
+                None,
+                false,
+            ),
+            (
+                "the machine of our last life",
+                "old-vm",
+                Some(&ours),
+                None,
+                true,
+            ),
+        ];
+        for (what, host, last, name, stale) in table {
+            let name_of = |_| name.map(str::to_owned);
+            assert_eq!(
+                is_stale(&lock(host), last, "now", "vm", name_of),
+                stale,
+                "{what}"
+            );
+        }
+        // A life that has not ended.
+        let now = worker("now", "old-vm");
+        assert!(!is_stale(&lock("old-vm"), Some(&now), "now", "vm", |_| {
+            None
+        }));
+    }
+}

@@ -1,0 +1,197 @@
+//! What is remembered of backups: beside the repository, where an agent cannot reach it when root makes the
+//! backups, and as a copy in `session-state/`, for `status`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Settings, place};
+use crate::error::Result;
+use crate::os::process::ProcessId;
+use crate::root::Root;
+use crate::state::{self, VERSION};
+use crate::time::Timestamp;
+
+/// `backups/spotkeep.json`, and its copy `session-state/backup.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackupState {
+    /// Version of this file's format.
+    pub version: u32,
+    /// The newest backup.
+    #[serde(default)]
+    pub last: Option<Made>,
+    /// What the tree was like when that was begun; see [`super::changes`].
+    #[serde(default)]
+    pub fingerprint: Option<String>,
+    /// Why there is no newer one, although there should be.
+    #[serde(default)]
+    pub trouble: Option<String>,
+    /// The copy elsewhere.
+    #[serde(default)]
+    pub copy: Option<Copied>,
+    /// The last check.
+    #[serde(default)]
+    pub check: Option<Checked>,
+    /// Backups made since the last check.
+    #[serde(default)]
+    pub since_check: u32,
+    /// Per agent id, the newest backup that holds its session and its workspace.
+    #[serde(default)]
+    pub agents: BTreeMap<String, Timestamp>,
+    /// Who was last at work on the repository.
+    #[serde(default)]
+    pub worker: Option<Worker>,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// A backup that was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Made {
+    /// Its id.
+    pub id: String,
+    /// When it was begun: all that was on the disk then is in it.
+    pub at: Timestamp,
+    /// Files in it.
+    pub files: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Bytes that were not in the repository yet.
+    pub bytes_added: u64,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// What could not be read, at most a few lines.
+    #[serde(default)]
+    pub unreadable: Vec<String>,
+}
+
+/// How the second repository stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Where it is.
+    pub to: String,
+    /// The newest backup that is there.
+    pub id: Option<String>,
+    /// When that had been copied.
+    pub at: Option<Timestamp>,
+    /// Why a newer one is not.
+    pub trouble: Option<String>,
+}
+
+/// A check of the repository.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Checked {
+    /// When it was done.
+    pub at: Timestamp,
+    /// What is wrong; empty: nothing.
+    pub damage: Vec<String>,
+}
+
+/// Who works on the repository, so that its locks can be told from those of the living.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Worker {
+    /// Its life of the machine.
+    pub life: String,
+    /// The machine's name then, as restic writes it into its locks.
+    pub host: String,
+    /// The `spotkeep` that drives restic.
+    pub process: ProcessId,
+}
+
+impl Default for BackupState {
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            last: None,
+            fingerprint: None,
+            trouble: None,
+            copy: None,
+            check: None,
+            since_check: 0,
+            agents: BTreeMap::new(),
+            worker: None,
+            unknown: Map::new(),
+        }
+    }
+}
+
+impl BackupState {
+    /// Reads it; a new one where there is none.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn load(settings: &Settings) -> Result<Self> {
+        Ok(state::load(&path(settings))?.unwrap_or_default())
+    }
+
+    /// The copy that `status` shows; `None` where no backup was ever tried.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn shown(root: &Root) -> Result<Option<Self>> {
+        state::load(&root.backup_state())
+    }
+
+    /// Writes it, durably, and its copy.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn store(&self, settings: &Settings) -> Result<()> {
+        state::store(&path(settings), self)?;
+        place::publish(settings, self)
+    }
+
+    /// All that a person has to know, in sentences.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        let copy = self.copy.iter().filter_map(|copy| {
+            let why = copy.trouble.as_ref()?;
+            Some(format!("backups are not copied to {}: {why}", copy.to))
+        });
+        let damage = self.check.iter().filter(|check| !check.damage.is_empty());
+        self.trouble
+            .iter()
+            .map(|why| format!("no backup is made: {why}"))
+            .chain(copy)
+            .chain(damage.map(|check| {
+                format!(
+                    "the backups are damaged (spotkeep backup check): {}",
+                    check.damage.join("; ")
+                )
+            }))
+            .collect()
+    }
+}
+
+fn path(settings: &Settings) -> PathBuf {
+    settings.repository().join("spotkeep.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_of_a_newer_version_survives_being_rewritten() {
+        let text = r#"{"version":1,"since_check":3,"colour":"green"}"#;
+        let state: BackupState = serde_json::from_str(text).unwrap();
+        assert_eq!(state.since_check, 3);
+        let again = serde_json::to_value(&state).unwrap();
+        assert_eq!(again["colour"], "green");
+    }
+
+    #[test]
+    fn each_trouble_is_a_sentence_and_none_is_none() {
+        let mut state = BackupState::default();
+        assert!(state.troubles().is_empty());
+        state.trouble = Some("the disk is full".into());
+        state.check = Some(Checked {
+            at: Timestamp::now(),
+            damage: vec!["data/aa".into()],
+        });
+        assert_eq!(state.troubles().len(), 2);
+    }
+}

@@ -1,0 +1,495 @@
+//! `spotkeep backup`
+
+mod show;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Subcommand;
+
+use super::term::{complain, json, say};
+use crate::backup::engine::{Repository, SHORT};
+use crate::backup::lock::{Turn, remove_stale, this_worker};
+use crate::backup::now::{How, Outcome};
+use crate::backup::place::Order;
+use crate::backup::settings::Key;
+use crate::backup::{
+    BackupState, Settings, Stop, bring_back, check, give_back, now, place, snapshots, tend,
+};
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::os::{process, signal};
+use crate::restore;
+use crate::root::Root;
+use crate::state::VERSION;
+
+pub(super) use show::Bar;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Backups are a repository of restic's, and restic reads it without us:
+  RESTIC_PASSWORD_FILE=ROOT/backups.key restic -r ROOT/backups snapshots
+
+Examples:
+  spotkeep backup now
+  spotkeep backup ls --session 0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55
+  spotkeep backup restore latest workspaces/agent-1/src --dry-run
+  spotkeep backup restore 1a2b3c4d --to /tmp/then
+  spotkeep backup check --all"
+)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make one, if anything has changed, and copy it where `copy_to` says.
+    Now {
+        /// Also where nothing has changed.
+        #[arg(long)]
+        always: bool,
+        /// By the clock: quiet, and waits for nobody.
+        #[arg(long, hide = true)]
+        scheduled: bool,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// What came of it, as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// The backups, newest first; or every version of one session's transcript.
+    Ls {
+        /// A session's id.
+        #[arg(long, value_name = "UUID")]
+        session: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring files back: into the root, or beside it.
+    Restore {
+        /// Which backup: an id, the beginning of one, or `latest`.
+        id: String,
+        /// What of it, relative to the root; all of it where nothing is named.
+        paths: Vec<PathBuf>,
+        /// Into this directory, new or empty, and not into the root.
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        /// Replace files that are there and differ; they are renamed, not lost.
+        #[arg(long)]
+        overwrite: bool,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// As JSON; never asks.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring back transcripts and workspaces of agents that are lost, as a keeper does before it starts them.
+    Mend {
+        /// Workspaces too of which a checkpoint may be left, from which the keeper would make them anew.
+        #[arg(long)]
+        workspaces: bool,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Look whether the backups are whole; names each damaged file.
+    Check {
+        /// Read all data, and not the structure alone.
+        #[arg(long)]
+        all: bool,
+        /// The copy elsewhere, and not `backups/`.
+        #[arg(long)]
+        copy: bool,
+        /// Then remove what need not be kept, if nothing is damaged.
+        #[arg(long, conflicts_with = "copy")]
+        prune: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// What restic needs to read the backups by hand.
+    Key {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// As root: let `copy_to`, `key_command` and `env_file` count as they stand in spotkeep.toml now.
+    Approve {
+        /// Show them, and approve nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Writes for root what belongs to the user.
+    #[command(hide = true)]
+    CarryOut {
+        /// The order.
+        order: String,
+    },
+}
+
+pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
+    if let Verb::CarryOut { order } = &args.verb {
+        let order: Order = serde_json::from_str(order).context("cannot read the order")?;
+        place::carry_out(root, &order, &mut std::io::stdin().lock())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let settings = Settings::load(root)?;
+    match args.verb {
+        Verb::Now {
+            always,
+            scheduled,
+            dry_run,
+            json,
+        } => {
+            if dry_run {
+                say(&now::plan(&settings, always)?);
+                return Ok(ExitCode::SUCCESS);
+            }
+            let watched = !scheduled && !json && std::io::stderr().is_terminal();
+            let how = How {
+                scheduled,
+                always,
+                watched,
+            };
+            make(&settings, how, json)
+        }
+        Verb::Ls { session, json } => show::list(&settings, session.as_deref(), json),
+        Verb::Restore {
+            id,
+            paths,
+            to,
+            overwrite,
+            dry_run,
+            json,
+        } => {
+            let wish = Wish {
+                id,
+                paths: paths
+                    .iter()
+                    .map(|path| within(root, path))
+                    .collect::<Result<_>>()?,
+                overwrite,
+                dry_run,
+                json,
+            };
+            give(&settings, &wish, to.as_deref())
+        }
+        Verb::Mend {
+            workspaces,
+            dry_run,
+        } => mend(&settings, workspaces, dry_run),
+        Verb::Check {
+            all,
+            copy,
+            prune,
+            json,
+        } => look(&settings, all, copy, prune, json),
+        Verb::Key { json } => key(&settings, json),
+        Verb::Approve { dry_run } => approve(&settings, dry_run),
+        Verb::CarryOut { .. } => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Ended by a signal, as a unit or a person sends it.
+pub(super) fn until_signalled() -> Result<Stop> {
+    let asked = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&asked);
+    signal::listen(move |_| set.store(true, Ordering::SeqCst))?;
+    Ok(Stop::when(asked))
+}
+
+fn make(settings: &Settings, how: How, as_json: bool) -> Result<ExitCode> {
+    // A person who waits for it is in a hurry, the clock never.
+    if how.scheduled {
+        if settings.table.every().is_none() {
+            return Ok(ExitCode::SUCCESS); // Turned off; a timer may run all the same.
+        }
+        process::leave_terminal();
+        process::step_back();
+    }
+    let life = process::current_life()?;
+    let stop = until_signalled()?.or_at_the_notice(&settings.root, &life);
+    let mut bar = Bar::new(!how.watched);
+    let report = now::run(
+        settings,
+        how,
+        &stop,
+        &mut || complain("another backup is under way; waiting for it to end"),
+        &mut |at| bar.show(at),
+    );
+    bar.clear();
+    let report = report?;
+    if as_json {
+        json(&report)?;
+    } else if !how.scheduled || report.outcome == Outcome::Made {
+        show::made(&report);
+    }
+    if !as_json {
+        for trouble in &report.trouble {
+            complain(&format!("warning: {trouble}"));
+        }
+    }
+    Ok(code(report.trouble.is_empty()))
+}
+
+fn code(is_as_declared: bool) -> ExitCode {
+    ExitCode::from(if is_as_declared {
+        0
+    } else {
+        Kind::NotAsDeclared as u8
+    })
+}
+
+/// What a person wants back.
+struct Wish {
+    id: String,
+    paths: Vec<PathBuf>,
+    overwrite: bool,
+    dry_run: bool,
+    json: bool,
+}
+
+/// A path of the root as it is in a backup.
+fn within(root: &Root, path: &Path) -> Result<PathBuf> {
+    let inside = root.relative(path);
+    let good = inside.components().all(|part| {
+        matches!(
+            part,
+            std::path::Component::Normal(_) | std::path::Component::CurDir
+        )
+    });
+    if !good || inside.as_os_str().is_empty() {
+        return Err(anyhow!("{} is not in the root", path.display()))
+            .hint("paths are relative to the root, such as workspaces/agent-1")
+            .kind(Kind::Usage);
+    }
+    let parts = inside.components();
+    Ok(parts
+        .filter(|part| *part != std::path::Component::CurDir)
+        .collect())
+}
+
+fn give(settings: &Settings, wish: &Wish, to: Option<&Path>) -> Result<ExitCode> {
+    let stop = until_signalled()?;
+    let repository = Repository::open(settings)?;
+    let all = snapshots::list(&repository, &stop)?;
+    let snapshot = snapshots::pick(&all, &wish.id)?;
+    let steps = give_back::plan(settings, &repository, &snapshot.id, &wish.paths, &stop)?;
+    if wish.dry_run {
+        return show::plan(&steps, to, wish.json);
+    }
+    if let Some(to) = to {
+        give_back::beside(&repository, &snapshot.id, &wish.paths, to, &stop)?;
+        let given = give_back::Given {
+            restored: u64::try_from(steps.len()).unwrap_or(u64::MAX),
+            ..give_back::Given::default()
+        };
+        return show::given(&given, to, wish.json);
+    }
+    let differing = steps
+        .iter()
+        .filter(|step| matches!(step.now, give_back::Now::Older | give_back::Now::Newer));
+    let newer = differing
+        .clone()
+        .filter(|step| step.now == give_back::Now::Newer);
+    let (differing, newer) = (differing.count(), newer.count());
+    let over = wish.overwrite || (differing > 0 && !wish.json && asks(differing, newer)?);
+    let id = &snapshot.id;
+    let given = give_back::into_root(settings, &repository, id, &steps, &wish.paths, over, &stop)?;
+    show::given(&given, settings.root.dir(), wish.json)
+}
+
+/// Whether a person at a terminal says yes. Nobody else is asked, and then the answer is no.
+fn asks(differing: usize, newer: usize) -> Result<bool> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(false);
+    }
+    let mut err = std::io::stderr().lock();
+    write!(
+        err,
+        "{differing} files are there and differ, {newer} of them newer. Replace them? They are renamed, not lost. [y/N] "
+    )?;
+    err.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Result<ExitCode> {
+    let life = process::current_life()?;
+    let stop = until_signalled()?.or_at_the_notice(&settings.root, &life);
+    let mut all_good = true;
+    for (name, record) in settings.root.all_records()? {
+        let Ok(record) = record else { continue };
+        if record.live_process(&life).is_some() {
+            continue;
+        }
+        for loss in restore::losses(&settings.root, &record) {
+            // A checkpoint is newer, and the keeper's to use.
+            if matches!(loss, restore::Loss::Workspace(_))
+                && !workspaces
+                && restore::may_have_checkpoint(&settings.root, &settings.config, &record)
+            {
+                continue;
+            }
+            if dry_run {
+                say(&format!("{name}: would look for {}", loss.what()));
+                continue;
+            }
+            match bring(settings, &loss, &stop) {
+                Ok(Some(brought)) => {
+                    let words = brought.words();
+                    say(&format!("{name}: {words}"));
+                    let tell = Order::Tell {
+                        name: name.clone(),
+                        words,
+                    };
+                    place::order(settings, &tell)?;
+                }
+                Ok(None) => {
+                    all_good = false;
+                    complain(&format!("warning: {name}: no backup has {}", loss.what()));
+                }
+                Err(error) => {
+                    all_good = false;
+                    complain(&format!("warning: {name}: {error:#}"));
+                }
+            }
+        }
+    }
+    Ok(code(all_good))
+}
+
+fn bring(
+    settings: &Settings,
+    loss: &restore::Loss,
+    stop: &Stop,
+) -> Result<Option<bring_back::Brought>> {
+    match loss {
+        restore::Loss::Transcript { session_id, left } => {
+            bring_back::transcript(settings, session_id, *left, stop)
+        }
+        restore::Loss::Workspace(path) => bring_back::directory(settings, path, stop),
+    }
+}
+
+fn look(
+    settings: &Settings,
+    all: bool,
+    of_copy: bool,
+    prune: bool,
+    as_json: bool,
+) -> Result<ExitCode> {
+    let stop = until_signalled()?;
+    let depth = if all {
+        check::Depth::All
+    } else {
+        check::Depth::Structure
+    };
+    let found = if of_copy {
+        let url = settings
+            .table
+            .copy_to
+            .as_deref()
+            .context("no copy_to is declared in [backup]")
+            .kind(Kind::Usage)?;
+        crate::backup::engine::ensure_allowed(url)?;
+        check::run(&crate::backup::copy::remote(settings, url)?, depth, &stop)?
+    } else {
+        // Without the password nothing can be read, and a check is where a person looks first.
+        let repository = Repository::open(settings)?;
+        let _turn = Turn::take(settings, SHORT.total, &stop, &mut || {
+            complain("a backup is under way; waiting for it to end");
+        })?;
+        let mut state = BackupState::load(settings)?;
+        let worker = this_worker()?;
+        // A damaged key is what is looked for: then no lock can be read either.
+        remove_stale(&repository, state.worker.as_ref(), &worker.life, &stop).ok();
+        let found = check::run(&repository, depth, &stop)?;
+        if !found.locked {
+            tend::note(&mut state, found.damage.clone());
+            state.store(settings)?;
+        }
+        if prune && found.damage.is_empty() && !found.locked {
+            tend::forget(&repository, settings, &stop)?;
+        }
+        found
+    };
+    if found.locked {
+        return Err(anyhow!("another restic is at work on the backups"))
+            .hint("try again when it has ended")
+            .kind(Kind::NotAsDeclared);
+    }
+    if as_json {
+        json(&serde_json::json!({
+            "version": VERSION, "ok": found.damage.is_empty(), "damage": found.damage, "read_all_data": all,
+        }))?;
+    } else if found.damage.is_empty() {
+        say(if all {
+            "the backups are whole: all data were read"
+        } else {
+            "the backups are whole; --all reads all data too"
+        });
+    } else {
+        for file in &found.damage {
+            say(&format!("damaged: {file}"));
+        }
+    }
+    Ok(code(found.damage.is_empty()))
+}
+
+fn key(settings: &Settings, as_json: bool) -> Result<ExitCode> {
+    let key = settings.key();
+    if as_json {
+        let mut object = serde_json::json!({
+            "version": VERSION, "repository": settings.repository(),
+        });
+        match &key {
+            Key::File(path) => object["password_file"] = serde_json::to_value(path)?,
+            Key::Command(command) => object["password_command"] = command.as_str().into(),
+        }
+        json(&object)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let variable = match &key {
+        Key::File(path) => format!("RESTIC_PASSWORD_FILE={}", path.display()),
+        Key::Command(command) => format!("RESTIC_PASSWORD_COMMAND='{command}'"),
+    };
+    say(&format!(
+        "{variable} restic -r {} snapshots",
+        settings.repository().display()
+    ));
+    if settings.table.copy_to.is_some() && matches!(key, Key::File(_)) {
+        complain("keep a copy of this file elsewhere too: without it the copy cannot be read");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn approve(settings: &Settings, dry_run: bool) -> Result<ExitCode> {
+    let table = &settings.config.backup;
+    let shown = |what: &str, value: Option<String>| {
+        say(&format!("{what:<12} {}", value.as_deref().unwrap_or("-")));
+    };
+    shown("copy_to", table.copy_to.clone());
+    shown("key_command", table.key_command.clone());
+    shown(
+        "env_file",
+        table
+            .env_file
+            .as_ref()
+            .map(|path| path.display().to_string()),
+    );
+    if !dry_run {
+        settings.take_over()?;
+        settings.approve()?;
+        say("approved: they count for backups that root makes");
+    }
+    Ok(ExitCode::SUCCESS)
+}

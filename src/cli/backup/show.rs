@@ -1,0 +1,254 @@
+//! What the verbs of `spotkeep backup` print.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::super::term::{json as print, say, table};
+use super::code;
+use crate::backup::give_back::{Given, Now, Step};
+use crate::backup::now::{Outcome, Report};
+use crate::backup::{Progress, Repository, Settings, Stop, bring_back, snapshots};
+use crate::error::Result;
+use crate::state::VERSION;
+use crate::time::{Timestamp, short};
+
+/// Signs in a full bar.
+const BAR: usize = 24;
+
+/// A line on the terminal that shows how far restic is, by its own numbers.
+pub(in crate::cli) struct Bar {
+    shown: bool,
+    quiet: bool,
+}
+
+impl Bar {
+    /// A bar; a quiet one, or one that nobody sees, shows nothing.
+    pub(in crate::cli) fn new(quiet: bool) -> Self {
+        Self {
+            shown: false,
+            quiet: quiet || !std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// Draws it anew.
+    pub(super) fn show(&mut self, at: &Progress) {
+        if self.quiet {
+            return;
+        }
+        self.shown = true;
+        let mut err = std::io::stderr().lock();
+        // A terminal that is gone wants no bar.
+        write!(err, "\r\x1b[2K{}", line(at)).ok();
+        err.flush().ok();
+    }
+
+    /// Takes it away.
+    pub(in crate::cli) fn clear(&mut self) {
+        if self.shown {
+            let mut err = std::io::stderr().lock();
+            write!(err, "\r\x1b[2K").ok();
+            err.flush().ok();
+        }
+    }
+}
+
+fn line(at: &Progress) -> String {
+    let part = at.percent_done.clamp(0.0, 1.0);
+    let full = (0..BAR)
+        .take_while(|step| (*step as f64) < part * BAR as f64)
+        .count();
+    format!(
+        "[{}{}] {:3.0} %  {} of {}, {} files",
+        "#".repeat(full),
+        ".".repeat(BAR - full),
+        part * 100.0,
+        bytes(at.bytes_done),
+        bytes(at.total_bytes),
+        at.files_done
+    )
+}
+
+/// `312 B`, `4.2 MiB`.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = UNITS[0];
+    for next in &UNITS[1..] {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    format!("{value:.1} {unit}")
+}
+
+pub(super) fn made(report: &Report) {
+    match (&report.backup, report.outcome) {
+        (Some(backup), Outcome::Made) => say(&format!(
+            "backup {} of {} files ({}) in {}; {} are new",
+            backup.id,
+            backup.files,
+            bytes(backup.bytes),
+            short(Duration::from_millis(backup.duration_ms)),
+            bytes(backup.bytes_added)
+        )),
+        (Some(backup), Outcome::Unchanged) => say(&format!(
+            "nothing has changed since the backup {} of {}",
+            backup.id,
+            backup.at.for_people()
+        )),
+        (None, _) => {}
+    }
+    if let Some(to) = &report.copied_to {
+        say(&format!("copied to {to}"));
+    }
+    if report.tended {
+        say("checked, and old backups removed");
+    }
+}
+
+pub(super) fn list(settings: &Settings, session: Option<&str>, as_json: bool) -> Result<ExitCode> {
+    settings.ensure_mine()?;
+    let never = Stop::never();
+    if !settings.has_repository() && session.is_none() {
+        if as_json {
+            print(&json!({ "version": VERSION, "backups": [] }))?;
+        } else {
+            say("there is no backup yet");
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let repository = Repository::open(settings)?;
+    if let Some(session) = session {
+        let versions = bring_back::transcripts(&repository, session, &never)?;
+        if as_json {
+            print(&json!({ "version": VERSION, "backups": versions }))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let rows: Vec<[String; 4]> = versions
+            .iter()
+            .map(|version| {
+                let path = version.path.display().to_string();
+                [
+                    id(&version.id),
+                    version.at.for_people(),
+                    bytes(version.bytes),
+                    path,
+                ]
+            })
+            .collect();
+        for line in table(["BACKUP", "AT", "LENGTH", "TRANSCRIPT"], &rows) {
+            say(&line);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let all = snapshots::list(&repository, &never)?;
+    if as_json {
+        print(&json!({ "version": VERSION, "backups": all }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let now = Timestamp::now();
+    let rows: Vec<[String; 4]> = all
+        .iter()
+        .map(|snapshot| {
+            [
+                id(&snapshot.id),
+                snapshot.at.for_people(),
+                short(now.since(snapshot.at)),
+                snapshot.host.clone(),
+            ]
+        })
+        .collect();
+    for line in table(["BACKUP", "AT", "AGE", "HOST"], &rows) {
+        say(&line);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As restic shows an id.
+fn id(id: &str) -> String {
+    id.get(..8).unwrap_or(id).to_owned()
+}
+
+pub(super) fn plan(steps: &[Step], to: Option<&Path>, as_json: bool) -> Result<ExitCode> {
+    if as_json {
+        print(&json!({ "version": VERSION, "files": steps }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(to) = to {
+        say(&format!(
+            "would restore {} files into {}",
+            steps.len(),
+            to.display()
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    for step in steps.iter().filter(|step| step.now != Now::Same) {
+        let word = match step.now {
+            Now::Missing => "would restore",
+            Now::Older => "is there, older:",
+            Now::Newer => "is there, newer:",
+            Now::Same => "is the same:",
+        };
+        say(&format!("{word} {}", step.path.display()));
+    }
+    let same = steps.iter().filter(|step| step.now == Now::Same).count();
+    say(&format!(
+        "{same} of {} files are there as they were",
+        steps.len()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn given(given: &Given, to: &Path, as_json: bool) -> Result<ExitCode> {
+    if as_json {
+        let mut value = serde_json::to_value(given)?;
+        value["version"] = VERSION.into();
+        print(&value)?;
+        return Ok(code(given.left.is_empty()));
+    }
+    say(&format!(
+        "restored {} files into {}",
+        given.restored,
+        to.display()
+    ));
+    for path in &given.renamed {
+        say(&format!("replaced, and kept beside it: {}", path.display()));
+    }
+    for path in &given.left {
+        say(&format!("left as it is: {}", path.display()));
+    }
+    if !given.left.is_empty() {
+        say("--overwrite replaces those and keeps them beside");
+    }
+    Ok(code(given.left.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_shows_how_far_it_is() {
+        let at = Progress {
+            percent_done: 0.5,
+            files_done: 7,
+            bytes_done: 5 << 20,
+            total_bytes: 10 << 20,
+        };
+        assert_eq!(
+            line(&at),
+            "[############............]  50 %  5.0 MiB of 10.0 MiB, 7 files"
+        );
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(3 << 30), "3.0 GiB");
+    }
+}

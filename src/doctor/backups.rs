@@ -1,0 +1,62 @@
+//! Whether there is history, here and elsewhere, and whether it is whole.
+
+use super::Check;
+use super::scene::Scene;
+use crate::backup::BackupState;
+use crate::time::{Timestamp, short};
+
+pub(super) fn checks(scene: &Scene) -> Vec<Check> {
+    let Ok(root) = &scene.root else {
+        return Vec::new();
+    };
+    match BackupState::shown(root) {
+        Ok(state) => vec![judge(
+            scene,
+            state.as_ref(),
+            scene.config.backup.every().is_some(),
+        )],
+        Err(error) => vec![Check::failed(
+            "backup",
+            &error,
+            &scene.spotkeep("backup now"),
+        )],
+    }
+}
+
+/// An old backup is no fault: where nothing changes none is made. What was tried and failed is one.
+fn judge(scene: &Scene, state: Option<&BackupState>, is_on: bool) -> Check {
+    let now = scene.spotkeep("backup now");
+    let Some(state) = state else {
+        return match is_on {
+            true => Check::good("backup", "none yet; they begin with the keeper"),
+            false => Check::warn("backup", "none, and they are turned off", now),
+        };
+    };
+    if let Some(trouble) = state.troubles().into_iter().next() {
+        let damaged = state
+            .check
+            .as_ref()
+            .is_some_and(|check| !check.damage.is_empty());
+        let fix = if damaged {
+            scene.spotkeep("backup check --all")
+        } else {
+            now
+        };
+        return Check::wrong("backup", trouble, fix);
+    }
+    let age = |at: Option<Timestamp>| {
+        at.map_or_else(
+            || "never".to_owned(),
+            |at| format!("{} ago", short(Timestamp::now().since(at))),
+        )
+    };
+    let mut detail = age(state.last.as_ref().map(|made| made.at));
+    if let Some(copy) = &state.copy {
+        detail.push_str(&format!("; copied to {} {}", copy.to, age(copy.at)));
+    }
+    detail.push_str(&format!(
+        "; checked {}",
+        age(state.check.as_ref().map(|check| check.at))
+    ));
+    Check::good("backup", detail)
+}

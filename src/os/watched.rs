@@ -1,0 +1,296 @@
+//! A long command under watch: what it says is passed on as it comes, it can be asked to end, and one
+//! that hangs is ended.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::process::{Pidfd, ProcessId, Signal};
+use crate::error::{Context as _, Result, anyhow};
+
+/// How often the watch looks up when the command says nothing.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How long a command that was interrupted may clean up; restic takes up to 2 s (measured).
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long a killed command is waited for. One that hangs in the kernel is left behind.
+const CORPSE: Duration = Duration::from_secs(5);
+
+/// A command that reads less than this in a [`Limits::stalled`] is not at work.
+const A_SIGN_OF_LIFE: u64 = 64 << 10;
+
+/// Lines of standard error that are kept.
+const LINES_KEPT: usize = 200;
+
+/// How long a command may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// In all.
+    pub total: Duration,
+    /// Without reading anything to speak of, from a disk or from a network.
+    pub stalled: Duration,
+}
+
+/// How a watched command ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its status.
+    pub status: ExitStatus,
+    /// The end of its standard error.
+    pub stderr: String,
+}
+
+/// Runs a command in a process group of its own, each line of its output given to `line`. It is
+/// interrupted, and killed where that does not help, as soon as `stop` gives a reason.
+///
+/// # Errors
+/// It cannot be started, it was stopped, it hung.
+pub fn run(
+    command: &mut Command,
+    limits: Limits,
+    stop: &dyn Fn() -> Option<String>,
+    line: &mut dyn FnMut(&str),
+) -> Result<Ended> {
+    command.stdout(Stdio::piped());
+    watch(command, limits, stop, line)
+}
+
+/// As [`run`], with the output going into a file or a pipe.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_into(
+    command: &mut Command,
+    output: impl Into<Stdio>,
+    limits: Limits,
+    stop: &dyn Fn() -> Option<String>,
+) -> Result<Ended> {
+    command.stdout(output);
+    watch(command, limits, stop, &mut |_| {})
+}
+
+fn watch(
+    command: &mut Command,
+    limits: Limits,
+    stop: &dyn Fn() -> Option<String>,
+    line: &mut dyn FnMut(&str),
+) -> Result<Ended> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot run {name}"))?;
+    // A child that has ended is a corpse until it is waited for, so the pid is still its own.
+    let pidfd = i32::try_from(child.id())
+        .ok()
+        .and_then(ProcessId::of)
+        .and_then(ProcessId::open);
+    let out = lines_of(child.stdout.take());
+    let err = lines_of(child.stderr.take());
+    let mut stderr: Vec<String> = Vec::new();
+    let mut pulse = Pulse::new(child.id());
+    let began = Instant::now();
+    let why = loop {
+        match out.recv_timeout(LOOK_EVERY) {
+            Ok(text) => line(&text),
+            Err(RecvTimeoutError::Timeout) => {}
+            // Its output is closed: it is ending, or has none.
+            Err(RecvTimeoutError::Disconnected) => {
+                if has_ended(pidfd.as_ref(), &mut child, LOOK_EVERY) {
+                    break None;
+                }
+            }
+        }
+        keep(&mut stderr, &err);
+        if let Some(why) = stop() {
+            break Some(anyhow!("{name} was stopped: {why}"));
+        }
+        if began.elapsed() > limits.total {
+            break Some(anyhow!(
+                "{name} did not end within {}",
+                crate::time::short(limits.total)
+            ));
+        }
+        if pulse.silent_for() > limits.stalled {
+            break Some(anyhow!(
+                "{name} hangs: it read nothing for {}",
+                crate::time::short(limits.stalled)
+            ));
+        }
+    };
+    if let Some(why) = why {
+        end(pidfd.as_ref(), &mut child);
+        return Err(why);
+    }
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for {name}"))?;
+    for text in out.try_iter() {
+        line(&text);
+    }
+    // A child of its own may keep the pipe open.
+    while let Ok(text) = err.recv_timeout(LOOK_EVERY) {
+        push(&mut stderr, text);
+    }
+    Ok(Ended {
+        status,
+        stderr: stderr.join("\n"),
+    })
+}
+
+fn has_ended(pidfd: Option<&Pidfd>, child: &mut Child, limit: Duration) -> bool {
+    match pidfd {
+        Some(pidfd) => pidfd.wait(Some(Instant::now() + limit)),
+        None => matches!(child.try_wait(), Ok(Some(_)) | Err(_)),
+    }
+}
+
+fn end(pidfd: Option<&Pidfd>, child: &mut Child) {
+    if let Some(pidfd) = pidfd {
+        pidfd.signal(Signal::Interrupt);
+        if !pidfd.wait(Some(Instant::now() + GRACE)) {
+            pidfd.signal(Signal::Kill);
+            if !pidfd.wait(Some(Instant::now() + CORPSE)) {
+                return;
+            }
+        }
+    }
+    // It has ended; its corpse is taken away.
+    child.try_wait().ok();
+}
+
+fn keep(kept: &mut Vec<String>, lines: &Receiver<String>) {
+    for text in lines.try_iter() {
+        push(kept, text);
+    }
+}
+
+fn push(kept: &mut Vec<String>, text: String) {
+    if kept.len() == LINES_KEPT {
+        kept.remove(0);
+    }
+    kept.push(text);
+}
+
+/// Reads lines in a thread of its own. A carriage return ends one too: it begins a progress bar anew.
+fn lines_of(pipe: Option<impl std::io::Read + Send + 'static>) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    if let Some(pipe) = pipe {
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(pipe);
+            let mut bytes = Vec::new();
+            // A line longer than this is no line.
+            while matches!((&mut reader).take(1 << 20).read_until(b'\n', &mut bytes), Ok(n) if n > 0)
+            {
+                let text = String::from_utf8_lossy(&bytes);
+                for part in text.split('\r') {
+                    let part = part.trim_start_matches("\x1b[2K").trim_end();
+                    if !part.is_empty() && sender.send(part.to_owned()).is_err() {
+                        return;
+                    }
+                }
+                bytes.clear();
+            }
+        });
+    }
+    lines
+}
+
+/// Whether a process still reads.
+struct Pulse {
+    path: String,
+    read: u64,
+    at: Instant,
+}
+
+impl Pulse {
+    fn new(pid: u32) -> Self {
+        Self {
+            path: format!("/proc/{pid}/io"),
+            read: 0,
+            at: Instant::now(),
+        }
+    }
+
+    fn silent_for(&mut self) -> Duration {
+        let now = fs::read_to_string(&self.path).ok().and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("rchar: "))?;
+            line.trim().parse::<u64>().ok()
+        });
+        match now {
+            Some(now) if now < self.read.saturating_add(A_SIGN_OF_LIFE) => {}
+            Some(now) => {
+                self.read = now;
+                self.at = Instant::now();
+            }
+            // What cannot be looked at is not judged.
+            None => self.at = Instant::now(),
+        }
+        self.at.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    const LONG: Limits = Limits {
+        total: Duration::from_secs(60),
+        stalled: Duration::from_secs(60),
+    };
+
+    #[test]
+    fn lines_come_as_they_are_said_and_the_status_at_the_end() {
+        let mut seen = Vec::new();
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "echo one; printf 'two\\rthree\\n'; echo no >&2; exit 3",
+        ]);
+        let ended = run(&mut command, LONG, &|| None, &mut |line| {
+            seen.push(line.to_owned());
+        })
+        .unwrap();
+        assert_eq!(seen, ["one", "two", "three"]);
+        assert_eq!(
+            (ended.status.code(), ended.stderr.as_str()),
+            (Some(3), "no")
+        );
+    }
+
+    #[test]
+    fn a_command_that_is_stopped_may_clean_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let cleaned = dir.path().join("cleaned");
+        let text = format!(
+            "trap 'touch {}; exit 1' INT; echo ready; while :; do sleep 0.05; done",
+            cleaned.display()
+        );
+        let ready = Cell::new(false);
+        let mut command = Command::new("sh");
+        command.args(["-c", &text]);
+        let stop = || ready.get().then(|| "enough".to_owned());
+        let error = run(&mut command, LONG, &stop, &mut |_| ready.set(true)).unwrap_err();
+        assert!(error.to_string().contains("stopped: enough"), "{error}");
+        assert!(cleaned.exists());
+    }
+
+    #[test]
+    fn a_command_that_reads_nothing_is_ended() {
+        let limits = Limits {
+            stalled: Duration::from_millis(300),
+            ..LONG
+        };
+        let mut command = Command::new("tail");
+        command.args(["-f", "/dev/null"]);
+        let error = run(&mut command, limits, &|| None, &mut |_| {}).unwrap_err();
+        assert!(error.to_string().contains("hangs"), "{error}");
+    }
+}

@@ -1,0 +1,712 @@
+//! Backups, made with the real restic and looked at with it by hand.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+use spotkeep::os::process::{ProcessId, Signal};
+
+use crate::lab::{LIMIT, Lab, Said, git, is_root, said, skip};
+
+/// Whether restic is here; otherwise the test says by name that it cannot run.
+pub fn has_restic(test: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|dir| dir.join("restic").is_file());
+    if !found {
+        skip(test, "restic is not installed");
+    }
+    found
+}
+
+/// A root with a workspace, a transcript and secrets, and no keeper.
+pub fn furnished() -> Lab {
+    let lab = Lab::new();
+    lab.declare("a", "", "");
+    let work = lab.workspace("a");
+    git(&work, &["branch", "target"]);
+    for (path, text) in [
+        ("target/debug/out", "built"),
+        ("web/node_modules/x/index.js", "fetched"),
+        ("src/main.rs", "fn main() {}"),
+        (".env", "TOKEN=hunter2"),
+        (
+            "cached/CACHEDIR.TAG",
+            "Signature: 8a477f597d28d172789f06886806bc55",
+        ),
+        ("cached/blob", "again"),
+    ] {
+        put(&work.join(path), text);
+    }
+    put(&lab.file(".claude/.credentials.json"), "{\"secret\":1}");
+    put(
+        &lab.file("session-state/credentials.json"),
+        "{\"secret\":1}",
+    );
+    put(&lab.file("home/.ssh/id_ed25519"), "private");
+    put(&lab.file("home/.ssh/id_ed25519.pub"), "public");
+    put(&lab.file("home/.gitconfig"), "[user]\n");
+    lab
+}
+
+pub fn put(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// restic by hand, as `backup key` says.
+pub fn by_hand(lab: &Lab, args: &[&str]) -> Said {
+    let key = lab.run(&["backup", "key", "--json"]).ok().json();
+    let mut restic = lab.program("restic");
+    restic
+        .env(
+            "RESTIC_PASSWORD_FILE",
+            key["password_file"].as_str().unwrap(),
+        )
+        .env("RESTIC_REPOSITORY", key["repository"].as_str().unwrap())
+        .arg("--no-cache")
+        .args(args);
+    said(&mut restic)
+}
+
+/// Every file below a directory with what is in it.
+fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(base: &Path, dir: &Path, all: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                walk(base, &path, all);
+            } else {
+                let name = path.strip_prefix(base).unwrap().to_path_buf();
+                all.insert(name, fs::read(&path).unwrap_or_default());
+            }
+        }
+    }
+    let mut all = BTreeMap::new();
+    walk(dir, dir, &mut all);
+    all
+}
+
+/// The same command with a program called restic in front of the real one.
+fn with_restic(lab: &Lab, script: &str, args: &[&str]) -> Command {
+    let dir = lab.dir.join("other");
+    put(&dir.join("restic"), script);
+    fs::set_permissions(dir.join("restic"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = lab.spotkeep(args);
+    let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap());
+    command.env("PATH", path);
+    command
+}
+
+fn ids(lab: &Lab) -> Vec<String> {
+    let list = lab.run(&["backup", "ls", "--json"]).ok().json();
+    let ids = list["backups"].as_array().unwrap().iter();
+    ids.map(|backup| backup["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn what_restic_restores_by_hand_is_what_was_there_without_secrets_and_builds() {
+    if !has_restic("what_restic_restores_by_hand_is_what_was_there_without_secrets_and_builds") {
+        return;
+    }
+    let lab = furnished();
+    let made = lab.run(&["backup", "now", "--json"]).ok().json();
+    assert_eq!(made["outcome"], "made");
+    assert_eq!(made["trouble"], Value::Array(Vec::new()));
+    let check = by_hand(&lab, &["check", "--read-data"]);
+    assert!(
+        check.code == 0 && check.out.contains("no errors"),
+        "{check:?}"
+    );
+    let there = lab.dir.join("there");
+    assert_eq!(
+        by_hand(
+            &lab,
+            &["restore", "latest", "--target", there.to_str().unwrap()]
+        )
+        .code,
+        0
+    );
+    let (mut left, mut back) = (tree(&lab.root()), tree(&there));
+    left.retain(|path, _| !path.starts_with("backups") && !path.ends_with("backups.key"));
+    back.retain(|path, _| !path.ends_with("backup.json"));
+    let mut out: Vec<String> = left
+        .keys()
+        .filter(|path| !back.contains_key(*path))
+        .map(|path| path.display().to_string())
+        .collect();
+    out.sort();
+    assert_eq!(
+        out,
+        [
+            ".claude/.credentials.json",
+            "home/.ssh/id_ed25519",
+            "session-state/backup.json",
+            "session-state/credentials.json",
+            "workspaces/a/.env",
+            "workspaces/a/cached/blob",
+            "workspaces/a/target/debug/out",
+            "workspaces/a/web/node_modules/x/index.js",
+        ]
+    );
+    for (path, bytes) in &back {
+        assert_eq!(left.get(path), Some(bytes), "{}", path.display());
+    }
+    // A branch of that name is no build.
+    assert!(back.contains_key(Path::new("workspaces/a/.git/refs/heads/target")));
+    for (path, mode) in [("backups", 0o700), ("backups.key", 0o600)] {
+        let meta = fs::metadata(lab.file(path)).unwrap();
+        assert_eq!(meta.mode() & 0o777, mode, "{path}");
+    }
+    // An agent that has not been seen by a keeper yet has no record, and all others have.
+    let status = lab.status();
+    assert_eq!(status["backup"]["id"], made["backup"]["id"]);
+    assert_eq!(status["trouble"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn listed_files_and_secrets_are_kept_where_that_is_asked_for() {
+    if !has_restic("listed_files_and_secrets_are_kept_where_that_is_asked_for") {
+        return;
+    }
+    let lab = furnished();
+    let text = lab.config_text();
+    let holds = |settings: &str, path: &str| {
+        lab.write_config(&format!("{text}\n[backup]\n{settings}\n"));
+        lab.run(&["backup", "now", "--always"]).ok();
+        let list = by_hand(&lab, &["ls", "latest"]).out;
+        list.lines().any(|line| line == format!("/{path}"))
+    };
+    assert!(holds("keep_ignored = [\".env\"]", "workspaces/a/.env"));
+    assert!(!holds(
+        "keep_ignored = [\".env\"]",
+        ".claude/.credentials.json"
+    ));
+    assert!(holds(
+        "keep_ignored = [\"target\"]",
+        "workspaces/a/target/debug/out"
+    ));
+    assert!(holds("secrets = true", ".claude/.credentials.json"));
+    assert!(holds("secrets = true", "home/.ssh/id_ed25519"));
+    assert!(!holds(
+        "exclude = [\"/workspaces/a/src\"]",
+        "workspaces/a/src/main.rs"
+    ));
+}
+
+#[test]
+fn where_nothing_has_changed_no_restic_is_started_and_no_byte_written() {
+    if !has_restic("where_nothing_has_changed_no_restic_is_started_and_no_byte_written") {
+        return;
+    }
+    let lab = furnished();
+    lab.run(&["backup", "now"]).ok();
+    let files = |lab: &Lab| -> BTreeMap<PathBuf, (i64, i64, u64)> {
+        tree(&lab.root())
+            .into_keys()
+            .filter(|path| !path.ends_with("spotkeep.lock"))
+            .map(|path| {
+                let meta = fs::symlink_metadata(lab.file(path.to_str().unwrap())).unwrap();
+                (path, (meta.ctime(), meta.ctime_nsec(), meta.len()))
+            })
+            .collect()
+    };
+    let before = files(&lab);
+    let started = lab.dir.join("started");
+    let script = format!("#!/bin/sh\ntouch {}\nexit 1\n", started.display());
+    for _ in 0..3 {
+        let now = said(&mut with_restic(
+            &lab,
+            &script,
+            &["backup", "now", "--json"],
+        ))
+        .ok();
+        assert_eq!(now.json()["outcome"], "unchanged");
+    }
+    assert!(!started.exists());
+    assert_eq!(files(&lab), before);
+    // What is built again is no change, and a change is.
+    put(&lab.workspace("a").join("target/debug/more"), "x");
+    assert_eq!(
+        lab.run(&["backup", "now", "--json"]).ok().json()["outcome"],
+        "unchanged"
+    );
+    put(&lab.workspace("a").join("src/new.rs"), "x");
+    assert_eq!(
+        lab.run(&["backup", "now", "--json"]).ok().json()["outcome"],
+        "made"
+    );
+    assert_eq!(ids(&lab).len(), 2);
+}
+
+#[test]
+fn a_flipped_byte_in_each_kind_of_file_is_found_and_named() {
+    if !has_restic("a_flipped_byte_in_each_kind_of_file_is_found_and_named") {
+        return;
+    }
+    let lab = furnished();
+    lab.run(&["backup", "now"]).ok();
+    let repository = lab.file("backups");
+    let check = |args: &[&str]| lab.run(&[&["backup", "check", "--json"], args].concat());
+    for kind in ["config", "keys", "snapshots", "index", "data"] {
+        let file = if kind == "config" {
+            PathBuf::from(kind)
+        } else {
+            let inside = tree(&repository.join(kind)).into_keys().next().unwrap();
+            Path::new(kind).join(inside)
+        };
+        let path = repository.join(&file);
+        let good = fs::read(&path).unwrap();
+        let mut bad = good.clone();
+        let middle = bad.len() / 2;
+        bad[middle] ^= 1;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, bad).unwrap();
+        let found = check(&["--all"]);
+        assert_eq!(found.code, 3, "{kind}: {found:?}");
+        let damage = found.json()["damage"].to_string();
+        assert!(damage.contains(file.to_str().unwrap()), "{kind}: {damage}");
+        // It is shown until a check finds it whole again.
+        let status = lab.run(&["status"]);
+        assert!(
+            status.code == 3 && status.out.contains("damaged"),
+            "{status:?}"
+        );
+        fs::write(&path, good).unwrap();
+        assert_eq!(check(&["--all"]).code, 0, "{kind}");
+    }
+    assert_eq!(lab.run(&["status"]).code, 0);
+}
+
+/// A restic that is ended at once, with what it started; the shape of `kill -9`.
+fn start(lab: &Lab, args: &[&str]) -> Child {
+    let mut command = lab.spotkeep(args);
+    command
+        .process_group(0)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// The restic of this lab, if one runs.
+fn restic_of(lab: &Lab) -> Option<ProcessId> {
+    lab.processes().into_iter().find(|process| {
+        let name = fs::read_to_string(format!("/proc/{}/comm", process.pid)).unwrap_or_default();
+        name.trim() == "restic"
+    })
+}
+
+fn kill_all(lab: &Lab, child: &mut Child) {
+    // Ours first, so that it cannot tell of the end of its restic.
+    child.kill().ok();
+    child.wait().unwrap();
+    while let Some(restic) = restic_of(lab).and_then(ProcessId::open) {
+        restic.signal(Signal::Kill);
+        assert!(restic.wait(Some(Instant::now() + LIMIT)));
+    }
+}
+
+/// Something that takes restic a while and cannot be squeezed.
+fn noise(path: &Path, seed: u64, bytes: usize) {
+    let mut state = seed | 1;
+    let mut all = Vec::with_capacity(bytes);
+    while all.len() < bytes {
+        // xorshift64: enough to look like nothing that was there before.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        all.extend_from_slice(&state.to_le_bytes());
+    }
+    fs::write(path, all).unwrap();
+}
+
+/// How often each is killed; `SPOTKEEP_KILLS` makes it more.
+fn rounds() -> u32 {
+    let kills = std::env::var("SPOTKEEP_KILLS").ok();
+    kills.and_then(|text| text.parse().ok()).unwrap_or(5)
+}
+
+#[test]
+fn a_kill_at_any_moment_of_a_backup_a_copy_or_a_prune_costs_nothing_that_was_kept() {
+    if !has_restic("a_kill_at_any_moment_of_a_backup_a_copy_or_a_prune_costs_nothing_that_was_kept")
+    {
+        return;
+    }
+    let lab = furnished();
+    let copy = lab.dir.join("copy");
+    let text = lab.config_text();
+    lab.write_config(&format!(
+        "{text}\n[backup]\ncopy_to = \"{}\"\nkeep = {{ last = 2, hourly = 0, daily = 0, weekly = 0 }}\n",
+        copy.display()
+    ));
+    let big = lab.workspace("a").join("big");
+    noise(&big, 7, 1 << 20);
+    lab.run(&["backup", "now"]).ok();
+    let kept = fs::read(&big).unwrap();
+    let first = ids(&lab).pop().unwrap();
+    let verbs = [&["backup", "now"][..], &["backup", "check", "--prune"]];
+    let next = lab.workspace("a").join("next");
+    // How long each takes when it is left alone: kills are spread over that, the copy and the prune included.
+    let spans = verbs.map(|args| {
+        noise(&next, 5, 6 << 20);
+        let began = Instant::now();
+        lab.run(args).ok();
+        began.elapsed()
+    });
+    let rounds = rounds();
+    for round in 0..rounds {
+        for (args, span) in verbs.iter().zip(spans) {
+            noise(&next, u64::from(round) * 31 + 11, 6 << 20);
+            let mut child = start(&lab, args);
+            // The moment comes from outside, as it does in life.
+            std::thread::sleep(span * (2 * round + 1) / (2 * rounds));
+            kill_all(&lab, &mut child);
+        }
+    }
+    // The next ones go on by themselves: stale locks are in nobody's way.
+    for _ in 0..2 {
+        lab.run(&["backup", "now", "--always", "--json"]).ok();
+    }
+    for args in [
+        &["backup", "check", "--all"][..],
+        &["backup", "check", "--copy", "--all"],
+    ] {
+        let check = lab.run(args);
+        assert_eq!(check.code, 0, "{check:?}");
+    }
+    let there = lab.dir.join("there");
+    let restored = lab.run(&[
+        "backup",
+        "restore",
+        "latest",
+        "--to",
+        there.to_str().unwrap(),
+    ]);
+    assert_eq!(restored.code, 0, "{restored:?}");
+    assert_eq!(fs::read(there.join("workspaces/a/big")).unwrap(), kept);
+    assert_eq!(
+        fs::read(there.join("workspaces/a/next")).unwrap(),
+        fs::read(lab.workspace("a").join("next")).unwrap()
+    );
+    // The policy keeps two; what a prune removed is gone whole.
+    lab.run(&["backup", "check", "--prune"]).ok();
+    let left = ids(&lab);
+    assert!(left.len() <= 2 && !left.contains(&first), "{left:?}");
+    assert_eq!(lab.run(&["backup", "check", "--all"]).code, 0);
+}
+
+#[test]
+fn a_second_backup_waits_for_the_first_and_one_by_the_clock_does_not() {
+    if !has_restic("a_second_backup_waits_for_the_first_and_one_by_the_clock_does_not") {
+        return;
+    }
+    let lab = furnished();
+    lab.run(&["backup", "now"]).ok();
+    put(&lab.workspace("a").join("src/new.rs"), "x");
+    let (enter, go) = (lab.dir.join("entered"), lab.dir.join("go"));
+    // A restic that is at work until it is let go.
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *backup*--json*) touch {}; while [ ! -e {} ]; do sleep 0.05; done;; esac\nexec {} \"$@\"\n",
+        enter.display(),
+        go.display(),
+        real_restic().display()
+    );
+    let mut first = with_restic(&lab, &script, &["backup", "now"]);
+    let mut first = first
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    lab.until("the first is at work", || enter.exists().then_some(()));
+    lab.run(&["backup", "now", "--scheduled"]).refused(
+        3,
+        "another backup is under way",
+        "try again",
+    );
+    let mut second = lab.spotkeep(&["backup", "now"]);
+    let second = second
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It stands at the lock, whose holder does not change.
+    fs::write(&go, "").unwrap();
+    assert!(first.wait().unwrap().success());
+    let second = second.wait_with_output().unwrap();
+    assert!(second.status.success());
+    assert!(String::from_utf8_lossy(&second.stdout).contains("nothing has changed"));
+    assert_eq!(ids(&lab).len(), 2);
+}
+
+fn real_restic() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join("restic"))
+        .find(|path| path.is_file())
+        .unwrap()
+}
+
+#[test]
+fn the_lock_of_a_living_restic_is_respected_and_that_of_a_dead_one_removed() {
+    if !has_restic("the_lock_of_a_living_restic_is_respected_and_that_of_a_dead_one_removed") {
+        return;
+    }
+    let lab = furnished();
+    noise(&lab.workspace("a").join("big"), 3, 24 << 20);
+    lab.run(&["backup", "now"]).ok();
+    // By hand, and slow enough to be met at work.
+    let key = lab.file("backups.key");
+    let mut restic = lab.program("restic");
+    restic
+        .env("RESTIC_PASSWORD_FILE", &key)
+        .env("RESTIC_REPOSITORY", lab.file("backups"))
+        .args(["--no-cache", "--limit-upload", "64", "backup", "--force"])
+        .arg(lab.dir.join("noise"));
+    noise(&lab.dir.join("noise"), 99, 24 << 20);
+    let mut restic = restic
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let locks = lab.file("backups/locks");
+    lab.until("it holds its lock", || {
+        (fs::read_dir(&locks).unwrap().count() > 0).then_some(())
+    });
+    lab.run(&["backup", "check"])
+        .refused(3, "another restic is at work", "try again");
+    assert_eq!(
+        fs::read_dir(&locks).unwrap().count(),
+        1,
+        "a lock of the living was removed"
+    );
+    // Both take a shared lock, so a backup goes on beside it.
+    lab.run(&["backup", "now", "--always"]).ok();
+    restic.kill().unwrap();
+    restic.wait().unwrap();
+    assert_eq!(fs::read_dir(&locks).unwrap().count(), 1);
+    lab.run(&["backup", "check", "--prune"]).ok();
+    assert_eq!(fs::read_dir(&locks).unwrap().count(), 0);
+}
+
+#[test]
+fn a_restic_that_is_missing_too_old_or_hangs_is_named_with_what_to_do() {
+    let lab = furnished();
+    let script = "#!/bin/sh\necho 'restic 0.9.4 compiled with go1.11 on linux/amd64'\n";
+    said(&mut with_restic(&lab, script, &["backup", "now"])).refused(
+        1,
+        "0.9",
+        "apt-get install restic",
+    );
+    let status = lab.run(&["status"]);
+    assert!(
+        status.code == 3 && status.out.contains("restic 0.9"),
+        "{status:?}"
+    );
+
+    let empty = lab.dir.join("empty");
+    fs::create_dir(&empty).unwrap();
+    let mut none = lab.spotkeep(&["backup", "now"]);
+    said(none.env("PATH", &empty)).refused(1, "restic is not installed", "apt-get install restic");
+
+    let script = "#!/bin/sh\nexec tail -f /dev/null\n";
+    said(&mut with_restic(&lab, script, &["backup", "now"])).refused(
+        1,
+        "does not answer",
+        "version",
+    );
+    // Turned off, nobody is told that there are none.
+    let text = lab.config_text();
+    lab.write_config(&format!("{text}\n[backup]\nevery = \"never\"\n"));
+    assert_eq!(lab.run(&["status"]).code, 0);
+}
+
+#[test]
+fn files_are_given_back_by_hand_and_nothing_that_is_there_is_lost() {
+    if !has_restic("files_are_given_back_by_hand_and_nothing_that_is_there_is_lost") {
+        return;
+    }
+    let lab = furnished();
+    lab.run(&["backup", "now"]).ok();
+    let work = lab.workspace("a");
+    fs::remove_dir_all(work.join("src")).unwrap();
+    put(&work.join("tracked.txt"), "written after");
+    let plan = lab
+        .run(&["backup", "restore", "latest", "workspaces/a", "--dry-run"])
+        .ok();
+    assert!(
+        plan.out.contains("would restore workspaces/a/src/main.rs"),
+        "{plan:?}"
+    );
+    assert!(
+        plan.out.contains("newer: workspaces/a/tracked.txt"),
+        "{plan:?}"
+    );
+    assert!(!work.join("src").exists());
+    let first = lab.run(&["backup", "restore", "latest", "workspaces/a"]);
+    assert_eq!(first.code, 3, "{first:?}");
+    assert_eq!(
+        fs::read_to_string(work.join("src/main.rs")).unwrap(),
+        "fn main() {}"
+    );
+    assert_eq!(
+        fs::read_to_string(work.join("tracked.txt")).unwrap(),
+        "written after"
+    );
+    lab.run(&["backup", "restore", "latest", "workspaces/a", "--overwrite"])
+        .ok();
+    assert_eq!(
+        fs::read_to_string(work.join("tracked.txt")).unwrap(),
+        "staged, then changed\n"
+    );
+    let kept = tree(&work).into_iter().any(|(path, bytes)| {
+        path.to_string_lossy()
+            .starts_with("tracked.txt.before-restore-")
+            && bytes == b"written after"
+    });
+    assert!(kept);
+    lab.run(&["backup", "restore", "latest", "nowhere"])
+        .refused(2, "has no nowhere", "dry-run");
+    lab.run(&["backup", "restore", "ffffffff"])
+        .refused(2, "no backup", "backup ls");
+    lab.run(&["backup", "restore", "latest", "../x"])
+        .refused(2, "not in the root", "relative");
+    let full = lab.dir.display().to_string();
+    lab.run(&["backup", "restore", "latest", "--to", &full])
+        .refused(2, "not empty", "new");
+    assert!(!lab.file(".restored").exists());
+    let left = fs::read_dir(lab.root()).unwrap().flatten();
+    assert!(
+        left.into_iter()
+            .all(|entry| !entry.file_name().to_string_lossy().starts_with(".restored"))
+    );
+}
+
+#[test]
+fn backups_stop_before_the_disk_is_full_and_say_so() {
+    if !has_restic("backups_stop_before_the_disk_is_full_and_say_so") {
+        return;
+    }
+    let lab = furnished();
+    lab.run(&["backup", "now"]).ok();
+    let text = lab.config_text();
+    lab.write_config(&format!("{text}\n[backup]\nmin_free = \"900T\"\n"));
+    lab.run(&["backup", "now"])
+        .refused(3, "backups stop below", "du ");
+    let status = lab.run(&["status"]);
+    assert!(
+        status.code == 3 && status.out.contains("no backup is made"),
+        "{status:?}"
+    );
+    lab.write_config(&text);
+    lab.run(&["backup", "now"]).ok();
+    assert_eq!(lab.run(&["status"]).code, 0);
+}
+
+#[test]
+fn a_keeper_makes_backups_by_the_clock_and_status_tells_each_agents_newest() {
+    if !has_restic("a_keeper_makes_backups_by_the_clock_and_status_tells_each_agents_newest") {
+        return;
+    }
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    let _keeper = lab.keeper_by(|command| {
+        command.env("SPOTKEEP_FIRST_BACKUP", "1ms");
+    });
+    let agent = lab.until("the agent has a backup", || {
+        let agent = lab.agent("a");
+        agent["last_backup"].is_string().then_some(agent)
+    });
+    let status = lab.status();
+    assert_eq!(status["backup"]["at"], agent["last_backup"]);
+    let text = lab.run(&["status"]).ok().out;
+    assert!(text.contains("\nbackup  "), "{text}");
+}
+
+#[test]
+fn a_backup_ends_cleanly_when_the_notice_comes() {
+    if !has_restic("a_backup_ends_cleanly_when_the_notice_comes") {
+        return;
+    }
+    let lab = furnished();
+    lab.run(&["backup", "now"]).ok();
+    let before = ids(&lab);
+    put(&lab.workspace("a").join("src/new.rs"), "x");
+    let (enter, ended) = (lab.dir.join("entered"), lab.dir.join("ended"));
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *backup*--json*) trap 'touch {1}; exit 130' INT; touch {0}; while :; do sleep 0.05; done;; esac\nexec {2} \"$@\"\n",
+        enter.display(),
+        ended.display(),
+        real_restic().display()
+    );
+    let mut backup = with_restic(&lab, &script, &["backup", "now", "--scheduled"]);
+    let backup = backup
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    lab.until("it is at work", || enter.exists().then_some(()));
+    let save = lab.run(&["save", "--final", "--json"]).ok().json();
+    assert_eq!(save["clean"], true);
+    let said = backup.wait_with_output().unwrap();
+    assert_eq!(said.status.code(), Some(1));
+    let err = String::from_utf8_lossy(&said.stderr);
+    assert!(err.contains("has had its notice"), "{err}");
+    assert!(ended.exists(), "restic was not asked to end");
+    // In this life none is begun any more; that is no trouble, and the next life makes one.
+    lab.run(&["backup", "now", "--scheduled"]).sound();
+    assert_eq!(ids(&lab), before);
+    assert_eq!(
+        lab.run(&["status", "--json"]).json()["trouble"],
+        Value::Array(Vec::new())
+    );
+    lab.new_life();
+    lab.run(&["backup", "now"]).ok();
+    assert_eq!(ids(&lab).len(), before.len() + 1);
+}
+
+#[test]
+fn a_disk_that_fills_up_during_a_backup_costs_that_backup_and_no_other() {
+    let test = "a_disk_that_fills_up_during_a_backup_costs_that_backup_and_no_other";
+    if !has_restic(test) {
+        return;
+    }
+    if !is_root() {
+        skip(test, "mounting needs root");
+        return;
+    }
+    let mut lab = Lab::bare();
+    fs::create_dir(lab.root()).unwrap();
+    let mut mount = Command::new("mount");
+    mount
+        .args(["-t", "tmpfs", "-o", "size=48m,mode=755", "tmpfs"])
+        .arg(lab.root());
+    let mounted = said(&mut mount);
+    if mounted.code != 0 {
+        skip(test, &mounted.err);
+        return;
+    }
+    lab.umount_at_the_end();
+    lab.run(&["init"]).ok();
+    lab.configure("[backup]\nmin_free = \"1K\"");
+    lab.run(&["backup", "now"]).ok();
+    let before = ids(&lab);
+    let big = lab.file("workspaces/big");
+    noise(&big, 5, 30 << 20);
+    let failed = lab.run(&["backup", "now"]);
+    assert_eq!(failed.code, 1, "{failed:?}");
+    assert!(failed.err.contains("no space left"), "{failed:?}");
+    assert_eq!(ids(&lab), before);
+    noise(&big, 5, 1 << 20);
+    // What was written and is listed nowhere goes with the next prune.
+    lab.run(&["backup", "check", "--all", "--prune"]).ok();
+    lab.run(&["backup", "now"]).ok();
+    assert_eq!(ids(&lab).len(), 2);
+    assert_eq!(lab.run(&["backup", "check", "--all"]).code, 0);
+    assert_eq!(lab.run(&["status"]).code, 0);
+}

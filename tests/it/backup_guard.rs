@@ -1,0 +1,199 @@
+//! Where root makes the backups: what the user can write steers nothing that root does, and an agent cannot
+//! reach the history.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::backup::{furnished, has_restic, put};
+use crate::lab::{Lab, SPOTKEEP, is_root, said, skip};
+
+/// A user of this machine who is not root.
+const NOBODY: u32 = 65534;
+
+/// A root that belongs to a user, at a place that root holds, with a program that the user can run.
+struct Guarded {
+    lab: Lab,
+    program: PathBuf,
+}
+
+impl Guarded {
+    fn new(test: &str) -> Option<Self> {
+        if !is_root() {
+            skip(test, "acting for another user needs root");
+            return None;
+        }
+        if !has_restic(test) {
+            return None;
+        }
+        let lab = furnished();
+        let program = lab.dir.join("bin/spotkeep");
+        fs::copy(SPOTKEEP, &program).unwrap();
+        give(&lab.root());
+        give(&lab.dir.join("run"));
+        // As `setup` leaves it.
+        std::os::unix::fs::chown(lab.root(), Some(0), Some(NOBODY)).unwrap();
+        fs::set_permissions(lab.root(), fs::Permissions::from_mode(0o1775)).unwrap();
+        Some(Self { lab, program })
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.lab.program(self.program.to_str().unwrap());
+        command.arg("--root").arg(self.lab.root()).args(args);
+        command
+    }
+
+    fn as_user(&self, args: &[&str]) -> Command {
+        let mut command = self.command(args);
+        command.uid(NOBODY).gid(NOBODY).current_dir("/");
+        command
+    }
+}
+
+/// Everything below a path becomes the user's.
+fn give(path: &Path) {
+    let owner = format!("{NOBODY}:{NOBODY}");
+    let chown = Command::new("chown")
+        .args(["-Rh", &owner])
+        .arg(path)
+        .status();
+    assert!(chown.unwrap().success());
+}
+
+#[test]
+fn what_root_keeps_the_user_cannot_delete_and_what_root_writes_outside_is_the_users() {
+    let Some(guarded) = Guarded::new(
+        "what_root_keeps_the_user_cannot_delete_and_what_root_writes_outside_is_the_users",
+    ) else {
+        return;
+    };
+    let lab = &guarded.lab;
+    said(&mut guarded.command(&["backup", "now", "--scheduled"])).ok();
+    for path in ["backups", "backups/config", "backups.key"] {
+        assert_eq!(fs::metadata(lab.file(path)).unwrap().uid(), 0, "{path}");
+    }
+    assert_eq!(
+        fs::metadata(lab.file("session-state/backup.json"))
+            .unwrap()
+            .uid(),
+        NOBODY
+    );
+    let mut rm = lab.program("rm");
+    rm.args(["-rf", "backups", "backups.key"])
+        .current_dir(lab.root())
+        .uid(NOBODY)
+        .gid(NOBODY);
+    assert_ne!(said(&mut rm).code, 0);
+    assert!(lab.file("backups/config").exists() && lab.file("backups.key").exists());
+    said(&mut guarded.as_user(&["backup", "ls"])).refused(1, "belongs to root", "sudo");
+    said(&mut guarded.command(&["backup", "ls"])).ok();
+    // The user is told how they stand all the same.
+    let status = said(&mut guarded.as_user(&["status", "--json"]))
+        .ok()
+        .json();
+    assert!(status["backup"]["at"].is_string(), "{status}");
+}
+
+#[test]
+fn the_users_file_makes_root_start_nothing_and_send_nothing_until_root_approves() {
+    let Some(guarded) = Guarded::new(
+        "the_users_file_makes_root_start_nothing_and_send_nothing_until_root_approves",
+    ) else {
+        return;
+    };
+    let lab = &guarded.lab;
+    let (ran, copy) = (lab.dir.join("ran"), lab.dir.join("copy"));
+    let script = lab.workspace("a").join("key");
+    put(
+        &script,
+        &format!("#!/bin/sh\ntouch {}\necho secret\n", ran.display()),
+    );
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = lab.config_text();
+    lab.write_config(&format!(
+        "{text}\n[backup]\nkey_command = \"{}\"\ncopy_to = \"{}\"\n",
+        script.display(),
+        copy.display()
+    ));
+    let made = said(&mut guarded.command(&["backup", "now", "--json"]));
+    assert_eq!(made.code, 3, "{made:?}");
+    let trouble = made.json()["trouble"].to_string();
+    assert!(
+        trouble.contains("copy_to, key_command") && trouble.contains("approve"),
+        "{trouble}"
+    );
+    assert!(!ran.exists() && !copy.exists());
+    // Nor may the root pass for root's own by a link to what is root's.
+    let identity = lab.file("session-state/root.json");
+    let (aside, of_root) = (lab.dir.join("root.json"), lab.dir.join("of-root.json"));
+    fs::copy(&identity, &of_root).unwrap();
+    fs::rename(&identity, &aside).unwrap();
+    std::os::unix::fs::symlink(&of_root, &identity).unwrap();
+    said(&mut guarded.command(&["backup", "now", "--always"])).sound();
+    assert!(!ran.exists() && !copy.exists());
+    fs::remove_file(&identity).unwrap();
+    fs::rename(&aside, &identity).unwrap();
+    // Nor may a file of the user's pass for root's word.
+    let approved = lab.file("backups.approved.json");
+    fs::write(&approved, "{\"version\":1,\"copy_to\":\"/x\"}").unwrap();
+    std::os::unix::fs::chown(&approved, Some(NOBODY), None).unwrap();
+    said(&mut guarded.command(&["backup", "now"])).refused(1, "not root's alone", "chown root");
+    fs::remove_file(&approved).unwrap();
+
+    lab.write_config(&format!(
+        "{text}\n[backup]\ncopy_to = \"{}\"\n",
+        copy.display()
+    ));
+    said(&mut guarded.command(&["backup", "approve"])).ok();
+    said(&mut guarded.command(&["backup", "now"])).ok();
+    assert!(copy.join("config").exists());
+    said(&mut guarded.as_user(&["backup", "approve"])).refused(2, "nothing to approve", "sudo");
+}
+
+#[test]
+fn what_is_lost_comes_back_as_the_users_and_no_link_leads_root_astray() {
+    let Some(guarded) =
+        Guarded::new("what_is_lost_comes_back_as_the_users_and_no_link_leads_root_astray")
+    else {
+        return;
+    };
+    let lab = &guarded.lab;
+    let session = spotkeep::state::new_uuid();
+    let transcript = lab.file(&format!(".claude/projects/-a/{session}.jsonl"));
+    put(
+        &transcript,
+        "{\"type\":\"user\",\"message\":{\"content\":\"hello\"}}\n",
+    );
+    let record = serde_json::json!({
+        "version": 1, "name": "a", "agent_id": spotkeep::state::new_uuid(), "session_id": session,
+        "cwd": "workspaces/a", "prompt_delivered": true,
+    });
+    put(&lab.record_path("a"), &record.to_string());
+    give(&lab.file(".claude"));
+    give(&lab.record_path("a"));
+    said(&mut guarded.command(&["backup", "now"])).ok();
+    let words = fs::read(&transcript).unwrap();
+    fs::remove_dir_all(lab.file(".claude/projects")).unwrap();
+    fs::remove_dir_all(lab.workspace("a")).unwrap();
+    said(&mut guarded.command(&["backup", "mend"])).ok();
+    assert_eq!(fs::read(&transcript).unwrap(), words);
+    assert_eq!(fs::metadata(&transcript).unwrap().uid(), NOBODY);
+    let file = lab.workspace("a").join("src/main.rs");
+    assert_eq!(fs::metadata(&file).unwrap().uid(), NOBODY);
+
+    // A place of root's, by way of a link of the user's.
+    let of_root = lab.dir.join("of-root");
+    fs::create_dir(&of_root).unwrap();
+    fs::set_permissions(&of_root, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_dir_all(lab.file(".claude/projects")).unwrap();
+    std::os::unix::fs::symlink(&of_root, lab.file(".claude/projects")).unwrap();
+    assert_ne!(said(&mut guarded.command(&["backup", "mend"])).code, 0);
+    assert_eq!(fs::read_dir(&of_root).unwrap().count(), 0);
+    said(&mut guarded.command(&["backup", "restore", "latest", "workspaces/a"])).refused(
+        2,
+        "root does not write",
+        "--to",
+    );
+}
