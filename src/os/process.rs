@@ -450,10 +450,16 @@ pub fn exchange(command: &mut Command, input: Vec<u8>, until: Instant) -> Result
     if !ended {
         bail!("{name} did not end in time");
     }
+    // Half an answer is none, least of all an empty one: "nothing has changed" is said by saying nothing.
+    let left = until.saturating_duration_since(Instant::now());
+    let stdout = stdout
+        .recv_timeout(left.max(PIPE_LIMIT))
+        .ok()
+        .with_context(|| format!("{name} has ended, and its answer has no end"))?;
     let text = stderr.recv_timeout(PIPE_LIMIT).unwrap_or_default();
     Ok(Exchange {
         status,
-        stdout: stdout.recv_timeout(PIPE_LIMIT).unwrap_or_default(),
+        stdout,
         stderr: String::from_utf8_lossy(&text).trim().to_owned(),
     })
 }
@@ -509,6 +515,29 @@ mod tests {
         )
         .unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_that_has_no_end_is_an_error_and_not_an_empty_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "tail -f /dev/null & echo $! >\"$0\""])
+            .arg(&file);
+        let soon = Instant::now() + Duration::from_secs(1);
+        let said = exchange(&mut command, Vec::new(), soon);
+        let left = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        ProcessId::of(left)
+            .unwrap()
+            .open()
+            .unwrap()
+            .signal(Signal::Kill);
+        assert!(said.is_err(), "{said:?}");
+        let mut command = Command::new("sh");
+        let limit = Instant::now() + Duration::from_secs(10);
+        let said = exchange(command.args(["-c", "echo said"]), Vec::new(), limit).unwrap();
+        assert_eq!(said.stdout, b"said\n");
     }
 
     #[test]
