@@ -8,6 +8,7 @@
 //! | [`keeper`] | the daemon: a pure [`keeper::core`] that decides, one loop, edges that act, the control socket |
 //! | [`save`], [`restore`] | the two journeys: from a notice to *safe*; from a new life to resumed agents |
 //! | [`setup`], [`doctor`] | a VM made ready, and looked over |
+//! | [`gcp`] | the VM from outside: made with gcloud so that it comes back by itself |
 //! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own ledger |
 //! | [`agent`] | how one agent becomes claude, how it ends, when and how many are started again |
 //! | [`notice`] | who can tell that the machine is about to end; one [`notice::Notice`], one [`notice::Deadline`] |
@@ -62,6 +63,7 @@ pub mod config;
 pub mod doctor;
 pub mod drill;
 pub mod error;
+pub mod gcp;
 pub mod git;
 pub mod http;
 pub mod keeper;

@@ -11,6 +11,7 @@ mod doctor;
 mod drill;
 mod events;
 mod fleet;
+mod gcp;
 mod init;
 mod logs;
 mod ls;
@@ -110,6 +111,8 @@ enum Verb {
         /// What to do, as JSON.
         request: String,
     },
+    /// The VM on Google Cloud, from outside.
+    Gcp(Box<gcp::Args>),
     /// Becomes an agent's claude, in its pane.
     #[command(hide = true)]
     AgentExec(agent_exec::Args),
@@ -143,6 +146,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.verb {
         Verb::Init(args) => init::run(&at, &args),
         Verb::Drill(args) => drill::run(&at, args),
+        Verb::Gcp(args) => gcp::run(&args),
         Verb::StandInAgent { arguments } => Ok(crate::drill::standin::main(&arguments)),
         Verb::Notice(args) => notice::run(&at, &args),
         Verb::Doctor(args) => doctor::run(&at, args),
@@ -181,6 +185,7 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         | Verb::StandInAgent { .. }
         | Verb::Notice(_)
         | Verb::Doctor(_)
+        | Verb::Gcp(_)
         | Verb::Ls(_)
         | Verb::Status(_)
         | Verb::Setup(_)

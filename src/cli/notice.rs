@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -42,7 +43,11 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         .map(status)
         .transpose()?
         .and_then(|now| now.notice);
-    let length = config.cloud.notice.map(|span| span.0);
+    let declared = config.cloud.notice.map(|span| span.0);
+    let length = match (&declared, &metadata) {
+        (None, Some(metadata)) => metadata.notice_length()?,
+        _ => declared,
+    };
     if args.json {
         term::json(&json!({
             "version": VERSION,
@@ -70,9 +75,17 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     say(&format!("preemptible  {}", yes_no(preemptible)));
     say(&format!("preempted    {}", yes_no(preempted)));
     say(&match length {
+        Some(Duration::ZERO) => {
+            "notice       none before the shutdown, which takes up to 30 s".into()
+        }
         Some(length) => format!(
-            "notice       {} before the shutdown, as declared",
-            short(length)
+            "notice       {} before the shutdown, as {}",
+            short(length),
+            if declared.is_some() {
+                "declared"
+            } else {
+                "the VM was made"
+            }
         ),
         None => "notice       none is declared: up to 30 s with the shutdown".into(),
     });

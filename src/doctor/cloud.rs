@@ -24,9 +24,10 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     };
     let address = metadata.address().to_owned();
     let asked = in_time(LIMIT, move || -> Result<_> {
-        Ok((metadata.preemptible()?, metadata.preempted()?))
+        let length = metadata.notice_length()?;
+        Ok((metadata.preemptible()?, metadata.preempted()?, length))
     });
-    let (preemptible, preempted) = match asked {
+    let (preemptible, preempted, made_with) = match asked {
         None => {
             let detail =
                 format!("the metadata server at {address} does not answer: no notice would come");
@@ -35,7 +36,9 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
         Some(Err(error)) => return vec![Check::failed("metadata", &error, NOT_A_CLOUD)],
         Some(Ok(answers)) => answers,
     };
-    let length = cloud.notice.map(|span| span.0);
+    let length = cloud.notice.map(|span| span.0).or(made_with);
+    // None is as good as unknown: a longer one could be had.
+    let length = length.filter(|length| !length.is_zero());
     vec![
         Check::good("metadata", format!("answers at {address}")),
         judge_notice(preemptible, preempted, length, &scene.spotkeep("status")),
@@ -64,14 +67,14 @@ fn judge_notice(
         (Some(true), Some(length)) => Check::good(
             "notice",
             format!(
-                "preemptible, {} before the shutdown as declared",
+                "preemptible, {} of notice before the shutdown",
                 short(length)
             ),
         ),
         (Some(true), None) => Check::warn(
             "notice",
-            "preemptible, and no notice is declared: 30 s at most, with the shutdown. A VM can be created with 120 s, in which agents end their turns",
-            "gcloud compute instances create ... --preemption-notice-duration=120s; then notice = \"120s\" under [cloud]",
+            "preemptible, and no notice is known of: 30 s at most, with the shutdown. A VM can be created with 120 s, in which agents end their turns",
+            "gcloud compute instances create ... --preemption-notice-duration=120s, then notice = \"120s\" under [cloud]; or spotkeep gcp create with gcloud 586 or newer",
         ),
     }
 }

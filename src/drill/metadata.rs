@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::http::{Handler, Reply, Request, Server};
 use crate::error::Result;
+use crate::notice::gcp::NOTICE_KEY;
 
 /// Below this path lies everything.
 const BASE: &str = "/computeMetadata/v1/";
@@ -105,6 +106,11 @@ impl Metadata {
         self.double.state().ordinary = !preemptible;
     }
 
+    /// Writes down how long a notice this VM was made with, such as `120s`.
+    pub fn set_notice(&self, notice: &str) {
+        self.double.state().notice = Some(notice.to_owned());
+    }
+
     /// Lets the next `times` requests go wrong, after the faults that are already waiting.
     pub fn fault(&self, fault: Fault, times: usize) {
         let mut state = self.double.state();
@@ -156,6 +162,7 @@ struct Double {
 struct State {
     preempted: bool,
     ordinary: bool,
+    notice: Option<String>,
     /// Counts changes; the `ETag` is made of it.
     generation: u64,
     faults: VecDeque<Fault>,
@@ -221,6 +228,13 @@ impl Double {
         if refused {
             let why = "Missing required header \"Metadata-Flavor\": \"Google\"";
             return (403, why.to_owned(), state.etag());
+        }
+        // Asked beside the watch, whose faults are meant to be its own.
+        if key == NOTICE_KEY {
+            return match &state.notice {
+                Some(notice) => (200, notice.clone(), state.etag()),
+                None => (404, "not found".to_owned(), state.etag()),
+            };
         }
         match state.faults.pop_front() {
             Some(Fault::Unavailable) => return (503, "unavailable".to_owned(), state.etag()),

@@ -96,6 +96,8 @@ enum Message {
     Request(Request, u32, ReplyTo),
     Signal(Ask),
     Metadata(Seen),
+    /// The length of the notice, as this VM's metadata have it.
+    NoticeLength(Duration),
     SaveEnded(Box<Manifest>),
     /// After a SIGTERM of systemd: whether the machine goes down.
     GoingDown(bool),
@@ -173,6 +175,8 @@ struct Keeper {
     history: History,
     waiting: Waiting,
     last_save: Option<Manifest>,
+    /// The length of the notice, where the VM's metadata have it and `spotkeep.toml` has not.
+    notice_length: Option<Duration>,
     /// Where our sockets are.
     runtime: PathBuf,
     /// Held from the beginning to the end, but for the time that the root is away.
@@ -229,7 +233,8 @@ impl Keeper {
             Message::Request(request, user, reply) => self.answer(request, user, reply),
             Message::Signal(ask) => self.signal(ask),
             Message::Metadata(Seen::Preempted) => {
-                let length = self.edges.config.cloud.notice.map(|span| span.0);
+                let declared = self.edges.config.cloud.notice.map(|span| span.0);
+                let length = declared.or(self.notice_length);
                 self.handle(Event::Notice(Notice::new(
                     Source::Metadata,
                     Instant::now(),
@@ -254,6 +259,7 @@ impl Keeper {
                 self.edges.note_trouble("the disk", told);
             }
             Message::Journal(what) => self.edges.write(None, &what),
+            Message::NoticeLength(length) => self.notice_length = Some(length),
             Message::SaveEnded(manifest) => self.save_ended(*manifest),
             Message::GoingDown(true) => self.handle(Event::Notice(Notice::new(
                 Source::Signal,

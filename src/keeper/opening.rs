@@ -143,6 +143,7 @@ impl Keeper {
             history,
             waiting: Waiting::default(),
             last_save,
+            notice_length: None,
             runtime: runtime.to_path_buf(),
             lock: None,
             lost: None,
@@ -333,6 +334,18 @@ impl Keeper {
         let Some(metadata) = Metadata::find(cloud.provider, cloud.metadata.as_deref())? else {
             return Ok((listening, None));
         };
+        if cloud.notice.is_none() {
+            // Aside: the watch must not wait for it.
+            let (metadata, messages) = (metadata.clone(), self.edges.messages.clone());
+            std::thread::Builder::new()
+                .name("notice-length".into())
+                .spawn(move || {
+                    if let Ok(Some(length)) = metadata.notice_length() {
+                        messages.send(Message::NoticeLength(length)).ok();
+                    }
+                })
+                .context("cannot start the thread that asks how long the notice is")?;
+        }
         let messages = self.edges.messages.clone();
         let watcher = gcp::watch(&metadata, move |seen| {
             messages.send(Message::Metadata(seen)).ok();

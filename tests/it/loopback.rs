@@ -45,9 +45,15 @@ pub fn again_on_loopback(test: &str, limit: Duration) {
         .args([test, "--exact", "--nocapture"])
         .env_clear()
         .envs(
-            ["PATH", "SPOTKEEP_CI", "RUST_BACKTRACE", "CUTS"]
-                .iter()
-                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+            [
+                "PATH",
+                "SPOTKEEP_CI",
+                "RUST_BACKTRACE",
+                "CUTS",
+                "SPOTKEEP_RECORD_REFUSALS",
+            ]
+            .iter()
+            .filter_map(|name| Some((name, std::env::var_os(name)?))),
         )
         .env("HOME", "/nonexistent")
         .env(INSIDE, "1");

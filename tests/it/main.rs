@@ -11,6 +11,7 @@
 )]
 
 mod boot;
+mod gcp;
 mod keeper;
 mod lab;
 mod loopback;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use spotkeep::drill::metadata::Fault;
+use spotkeep::notice::gcp::NOTICE_KEY;
 use spotkeep::os::process::Signal;
 
 use crate::lab::{LIMIT, Lab};
@@ -153,6 +154,7 @@ fn a_server_that_fails_resets_and_forgets_is_asked_until_it_tells() {
         .metadata()
         .answers()
         .iter()
+        .filter(|answer| answer.key != NOTICE_KEY)
         .map(|answer| answer.status)
         .collect();
     assert!(statuses.starts_with(&[503, 503, 404, 404]), "{statuses:?}");
@@ -168,9 +170,9 @@ fn a_slow_server_delays_nobody_but_itself() {
     lab.metadata().fault(Fault::Slow(Duration::from_secs(3)), 1);
     let _keeper = lab.keeper();
     lab.wait_done("a");
-    assert_eq!(
-        lab.metadata().answers().len(),
-        0,
+    let answers = lab.metadata().answers();
+    assert!(
+        answers.iter().all(|answer| answer.key == NOTICE_KEY),
         "the agent is up before the server has answered once"
     );
     wait_until_listening(&lab);
@@ -243,4 +245,33 @@ fn notice_tells_what_the_cloud_says() {
         nowhere.contains("only a shutdown or a signal will tell"),
         "{nowhere}"
     );
+}
+
+#[test]
+fn the_length_of_the_notice_is_learnt_from_the_vm_unless_it_is_declared() {
+    let lab = Lab::in_a_cloud();
+    lab.metadata().set_notice("120s");
+    let said = lab.run(&["notice", "--json"]).ok().json();
+    assert_eq!(said["notice_ms"], 120_000);
+    let _keeper = lab.keeper();
+    wait_until_listening(&lab);
+    lab.until("the length was asked for", || {
+        let mut answers = lab.metadata().answers().into_iter();
+        // The first one was the command's.
+        answers.by_ref().find(|answer| answer.key == NOTICE_KEY)?;
+        answers.find(|answer| answer.key == NOTICE_KEY)
+    });
+    lab.metadata().preempt();
+    let notice = lab.wait_event("", "notice", 1);
+    assert!(
+        notice.data["deadline_ms"].as_u64().unwrap() > 100_000,
+        "{notice:?}"
+    );
+    // What a person wrote wins.
+    let text = lab
+        .config_text()
+        .replace("[cloud]", "[cloud]\nnotice = \"30s\"");
+    lab.write_config(&text);
+    let said = lab.run(&["notice", "--json"]).ok().json();
+    assert_eq!(said["notice_ms"], 30_000);
 }

@@ -47,6 +47,16 @@ impl Said {
         self
     }
 
+    /// As [`Said::refused`], where other lines come first.
+    pub fn refused_somewhere(self, code: i32, error: &str, hint: &str) -> Self {
+        let from = self
+            .err
+            .find("error: ")
+            .unwrap_or_else(|| panic!("{self:?}"));
+        let err = self.err[from..].to_owned();
+        Self { err, ..self }.refused(code, error, hint)
+    }
+
     /// Fails if the program panicked.
     pub fn sound(self) -> Self {
         assert!(

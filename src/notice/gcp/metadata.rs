@@ -14,6 +14,7 @@ use super::question::{Answer, Request};
 use crate::error::{Context as _, Hint as _, Result, bail, ensure};
 use crate::http::{Client, Failure, Reply};
 use crate::os::socket::{LOOPBACK_VARIABLE, loopback_only};
+use crate::time::parse_duration;
 
 /// Where the metadata server of a Compute Engine VM is.
 const DEFAULT_ADDRESS: &str = "169.254.169.254";
@@ -26,6 +27,12 @@ const READ_LIMIT: Duration = Duration::from_secs(5);
 
 /// Between two tries at a server that is under maintenance (503) or resets.
 const RETRY_EVERY: Duration = Duration::from_millis(250);
+
+/// The longest notice that there is.
+const LONGEST_NOTICE: Duration = Duration::from_secs(120);
+
+/// Where `spotkeep gcp` writes down the length of the notice, such as `120s`.
+pub const NOTICE_KEY: &str = "instance/attributes/spotkeep-notice";
 
 /// A metadata server.
 #[derive(Debug, Clone)]
@@ -99,6 +106,17 @@ impl Metadata {
     /// No answer, or one that says neither.
     pub fn preemptible(&self) -> Result<Option<bool>> {
         self.flag("instance/scheduling/preemptible")
+    }
+
+    /// How long a notice this VM was made with, if whoever made it wrote that down; `spotkeep gcp` does. Compute
+    /// Engine itself has no key for it, and gives 120 s at most: so much is believed. Takes at most 5 s.
+    ///
+    /// # Errors
+    /// No answer, or one that is no duration.
+    pub fn notice_length(&self) -> Result<Option<Duration>> {
+        let text = self.value(NOTICE_KEY)?;
+        let length = text.map(|text| parse_duration(&text)).transpose()?;
+        Ok(length.map(|length| length.min(LONGEST_NOTICE)))
     }
 
     fn flag(&self, key: &str) -> Result<Option<bool>> {

@@ -15,7 +15,7 @@ use std::time::Instant;
 use crate::error::{Context as _, Result};
 use crate::http::Client;
 
-pub use metadata::Metadata;
+pub use metadata::{Metadata, NOTICE_KEY};
 pub use poller::{Health, Poller, Seen, Step};
 pub use question::{Answer, Request};
 

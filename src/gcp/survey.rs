@@ -1,0 +1,460 @@
+//! What exists, as gcloud tells it. Nothing is decided here.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::LABEL;
+use super::call::Call;
+use super::cloud::{Cloud, ask_all, ask_quietly};
+use super::fault::{Fault, Refusal};
+use super::shape::Shape;
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::time::Timestamp;
+
+/// Everything of one VM.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Found {
+    /// The first number of gcloud's version.
+    pub gcloud: u32,
+    /// The project.
+    pub project: String,
+    /// The group, wherever it is.
+    pub group: Option<Group>,
+    /// Its members: none or one, if nobody meddled.
+    pub members: Vec<Member>,
+    /// Our templates.
+    pub templates: Vec<Template>,
+    /// All disks of the project that matter here: of the data disk's name, or of the VM's.
+    pub disks: Vec<Disk>,
+    /// The snapshot schedule.
+    pub schedule: bool,
+    /// Whether the zone has the machine type; `None`: nobody asked.
+    pub has_machine_type: Option<bool>,
+}
+
+/// The managed instance group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// Its name.
+    pub name: String,
+    /// Its zone.
+    pub zone: String,
+    /// The template that new members are made from.
+    pub template: String,
+    /// How many members should run.
+    pub target_size: u64,
+    /// How many members should be stopped.
+    pub stopped_size: u64,
+}
+
+/// A member of the group.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Member {
+    /// The VM's name.
+    pub name: String,
+    /// `RUNNING`, `TERMINATED` ...; empty where there is no VM just now.
+    pub status: String,
+    /// What the group does with it: `NONE`, `CREATING`, `RECREATING` ...
+    pub action: String,
+    /// Why the last try failed.
+    pub error: Option<(String, String)>,
+    /// The sources of the disks that are kept for it.
+    pub disks: Vec<String>,
+}
+
+/// A template.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Template {
+    /// Its name.
+    pub name: String,
+    /// What it was made of, if we made it.
+    pub shape: Option<Shape>,
+}
+
+/// A disk.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Disk {
+    /// Its name.
+    pub name: String,
+    /// Its zone; empty for a disk of a whole region.
+    pub zone: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub disk_type: String,
+    /// Its size in GB.
+    pub size_gb: u64,
+    /// The VMs that it is attached to.
+    pub users: Vec<String>,
+    /// Its snapshot schedules.
+    pub schedules: Vec<String>,
+}
+
+/// The last part of a resource's address.
+#[must_use]
+pub fn last(address: &str) -> String {
+    address.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+/// A text of an object; empty where there is none.
+#[must_use]
+pub fn text(value: &Value, key: &str) -> String {
+    value[key].as_str().unwrap_or_default().to_owned()
+}
+
+/// A number, which the API writes as a text where it has 64 bits.
+fn number(value: &Value) -> u64 {
+    value
+        .as_u64()
+        .or_else(|| value.as_str()?.parse().ok())
+        .unwrap_or_default()
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn names(value: &Value) -> Vec<String> {
+    list(value)
+        .iter()
+        .filter_map(Value::as_str)
+        .map(last)
+        .collect()
+}
+
+impl Group {
+    fn of(value: &Value) -> Self {
+        // The template may be in `versions` only.
+        let template = match value["instanceTemplate"].as_str() {
+            Some(template) => template,
+            None => value["versions"][0]["instanceTemplate"]
+                .as_str()
+                .unwrap_or_default(),
+        };
+        Self {
+            name: text(value, "name"),
+            zone: last(&text(value, "zone")),
+            template: last(template),
+            target_size: number(&value["targetSize"]),
+            stopped_size: number(&value["targetStoppedSize"]),
+        }
+    }
+}
+
+impl Member {
+    /// Out of `list-instances`.
+    #[must_use]
+    pub fn of(value: &Value) -> Self {
+        let kept = [
+            &value["preservedStateFromConfig"]["disks"],
+            &value["preservedStateFromPolicy"]["disks"],
+        ];
+        let error = &value["lastAttempt"]["errors"]["errors"][0];
+        Self {
+            name: last(&text(value, "instance")),
+            status: text(value, "instanceStatus"),
+            action: text(value, "currentAction"),
+            error: error["code"]
+                .as_str()
+                .map(|code| (code.to_owned(), text(error, "message"))),
+            disks: kept
+                .into_iter()
+                .filter_map(Value::as_object)
+                .flat_map(|disks| disks.values())
+                .map(|disk| text(disk, "source"))
+                .collect(),
+        }
+    }
+
+    /// Whether the last try failed since the zone had nothing to give.
+    #[must_use]
+    pub fn is_dry(&self) -> bool {
+        self.error.as_ref().is_some_and(|(code, message)| {
+            Fault::of(code) == Fault::NoCapacity || Fault::of(message) == Fault::NoCapacity
+        })
+    }
+}
+
+impl Template {
+    /// Whether it was made for the VM of this name.
+    fn is_for(value: &Value, name: &str) -> bool {
+        value["properties"]["labels"][LABEL] == name
+    }
+
+    fn of(value: &Value) -> Self {
+        let items = list(&value["properties"]["metadata"]["items"]);
+        let own = items.iter().find(|item| item["key"] == LABEL);
+        Self {
+            name: text(value, "name"),
+            shape: own
+                .and_then(|item| item["value"].as_str())
+                .and_then(|text| serde_json::from_str(text).ok()),
+        }
+    }
+}
+
+impl Disk {
+    /// Out of `disks list`.
+    #[must_use]
+    pub fn of(value: &Value) -> Self {
+        Self {
+            name: text(value, "name"),
+            zone: last(&text(value, "zone")),
+            disk_type: last(&text(value, "type")),
+            size_gb: number(&value["sizeGb"]),
+            users: names(&value["users"]),
+            schedules: names(&value["resourcePolicies"]),
+        }
+    }
+}
+
+/// The questions. Each is shown, and can be pasted. Their filters only spare transport: some are applied by gcloud,
+/// some by the API, each in its own way, so every answer is looked through again.
+pub mod questions {
+    use super::Call;
+
+    /// Which gcloud this is.
+    #[must_use]
+    pub fn version() -> Call {
+        Call::read("gcloud's version", "version")
+    }
+
+    /// Who asks, in which project.
+    #[must_use]
+    pub fn config() -> Call {
+        Call::read("who is logged in, and to which project", "config list")
+    }
+
+    /// The group, in any zone.
+    #[must_use]
+    pub fn group(name: &str) -> Call {
+        Call::read("the group", "compute instance-groups managed list")
+            .flag("filter", format!("name={name}"))
+    }
+
+    /// What the group has.
+    #[must_use]
+    pub fn members(group: &str, zone: &str) -> Call {
+        Call::read(
+            "the group's VM",
+            "compute instance-groups managed list-instances",
+        )
+        .word(group)
+        .flag("zone", zone)
+    }
+
+    /// What went wrong in the group.
+    #[must_use]
+    pub fn errors(group: &str, zone: &str) -> Call {
+        Call::read(
+            "the group's errors",
+            "compute instance-groups managed list-errors",
+        )
+        .word(group)
+        .flag("zone", zone)
+        .flag("limit", 200)
+    }
+
+    /// Our templates.
+    #[must_use]
+    pub fn templates(name: &str) -> Call {
+        Call::read("its templates", "compute instance-templates list")
+            .flag("filter", format!("name~^{name}-[0-9a-f]*$"))
+    }
+
+    /// Disks of these names, in any zone.
+    #[must_use]
+    pub fn disks(names: &[&str]) -> Call {
+        Call::read("the disks", "compute disks list")
+            .flag("filter", format!("name=({})", names.join(" ")))
+    }
+
+    /// The snapshot schedule.
+    #[must_use]
+    pub fn schedule(name: &str) -> Call {
+        Call::read("the snapshot schedule", "compute resource-policies list")
+            .flag("filter", format!("name={name}"))
+    }
+
+    /// Whether the zone has the type.
+    #[must_use]
+    pub fn machine_type(machine_type: &str, zone: &str) -> Call {
+        Call::read(
+            "whether the zone has the machine type",
+            "compute machine-types list",
+        )
+        .flag("filter", format!("name={machine_type}"))
+        .flag("zones", zone)
+    }
+
+    /// A VM.
+    #[must_use]
+    pub fn instance(name: &str, zone: &str) -> Call {
+        Call::read("the VM", "compute instances describe")
+            .word(name)
+            .flag("zone", zone)
+    }
+
+    /// Preemptions of a VM, the newest first.
+    #[must_use]
+    pub fn preemptions(instance: &str, zone: &str) -> Call {
+        Call::read("the last preemptions", "compute operations list")
+            .flag("zones", zone)
+            .flag(
+                "filter",
+                format!("operationType=compute.instances.preempted AND targetLink~/{instance}$"),
+            )
+            .flag("sort-by", "~insertTime")
+            .flag("limit", 5)
+    }
+}
+
+/// The snapshot schedule's name.
+#[must_use]
+pub fn schedule_name(name: &str) -> String {
+    format!("{name}-daily")
+}
+
+/// The first look: gcloud, the project, the group, the templates.
+///
+/// # Errors
+/// gcloud is missing or too old, nobody is logged in, no project; or it refused.
+pub fn first(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Found> {
+    let [version, config, group, templates] = ask_all(
+        cloud,
+        [
+            &questions::version(),
+            &questions::config(),
+            &questions::group(name),
+            &questions::templates(name),
+        ],
+    );
+    let version = version.map_err(Refusal::explained)?;
+    let gcloud = first_number(&text(&version, "Google Cloud SDK"))
+        .context("gcloud does not say its version")?;
+    // What an old gcloud refuses is explained by its age, so this comes before its other answers.
+    if gcloud < super::shape::OLDEST {
+        return Err(anyhow!(
+            "gcloud {gcloud} is too old: {} or newer is needed",
+            super::shape::OLDEST
+        ))
+        .hint("gcloud components update (or upgrade the package google-cloud-cli)");
+    }
+    let config = config.map_err(Refusal::explained)?;
+    let project = project
+        .map(str::to_owned)
+        .or_else(|| config["core"]["project"].as_str().map(str::to_owned));
+    let Some(project) = project else {
+        return Err(anyhow!("gcloud has no project"))
+            .hint("gcloud config set project PROJECT, or --project=PROJECT")
+            .kind(Kind::Usage);
+    };
+    let group = group.map_err(Refusal::explained)?;
+    let templates = templates.map_err(Refusal::explained)?;
+    Ok(Found {
+        gcloud,
+        project,
+        group: list(&group)
+            .iter()
+            .map(Group::of)
+            .find(|group| group.name == name),
+        templates: list(&templates)
+            .iter()
+            .filter(|template| Template::is_for(template, name))
+            .map(Template::of)
+            .collect(),
+        ..Found::default()
+    })
+}
+
+/// The second look, once it is known which disk and which zone are meant.
+///
+/// # Errors
+/// gcloud refused.
+pub fn second(
+    cloud: &dyn Cloud,
+    found: &mut Found,
+    name: &str,
+    zone: &str,
+    disk: &str,
+    machine_type: &str,
+) -> Result<()> {
+    let region = super::shape::region_of(zone)?;
+    let schedule = schedule_name(name);
+    let [disks, policies, types] = ask_all(
+        cloud,
+        [
+            &questions::disks(&[disk, name]),
+            &questions::schedule(&schedule),
+            &questions::machine_type(machine_type, zone),
+        ],
+    );
+    let disks = disks.map_err(Refusal::explained)?;
+    let policies = policies.map_err(Refusal::explained)?;
+    let types = types.map_err(Refusal::explained)?;
+    found.disks = list(&disks)
+        .iter()
+        .map(Disk::of)
+        .filter(|known| known.name == disk || known.name == name)
+        .collect();
+    found.schedule = list(&policies)
+        .iter()
+        .any(|policy| text(policy, "name") == schedule && last(&text(policy, "region")) == region);
+    found.has_machine_type = Some(
+        list(&types)
+            .iter()
+            .any(|known| text(known, "name") == machine_type),
+    );
+    members(cloud, found)
+}
+
+/// Looks at the group's members.
+///
+/// # Errors
+/// gcloud refused.
+pub fn members(cloud: &dyn Cloud, found: &mut Found) -> Result<()> {
+    if let Some(group) = &found.group {
+        let question = questions::members(&group.name, &group.zone);
+        cloud.show(&format!("$ {question}"));
+        let members = ask_quietly(cloud, &question).map_err(Refusal::explained)?;
+        found.members = list(&members).iter().map(Member::of).collect();
+    }
+    Ok(())
+}
+
+impl Found {
+    /// The group, or what to do about it that there is none.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn need_group(&self, name: &str) -> Result<&Group> {
+        let group = self
+            .group
+            .as_ref()
+            .with_context(|| format!("there is no group {name} in the project {}", self.project));
+        group.hint(format!(
+            "spotkeep gcp create --name={name} --zone=ZONE; or --name with the right name (gcloud compute instance-groups managed list)"
+        ))
+    }
+
+    /// What the VM is: the shape of the template that the group uses.
+    #[must_use]
+    pub fn shape(&self) -> Option<&Shape> {
+        let group = self.group.as_ref()?;
+        let template = self
+            .templates
+            .iter()
+            .find(|template| template.name == group.template)?;
+        template.shape.as_ref()
+    }
+}
+
+/// `528.0.0` is 528.
+fn first_number(version: &str) -> Option<u32> {
+    version.split('.').next()?.parse().ok()
+}
+
+/// A moment in one of gcloud's answers.
+#[must_use]
+pub fn moment(value: &Value, key: &str) -> Option<Timestamp> {
+    Timestamp::parse(value[key].as_str()?)
+}

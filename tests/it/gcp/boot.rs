@@ -1,0 +1,170 @@
+//! The start-up script of the VM, run by a real shell on a real block device, in a mount namespace of its own.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use spotkeep::gcp::script::startup;
+use spotkeep::os::process::{Output, run};
+
+use crate::lab::{LIMIT, is_root, skip};
+
+/// A machine's corner: a disk, and the directories that the script writes to.
+struct Vm {
+    dir: PathBuf,
+    device: Option<String>,
+}
+
+fn sh(line: &str) -> Output {
+    let output = run(Command::new("sh").args(["-c", line]), LIMIT).unwrap();
+    assert!(output.status.success(), "{line}: {}", output.stderr);
+    output
+}
+
+impl Vm {
+    fn new() -> Self {
+        let id = spotkeep::state::new_uuid();
+        let dir = std::env::temp_dir().join(format!("sk-boot-{}", &id[..8]));
+        for name in ["by-id", "run", "lib", "mnt"] {
+            fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        let mut vm = Self { dir, device: None };
+        let image = vm.dir.join("disk.img");
+        fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
+        let said = sh(&format!("losetup --find --show '{}'", image.display()));
+        vm.device = Some(said.stdout.trim().to_owned());
+        vm
+    }
+
+    fn device(&self) -> &str {
+        self.device.as_deref().unwrap()
+    }
+
+    fn attach(&self) {
+        symlink(self.device(), self.dir.join("by-id/google-data")).unwrap();
+    }
+
+    /// Changes what is on the disk.
+    fn with_disk(&self, change: impl FnOnce(&Path)) {
+        let at = self.dir.join("mnt");
+        sh(&format!("mount {} '{}'", self.device(), at.display()));
+        change(&at);
+        sh(&format!("umount '{}'", at.display()));
+    }
+
+    /// Boots: `before` is done first, as root, in the same mount namespace. Returns what the script said last.
+    fn boot(&self, before: &str) -> String {
+        let place = |name: &str| format!("{}/{name}", self.dir.display());
+        let script = startup("data")
+            .replace("/dev/disk/by-id/", &place("by-id/"))
+            .replace("/run/", &place("run/"))
+            .replace("/usr/local/lib/", &place("lib/"))
+            .replace("-lt 120", "-lt 1");
+        assert_eq!(
+            script.matches(&*self.dir.to_string_lossy()).count(),
+            3,
+            "{script}"
+        );
+        let file = self.dir.join("startup.sh");
+        fs::write(&file, script).unwrap();
+        let line = format!(
+            "{before}\nsh '{}'; umount -q '{}' || true",
+            file.display(),
+            place("mnt")
+        );
+        let mut inside = Command::new("unshare");
+        inside.args(["-m", "--propagation", "private", "sh", "-c", &line]);
+        let output = run(&mut inside, LIMIT).unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        fs::read_to_string(self.dir.join("run/spotkeep-startup"))
+            .unwrap()
+            .trim()
+            .to_owned()
+    }
+
+    fn put_spotkeep(&self, end: &str) {
+        let log = self.dir.join("log");
+        let text = format!(
+            "#!/bin/sh\n# A stand-in for spotkeep.\necho \"$@\" >'{}'\nfindmnt -n {} >>'{}'\nexit {end}\n",
+            log.display(),
+            self.device(),
+            log.display()
+        );
+        self.with_disk(|root| {
+            fs::create_dir_all(root.join("bin")).unwrap();
+            let program = root.join("bin/spotkeep");
+            fs::remove_file(&program).ok();
+            fs::write(&program, &text).unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        });
+    }
+
+    /// What the stand-in was asked, and whether the disk was still mounted then.
+    fn log(&self) -> String {
+        let path = self.dir.join("log");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        fs::remove_file(path).ok();
+        text
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        if let Some(device) = &self.device {
+            run(Command::new("losetup").args(["-d", device]), LIMIT).ok();
+        }
+        fs::remove_dir_all(&self.dir).ok();
+    }
+}
+
+#[test]
+fn gcp_at_boot_the_spotkeep_on_the_disk_is_run_and_nothing_else_is() {
+    let test = "gcp_at_boot_the_spotkeep_on_the_disk_is_run_and_nothing_else_is";
+    if !is_root() {
+        return skip(test, "loop devices need root");
+    }
+    let vm = Vm::new();
+    assert_eq!(
+        vm.boot(""),
+        "failed: the disk data did not appear within 120 s"
+    );
+    vm.attach();
+    assert_eq!(vm.boot(""), "new: the disk holds no filesystem yet");
+    sh(&format!("mkfs.ext4 -q {}", vm.device()));
+    assert_eq!(vm.boot(""), "new: there is no spotkeep on the disk yet");
+    vm.put_spotkeep("0");
+    assert_eq!(vm.boot(""), "ready");
+    // The disk was free again before anything was run.
+    assert_eq!(vm.log(), "setup --disk data --yes\n");
+    // A plain reboot: systemd has mounted the disk by then.
+    let mounted = format!("mount {} '{}'", vm.device(), vm.dir.join("mnt").display());
+    assert_eq!(vm.boot(&mounted), "ready");
+    assert!(vm.log().starts_with("setup --disk data --yes\n/"));
+    vm.put_spotkeep("3");
+    assert_eq!(vm.boot(""), "failed: spotkeep setup ended with 3");
+    vm.log();
+    // What anybody but root may have written is not run.
+    let unsafe_ones: [&dyn Fn(&Path); 4] = [
+        &|root| {
+            fs::set_permissions(root.join("bin/spotkeep"), fs::Permissions::from_mode(0o775))
+                .unwrap();
+        },
+        &|root| chown(root.join("bin/spotkeep"), Some(1000), None).unwrap(),
+        &|root| fs::set_permissions(root.join("bin"), fs::Permissions::from_mode(0o777)).unwrap(),
+        &|root| {
+            fs::rename(root.join("bin"), root.join("moved")).unwrap();
+            symlink("moved", root.join("bin")).unwrap();
+        },
+    ];
+    for change in unsafe_ones {
+        sh(&format!("mkfs.ext4 -q -F {}", vm.device()));
+        vm.put_spotkeep("0");
+        vm.with_disk(change);
+        assert_eq!(
+            vm.boot(""),
+            "failed: bin/spotkeep on the disk can be written by others than root"
+        );
+        assert_eq!(vm.log(), "");
+    }
+}

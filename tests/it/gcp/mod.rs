@@ -1,0 +1,292 @@
+//! `spotkeep gcp` with the real gcloud, against a double of the Compute API on loopback. Nothing here can reach
+//! Google: gcloud has an empty configuration, no credentials and an endpoint on loopback, and, as root, the whole
+//! test runs where there is no network but loopback. `ssh` and `scp` are stand-ins: no VM answers here.
+
+mod boot;
+mod compute;
+mod faults;
+mod journeys;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::json;
+use spotkeep::gcp::shape::{Notice, Shape, Wish};
+use spotkeep::os::process::run;
+
+use compute::{Compute, PROJECT, ZONE};
+
+use crate::lab::{LIMIT, SPOTKEEP, is_root, skip};
+use crate::loopback::{again_on_loopback, ensure_only_loopback, is_on_loopback, name_of};
+use crate::said::Said;
+
+/// A laptop with gcloud, and a project without anything in it.
+pub struct Laptop {
+    pub dir: PathBuf,
+    pub compute: Compute,
+}
+
+/// Plays on a laptop, where nothing can leave the machine. `play` is a closure of the test itself.
+pub fn on_a_laptop<Play: Fn(&Laptop)>(play: Play) {
+    let test = name_of::<Play>();
+    let gcloud = run(Command::new("gcloud").arg("--version"), LIMIT);
+    if !gcloud.is_ok_and(|output| output.status.success()) {
+        // Said aloud by .ci/run, which has tried to install it. The stand-in of `src/gcp/double.rs`, which checks
+        // every call against the recorded flags of the real one, plays in any case.
+        if std::env::var("SPOTKEEP_WITHOUT_GCLOUD").is_ok_and(|so| so == "1") {
+            eprintln!("skipped: {test}: gcloud could not be installed");
+            return;
+        }
+        return skip(&test, "gcloud is not installed (scripts/need gcloud)");
+    }
+    if is_root() {
+        if !is_on_loopback() {
+            return again_on_loopback(&test, Duration::from_secs(330));
+        }
+        ensure_only_loopback();
+    }
+    play(&Laptop::new());
+}
+
+impl Laptop {
+    fn new() -> Self {
+        let id = spotkeep::state::new_uuid();
+        let dir = std::env::temp_dir().join(format!("sk-gcp-{}", &id[..8]));
+        for name in ["home/.ssh", "bin", "gcloud"] {
+            fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        let laptop = Self {
+            dir,
+            compute: Compute::start(),
+        };
+        for name in ["e2-standard-4", "c4a-standard-4"] {
+            laptop.compute.put(
+                &format!("zones/{ZONE}/machineTypes/{name}"),
+                json!({"guestCpus": 4}),
+            );
+        }
+        laptop.stand_ins();
+        laptop.answers(&look("new: the disk holds no filesystem yet", "l1", ""));
+        laptop
+    }
+
+    /// Stand-ins for ssh and scp: they write down what they were asked. To a look they say what the file `look` says;
+    /// after a setup they say what the file `look.ready` says.
+    fn stand_ins(&self) {
+        let dir = self.dir.display();
+        let ssh = format!(
+            "#!/bin/sh\n# A stand-in for ssh. gcloud splits the command at its spaces.\nall=$*\nlast=${{all#* -- }}\ncase $last in\n\
+             *'== startup'*) cat '{dir}/look'; exit \"$(cat '{dir}/rc' 2>/dev/null || echo 0)\" ;;\n\
+             *' setup --disk '*) printf 'ssh %s\\n' \"$last\" >>'{dir}/ssh.log'; mv '{dir}/look.ready' '{dir}/look' ;;\n\
+             *) printf 'ssh %s\\n' \"$last\" >>'{dir}/ssh.log' ;;\nesac\n"
+        );
+        let scp = format!(
+            "#!/bin/sh\n# A stand-in for scp.\nprev=\nlast=\nfor word; do prev=$last; last=$word; done\n\
+             printf 'scp %s %s\\n' \"${{prev##*/}}\" \"${{last##*:}}\" >>'{dir}/ssh.log'\n"
+        );
+        let keygen = "#!/bin/sh\n# A stand-in for ssh-keygen.\nwhile [ $# -gt 1 ]; do [ \"$1\" = -f ] && file=$2; shift; done\n\
+                      [ -n \"${file:-}\" ] || exit 1\n\
+                      echo key >\"$file\"; echo 'ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7 lab@lab' >\"$file.pub\"\n";
+        for (name, text) in [("ssh", ssh.as_str()), ("scp", &scp), ("ssh-keygen", keygen)] {
+            let path = self.dir.join("bin").join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    }
+
+    /// The project as `create` leaves it: a VM with its disk.
+    pub fn make(&self) {
+        let put = |path: &str, value| self.compute.put(path, value);
+        let shape = Shape::of(
+            &Wish {
+                notice: Some(Notice::None),
+                ..Wish::default()
+            },
+            None,
+            528,
+        )
+        .unwrap();
+        let region = "europe-north1";
+        let template = shape.template_name("claude-sandbox", region);
+        let own = serde_json::to_string(&shape).unwrap();
+        put(
+            &format!("global/instanceTemplates/{template}"),
+            json!({"properties": {
+                "machineType": "e2-standard-4", "labels": {"spotkeep": "claude-sandbox"},
+                "metadata": {"items": [{"key": "spotkeep", "value": own}, {"key": "spotkeep-notice", "value": "0s"},
+                                       {"key": "enable-oslogin", "value": "TRUE"}]},
+            }}),
+        );
+        let policy = format!("regions/{region}/resourcePolicies/claude-sandbox-daily");
+        put(&policy, json!({"status": "READY"}));
+        let link = |path: &str| format!("{}projects/{PROJECT}/{path}", self.compute.endpoint());
+        put(
+            &format!("zones/{ZONE}/disks/claude-persist"),
+            json!({"sizeGb": "50", "type": link("zones/z/diskTypes/pd-ssd"), "status": "READY", "users": [],
+                   "resourcePolicies": [link(&policy)]}),
+        );
+        let group = format!("zones/{ZONE}/instanceGroupManagers/claude-sandbox");
+        let source = link(&format!("zones/{ZONE}/disks/claude-persist"));
+        put(
+            &group,
+            json!({"instanceTemplate": link(&format!("global/instanceTemplates/{template}")), "targetSize": 1,
+            "instanceGroup": link(&group.replace("Managers", "s")), "status": {"isStable": true},
+            "baseInstanceName": "claude-sandbox", "lab_errors": [],
+            "lab_members": [{
+                "instance": link(&format!("zones/{ZONE}/instances/claude-sandbox")), "currentAction": "CREATING",
+                "preservedStateFromConfig": {"disks": {"claude-persist": {
+                    "source": source, "autoDelete": "NEVER", "mode": "READ_WRITE"}}},
+            }]}),
+        );
+        self.compute.dry(false);
+    }
+
+    /// What the VM says once it has been preempted.
+    pub fn preempted_answers(&self, look: &str) {
+        let file = self.dir.join("look");
+        let look = look.to_owned();
+        self.compute
+            .when_preempted(move || fs::write(&file, &look).unwrap());
+    }
+
+    /// What the VM says from now on.
+    pub fn answers(&self, look: &str) {
+        fs::write(self.dir.join("look"), look).unwrap();
+    }
+
+    /// What the VM says after its first setup.
+    pub fn will_answer(&self, look: &str) {
+        fs::write(self.dir.join("look.ready"), look).unwrap();
+    }
+
+    /// What went through ssh and scp, but for looks.
+    pub fn log(&self) -> String {
+        let path = self.dir.join("ssh.log");
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        fs::remove_file(path).ok();
+        text.replace(&*self.dir.to_string_lossy(), "DIR")
+    }
+
+    /// A program with gcloud's environment, and nothing of this machine's own.
+    pub fn program(&self, program: &str) -> Command {
+        let mut path = vec![self.dir.join("bin")];
+        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap()));
+        let endpoint = self.compute.endpoint();
+        assert!(endpoint.starts_with("http://127.0.0.1:"), "{endpoint}");
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", std::env::join_paths(path).unwrap())
+            .env("HOME", self.dir.join("home"))
+            .env("LANG", "C.UTF-8")
+            .env("SPOTKEEP_LOOPBACK_ONLY", "1")
+            .env("CLOUDSDK_CONFIG", self.dir.join("gcloud"))
+            .env("CLOUDSDK_CORE_PROJECT", PROJECT)
+            .env("CLOUDSDK_CORE_ACCOUNT", "lab@example.com")
+            .env("CLOUDSDK_CORE_CHECK_GCE_METADATA", "false")
+            .env("CLOUDSDK_CORE_DISABLE_USAGE_REPORTING", "true")
+            .env("CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK", "true")
+            .env("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "true")
+            .env("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE", &endpoint)
+            .env(
+                "CLOUDSDK_API_ENDPOINT_OVERRIDES_OSLOGIN",
+                format!("http://{}/", self.compute.address()),
+            )
+            .current_dir(&self.dir)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `spotkeep gcp ...` to its end.
+    pub fn gcp(&self, words: &[&str]) -> Said {
+        self.gcp_with(words, |_| ())
+    }
+
+    pub fn gcp_with(&self, words: &[&str], edit: impl FnOnce(&mut Command)) -> Said {
+        let mut command = self.program(SPOTKEEP);
+        command.arg("gcp").args(words);
+        edit(&mut command);
+        let output = run(&mut command, LIMIT * 4).unwrap();
+        Said {
+            code: output.status.code().unwrap_or(-1),
+            out: self.plain(&output.stdout),
+            err: self.plain(&output.stderr),
+        }
+    }
+
+    /// Without what differs from run to run.
+    fn plain(&self, text: &str) -> String {
+        text.replace(&*self.dir.to_string_lossy(), "DIR")
+            .replace(SPOTKEEP, "SPOTKEEP")
+            .replace(&self.compute.address(), "LOOPBACK")
+    }
+
+    /// A file of the laptop.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+impl Drop for Laptop {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.dir).ok();
+    }
+}
+
+/// What a VM says of itself.
+pub fn look(startup: &str, life: &str, agents: &str) -> String {
+    let fleet = if agents.is_empty() && startup.starts_with("new") {
+        String::new()
+    } else {
+        let save = r#"{"id":"LIFE","clean":true,"words_safe_ms":300,"notice_to_safe_ms":700}"#;
+        format!(
+            r#"{{"version":1,"life":"{life}","keeper":"running","last_save":{},"agents":[{agents}]}}"#,
+            save.replace("LIFE", life)
+        )
+    };
+    let event = r#"{"version":1,"seq":9,"at":"2026-11-22T10:00:21.000Z","root_id":"r","epoch":2,"life":"LIFE","event":"resumed","agent":"a","continued":true}"#;
+    format!(
+        "== startup\n{startup}\n== booted\n1795341600\n== status\n{fleet}\n== events\n{}\n",
+        event.replace("LIFE", life)
+    )
+}
+
+/// An agent as `status --json` has it.
+pub fn agent(name: &str, state: &str) -> String {
+    format!(r#"{{"name":"{name}","state":"{state}","wanted":"running","session_id":"of-{name}"}}"#)
+}
+
+/// Whether a shell could read this.
+pub fn assert_is_shell(script: &str, at: &Path) {
+    fs::write(at, script).unwrap();
+    for shell in ["bash", "sh"] {
+        let output = run(Command::new(shell).arg("-n").arg(at), LIMIT).unwrap();
+        assert!(output.status.success(), "{shell}: {}", output.stderr);
+    }
+}
+
+/// Compares with `golden/NAME.txt`; what came instead is left beside it, as `NAME.txt.new`, for a look. (insta asks
+/// cargo where it is, and there is no cargo where there is only loopback.)
+pub fn assert_golden(name: &str, text: &str) {
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/gcp/golden/{name}.txt"));
+    let wanted = fs::read_to_string(&file).unwrap_or_default();
+    if wanted == text {
+        return;
+    }
+    let new = file.with_extension("txt.new");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&new, text).unwrap();
+    let first = wanted
+        .lines()
+        .zip(text.lines())
+        .find(|(wanted, came)| wanted != came);
+    panic!(
+        "{} is not as {} any more; first: {first:?}",
+        new.display(),
+        file.display()
+    );
+}
