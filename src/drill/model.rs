@@ -57,8 +57,16 @@ impl Model {
     /// # Errors
     /// No port can be had.
     pub fn start() -> Result<Self> {
+        Self::start_at(0)
+    }
+
+    /// The same on a port of its own choice, for a machine of which we are the outside.
+    ///
+    /// # Errors
+    /// The port cannot be had.
+    pub fn start_at(port: u16) -> Result<Self> {
         let double = Arc::new(Double::default());
-        let server = Server::start("model", 0, Arc::clone(&double) as Arc<dyn Handler>)?;
+        let server = Server::start("model", port, Arc::clone(&double) as Arc<dyn Handler>)?;
         Ok(Self { server, double })
     }
 

@@ -314,7 +314,8 @@ impl Fleet {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4, max_shrink_iters: 10, ..ProptestConfig::default() })]
+    // The same weeks each time.
+    #![proptest_config(ProptestConfig { cases: 4, max_shrink_iters: 10, rng_seed: proptest::test_runner::RngSeed::Fixed(7), ..ProptestConfig::default() })]
 
     #[test]
     fn in_a_week_of_weather_every_agent_works_or_says_why_not(seed in any::<u64>(), skies in skies()) {

@@ -17,14 +17,13 @@ use super::machine::{BOOT_LIMIT, DataDisk, Garage, LIMIT, Machine};
 /// Where the metadata server of a cloud's machine listens.
 const METADATA_PORT: u16 = 80;
 
-/// What the cloud runs at each boot: the line that `setup` prints, or from our hand the first time.
-const STARTUP: &str = "#!/bin/sh
+/// Where the machine's loopback leads to: see `scripts/vm-image`.
+const MODEL_PORT: u16 = 8090;
+
+/// What is run by hand on the first machine.
+const FIRST: &str = "#!/bin/sh
 export HOME=/root
-for try in 1 2 3; do
-    if [ -e /dev/disk/by-id/google-claude-persist ]; then break; fi
-    sleep 1
-done
-exec /payload/spotkeep setup --disk claude-persist --user agent --yes
+exec /payload/spotkeep setup --disk claude-persist --user agent --claude /payload/claude --yes
 ";
 
 /// How long the whole fleet may take from a boot disk's first sector to work.
@@ -42,10 +41,12 @@ pub struct Fleet {
 
 impl Fleet {
     pub fn new() -> Self {
+        let garage = Garage::new();
+        garage.hand_over(FIRST, Some(Path::new(env!("CARGO_BIN_EXE_spotkeep"))));
         Self {
             metadata: Metadata::start_at(METADATA_PORT).unwrap(),
-            model: Model::start().unwrap(),
-            garage: Garage::new(STARTUP, Path::new(env!("CARGO_BIN_EXE_spotkeep"))),
+            model: Model::start_at(MODEL_PORT).unwrap(),
+            garage,
             names: Vec::new(),
             sessions: BTreeMap::new(),
             at_cut: Ledger::default(),
@@ -61,16 +62,19 @@ impl Fleet {
 
     /// The first set-up, and agents of each plan, half of them writing without a pause.
     pub fn set_up(&mut self, machine: &mut Machine, agents: usize) {
-        machine.until(
-            "the first set-up",
-            BOOT_LIMIT,
-            "systemctl is-active startup-script",
-            |left| {
-                assert!(!left.text.contains("failed"), "the set-up failed");
-                (left.code == 0).then_some(())
-            },
-        );
-        let port = self.model.url().rsplit(':').next().unwrap().to_owned();
+        let state = "systemctl show -P ActiveState startup-script";
+        let ended = machine.until("the first set-up", BOOT_LIMIT, state, |left| {
+            ["active", "failed"]
+                .into_iter()
+                .find(|end| left.text.trim() == *end)
+        });
+        let printed = machine.must("journalctl -b -u startup-script -o cat --no-pager");
+        assert_eq!(ended, "active", "{printed}");
+        let script = printed
+            .lines()
+            .skip_while(|line| *line != "#!/bin/sh")
+            .take(2);
+        let start_up: String = script.map(|line| format!("{line}\n")).collect();
         self.names = (1..=agents)
             .map(|number| format!("agent-{number}"))
             .collect();
@@ -88,24 +92,23 @@ impl Fleet {
             );
         }
         script += &format!(
-            "printf '#!/bin/sh\\nexec /mnt/persist/bin/spotkeep stand-in-agent \"$@\"\\n' >/mnt/persist/bin/stand-in
-chmod 755 /mnt/persist/bin/stand-in
-cat >/mnt/persist/spotkeep.toml <<'END'
+            "runuser -u agent -- tee /mnt/persist/spotkeep.toml >/dev/null <<'END'
 [defaults]
 args = [\"--dangerously-skip-permissions\"]
-claude = \"bin/stand-in\"
 memory_max = \"400M\"
-env = {{ ANTHROPIC_BASE_URL = \"http://169.254.169.254:{port}\", ANTHROPIC_API_KEY = \"lab-key-that-opens-nothing\" }}
+env = {{ ANTHROPIC_BASE_URL = \"http://127.0.0.1:{MODEL_PORT}\", ANTHROPIC_API_KEY = \"lab-key-that-opens-nothing\" }}
 {declared}
 END
 runuser -u agent -- spotkeep up
 "
         );
         machine.must(&script);
+        // From now on there is what the set-up has printed, and the disk.
+        self.garage.hand_over(&start_up, None);
     }
 
     /// Until each agent has said something in this life, and those that write go on writing.
-    pub fn wait_until_at_work(&mut self) {
+    pub fn wait_until_at_work(&mut self, machine: &mut Machine) {
         let names = self.names.clone();
         let before = self.at_cut.clone();
         let at_work = |ledger: &Ledger| {
@@ -123,10 +126,9 @@ runuser -u agent -- spotkeep up
                         .is_some_and(|agent| agent.open.is_some() && said(ledger) > 1)
             })
         };
-        assert!(
-            self.model.wait(BACK_LIMIT, at_work),
-            "not every agent came to work"
-        );
+        if !self.model.wait(BACK_LIMIT, at_work) {
+            panic!("not every agent came to work:\n{}", how_it_stands(machine));
+        }
     }
 
     /// Until so many more records have been said, by whomever.
@@ -214,8 +216,7 @@ runuser -u agent -- spotkeep up
             })
         };
         if !self.model.wait(BACK_LIMIT, back) {
-            let status = machine.run("spotkeep --root /mnt/persist status; spotkeep --root /mnt/persist events | tail -40; journalctl -b --no-pager | tail -60", LIMIT);
-            panic!("not every agent went on: {}", status.text);
+            panic!("not every agent went on:\n{}", how_it_stands(machine));
         }
         let status: Value =
             serde_json::from_str(&machine.must("spotkeep --root /mnt/persist status --json"))
@@ -231,4 +232,11 @@ runuser -u agent -- spotkeep up
             assert!(first.note.is_some(), "{name} was told nothing");
         }
     }
+}
+
+/// For a human who has to find out why nothing moves.
+fn how_it_stands(machine: &mut Machine) -> String {
+    let ask = "spotkeep --root /mnt/persist status; spotkeep --root /mnt/persist events | tail -30; \
+               journalctl -b --no-pager | tail -60";
+    machine.run(ask, LIMIT).text
 }

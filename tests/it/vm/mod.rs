@@ -27,6 +27,10 @@ const WORDS_WINDOW: Duration = Duration::from_secs(2);
 /// Plays where a machine can be emulated, on loopback only.
 fn with_machines<Play: Fn()>(play: Play) {
     let test = name_of::<Play>();
+    if std::env::var_os("SPOTKEEP_WITHOUT_VM").is_some() {
+        eprintln!("skipped: {test}: virtual machines are `make vm-drill`");
+        return;
+    }
     if !is_root() {
         return skip(&test, "a network namespace needs root");
     }
@@ -47,7 +51,7 @@ fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_i
         let mut fleet = Fleet::new();
         let mut machine = fleet.power_on(DataDisk::Attached);
         fleet.set_up(&mut machine, 8);
-        fleet.wait_until_at_work();
+        fleet.wait_until_at_work(&mut machine);
 
         fleet.metadata.preempt();
         let pressed = Instant::now();
@@ -107,7 +111,7 @@ fn a_vm_that_loses_its_power_without_a_word_loses_nothing_older_than_two_seconds
         fleet.set_up(&mut machine, 8);
         let (mut records, mut lost) = (0, Vec::new());
         for cut in 0..cuts {
-            fleet.wait_until_at_work();
+            fleet.wait_until_at_work(&mut machine);
             fleet.wait_for_more_records(20 + (cut * 37) % 60);
             let at = machine.cut_power();
             fleet.machine_is_gone();
