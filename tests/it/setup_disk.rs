@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use spotkeep::os::cut::cut_power;
 use spotkeep::root::Root;
 
-use crate::lab::{LIMIT, said, skip};
+use crate::lab::{LIMIT, said};
 use crate::setup_lab::{UID, Vm, owned, tool};
 
 const MIB: u64 = 1 << 20;
@@ -325,18 +325,17 @@ fn a_partition_is_taken_by_its_own_name_and_its_table_stays() {
     let device = vm.attach("d", &["--partscan"]);
     let part = format!("{device}p1");
     if !Path::new(&part).exists() {
-        return skip(test, "this kernel shows no partitions of loop devices");
+        // A kernel without a reader for this kind of table is told what is in it.
+        tool("partx", &["--add", &device]);
     }
     vm.setup(&["--disk", "d", "--user", "ann"])
         .refused(1, "a partition table", &part);
     tool("mkfs.ext4", &["-q", &part]);
     vm.name("d-part1", &part);
     vm.ready("d-part1").ok();
-    vm.setup(&["--disk", "d", "--user", "ann"]).refused(
-        1,
-        "another file system is mounted",
-        "umount",
-    );
+    let in_use = format!("it is mounted at {}", vm.root().display());
+    vm.setup(&["--disk", "d", "--user", "ann"])
+        .refused(1, &in_use, "name another disk");
     assert!(tool("sfdisk", &["--dump", &device]).contains(&part));
     vm.unmount();
 }
