@@ -16,6 +16,7 @@ mod init;
 mod logs;
 mod ls;
 mod notice;
+mod owner;
 mod restore;
 mod rm;
 mod run;
@@ -131,6 +132,24 @@ enum Verb {
     },
 }
 
+impl Verb {
+    /// Whether it needs no root yet, or knows by itself whose one is.
+    fn is_anybodys(&self) -> bool {
+        match self {
+            Self::Init(_)
+            | Self::Drill(_)
+            | Self::Gcp(_)
+            | Self::StandInAgent { .. }
+            | Self::Setup(_)
+            | Self::SetupUser { .. }
+            | Self::Units(_)
+            | Self::Backup(_) => true,
+            Self::Restore(args) => args.is_from_elsewhere(),
+            _ => false,
+        }
+    }
+}
+
 /// Runs the command that this process was called with.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -143,6 +162,9 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<ExitCode> {
     let at = cli.root;
+    if !cli.verb.is_anybodys() {
+        owner::become_owner(&at, matches!(cli.verb, Verb::Doctor(_)))?;
+    }
     match cli.verb {
         Verb::Init(args) => init::run(&at, &args),
         Verb::Drill(args) => drill::run(&at, args),

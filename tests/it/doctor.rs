@@ -27,7 +27,8 @@ impl Vm {
             skip(test, "a VM that was set up has files of root");
             return None;
         }
-        let lab = Lab::in_a_cloud();
+        let mut lab = Lab::in_a_cloud();
+        lab.umount_at_the_end();
         lab.metadata().set_preemptible(true);
         let text = lab.config_text();
         lab.write_config(
@@ -119,7 +120,14 @@ impl Vm {
     fn doctor(&self, more: &[&str]) -> crate::lab::Said {
         let machine = self.dir.display().to_string();
         let args = [&["doctor", "--machine", &machine], more].concat();
-        self.lab.run(&args).sound()
+        let mut doctor = self.lab.spotkeep(&args);
+        // Tools of this machine's own come first.
+        let path = std::env::var("PATH").unwrap();
+        doctor.env(
+            "PATH",
+            format!("{}:{path}", self.lab.dir.join("bin").display()),
+        );
+        said(&mut doctor).sound()
     }
 
     /// One check of `doctor --json`, and the exit code; null where it was left out.
@@ -289,6 +297,57 @@ fn a_root_of_another_user_is_said_to_be_theirs() {
 }
 
 #[test]
+fn root_acts_as_the_user_whose_root_it_is_and_leaves_nothing_of_roots_in_it() {
+    const NOBODY: u32 = 65_534;
+    if !is_root() {
+        return skip(
+            "root_acts_as_the_user_whose_root_it_is_and_leaves_nothing_of_roots_in_it",
+            "it is about root",
+        );
+    }
+    let lab = Lab::new();
+    lab.make_workspace("b");
+    fs::set_permissions(&lab.dir, fs::Permissions::from_mode(0o755)).unwrap();
+    // A program that an agent has put where `spotkeep.toml`, which is an agent's too, says.
+    program(
+        &lab.dir.join("bin/claude"),
+        &format!(
+            "id -u >>'{}'; echo '2.1.330 (Claude Code)'",
+            lab.dir.join("tmp/ran").display()
+        ),
+    );
+    for dir in ["r", "run", "tmp"] {
+        let given = said(
+            Command::new("chown")
+                .args(["-R", &NOBODY.to_string()])
+                .arg(lab.dir.join(dir)),
+        );
+        assert_eq!(given.code, 0, "{given:?}");
+    }
+    lab.run(&["doctor"]).sound();
+    let ran = fs::read_to_string(lab.dir.join("tmp/ran")).unwrap();
+    assert!(
+        ran.lines().all(|uid| uid == NOBODY.to_string()) && !ran.is_empty(),
+        "{ran}"
+    );
+    lab.run(&["add", "b", "--workspace", "workspaces/b"]).ok();
+    lab.run(&["down"]).ok();
+    let of_others: Vec<PathBuf> = fingerprint(&lab.root())
+        .into_iter()
+        .filter(|(_, _, uid, ..)| *uid != NOBODY)
+        .map(|(path, ..)| path)
+        .collect();
+    assert_eq!(of_others, Vec::<PathBuf>::new());
+    // A directory of root's is not the user's by way of a link.
+    let state = lab.file("session-state");
+    fs::rename(&state, lab.dir.join("state")).unwrap();
+    symlink(lab.dir.join("state"), &state).unwrap();
+    std::os::unix::fs::lchown(&state, Some(NOBODY), None).unwrap();
+    give(&lab.dir.join("state"), 0);
+    lab.run(&["ls"]).refused(1, "", "");
+}
+
+#[test]
 fn what_hangs_is_told_and_holds_nobody_up() {
     let lab = Lab::new();
     // A pipe that nobody writes into: whoever opens it waits, as for a disk that hangs.
@@ -312,7 +371,7 @@ enum Sort {
     Warning,
 }
 
-const CASES: [Case; 43] = [
+const CASES: [Case; 50] = [
     ("root", Sort::Wrong, "init", |vm| {
         fs::remove_dir_all(vm.lab.root()).unwrap();
     }),
@@ -340,6 +399,19 @@ const CASES: [Case; 43] = [
     }),
     ("filesystem", Sort::Warning, "volume", |vm| {
         vm.mounted("overlay", "rw", "rw");
+    }),
+    ("space", Sort::Wrong, "most is in ", |vm| {
+        small(vm, "size=32m");
+        fs::create_dir_all(vm.lab.workspace("a")).unwrap();
+        fs::write(vm.lab.workspace("a").join("built"), vec![1; 8 << 20]).unwrap();
+    }),
+    ("inodes", Sort::Wrong, "find ", |vm| {
+        small(vm, "nr_inodes=200");
+        for number in 0.. {
+            if fs::write(vm.lab.file(&format!("home/{number}")), "").is_err() {
+                break;
+            }
+        }
     }),
     ("owners", Sort::Wrong, "chown -R root:", |vm| {
         give(&vm.lab.file("session-state/root.json"), 4_242);
@@ -403,6 +475,24 @@ const CASES: [Case; 43] = [
         fs::write(path, text.replace("\"down\"", "\"up\"")).unwrap();
     }),
     ("sessions", Sort::Wrong, "rm b", |vm| two_records(vm)),
+    ("git", Sort::Wrong, "install git", |vm| {
+        program(&vm.lab.dir.join("bin/git"), "echo git version 2.30.2");
+    }),
+    ("tmux", Sort::Wrong, "install tmux", |vm| {
+        program(&vm.lab.dir.join("bin/tmux"), "echo tmux 3.0a");
+    }),
+    ("restic", Sort::Wrong, "install restic", |vm| {
+        program(&vm.lab.dir.join("bin/restic"), "echo restic 0.9.4 compiled");
+    }),
+    ("backup", Sort::Warning, "backup now", |vm| {
+        let text = vm.lab.config_text();
+        vm.lab
+            .write_config(&(text + "\n[backup]\nevery = \"never\"\n"));
+    }),
+    ("backup", Sort::Wrong, "backup now", |vm| {
+        let state = serde_json::json!({"version": 1, "trouble": "restic cannot write"});
+        fs::write(vm.lab.file("session-state/backup.json"), state.to_string()).unwrap();
+    }),
     ("claude", Sort::Wrong, "install Claude Code", |vm| {
         fs::remove_file(vm.lab.dir.join("bin/claude")).unwrap();
     }),
@@ -511,6 +601,21 @@ const CASES: [Case; 43] = [
         vm.lab.metadata().preempt();
     }),
 ];
+
+/// The same root on a file system of its own, in memory, that ends with the lab.
+fn small(vm: &Vm, options: &str) {
+    let (root, aside) = (vm.lab.root(), vm.lab.dir.join("aside"));
+    fs::rename(&root, &aside).unwrap();
+    fs::create_dir(&root).unwrap();
+    let mounted = said(
+        Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("mode=755,{options}"), "tmpfs"])
+            .arg(&root),
+    );
+    assert_eq!(mounted.code, 0, "{mounted:?}");
+    let copied = said(Command::new("cp").args(["-aT"]).args([&aside, &root]));
+    assert_eq!(copied.code, 0, "{copied:?}");
+}
 
 fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
