@@ -168,17 +168,16 @@ fn unit(place: &Place, mount: &Mount) -> Unit {
     let files = wanted
         .filter(|(path, text)| fs::read_to_string(path).ok().as_deref() != Some(text))
         .collect();
-    let link = dir.join("multi-user.target.wants").join(&name);
     let target = Path::new("/etc/systemd/system").join(&name);
-    let has_link = fs::read_link(&link).is_ok_and(|found| found == target);
+    let links = mount.links().map(|link| dir.join(link));
     Unit {
         start: place.has_systemd().then_some(name),
         files,
-        links: if has_link {
-            Vec::new()
-        } else {
-            vec![(link, target)]
-        },
+        links: links
+            .into_iter()
+            .filter(|link| fs::read_link(link).ok().as_ref() != Some(&target))
+            .map(|link| (link, target.clone()))
+            .collect(),
     }
 }
 

@@ -130,10 +130,13 @@ fn take_out_mount(
     let device = text.lines().find_map(|line| line.strip_prefix("What="));
     if let Some(device) = device {
         let name = mount_unit(Path::new(device));
-        let dir = units.join(format!("{}.device.d", name.trim_end_matches(".mount")));
-        gone(fs::remove_file(dir.join("spotkeep.conf")), &dir)?;
-        // A drop-in of somebody else's may be beside ours.
-        fs::remove_dir(&dir).ok();
+        let device = name.trim_end_matches(".mount");
+        for (dir, file) in [("d", "spotkeep.conf"), ("wants", unit)] {
+            let dir = units.join(format!("{device}.device.{dir}"));
+            gone(fs::remove_file(dir.join(file)), &dir)?;
+            // Something of somebody else's may be beside ours.
+            fs::remove_dir(&dir).ok();
+        }
     }
     gone(
         fs::remove_file(units.join("multi-user.target.wants").join(unit)),

@@ -442,6 +442,38 @@ mod tests {
     }
 
     #[test]
+    fn whatever_stands_on_a_disk_or_on_a_part_of_it_speaks_against_taking_it() {
+        let free = Device {
+            name: "/dev/sdb".into(),
+            path: "/dev/sdb".into(),
+            number: (8, 16),
+            bytes: 1 << 30,
+            read_only: false,
+            partition_of: None,
+            partitions: vec![],
+            holders: vec![],
+            mounts: vec![],
+            is_swap: false,
+            holds_system: None,
+        };
+        assert_eq!(free.in_use(), None);
+        let why = |change: fn(&mut Device)| {
+            let mut device = free.clone();
+            change(&mut device);
+            device.in_use().unwrap()
+        };
+        assert!(why(|device| device.is_swap = true).contains("swaps to it"));
+        assert!(why(|device| device.holders = vec!["dm-0".into()]).contains("dm-0 stands on it"));
+        let mounted = |device: &mut Device| {
+            device.mounts = parse_mounts("36 35 8:17 / /srv rw - ext4 /dev/sdb1 rw\n").collect();
+        };
+        assert!(why(mounted).contains("mounted at /srv"));
+        assert!(
+            why(|device| device.holds_system = Some("/usr".into())).contains("/usr lies there")
+        );
+    }
+
+    #[test]
     fn mounts_are_read_with_their_spaces_and_their_state() {
         let text = "36 35 8:1 / /mnt/a\\040b rw,noatime shared:1 - ext4 /dev/sda1 rw,errors=remount-ro\n\
                     37 35 8:2 / /x rw - ext4 /dev/sda2 ro,relatime\n";

@@ -29,6 +29,18 @@ impl Mount {
         mount_unit(&self.at)
     }
 
+    /// Links below `/etc/systemd/system` by which it starts, each to the unit: at boot, and whenever the
+    /// disk comes, be it long after a boot has given it up.
+    #[must_use]
+    pub fn links(&self) -> [PathBuf; 2] {
+        let name = self.unit_name();
+        let device = escape(&self.what);
+        [
+            Path::new("multi-user.target.wants").join(&name),
+            Path::new(&format!("{device}.device.wants")).join(name),
+        ]
+    }
+
     /// Files for `/etc/systemd/system`, by name.
     #[must_use]
     pub fn units(&self) -> Vec<(String, String)> {
@@ -87,5 +99,7 @@ mod tests {
         assert!(units[0].1.contains("nofail") && units[0].1.contains("WantedBy=multi-user.target"));
         assert_eq!(units[1].0, "dev-disk-by\\x2duuid-0a.device.d/spotkeep.conf");
         assert!(units[1].1.contains("JobRunningTimeoutSec=90s"));
+        let late = Path::new("dev-disk-by\\x2duuid-0a.device.wants/mnt-persist.mount");
+        assert_eq!(mount.links()[1], late);
     }
 }
