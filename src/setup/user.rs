@@ -391,7 +391,9 @@ impl<'a> User<'a> {
         command
             .args(["--wait", "setpriv"])
             .args(["--reuid", &account.uid.to_string()])
-            .args(["--regid", &account.gid.to_string()]);
+            .args(["--regid", &account.gid.to_string()])
+            // A set-up that is interrupted leaves nobody at work behind it, in the way of the next one.
+            .args(["--pdeathsig", "KILL"]);
         // Accounts of a prefix are no accounts of this machine.
         command.arg(if self.place.is_real() {
             "--init-groups"

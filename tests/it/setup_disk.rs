@@ -3,11 +3,13 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use spotkeep::os::cut::cut_power;
+use spotkeep::os::files::is_mount_point;
 use spotkeep::root::Root;
 
 use crate::lab::{LIMIT, said};
@@ -356,6 +358,55 @@ fn a_power_cut_at_any_other_moment_of_a_setup_is_mended_as_well() {
     );
 }
 
+#[test]
+fn a_setup_that_is_killed_at_any_moment_is_completed_by_the_next_one() {
+    let test = "a_setup_that_is_killed_at_any_moment_is_completed_by_the_next_one";
+    let Some(mut vm) = Vm::new(test) else { return };
+    let device = vm.disk("d", ENOUGH);
+    let fresh = |vm: &Vm| {
+        if is_mount_point(&vm.root()).unwrap_or(false) {
+            vm.unmount();
+        }
+        tool("blkdiscard", &["-z", &device]);
+        vm.boot_disk();
+        vm.account("ann");
+        vm.name("d", &device);
+        vm.anns(".claude/history.jsonl", &"words\n".repeat(1000));
+    };
+    fresh(&vm);
+    let begun = Instant::now();
+    vm.ready("d").ok();
+    let whole = begun.elapsed();
+    let mut ended = 0;
+    for kill in 0..5 {
+        fresh(&vm);
+        let claude = vm.claude();
+        let args = ["--disk", "d", "--user", "ann", "--yes", "--claude"];
+        let mut setup = vm
+            .command(&[&args[..], &[claude.to_str().unwrap()]].concat())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        std::thread::sleep(whole.mul_f64(share(kill)));
+        // All of it at once, as an interrupt from the keyboard.
+        tool("kill", &["-KILL", "--", &format!("-{}", setup.id())]);
+        ended += u32::from(!setup.wait().unwrap().success());
+        vm.ready("d").ok();
+        let words = fs::read_to_string(vm.at("home/ann/.claude/history.jsonl")).unwrap();
+        assert_eq!(words.len(), 6000, "kill {kill}");
+    }
+    let again = vm.setup(&["--disk", "d"]).ok();
+    assert!(again.out.starts_with("nothing to do"), "{again:?}");
+    assert!(ended > 0, "no kill came while it ran");
+}
+
+/// Moments that are spread over the whole of something, in no order: the golden section.
+fn share(moment: u32) -> f64 {
+    (f64::from(moment) * 0.618_033_988_75).fract()
+}
+
 /// Cuts the power of the root's disk in the middle of a set-up, at moments that differ.
 fn cut(test: &str, moments: std::ops::Range<u32>) {
     let Some(mut vm) = Vm::new(test) else { return };
@@ -396,9 +447,7 @@ fn cut(test: &str, moments: std::ops::Range<u32>) {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // Moments that are spread over the whole of it, in no order: the golden section.
-        let share = (f64::from(cut) * 0.618_033_988_75).fract();
-        std::thread::sleep(whole.mul_f64(share));
+        std::thread::sleep(whole.mul_f64(share(cut)));
         cut_power(&mounted).unwrap();
         ended += u32::from(!setup.wait().unwrap().success());
         vm.unmount();

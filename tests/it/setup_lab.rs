@@ -246,6 +246,8 @@ impl Drop for Vm {
             }
         }
         for device in &self.loops {
+            // Those that the kernel has not found by itself it does not forget by itself.
+            run(Command::new("partx").args(["--delete", device]), LIMIT).ok();
             run(Command::new("losetup").args(["-d", device]), LIMIT).ok();
         }
     }

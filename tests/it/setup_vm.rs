@@ -6,9 +6,9 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use spotkeep::os::process::users_of;
+use spotkeep::os::process::{run_with_input, users_of};
 
-use crate::lab::{SPOTKEEP, is_root, said};
+use crate::lab::{LIMIT, SPOTKEEP, is_root, said};
 use crate::setup_lab::{UID, Vm, owned, tool};
 
 const ENOUGH: u64 = 512 << 20;
@@ -435,6 +435,42 @@ fn the_users_own_claude_is_kept_on_the_disk_and_a_script_is_not_taken_for_it() {
             .out
             .contains("nothing to do")
     );
+}
+
+#[test]
+fn whoever_is_at_a_terminal_is_asked_whether_transcripts_shall_be_kept_for_longer() {
+    let test = "whoever_is_at_a_terminal_is_asked_whether_transcripts_shall_be_kept_for_longer";
+    let Some(mut vm) = Vm::new(test) else { return };
+    vm.disk("d", ENOUGH);
+    let claude = vm.claude();
+    let args = ["--disk", "d", "--user", "ann", "--claude"];
+    let first = vm
+        .setup(&[&args[..], &[claude.to_str().unwrap()]].concat())
+        .ok();
+    assert!(first.out.contains("--yes has it keep them"), "{first:?}");
+    let settings = vm.root().join(".claude/settings.json");
+    let asked = |answer: &str| {
+        let command = vm.command(&["--disk", "d"]);
+        let words = command.get_args().map(|word| word.to_str().unwrap());
+        let line: String = words.map(|word| format!(" '{word}'")).collect();
+        let mut terminal = Command::new("script");
+        terminal
+            .args(["-qec", &format!("'{SPOTKEEP}'{line}"), "/dev/null"])
+            .env("SPOTKEEP_LOOPBACK_ONLY", "1");
+        run_with_input(&mut terminal, answer.as_bytes(), LIMIT).unwrap()
+    };
+    let no = asked("n\n");
+    assert!(
+        no.status.success() && no.stdout.contains("Keep them for ten years?"),
+        "{no:?}"
+    );
+    assert!(!settings.exists());
+    asked("y\n");
+    let text = fs::read_to_string(&settings).unwrap();
+    assert!(text.contains("\"cleanupPeriodDays\": 3650"), "{text}");
+    assert_eq!(owned(&settings).0, UID);
+    let again = asked("");
+    assert!(again.stdout.contains("nothing to do"), "{again:?}");
 }
 
 #[test]
