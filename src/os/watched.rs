@@ -20,8 +20,12 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long a killed command is waited for. One that hangs in the kernel is left behind.
 const CORPSE: Duration = Duration::from_secs(5);
 
-/// A command that reads less than this in a [`Limits::stalled`] is not at work.
+/// A command that reads less than this in a [`Limits::stalled`] is not at work,
 const A_SIGN_OF_LIFE: u64 = 64 << 10;
+
+/// unless it has computed for so long, in hundredths of a second: restic derives a key from a password,
+/// which takes a machine with a load of 40 more than a minute, and reads nothing meanwhile (measured).
+const A_SIGN_OF_WORK: u64 = 20;
 
 /// Lines of standard error that are kept.
 const LINES_KEPT: usize = 200;
@@ -31,7 +35,7 @@ const LINES_KEPT: usize = 200;
 pub struct Limits {
     /// In all.
     pub total: Duration,
-    /// Without reading anything to speak of, from a disk or from a network.
+    /// Without reading anything to speak of, from a disk or from a network, and without computing.
     pub stalled: Duration,
 }
 
@@ -202,38 +206,58 @@ fn lines_of(pipe: Option<impl std::io::Read + Send + 'static>) -> Receiver<Strin
     lines
 }
 
-/// Whether a process still reads.
+/// Whether a process still reads, or computes.
 struct Pulse {
-    path: String,
+    dir: String,
     read: u64,
+    computed: u64,
     at: Instant,
 }
 
 impl Pulse {
     fn new(pid: u32) -> Self {
         Self {
-            path: format!("/proc/{pid}/io"),
+            dir: format!("/proc/{pid}"),
             read: 0,
+            computed: 0,
             at: Instant::now(),
         }
     }
 
     fn silent_for(&mut self) -> Duration {
-        let now = fs::read_to_string(&self.path).ok().and_then(|text| {
-            let line = text.lines().find_map(|line| line.strip_prefix("rchar: "))?;
-            line.trim().parse::<u64>().ok()
-        });
-        match now {
-            Some(now) if now < self.read.saturating_add(A_SIGN_OF_LIFE) => {}
-            Some(now) => {
-                self.read = now;
-                self.at = Instant::now();
-            }
-            // What cannot be looked at is not judged.
-            None => self.at = Instant::now(),
+        let read = fs::read_to_string(format!("{}/io", self.dir))
+            .ok()
+            .and_then(|text| bytes_read(&text));
+        let computed = fs::read_to_string(format!("{}/stat", self.dir))
+            .ok()
+            .and_then(|text| ticks(&text));
+        let is_still = |now: Option<u64>, before: u64, sign: u64| {
+            now.is_some_and(|now| now < before.saturating_add(sign))
+        };
+        // What cannot be looked at is not judged.
+        if !is_still(read, self.read, A_SIGN_OF_LIFE)
+            || !is_still(computed, self.computed, A_SIGN_OF_WORK)
+        {
+            self.read = read.unwrap_or(self.read);
+            self.computed = computed.unwrap_or(self.computed);
+            self.at = Instant::now();
         }
         self.at.elapsed()
     }
+}
+
+fn bytes_read(io: &str) -> Option<u64> {
+    let line = io.lines().find_map(|line| line.strip_prefix("rchar: "))?;
+    line.trim().parse().ok()
+}
+
+/// Time of a processor, its own and the kernel's for it: fields 14 and 15 of `stat`, in hundredths of a
+/// second (proc(5)). The name in front of them may hold anything.
+fn ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(11);
+    let (own, kernels) = (fields.next()?, fields.next()?);
+    Some(own.parse::<u64>().ok()? + kernels.parse::<u64>().ok()?)
 }
 
 #[cfg(test)]
@@ -280,6 +304,24 @@ mod tests {
         let error = run(&mut command, LONG, &stop, &mut |_| ready.set(true)).unwrap_err();
         assert!(error.to_string().contains("stopped: enough"), "{error}");
         assert!(cleaned.exists());
+    }
+
+    #[test]
+    fn who_computes_and_reads_nothing_is_at_work() {
+        let mut pulse = Pulse::new(std::process::id());
+        let look = |pulse: &mut Pulse| {
+            // Never enough is read.
+            pulse.read = u64::MAX / 2;
+            pulse.silent_for();
+        };
+        look(&mut pulse);
+        let (at, computed) = (pulse.at, pulse.computed);
+        while pulse.at == at {
+            look(&mut pulse);
+        }
+        assert!(pulse.computed >= computed + A_SIGN_OF_WORK);
+        let stat = "7 (a) b) S 1 7 7 0 -1 0 0 0 0 0 12 30 0 0 20 0 1";
+        assert_eq!(ticks(stat), Some(42));
     }
 
     #[test]
