@@ -60,7 +60,28 @@ impl Fleet {
         self.garage.power_on(disk)
     }
 
-    /// The first set-up, and agents of each plan, half of them writing without a pause.
+    /// From now on there is one boot disk, which outlives its machines; the next one is its first.
+    pub fn keep_the_boot_disk(&mut self) {
+        self.garage.keep_the_boot_disk();
+    }
+
+    /// From now on the cloud runs nothing at a boot: what is on the boot disk has to do.
+    pub fn without_a_startup_script(&mut self) {
+        self.garage.hand_over("#!/bin/sh\n", None);
+    }
+
+    /// What the keeper says of each agent, by name.
+    pub fn agents(&self, machine: &mut Machine) -> BTreeMap<String, Value> {
+        let status = machine.must("spotkeep --root /mnt/persist status --json");
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let agents = status["agents"].as_array().unwrap().iter();
+        agents
+            .map(|agent| (agent["name"].as_str().unwrap().to_owned(), agent.clone()))
+            .collect()
+    }
+
+    /// The first set-up, and agents that are at work whenever they are cut: half of them write without a
+    /// pause, half are in a tool that never ends, and after the note in another one.
     pub fn set_up(&mut self, machine: &mut Machine, agents: usize) {
         let state = "systemctl show -P ActiveState startup-script";
         let ended = machine.until("the first set-up", BOOT_LIMIT, state, |left| {
@@ -81,7 +102,7 @@ impl Fleet {
         let mut declared = String::new();
         let mut script = String::from("set -e\nexport SPOTKEEP_ROOT=/mnt/persist\n");
         for (number, name) in self.names.iter().enumerate() {
-            let plan = ["steady", "tool", "steady", "stream"][number % 4];
+            let plan = ["steady", "hold"][number % 2];
             declared += &format!(
                 "[agents.{name}]\nworkspace = \"workspaces/{name}\"\nprompt = \"DRILL agent={name} plan={plan} [[{name}:p:1]]\"\n"
             );
@@ -211,19 +232,16 @@ runuser -u agent -- spotkeep up
         let back = |ledger: &Ledger| {
             names.iter().all(|name| {
                 ledger.agents.get(name).is_some_and(|agent| {
-                    agent.first.is_some() && agent.continued > before.agents[name].continued
+                    let went_on = agent.continued > before.agents[name].continued;
+                    agent.first.is_some() && (went_on || agent.open.is_some())
                 })
             })
         };
         if !self.model.wait(BACK_LIMIT, back) {
             panic!("not every agent went on:\n{}", how_it_stands(machine));
         }
-        let status: Value =
-            serde_json::from_str(&machine.must("spotkeep --root /mnt/persist status --json"))
-                .unwrap();
-        for agent in status["agents"].as_array().unwrap() {
-            let name = agent["name"].as_str().unwrap();
-            assert_eq!(agent["session_id"], *self.sessions[name], "{agent}");
+        for (name, agent) in self.agents(machine) {
+            assert_eq!(agent["session_id"], *self.sessions[&name], "{agent}");
         }
         // What came back over the wire holds all that was on the disk.
         let ledger = self.model.ledger();

@@ -29,6 +29,8 @@ const STAND_IN: &str = "#!/bin/sh\nexec /mnt/persist/bin/spotkeep stand-in-agent
 pub struct Garage {
     dir: tempfile::TempDir,
     booted: usize,
+    /// A boot disk that outlives its machine.
+    kept: Option<PathBuf>,
 }
 
 /// How a machine is made.
@@ -40,7 +42,7 @@ pub enum DataDisk {
     Later,
 }
 
-/// One machine, from its first boot to its end. Its boot disk is new each time.
+/// One machine, from its boot to its end.
 pub struct Machine {
     qemu: Child,
     hands: UnixStream,
@@ -61,7 +63,23 @@ impl Garage {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data.img");
         fs::File::create(data).unwrap().set_len(1 << 30).unwrap();
-        Self { dir, booted: 0 }
+        Self {
+            dir,
+            booted: 0,
+            kept: None,
+        }
+    }
+
+    /// One more new boot disk, which all machines from now on have, and leave as it is when they end.
+    pub fn keep_the_boot_disk(&mut self) {
+        let kept = self.dir.path().join("boot.img");
+        succeed(
+            Command::new("cp")
+                .arg("--sparse=always")
+                .arg(made().join("boot.img"))
+                .arg(&kept),
+        );
+        self.kept = Some(kept);
     }
 
     /// What the cloud hands to the machines from now on: `startup` is run at each boot; `program`
@@ -94,12 +112,15 @@ impl Garage {
         self.dir.path().join("data.img")
     }
 
-    /// Switches a new machine on. Its boot disk has never been booted before.
+    /// Switches a new machine on. Its boot disk has never been booted before, unless one is kept.
     pub fn power_on(&mut self, disk: DataDisk) -> Machine {
         self.booted += 1;
         let dir = self.dir.path();
         let console = dir.join(format!("console-{}", self.booted));
-        let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm");
+        let boot = match &self.kept {
+            Some(kept) => format!("file={},snapshot=off", kept.display()),
+            None => format!("file={},snapshot=on", made().join("boot.img").display()),
+        };
         // Sockets are made by relative names: a path of theirs has 108 bytes at most.
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.current_dir(dir)
@@ -125,16 +146,13 @@ impl Garage {
                 "type=1,manufacturer=Google,product=Google Compute Engine",
             ])
             .arg("-kernel")
-            .arg(made.join("vmlinuz"))
+            .arg(made().join("vmlinuz"))
             .args([
                 "-append",
                 "root=/dev/nvme0n1 rw console=ttyS0 quiet mitigations=off net.ifnames=0",
             ])
             .arg("-drive")
-            .arg(format!(
-                "file={},format=raw,if=none,id=boot,snapshot=on",
-                made.join("boot.img").display()
-            ))
+            .arg(format!("{boot},format=raw,if=none,id=boot"))
             .args(["-device", "nvme,drive=boot,serial=boot"])
             .args(["-device", "virtio-scsi-pci,id=scsi"])
             .args([
@@ -337,6 +355,11 @@ impl Drop for Machine {
         }
         self.qemu.wait().ok();
     }
+}
+
+/// What `scripts/vm-image` has made.
+fn made() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/vm")
 }
 
 /// A persistent disk by the name that the cloud gives it.

@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use crate::lab::{is_root, skip};
 use crate::loopback::{again_on_loopback, is_on_loopback, name_of};
 use fleet::Fleet;
-use machine::{BOOT_LIMIT, DataDisk, LIMIT};
+use machine::{BOOT_LIMIT, DataDisk, LIMIT, Machine};
 
 /// From the ACPI signal of a spot VM to its end: <https://cloud.google.com/compute/docs/instances/spot>.
 const CLOUD_WAITS: Duration = Duration::from_secs(30);
 
 /// For a test with all its machines.
-const TEST_LIMIT: Duration = Duration::from_secs(900);
+const TEST_LIMIT: Duration = Duration::from_secs(1500);
 
 /// What a power cut without a notice may cost of the words.
 const WORDS_WINDOW: Duration = Duration::from_secs(2);
@@ -68,38 +68,88 @@ fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_i
         assert!(save["clean"] == true && save["final"] == true, "{save}");
         eprintln!("notice to safe: {} ms", save["stages"]["notice_to_safe_ms"]);
 
-        // A new machine, to which the disk comes late.
+        // A new machine, to which the disk comes late: the start-up script waits for it.
+        fleet.keep_the_boot_disk();
         let on = Instant::now();
         let mut machine = fleet.power_on(DataDisk::Later);
-        machine.until(
-            "the machine is up",
-            BOOT_LIMIT,
-            "systemctl is-active multi-user.target",
-            |left| (left.code == 0).then_some(()),
-        );
-        let there = machine.run(
-            "test -e /mnt/persist/session-state || systemctl is-active --quiet spotkeep",
-            LIMIT,
-        );
-        assert_ne!(there.code, 0, "something runs without the disk: {there:?}");
+        let waits = "systemctl show -P ActiveState startup-script; test -e /dev/disk/by-id/google-claude-persist";
+        machine.until("the start-up script waits", BOOT_LIMIT, waits, |left| {
+            (left.code != 0 && left.text.trim() == "activating").then_some(())
+        });
         machine.attach_data_disk();
         fleet.wait_until_back(&mut machine);
         eprintln!(
             "a new boot disk to every agent resumed: {:.1?}",
             on.elapsed()
         );
+        one_agent_out_of_memory_is_ended_alone_and_resumed(&fleet, &mut machine);
 
-        // One agent that takes more than its share.
-        let cgroup = machine.must(
-            "pid=$(spotkeep --root /mnt/persist status --json | sed -n 's/.*\"pid\": *\\([0-9]*\\).*/\\1/p' | head -1); cut -d: -f3 /proc/$pid/cgroup",
+        // The same machine again, whose boot gives the disk up before it comes; nothing but units is there.
+        fleet.without_a_startup_script();
+        machine.press_power_button();
+        assert!(
+            machine.is_off_by(Instant::now() + LIMIT),
+            "{}",
+            machine.console()
         );
-        let cgroup = cgroup.trim();
-        eprintln!("cgroup {cgroup}");
-        machine.run(
-            &format!("echo $BASHPID >/sys/fs/cgroup{cgroup}/cgroup.procs && exec tail /dev/zero"),
-            LIMIT,
+        fleet.machine_is_gone();
+        let losses = fleet.losses_on_the_disk(Instant::now());
+        assert!(losses.is_empty(), "{losses:?}");
+        let mut machine = fleet.power_on(DataDisk::Later);
+        machine.until(
+            "the machine is up without its disk",
+            BOOT_LIMIT,
+            "systemctl is-active multi-user.target",
+            |left| (left.code == 0).then_some(()),
         );
+        let units = machine
+            .run(
+                "systemctl is-active mnt-persist.mount spotkeep-tmux spotkeep spotkeep-save; ls -A /mnt/persist",
+                LIMIT,
+            )
+            .text;
+        assert_eq!(units, "inactive\n".repeat(4));
+        machine.attach_data_disk();
+        fleet.wait_until_back(&mut machine);
     });
+}
+
+fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &Fleet, machine: &mut Machine) {
+    let before = fleet.agents(machine);
+    let greedy = "agent-1";
+    let pid = before[greedy]["pid"].as_i64().unwrap();
+    // Half of it is no agent: the eater joins, and all of the agent is ended.
+    let eaten = machine.run(
+        &format!(
+            "group=$(sed -n s/^0:://p /proc/{pid}/cgroup) && echo $BASHPID >/sys/fs/cgroup$group/cgroup.procs && exec tail /dev/zero"
+        ),
+        LIMIT,
+    );
+    assert_eq!(eaten.code, 128 + 9, "{eaten:?}");
+    let events = "spotkeep --root /mnt/persist events -n 200 --json";
+    let told = machine.until("it is told", LIMIT, events, |left| {
+        let lines = left.text.lines();
+        let told = lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        told.filter(|line| line["event"] == "exited" && line["agent"] == greedy)
+            .find(|line| line["cause"]["kind"] == "out-of-memory")
+    });
+    eprintln!("out of memory: {told}");
+    machine.until(
+        "it is back",
+        LIMIT,
+        "spotkeep --root /mnt/persist ls --json",
+        |left| {
+            let all: serde_json::Value = serde_json::from_str(&left.text).ok()?;
+            let mut agents = all["agents"].as_array()?.iter();
+            let back = agents.find(|agent| agent["name"] == greedy)?;
+            (back["state"] == "running").then_some(())
+        },
+    );
+    let after = fleet.agents(machine);
+    for (name, agent) in &before {
+        assert_eq!(agent["session_id"], after[name]["session_id"], "{name}");
+        assert_eq!(agent["pid"] != after[name]["pid"], name == greedy, "{name}");
+    }
 }
 
 #[test]
