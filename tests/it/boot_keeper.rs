@@ -76,7 +76,16 @@ fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
         machine.run("systemctl start spotkeep").ok();
         machine.spotkeep("up").ok();
 
-        // By hand or by needrestart, nobody ends all agents by the way.
+        // needrestart restarts keepers, and does not even ask for the agents' server.
+        let asks = "perl -e 'our %nrconf = (override_rc => {qr(^dbus) => 0}); \
+            eval do { local(@ARGV, $/) = shift; <> }; die $@ if $@; my %rc = %{$nrconf{override_rc}}; \
+            for my $unit (@ARGV) { print grep({ $unit =~ /$_/ && !$rc{$_} } keys %rc) ? \"left\\n\" : \"restarted\\n\" }' \
+            /etc/needrestart/conf.d/spotkeep.conf";
+        let answers = machine.run(&format!(
+            "{asks} spotkeep-tmux.service spotkeep.service dbus.service"
+        ));
+        assert_eq!(answers.ok().out, "left\nrestarted\nleft\n");
+        // By hand or by whoever asks, nobody ends all agents by the way.
         for line in [
             "systemctl restart spotkeep-tmux",
             "systemctl stop spotkeep-tmux",
@@ -150,6 +159,25 @@ fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready()
         assert_eq!(sum(), new);
         assert_eq!(machine.property("spotkeep", "ActiveState"), "active");
         assert_eq!(pids(&machine), before);
+
+        // One that comes up and is not ready in time.
+        machine.script(
+            "/tmp-files/hangs",
+            "case $* in *--version*) echo spotkeep 9.9.8;; *units*) ;; *) exec sleep 1000;; esac",
+        );
+        machine.write_runtime(
+            "spotkeep.service.d/soon.conf",
+            "[Service]\\nTimeoutStartSec=8s\\n",
+        );
+        let back = upgrade("/tmp-files/hangs");
+        assert!(
+            back.code == 1
+                && back
+                    .err
+                    .contains("9.9.8 did not work, and the version before is back"),
+            "{back:?}"
+        );
+        assert_eq!((sum(), pids(&machine)), (new.clone(), before));
 
         // One that is no spotkeep at all: it is asked as the user, and nothing is replaced.
         machine.script("/tmp-files/other", "id -un >/tmp/who; echo hello");

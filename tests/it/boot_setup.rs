@@ -31,17 +31,38 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
             &("[machine]\nhome = [\".gitconfig\"]\non_new_machine = \"provision.sh\"\n".to_owned()
                 + &agent("a", "tool")),
         );
-        machine.run("printf '#!/bin/sh\\nid -un >>ran\\n' >/mnt/persist/provision.sh && chmod 755 /mnt/persist/provision.sh && chown ann /mnt/persist/provision.sh").ok();
+        machine.run("printf '#!/bin/sh\\nid -un >>ran; test -e mirror || { echo no mirror; exit 7; }\\n' >/mnt/persist/provision.sh && chmod 755 /mnt/persist/provision.sh && chown ann /mnt/persist/provision.sh").ok();
         machine.spotkeep("up").ok();
         machine.wait_open("a");
         let session = machine.agent("a")["session_id"].clone();
         let pid = machine.pid("a");
 
+        let failed = machine.run(SETUP);
+        assert!(
+            failed.code == 3 && failed.out.contains("run provision.sh as the user"),
+            "{failed:?}"
+        );
+        // Whoever looks later is told, until it has worked. Root asks as ann, whose root it is.
+        for status in [
+            machine.spotkeep("status"),
+            machine.run("/mnt/persist/bin/spotkeep status"),
+        ] {
+            let told = "on_new_machine failed on this machine: ";
+            let log = "/mnt/persist/session-state/on-new-machine.log";
+            assert!(
+                status.code == 3 && status.out.contains(told) && status.out.contains(log),
+                "{status:?}"
+            );
+        }
+        let log = machine.run("cat /mnt/persist/session-state/on-new-machine.log");
+        assert_eq!(log.out, "no mirror\n");
+        machine.run("touch /mnt/persist/mirror").ok();
         let again = machine.run(SETUP).ok();
         assert!(
             again.out.contains("run provision.sh as the user"),
             "{again:?}"
         );
+        machine.spotkeep("status").ok();
         let begun = Instant::now();
         let third = machine.run(SETUP).ok();
         eprintln!(
@@ -57,7 +78,8 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
             machine.property("spotkeep-backup.timer", "ActiveState"),
             "active"
         );
-        machine.run("systemctl start spotkeep-backup").ok();
+        let backup = machine.run("systemctl start spotkeep-backup");
+        assert_eq!(backup.code, 0, "{}", machine.account());
         let list = machine
             .run("/mnt/persist/bin/spotkeep backup ls --json")
             .ok()
@@ -107,8 +129,8 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         assert_eq!(new.wait_state("a", "idle")["session_id"], session);
         assert_eq!(
             new.run("cat /mnt/persist/ran").out,
-            "ann\nann\n",
-            "once on each boot disk"
+            "ann\nann\nann\n",
+            "once on each boot disk, and once more where it had failed"
         );
         assert_eq!(
             new.run("readlink /home/ann/.claude").out,

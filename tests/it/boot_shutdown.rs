@@ -7,14 +7,15 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
     with_a_room(|room| {
         let disk = Disk::blank(&room.dir, 1024);
         let mut machine = Machine::new(room);
-        // A unit of somebody else's that does not want to end.
+        // A unit of somebody else's that does not want to end: not before the save has.
         machine.script(
             "/usr/local/bin/hang",
-            "trap '' TERM; while :; do sleep 1; done",
+            "trap 'told=1' TERM
+            until [ -n \"$told\" ] && [ \"$(systemctl show -P ActiveState spotkeep-save)\" = inactive ]; do sleep 0.2; done",
         );
         machine.write(
             "/etc/systemd/system/hang.service",
-            "[Service]\nExecStart=/usr/local/bin/hang\nTimeoutStopSec=2s\n[Install]\nWantedBy=multi-user.target\n",
+            "[Service]\nExecStart=/usr/local/bin/hang\nKillMode=process\nTimeoutStopSec=30s\n[Install]\nWantedBy=multi-user.target\n",
         );
         // Whatever brings the network up.
         machine.write(
@@ -70,6 +71,18 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
         assert_eq!(machine.agent("a")["session_id"], session);
         assert!(room.model.ledger().agents["a"].turns_ended > 0);
         machine.wait_state("b", "idle");
+
+        // A reboot is a shutdown as any other.
+        let before = machine.status();
+        machine.reboot(&disk);
+        for name in ["a", "b"] {
+            machine.wait_state(name, "idle");
+        }
+        let after = machine.status();
+        assert_ne!(after["life"], before["life"]);
+        assert_ne!(after["last_save"]["id"], before["last_save"]["id"]);
+        assert_eq!(after["last_save"]["clean"], true, "{after}");
+        assert_eq!(machine.agent("a")["session_id"], session);
 
         // The keeper is dead, and nobody has noticed yet; then one that hangs.
         for (signal, agents) in [("KILL", 2), ("STOP", 2)] {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -20,6 +20,10 @@ pub const ROOT: &str = "/mnt/persist";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// As systemd takes them for a poweroff.
 const POWER_OFF: i32 = 34 + 4;
+/// And for a reboot.
+const REBOOT: i32 = 34 + 5;
+/// How nspawn ends whose machine wants to be booted again.
+const WANTS_REBOOT: i32 = 133;
 
 /// A boot disk. It outlives its boots; a second one is a new machine.
 pub struct Machine<'r> {
@@ -155,6 +159,15 @@ impl<'r> Machine<'r> {
         Journal::of(&self.file("/var/log/journal"))
     }
 
+    /// Has systemd shut everything down for a reboot, and boots.
+    pub fn reboot(&mut self, disk: &Disk) {
+        let leader = self.leader.take().unwrap();
+        let mut kill = Command::new("kill");
+        said(kill.args([format!("-{REBOOT}"), leader.pid.to_string()])).ok();
+        assert_eq!(self.wait_off(leader).code(), Some(WANTS_REBOOT));
+        self.boot(Some(disk));
+    }
+
     /// Takes the power away: every process ends at once.
     pub fn cut(&mut self) {
         let leader = self.leader.take().unwrap();
@@ -162,12 +175,12 @@ impl<'r> Machine<'r> {
         self.wait_off(leader);
     }
 
-    fn wait_off(&mut self, leader: ProcessId) {
+    fn wait_off(&mut self, leader: ProcessId) -> ExitStatus {
         if let Some(pidfd) = leader.open() {
             let off = pidfd.wait(Some(Instant::now() + 2 * LIMIT));
             assert!(off, "the machine does not go off:\n{}", self.console());
         }
-        self.nspawn.take().unwrap().wait().unwrap();
+        self.nspawn.take().unwrap().wait().unwrap()
     }
 
     fn console(&self) -> String {
@@ -299,9 +312,16 @@ impl<'r> Machine<'r> {
             "{name} is not at its open call:\n{}",
             self.account()
         );
+        // An agent writes its words down a moment after it has heard them. One that is cut before has
+        // never been asked anything, and begins anew.
+        let ledger = self.room.model.ledger();
+        let open = ledger.agents[name].open.as_ref().unwrap();
+        let look = format!(
+            "test -e {ROOT}/workspaces/{name}/open.txt && grep -qF '{}' {ROOT}/.claude/projects/*/*.jsonl",
+            open.marker
+        );
         self.until(&format!("the open tool of {name} runs"), || {
-            let file = format!("test -e {ROOT}/workspaces/{name}/open.txt");
-            (self.run(&file).code == 0).then_some(())
+            (self.run(&look).code == 0).then_some(())
         });
     }
 
