@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use super::base::{INDEX_INFO, Special, Survey, WORKTREE, line, remove};
 use super::torn;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Result, ensure};
 use crate::git::status::{self, Change};
 use crate::git::{Git, Repository, Side, index, objects};
 use crate::os::files::open_no_follow;
@@ -99,7 +99,9 @@ impl<'a> Worktree<'a> {
         let mut extras = self.extras()?;
         let mut gone = BTreeSet::new();
         let mut there = BTreeSet::new();
-        for (change, path) in self.status()? {
+        let (changes, closed) = self.status()?;
+        seen.left_out.extend(closed);
+        for (change, path) in changes {
             match change {
                 Change::Untracked if path.ends_with(b"/") => {
                     seen.nested.push(path[..path.len() - 1].to_vec());
@@ -169,7 +171,8 @@ impl<'a> Worktree<'a> {
         Ok(seen)
     }
 
-    fn status(&self) -> Result<Vec<(Change, Vec<u8>)>> {
+    /// What differs from our index, and words on directories that may not be read.
+    fn status(&self) -> Result<(Vec<(Change, Vec<u8>)>, Vec<String>)> {
         let arguments = [
             "status",
             "--porcelain=v2",
@@ -178,7 +181,9 @@ impl<'a> Worktree<'a> {
             "--no-renames",
             "--ignore-submodules=all",
         ];
-        Ok(status::read(&self.git.run(&arguments, Vec::new())?))
+        let said = self.git.ask(&arguments, Vec::new())?;
+        ensure!(said.status.success(), "git status failed: {}", said.stderr);
+        Ok((status::read(&said.stdout), status::closed(&said.stderr)))
     }
 
     /// Takes paths out of our index, whatever is on the disk.
