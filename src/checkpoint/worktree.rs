@@ -99,9 +99,7 @@ impl<'a> Worktree<'a> {
         let mut extras = self.extras()?;
         let mut gone = BTreeSet::new();
         let mut there = BTreeSet::new();
-        let (changes, closed) = self.status()?;
-        seen.left_out.extend(closed);
-        for (change, path) in changes {
+        for (change, path) in self.status(&mut seen.left_out)? {
             match change {
                 Change::Untracked if path.ends_with(b"/") => {
                     seen.nested.push(path[..path.len() - 1].to_vec());
@@ -171,8 +169,8 @@ impl<'a> Worktree<'a> {
         Ok(seen)
     }
 
-    /// What differs from our index, and words on directories that may not be read.
-    fn status(&self) -> Result<(Vec<(Change, Vec<u8>)>, Vec<String>)> {
+    /// What differs from our index; directories that may not be read are `left_out`.
+    fn status(&self, left_out: &mut Vec<String>) -> Result<Vec<(Change, Vec<u8>)>> {
         let arguments = [
             "status",
             "--porcelain=v2",
@@ -183,7 +181,8 @@ impl<'a> Worktree<'a> {
         ];
         let said = self.git.ask(&arguments, Vec::new())?;
         ensure!(said.status.success(), "git status failed: {}", said.stderr);
-        Ok((status::read(&said.stdout), status::closed(&said.stderr)))
+        left_out.extend(status::closed(&said.stderr));
+        Ok(status::read(&said.stdout))
     }
 
     /// Takes paths out of our index, whatever is on the disk.

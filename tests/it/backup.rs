@@ -436,7 +436,7 @@ fn a_kill_at_any_moment_of_a_backup_costs_nothing_that_was_kept() {
     let first = ids(&lab);
     let next = lab.workspace("a").join("next");
     kill_at(&lab, &["backup", "now"], "backup", |seed| {
-        noise(&next, seed, 3 << 20)
+        noise(&next, seed, 3 << 20);
     });
     assert!(ids(&lab).contains(&first[0]));
     nothing_was_lost(&lab, &kept);
@@ -457,7 +457,7 @@ fn a_kill_at_any_moment_of_a_copy_costs_nothing_that_was_kept_and_the_next_compl
     lab.run(&["backup", "now", "--always"]).ok();
     let next = lab.workspace("a").join("next");
     kill_at(&lab, &["backup", "now"], "copy", |seed| {
-        noise(&next, seed, 2 << 20)
+        noise(&next, seed, 2 << 20);
     });
     nothing_was_lost(&lab, &kept);
     let check = lab.run(&["backup", "check", "--copy", "--all"]);
