@@ -13,7 +13,10 @@ use super::{Settings, Stop};
 use crate::error::{Context as _, Result};
 
 /// The mark of a directory that holds nothing but what can be had again (bford.info/cachedir).
-pub(super) const CACHE_TAG: &str = "CACHEDIR.TAG";
+const CACHE_TAG: &str = "CACHEDIR.TAG";
+
+/// What it begins with.
+const CACHE_MARK: &[u8; 43] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
 /// How many entries are looked at between two looks at the time.
 const PIECE: u32 = 1024;
@@ -63,12 +66,8 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     fn look(&mut self, path: &Path) -> Result<()> {
-        if contents::is_made_again(path) {
-            self.made_again.push(path.to_path_buf());
-            // Some of it may be kept all the same; then a backup is made too often, and never too seldom.
-            if self.settings.table.keep_ignored.is_empty() || !path.starts_with("workspaces") {
-                return Ok(());
-            }
+        if contents::is_made_again(path) && self.leaves_out(path) {
+            return Ok(());
         }
         self.seen += 1;
         if self.seen.is_multiple_of(PIECE) {
@@ -94,6 +93,13 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Remembers what is left out. Some of it may be kept all the same: then a backup is made too often, and never too
+    /// seldom.
+    fn leaves_out(&mut self, path: &Path) -> bool {
+        self.made_again.push(path.to_path_buf());
+        self.settings.table.keep_ignored.is_empty() || !path.starts_with("workspaces")
+    }
+
     fn enter(&mut self, path: &Path, absolute: &Path) -> Result<()> {
         let entries = match fs::read_dir(absolute) {
             Ok(entries) => entries,
@@ -107,7 +113,9 @@ impl Walk<'_> {
         let mut names: Vec<_> = entries
             .filter_map(|entry| Some(entry.ok()?.file_name()))
             .collect();
-        if names.iter().any(|name| name == CACHE_TAG) {
+        let is_cache =
+            names.iter().any(|name| name == CACHE_TAG) && is_tag(&absolute.join(CACHE_TAG));
+        if is_cache && self.leaves_out(path) {
             return Ok(());
         }
         names.sort_unstable();
@@ -116,6 +124,15 @@ impl Walk<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether a file is such a mark: its beginning tells.
+fn is_tag(path: &Path) -> bool {
+    use std::io::Read as _;
+    let mut head = [0; CACHE_MARK.len()];
+    crate::os::files::open_no_follow(path)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .is_ok_and(|()| head == *CACHE_MARK)
 }
 
 #[cfg(test)]
@@ -131,7 +148,9 @@ mod tests {
         for name in ["target", "src", "cached", ".git/refs/heads"] {
             fs::create_dir_all(work.join(name)).unwrap();
         }
-        fs::write(work.join("cached/CACHEDIR.TAG"), "").unwrap();
+        fs::write(work.join("cached/CACHEDIR.TAG"), CACHE_MARK).unwrap();
+        fs::create_dir(work.join("plain")).unwrap();
+        fs::write(work.join("plain/CACHEDIR.TAG"), "no mark of one").unwrap();
         fs::write(work.join("src/x"), "1").unwrap();
         let settings = Settings::load(&root).unwrap();
         let now = || look(&settings, &Stop::never()).unwrap().fingerprint;
@@ -141,7 +160,7 @@ mod tests {
         fs::write(root.dir().join("session-state/backup.json"), "{}").unwrap();
         assert_eq!(now(), before);
         let mut last = before;
-        for path in ["src/x", "new", ".git/refs/heads/target"] {
+        for path in ["src/x", "new", "plain/x", ".git/refs/heads/target"] {
             fs::write(work.join(path), "22").unwrap();
             let next = now();
             assert_ne!(next, last, "{path}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::engine::{self, LONG, Restic, SHORT, Trouble};
 use super::state::Copied;
-use super::{BackupState, Repository, Settings, Stop};
+use super::{BackupState, Repository, Settings, Stop, check, tend};
 use crate::error::{Result, bail};
 use crate::time::Timestamp;
 
@@ -83,6 +83,36 @@ fn copy(settings: &Settings, url: &str, stop: &Stop) -> Result<()> {
         };
         wait(*pause, stop)?;
     }
+}
+
+/// Removes from the copy what need not be kept, as from the first: after a check of what belongs together, whose data are
+/// not read, since each byte may cost. What goes wrong there is told, and is no reason to fail here.
+///
+/// # Errors
+/// The disk does not take the state, or there is a reason to stop.
+pub fn thin(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<()> {
+    let (Some(url), Some(copy)) = (&settings.table.copy_to, &state.copy) else {
+        return Ok(());
+    };
+    if settings.table.copy_keeps_all || copy.trouble.is_some() {
+        return Ok(());
+    }
+    let thinned = remote(settings, url).and_then(|there| {
+        let found = check::run(&there, check::Depth::Structure, stop)?;
+        if let Some(first) = found.damage.first() {
+            bail!("it is damaged: {first}");
+        }
+        match found.locked {
+            true => Ok(()), // The next time will do.
+            false => tend::forget(&there, settings, stop),
+        }
+    });
+    stop.check()?;
+    if let (Err(error), Some(copy)) = (thinned, &mut state.copy) {
+        copy.trouble = Some(format!("old backups cannot be removed there: {error:#}"));
+        state.store(settings)?;
+    }
+    Ok(())
 }
 
 /// The second repository, with the password of the first.

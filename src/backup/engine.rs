@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::settings::Key;
 use super::{Settings, Stop};
@@ -67,16 +68,55 @@ impl Restic {
     /// # Errors
     /// It is missing, too old, or does not answer.
     pub fn find() -> Result<Self> {
+        Ok(Self::find_unless(None)?.0)
+    }
+
+    /// As [`Self::find`], and does not ask one that was `known` to be good before; which one it is.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub fn find_unless(known: Option<&Program>) -> Result<(Self, Program)> {
         let program = on_path("restic")
             .context("restic is not installed; backups are made with it")
             .hint(INSTALL)?;
+        let print = Program::of(&program)
+            .with_context(|| format!("cannot look at {}", program.display()))?;
+        if known == Some(&print) {
+            return Ok((Self { program }, print));
+        }
         let mut command = Command::new(&program);
         let output = process::run(command.arg("version"), VERSION_LIMIT)
             .with_context(|| format!("{} does not answer", program.display()))
             .hint(format!("{} version", program.display()))?;
         let version = parse_version(&output.stdout);
         ensure_version(version, output.stdout.trim(), &program)?;
-        Ok(Self { program })
+        Ok((Self { program }, print))
+    }
+}
+
+/// The file of a program: as long as this is the same, so is its version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    path: PathBuf,
+    bytes: u64,
+    inode: u64,
+    /// Nanoseconds since 1970: of its content, and of its place in the file system.
+    times: (i64, i64),
+}
+
+impl Program {
+    fn of(path: &Path) -> std::io::Result<Self> {
+        let found = std::fs::metadata(path)?;
+        let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000) + rest;
+        Ok(Self {
+            path: path.to_path_buf(),
+            bytes: found.len(),
+            inode: found.ino(),
+            times: (
+                nanoseconds(found.mtime(), found.mtime_nsec()),
+                nanoseconds(found.ctime(), found.ctime_nsec()),
+            ),
+        })
     }
 }
 

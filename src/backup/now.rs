@@ -174,7 +174,7 @@ fn make(
     if !how.always && is_unchanged(state, &tree.fingerprint) {
         return Ok(Outcome::Unchanged);
     }
-    let restic = Restic::find()?;
+    let (restic, program) = Restic::find_unless(state.restic.as_ref())?;
     let key = settings.ensure_key()?;
     let repository = Repository::local(restic, settings, key);
     if !settings.has_repository() {
@@ -195,6 +195,7 @@ fn make(
         }
     }
     state.last = Some(made);
+    state.restic = Some(program);
     state.fingerprint = Some(tree.fingerprint);
     state.trouble = None;
     state.since_check = state.since_check.saturating_add(1);
@@ -318,8 +319,7 @@ fn command(
     parent: Option<&str>,
     made_again: &[PathBuf],
 ) -> std::process::Command {
-    let mut command =
-        repository.command(["backup", "--json", "--one-file-system", "--exclude-caches"]);
+    let mut command = repository.command(["backup", "--json", "--one-file-system"]);
     command
         .current_dir(settings.root.dir())
         // A status line each second is enough for a person.

@@ -2,7 +2,7 @@
 //!
 //! Where root acts for a user, `spotkeep.toml` is the user's to write, and so any agent's. What it says
 //! of times and patterns does no harm. What would start a program as root (`key_command`), send the
-//! data away or write somewhere (`copy_to`), or set root's environment (`env_file`) counts only
+//! data away or write somewhere (`copy_to`), set root's environment (`env_file`), or have history removed (`keep`) counts only
 //! as it stands in `backups.approved.json`, which belongs to root (`spotkeep backup approve`).
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::agent::read_env_file;
-use crate::config::{Backup, Config};
+use crate::config::{Backup, Config, KeepBackups};
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
 use crate::os::{files, process};
 use crate::root::Root;
@@ -66,6 +66,12 @@ pub struct Approved {
     pub key_command: Option<String>,
     /// As in `[backup]`.
     pub env_file: Option<PathBuf>,
+    /// As in `[backup]`: what is not kept is removed.
+    #[serde(default)]
+    pub keep: KeepBackups,
+    /// As in `[backup]`.
+    #[serde(default)]
+    pub copy_keeps_all: bool,
 }
 
 impl Approved {
@@ -75,6 +81,8 @@ impl Approved {
             copy_to: table.copy_to.clone(),
             key_command: table.key_command.clone(),
             env_file: table.env_file.clone(),
+            keep: table.keep,
+            copy_keeps_all: table.copy_keeps_all,
         }
     }
 }
@@ -103,6 +111,8 @@ impl Settings {
             settings.table.copy_to = approved.copy_to;
             settings.table.key_command = approved.key_command;
             settings.table.env_file = approved.env_file;
+            settings.table.keep = approved.keep;
+            settings.table.copy_keeps_all = approved.copy_keeps_all;
         }
         Ok(settings)
     }
@@ -308,6 +318,11 @@ fn difference(asked: &Approved, approved: &Approved) -> Option<String> {
         ("copy_to", asked.copy_to == approved.copy_to),
         ("key_command", asked.key_command == approved.key_command),
         ("env_file", asked.env_file == approved.env_file),
+        ("keep", asked.keep == approved.keep),
+        (
+            "copy_keeps_all",
+            asked.copy_keeps_all == approved.copy_keeps_all,
+        ),
     ];
     let differing: Vec<&str> = named
         .iter()

@@ -7,8 +7,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::engine::Program;
 use super::{Settings, place};
-use crate::error::Result;
+use crate::error::{Result, bail};
 use crate::os::process::ProcessId;
 use crate::root::Root;
 use crate::state::{self, VERSION};
@@ -43,6 +44,9 @@ pub struct BackupState {
     /// Who was last at work on the repository.
     #[serde(default)]
     pub worker: Option<Worker>,
+    /// The restic that was asked for its version, and is new enough.
+    #[serde(default)]
+    pub restic: Option<Program>,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
@@ -113,6 +117,7 @@ impl Default for BackupState {
             since_check: 0,
             agents: BTreeMap::new(),
             worker: None,
+            restic: None,
             unknown: Map::new(),
         }
     }
@@ -140,8 +145,14 @@ impl BackupState {
     /// # Errors
     /// The disk is full or gone.
     pub fn store(&self, settings: &Settings) -> Result<()> {
-        state::store(&path(settings), self)?;
-        place::publish(settings, self)
+        // Both wait for the disk: at the same time, they wait once.
+        std::thread::scope(|scope| {
+            let shown = scope.spawn(|| place::publish(settings, self));
+            state::store(&path(settings), self)?;
+            shown
+                .join()
+                .unwrap_or_else(|_| bail!("writing the copy of the state failed"))
+        })
     }
 
     /// All that a person has to know, in sentences.

@@ -4,7 +4,7 @@
 use super::check;
 use super::engine::{LONG, Trouble, trouble};
 use super::state::Checked;
-use super::{BackupState, Repository, Settings, Stop, lock, now, snapshots};
+use super::{BackupState, Repository, Settings, Stop, copy, lock, now, snapshots};
 use crate::config::KeepBackups;
 use crate::error::Result;
 use crate::time::Timestamp;
@@ -40,6 +40,7 @@ pub fn run(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<
     }
     if good {
         forget(&repository, settings, stop)?;
+        copy::thin(settings, state, stop)?;
     }
     Ok(good)
 }

@@ -126,7 +126,7 @@ impl Survey {
         }
         if kind == Some(Kind::Partial) {
             // Its other part lies beside it. git writes it anew as a whole, with all its stat data.
-            share(&repository.git_dir, side)?;
+            side.share_index(repository)?;
             let whole = git
                 .on_index(&worktree)
                 .run(&["update-index", "--force-write-index"], Vec::new());
@@ -306,16 +306,4 @@ fn place(path: &Path, bytes: &[u8], modified: SystemTime) -> Result<()> {
             .set_modified(modified)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// The other parts of a split index, for our git directory.
-fn share(git_dir: &Path, side: &Side) -> Result<()> {
-    for entry in fs::read_dir(git_dir).context("cannot read the git directory")? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with("sharedindex.") && entry.file_type()?.is_file() {
-            fs::copy(entry.path(), side.dir.join(name)).context("cannot copy a shared index")?;
-        }
-    }
-    Ok(())
 }

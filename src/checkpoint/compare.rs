@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use serde::Serialize;
+
 use super::Checkpoint;
 use super::call::{ask, feed};
 use crate::error::Result;
@@ -102,6 +104,57 @@ pub fn sizes(dir: &Path, checkpoints: &[Checkpoint], deadline: Deadline) -> Resu
         .into_iter()
         .map(|differs| next(differs).unwrap_or_default())
         .collect())
+}
+
+/// A file that differs between two checkpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Its path in the workspace.
+    pub path: String,
+    /// Lines that are new; null where it is not a text.
+    pub lines_added: Option<u64>,
+    /// Lines that are gone; null where it is not a text.
+    pub lines_removed: Option<u64>,
+}
+
+/// The files that differ between two checkpoints.
+///
+/// # Errors
+/// git cannot read the repository.
+pub fn changes(
+    dir: &Path,
+    from: &str,
+    to: &str,
+    layer: Layer,
+    deadline: Deadline,
+) -> Result<Vec<Change>> {
+    let (from, to) = (
+        format!("{from}:{}", layer.name()),
+        format!("{to}:{}", layer.name()),
+    );
+    let arguments = [
+        "diff-tree",
+        "-r",
+        "-z",
+        "--numstat",
+        "--no-ext-diff",
+        "--no-textconv",
+        "--no-renames",
+        &from,
+        &to,
+    ];
+    let said = ask(dir, &arguments, deadline)?;
+    let change = |line: &str| {
+        let mut fields = line.splitn(3, '\t');
+        // A dash where it is not a text.
+        let (added, removed) = (fields.next()?.parse().ok(), fields.next()?.parse().ok());
+        Some(Change {
+            path: fields.next()?.to_owned(),
+            lines_added: added,
+            lines_removed: removed,
+        })
+    };
+    Ok(said.split('\0').filter_map(change).collect())
 }
 
 /// What differs between two checkpoints, as a patch or as names and numbers; empty where nothing does.

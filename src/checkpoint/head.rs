@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
+use std::time::Instant;
 
 use super::base::remove;
 use super::message::{Head, Stashed, State};
@@ -13,11 +14,12 @@ use crate::os::files::create_private_dir;
 
 /// In which other worktree a branch is checked out. One whose directory is gone does not count.
 pub(super) fn elsewhere(
-    git: &Git,
     repository: &Repository,
     branch: &str,
+    until: Instant,
 ) -> Result<Option<String>> {
-    let answer = git.run(&["worktree", "list", "--porcelain", "-z"], Vec::new())?;
+    let answer =
+        Git::refs(repository, until).run(&["worktree", "list", "--porcelain", "-z"], Vec::new())?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
     // Of a submodule, git names the git directory and not the workspace: the first of them is the main one.
     let others = answer
@@ -36,11 +38,11 @@ pub(super) fn elsewhere(
 }
 
 /// Refuses to move a branch under somebody else.
-pub(super) fn refuse_shared(git: &Git, repository: &Repository, head: &Head) -> Result<()> {
+pub(super) fn refuse_shared(repository: &Repository, head: &Head, until: Instant) -> Result<()> {
     let Some(branch) = &head.branch else {
         return Ok(());
     };
-    match elsewhere(git, repository, branch)? {
+    match elsewhere(repository, branch, until)? {
         Some(path) => Err(anyhow!(
             "{branch} is checked out in {path} too, and would be moved there as well"
         ))

@@ -11,7 +11,7 @@ use super::message::{self, State};
 use super::operation;
 use super::take::Taking;
 use super::{Checkpoint, Outcome, id};
-use crate::error::{Context as _, Result, bail};
+use crate::error::{Context as _, Result, bail, ensure};
 use crate::git::FLUSH;
 use crate::git::objects::{self, Object};
 use crate::os::files::{sync_dir, sync_file, sync_filesystem};
@@ -75,6 +75,9 @@ impl Taking<'_> {
             &objects::none(oid_length),
         ];
         self.refs.run(&create, Vec::new())?;
+        let is_there =
+            self.repository.settings.reftable || self.repository.common_dir.join(&name).is_file();
+        ensure!(is_there, "git has put {name} somewhere else");
         self.sync_refs(newest_id.is_none())?;
         self.remember(&memory)?;
         Ok(Outcome::Taken(Checkpoint {

@@ -22,6 +22,26 @@ pub struct Head {
     pub commit: Option<String>,
 }
 
+impl Head {
+    /// For people: the branch and the commit.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let commit = self.commit.as_deref().map_or("no commit", short);
+        match &self.branch {
+            Some(branch) => {
+                let branch = branch.strip_prefix("refs/heads/").unwrap_or(branch);
+                format!("{branch} ({commit})")
+            }
+            None => format!("{commit} (detached)"),
+        }
+    }
+}
+
+/// The beginning of an object's name, for people.
+pub(super) fn short(oid: &str) -> &str {
+    oid.get(..10).unwrap_or(oid)
+}
+
 /// An entry of the stash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stashed {

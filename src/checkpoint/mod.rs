@@ -64,7 +64,7 @@ use crate::git::{Git, Repository};
 use crate::notice::Deadline;
 use crate::time::Timestamp;
 
-pub use compare::{Layer, Size, difference, sizes};
+pub use compare::{Change, Layer, Size, changes, difference, sizes};
 pub use message::{Head, Nested};
 pub use push::push;
 pub use repair::{Findings, bring_back, repair};
@@ -189,6 +189,15 @@ pub fn list(place: &Place) -> Result<Vec<Checkpoint>> {
 /// There is no such checkpoint, or git cannot.
 pub fn rollback(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>> {
     rollback::rollback(place, id, with_head, Deadline::after(LIMIT).at())
+}
+
+/// What [`rollback`] would do to HEAD, in words; nothing of the workspace is changed.
+///
+/// # Errors
+/// There is no such checkpoint, or what a rollback would refuse as well.
+pub fn plan(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>> {
+    ensure_names(place)?;
+    rollback::plan(place, id, with_head, Deadline::after(LIMIT).at())
 }
 
 /// Makes a workspace anew, in an empty or absent directory, from a checkpoint in the repository at `repository`.

@@ -3,14 +3,15 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::message::{self, Kept};
 use super::rollback::{Heads, find, give_back};
 use super::{Place, ensure_names, head};
 use crate::error::{Context as _, Hint as _, Result, anyhow, bail};
-use crate::git::{self, Git, Repository, objects};
+use crate::git::{self, Git, Repository, objects, side};
+use crate::os::files::create_private_dir;
 use crate::os::process::exchange;
 
 pub(super) fn rebuild(
@@ -27,13 +28,13 @@ pub(super) fn rebuild(
     // A bare repository that is there only to be pushed to has no worktrees.
     let is_home = !source.settings.is_bare || source.common_dir.join("worktrees").is_dir();
     if kept.state.linked && is_home {
-        link(&refs, place, &kept)?;
+        link(&source, place, &kept)?;
     } else {
         clone(&source, place, &kept, until)?;
     }
     let made =
         Repository::of(&place.workspace, until)?.context("the new repository is not there")?;
-    let mut told = stand(&made, &kept, until)?;
+    let mut told = stand(place, &made, &kept, until)?;
     told.extend(give_back(place, &made, &kept, Heads::Stay, until)?);
     Ok(told)
 }
@@ -50,26 +51,50 @@ fn ensure_empty(workspace: &Path) -> Result<()> {
     }
 }
 
-/// A linked worktree again. The one of that name, whose directory is gone, is forgotten.
-fn link(refs: &Git, place: &Place, kept: &Kept) -> Result<()> {
-    let workspace = place.workspace.to_string_lossy();
-    let commit = kept
-        .state
-        .head
-        .commit
-        .as_ref()
-        .unwrap_or(&kept.checkpoint.commit);
-    let add = [
-        "worktree",
-        "add",
-        "--force",
-        "--force",
-        "--no-checkout",
-        "--detach",
-        &workspace,
-        commit,
-    ];
-    refs.run(&add, Vec::new()).map(drop)
+/// A linked worktree again. The one of that place, whose directory is gone, is forgotten. By hand, since `git worktree
+/// add` runs hooks.
+fn link(source: &Repository, place: &Place, kept: &Kept) -> Result<()> {
+    let commit = kept.state.head.commit.as_ref();
+    let commit = commit.unwrap_or(&kept.checkpoint.commit);
+    let workspace = &place.workspace;
+    let make = || -> Result<()> {
+        fs::create_dir_all(workspace)?;
+        let workspace = fs::canonicalize(workspace)?;
+        let worktrees = source.common_dir.join("worktrees");
+        let own = registration(&worktrees, &workspace);
+        if own.exists() {
+            fs::remove_dir_all(&own)?;
+        }
+        create_private_dir(&own)?;
+        let dot_git = workspace.join(".git");
+        fs::write(own.join("commondir"), "../..\n")?;
+        fs::write(own.join("gitdir"), format!("{}\n", dot_git.display()))?;
+        fs::write(own.join("HEAD"), format!("{commit}\n"))?;
+        Ok(fs::write(dot_git, format!("gitdir: {}\n", own.display()))?)
+    };
+    make().with_context(|| format!("cannot link {} again", workspace.display()))
+}
+
+/// Where a repository keeps what belongs to the worktree at `workspace`: where it was, or under a name that is free.
+fn registration(worktrees: &Path, workspace: &Path) -> PathBuf {
+    let leads_here = |path: &PathBuf| {
+        fs::read_to_string(path.join("gitdir"))
+            .is_ok_and(|text| path.join(text.trim_end_matches('\n')) == workspace.join(".git"))
+    };
+    let entries = fs::read_dir(worktrees).into_iter().flatten().flatten();
+    let found = entries.map(|entry| entry.path()).find(leads_here);
+    found.unwrap_or_else(|| {
+        let name = workspace.file_name().unwrap_or_default();
+        let names = (1..).map(|count| match count {
+            1 => worktrees.join(name),
+            _ => worktrees.join(format!("{}{count}", name.display())),
+        });
+        // There is always one.
+        names
+            .into_iter()
+            .find(|path| !path.exists())
+            .unwrap_or_default()
+    })
 }
 
 /// A repository of its own, with all branches, tags and checkpoints that the other one has.
@@ -110,6 +135,8 @@ fn clone(source: &Repository, place: &Place, kept: &Kept, until: Instant) -> Res
         command
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_NOSYSTEM", "1")
+            // From a directory here, and from nowhere else.
+            .env("GIT_ALLOW_PROTOCOL", "file")
             .args(arguments);
         let said = exchange(&mut command, Vec::new(), until)?;
         if !said.status.success() {
@@ -132,15 +159,16 @@ fn clone(source: &Repository, place: &Place, kept: &Kept, until: Instant) -> Res
 
 /// Puts HEAD where it was. Its branch may have gone on since, or be at work elsewhere: then HEAD is detached, and the
 /// branch stays as it is.
-fn stand(made: &Repository, kept: &Kept, until: Instant) -> Result<Vec<String>> {
-    let git = Git::refs(made, until);
+fn stand(place: &Place, made: &Repository, kept: &Kept, until: Instant) -> Result<Vec<String>> {
+    let common = side::common(&place.private.join("git"), made)?;
+    let git = Git::writing(made, &common, until);
     let state = &kept.state;
     let Some(branch) = &state.head.branch else {
         return head::set(&git, &state.head, "spotkeep: rebuilt");
     };
     let now = objects::look_up(&git, std::slice::from_ref(branch))?;
     let now = now.get(branch).map(|object| &object.oid);
-    let elsewhere = head::elsewhere(&git, made, branch)?;
+    let elsewhere = head::elsewhere(made, branch, until)?;
     let is_free = elsewhere.is_none() && (now.is_none() || now == state.head.commit.as_ref());
     if is_free {
         return head::set(&git, &state.head, "spotkeep: rebuilt");

@@ -23,9 +23,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use super::call::{ask, feed};
-use super::{Checkpoint, Nested, Place, list, push, superfluous};
+use super::{Checkpoint, Nested, Place, list, push, superfluous, take};
 use crate::config::Keep;
 use crate::error::{Context as _, Result};
+use crate::git::{Git, Repository, side};
 use crate::notice::Deadline;
 use crate::time::Timestamp;
 use crate::workspace;
@@ -65,18 +66,21 @@ pub fn thin_at(
 ) -> Result<Vec<String>> {
     let all = list(place)?;
     let ids: BTreeSet<String> = superfluous(&all, now, keep).into_iter().collect();
-    remove_and_tidy(place, all, &ids, at_rest, deadline)?;
-    push::remember_thinned(place, &ids)?;
+    let mut removed = ids.clone();
+    remove_and_tidy(place, all, &ids, at_rest, deadline, &mut removed)?;
+    push::remember_thinned(place, &removed)?;
     Ok(ids.into_iter().collect())
 }
 
-/// Removes these, and what the repositories inside of the workspace keep for them alone.
+/// Removes these, and what the repositories inside of the workspace keep for them alone, whose ids are added to
+/// `removed`.
 fn remove_and_tidy(
     place: &Place,
     all: Vec<Checkpoint>,
     ids: &BTreeSet<String>,
     at_rest: bool,
     deadline: Deadline,
+    removed: &mut BTreeSet<String>,
 ) -> Result<()> {
     let is_gone = |checkpoint: &Checkpoint| ids.contains(&checkpoint.id);
     let (gone, left): (Vec<_>, Vec<_>) = all.into_iter().partition(is_gone);
@@ -93,11 +97,10 @@ fn remove_and_tidy(
         by_path.entry(path.clone()).or_default().insert(id.clone());
     }
     for (path, ids) in by_path {
-        let inner = inside(place, &path);
-        // One that is not there any more has taken its checkpoints along.
-        if workspace::common_dir(&inner.workspace).is_some() {
+        if let Some(inner) = inside(place, &path) {
             let all = list(&inner)?;
-            remove_and_tidy(&inner, all, &ids, at_rest, deadline)?;
+            remove_and_tidy(&inner, all, &ids, at_rest, deadline, removed)?;
+            removed.extend(ids);
         }
     }
     let Some(repository) = workspace::common_dir(&place.workspace) else {
@@ -116,16 +119,14 @@ fn remove_and_tidy(
 pub(super) fn nested_places(place: &Place, nested: &[Nested]) -> Vec<Place> {
     let paths: BTreeSet<&str> = nested.iter().map(|nested| nested.path.as_str()).collect();
     let places = paths.into_iter().map(|path| inside(place, path));
-    places
-        .filter(|place| workspace::common_dir(&place.workspace).is_some())
-        .collect()
+    places.flatten().collect()
 }
 
-fn inside(place: &Place, path: &str) -> Place {
-    Place {
-        workspace: place.workspace.join(path),
-        ..place.clone()
-    }
+/// One that is not there any more has taken its checkpoints along.
+fn inside(place: &Place, path: &str) -> Option<Place> {
+    let work_tree = fs::canonicalize(&place.workspace).ok()?;
+    let inner = take::inner(place, &work_tree, path).ok()?;
+    workspace::common_dir(&inner.workspace).map(|_| inner)
 }
 
 /// Removes checkpoints: all of them, or none where one has changed in the meantime.
@@ -145,13 +146,12 @@ pub fn remove(place: &Place, gone: &[Checkpoint], deadline: Deadline) -> Result<
             )
         })
         .collect();
-    feed(
-        &place.workspace,
-        &["update-ref", "--stdin"],
-        lines.as_bytes(),
-        deadline,
-    )?;
-    Ok(())
+    let repository = Repository::of(&place.workspace, deadline.at())?
+        .with_context(|| format!("{} is no git workspace", place.workspace.display()))?;
+    let common = side::common(&place.private.join("git"), &repository)?;
+    let git = Git::writing(&repository, &common, deadline.at());
+    git.run(&["update-ref", "--stdin"], lines.into_bytes())
+        .map(drop)
 }
 
 /// Removes the object files that nobody but the removed checkpoints had.

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::base::{Base, INDEX_INFO, Special, WORKTREE, line, read_entries};
 use super::collide::Way;
-use super::message::{self, Kept, Nested};
+use super::message::{self, Head, Kept, Nested};
 use super::prepared::{IndexLock, prepare};
 use super::take::{Taking, inner, lock};
 use super::worktree::Worktree;
@@ -82,23 +82,12 @@ pub(super) fn give_back(
     let _lock = lock(place, until)?;
     let side = Side::open(&place.private.join("git"), repository)?;
     let taking = Taking::new(place, Trigger::Before, repository, &side, until, 0);
-    let then = Then::read(&taking.files, kept)?;
     let index = IndexLock::take(repository)?;
-    if heads == Heads::Move {
-        head::refuse_shared(&taking.refs, repository, &kept.state.head)?;
-    }
-    let known = taking.known()?;
-    // The same eyes as a checkpoint's: our index is then up to what is on the disk.
-    let (now, _) = taking.files(Base::open(repository)?, false)?;
-    let mut way = Way::between(&taking.files, &now.worktree, &then.worktree)?;
-    let untracked = Worktree::new(repository, &side, &taking.files, place.largest_file).extras()?;
-    let spared = way.spare_ignored(
-        &taking.files,
-        &side.file("patterns"),
-        &then.worktree,
-        &untracked,
-    )?;
-    way.refuse_losses(&taking.files, &repository.work_tree)?;
+    let Looked {
+        then,
+        known,
+        spared,
+    } = look_ahead(&taking, kept, heads)?;
 
     let disk = side.file(DISK);
     copy(&side.file(WORKTREE), &disk)?;
@@ -174,6 +163,94 @@ pub(super) fn give_back(
         }
     }
     Ok(told)
+}
+
+/// What would become of HEAD, in words; nothing is changed.
+///
+/// # Errors
+/// What giving it back would refuse as well.
+pub(super) fn plan(
+    place: &Place,
+    id: &str,
+    with_head: bool,
+    until: Instant,
+) -> Result<Vec<String>> {
+    let repository = Repository::of(&place.workspace, until)?
+        .with_context(|| format!("{} is no git workspace", place.workspace.display()))?;
+    let kept = find(&Git::refs(&repository, until), place, id)?;
+    let heads = if with_head { Heads::Move } else { Heads::Stay };
+    let _lock = lock(place, until)?;
+    let side = Side::open(&place.private.join("git"), &repository)?;
+    let taking = Taking::new(place, Trigger::Before, &repository, &side, until, 0);
+    let Looked { known, .. } = look_ahead(&taking, &kept, heads)?;
+    let now = Head {
+        branch: look::branch(&repository, &taking.refs)?,
+        commit: known.objects.get("HEAD").map(|object| object.oid.clone()),
+    };
+    let then = &kept.state.head;
+    if now == *then {
+        return Ok(Vec::new());
+    }
+    if heads == Heads::Stay {
+        return Ok(vec![format!(
+            "HEAD would stay on {}; it was on {} (--with-head)",
+            now.words(),
+            then.words()
+        )]);
+    }
+    let mut told = vec![format!(
+        "HEAD would go from {} to {}",
+        now.words(),
+        then.words()
+    )];
+    if let (Some(branch), Some(commit)) = (&then.branch, &then.commit) {
+        let is = objects::look_up(&taking.refs, std::slice::from_ref(branch))?;
+        match is.get(branch) {
+            Some(is) if is.oid == *commit => {}
+            Some(is) => told.push(format!(
+                "{branch} would go from {} to {}, and its reflog would say so",
+                message::short(&is.oid),
+                message::short(commit)
+            )),
+            None => told.push(format!("{branch} would be made again")),
+        }
+    }
+    Ok(told)
+}
+
+/// What there is to know before anything is written.
+struct Looked {
+    then: Then,
+    known: look::Known,
+    /// Files that are there only because ignore patterns have gone since.
+    spared: Vec<Vec<u8>>,
+}
+
+/// Looks at everything that may be refused.
+fn look_ahead(taking: &Taking<'_>, kept: &Kept, heads: Heads) -> Result<Looked> {
+    let (side, repository, until) = (taking.side, taking.repository, taking.files.until());
+    let then = Then::read(&taking.files, kept)?;
+    if heads == Heads::Move {
+        head::refuse_shared(repository, &kept.state.head, until)?;
+    }
+    let known = taking.known()?;
+    // The same eyes as a checkpoint's: our index is then up to what is on the disk.
+    let (now, _) = taking.files(Base::open(repository)?, false)?;
+    let mut way = Way::between(&taking.files, &now.worktree, &then.worktree)?;
+    let largest_file = taking.place.largest_file;
+    let untracked = Worktree::new(repository, side, &taking.files, largest_file).extras()?;
+    let spared = way.spare_ignored(
+        &taking.files,
+        &side.file("patterns"),
+        &then.worktree,
+        &untracked,
+    )?;
+    way.refuse_losses(&taking.files, &repository.work_tree)?;
+    Ok(Looked {
+        then,
+        known,
+        spared,
+    })
 }
 
 /// The trees and files of a checkpoint.

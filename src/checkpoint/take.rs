@@ -84,7 +84,7 @@ impl<'a> Taking<'a> {
             place,
             trigger,
             files: Git::files(side, until),
-            refs: Git::refs(repository, until),
+            refs: Git::writing(repository, &side.common(), until),
             repository,
             side,
             depth,

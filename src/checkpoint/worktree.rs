@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use super::base::{INDEX_INFO, Special, Survey, WORKTREE, line, remove};
 use super::torn;
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Result, ensure};
 use crate::git::status::{self, Change};
 use crate::git::{Git, Repository, Side, index, objects};
 use crate::os::files::open_no_follow;
@@ -99,7 +99,7 @@ impl<'a> Worktree<'a> {
         let mut extras = self.extras()?;
         let mut gone = BTreeSet::new();
         let mut there = BTreeSet::new();
-        for (change, path) in self.status()? {
+        for (change, path) in self.status(&mut seen.left_out)? {
             match change {
                 Change::Untracked if path.ends_with(b"/") => {
                     seen.nested.push(path[..path.len() - 1].to_vec());
@@ -169,7 +169,8 @@ impl<'a> Worktree<'a> {
         Ok(seen)
     }
 
-    fn status(&self) -> Result<Vec<(Change, Vec<u8>)>> {
+    /// What differs from our index; directories that may not be read are `left_out`.
+    fn status(&self, left_out: &mut Vec<String>) -> Result<Vec<(Change, Vec<u8>)>> {
         let arguments = [
             "status",
             "--porcelain=v2",
@@ -178,7 +179,10 @@ impl<'a> Worktree<'a> {
             "--no-renames",
             "--ignore-submodules=all",
         ];
-        Ok(status::read(&self.git.run(&arguments, Vec::new())?))
+        let said = self.git.ask(&arguments, Vec::new())?;
+        ensure!(said.status.success(), "git status failed: {}", said.stderr);
+        left_out.extend(status::closed(&said.stderr));
+        Ok(status::read(&said.stdout))
     }
 
     /// Takes paths out of our index, whatever is on the disk.

@@ -17,7 +17,7 @@ use crate::backup::now::{How, Outcome};
 use crate::backup::place::Order;
 use crate::backup::settings::Key;
 use crate::backup::{
-    BackupState, Settings, Stop, bring_back, check, give_back, now, place, snapshots, tend,
+    BackupState, Settings, Stop, bring_back, check, copy, give_back, now, place, snapshots, tend,
 };
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::os::{process, signal};
@@ -120,7 +120,7 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// As root: let `copy_to`, `key_command` and `env_file` count as they stand in spotkeep.toml now.
+    /// As root: let `copy_to`, `copy_keeps_all`, `key_command`, `env_file` and `keep` count as they stand in spotkeep.toml now.
     Approve {
         /// Show them, and approve nothing.
         #[arg(long)]
@@ -419,6 +419,10 @@ fn look(
         }
         if prune && found.damage.is_empty() && !found.locked {
             tend::forget(&repository, settings, &stop)?;
+            copy::thin(settings, &mut state, &stop)?;
+            for trouble in state.troubles() {
+                complain(&format!("warning: {trouble}"));
+            }
         }
         found
     };
@@ -475,7 +479,7 @@ fn key(settings: &Settings, as_json: bool) -> Result<ExitCode> {
 fn approve(settings: &Settings, dry_run: bool) -> Result<ExitCode> {
     let table = &settings.config.backup;
     let shown = |what: &str, value: Option<String>| {
-        say(&format!("{what:<12} {}", value.as_deref().unwrap_or("-")));
+        say(&format!("{what:<14} {}", value.as_deref().unwrap_or("-")));
     };
     shown("copy_to", table.copy_to.clone());
     shown("key_command", table.key_command.clone());
@@ -486,6 +490,15 @@ fn approve(settings: &Settings, dry_run: bool) -> Result<ExitCode> {
             .as_ref()
             .map(|path| path.display().to_string()),
     );
+    let keep = table.keep;
+    shown(
+        "keep",
+        Some(format!(
+            "last {}, hourly {}, daily {}, weekly {}",
+            keep.last, keep.hourly, keep.daily, keep.weekly
+        )),
+    );
+    shown("copy_keeps_all", Some(table.copy_keeps_all.to_string()));
     if !dry_run {
         settings.take_over()?;
         settings.approve()?;

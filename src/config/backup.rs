@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, Visitor};
+use serde::{Deserialize, Serialize};
 
 use super::{Size, Span};
 use crate::error::{Hint as _, Result, anyhow, ensure};
@@ -35,12 +35,14 @@ pub struct Backup {
     pub key_command: Option<String>,
     /// Environment variables for `copy_to`, relative to the root; never shown.
     pub env_file: Option<PathBuf>,
+    /// Whether nothing is ever removed from the second repository, as where it refuses that.
+    pub copy_keeps_all: bool,
     /// Free space under which no backup is begun.
     pub min_free: Option<Size>,
 }
 
 /// How many backups are kept: the newest of so many hours, days, weeks in which there was one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct KeepBackups {
     /// The newest, whatever their time.

@@ -4,7 +4,7 @@
 //! What was said is counted in the transcripts, since the real model keeps no log for us.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::report::{Report, Row};
@@ -62,10 +62,8 @@ pub fn run(root: &Root) -> Result<Report> {
     )?
     .context("the keeper has ended")?;
     let manifest: Manifest = serde_json::from_value(saved)?;
-    let at_the_end: Vec<Option<String>> = before
-        .iter()
-        .map(|b| fingerprint(&b.agent.workspace))
-        .collect();
+    let at_the_end: Vec<Option<String>> =
+        before.iter().map(|b| fingerprint(root, &b.agent)).collect();
     let seq = lines(&root.journal())?.0.last().map_or(0, |line| line.seq);
 
     let began = Instant::now();
@@ -123,7 +121,7 @@ impl Before {
             .and_then(|path| fs::read(path).ok())
             .unwrap_or_default();
         Self {
-            fingerprint: fingerprint(&agent.workspace),
+            fingerprint: fingerprint(root, &agent),
             agent,
             transcript,
             words,
@@ -259,9 +257,19 @@ fn status(root: &Root) -> Result<Status> {
     serde_json::from_value(data).context("the keeper speaks another version")
 }
 
-/// What git says of a workspace; `None` where it is no git workspace.
-fn fingerprint(workspace: &Path) -> Option<String> {
-    workspace::status(workspace, &["--porcelain=v2", "--branch", "-uall"])
+/// What git says of an agent's workspace; `None` where it is no git workspace.
+fn fingerprint(root: &Root, agent: &AgentStatus) -> Option<String> {
+    let record = root.load_record(&agent.name).ok()??;
+    let aside = root.checkpoints(&record.agent_id).join("drill");
+    let status = workspace::status(
+        &agent.workspace,
+        &aside,
+        &["--porcelain=v2", "--branch", "-uall"],
+    )?;
+    Some(format!(
+        "{:?}\n{status}",
+        workspace::branch(&agent.workspace)
+    ))
 }
 
 /// The version that the agents run, from the launch of any of them.

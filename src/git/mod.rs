@@ -1,7 +1,7 @@
 //! Runs the real git in repositories that agents can write to, so that nothing of theirs is executed
 //! outside of their sandbox. The only room that starts git.
 //!
-//! # Two ways to run it
+//! # Three ways to run it
 //!
 //! A list of dangerous settings is never complete, and between looking at a configuration and using it
 //! the agent may change it. So the agent's configuration is kept out of the way altogether:
@@ -10,10 +10,12 @@
 //!   Its git directory is [ours](Side): our configuration, our attributes, our index. Of the
 //!   repository it uses the object store and nothing else. A filter or an fsmonitor that the repository
 //!   names is not even known to it.
-//! * [`Git::refs`] is for refs, which only the repository's own git directory can resolve (they may be in
-//!   a reftable). Here its configuration is read, and overruled where a setting could run a program; the
-//!   few commands that are run this way (`cat-file`, `for-each-ref`, `update-ref`, `symbolic-ref`,
-//!   `reflog show`, `config --get`, `check-attr`, `worktree add --no-checkout`) know of no other program than hooks.
+//! * [`Git::writing`] is for refs, which only the repository's own git directory can resolve (they may be in
+//!   a reftable). The configuration and the hooks are still not its own: [ours](side::common) stand in their place.
+//!   Since git 2.54 a hook may be a setting, and no other setting puts it out of action.
+//! * [`Git::refs`] is for looking at refs where there is no place of ours yet. Here the configuration is read, and
+//!   overruled where a setting could run a program; the few commands that are run this way (`cat-file`, `for-each-ref`,
+//!   `config --get`, `check-attr`, `worktree list`) change nothing, so they know of no hook.
 //!
 //! The user's and the machine's git configuration are left out too, since an agent may write to the former;
 //! only where global ignore patterns are, is asked for.
@@ -82,6 +84,8 @@ pub fn command(dir: &Path) -> Command {
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("GIT_TERMINAL_PROMPT", "0")
         .env("GIT_NO_LAZY_FETCH", "1")
+        // Nothing is fetched from anywhere, also by a git that does not know the variable above.
+        .env("GIT_ALLOW_PROTOCOL", "none")
         .env("GIT_NO_REPLACE_OBJECTS", "1")
         .env("GIT_ATTR_NOSYSTEM", "1")
         .env("GIT_TRACE2", "0")
@@ -109,7 +113,7 @@ pub struct Git {
 }
 
 impl Git {
-    /// For the refs of a repository, in its own git directory.
+    /// For looking at the refs of a repository, in its own git directory.
     #[must_use]
     pub fn refs(repository: &Repository, until: Instant) -> Self {
         Self {
@@ -121,6 +125,20 @@ impl Git {
             ],
             until,
         }
+    }
+
+    /// For the refs of a repository and its index, without its configuration and its hooks. `common` is [`side::common`].
+    #[must_use]
+    pub fn writing(repository: &Repository, common: &Path, until: Instant) -> Self {
+        let mut git = Self::refs(repository, until);
+        git.variables.extend([
+            ("GIT_COMMON_DIR", common.to_path_buf()),
+            (
+                "GIT_OBJECT_DIRECTORY",
+                repository.common_dir.join("objects"),
+            ),
+        ]);
+        git
     }
 
     /// For files, indexes and objects, in a git directory of ours.
@@ -226,5 +244,57 @@ impl Git {
     pub fn line<S: AsRef<OsStr>>(&self, arguments: &[S], input: Vec<u8>) -> Result<String> {
         let bytes = self.run(arguments, input)?;
         Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn refs_are_written_where_they_belong_and_nothing_that_the_repository_is_set_to_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = fs::canonicalize(dir.path()).unwrap().join("main");
+        let linked = main.with_file_name("linked");
+        fs::create_dir(&main).unwrap();
+        let plain = |arguments: &[&str]| {
+            let output = command(&main).args(arguments).output().unwrap();
+            assert!(output.status.success(), "{arguments:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        plain(&["init", "-q"]);
+        plain(&["commit", "-q", "--allow-empty", "-m", "One"]);
+        plain(&["worktree", "add", "-q", linked.to_str().unwrap()]);
+        // A hook by configuration, as git knows since 2.54.
+        plain(&["config", "hook.planted.event", "reference-transaction"]);
+        plain(&["config", "hook.planted.command", "touch footprint"]);
+        let until = Instant::now() + Duration::from_secs(60);
+        for (at, workspace) in [&main, &linked].into_iter().enumerate() {
+            let repository = Repository::of(workspace, until).unwrap().unwrap();
+            let common = side::common(&dir.path().join("side"), &repository).unwrap();
+            let git = Git::writing(&repository, &common, until);
+            let said = git
+                .ask(&["config", "--get-regexp", "^hook\\."], Vec::new())
+                .unwrap();
+            assert_eq!((said.status.code(), said.stdout), (Some(1), Vec::new()));
+            let name = format!("refs/spotkeep/x/{at}");
+            git.run(&["update-ref", &name, "HEAD"], Vec::new()).unwrap();
+            assert!(main.join(".git").join(&name).is_file());
+            // Of this worktree alone.
+            git.run(&["update-ref", "refs/bisect/bad", "HEAD"], Vec::new())
+                .unwrap();
+            assert!(repository.git_dir.join("refs/bisect/bad").is_file());
+        }
+        plain(&["pack-refs", "--all"]);
+        let repository = Repository::of(&main, until).unwrap().unwrap();
+        let common = side::common(&dir.path().join("side"), &repository).unwrap();
+        Git::writing(&repository, &common, until)
+            .run(&["update-ref", "-d", "refs/spotkeep/x/0"], Vec::new())
+            .unwrap();
+        let left = plain(&["for-each-ref", "--format=%(refname)", "refs/spotkeep"]);
+        assert_eq!(left, "refs/spotkeep/x/1\n");
     }
 }

@@ -51,6 +51,8 @@ pub struct Settings {
     pub attributes_file: Option<PathBuf>,
     /// Whether line ends are converted without an attribute that says so.
     pub converts_line_ends: bool,
+    /// Whether only a part of the files is to be on the disk.
+    pub is_sparse: bool,
     /// Whether it is one without a work tree.
     pub is_bare: bool,
     /// `core.worktree`.
@@ -221,7 +223,7 @@ fn git_dir(workspace: &Path) -> Result<Option<PathBuf>> {
 
 impl Settings {
     fn of(git: &Git, git_dir: &Path) -> Result<Self> {
-        let keys = "^(core\\.(excludesfile|attributesfile|autocrlf|bare|eol|filemode|worktree)|extensions\\.(objectformat|refstorage))$";
+        let keys = "^(core\\.(excludesfile|attributesfile|autocrlf|bare|eol|filemode|sparsecheckout|worktree)|extensions\\.(objectformat|refstorage))$";
         // Where the user's global ignore patterns are, only the user's configuration says; reading it
         // runs nothing.
         let git = git
@@ -260,6 +262,7 @@ impl Settings {
                 "core.attributesfile" if value != "/dev/null" => settings.attributes_file = path(),
                 "core.worktree" => settings.work_tree = path(),
                 "core.autocrlf" => settings.converts_line_ends = !is_false(value),
+                "core.sparsecheckout" => settings.is_sparse = !is_false(value),
                 "core.bare" => settings.is_bare = !is_false(value),
                 "core.filemode" => settings.file_mode = !is_false(value),
                 "extensions.objectformat" if value == "sha256" => settings.oid_length = 32,

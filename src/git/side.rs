@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Repository;
 use crate::error::{Context as _, Result};
-use crate::os::files::create_private_dir;
+use crate::os::files::{create_private_dir, write_whole};
 
 /// Every conversion off: what is on the disk goes into objects byte for byte, and comes back so. This file
 /// goes before every `.gitattributes`.
@@ -76,6 +76,7 @@ impl Side {
         side.write("config", config.as_bytes())?;
         side.write("info/attributes", ATTRIBUTES.as_bytes())?;
         side.write("info/exclude", &exclude)?;
+        common(dir, repository)?;
         if !side.file("HEAD").exists() {
             side.set_head(None)?;
         }
@@ -94,6 +95,29 @@ impl Side {
         self.write("HEAD", text.as_bytes())
     }
 
+    /// Copies the other parts of a split index of the repository's here, where git looks for them.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn share_index(&self, repository: &Repository) -> Result<()> {
+        let entries = fs::read_dir(&repository.git_dir).context("cannot read the git directory")?;
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_string_lossy().starts_with("sharedindex.") && entry.file_type()?.is_file() {
+                fs::copy(entry.path(), self.dir.join(name))
+                    .context("cannot copy a shared index")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What stands in for the repository's common directory when refs are written.
+    #[must_use]
+    pub fn common(&self) -> PathBuf {
+        self.file("common")
+    }
+
     /// A file in it.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
@@ -110,6 +134,32 @@ impl Side {
         };
         write().with_context(|| format!("cannot write {}", path.display()))
     }
+}
+
+/// What stands in for the repository's common directory when refs are written, in a side at `dir`: our configuration,
+/// and no hook. git finds the refs themselves by way of the git directory, whatever this one is. (measured)
+///
+/// # Errors
+/// The disk is full or gone.
+pub fn common(dir: &Path, repository: &Repository) -> Result<PathBuf> {
+    let common = dir.join("common");
+    create_private_dir(&common.join("refs"))?;
+    let settings = &repository.settings;
+    let mut config = "[core]\n\trepositoryformatversion = 1\n".to_owned();
+    if settings.oid_length == 32 {
+        config += "[extensions]\n\tobjectFormat = sha256\n";
+    }
+    if settings.reftable {
+        config += "[extensions]\n\trefStorage = reftable\n";
+    }
+    if settings.is_sparse {
+        config += "[core]\n\tsparseCheckout = true\n";
+    }
+    let path = common.join("config");
+    if !fs::read(&path).is_ok_and(|found| found == config.as_bytes()) {
+        write_whole(&path, config.as_bytes())?;
+    }
+    Ok(common)
 }
 
 /// An ordinary file of a likely size: a pipe would never end.

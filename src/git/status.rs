@@ -18,6 +18,18 @@ pub fn read(answer: &[u8]) -> Vec<(Change, Vec<u8>)> {
     answer.split(|byte| *byte == 0).filter_map(line).collect()
 }
 
+/// Directories that git could not look into, out of its warnings: what is in them is not in its answer.
+#[must_use]
+pub fn closed(stderr: &str) -> Vec<String> {
+    let path = |line: &str| {
+        let rest = line.strip_prefix("warning: could not open directory '")?;
+        let (path, why) = rest.rsplit_once("': ")?;
+        // It was there a moment ago.
+        (why != "No such file or directory").then(|| format!("{path}: {why}"))
+    };
+    stderr.lines().filter_map(path).collect()
+}
+
 fn line(line: &[u8]) -> Option<(Change, Vec<u8>)> {
     // Fields before the path: `1 XY sub mH mI mW hH hI`, `u XY sub m1 m2 m3 mW h1 h2 h3`.
     let fields = match line.first()? {
@@ -38,6 +50,14 @@ fn line(line: &[u8]) -> Option<(Change, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_may_not_be_read_is_named_and_one_that_vanished_is_not() {
+        let said = "warning: could not open directory 'data/': Permission denied\n\
+                    warning: could not open directory 'tmp/x/': No such file or directory\n\
+                    warning: something else";
+        assert_eq!(closed(said), ["data/: Permission denied"]);
+    }
 
     #[test]
     fn only_what_differs_from_the_index_is_read_whatever_its_name() {

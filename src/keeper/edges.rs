@@ -422,8 +422,7 @@ impl Edges {
         } = event
             && let Some(record) = self.ledger.get(name)
         {
-            self.survey
-                .look(name.clone(), self.root.absolute(&record.cwd));
+            self.survey.look(&self.root, &record);
         }
     }
 

@@ -130,8 +130,7 @@ impl Keeper {
                 self.edges
                     .write(Some(&name), &What::RolledBack { to, undo });
                 if let Some(record) = self.edges.ledger.get(&name) {
-                    let workspace = self.edges.root.absolute(&record.cwd);
-                    self.edges.survey.look(name, workspace);
+                    self.edges.survey.look(&self.edges.root, &record);
                 }
                 Ok(Value::Null)
             }

@@ -1,19 +1,28 @@
 //! The thread that counts uncommitted changes, so that nobody who asks has to wait for git.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Context as _, Result};
-use crate::state::AgentName;
+use crate::root::Root;
+use crate::state::{AgentName, AgentRecord};
 use crate::workspace;
 
 /// The last counts.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
     counts: Arc<Mutex<BTreeMap<AgentName, u64>>>,
-    jobs: Option<Sender<(AgentName, PathBuf)>>,
+    jobs: Option<Sender<Job>>,
+}
+
+/// A workspace to be looked at.
+#[derive(Debug)]
+struct Job {
+    name: AgentName,
+    workspace: PathBuf,
+    aside: PathBuf,
 }
 
 impl Survey {
@@ -23,17 +32,17 @@ impl Survey {
     /// No thread can be had.
     pub fn spawn() -> Result<Self> {
         let counts: Arc<Mutex<BTreeMap<AgentName, u64>>> = Arc::default();
-        let (jobs, queue) = mpsc::channel::<(AgentName, PathBuf)>();
+        let (jobs, queue) = mpsc::channel::<Job>();
         let results = Arc::clone(&counts);
         std::thread::Builder::new()
             .name("survey".into())
             .spawn(move || {
-                for (name, workspace) in queue {
-                    if let Some(count) = count(&workspace) {
+                for job in queue {
+                    if let Some(count) = count(&job) {
                         results
                             .lock()
                             .unwrap_or_else(PoisonError::into_inner)
-                            .insert(name, count);
+                            .insert(job.name, count);
                     }
                 }
             })
@@ -44,10 +53,15 @@ impl Survey {
         })
     }
 
-    /// Counts a workspace again, soon.
-    pub fn look(&self, name: AgentName, workspace: PathBuf) {
+    /// Counts an agent's workspace again, soon.
+    pub fn look(&self, root: &Root, record: &AgentRecord) {
         if let Some(jobs) = &self.jobs {
-            jobs.send((name, workspace)).ok();
+            let job = Job {
+                name: record.name.clone(),
+                workspace: root.absolute(&record.cwd),
+                aside: root.checkpoints(&record.agent_id).join("survey"),
+            };
+            jobs.send(job).ok();
         }
     }
 
@@ -63,7 +77,8 @@ impl Survey {
 }
 
 /// Files with uncommitted changes; `None` where this is no git workspace.
-fn count(workspace: &Path) -> Option<u64> {
-    let changes = workspace::status(workspace, &["--porcelain", "-z", "--no-renames"])?;
+fn count(job: &Job) -> Option<u64> {
+    let arguments = ["--porcelain", "-z", "--no-renames"];
+    let changes = workspace::status(&job.workspace, &job.aside, &arguments)?;
     u64::try_from(changes.split_terminator('\0').count()).ok()
 }

@@ -11,6 +11,7 @@ use crate::checkpoint::{self, Place, Trigger};
 use crate::error::{Context as _, Hint as _, Result, anyhow, hint_of};
 use crate::notice::Deadline;
 use crate::state::{AgentRecord, What};
+use crate::time::Timestamp;
 
 /// How long looking over one repository may take; an agent that waits longer starts without.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -33,8 +34,21 @@ pub(super) fn ready(ground: &Ground<'_>, record: &AgentRecord) -> Result<Readied
     let place = Place::of(ground.root, &ground.config.checkpoint, record);
     let deadline = Deadline::after(LIMIT);
     match fs::read_dir(&place.workspace) {
-        Ok(_) => {}
+        Ok(mut entries) => {
+            // With a checkpoint that has something in it, an empty directory is none of an agent's at work.
+            if entries.next().is_none()
+                && sources::may_have_checkpoint(ground.root, ground.config, record)
+                && let Some(readied) =
+                    from_checkpoint(ground, &place, "its workspace was empty", deadline)?
+            {
+                return Ok(readied);
+            }
+        }
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            // A file in its place, or a link that leads nowhere.
+            if fs::symlink_metadata(&place.workspace).is_ok() {
+                move_aside(&place.workspace)?;
+            }
             return bring_back(ground, &place, "its workspace was gone", deadline);
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
@@ -64,14 +78,7 @@ fn bring_back(
     deadline: Deadline,
 ) -> Result<Readied, Refused> {
     let missing = || format!("its workspace {} is missing", place.workspace.display());
-    // One on a disk of its own may just not be mounted: what were put there would be hidden by it.
-    let inside = place.workspace.starts_with(ground.root.dir());
-    let brought = match inside {
-        true => checkpoint::bring_back(ground.root, place, deadline)
-            .with_context(|| format!("{}, and cannot be made anew", missing()))?,
-        false => None,
-    };
-    let Some((checkpoint, lacks)) = brought else {
+    let Some(readied) = from_checkpoint(ground, place, why, deadline)? else {
         let no_backup = match sources::from_backups(ground.root, ground.life, &loss(ground, place))
         {
             Ok(Some(words)) => return Ok(from_backup(why, words)),
@@ -91,6 +98,27 @@ fn bring_back(
             retry: false,
         });
     };
+    Ok(readied)
+}
+
+/// Makes a workspace anew from its newest checkpoint; `None`: there is none.
+fn from_checkpoint(
+    ground: &Ground<'_>,
+    place: &Place,
+    why: &str,
+    deadline: Deadline,
+) -> Result<Option<Readied>> {
+    // One on a disk of its own may just not be mounted: what were put there would be hidden by it.
+    if !place.workspace.starts_with(ground.root.dir()) {
+        return Ok(None);
+    }
+    let brought = checkpoint::bring_back(ground.root, place, deadline).with_context(|| {
+        let workspace = place.workspace.display();
+        format!("its workspace {workspace} is missing, and cannot be made anew")
+    })?;
+    let Some((checkpoint, lacks)) = brought else {
+        return Ok(None);
+    };
     let told = format!(
         "{}{}, and was made anew from a checkpoint of {}: what was changed after that, and files that git ignores, are not there.",
         "Your",
@@ -102,10 +130,10 @@ fn bring_back(
         why: why.to_owned(),
     };
     let lacks = lacks.into_iter().map(|what| What::Damaged { what });
-    Ok(Readied {
+    Ok(Some(Readied {
         what: std::iter::once(rebuilt).chain(lacks).collect(),
         told: Some(told),
-    })
+    }))
 }
 
 fn loss(ground: &Ground<'_>, place: &Place) -> Loss {
@@ -158,6 +186,10 @@ fn mend(ground: &Ground<'_>, place: &Place, deadline: Deadline) -> Readied {
 fn move_aside(workspace: &Path) -> Result<()> {
     let mut aside = workspace.as_os_str().to_owned();
     aside.push(".damaged");
+    // What was moved away before stays.
+    if fs::symlink_metadata(&aside).is_ok() {
+        aside.push(format!("-{}", Timestamp::now().digits()));
+    }
     fs::rename(workspace, &aside)
         .with_context(|| format!("cannot move {} away", workspace.display()))
 }

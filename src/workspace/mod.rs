@@ -4,10 +4,9 @@ mod make;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::os::process::run;
+use crate::git::{Git, Repository, Side, objects};
 
 pub use make::{Made, Source, make};
 
@@ -97,26 +96,74 @@ pub fn is_open_anywhere(path: &Path) -> bool {
         .any(|entry| holds_open(&entry.path(), &|open| open == path))
 }
 
-/// What `git status` says with these arguments; `None` where this is no git workspace. Nothing is
-/// written: without optional locks, git leaves the index as it is.
+/// What `git status` says with these arguments; `None` where this is no git workspace. Nothing is written
+/// but in `aside`, a directory of ours, and no program is run that the repository names: a filter, or the
+/// fsmonitor of a submodule. So a file that a filter has changed counts as changed until the agent's own git has looked at it.
 #[must_use]
-pub fn status(workspace: &Path, arguments: &[&str]) -> Option<String> {
-    let mut command = Command::new("git");
-    command
-        .args(["-c", "core.fsmonitor=false", "status"])
-        .args(arguments)
-        .current_dir(workspace)
-        .env("GIT_OPTIONAL_LOCKS", "0");
-    for variable in ["GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"] {
-        command.env_remove(variable);
-    }
-    let output = run(&mut command, STATUS_LIMIT).ok()?;
-    output.status.success().then_some(output.stdout)
+pub fn status(workspace: &Path, aside: &Path, arguments: &[&str]) -> Option<String> {
+    let until = Instant::now() + STATUS_LIMIT;
+    let repository = Repository::of(workspace, until).ok()??;
+    let side = Side::open(aside, &repository).ok()?;
+    let head = objects::look_up(&Git::refs(&repository, until), &["HEAD"]).ok()?;
+    side.set_head(head.get("HEAD").map(|object| object.oid.as_str()))
+        .ok()?;
+    let git = Git::files(&side, until).with("GIT_INDEX_FILE", repository.git_dir.join("index"));
+    // A submodule's own git would read its configuration.
+    let arguments = [&["status", "--ignore-submodules=dirty"], arguments].concat();
+    let said = git.run(&arguments, Vec::new()).or_else(|_| {
+        // Its index may be a split one.
+        side.share_index(&repository)?;
+        git.run(&arguments, Vec::new())
+    });
+    Some(String::from_utf8_lossy(&said.ok()?).into_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn status_counts_what_git_counts_and_writes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = dir.path().join("w");
+        fs::create_dir(&workspace).unwrap();
+        let git = |arguments: &[&str]| {
+            let mut command = crate::git::command(&workspace);
+            let output = command.args(arguments).output().unwrap();
+            assert!(output.status.success(), "{arguments:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        git(&["init", "-q"]);
+        let write = |name: &str, text: &str| fs::write(workspace.join(name), text).unwrap();
+        for name in ["a", "b", "c"] {
+            write(name, name);
+        }
+        git(&["add", "."]);
+        git(&["commit", "-qm", "One"]);
+        let arguments = ["--porcelain=v2", "-z", "-uall"];
+        for round in ["whole", "split"] {
+            write("a", round);
+            git(&["add", "a"]);
+            write("b", &format!("{round} b"));
+            write(&format!("new-{round}"), "");
+            let index = fs::read(workspace.join(".git/index")).unwrap();
+            let expected = git(&[&["status"], &arguments[..]].concat());
+            let found = status(&workspace, &dir.path().join("aside"), &arguments);
+            assert_eq!(found, Some(expected), "{round}");
+            assert_eq!(fs::read(workspace.join(".git/index")).unwrap(), index);
+            git(&[
+                "-c",
+                "core.splitIndex=true",
+                "update-index",
+                "--split-index",
+            ]);
+        }
+        fs::remove_dir_all(workspace.join(".git")).unwrap();
+        assert_eq!(
+            status(&workspace, &dir.path().join("aside"), &arguments),
+            None
+        );
+    }
 
     #[test]
     fn a_repository_and_its_linked_worktree_are_told_apart_and_share_one_common_directory() {

@@ -149,6 +149,7 @@ fn what_restic_restores_by_hand_is_what_was_there_without_secrets_and_builds() {
             "session-state/backup.json",
             "session-state/credentials.json",
             "workspaces/a/.env",
+            "workspaces/a/cached/CACHEDIR.TAG",
             "workspaces/a/cached/blob",
             "workspaces/a/target/debug/out",
             "workspaces/a/web/node_modules/x/index.js",
@@ -329,76 +330,238 @@ fn noise(path: &Path, seed: u64, bytes: usize) {
 /// How often each is killed; `SPOTKEEP_KILLS` makes it more.
 fn rounds() -> u32 {
     let kills = std::env::var("SPOTKEEP_KILLS").ok();
-    kills.and_then(|text| text.parse().ok()).unwrap_or(5)
+    kills.and_then(|text| text.parse().ok()).unwrap_or(20)
 }
 
-#[test]
-fn a_kill_at_any_moment_of_a_backup_a_copy_or_a_prune_costs_nothing_that_was_kept() {
-    if !has_restic("a_kill_at_any_moment_of_a_backup_a_copy_or_a_prune_costs_nothing_that_was_kept")
-    {
-        return;
+/// The restic of this lab that runs this command of restic's, if one does.
+fn restic_at(lab: &Lab, verb: &str) -> Option<ProcessId> {
+    let is_at = |process: &ProcessId| {
+        let words = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        let mut words = words.split(|byte| *byte == 0);
+        words.any(|word| word == verb.as_bytes())
+    };
+    restic_of(lab).filter(is_at)
+}
+
+/// Kills all of it [`rounds`] times while restic is at this command, at moments spread over the time that it takes.
+fn kill_at(lab: &Lab, args: &[&str], verb: &str, mut before: impl FnMut(u64)) {
+    let mut seed = 0;
+    let mut begin = || {
+        seed += 1;
+        before(seed * 31 + 11);
+        let mut child = start(lab, args);
+        let at_work = lab.until(&format!("restic is at {verb}"), || {
+            if let Some(restic) = restic_at(lab, verb) {
+                return Some(Some(restic));
+            }
+            // Too quick to be seen, on a busy machine.
+            child.try_wait().unwrap().map(|_| None)
+        });
+        (child, at_work)
+    };
+    // How long it takes when it is left alone.
+    let alone = || {
+        let (mut child, at_work) = begin();
+        let began = Instant::now();
+        let seen = at_work.and_then(ProcessId::open);
+        let ended = seen.map(|restic| restic.wait(Some(Instant::now() + LIMIT)));
+        let span = began.elapsed();
+        child.wait().unwrap();
+        (ended == Some(true)).then_some(span)
+    };
+    let mut span = std::iter::repeat_with(alone)
+        .take(10)
+        .flatten()
+        .next()
+        .unwrap();
+    let (wanted, mut hits) = (rounds(), 0);
+    for _ in 0..wanted * 10 {
+        let (mut child, at_work) = begin();
+        // The moment comes from outside, as it does in life.
+        std::thread::sleep(span * (2 * hits + 1) / (2 * wanted));
+        let was_at_it = at_work.is_some() && restic_at(lab, verb).is_some();
+        kill_all(lab, &mut child);
+        match was_at_it {
+            true => hits += 1,
+            // It had ended before: the machine is quicker by now.
+            false => span = span * 3 / 4,
+        }
+        if hits == wanted {
+            return;
+        }
     }
+    panic!("restic was killed at {verb} only {hits} times of {wanted}");
+}
+
+/// A lab that keeps two backups, with something large that stays, and what that is.
+fn lab_to_kill_in() -> (Lab, Vec<u8>) {
     let lab = furnished();
-    let copy = lab.dir.join("copy");
     let text = lab.config_text();
     lab.write_config(&format!(
-        "{text}\n[backup]\ncopy_to = \"{}\"\nkeep = {{ last = 2, hourly = 0, daily = 0, weekly = 0 }}\n",
-        copy.display()
+        "{text}\n[backup]\nkeep = {{ last = 2, hourly = 0, daily = 0, weekly = 0 }}\n"
     ));
     let big = lab.workspace("a").join("big");
     noise(&big, 7, 1 << 20);
     lab.run(&["backup", "now"]).ok();
     let kept = fs::read(&big).unwrap();
-    let first = ids(&lab).pop().unwrap();
-    let verbs = [&["backup", "now"][..], &["backup", "check", "--prune"]];
-    let next = lab.workspace("a").join("next");
-    // How long each takes when it is left alone: kills are spread over that, the copy and the prune included.
-    let spans = verbs.map(|args| {
-        noise(&next, 5, 6 << 20);
-        let began = Instant::now();
-        lab.run(args).ok();
-        began.elapsed()
-    });
-    let rounds = rounds();
-    for round in 0..rounds {
-        for (args, span) in verbs.iter().zip(spans) {
-            noise(&next, u64::from(round) * 31 + 11, 6 << 20);
-            let mut child = start(&lab, args);
-            // The moment comes from outside, as it does in life.
-            std::thread::sleep(span * (2 * round + 1) / (2 * rounds));
-            kill_all(&lab, &mut child);
-        }
-    }
-    // The next ones go on by themselves: stale locks are in nobody's way.
-    for _ in 0..2 {
-        lab.run(&["backup", "now", "--always", "--json"]).ok();
-    }
-    for args in [
-        &["backup", "check", "--all"][..],
-        &["backup", "check", "--copy", "--all"],
-    ] {
-        let check = lab.run(args);
-        assert_eq!(check.code, 0, "{check:?}");
-    }
+    (lab, kept)
+}
+
+/// The next backup goes on by itself, all is whole, and what is restored is what is there.
+fn nothing_was_lost(lab: &Lab, kept: &[u8]) {
+    // Stale locks are in nobody's way.
+    let made = lab
+        .run(&["backup", "now", "--always", "--json"])
+        .ok()
+        .json();
+    assert_eq!(made["outcome"], "made");
+    let check = lab.run(&["backup", "check", "--all"]);
+    assert_eq!(check.code, 0, "{check:?}");
     let there = lab.dir.join("there");
-    let restored = lab.run(&[
-        "backup",
-        "restore",
-        "latest",
-        "--to",
-        there.to_str().unwrap(),
-    ]);
-    assert_eq!(restored.code, 0, "{restored:?}");
+    let to = there.to_str().unwrap();
+    lab.run(&["backup", "restore", "latest", "--to", to]).ok();
     assert_eq!(fs::read(there.join("workspaces/a/big")).unwrap(), kept);
     assert_eq!(
         fs::read(there.join("workspaces/a/next")).unwrap(),
         fs::read(lab.workspace("a").join("next")).unwrap()
     );
+}
+
+#[test]
+fn a_kill_at_any_moment_of_a_backup_costs_nothing_that_was_kept() {
+    if !has_restic("a_kill_at_any_moment_of_a_backup_costs_nothing_that_was_kept") {
+        return;
+    }
+    let (lab, kept) = lab_to_kill_in();
+    let first = ids(&lab);
+    let next = lab.workspace("a").join("next");
+    kill_at(&lab, &["backup", "now"], "backup", |seed| {
+        noise(&next, seed, 3 << 20);
+    });
+    assert!(ids(&lab).contains(&first[0]));
+    nothing_was_lost(&lab, &kept);
+}
+
+#[test]
+fn a_kill_at_any_moment_of_a_copy_costs_nothing_that_was_kept_and_the_next_completes_it() {
+    if !has_restic(
+        "a_kill_at_any_moment_of_a_copy_costs_nothing_that_was_kept_and_the_next_completes_it",
+    ) {
+        return;
+    }
+    let (lab, kept) = lab_to_kill_in();
+    let text = lab.config_text();
+    let copy = lab.dir.join("copy");
+    lab.write_config(&format!("{text}copy_to = \"{}\"\n", copy.display()));
+    // The first one also makes the place.
+    lab.run(&["backup", "now", "--always"]).ok();
+    let next = lab.workspace("a").join("next");
+    kill_at(&lab, &["backup", "now"], "copy", |seed| {
+        noise(&next, seed, 2 << 20);
+    });
+    nothing_was_lost(&lab, &kept);
+    let check = lab.run(&["backup", "check", "--copy", "--all"]);
+    assert_eq!(check.code, 0, "{check:?}");
+    // What need not be kept goes there too, after a check.
+    lab.run(&["backup", "check", "--prune"]).ok();
+    let of_copy = || {
+        let mut restic = lab.program("restic");
+        restic
+            .env("RESTIC_PASSWORD_FILE", lab.file("backups.key"))
+            .env("RESTIC_REPOSITORY", &copy)
+            .args(["--no-cache", "snapshots", "--json"]);
+        said(&mut restic).ok().json().as_array().unwrap().len()
+    };
+    assert_eq!((of_copy(), ids(&lab).len()), (2, 2));
+    let check = lab.run(&["backup", "check", "--copy", "--all"]);
+    assert_eq!(check.code, 0, "{check:?}");
+    // But for one that is to keep all.
+    let text = lab.config_text();
+    lab.write_config(&format!("{text}copy_keeps_all = true\n"));
+    for _ in 0..2 {
+        lab.run(&["backup", "now", "--always"]).ok();
+    }
+    lab.run(&["backup", "check", "--prune"]).ok();
+    assert_eq!((of_copy(), ids(&lab).len()), (4, 2));
+}
+
+#[test]
+fn a_kill_at_any_moment_of_a_prune_costs_nothing_that_was_kept() {
+    if !has_restic("a_kill_at_any_moment_of_a_prune_costs_nothing_that_was_kept") {
+        return;
+    }
+    let (lab, kept) = lab_to_kill_in();
+    let first = ids(&lab).pop().unwrap();
+    let next = lab.workspace("a").join("next");
+    kill_at(&lab, &["backup", "check", "--prune"], "forget", |seed| {
+        noise(&next, seed, 2 << 20);
+        lab.run(&["backup", "now"]).ok();
+    });
+    nothing_was_lost(&lab, &kept);
     // The policy keeps two; what a prune removed is gone whole.
     lab.run(&["backup", "check", "--prune"]).ok();
     let left = ids(&lab);
     assert!(left.len() <= 2 && !left.contains(&first), "{left:?}");
     assert_eq!(lab.run(&["backup", "check", "--all"]).code, 0);
+}
+
+#[test]
+fn a_person_at_a_terminal_sees_how_far_it_is_and_a_unit_sees_nothing() {
+    if !has_restic("a_person_at_a_terminal_sees_how_far_it_is_and_a_unit_sees_nothing") {
+        return;
+    }
+    let lab = furnished();
+    let status = r#"{"message_type":"status","percent_done":0.5,"total_bytes":2048,"files_done":3,"bytes_done":1024}"#;
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *backup*--json*) echo '{status}';; esac\nexec {} \"$@\"\n",
+        real_restic().display()
+    );
+    let quiet = said(&mut with_restic(&lab, &script, &["backup", "now"])).ok();
+    assert!(!quiet.err.contains("50 %"), "{quiet:?}");
+    // `script` gives it a terminal.
+    let command = format!(
+        "{} --root {} backup now --always",
+        crate::lab::SPOTKEEP,
+        lab.root().display()
+    );
+    let mut seen = lab.program("script");
+    let path = format!(
+        "{}:{}",
+        lab.dir.join("other").display(),
+        std::env::var("PATH").unwrap()
+    );
+    seen.env("PATH", path)
+        .args(["--quiet", "--return", "--command", &command, "/dev/null"]);
+    let seen = said(&mut seen).ok().out;
+    assert!(
+        seen.contains("[############............]  50 %  1.0 KiB of 2.0 KiB, 3 files"),
+        "{seen}"
+    );
+}
+
+#[test]
+fn the_password_may_come_from_a_command_and_is_then_in_no_file() {
+    if !has_restic("the_password_may_come_from_a_command_and_is_then_in_no_file") {
+        return;
+    }
+    let lab = furnished();
+    let text = lab.config_text();
+    lab.write_config(&format!(
+        "{text}\n[backup]\nkey_command = \"echo hunter2\"\n"
+    ));
+    lab.run(&["backup", "now"]).ok();
+    assert!(!lab.file("backups.key").exists());
+    let key = lab.run(&["backup", "key"]).ok().out;
+    assert!(
+        key.contains("RESTIC_PASSWORD_COMMAND='echo hunter2'"),
+        "{key}"
+    );
+    let mut restic = lab.program("restic");
+    restic
+        .env("RESTIC_PASSWORD", "hunter2")
+        .env("RESTIC_REPOSITORY", lab.file("backups"))
+        .args(["--no-cache", "snapshots"]);
+    assert!(said(&mut restic).ok().out.contains("1 snapshots"));
 }
 
 #[test]

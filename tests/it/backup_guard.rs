@@ -149,6 +149,18 @@ fn the_users_file_makes_root_start_nothing_and_send_nothing_until_root_approves(
     said(&mut guarded.command(&["backup", "approve"])).ok();
     said(&mut guarded.command(&["backup", "now"])).ok();
     assert!(copy.join("config").exists());
+    // Nor may an agent have root remove what was kept.
+    let approved = lab.config_text();
+    lab.write_config(&format!(
+        "{approved}keep = {{ last = 1, hourly = 0, daily = 0, weekly = 0 }}\n"
+    ));
+    said(&mut guarded.command(&["backup", "now", "--always"])).sound();
+    said(&mut guarded.command(&["backup", "check", "--prune"])).sound();
+    let list = said(&mut guarded.command(&["backup", "ls", "--json"]))
+        .ok()
+        .json();
+    assert!(list["backups"].as_array().unwrap().len() > 1, "{list}");
+    lab.write_config(&approved);
     said(&mut guarded.as_user(&["backup", "approve"])).refused(2, "nothing to approve", "sudo");
 }
 

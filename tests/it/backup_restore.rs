@@ -221,6 +221,10 @@ fn a_root_on_a_fresh_machine_is_made_from_the_copy_and_its_agents_go_on() {
     assert!(s3.count() > 3);
     let status = lab.status();
     assert!(status["backup"]["copied_at"].is_string(), "{status}");
+    let doctor = lab.run(&["doctor"]).out;
+    for word in [" ago; copied to s3:", " ago; checked never"] {
+        assert!(doctor.contains(word), "{word}: {doctor}");
+    }
     // The environment of the copy is a secret.
     assert!(!status.to_string().contains("lab-secret"));
     let (session, words) = (lab.session_of("a"), fs::read(lab.transcript("a")).unwrap());

@@ -157,6 +157,32 @@ fn without_a_keeper_checkpoints_are_made_compared_and_given_back_all_the_same() 
     fs::write(&file, "two\n").unwrap();
     let diff = lab.run(&["checkpoint", "diff", "a", &id]).ok().out;
     assert!(diff.contains("-one") && diff.contains("+two"), "{diff}");
+    let diff = lab
+        .run(&["checkpoint", "diff", "a", &id, "--json"])
+        .ok()
+        .json();
+    assert_eq!(
+        diff["files"],
+        serde_json::json!([{ "path": "mine.txt", "lines_added": 1, "lines_removed": 1 }])
+    );
+    assert_eq!(diff["staged"], serde_json::json!([]));
+    git(&lab.workspace("a"), &["commit", "-qam", "Later"]);
+    let before = lab.picture("a");
+    let later = git(&lab.workspace("a"), &["rev-parse", "HEAD"]);
+    let plan = |more: &[&str]| {
+        let args = [&["checkpoint", "rollback", "a", &id, "--dry-run"], more].concat();
+        lab.run(&args).ok().out
+    };
+    let said = plan(&[]);
+    assert!(said.contains("HEAD would stay on main"), "{said}");
+    let said = plan(&["--with-head"]);
+    assert!(
+        said.contains("HEAD would go from main") && said.contains("refs/heads/main would go from"),
+        "{said}"
+    );
+    assert!(said.contains("mine.txt"), "{said}");
+    assert_eq!(lab.picture("a"), before);
+    assert_eq!(git(&lab.workspace("a"), &["rev-parse", "HEAD"]), later);
     lab.run(&["checkpoint", "rollback", "a", &id[..id.len() - 1]])
         .ok();
     assert_eq!(fs::read_to_string(&file).unwrap(), "one\n");
@@ -286,6 +312,38 @@ fn a_worktree_that_is_gone_is_made_anew_from_its_newest_checkpoint_and_the_agent
     assert!(rebuilt.data["why"].as_str().unwrap().contains("gone"));
     let note = fs::read_to_string(lab.file("session-state/notes/a.md")).unwrap();
     assert!(note.contains("made anew from a checkpoint"), "{note}");
+}
+
+#[test]
+fn a_worktree_that_was_emptied_or_became_a_file_is_made_anew_too() {
+    let lab = Lab::new();
+    let upstream = lab.upstream();
+    for name in ["a", "b"] {
+        lab.add_from(name, &upstream, &["--prompt", &prompt_of(name, "idle", 1)]);
+    }
+    let _keeper = lab.keeper();
+    for name in ["a", "b"] {
+        lab.wait_done(name);
+        lab.wait_checkpoint(name, "turn-ended");
+    }
+    lab.new_life();
+    for name in ["a", "b"] {
+        fs::remove_dir_all(lab.workspace(name)).unwrap();
+    }
+    fs::create_dir(lab.workspace("a")).unwrap();
+    fs::write(lab.workspace("b"), "a file in its place\n").unwrap();
+    let _keeper = lab.keeper();
+    for (name, why) in [("a", "was empty"), ("b", "was gone")] {
+        lab.wait_up(name, 2);
+        let rebuilt = lab.wait_event(name, "rebuilt", 1);
+        assert!(rebuilt.data["why"].as_str().unwrap().contains(why));
+        let status = lab.picture(name).0;
+        assert!(status.contains("untracked-by-agent.txt"), "{status}");
+    }
+    assert_eq!(
+        fs::read_to_string(lab.file("workspaces/b.damaged")).unwrap(),
+        "a file in its place\n"
+    );
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::path::Path;
 use super::call::{ask, feed, try_feed};
 use super::{Checkpoint, Place, Turn, list, list_at, rebuild, turn};
 use crate::error::{Context as _, Result};
+use crate::git::{Git, Repository, side};
 use crate::notice::Deadline;
 use crate::root::Root;
 use crate::workspace::{self, git_dir};
@@ -188,7 +189,11 @@ fn mend_index(place: &Place, own: &Path, found: &mut Findings, deadline: Deadlin
     let source = newest.map(|checkpoint| format!("{}:index", checkpoint.commit));
     let aside = own.join("index.damaged");
     fs::rename(&index, &aside).with_context(|| format!("cannot move {}", index.display()))?;
-    let read = |tree: &str| ask(dir, &["read-tree", tree], deadline);
+    let repository = Repository::of(dir, deadline.at())?
+        .with_context(|| format!("{} is no git workspace", dir.display()))?;
+    let common = side::common(&place.private.join("git"), &repository)?;
+    let git = Git::writing(&repository, &common, deadline.at());
+    let read = |tree: &str| git.run(&["read-tree", tree], Vec::new());
     let made = match &source {
         Some(tree) => read(tree)
             .map(|_| "the newest checkpoint")

@@ -5,11 +5,11 @@ use std::process::{Command, ExitCode, Stdio};
 
 use super::{LIMIT, Subject};
 use crate::checkpoint::{self, Layer, Outcome, Trigger};
-use crate::cli::term::{complain, say};
+use crate::cli::term::{complain, json, say};
 use crate::error::{Result, anyhow};
 use crate::notice::Deadline;
 use crate::root::Root;
-use crate::state::AgentName;
+use crate::state::{AgentName, VERSION};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -31,6 +31,9 @@ pub(super) struct Args {
     /// Names and numbers of lines only.
     #[arg(long)]
     stat: bool,
+    /// As JSON: names and numbers of lines.
+    #[arg(long, conflicts_with = "stat")]
+    json: bool,
 }
 
 pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
@@ -55,6 +58,14 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         },
     };
     let repository = subject.repository(root);
+    if args.json {
+        let of = |layer| checkpoint::changes(&repository, &from.commit, &to, layer, deadline);
+        json(&serde_json::json!({
+            "version": VERSION, "from": from.commit, "to": to,
+            "files": of(Layer::Worktree)?, "staged": of(Layer::Index)?,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let colour = std::io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let of = |layer, stat| {

@@ -209,6 +209,9 @@ fn show(
         Outcome::Unchanged(Some(_)) => subject.list(root)?.into_iter().next().map(|one| one.commit),
         Outcome::Unchanged(None) | Outcome::NotGit => None,
     };
+    for words in checkpoint::plan(&subject.place, &to.id, args.with_head)? {
+        say(&words);
+    }
     if let Some(now) = now {
         let repository = subject.repository(root);
         let changes = checkpoint::difference(

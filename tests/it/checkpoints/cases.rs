@@ -514,6 +514,16 @@ pub const CASES: &[Case] = &[
         w.write("a", "x\n");
         w
     }),
+    nested(
+        "a repository inside of one inside",
+        on_new!(w, {
+            let first = inner(&w, "inner");
+            let second = inner(&w, "inner/inner");
+            w.git_in(&second, &["add", "new"]);
+            fs::write(second.join("x"), "changed\n").unwrap();
+            fs::write(first.join("x"), "changed\n").unwrap();
+        }),
+    ),
     case("a linked worktree", || {
         let mut w = Bench::new();
         let linked = w.dir.join("linked");

@@ -4,8 +4,15 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use spotkeep::checkpoint::{Outcome, rebuild, rollback};
+use spotkeep::checkpoint::{
+    Layer, Outcome, difference, list, rebuild, repair, rollback, sizes, thin_at,
+};
+use spotkeep::config::{Keep, Span};
+use spotkeep::notice::Deadline;
+use spotkeep::root::Root;
+use spotkeep::time::Timestamp;
 
 use super::bench::{Bench, each};
 
@@ -225,6 +232,23 @@ const TRAPS: &[Trap] = &[
         springs: &["cat-file", "-p", "1234567890123456789012345678901234567890"],
     },
     Trap {
+        name: "objects that have to be fetched from a directory",
+        set: |w, p| {
+            config(
+                w,
+                p,
+                &[
+                    ("core.repositoryformatversion", "1"),
+                    ("extensions.partialClone", "origin"),
+                    ("remote.origin.promisor", "true"),
+                    ("remote.origin.url", "/nowhere"),
+                    ("remote.origin.uploadpack", "%"),
+                ],
+            );
+        },
+        springs: &["cat-file", "-p", "1234567890123456789012345678901234567890"],
+    },
+    Trap {
         name: "credentials",
         set: |w, p| config(w, p, &[("credential.helper", "!%"), ("core.askPass", "%")]),
         springs: &[
@@ -297,6 +321,19 @@ const TRAPS: &[Trap] = &[
             w.git_in(&w.path("sub"), &["config", "core.fsmonitor", p]);
         },
         springs: &["-C", "sub", "status"],
+    },
+    Trap {
+        name: "a submodule with a trap",
+        set: |w, p| {
+            inner(w, "sub");
+            w.git(&["add", "sub"]);
+            w.write(
+                ".gitmodules",
+                "[submodule \"sub\"]\n\tpath = sub\n\turl = ./sub\n",
+            );
+            w.git_in(&w.path("sub"), &["config", "core.fsmonitor", p]);
+        },
+        springs: &["status"],
     },
     Trap {
         name: "the user's own configuration",
@@ -373,10 +410,43 @@ fn nothing_that_a_repository_says_is_executed() {
             );
             let place = bench.place_at(&bench.dir.join("again"), "private-again");
             rebuild(&place, &bench.workspace, &checkpoint.id).unwrap();
+            look_after(&bench, trap.name);
             let said = fs::read_to_string(&footprint).unwrap_or_default();
             assert!(!footprint.exists(), "{}: {said}", trap.name);
         },
     );
+}
+
+/// Everything else that is done to a repository: it is counted, compared, thinned out and mended.
+fn look_after(bench: &Bench, name: &str) {
+    let (place, deadline) = (bench.place(), Deadline::after(Duration::from_secs(60)));
+    let (root, _) = Root::init(&bench.dir.join("root")).unwrap();
+    // As if an editor had written it again: git has to look inside of it.
+    bench.write("b", "b as committed\n");
+    let aside = bench.dir.join("private-survey");
+    let said = spotkeep::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
+    assert!(said.is_some(), "{name}");
+    let all = list(&place).unwrap();
+    sizes(&bench.workspace, &all, deadline).unwrap();
+    let (from, to) = (&all[1].commit, &all[0].commit);
+    for (layer, stat) in [(Layer::Worktree, false), (Layer::Index, true)] {
+        difference(&bench.workspace, from, to, layer, stat, false, deadline).unwrap();
+    }
+    let nothing = Keep {
+        all: Span::from_secs(0),
+        hourly: Span::from_secs(0),
+        daily: Span::from_secs(0),
+    };
+    for round in 0..4 {
+        bench.write("n", &format!("{round}\n"));
+        bench.taken();
+    }
+    let gone = thin_at(&place, &nothing, Timestamp::now(), true, deadline).unwrap();
+    assert!(!gone.is_empty(), "{name}");
+    fs::write(bench.path(".git/index"), "torn").unwrap();
+    repair(&root, &place, deadline).unwrap();
+    let said = spotkeep::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
+    assert!(said.is_some(), "{name}: the index was not made again");
 }
 
 #[test]
