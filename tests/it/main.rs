@@ -24,6 +24,7 @@ mod backup;
 mod backup_guard;
 mod backup_restore;
 mod boot_claude;
+mod boot_gcp;
 mod boot_keeper;
 mod boot_setup;
 mod boot_shutdown;
