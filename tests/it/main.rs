@@ -47,6 +47,7 @@ mod real_claude_session;
 mod real_claude_start;
 mod real_claude_weather;
 mod save;
+mod security;
 mod session;
 mod setup_disk;
 mod setup_lab;
