@@ -24,6 +24,9 @@ use crate::workspace;
 /// ssh asks nobody, and does not wait for ever for a host that does not answer.
 const SSH: &str = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10";
 
+/// The password of a push, for as long as that takes.
+const PASSWORD: &str = "password";
+
 /// What is known to be at the other end, so that a push of nothing new asks nobody, and what was thinned out
 /// here goes there too. What vanished here in any other way stays there: it may be the last copy.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -42,9 +45,11 @@ struct Pushed {
 pub fn push(place: &Place, remote: &Remote, deadline: Deadline) -> Result<()> {
     let path = place.private.join("pushed.json");
     let mut pushed: Pushed = state::load(&path).ok().flatten().unwrap_or_default();
-    if pushed.remote != remote.as_str() {
+    // Where it goes, and not with which password: this file is kept in backups.
+    let to = without_secret(remote.as_str());
+    if pushed.remote != to {
         pushed = Pushed {
-            remote: remote.as_str().to_owned(),
+            remote: to,
             ..Pushed::default()
         };
     }
@@ -84,8 +89,11 @@ fn push_one(
         let removed = thinned.iter().map(|id| format!(":{prefix}/{id}"));
         let refspecs: Vec<String> = added.chain(removed).collect();
         let side = place.private.join("push.git");
-        let made = make_side(place, &side, deadline)
-            .and_then(|()| run(&side, remote, &refspecs, deadline));
+        let (url, password) = apart(remote.as_str());
+        let made = make_side(place, &side, password.as_deref(), deadline)
+            .and_then(|()| run(&side, &url, &refspecs, deadline))
+            .with_context(|| format!("cannot push to {}", without_secret(remote.as_str())))
+            .hint(format!("git ls-remote {}", without_secret(remote.as_str())));
         fs::remove_dir_all(&side).ok();
         made?;
         for id in &thinned {
@@ -125,8 +133,30 @@ pub(super) fn remember_thinned(place: &Place, ids: &BTreeSet<String>) -> Result<
     state::store(&path, &pushed)
 }
 
+/// The URL without its password, and a line for git's own store of passwords. The arguments of git, and of the program that
+/// it starts for HTTP, are there for everybody on the machine to see; a file of ours is not.
+fn apart(url: &str) -> (String, Option<String>) {
+    let whole = || (url.to_owned(), None);
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return whole();
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let login = authority.rsplit_once('@');
+    match login.and_then(|(login, host)| Some((login.split_once(':')?.0, host))) {
+        Some((user, host)) if matches!(scheme, "http" | "https") => (
+            format!("{scheme}://{user}@{host}{path}"),
+            Some(format!("{scheme}://{authority}\n")),
+        ),
+        _ => whole(),
+    }
+}
+
+/// How git finds the password: in a file that is named in its environment, and nowhere else.
+const ASK_THE_FILE: &str =
+    "[credential]\n\thelper =\n\thelper = \"store --file=\\\"$SPOTKEEP_PASSWORD_FILE\\\"\"\n";
+
 /// A repository that is nothing but a list of refs and a pointer to objects.
-fn make_side(place: &Place, side: &Path, deadline: Deadline) -> Result<()> {
+fn make_side(place: &Place, side: &Path, password: Option<&str>, deadline: Deadline) -> Result<()> {
     let repository =
         workspace::common_dir(&place.workspace).context("the workspace is no git repository")?;
     let repository = fs::canonicalize(repository)?;
@@ -142,7 +172,7 @@ fn make_side(place: &Place, side: &Path, deadline: Deadline) -> Result<()> {
         &["rev-parse", "--show-object-format"],
         deadline,
     )?;
-    let config = match format.trim() {
+    let mut config = match format.trim() {
         "sha1" | "" => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n".to_owned(),
         other => format!(
             "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectFormat = {other}\n"
@@ -163,6 +193,10 @@ fn make_side(place: &Place, side: &Path, deadline: Deadline) -> Result<()> {
         side.join("packed-refs"),
         format!("# pack-refs with: sorted\n{refs}"),
     )?;
+    if let Some(password) = password {
+        files::write_atomic(&side.join(PASSWORD), password.as_bytes())?;
+        config.push_str(ASK_THE_FILE);
+    }
     fs::write(side.join("config"), config)?;
     // Last: without it this is no repository.
     fs::write(side.join("HEAD"), "ref: refs/heads/none\n")?;
@@ -183,7 +217,7 @@ fn quoted(path: &str) -> String {
     }
 }
 
-fn run(side: &Path, remote: &Remote, refspecs: &[String], deadline: Deadline) -> Result<()> {
+fn run(side: &Path, url: &str, refspecs: &[String], deadline: Deadline) -> Result<()> {
     let mut command = git::as_user(side);
     for (key, value) in [
         ("core.hooksPath", "/dev/null"),
@@ -200,10 +234,11 @@ fn run(side: &Path, remote: &Remote, refspecs: &[String], deadline: Deadline) ->
         .env("GIT_DIR", side)
         .env("GIT_SSH_COMMAND", SSH)
         .env("GIT_TERMINAL_PROMPT", "0")
+        .env("SPOTKEEP_PASSWORD_FILE", side.join(PASSWORD))
         .env_remove("GIT_ASKPASS")
         .env_remove("SSH_ASKPASS")
         .args(["push", "--no-verify", "--porcelain", "--force", "--"])
-        .arg(remote.as_str())
+        .arg(url)
         .args(refspecs);
     let output = process::exchange(&mut command, Vec::new(), deadline.at())?;
     if output.status.success() {
@@ -215,9 +250,26 @@ fn run(side: &Path, remote: &Remote, refspecs: &[String], deadline: Deadline) ->
     let said = said
         .or(output.stderr.lines().next())
         .unwrap_or("git gave no reason");
-    Err(anyhow!(
-        "cannot push to {}: {said}",
-        without_secret(remote.as_str())
-    ))
-    .hint(format!("git ls-remote {}", without_secret(remote.as_str())))
+    Err(anyhow!("{said}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_no_argument() {
+        let (url, password) = apart("https://me:se%40cret@git.example:8443/a/b.git");
+        assert_eq!(url, "https://me@git.example:8443/a/b.git");
+        assert_eq!(password.unwrap(), "https://me:se%40cret@git.example:8443\n");
+        for plain in [
+            "https://git.example/a",
+            "https://me@git.example/a:b@c",
+            "ssh://git@h/p",
+            "git@example.org:me/safe.git",
+            "/srv/a:b@c",
+        ] {
+            assert_eq!(apart(plain), (plain.to_owned(), None));
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! Text to a terminal or to a pipe: lines, tables, colour where it is wanted.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
@@ -9,6 +10,10 @@ use crate::state::AgentState;
 
 /// Prints a line. Whoever closed the pipe wanted no more.
 pub(super) fn say(line: &str) {
+    put(&harmless(line));
+}
+
+fn put(line: &str) {
     if writeln!(io::stdout().lock(), "{line}").is_err() {
         std::process::exit(0);
     }
@@ -16,12 +21,39 @@ pub(super) fn say(line: &str) {
 
 /// Prints a line for a human beside the output.
 pub(super) fn complain(line: &str) {
-    writeln!(io::stderr().lock(), "{line}").ok();
+    writeln!(io::stderr().lock(), "{}", harmless(line)).ok();
+}
+
+/// Without what a terminal would obey, but for colours: what an agent, a model or a repository has written is shown
+/// among our own words, and must not move the cursor, set a title or type an answer.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    if text.chars().all(plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let colour = rest.strip_prefix("\x1b[").and_then(|code| {
+            let end = code.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+            code[end..]
+                .starts_with('m')
+                .then_some("\x1b[".len() + end + 1)
+        });
+        let taken = colour.unwrap_or(c.len_utf8());
+        match colour.is_some() || plain(c) {
+            true => shown.push_str(&rest[..taken]),
+            false => shown.push(char::REPLACEMENT_CHARACTER),
+        }
+        rest = &rest[taken..];
+    }
+    Cow::Owned(shown)
 }
 
 /// Prints a value as JSON.
 pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
-    say(&serde_json::to_string_pretty(value)?);
+    // It has escapes of its own for control characters, and a tool wants the rest as it is.
+    put(&serde_json::to_string_pretty(value)?);
     Ok(())
 }
 
@@ -115,6 +147,25 @@ mod tests {
             table(["S", "N"], &rows),
             ["S     N", "\x1b[32m● a\x1b[0m   x", "long"]
         );
+    }
+
+    #[test]
+    fn a_terminal_is_told_colours_and_nothing_else() {
+        assert_eq!(
+            harmless("\x1b[1;31mred\x1b[0m\ta\n"),
+            "\x1b[1;31mred\x1b[0m\ta\n"
+        );
+        for (text, shown) in [
+            ("\x1b]0;title\x07x", "\u{fffd}]0;title\u{fffd}x"),
+            ("\x1b[2Jx", "\u{fffd}[2Jx"),
+            ("\x1b[6n", "\u{fffd}[6n"),
+            ("a\rb\x08", "a\u{fffd}b\u{fffd}"),
+            ("\u{9b}31m", "\u{fffd}31m"),
+            ("\x1b[", "\u{fffd}["),
+            ("\x1b", "\u{fffd}"),
+        ] {
+            assert_eq!(harmless(text), shown);
+        }
     }
 
     #[test]

@@ -80,13 +80,13 @@ impl TryFrom<String> for Remote {
                     .all(|c| c.is_ascii_alphanumeric() || c == '-')
         });
         if text.trim().is_empty() || text.starts_with('-') || has_helper {
-            return Err(format!(
-                "{text:?} is no place to push to; write https://..., ssh://..., host:path, or an absolute path"
-            ));
+            return Err(
+                "this is no place to push to; write https://..., ssh://..., host:path, or an absolute path".into(),
+            );
         }
         let is_local = text.starts_with('/') || text.contains(':');
         if !is_local {
-            return Err(format!("{text:?} is relative; write the whole path or URL"));
+            return Err("this is relative; write the whole path or URL".into());
         }
         Ok(Self(text))
     }

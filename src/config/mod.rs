@@ -187,7 +187,7 @@ impl Config {
     /// As [`Config::load`].
     pub fn parse(text: &str) -> Result<Self> {
         let config: Self = toml_edit::de::from_str(text)
-            .map_err(|error| anyhow!("{}", error.to_string().trim_end()))?;
+            .map_err(|error| anyhow!("{}", without_values(error.to_string().trim_end())))?;
         config.backup.check()?;
         let mut seen: BTreeMap<PathBuf, &AgentName> = BTreeMap::new();
         for (name, agent) in &config.agents {
@@ -253,6 +253,38 @@ impl Config {
     }
 }
 
+/// What is wrong in the file, and where, without what is written there: a webhook or a token would go into logs and into the
+/// journal with it.
+fn without_values(error: &str) -> String {
+    let stars = |text: &str| -> String {
+        let star = |c: char| if c.is_whitespace() { c } else { '*' };
+        text.chars().map(star).collect()
+    };
+    let line = |line: &str| -> String {
+        // The line of the file, behind its number.
+        let of_file = line
+            .split_once('|')
+            .filter(|(number, _)| number.trim().parse::<u32>().is_ok())
+            .map(|(_, text)| text);
+        if of_file.is_some() {
+            return match line.split_once('=') {
+                Some((key, value)) => format!("{key}={}", stars(value)),
+                None => line.to_owned(),
+            };
+        }
+        // What was found in the place of something else: `invalid type: string "it", expected a map`.
+        let echoes = ["invalid type: string \"", "invalid value: string \""];
+        match echoes.iter().find(|start| line.starts_with(**start)) {
+            Some(start) => {
+                let behind = line.rsplit_once("\", ").map_or("", |(_, rest)| rest);
+                format!("{}, {behind}", start.trim_end_matches(" \""))
+            }
+            None => line.to_owned(),
+        }
+    };
+    error.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
 const SHARED: &str = "give each its own, such as a git worktree";
 
 fn shared(one: &AgentName, other: &AgentName, workspace: &Path) -> Error {
@@ -313,6 +345,28 @@ mod tests {
                 error.contains("line ") && error.contains("column "),
                 "{text}: {error}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_written_in_the_file_is_in_no_error() {
+        for text in [
+            "[notify]\nwebhook = \"https://hooks.example/secret\n",
+            "[notify]\nwebhook = https://hooks.example/secret\n",
+            "[notify]\nwebhook = [\"secret\"]\n",
+            "[defaults]\nenv = { TOKEN = \"secret\" \n",
+            "[defaults]\nenv = \"TOKEN=secret\"\n",
+            "[defaults]\nenvs = { TOKEN = \"secret\" }\n",
+            "[checkpoint]\npush = \"me:secret\\q\"\n",
+            "[checkpoint]\npush = \"-secret\"\n",
+            "[checkpoint]\npush = \"secret\"\n",
+            "[backup]\ncopy_to = { secret = 1 }\n",
+            "secret\n",
+        ] {
+            let error = Config::parse(text).unwrap_err().to_string();
+            let key = text.contains("{ secret") || text == "secret\n";
+            assert!(key || !error.contains("secret"), "{text}: {error}");
+            assert!(error.contains("line "), "{text}: {error}");
         }
     }
 

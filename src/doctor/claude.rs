@@ -6,7 +6,7 @@ use super::scene::Scene;
 use super::{Check, LIMIT, count};
 use crate::agent;
 use crate::claude::login::{self, Credentials, RETENTION_DAYS, VARIABLES};
-use crate::claude::{MEASURED, binary, launch};
+use crate::claude::{TESTED, binary, launch};
 use crate::drill;
 use crate::restore::find_claude;
 use crate::root::Root;
@@ -38,27 +38,42 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     checks
 }
 
-/// What was measured is known; what is new may be as it was, or may not.
+/// What was tested is known; what is new may be as it was, or may not.
 fn judge_version(version: &str, program: &Path, probe: &str) -> Check {
     let shown = format!("{version}, {}", program.display());
-    match MEASURED.contains(&version) {
+    match TESTED.contains(&version) {
         true => Check::good("claude", shown),
         false => Check::warn(
             "claude",
-            format!(
-                "{shown}: its behaviour was measured for {} and not for this one",
-                MEASURED.join(" and ")
-            ),
+            format!("{shown}: spotkeep was tested with {TESTED_WORDS}, and not with this version"),
             probe,
         ),
     }
 }
 
-/// A preemption of one agent, played in a sandbox against a model on loopback. `None` where there is no
-/// claude, which is told already.
-pub(super) fn probe(scene: &Scene) -> Option<Check> {
-    let program = find_claude(scene.root.as_ref().ok()?, &scene.config).ok()?;
-    Some(play(&program))
+/// [`TESTED`], as a person says it.
+const TESTED_WORDS: &str = "2.1.197 and 2.1.330";
+
+/// A preemption of one agent, played in a sandbox against a model on loopback. Nothing where there is no claude, which
+/// is told already. A version that was never tested, and behaved, is no warning any more.
+pub(super) fn probe(scene: &Scene, checks: &mut Vec<Check>) {
+    let program = match &scene.root {
+        Ok(root) => find_claude(root, &scene.config).ok(),
+        Err(_) => None,
+    };
+    let Some(program) = program else {
+        return;
+    };
+    let found = play(&program);
+    if found.ok
+        && let Some(check) = checks
+            .iter_mut()
+            .find(|check| check.check == "claude" && check.warning)
+    {
+        let detail = format!("{}; but it behaved, see below", check.detail);
+        *check = Check::good("claude", detail);
+    }
+    checks.push(found);
 }
 
 fn play(program: &Path) -> Check {
@@ -73,21 +88,30 @@ fn play(program: &Path) -> Check {
     );
     match drill::run(&options) {
         Err(error) => Check::failed("claude-behaviour", &error, &again),
-        Ok(report) if report.passed() => Check::good(
-            "claude-behaviour",
-            format!(
-                "a rehearsed preemption was survived, {} records and the turn included",
-                report.records_before
-            ),
-        ),
-        Ok(report) => {
-            let first = report
-                .losses
-                .first()
-                .map_or("the drill did not pass", String::as_str);
-            Check::wrong("claude-behaviour", first, again)
-        }
+        Ok(report) => judge_behaviour(&report, again),
     }
+}
+
+/// What the rehearsal has found, with the version that it was played with.
+fn judge_behaviour(report: &drill::Report, again: String) -> Check {
+    let found = format!(
+        "{}: a rehearsed preemption: {} of {} came back in its session by its id, {} of {} went on, {} of {} records lost",
+        report.claude,
+        report.sessions_resumed,
+        report.agents_total,
+        report.turns_continued,
+        count(report.turns_cut, "cut turn"),
+        report.records_lost,
+        report.records_before
+    );
+    if report.passed() {
+        return Check::good("claude-behaviour", found);
+    }
+    let losses = match &report.losses[..] {
+        [] => "the drill did not pass".to_owned(),
+        losses => losses.join("; "),
+    };
+    Check::wrong("claude-behaviour", format!("{found}; {losses}"), again)
 }
 
 /// What the agents are given to log in with, and to start without a human.
@@ -268,15 +292,46 @@ mod tests {
     }
 
     #[test]
-    fn the_versions_that_were_measured_are_those_that_are_tested() {
+    fn the_versions_that_are_named_are_those_that_are_tested() {
         let tested = include_str!("../../scripts/claude-versions");
-        assert_eq!(tested.split_whitespace().collect::<Vec<_>>(), MEASURED);
+        assert_eq!(tested.split_whitespace().collect::<Vec<_>>(), TESTED);
+        let (last, others) = TESTED.split_last().unwrap();
+        let words = format!("{} and {last}", others.join(", "));
+        assert_eq!(words, TESTED_WORDS);
+        let readme = include_str!("../../README.md");
+        assert!(readme.contains(&format!("tested with {words};")));
     }
 
     #[test]
-    fn a_version_that_was_not_measured_is_told_and_no_more() {
+    fn what_a_probe_has_found_is_told_with_the_version() {
+        let mut report = drill::Report {
+            claude: "9.0.0".into(),
+            agents_total: 1,
+            sessions_resumed: 1,
+            turns_cut: 1,
+            turns_continued: 1,
+            records_before: 14,
+            verdict: "pass".into(),
+            ..drill::Report::default()
+        };
+        let good = judge_behaviour(&report, "again".into());
+        assert!(good.ok && good.fix.is_none());
+        assert_eq!(
+            good.detail,
+            "9.0.0: a rehearsed preemption: 1 of 1 came back in its session by its id, 1 of 1 cut turn went on, 0 of 14 records lost"
+        );
+        report.verdict = "fail".into();
+        report.turns_continued = 0;
+        report.losses = vec!["it stands still".into(), "and more".into()];
+        let wrong = judge_behaviour(&report, "again".into());
+        assert!(!wrong.ok && wrong.detail.ends_with("; it stands still; and more"));
+        assert_eq!(wrong.fix.as_deref(), Some("again"));
+    }
+
+    #[test]
+    fn a_version_that_was_not_tested_is_told_and_no_more() {
         let judge = |version| judge_version(version, Path::new("/bin/claude"), "probe");
-        assert!(judge(MEASURED[0]).fix.is_none());
+        assert!(judge(TESTED[0]).fix.is_none());
         let new = judge("9.0.0");
         assert!(new.ok && new.warning && new.fix.as_deref() == Some("probe"));
     }

@@ -152,7 +152,9 @@ pub fn examine(at: &Path, options: &Options) -> Report {
             vec![Check::wrong("doctor", detail, "dmesg | tail -n 30")]
         }));
     }
-    checks.extend(options.probe.then(|| claude::probe(&scene)).flatten());
+    if options.probe {
+        claude::probe(&scene, &mut checks);
+    }
     Report {
         version: VERSION,
         checks,

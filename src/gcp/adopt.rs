@@ -28,6 +28,8 @@ pub struct Old {
     pub made_by: Option<String>,
     /// Whether it runs.
     pub runs: bool,
+    /// Whether Compute Engine refuses to delete it.
+    pub protected: bool,
 }
 
 impl Old {
@@ -52,6 +54,7 @@ impl Old {
                 .collect(),
             made_by: created_by.map(|item| last(&text(item, "value"))),
             runs: text(instance, "status") == "RUNNING",
+            protected: instance["deletionProtection"] == true,
         }
     }
 
@@ -80,24 +83,20 @@ impl Old {
 pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     let name = &options.wish.name;
     check_name("VM", name)?;
-    let Some(zone) = options.wish.zone.clone() else {
-        return Err(anyhow!("no zone"))
-            .hint(format!(
-                "gcloud compute instances list --filter=name={name} shows it; then --zone=ZONE"
-            ))
-            .kind(Kind::Usage);
-    };
-    super::shape::region_of(&zone)?;
+    if let Some(zone) = &options.wish.zone {
+        super::shape::region_of(zone)?;
+    }
     let mut found = survey::first(cloud, name, options.project.as_deref())?;
+    let zone = match &options.wish.zone {
+        Some(zone) => zone.clone(),
+        None => zone_of(name, &found, survey::zones_of(cloud, name)?)?,
+    };
     let question = questions::instance(name, &zone);
     cloud.show(&format!("$ {question}"));
     let old = match ask_quietly(cloud, &question) {
         Ok(instance) => Old::of(&instance),
         Err(refusal) if refusal.fault == Fault::NotFound => {
-            return Err(refusal.explained()).hint(format!(
-                "gcloud compute instances list; if it is gone already, its disk can have a new VM: \
-                 spotkeep gcp create --name={name} --zone={zone} --disk=DISK"
-            ));
+            return Err(refusal.explained()).hint(gone(name, &zone, &found));
         }
         Err(refusal) => return Err(Refusal::explained(refusal)),
     };
@@ -105,6 +104,11 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
         return Err(anyhow!("{name} belongs to the group {group} already"))
             .hint(format!("spotkeep gcp status --name={group}"))
             .kind(Kind::Usage);
+    }
+    if old.protected {
+        return Err(anyhow!("{name} is protected from being deleted")).hint(format!(
+            "gcloud compute instances update {name} --zone={zone} --no-deletion-protection, if it may go; its disks are kept"
+        ));
     }
     let mut wish = options.wish.clone();
     wish.disk = Some(old.disk(wish.disk.as_deref())?);
@@ -120,6 +124,40 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     )?;
     let plan = plan(&wish, &shape, found.clone(), &old, &zone)?;
     Ok(Prepared { plan, shape, found })
+}
+
+/// The one zone that has a VM of this name.
+fn zone_of(name: &str, found: &Found, zones: Vec<String>) -> Result<String> {
+    match <[String; 1]>::try_from(zones) {
+        Ok([zone]) => Ok(zone),
+        Err(none) if none.is_empty() => {
+            let zone = found
+                .group
+                .as_ref()
+                .map_or("ZONE", |group| group.zone.as_str());
+            Err(anyhow!(
+                "there is no VM {name} in the project {}",
+                found.project
+            ))
+            .hint(gone(name, zone, found))
+            .kind(Kind::Usage)
+        }
+        Err(several) => Err(anyhow!(
+            "there are several VMs {name}: in {}",
+            several.join(", ")
+        ))
+        .hint(format!("--zone={}, if that one is meant", several[0]))
+        .kind(Kind::Usage),
+    }
+}
+
+/// What to do where the VM is not there. A takeover that was cut has left its group, which knows the disk.
+fn gone(name: &str, zone: &str, found: &Found) -> String {
+    let disk = found.shape().map_or("DISK", |shape| shape.disk.as_str());
+    format!(
+        "gcloud compute instances list; if it is gone already, its disk can have a new VM: \
+         spotkeep gcp create --name={name} --zone={zone} --disk={disk}"
+    )
 }
 
 /// Everything that can fail for want of rights or quota comes before the old VM is touched.

@@ -180,7 +180,7 @@ pub fn run(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<
     let guest = guest_of(prepared);
     let look = guest.wait_started(cloud, options.patience)?;
     let look = first_time(cloud, &guest, look, prepared, options)?;
-    let (said, hint) = guest::in_words(look.fleet.as_ref(), &options.wish.name);
+    let (said, hint) = guest::in_words(&look, &options.wish.name);
     Ok(Outcome { said, hint })
 }
 
@@ -192,7 +192,13 @@ fn first_time(
     prepared: &Prepared,
     options: &Options,
 ) -> Result<Look> {
+    let keeper_runs = look
+        .fleet
+        .as_ref()
+        .is_some_and(|fleet| fleet.keeper == "running");
     match &look.startup {
+        // What failed at the boot was mended by hand since.
+        Startup::Failed(_) if keeper_runs => return Ok(look),
         Startup::Failed(why) => {
             return Err(anyhow!("the VM could not make itself ready: {why}")).hint(format!(
                 "spotkeep gcp ssh --name={}, then: sudo journalctl -u google-startup-scripts",
@@ -266,7 +272,8 @@ fn is_up(member: &Member) -> bool {
     member.status == "RUNNING" && matches!(member.action.as_str(), "NONE" | "VERIFYING" | "")
 }
 
-fn progress(member: &Member) -> String {
+/// Where the group is with it, in words.
+pub(super) fn progress(member: &Member) -> String {
     let status = if member.status.is_empty() {
         "not there yet"
     } else {

@@ -28,10 +28,20 @@ pub fn prepare(
                 .find_map(|known| known.shape.as_ref())
         })
         .cloned();
-    let disk = wish
-        .disk
-        .clone()
-        .or_else(|| shape.as_ref().map(|shape| shape.disk.clone()))
+    let own = shape.as_ref().map(|shape| shape.disk.clone());
+    if let (Some(own), Some(asked)) = (&own, &wish.disk)
+        && own != asked
+    {
+        return Err(anyhow!(
+            "the data disk of {} is {own}, not {asked}: nothing is deleted",
+            wish.name
+        ))
+        .hint("no --disk: it is for what is left where nothing else knows the disk")
+        .kind(Kind::Usage);
+    }
+    let is_told = own.is_some() || wish.disk.is_some();
+    let disk = own
+        .or_else(|| wish.disk.clone())
         .or_else(|| and_data.map(str::to_owned));
     if found.group.is_none() && wish.zone.is_none() {
         // A delete that was cut: the group is gone, its zone with it.
@@ -46,7 +56,29 @@ pub fn prepare(
     let disk = disk.unwrap_or_else(|| "claude-persist".to_owned());
     let machine = shape.map_or_else(|| "e2-standard-4".to_owned(), |shape| shape.machine_type);
     survey::second(cloud, &mut found, &wish.name, &zone, &disk, &machine)?;
+    if and_data.is_some() && !is_told {
+        must_be_ours(wish, &found, &disk, &zone)?;
+    }
     plan(wish, and_data, &found, &disk, &zone)
+}
+
+/// Where group and templates are gone, only its label says whose a disk was.
+fn must_be_ours(wish: &Wish, found: &Found, disk: &str, zone: &str) -> Result<()> {
+    let known = found
+        .disks
+        .iter()
+        .find(|known| known.name == disk && known.zone == zone);
+    if known.is_some_and(|known| known.made_for != wish.name) {
+        return Err(anyhow!(
+            "nothing says that {disk} was the data disk of {}: nothing is deleted",
+            wish.name
+        ))
+        .hint(format!(
+            "--disk={disk} --and-data={disk}, if its data is really no longer wanted"
+        ))
+        .kind(Kind::Usage);
+    }
+    Ok(())
 }
 
 /// Does it.

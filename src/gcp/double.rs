@@ -37,6 +37,8 @@ pub struct World {
     pub types: Vec<String>,
     /// The zone has nothing to give.
     pub dry: bool,
+    /// It will have nothing to give once the VM is preempted.
+    pub gone_when_preempted: bool,
 }
 
 #[derive(Debug)]
@@ -67,6 +69,7 @@ impl Double {
                 .map(str::to_owned)
                 .to_vec(),
             dry: false,
+            gone_when_preempted: false,
         };
         Self {
             world: Mutex::new(world),
@@ -222,6 +225,7 @@ impl World {
                     json!([])
                 });
             }
+            "instances list" => return Ok(json!(self.instances.values().collect::<Vec<_>>())),
             "instances describe" => {
                 return self.instances.get(rest).cloned().ok_or_else(missing);
             }
@@ -233,7 +237,8 @@ impl World {
                 self.disks.insert(
                     rest.to_owned(),
                     json!({"name": rest, "zone": text("zone"), "type": text("type"), "sizeGb": size.to_string(),
-                           "users": [], "resourcePolicies": [text("resource-policies")]}),
+                           "users": [], "resourcePolicies": [text("resource-policies")],
+                           "labels": {"spotkeep": text("labels").trim_start_matches("spotkeep=")}}),
                 );
             }
             "disks resize" => {
@@ -295,7 +300,12 @@ impl World {
                 self.instances.remove(rest).ok_or_else(missing)?;
                 self.free_disks(rest);
             }
-            "instances simulate-maintenance-event" | "scp" => {}
+            "instances simulate-maintenance-event" => {
+                if self.gone_when_preempted {
+                    self.starve();
+                }
+            }
+            "scp" => {}
             other => panic!("the double does not know {other}"),
         }
         Ok(Value::Null)
@@ -324,15 +334,20 @@ impl World {
             "preservedStateFromConfig": {"disks": {device.clone(): {"source": source}}},
         }));
         if self.dry {
-            let error = json!({"code": "ZONE_RESOURCE_POOL_EXHAUSTED", "message": "none"});
-            let member = self.member.as_mut().unwrap();
-            member["currentAction"] = json!("CREATING");
-            member["instanceStatus"] = Value::Null;
-            member["lastAttempt"] = json!({"errors": {"errors": [error]}});
+            self.starve();
         } else {
             self.disks.get_mut(&device).unwrap()["users"] = json!([name]);
         }
         self.group.as_mut().unwrap()["targetSize"] = json!(1);
+    }
+
+    /// The group asks for a machine in vain.
+    fn starve(&mut self) {
+        let error = json!({"code": "ZONE_RESOURCE_POOL_EXHAUSTED", "message": "none"});
+        let member = self.member.as_mut().unwrap();
+        member["currentAction"] = json!("CREATING");
+        member["instanceStatus"] = Value::Null;
+        member["lastAttempt"] = json!({"errors": {"errors": [error]}});
     }
 
     fn power(&mut self, status: &str, stopped: u64) {

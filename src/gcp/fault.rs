@@ -43,9 +43,12 @@ pub enum Fault {
 }
 
 /// Words, and what they mean; the first that are found decide.
-const WORDS: [(&str, Fault); 37] = [
+const WORDS: [(&str, Fault); 40] = [
     ("cannot run gcloud", Fault::Missing),
     ("did not end within", Fault::Timeout),
+    ("ReadTimeout", Fault::Timeout),
+    ("Read timed out", Fault::Timeout),
+    ("ConnectTimeout", Fault::Unreachable),
     ("ZONE_RESOURCE_POOL_EXHAUSTED", Fault::NoCapacity),
     (
         "does not have enough resources available",
@@ -129,6 +132,10 @@ impl Fault {
                 "it is asked for again and again by the group; see `spotkeep gcp status`, or choose another --machine-type"
             }
             Self::RateLimit => "wait a minute, then run it again",
+            // The version that has the notice for VMs may not have it for templates yet.
+            Self::TooOld if text.contains("preemption-notice-duration") => {
+                "gcloud components update; if it is the newest one: --notice=0s"
+            }
             Self::TooOld => "gcloud components update (or upgrade the package google-cloud-cli)",
             Self::Unreachable | Self::Timeout => "run it again: what is done is not done twice",
             Self::NotFound | Self::Other => return Some(format!("to see it by yourself: {call}")),
@@ -239,7 +246,8 @@ pub fn essence(stderr: &str) -> String {
 }
 
 /// How gcloud's own advice begins.
-const ADVICE: [&str; 4] = [
+const ADVICE: [&str; 5] = [
+    "If you would like to report this issue",
     "It can be set on a per-command basis",
     "Please run:",
     "To search the help text",
@@ -284,7 +292,27 @@ mod tests {
                 "The resource 'projects/lab-project/zones/europe-north1-b/instances/none' was not found",
                 "The disk resource 'projects/lab-project/zones/europe-north1-b/disks/claude-persist' is already being used by a VM",
                 "unrecognized arguments: --no-such-flag-yet=120s",
+                "gcloud crashed (ReadTimeout): HTTPConnectionPool(host='127.0.0.1', port=1): Read timed out. (read timeout=1)",
             ]
         );
+    }
+
+    #[test]
+    fn a_gcloud_that_does_not_end_is_ended_and_may_be_called_again() {
+        let mut sleep = std::process::Command::new("sleep");
+        let error = crate::os::process::run(sleep.arg("60"), std::time::Duration::from_millis(20))
+            .unwrap_err();
+        let fault = Fault::of(&format!("{error:#}"));
+        assert_eq!(fault, Fault::Timeout, "{error:#}");
+        assert!(fault.hint("", "").unwrap().contains("run it again"));
+    }
+
+    #[test]
+    fn a_notice_that_templates_cannot_have_yet_can_be_left_out() {
+        let hint = Fault::TooOld.hint(
+            "",
+            "unrecognized arguments: --preemption-notice-duration=120s",
+        );
+        assert!(hint.unwrap().contains("--notice=0s"));
     }
 }

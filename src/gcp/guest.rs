@@ -23,6 +23,8 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(90);
 const SETUP_LIMIT: Duration = Duration::from_secs(900);
 /// Where the binary is put first, in the home of the person who logs in.
 const UPLOAD: &str = "spotkeep.upload";
+/// What the first setup said, beside it.
+const SETUP_SAID: &str = "spotkeep.said";
 /// The same for Claude Code.
 const UPLOAD_CLAUDE: &str = "claude.upload";
 
@@ -133,6 +135,8 @@ impl Agent {
 pub struct Look {
     /// What the start-up script said.
     pub startup: Startup,
+    /// What is amiss although all is set up, such as a claude that is not there yet.
+    pub problem: Option<String>,
     /// `spotkeep status --json`, where there is a root.
     pub fleet: Option<Fleet>,
     /// When the machine was booted, by its own clock.
@@ -296,8 +300,11 @@ impl Guest {
         let command = format!(
             "set -eu; cd; \
              sudo install -D -o root -g root -m 0755 {UPLOAD} {own}; rm -f {UPLOAD}; \
-             sudo {own} setup --disk {disk} --user {user} --yes{options}; rm -f {UPLOAD_CLAUDE}; \
-             echo ready | sudo tee {SAID} >/dev/null"
+             ended=0; sudo {own} setup --disk {disk} --user {user} --yes{options} 2>{SETUP_SAID} || ended=$?; \
+             cat {SETUP_SAID} >&2; rm -f {UPLOAD_CLAUDE}; \
+             case $ended in 0) said=ready ;; 3) said=\"ready, but $(sed -n 's/^problem: //p' {SETUP_SAID} | head -n 1)\" ;; \
+             *) exit $ended ;; esac; rm -f {SETUP_SAID}; \
+             echo \"$said\" | sudo tee {SAID} >/dev/null"
         );
         calls.push(
             self.ssh("make the VM ready, and put spotkeep on the disk", &command)
@@ -308,7 +315,8 @@ impl Guest {
 }
 
 /// What will not become better by waiting.
-fn is_for_ever(refusal: &Refusal) -> bool {
+#[must_use]
+pub fn is_for_ever(refusal: &Refusal) -> bool {
     matches!(
         refusal.fault,
         Fault::Missing
@@ -336,8 +344,9 @@ pub fn parse(text: &str) -> Look {
         lines.collect::<Vec<_>>().join("\n")
     };
     let said = section("startup");
+    let problem = said.trim().strip_prefix("ready, but ").map(str::to_owned);
     let startup = match said.trim() {
-        "ready" => Startup::Ready,
+        said if said == "ready" || problem.is_some() => Startup::Ready,
         said if said.starts_with("new") => Startup::New,
         said if said.starts_with("failed: ") => {
             Startup::Failed(said["failed: ".len()..].to_owned())
@@ -346,6 +355,7 @@ pub fn parse(text: &str) -> Look {
     };
     Look {
         startup,
+        problem,
         fleet: serde_json::from_str(&section("status")).ok(),
         booted: section("booted")
             .trim()
@@ -370,9 +380,17 @@ pub fn set_up(cloud: &dyn Cloud, calls: &[Call]) -> Result<()> {
     Ok(())
 }
 
-/// How the agents are, in one line, and what to do where something is missing.
+/// How the VM and its agents are, in one line, and what to do where something is missing.
 #[must_use]
-pub fn in_words(fleet: Option<&Fleet>, name: &str) -> (String, Option<String>) {
+pub fn in_words(look: &Look, name: &str) -> (String, Option<String>) {
+    let (said, hint) = of_agents(look.fleet.as_ref(), name);
+    match &look.problem {
+        Some(problem) => (format!("{said}; {problem}"), hint),
+        None => (said, hint),
+    }
+}
+
+fn of_agents(fleet: Option<&Fleet>, name: &str) -> (String, Option<String>) {
     let on_the_vm =
         |command: &str| Some(format!("spotkeep gcp ssh --name={name}, then: {command}"));
     let Some(fleet) = fleet else {
@@ -446,12 +464,12 @@ ready
         assert_eq!(look.startup, Startup::Ready);
         assert_eq!(look.booted.unwrap().to_string(), "2025-11-22T00:00:00.000Z");
         assert_eq!(look.events[0].event, "resumed");
-        let fleet = look.fleet.unwrap();
+        let fleet = look.fleet.as_ref().unwrap();
         assert_eq!(
             fleet.last_save.as_ref().unwrap().notice_to_safe_ms,
             Some(812)
         );
-        let (said, hint) = in_words(Some(&fleet), "vm");
+        let (said, hint) = in_words(&look, "vm");
         assert_eq!(said, "1 agent running of 2; b is failed: no login");
         assert_eq!(hint.unwrap(), "spotkeep gcp ssh b --name=vm");
     }
@@ -464,7 +482,7 @@ ready
         assert_eq!(look.startup, Startup::New);
         assert!(look.fleet.is_none() && look.booted.is_none());
         assert!(
-            in_words(None, "vm")
+            in_words(&look, "vm")
                 .1
                 .unwrap()
                 .contains("google-startup-scripts")
@@ -477,10 +495,30 @@ ready
     }
 
     #[test]
+    fn a_vm_that_is_ready_without_a_claude_says_so() {
+        let look = parse(
+            "== startup\nready, but no claude is kept on the disk\n== status\n{\"life\":\"l\",\"keeper\":\"running\"}\n",
+        );
+        assert_eq!(look.startup, Startup::Ready);
+        let (said, hint) = in_words(&look, "vm");
+        assert_eq!(
+            said,
+            "the VM is ready; no agents are declared; no claude is kept on the disk"
+        );
+        assert!(hint.is_some());
+    }
+
+    #[test]
     fn what_the_script_writes_is_what_is_read() {
         let script = super::super::script::startup("d");
         assert!(script.contains(&format!(">{SAID};")));
-        for word in ["say working", "say 'new: ", "say ready", "say \"failed: "] {
+        for word in [
+            "say working",
+            "say 'new: ",
+            "say ready",
+            "say \"ready, but ",
+            "say \"failed: ",
+        ] {
             assert!(script.contains(word), "{word}");
         }
     }

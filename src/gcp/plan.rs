@@ -201,7 +201,7 @@ fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &Found) -> Resu
         );
         return Ok(());
     };
-    fits(plan, wish, shape, disk)?;
+    fits(plan, wish, shape, disk, found)?;
     if let Some(size) = wish.size_gb
         && size > disk.size_gb
     {
@@ -231,8 +231,10 @@ fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &Found) -> Resu
 }
 
 /// Whether the disk that exists can be the data disk.
-fn fits(plan: &Plan, wish: &Wish, shape: &Shape, disk: &Disk) -> Result<()> {
-    if let Some(user) = disk.users.iter().find(|user| **user != plan.vm) {
+fn fits(plan: &Plan, wish: &Wish, shape: &Shape, disk: &Disk, found: &Found) -> Result<()> {
+    // A VM of the same name that is not the group's own is somebody's, made by hand.
+    let own = |user: &String| found.members.iter().any(|member| member.name == *user);
+    if let Some(user) = disk.users.iter().find(|user| !own(user)) {
         return Err(anyhow!(
             "the disk {} is attached to the VM {user}",
             disk.name

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::call::Call;
 use super::cloud::{Cloud, ask_quietly, make};
-use super::create::{Outcome, wait_running};
+use super::create::{self, Outcome, wait_running};
 use super::guest::{self, Guest};
 use super::plan::{self, Plan};
 use super::survey::{self, Found, Member, questions};
@@ -27,6 +27,9 @@ pub fn look(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Foun
     let mut found = survey::first(cloud, name, project)?;
     found.need_group(name)?;
     survey::members(cloud, &mut found)?;
+    if found.members.is_empty() {
+        survey::in_the_way(cloud, &mut found, name)?;
+    }
     Ok(found)
 }
 
@@ -46,6 +49,27 @@ pub fn guest(found: &Found, name: &str) -> Result<Guest> {
         zone: group.zone.clone(),
         tunnel: found.shape().is_some_and(|shape| !shape.address),
     })
+}
+
+/// The VM as it can be reached, if it runs.
+///
+/// # Errors
+/// It does not; the hint says how it comes to.
+pub fn running_guest(found: &Found, name: &str) -> Result<Guest> {
+    let guest = guest(found, name)?;
+    let member = found.members.first();
+    if member.is_some_and(|member| member.status == "RUNNING") {
+        return Ok(guest);
+    }
+    if found.need_group(name)?.stopped_size > 0 {
+        return Err(anyhow!("{name} is stopped"))
+            .hint(format!("spotkeep gcp start --name={name}"))
+            .kind(Kind::NotAsDeclared);
+    }
+    let state = member.map(create::progress).unwrap_or_default();
+    Err(anyhow!("{name} does not run just now: {state}"))
+        .hint(format!("spotkeep gcp status --name={name}"))
+        .kind(Kind::NotAsDeclared)
 }
 
 /// The call that stops it; `None` where nothing runs.
@@ -85,10 +109,7 @@ pub fn plan_start(found: &Found, name: &str) -> Result<Plan> {
         .with_context(|| format!("the group {name} exists, and spotkeep did not make it"))?;
     let mut plan = Plan {
         zone: group.zone.clone(),
-        vm: match found.members.first() {
-            Some(member) => member.name.clone(),
-            None => name.to_owned(),
-        },
+        vm: plan::vm_name(name, found, &group.zone),
         ..Plan::default()
     };
     plan::member(&mut plan, name, shape, found);
@@ -101,25 +122,32 @@ pub fn plan_start(found: &Found, name: &str) -> Result<Plan> {
 /// gcloud refused; or it does not end within `patience`.
 pub fn stop(cloud: &dyn Cloud, found: &Found, name: &str, patience: Duration) -> Result<String> {
     let zone = &found.need_group(name)?.zone;
-    let Some(call) = plan_stop(found, name)? else {
-        return Ok(format!("{name} is stopped already"));
-    };
-    make(cloud, &call)?;
+    match plan_stop(found, name)? {
+        Some(call) => {
+            make(cloud, &call)?;
+        }
+        None if found.members.first().is_none_or(has_ended) => {
+            return Ok(format!("{name} is stopped already"));
+        }
+        // An earlier stop is under way.
+        None => {}
+    }
     let question = questions::members(name, zone);
     cloud.show(&format!("$ {question}   (again until it has ended)"));
     let began = cloud.now();
     loop {
         let answer = ask_quietly(cloud, &question);
         let status = match &answer {
-            Ok(list) => match list.as_array().and_then(|list| list.first()) {
-                Some(member) => Member::of(member).status,
-                None => String::new(),
-            },
+            Ok(list) => {
+                let member = list.as_array().and_then(|list| list.first());
+                let member = member.map(Member::of);
+                if member.as_ref().is_none_or(has_ended) {
+                    return Ok(format!("{name} is stopped; only its disks are paid for"));
+                }
+                member.map(|member| member.status).unwrap_or_default()
+            }
             Err(refusal) => refusal.text.clone(),
         };
-        if answer.is_ok() && matches!(status.as_str(), "" | "TERMINATED" | "STOPPED") {
-            return Ok(format!("{name} is stopped; only its disks are paid for"));
-        }
         let waited = cloud.now().since(began);
         if waited >= patience {
             return Err(anyhow!(
@@ -131,6 +159,11 @@ pub fn stop(cloud: &dyn Cloud, found: &Found, name: &str, patience: Duration) ->
         }
         cloud.pause(Duration::from_secs(3));
     }
+}
+
+/// Whether no machine of it is left that could run.
+fn has_ended(member: &Member) -> bool {
+    matches!(member.status.as_str(), "" | "TERMINATED" | "STOPPED")
 }
 
 /// Starts the VM, waits for it, and asks how the agents are.
@@ -149,6 +182,6 @@ pub fn start(cloud: &dyn Cloud, found: &Found, name: &str, patience: Duration) -
         tunnel: found.shape().is_some_and(|shape| !shape.address),
     };
     let look = guest.wait_started(cloud, patience)?;
-    let (said, hint) = guest::in_words(look.fleet.as_ref(), name);
+    let (said, hint) = guest::in_words(&look, name);
     Ok(Outcome { said, hint })
 }

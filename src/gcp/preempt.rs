@@ -6,8 +6,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::call::Call;
-use super::cloud::{Cloud, make};
-use super::guest::{Fleet, Guest, Look};
+use super::cloud::{Cloud, ask_quietly, make};
+use super::create::progress;
+use super::fault::Refusal;
+use super::guest::{Fleet, Guest, Look, is_for_ever};
+use super::survey::{Member, questions};
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::state::{Line, VERSION, Wanted};
 use crate::time::{Timestamp, short};
@@ -56,7 +59,7 @@ pub fn call(guest: &Guest) -> Call {
 ///
 /// # Errors
 /// There is nothing to preempt; gcloud refused; or it is not back within `patience`.
-pub fn run(cloud: &dyn Cloud, guest: &Guest, patience: Duration) -> Result<Report> {
+pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, patience: Duration) -> Result<Report> {
     let before = guest
         .wait_started(cloud, patience)?
         .fleet
@@ -68,6 +71,10 @@ pub fn run(cloud: &dyn Cloud, guest: &Guest, patience: Duration) -> Result<Repor
         "$ {}   (again until it is back)",
         guest.look_call(EVENTS)
     ));
+    cloud.show(&format!(
+        "$ {}   (while it does not)",
+        questions::members(group, &guest.zone)
+    ));
     let mut told = String::new();
     loop {
         let state = match guest.look(cloud, EVENTS) {
@@ -78,7 +85,8 @@ pub fn run(cloud: &dyn Cloud, guest: &Guest, patience: Duration) -> Result<Repor
                 }
                 Some(state) => state,
             },
-            Err(refusal) => format!("it does not answer ({})", refusal.text),
+            Err(refusal) if is_for_ever(&refusal) => return Err(refusal.explained()),
+            Err(refusal) => away(cloud, group, guest, &refusal),
         };
         let waited = cloud.now().since(began);
         if waited >= patience {
@@ -87,7 +95,9 @@ pub fn run(cloud: &dyn Cloud, guest: &Guest, patience: Duration) -> Result<Repor
                 guest.vm,
                 short(waited)
             ))
-            .hint("spotkeep gcp status; the group goes on trying")
+            .hint(format!(
+                "spotkeep gcp status --name={group}; the group goes on trying"
+            ))
             .kind(Kind::NotAsDeclared);
         }
         if state != told {
@@ -95,6 +105,21 @@ pub fn run(cloud: &dyn Cloud, guest: &Guest, patience: Duration) -> Result<Repor
             told = state;
         }
         cloud.pause(Duration::from_secs(5));
+    }
+}
+
+/// Why the VM does not answer: what the group says, which knows of a dry zone.
+fn away(cloud: &dyn Cloud, group: &str, guest: &Guest, refusal: &Refusal) -> String {
+    let members = ask_quietly(cloud, &questions::members(group, &guest.zone));
+    let member = members
+        .ok()
+        .and_then(|members| members.as_array()?.first().map(Member::of));
+    match member {
+        Some(member) if member.is_dry() => {
+            format!("{} has no such machine to give", guest.zone)
+        }
+        Some(member) if member.status != "RUNNING" => progress(&member),
+        _ => format!("it does not answer ({})", refusal.text),
     }
 }
 

@@ -46,8 +46,15 @@ case $found in
 no) say 'new: there is no spotkeep on the disk yet' && exit 0 ;;
 unsafe) give_up "bin/spotkeep on the disk can be written by others than root" ;;
 esac
-"$own/spotkeep" setup --disk DISK --yes || give_up "spotkeep setup ended with $?"
-say ready
+ended=0
+"$own/spotkeep" setup --disk DISK --yes 2>"$own/said" || ended=$?
+cat "$own/said" >&2
+first() { sed -n "s/^$1: //p" "$own/said" | head -n 1; }
+case $ended in
+0) say ready ;;
+3) say "ready, but $(first problem)" ;;
+*) give_up "spotkeep setup ended with $ended: $(first error)" ;;
+esac
 "#;
 
 /// The start-up script for the VM that has `disk`.

@@ -97,7 +97,7 @@ pub fn gather(
 fn agents(cloud: &dyn Cloud, guest: &Guest, name: &str) -> String {
     cloud.show(&format!("$ {}", guest.look_call(1)));
     match guest.look(cloud, 1) {
-        Ok(look) => guest::in_words(look.fleet.as_ref(), name).0,
+        Ok(look) => guest::in_words(&look, name).0,
         Err(refusal) => format!("it does not answer: {}", refusal.text),
     }
 }
@@ -114,7 +114,7 @@ pub fn judge(
     let member = found.members.first();
     let group = found.group.as_ref();
     let vm = member.map_or(name, |member| &member.name);
-    let preemptions: Vec<Timestamp> = preemptions
+    let mut preemptions: Vec<Timestamp> = preemptions
         .as_array()
         .into_iter()
         .flatten()
@@ -124,6 +124,7 @@ pub fn judge(
         })
         .filter_map(|operation| moment(operation, "insertTime"))
         .collect();
+    preemptions.sort_by(|one, other| other.cmp(one));
     let vm_status = instance
         .map(|instance| text(instance, "status"))
         .filter(|status| !status.is_empty());
@@ -182,9 +183,13 @@ fn declared_notice(instance: &Value) -> Option<u64> {
     item["value"].as_str()?.strip_suffix('s')?.parse().ok()
 }
 
-/// The first failure for want of machines after `after`.
+/// The first failure for want of machines after `after`. Where the list of errors is full, older ones are not in it: then
+/// the zone is dry since `after`, when the machine was there last.
 fn dry_since(errors: &Value, after: Option<Timestamp>) -> Option<Timestamp> {
-    errors
+    let is_full = errors
+        .as_array()
+        .is_some_and(|errors| errors.len() >= questions::ERRORS);
+    let first = errors
         .as_array()
         .into_iter()
         .flatten()
@@ -194,7 +199,8 @@ fn dry_since(errors: &Value, after: Option<Timestamp>) -> Option<Timestamp> {
         })
         .filter_map(|error| moment(error, "timestamp"))
         .filter(|at| after.is_none_or(|after| *at >= after))
-        .min()
+        .min()?;
+    Some(after.filter(|_| is_full).unwrap_or(first))
 }
 
 impl Report {

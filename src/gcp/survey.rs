@@ -87,6 +87,9 @@ pub struct Disk {
     pub users: Vec<String>,
     /// Its snapshot schedules.
     pub schedules: Vec<String>,
+    /// The VM that it was made for, by its label; empty for a disk that was there before.
+    #[serde(skip)]
+    pub made_for: String,
 }
 
 /// The last part of a resource's address.
@@ -203,6 +206,7 @@ impl Disk {
             size_gb: number(&value["sizeGb"]),
             users: names(&value["users"]),
             schedules: names(&value["resourcePolicies"]),
+            made_for: text(&value["labels"], LABEL),
         }
     }
 }
@@ -211,6 +215,10 @@ impl Disk {
 /// some by the API, each in its own way, so every answer is looked through again.
 pub mod questions {
     use super::Call;
+
+    /// So many errors of a group are asked for at most. A group tries every few minutes at the latest, so a long drought
+    /// has more of them.
+    pub const ERRORS: usize = 200;
 
     /// Which gcloud this is.
     #[must_use]
@@ -251,7 +259,7 @@ pub mod questions {
         )
         .word(group)
         .flag("zone", zone)
-        .flag("limit", 200)
+        .flag("limit", ERRORS)
     }
 
     /// Our templates.
@@ -292,6 +300,13 @@ pub mod questions {
         Call::read("the VM", "compute instances describe")
             .word(name)
             .flag("zone", zone)
+    }
+
+    /// VMs of this name, in any zone.
+    #[must_use]
+    pub fn instances(name: &str) -> Call {
+        Call::read("where the VM is", "compute instances list")
+            .flag("filter", format!("name={name}"))
     }
 
     /// Preemptions of a VM, the newest first.
@@ -419,6 +434,37 @@ pub fn members(cloud: &dyn Cloud, found: &mut Found) -> Result<()> {
         found.members = list(&members).iter().map(Member::of).collect();
     }
     Ok(())
+}
+
+/// Looks for a disk that has the VM's own name: the boot disk of a VM that is made needs that name for itself.
+///
+/// # Errors
+/// gcloud refused.
+pub fn in_the_way(cloud: &dyn Cloud, found: &mut Found, name: &str) -> Result<()> {
+    let question = questions::disks(&[name]);
+    cloud.show(&format!("$ {question}"));
+    let disks = ask_quietly(cloud, &question).map_err(Refusal::explained)?;
+    found.disks = list(&disks)
+        .iter()
+        .map(Disk::of)
+        .filter(|disk| disk.name == name)
+        .collect();
+    Ok(())
+}
+
+/// The zones that have a VM of this name.
+///
+/// # Errors
+/// gcloud refused.
+pub fn zones_of(cloud: &dyn Cloud, name: &str) -> Result<Vec<String>> {
+    let question = questions::instances(name);
+    cloud.show(&format!("$ {question}"));
+    let instances = ask_quietly(cloud, &question).map_err(Refusal::explained)?;
+    Ok(list(&instances)
+        .iter()
+        .filter(|instance| text(instance, "name") == name)
+        .map(|instance| last(&text(instance, "zone")))
+        .collect())
 }
 
 impl Found {

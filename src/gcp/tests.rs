@@ -376,6 +376,138 @@ fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
 }
 
 #[test]
+fn a_vm_whose_name_a_disk_has_is_started_under_its_own_name_again() {
+    let double = by_hand();
+    let options = options(|wish| wish.name = "old".into());
+    let prepared = adopt::prepare(&double, &options).unwrap();
+    create::run(&double, &prepared, &options).unwrap();
+    // While the zone was dry it was taken out of the group; the old boot disk still has the group's name.
+    double.edit(|world| {
+        world.member.as_mut().unwrap()["instanceStatus"] = json!(null);
+    });
+    let found = power::look(&double, "old", None).unwrap();
+    power::stop(&double, &found, "old", PATIENCE).unwrap();
+    changed(&double);
+    let found = power::look(&double, "old", None).unwrap();
+    power::start(&double, &found, "old", PATIENCE).unwrap();
+    assert_eq!(
+        changed(&double),
+        ["instance-groups managed create-instance old"]
+    );
+    let world = double.world.lock().unwrap();
+    assert_eq!(world.disks["data"]["users"], json!(["old-vm"]));
+}
+
+#[test]
+fn a_vm_that_does_not_run_is_not_waited_for() {
+    let double = made();
+    let refused = |double: &Double| {
+        let found = power::look(double, "vm", None).unwrap();
+        refused(power::running_guest(&found, "vm"))
+    };
+    let member = |edit: &dyn Fn(&mut serde_json::Value)| {
+        double.edit(|world| edit(world.member.as_mut().unwrap()));
+    };
+    member(&|member| member["instanceStatus"] = json!("STAGING"));
+    let said = refused(&double);
+    assert!(
+        said.contains("vm is STAGING") && said.ends_with("/ 3"),
+        "{said}"
+    );
+    // And a stop that is under way is waited for, and not taken for one that is over.
+    member(&|member| member["instanceStatus"] = json!("RUNNING"));
+    let found = power::look(&double, "vm", None).unwrap();
+    power::stop(&double, &found, "vm", PATIENCE).unwrap();
+    let said = refused(&double);
+    assert!(
+        said.contains("vm is stopped / spotkeep gcp start --name=vm"),
+        "{said}"
+    );
+    member(&|member| member["instanceStatus"] = json!("STOPPING"));
+    let found = power::look(&double, "vm", None).unwrap();
+    let said = crate::gcp::tests::refused(power::stop(&double, &found, "vm", PATIENCE));
+    assert!(said.contains("has not ended after"), "{said}");
+}
+
+#[test]
+fn a_vm_of_the_same_name_that_has_the_disk_is_not_taken_for_the_groups_own() {
+    let double = by_hand();
+    // Its boot disk has another name, so nothing else is in the way.
+    double.edit(|world| {
+        world.disks.remove("old");
+    });
+    let create = options(|wish| {
+        wish.name = "old".into();
+        wish.disk = Some("data".into());
+    });
+    let said = refused(create::prepare(&double, &create));
+    assert!(said.contains("spotkeep gcp adopt old"), "{said}");
+    assert!(changed(&double).is_empty());
+}
+
+#[test]
+fn what_failed_at_the_boot_and_was_mended_since_is_no_failure() {
+    let double = Double::new();
+    double.says(&["== startup\nfailed: spotkeep setup ended with 1\n"]);
+    let said = refused(make(&double, &options(|_| ())));
+    assert!(
+        said.contains("setup ended with 1") && said.contains("journalctl"),
+        "{said}"
+    );
+    double.says(&[&UP.replace("ready", "failed: spotkeep setup ended with 1")]);
+    let done = make(&double, &options(|_| ())).unwrap();
+    assert_eq!(done.said, "1 agent running");
+}
+
+#[test]
+fn a_delete_touches_no_disk_that_is_not_known_to_be_the_vms() {
+    let double = made();
+    let disk = |name: &str, made_for: &str| {
+        json!({"name": name, "zone": ZONE, "type": "x/pd-ssd", "sizeGb": "50", "users": [],
+               "resourcePolicies": [], "labels": {"spotkeep": made_for}})
+    };
+    double.edit(|world| {
+        world.disks.insert("other".into(), disk("other", ""));
+    });
+    let wish = |disk: Option<&str>| Wish {
+        name: "vm".into(),
+        zone: Some(ZONE.into()),
+        disk: disk.map(str::to_owned),
+        ..Wish::default()
+    };
+    let said = refused(delete::prepare(
+        &double,
+        &wish(Some("other")),
+        Some("other"),
+        None,
+    ));
+    assert!(
+        said.contains("the data disk of vm is claude-persist, not other"),
+        "{said}"
+    );
+    // Where nothing is left that knows, the label does, or the person says it twice.
+    double.edit(|world| {
+        world.group = None;
+        world.templates.clear();
+    });
+    let said = refused(delete::prepare(&double, &wish(None), Some("other"), None));
+    assert!(said.contains("nothing says that other"), "{said}");
+    let plan = delete::prepare(&double, &wish(Some("other")), Some("other"), None).unwrap();
+    assert!(
+        plan.calls
+            .iter()
+            .any(|call| call.command().contains("disks delete other"))
+    );
+    let plan = delete::prepare(&double, &wish(None), Some("claude-persist"), None).unwrap();
+    assert!(
+        plan.calls
+            .iter()
+            .any(|call| call.command().contains("disks delete claude-persist"))
+    );
+    assert!(changed(&double).is_empty());
+}
+
+#[test]
 fn delete_keeps_the_data_disk_unless_its_name_is_typed() {
     let wish = || Wish {
         name: "vm".into(),
@@ -440,7 +572,7 @@ fn by_hand() -> Double {
         }
         world.instances.insert(
             "old".into(),
-            json!({"name": "old", "status": "RUNNING", "machineType": "x/n2-standard-4", "disks": [
+            json!({"name": "old", "zone": format!("x/{ZONE}"), "status": "RUNNING", "machineType": "x/n2-standard-4", "disks": [
                 {"boot": true, "source": "x/old"}, {"boot": false, "source": "x/data"}]}),
         );
         for disk in world.disks.values_mut() {
@@ -482,6 +614,42 @@ fn a_vm_made_by_hand_is_taken_over_with_its_disk_and_its_boot_disk_is_kept() {
 }
 
 #[test]
+fn the_zone_of_a_vm_that_is_taken_over_is_found() {
+    let double = by_hand();
+    let anywhere = options(|wish| {
+        wish.name = "old".into();
+        wish.zone = None;
+    });
+    let prepared = adopt::prepare(&double, &anywhere).unwrap();
+    assert_eq!(prepared.plan.zone, ZONE);
+    double.edit(|world| {
+        let mut twin = world.instances["old"].clone();
+        twin["zone"] = json!("x/europe-north1-a");
+        world.instances.insert("twin".into(), twin);
+    });
+    let said = refused(adopt::prepare(&double, &anywhere));
+    assert!(
+        said.contains("several VMs") && said.contains("--zone="),
+        "{said}"
+    );
+    double.edit(|world| world.instances.clear());
+    let said = refused(adopt::prepare(&double, &anywhere));
+    assert!(said.contains("there is no VM old"), "{said}");
+}
+
+#[test]
+fn a_vm_that_must_not_be_deleted_is_not_stopped_either() {
+    let double = by_hand();
+    double.edit(|world| {
+        world.instances.get_mut("old").unwrap()["deletionProtection"] = json!(true);
+    });
+    let options = options(|wish| wish.name = "old".into());
+    let said = refused(adopt::prepare(&double, &options));
+    assert!(said.contains("--no-deletion-protection"), "{said}");
+    assert!(changed(&double).is_empty());
+}
+
+#[test]
 fn a_takeover_that_was_cut_after_the_delete_goes_on_as_a_create() {
     let double = by_hand();
     let options = options(|wish| wish.name = "old".into());
@@ -490,6 +658,7 @@ fn a_takeover_that_was_cut_after_the_delete_goes_on_as_a_create() {
     refused(create::run(&double, &prepared, &options));
     let said = refused(adopt::prepare(&double, &options));
     assert!(said.contains("spotkeep gcp create --name=old"), "{said}");
+    assert!(said.contains("--disk=data"), "{said}");
     make(&double, &options).unwrap();
     assert_eq!(
         double.world.lock().unwrap().disks["data"]["users"],
@@ -508,7 +677,13 @@ fn a_preemption_is_counted_from_the_vms_own_journal() {
 "#;
     double.says(&[UP, UP, "! Connection timed out", &back]);
     let found = power::look(&double, "vm", None).unwrap();
-    let report = preempt::run(&double, &power::guest(&found, "vm").unwrap(), PATIENCE).unwrap();
+    let report = preempt::run(
+        &double,
+        "vm",
+        &power::running_guest(&found, "vm").unwrap(),
+        PATIENCE,
+    )
+    .unwrap();
     assert_eq!(
         changed(&double),
         ["instances simulate-maintenance-event vm"]
@@ -523,6 +698,36 @@ fn a_preemption_is_counted_from_the_vms_own_journal() {
     );
     assert_eq!(report.notice_to_safe_ms, Some(800));
     assert_eq!(report.away_ms, 10_000);
+}
+
+#[test]
+fn a_preemption_into_a_dry_zone_says_so_and_a_lost_login_is_not_waited_out() {
+    let double = made();
+    double.says(&[UP, "! Connection timed out"]);
+    let preempt = || {
+        let found = power::look(&double, "vm", None).unwrap();
+        let guest = power::running_guest(&found, "vm").unwrap();
+        refused(preempt::run(&double, "vm", &guest, PATIENCE))
+    };
+    let said = preempt();
+    assert!(
+        said.contains("it does not answer (Connection timed out)"),
+        "{said}"
+    );
+    double.says(&[UP, "! Reauthentication required"]);
+    let said = preempt();
+    assert!(said.contains("gcloud auth login"), "{said}");
+    // The group has no machine for it.
+    double.says(&[UP, "! Connection refused"]);
+    double.edit(|world| {
+        world.gone_when_preempted = true;
+    });
+    let said = preempt();
+    assert!(
+        said.contains("europe-north1-b has no such machine to give"),
+        "{said}"
+    );
+    assert!(said.contains("spotkeep gcp status --name=vm"), "{said}");
 }
 
 #[test]
@@ -570,6 +775,15 @@ fn a_status_tells_since_when_the_zone_is_dry() {
     assert_eq!(
         report.no_capacity_since,
         Timestamp::parse("2026-11-22T10:40:00Z")
+    );
+    // With so many failures that the list is full, older ones are not told: it is dry since the VM was there last.
+    let full: Vec<_> = (0..super::survey::questions::ERRORS)
+        .map(|_| error(50))
+        .collect();
+    let long = status::judge("vm", &found, None, &json!(full), &preempted);
+    assert_eq!(
+        long.no_capacity_since,
+        Timestamp::parse("2026-11-22T10:35:00Z")
     );
     let now = Timestamp::parse("2026-11-22T11:00:00Z").unwrap();
     let text = report.lines(now).join("\n");

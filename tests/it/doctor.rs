@@ -270,6 +270,49 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
 }
 
 #[test]
+fn a_claude_that_nobody_has_tested_is_rehearsed_with_and_what_it_did_is_told() {
+    let lab = Lab::new();
+    let claude = lab.dir.join("bin/claude");
+    // The stand-in, as a version that is still to come.
+    program(
+        &claude,
+        &format!(
+            "case $1 in --version) echo '9.9.9 (Claude Code)' ;; *) exec '{}' stand-in-agent \"$@\" ;; esac",
+            crate::lab::SPOTKEEP
+        ),
+    );
+    let check = |report: &Value, name: &str| {
+        let checks = report["checks"].as_array().unwrap();
+        let found = checks.iter().find(|check| check["check"] == name);
+        found.cloned().unwrap_or(Value::Null)
+    };
+    // It is asked for its version in a bounded time, which a busy machine may need.
+    let told = lab.until("the claude is judged", || {
+        let report = lab.run(&["doctor", "--json"]).sound().json();
+        Some(check(&report, "claude")).filter(|told| told["ok"] == true)
+    });
+    assert_eq!(
+        (&told["ok"], &told["warning"]),
+        (&true.into(), &true.into())
+    );
+    let fix = told["fix"].as_str().unwrap();
+    assert!(fix.ends_with("doctor --probe"), "{told}");
+
+    let (told, found) = lab.until("it is judged again, and rehearsed with", || {
+        let report = lab.run(&["doctor", "--json", "--probe"]).sound().json();
+        let told = check(&report, "claude");
+        (told["ok"] == true).then(|| (told, check(&report, "claude-behaviour")))
+    });
+    let detail = found["detail"].as_str().unwrap();
+    assert_eq!(found["ok"], true, "{found:#}");
+    assert!(
+        detail.starts_with("9.9.9: ") && detail.contains("1 of 1 came back"),
+        "{detail}"
+    );
+    assert_eq!(told["warning"], false, "{told:#}");
+}
+
+#[test]
 fn a_root_of_another_user_is_said_to_be_theirs() {
     if !is_root() {
         skip(

@@ -192,7 +192,7 @@ fn status(cloud: &dyn Cloud, args: &Args, asked: &Status) -> Result<ExitCode> {
 
 fn ssh(gcloud: &Gcloud<'_>, args: &Args, asked: &Ssh) -> Result<ExitCode> {
     let found = power::look(gcloud, &args.name, args.project.as_deref())?;
-    let guest = power::guest(&found, &args.name)?;
+    let guest = power::running_guest(&found, &args.name)?;
     let call = guest.terminal(asked.agent.as_ref().map(AgentName::as_str));
     if asked.dry_run {
         say(&call.to_string());
@@ -235,7 +235,7 @@ fn delete(cloud: &dyn Cloud, args: &Args, asked: &Delete) -> Result<ExitCode> {
 
 fn preempt(cloud: &dyn Cloud, args: &Args, asked: &Preempt) -> Result<ExitCode> {
     let found = power::look(cloud, &args.name, args.project.as_deref())?;
-    let guest = power::guest(&found, &args.name)?;
+    let guest = power::running_guest(&found, &args.name)?;
     if asked.dry_run {
         return Ok(print_script("preempt", args, vec![preempt::call(&guest)]));
     }
@@ -246,7 +246,7 @@ fn preempt(cloud: &dyn Cloud, args: &Args, asked: &Preempt) -> Result<ExitCode> 
             args.name
         ),
     )?;
-    let report = preempt::run(cloud, &guest, args.patience)?;
+    let report = preempt::run(cloud, &args.name, &guest, args.patience)?;
     if asked.json {
         json(&report)?;
     } else {

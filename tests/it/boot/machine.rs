@@ -98,6 +98,13 @@ impl<'r> Machine<'r> {
         fs::write(path, text).unwrap();
     }
 
+    /// A link on the boot disk.
+    pub fn link(&self, to: &str, path: &str) {
+        let path = self.file(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(to, path).unwrap();
+    }
+
     pub fn script(&self, path: &str, text: &str) {
         self.write(path, &format!("#!/bin/sh\n{text}\n"));
         fs::set_permissions(self.file(path), fs::Permissions::from_mode(0o755)).unwrap();

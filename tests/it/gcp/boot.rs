@@ -76,7 +76,8 @@ impl Vm {
         let mut inside = Command::new("unshare");
         inside.args(["-m", "--propagation", "private", "sh", "-c", &line]);
         let output = run(&mut inside, LIMIT).unwrap();
-        assert!(output.stderr.is_empty(), "{output:?}");
+        let said = |line: &str| line.starts_with("problem: ") || line.starts_with("error: ");
+        assert!(output.stderr.lines().all(said), "{output:?}");
         fs::read_to_string(self.dir.join("run/spotkeep-startup"))
             .unwrap()
             .trim()
@@ -86,7 +87,7 @@ impl Vm {
     fn put_spotkeep(&self, end: &str) {
         let log = self.dir.join("log");
         let text = format!(
-            "#!/bin/sh\n# A stand-in for spotkeep.\necho \"$@\" >'{}'\nfindmnt -n {} >>'{}'\nexit {end}\n",
+            "#!/bin/sh\n# A stand-in for spotkeep.\necho \"$@\" >'{}'\nfindmnt -n {} >>'{}'\n{end}\n",
             log.display(),
             self.device(),
             log.display()
@@ -133,7 +134,7 @@ fn gcp_at_boot_the_spotkeep_on_the_disk_is_run_and_nothing_else_is() {
     assert_eq!(vm.boot(""), "new: the disk holds no filesystem yet");
     sh(&format!("mkfs.ext4 -q {}", vm.device()));
     assert_eq!(vm.boot(""), "new: there is no spotkeep on the disk yet");
-    vm.put_spotkeep("0");
+    vm.put_spotkeep("exit 0");
     assert_eq!(vm.boot(""), "ready");
     // The disk was free again before anything was run.
     assert_eq!(vm.log(), "setup --disk data --yes\n");
@@ -141,8 +142,11 @@ fn gcp_at_boot_the_spotkeep_on_the_disk_is_run_and_nothing_else_is() {
     let mounted = format!("mount {} '{}'", vm.device(), vm.dir.join("mnt").display());
     assert_eq!(vm.boot(&mounted), "ready");
     assert!(vm.log().starts_with("setup --disk data --yes\n/"));
-    vm.put_spotkeep("3");
-    assert_eq!(vm.boot(""), "failed: spotkeep setup ended with 3");
+    // What is not as it should be is told, and keeps nobody from using the rest.
+    vm.put_spotkeep("echo 'problem: no claude\nproblem: no more' >&2; exit 3");
+    assert_eq!(vm.boot(""), "ready, but no claude");
+    vm.put_spotkeep("echo 'error: no disk' >&2; exit 1");
+    assert_eq!(vm.boot(""), "failed: spotkeep setup ended with 1: no disk");
     vm.log();
     // What anybody but root may have written is not run.
     let unsafe_ones: [&dyn Fn(&Path); 4] = [
@@ -159,7 +163,7 @@ fn gcp_at_boot_the_spotkeep_on_the_disk_is_run_and_nothing_else_is() {
     ];
     for change in unsafe_ones {
         sh(&format!("mkfs.ext4 -q -F {}", vm.device()));
-        vm.put_spotkeep("0");
+        vm.put_spotkeep("exit 0");
         vm.with_disk(change);
         assert_eq!(
             vm.boot(""),

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use spotkeep::drill::http::{Handler, Reply, Request, Server};
 
+use crate::lab::LIMIT;
+
 /// What was asked to be changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
@@ -34,6 +36,8 @@ pub enum Answer {
     Status(u16, &'static str, &'static str),
     /// The operation begins, and then fails: code and message.
     Operation(&'static str, &'static str),
+    /// The line stays open, and nothing comes.
+    Silence,
 }
 
 /// The project.
@@ -127,7 +131,12 @@ struct Api(Arc<Mutex<Project>>);
 
 impl Handler for Api {
     fn answer(&self, request: &Request, reply: Reply<'_>) -> io::Result<()> {
-        let (status, body) = self.0.lock().unwrap().answer(request);
+        let answered = self.0.lock().unwrap().answer(request);
+        let Some((status, body)) = answered else {
+            // Who asks has given up long before.
+            std::thread::park_timeout(LIMIT);
+            return Ok(());
+        };
         let bytes = body.to_string().into_bytes();
         reply.send(status, &[("Content-Type", "application/json")], &bytes)
     }
@@ -148,10 +157,11 @@ fn last(path: &str) -> &str {
 }
 
 impl Project {
-    fn answer(&mut self, request: &Request) -> Answered {
+    /// `None`: nothing is answered.
+    fn answer(&mut self, request: &Request) -> Option<Answered> {
         let own = format!("/compute/v1/projects/{PROJECT}");
         let Some(path) = request.path.strip_prefix(&own) else {
-            return self.elsewhere(&request.path);
+            return Some(self.elsewhere(&request.path));
         };
         let path = path.trim_start_matches('/').to_owned();
         let body: Value = serde_json::from_slice(&request.body).unwrap_or(Value::Null);
@@ -168,19 +178,22 @@ impl Project {
         }
         if let Some(answer) = self.fault(method, &path) {
             match answer {
-                Answer::Status(status, reason, message) => return refused(status, reason, message),
+                Answer::Status(status, reason, message) => {
+                    return Some(refused(status, reason, message));
+                }
                 Answer::Operation(code, message) => {
                     let error = json!({"errors": [{"code": code, "message": message}]});
-                    return self.operation(&path, "insert", Some(error));
+                    return Some(self.operation(&path, "insert", Some(error)));
                 }
+                Answer::Silence => return None,
             }
         }
-        match method {
+        Some(match method {
             "GET" => self.get(&path),
-            "POST" => self.post(&path, body),
+            "POST" => self.post(&path, body, request),
             "DELETE" => self.delete(&path),
             _ => refused(405, "methodNotAllowed", method),
-        }
+        })
     }
 
     fn fault(&mut self, method: &str, path: &str) -> Option<Answer> {
@@ -361,7 +374,7 @@ impl Project {
         json!({ "items": items })
     }
 
-    fn post(&mut self, path: &str, body: Value) -> Answered {
+    fn post(&mut self, path: &str, body: Value, request: &Request) -> Answered {
         if let Some(operation) = path.strip_suffix("/wait") {
             return self.wait(operation);
         }
@@ -370,6 +383,18 @@ impl Project {
         }
         let (thing, verb) = path.rsplit_once('/').unwrap();
         if self.things.contains_key(thing) {
+            if verb == "setDiskAutoDelete" {
+                let device = request.query("deviceName").unwrap_or_default().to_owned();
+                let so = request.query("autoDelete") == Some("true");
+                self.edit(thing, |vm| {
+                    for disk in vm["disks"].as_array_mut().unwrap() {
+                        if disk["deviceName"] == device.as_str() {
+                            disk["autoDelete"] = json!(so);
+                        }
+                    }
+                });
+                return self.operation(thing, verb, None);
+            }
             return self.verb(thing, verb, &body);
         }
         if thing.matches('/').count() >= 3 {
@@ -506,7 +531,21 @@ impl Project {
         });
     }
 
-    /// The VM goes, its boot disk goes, what is attached beside is free.
+    /// What goes with a VM that is deleted: each disk of which that was said.
+    fn remove_boot_disk(&mut self, path: &str) {
+        let disks = self.things[path]["disks"].as_array().cloned();
+        for disk in disks.unwrap_or_default() {
+            if disk["autoDelete"] == true {
+                let source = disk["source"].as_str().unwrap_or_default();
+                let at = source
+                    .rsplit_once(&format!("/projects/{PROJECT}/"))
+                    .map(|(_, at)| at.to_owned());
+                self.things.remove(&at.unwrap_or_default());
+            }
+        }
+    }
+
+    /// The VM goes, what is attached beside is free.
     fn remove_instance(&mut self, path: &str) {
         let link = self.link(path);
         self.things.remove(path);
@@ -635,7 +674,10 @@ impl Project {
         }
         match path.rsplit('/').nth(1) {
             Some("instanceGroupManagers") => self.remove_members(path),
-            Some("instances") => self.remove_instance(path),
+            Some("instances") => {
+                self.remove_boot_disk(path);
+                self.remove_instance(path);
+            }
             Some("disks")
                 if self.things[path]["users"]
                     .as_array()

@@ -8,7 +8,7 @@ use spotkeep::gcp::fault::is_partial;
 use spotkeep::os::process::run;
 
 use super::compute::{Answer, Fault as Ordered, ZONE};
-use super::{Laptop, on_a_laptop};
+use super::{Laptop, agent, look, on_a_laptop};
 use crate::lab::LIMIT;
 
 /// One call that goes wrong: what it means, its words, and what is changed in its environment.
@@ -112,6 +112,11 @@ fn cases() -> Vec<Case> {
             Fault::TooOld,
             "compute instance-templates create t --no-such-flag-yet=120s",
         ),
+        Case {
+            env: &[("CLOUDSDK_CORE_HTTP_TIMEOUT", Some("1"))],
+            answer: Some(("GET", "/disks", Answer::Silence)),
+            ..case(Fault::Timeout, list)
+        },
     ]
 }
 
@@ -173,6 +178,13 @@ fn gcp_the_refusals_of_the_real_gcloud_are_understood() {
                 "# What gcloud 528.0.0 wrote to its standard error: what it means, then the words."
                     .to_owned();
             for (case, said) in cases.iter().zip(&said) {
+                // A port is another one each time.
+                let said = match said.split_once("port=") {
+                    Some((head, tail)) => {
+                        format!("{head}port=1{}", tail.trim_start_matches(char::is_numeric))
+                    }
+                    None => said.clone(),
+                };
                 text.push_str(&format!("\n== {:?}\n{}", case.fault, said.trim()));
             }
             fs::write(Path::new(&file), text + "\n").unwrap();
@@ -206,6 +218,65 @@ fn gcp_a_create_that_fails_half_way_says_why_and_what_to_do() {
                 format!("POST zones/{ZONE}/disks"),
             ]
         );
+        // And goes on from there.
+        laptop.will_answer(&look("ready", "l1", &agent("a", "running")));
+        let said = laptop
+            .gcp(&["create", "--zone", ZONE, "--notice", "0s"])
+            .ok();
+        assert!(said.out.ends_with("\n1 agent running\n"), "{said:?}");
+        let group = format!("zones/{ZONE}/instanceGroupManagers");
+        assert_eq!(
+            laptop.compute.changed(),
+            [
+                format!("POST zones/{ZONE}/disks"),
+                "POST global/instanceTemplates".to_owned(),
+                format!("POST {group}"),
+                format!("POST {group}/claude-sandbox/createInstances"),
+            ]
+        );
+    });
+}
+
+#[test]
+fn gcp_a_notice_that_this_gcloud_cannot_ask_for_is_refused_before_anything_is_made() {
+    on_a_laptop(|laptop| {
+        let said = run(laptop.program("gcloud").arg("version"), LIMIT).unwrap();
+        let version = said.stdout.split_whitespace().nth(3).unwrap();
+        let number: u32 = version.split('.').next().unwrap().parse().unwrap();
+        let create = ["create", "--zone", ZONE, "--notice", "120s"];
+        if number < spotkeep::gcp::shape::NOTICE_SINCE {
+            laptop.gcp(&create).refused_somewhere(
+                2,
+                "cannot ask for a notice",
+                "gcloud components update",
+            );
+            assert!(laptop.compute.changes().is_empty());
+            return;
+        }
+        let dry = [&create[..], &["--dry-run"]].concat();
+        let script = laptop.gcp(&dry).ok().out;
+        assert!(
+            script.contains("--preemption-notice-duration=120s"),
+            "{script}"
+        );
+    });
+}
+
+#[test]
+fn gcp_a_vm_that_does_not_run_has_no_terminal_and_nothing_to_preempt() {
+    on_a_laptop(|laptop| {
+        laptop.make();
+        laptop.gcp(&["stop"]).ok();
+        laptop.compute.changes();
+        for words in [&["ssh", "a"][..], &["preempt", "--yes"]] {
+            laptop.gcp(words).refused_somewhere(
+                3,
+                "claude-sandbox is stopped",
+                "spotkeep gcp start",
+            );
+        }
+        assert!(laptop.compute.changes().is_empty());
+        laptop.gcp(&["status", "--json"]).ok();
     });
 }
 

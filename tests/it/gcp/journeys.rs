@@ -93,6 +93,47 @@ fn gcp_a_second_create_changes_nothing_and_status_tells_how_it_is() {
         assert_eq!(report["disk"]["users"][0], "claude-sandbox");
         assert_eq!(report["disk"]["schedules"][0], "claude-sandbox-daily");
         assert!(laptop.compute.changes().is_empty());
+        // Word for word, what a shell on the VM is given.
+        laptop.log();
+        laptop.gcp(&["ssh", "agent-1"]).ok();
+        assert_eq!(
+            laptop.log(),
+            "ssh u=$(stat -c %U /mnt/persist/session-state 2>/dev/null) && sudo -n -u \"$u\" -H \
+             /mnt/persist/bin/spotkeep attach agent-1\n"
+        );
+    });
+}
+
+#[test]
+fn gcp_adopt_takes_a_vm_made_by_hand_over_and_keeps_all_its_disks() {
+    on_a_laptop(|laptop| {
+        laptop.make_by_hand();
+        laptop.answers(&look("ready", "l1", &agent("a", "running")));
+        let said = laptop
+            .gcp(&["adopt", "old", "--notice", "0s", "--yes"])
+            .ok();
+        assert!(said.out.ends_with("\n1 agent running\n"), "{said:?}");
+        assert!(said.out.contains("the new VM is called old-vm"), "{said:?}");
+        let vm = format!("zones/{ZONE}/instances/old");
+        let group = format!("zones/{ZONE}/instanceGroupManagers");
+        assert_eq!(
+            laptop.compute.changed(),
+            [
+                "POST regions/europe-north1/resourcePolicies".to_owned(),
+                format!("POST zones/{ZONE}/disks/claude-persist/addResourcePolicies"),
+                "POST global/instanceTemplates".to_owned(),
+                format!("POST {group}"),
+                format!("POST {vm}/stop"),
+                format!("POST {vm}/setDiskAutoDelete"),
+                format!("DELETE {vm}"),
+                format!("POST {group}/old/createInstances"),
+            ]
+        );
+        assert!(laptop.compute.thing(&vm).is_none());
+        let disk = |name: &str| laptop.compute.thing(&format!("zones/{ZONE}/disks/{name}"));
+        assert!(disk("old").is_some(), "the old boot disk is gone");
+        let users = disk("claude-persist").unwrap()["users"].to_string();
+        assert!(users.contains("/instances/old-vm"), "{users}");
     });
 }
 

@@ -144,6 +144,29 @@ impl Laptop {
         self.compute.dry(false);
     }
 
+    /// A project as the original guide leaves it: a plain VM, with a data disk attached to it.
+    pub fn make_by_hand(&self) {
+        let link = |path: &str| format!("{}projects/{PROJECT}/{path}", self.compute.endpoint());
+        let vm = link(&format!("zones/{ZONE}/instances/old"));
+        for name in ["old", "claude-persist"] {
+            self.compute.put(
+                &format!("zones/{ZONE}/disks/{name}"),
+                json!({"sizeGb": "50", "type": link("zones/z/diskTypes/pd-ssd"), "status": "READY", "users": [vm],
+                       "resourcePolicies": []}),
+            );
+        }
+        let disk = |boot: bool, name: &str| {
+            json!({"boot": boot, "autoDelete": boot, "deviceName": name, "mode": "READ_WRITE", "type": "PERSISTENT",
+                   "source": link(&format!("zones/{ZONE}/disks/{name}"))})
+        };
+        self.compute.put(
+            &format!("zones/{ZONE}/instances/old"),
+            json!({"status": "RUNNING", "machineType": link(&format!("zones/{ZONE}/machineTypes/e2-standard-4")),
+                   "disks": [disk(true, "old"), disk(false, "claude-persist")],
+                   "networkInterfaces": [{"name": "nic0", "networkIP": "10.0.0.2"}]}),
+        );
+    }
+
     /// What the VM says once it has been preempted.
     pub fn preempted_answers(&self, look: &str) {
         let file = self.dir.join("look");

@@ -1,0 +1,174 @@
+//! `spotkeep gcp` and its VM, with real systemd: the start-up script at each boot, the first set-up as a person who
+//! logs in by OS Login makes it, the questions that are asked from outside, and a preemption with all of it.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use spotkeep::gcp::guest::{FirstTime, Guest, Look, Startup, in_words, parse};
+use spotkeep::gcp::{Call, Cloud, Refusal, preempt, quote, script};
+use spotkeep::time::Timestamp;
+
+use crate::boot::{Disk, Machine, Room, agent, with_a_room};
+use crate::lab::LIMIT;
+
+/// As Google's guest agent runs a start-up script.
+const UNIT: &str = "[Unit]\nWants=network-online.target\nAfter=network-online.target\n\
+    [Service]\nType=oneshot\nExecStart=/startup\nRemainAfterExit=true\nKillMode=process\n\
+    StandardOutput=journal+console\n[Install]\nWantedBy=multi-user.target\n";
+
+/// A new VM of the group: a fresh boot disk, the start-up script, and a person who may become root.
+fn vm<'r>(room: &'r Room, disk: &Disk) -> Machine<'r> {
+    let mut machine = Machine::new(room);
+    let startup = script::startup("claude-persist");
+    machine.script("/startup", startup.trim_start_matches("#!/bin/sh\n"));
+    machine.write("/etc/systemd/system/google-startup-scripts.service", UNIT);
+    machine.link(
+        "../google-startup-scripts.service",
+        "/etc/systemd/system/multi-user.target.wants/google-startup-scripts.service",
+    );
+    machine.write(
+        "/etc/sudoers.d/person",
+        "person ALL=(ALL:ALL) NOPASSWD:ALL\n",
+    );
+    machine.boot(Some(disk));
+    machine.run("useradd -m -s /bin/bash person").ok();
+    machine
+}
+
+/// What `gcloud compute ssh` would run there.
+fn line_of(call: &Call) -> String {
+    let command = call
+        .words
+        .iter()
+        .find_map(|word| word.strip_prefix("--command="));
+    format!(
+        "exec runuser -u person -- env -i HOME=/home/person PATH=/usr/bin:/bin bash -c {}",
+        quote(command.unwrap())
+    )
+}
+
+/// Google Cloud, as far as a preemption goes: ssh leads to the machine, and a maintenance event to the next one.
+struct Group<'r> {
+    room: &'r Room,
+    disk: &'r Disk,
+    machine: Mutex<Machine<'r>>,
+}
+
+impl Cloud for Group<'_> {
+    fn call(&self, call: &Call) -> Result<String, Refusal> {
+        let mut machine = self.machine.lock().unwrap();
+        if call.command().contains("simulate-maintenance-event") {
+            machine.power_off();
+            self.room.model.new_life();
+            *machine = vm(self.room, self.disk);
+            return Ok(String::new());
+        }
+        assert!(call.command().starts_with("compute ssh "), "{call}");
+        Ok(machine.run(&line_of(call)).ok().out)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn pause(&self, _: Duration) {
+        // The machine tells nobody outside when it has come further.
+        std::thread::sleep(Duration::from_millis(100));
+    }
+
+    fn show(&self, line: &str) {
+        eprintln!("{}", line.lines().next().unwrap_or_default());
+    }
+}
+
+#[test]
+fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from_outside() {
+    with_a_room(|room| {
+        let disk = Disk::blank(&room.dir, 600);
+        let guest = Guest {
+            vm: "claude-sandbox".into(),
+            zone: "europe-north1-b".into(),
+            tunnel: false,
+        };
+        let machine = vm(room, &disk);
+        let look = |machine: &Machine<'_>| -> Look {
+            parse(&machine.run(&line_of(&guest.look_call(1))).ok().out)
+        };
+        let first = look(&machine);
+        assert_eq!(first.startup, Startup::New);
+        assert!(first.fleet.is_none());
+
+        // The first time: what `scp` copies is there, and what ssh runs sets the VM up.
+        let calls = guest.first_setup(
+            "claude-persist",
+            &FirstTime {
+                user: "ann".into(),
+                binary: "/nowhere/spotkeep".into(),
+                claude: None,
+                unattended: false,
+                beside_other_files: false,
+            },
+        );
+        machine
+            .run("install -o person -m 0755 /usr/local/bin/spotkeep-under-test /home/person/spotkeep.upload")
+            .ok();
+        let setup = machine.run(&line_of(calls.last().unwrap()));
+        assert_eq!(setup.code, 0, "{setup:?}");
+        assert_eq!(
+            machine.run("ls -A /home/person/spotkeep.*").code,
+            2,
+            "left over"
+        );
+        let ready = look(&machine);
+        assert_eq!(ready.startup, Startup::Ready);
+        let (said, hint) = in_words(&ready, "claude-sandbox");
+        // The stand-in is no claude that could be kept on the disk.
+        assert!(
+            said.starts_with("the VM is ready; no agents are declared; ")
+                && said.contains("claude"),
+            "{said}"
+        );
+        assert!(hint.unwrap().contains("spotkeep add"));
+
+        machine.configure(&agent("a", "tool"));
+        machine.spotkeep("up").ok();
+        machine.wait_open("a");
+        let session = machine.agent("a")["session_id"].clone();
+        // Straight into its terminal: the words that ssh is given lead there, but that there is no terminal here.
+        let terminal = machine.run(&line_of(&guest.terminal(Some("a"))));
+        assert!(
+            terminal.err.contains("terminal"),
+            "it did not come as far as tmux: {terminal:?}"
+        );
+        let shell = machine.run(&format!(
+            "echo 'id -un; pwd' | {}",
+            line_of(&guest.terminal(None)).trim_start_matches("exec ")
+        ));
+        assert_eq!(shell.out, "ann\n/home/ann\n", "{shell:?}");
+
+        // The real thing, by the verb's own code.
+        let group = Group {
+            room,
+            disk: &disk,
+            machine: Mutex::new(machine),
+        };
+        let report = preempt::run(&group, "claude-sandbox", &guest, LIMIT).unwrap();
+        eprintln!("figure: {report:?}");
+        assert_eq!(
+            report.losses,
+            [""; 0],
+            "{}",
+            group.machine.lock().unwrap().account()
+        );
+        assert_eq!(
+            (report.verdict, report.agents_total, report.sessions_resumed),
+            ("pass", 1, 1)
+        );
+        assert_eq!(report.turns_continued, 1);
+        assert!(report.notice_to_safe_ms.is_some() && report.boot_to_resumed_ms.is_some());
+        let machine = group.machine.into_inner().unwrap();
+        assert_eq!(machine.wait_state("a", "idle")["session_id"], session);
+        let startup = "google-startup-scripts";
+        assert_eq!(machine.property(startup, "Result"), "success");
+    });
+}

@@ -1,0 +1,663 @@
+//! What `SECURITY.md` says, from outside: modes, secrets, the control socket, names, the terminal, and a metadata
+//! server that means harm. What a repository says is in `checkpoints/hostile.rs`, what root does on a disk of the
+//! user's in `setup_disk.rs` and `setup_vm.rs`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use spotkeep::drill::http::{Handler, Reply, Request, Server};
+use spotkeep::os::process::run;
+
+use crate::lab::{LIMIT, Lab, SPOTKEEP, is_root, said, skip};
+use crate::loopback::name_of;
+use crate::s3::S3;
+
+/// Everything below a directory, links not followed.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(below(&path));
+        }
+        found.push(path);
+    }
+    found
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+#[test]
+fn whatever_the_umask_all_that_is_kept_is_for_its_user_alone() {
+    let lab = Lab::in_a_cloud();
+    lab.declare("a", "tool", "");
+    lab.declare("b", "idle", "");
+    // Nothing of it is owed to the umask.
+    let careless = |command: &mut Command| {
+        let (program, arguments) = (
+            command.get_program().to_owned(),
+            command
+                .get_args()
+                .map(ToOwned::to_owned)
+                .collect::<Vec<_>>(),
+        );
+        let mut shell = lab.program("sh");
+        shell
+            .args(["-c", "umask 0; exec \"$0\" \"$@\""])
+            .arg(program)
+            .args(arguments);
+        *command = shell;
+    };
+    let keeper = lab.keeper_by(careless);
+    lab.wait_open("a");
+    lab.wait_done("b");
+    lab.run(&["checkpoint", "now", "a"]).ok();
+    lab.metadata().preempt();
+    lab.until("everything is safe", || {
+        lab.status()["last_save"]["clean"]
+            .as_bool()
+            .filter(|so| *so)
+    });
+    keeper.kill();
+    lab.metadata().withdraw();
+    lab.new_life();
+    let _keeper = lab.keeper_by(careless);
+    lab.wait_done("a");
+
+    let mut kinds = BTreeSet::new();
+    let runtime = below(&lab.dir.join("run"));
+    // What git writes in its own directories has the umask's mode, behind a directory that nobody else may enter.
+    let of_git = |path: &&PathBuf| {
+        let inside = path.strip_prefix(lab.file("session-state/checkpoints"));
+        inside.is_ok_and(|inside| inside.iter().nth(1).is_some_and(|name| name == "git"))
+    };
+    let state = below(&lab.file("session-state"));
+    assert!(state.iter().any(|path| of_git(&path)));
+    for path in state.iter().filter(|path| !of_git(path)).chain(&runtime) {
+        let kind = fs::symlink_metadata(path).unwrap().file_type();
+        let wanted = match kind.is_dir() {
+            true => 0o700,
+            false => 0o600,
+        };
+        // tmux marks a socket that somebody is attached to with an x of the user's.
+        let is = mode(path) & if kind.is_socket() { 0o677 } else { 0o7777 };
+        assert_eq!(
+            format!("{is:o}"),
+            format!("{wanted:o}"),
+            "{}",
+            path.display()
+        );
+        kinds.insert(match kind.is_socket() {
+            true => "socket",
+            false if kind.is_dir() => "directory",
+            false => path.extension().map_or("file", |_| "named file"),
+        });
+    }
+    assert!(
+        kinds.contains("socket") && kinds.contains("directory"),
+        "{kinds:?}"
+    );
+    for dir in ["session-state", ".claude", "home", "backups"] {
+        assert_eq!(format!("{:o}", mode(&lab.file(dir))), "700", "{dir}");
+    }
+}
+
+/// Looks at the arguments of every process of this machine, again and again, for words that must not be there.
+struct Watchman {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicUsize>,
+    thread: Option<std::thread::JoinHandle<BTreeSet<String>>>,
+}
+
+impl Watchman {
+    fn of(secrets: &[String]) -> Self {
+        let (stop, rounds) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let (secrets, halt, count) = (secrets.to_vec(), Arc::clone(&stop), Arc::clone(&rounds));
+        let thread = std::thread::spawn(move || {
+            let mut seen = BTreeSet::new();
+            while !halt.load(Ordering::SeqCst) {
+                for entry in fs::read_dir("/proc").unwrap().flatten() {
+                    let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                    let words = String::from_utf8_lossy(&words).replace('\0', " ");
+                    if secrets.iter().any(|secret| words.contains(secret)) {
+                        seen.insert(words);
+                    }
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+            seen
+        });
+        Self {
+            stop,
+            rounds,
+            thread: Some(thread),
+        }
+    }
+
+    /// A whole look at everybody, from now on.
+    fn rounds(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.rounds)
+    }
+
+    fn end(mut self) -> BTreeSet<String> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+/// A place to push to that asks for a password, and a webhook. Each holds whoever asks until everybody's arguments have been
+/// looked at.
+struct Elsewhere {
+    rounds: Arc<AtomicUsize>,
+    basic: std::sync::Mutex<Vec<String>>,
+    told: AtomicUsize,
+}
+
+impl Handler for Elsewhere {
+    fn answer(&self, request: &Request, reply: Reply<'_>) -> io::Result<()> {
+        let until = Instant::now() + LIMIT;
+        let round = self.rounds.load(Ordering::SeqCst);
+        while self.rounds.load(Ordering::SeqCst) < round + 2 && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        if request.path.starts_with("/hook") {
+            self.told.fetch_add(1, Ordering::SeqCst);
+            return reply.send(200, &[], b"");
+        }
+        match request.headers.get("authorization") {
+            None => reply.send(401, &[("WWW-Authenticate", "Basic realm=\"lab\"")], b""),
+            Some(login) => {
+                self.basic.lock().unwrap().push(login.to_owned());
+                reply.send(404, &[], b"")
+            }
+        }
+    }
+}
+
+#[test]
+fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
+    let test = "no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process";
+    for tool in ["restic", "curl"] {
+        let path = std::env::var_os("PATH").unwrap();
+        if !std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()) {
+            return skip(test, &format!("{tool} is not installed"));
+        }
+    }
+    let lab = Lab::new();
+    let id = spotkeep::state::new_uuid().replace('-', "");
+    let secret = |of: &str| format!("sk-{of}-{}", &id[..20]);
+    let (of_agent, of_webhook, of_push, of_login, of_copy) = (
+        secret("agent"),
+        secret("webhook"),
+        secret("push"),
+        secret("login"),
+        secret("copy"),
+    );
+    // The password of the repository is made by ourselves, before anything else.
+    lab.run(&["backup", "now"]);
+    let of_backup = fs::read_to_string(lab.file("backups.key")).unwrap();
+    let of_backup = of_backup.trim().to_owned();
+    let secrets = [
+        &of_agent,
+        &of_webhook,
+        &of_push,
+        &of_login,
+        &of_copy,
+        &of_backup,
+    ]
+    .map(Clone::clone);
+    let watchman = Watchman::of(&secrets);
+
+    let (s3, elsewhere) = (
+        S3::start(),
+        Arc::new(Elsewhere {
+            rounds: watchman.rounds(),
+            basic: std::sync::Mutex::default(),
+            told: AtomicUsize::new(0),
+        }),
+    );
+    let server = Server::start("elsewhere", 0, Arc::clone(&elsewhere) as Arc<dyn Handler>).unwrap();
+    let address = server.address();
+    lab.configure(&format!(
+        "[notify]\nwebhook = \"http://{address}/hook/{of_webhook}\"\n\
+         [checkpoint]\npush = \"http://me:{of_push}@{address}/safe.git\"\n\
+         [backup]\ncopy_to = \"{}\"\nenv_file = \"copy.env\"\n",
+        s3.url()
+    ));
+    let private = |path: &str, text: String| {
+        fs::write(lab.file(path), text).unwrap();
+        fs::set_permissions(lab.file(path), fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    private(
+        "copy.env",
+        S3::environment().replace("lab-secret", &of_copy),
+    );
+    private("agent.env", format!("TOKEN={of_agent}\n"));
+    private(
+        ".claude/.credentials.json",
+        format!(
+            r#"{{"claudeAiOauth":{{"accessToken":"{of_login}","refreshToken":"r","expiresAt":9999999999999}}}}"#
+        ),
+    );
+    lab.declare("a", "tool", "env_file = \"agent.env\"");
+    lab.declare("b", "idle", "env_file = \"agent.env\"");
+    lab.declare("lost", "", "env_file = \"missing.env\"");
+
+    let mut shown = String::new();
+    let mut show = |words: &[&str]| {
+        let said = lab.run(words);
+        shown += &format!("$ {words:?}\n{}{}", said.out, said.err);
+    };
+    let keeper = lab.keeper();
+    lab.wait_open("a");
+    lab.wait_done("b");
+    lab.wait_state("lost", "failed");
+    let environment = fs::read(format!("/proc/{}/environ", lab.process("a").pid)).unwrap();
+    assert!(
+        String::from_utf8_lossy(&environment).contains(&of_agent),
+        "the agent has its secret"
+    );
+    show(&["backup", "now"]);
+    show(&["checkpoint", "now", "a"]);
+    show(&["save", "--json"]);
+    // A file that is edited wrongly just where a secret is.
+    let good = lab.config_text();
+    lab.write_config(&good.replace(&format!("{of_webhook}\""), &of_webhook));
+    show(&["up"]);
+    show(&["doctor"]);
+    keeper.kill();
+    let keeper = lab.keeper();
+    lab.until("it is told that the file is wrong", || {
+        lab.status()["trouble"]
+            .to_string()
+            .contains("spotkeep.toml")
+            .then_some(())
+    });
+    show(&["status", "--json"]);
+    lab.write_config(&good);
+    lab.reload();
+    show(&["save", "--final", "--json"]);
+    keeper.kill();
+    lab.new_life();
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    lab.until("the webhook was told", || {
+        (elsewhere.told.load(Ordering::SeqCst) > 1).then_some(())
+    });
+    for words in [
+        &["status", "--json"][..],
+        &["ls", "--json"],
+        &["events", "--json", "-n", "1000"],
+        &["logs", "a"],
+        &["doctor", "--json"],
+        &["checkpoint", "ls", "a", "--json"],
+        &["backup", "ls", "--json"],
+        &["backup", "check"],
+        &["restore", "--dry-run"],
+        &["notice", "--json"],
+    ] {
+        show(words);
+    }
+
+    // Each was used.
+    let basic = elsewhere.basic.lock().unwrap().clone();
+    assert!(!basic.is_empty(), "the push did not give its password");
+    assert!(s3.count() > 3, "{shown}");
+    let seen = watchman.end();
+    assert!(seen.is_empty(), "in the arguments of a process: {seen:#?}");
+    for secret in &secrets {
+        assert!(!shown.contains(secret), "{secret} is shown:\n{shown}");
+    }
+    // Where each belongs, and nowhere else. `spotkeep.toml` and its last good copy hold what the user wrote into it.
+    let own = [
+        ("spotkeep.toml", vec![&of_webhook, &of_push]),
+        ("copy.env", vec![&of_copy]),
+        ("agent.env", vec![&of_agent]),
+        ("backups.key", vec![&of_backup]),
+        (".claude/.credentials.json", vec![&of_login]),
+        ("session-state/credentials.json", vec![&of_login]),
+    ];
+    let config_copy = spotkeep::root::Root::open(&lab.root())
+        .unwrap()
+        .config_copy();
+    for path in below(&lab.dir) {
+        if !path.is_file() || path.is_symlink() {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
+        for secret in &secrets {
+            let allowed = own
+                .iter()
+                .any(|(name, of)| path == lab.file(name) && of.contains(&secret))
+                || (path == config_copy && [&of_webhook, &of_push].contains(&secret));
+            assert!(
+                allowed || !text.contains(secret),
+                "{secret} is in {}",
+                path.display()
+            );
+        }
+    }
+}
+
+/// Set where the test below runs once more, as somebody else: where the socket is.
+const SOCKET: &str = "SPOTKEEP_TEST_KNOCKS_AT";
+/// How that ends well.
+const REFUSED: i32 = 42;
+
+/// Asks the keeper, and returns what it says.
+fn knock(socket: &Path) -> String {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(b"{\"verb\":\"status\"}\n").ok();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok();
+    answer
+}
+
+#[test]
+fn the_control_socket_answers_its_owner_and_root_and_nobody_else() {
+    if let Some(socket) = std::env::var_os(SOCKET) {
+        let answer = knock(Path::new(&socket));
+        std::process::exit(if answer.is_empty() { REFUSED } else { 1 });
+    }
+    let test = name_of_test(|| ());
+    if !is_root() {
+        return skip(&test, "acting as another user needs root");
+    }
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    let sockets: Vec<PathBuf> = below(&lab.dir.join("run"))
+        .into_iter()
+        .filter(|path| fs::symlink_metadata(path).unwrap().file_type().is_socket())
+        .collect();
+    let socket = sockets
+        .iter()
+        .find(|path| !path.to_string_lossy().contains("tmux"))
+        .unwrap_or_else(|| panic!("{sockets:?}"));
+    assert!(knock(socket).contains("\"life\""), "its owner is answered");
+
+    // Even where every mode has been opened.
+    let exe = lab.dir.join("knocker");
+    fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
+    let open =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    open(&lab.dir, 0o755);
+    open(&exe, 0o755);
+    open(&lab.dir.join("run"), 0o755);
+    let mut dir = socket.parent().unwrap();
+    while dir != lab.dir {
+        open(dir, 0o755);
+        dir = dir.parent().unwrap();
+    }
+    open(socket, 0o666);
+    let mut nobody = lab.program("setpriv");
+    nobody
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&exe)
+        .args([&test, "--exact", "--nocapture"])
+        .env(SOCKET, socket);
+    let output = run(&mut nobody, LIMIT).unwrap();
+    assert_eq!(output.status.code(), Some(REFUSED), "{output:?}");
+    assert!(
+        knock(socket).contains("\"life\""),
+        "and goes on for its owner"
+    );
+}
+
+/// The name of the test whose closure this is.
+fn name_of_test<Play: Fn()>(_: Play) -> String {
+    name_of::<Play>()
+}
+
+#[test]
+fn no_name_leads_out_of_its_place() {
+    let lab = Lab::new();
+    let _keeper = lab.keeper();
+    let before = below(&lab.dir);
+    for name in [
+        "..",
+        "../x",
+        "a/b",
+        "/etc",
+        ".git",
+        "-x",
+        "a\nb",
+        "a b",
+        "a;b",
+        "$(id)",
+        "\u{202e}x",
+        "",
+    ] {
+        for words in [
+            &["add", name, "--workspace", "workspaces/x"][..],
+            &["rm", name],
+            &["start", name],
+            &["stop", name],
+            &["send", name, "text"],
+            &["logs", name],
+            &["checkpoint", "now", name],
+        ] {
+            let said = lab.run(words);
+            assert_ne!(said.code, 0, "{words:?}: {said:?}");
+        }
+        let quoted = serde_json::Value::from(name).to_string();
+        let text = format!("[agents.{quoted}]\nworkspace = \"workspaces/x\"\n");
+        assert!(spotkeep::config::Config::parse(&text).is_err(), "{text}");
+    }
+    let is_new = |path: &PathBuf| {
+        let is_log =
+            path.starts_with(lab.dir.join("run")) || path.starts_with(lab.file("session-state"));
+        !before.contains(path) && !is_log
+    };
+    let made: Vec<_> = below(&lab.dir).into_iter().filter(is_new).collect();
+    assert!(made.is_empty(), "{made:?}");
+}
+
+#[test]
+fn what_is_written_goes_where_it_belongs_and_through_no_link() {
+    let lab = Lab::new();
+    lab.declare("a", "tool", "");
+    let keeper = lab.keeper();
+    lab.wait_open("a");
+    keeper.kill();
+    lab.new_life();
+    // An agent has put links in the place of files that are written anew.
+    let precious = lab.dir.join("precious");
+    fs::write(&precious, "precious\n").unwrap();
+    let notes = lab.file("session-state/notes");
+    fs::create_dir_all(&notes).unwrap();
+    symlink(&precious, notes.join("a.md")).unwrap();
+    let record = lab.record_path("a");
+    let own = fs::read(&record).unwrap();
+    let aside = lab.dir.join("record");
+    fs::write(&aside, &own).unwrap();
+    fs::remove_file(&record).unwrap();
+    symlink(&aside, &record).unwrap();
+    let login = lab.file("session-state/credentials.json");
+    fs::remove_file(&login).ok();
+    symlink(&precious, &login).unwrap();
+    fs::write(
+        lab.file(".claude/.credentials.json"),
+        "{\"claudeAiOauth\":{\"accessToken\":\"t\"}}",
+    )
+    .unwrap();
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    lab.run(&["save", "--final"]).ok();
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious\n");
+    assert_eq!(fs::read(&aside).unwrap(), own);
+    assert!(!record.is_symlink() && !notes.join("a.md").is_symlink());
+}
+
+#[test]
+fn what_an_agent_or_a_file_says_is_shown_and_not_obeyed_by_the_terminal() {
+    let lab = Lab::new();
+    let sequence = "\\u001b]0;title\\u0007\\u001b[2J";
+    lab.declare("a", "", &format!("env_file = \"{sequence}.env\""));
+    let _keeper = lab.keeper();
+    let why = lab.wait_state("a", "failed")["why"].to_string();
+    assert!(why.contains("u001b]0;title"), "{why}");
+    for words in [
+        &["status"][..],
+        &["ls"],
+        &["events"],
+        &["doctor"],
+        &["up"],
+        &["logs", "a"],
+    ] {
+        let said = lab.run(words);
+        let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
+        let shown = said.out.clone() + &said.err;
+        assert!(!shown.contains(obeyed), "{words:?}: {said:?}");
+    }
+    assert!(lab.run(&["status"]).out.contains("]0;title"));
+}
+
+/// What a metadata server that means harm does with a connection.
+type Harm = fn(&mut TcpStream) -> io::Result<()>;
+
+/// As long as somebody listens.
+fn for_ever(stream: &mut TcpStream, bytes: &[u8], pause: Duration) -> io::Result<()> {
+    let until = Instant::now() + LIMIT;
+    while Instant::now() < until {
+        stream.write_all(bytes)?;
+        std::thread::park_timeout(pause);
+    }
+    Ok(())
+}
+
+const HARMS: [(&str, Harm); 9] = [
+    ("an endless body", |stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\n\r\n")?;
+        for_ever(stream, &[b'T'; 65_536], Duration::ZERO)
+    }),
+    ("a body that claims to be endless", |stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\nTRUE")?;
+        for_ever(stream, &[0; 65_536], Duration::ZERO)
+    }),
+    ("endless chunks", |stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        for_ever(stream, b"ffffffff\r\nTRUE", Duration::ZERO)
+    }),
+    ("endless headers", |stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\n")?;
+        for_ever(
+            stream,
+            b"X-Padding: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\n",
+            Duration::ZERO,
+        )
+    }),
+    ("one endless header", |stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nX: ")?;
+        for_ever(stream, &[b'a'; 65_536], Duration::ZERO)
+    }),
+    ("a byte now and then", |stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")?;
+        for_ever(stream, b"T", Duration::from_millis(200))
+    }),
+    ("a head that drips", |stream| {
+        for_ever(stream, b"H", Duration::from_millis(200))
+    }),
+    ("bytes that are no text", |stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\nETag: \x00\xff\xfe\r\nContent-Length: 6\r\n\r\n\xff\xfe\x00TRU")
+    }),
+    ("another protocol", |stream| {
+        stream.write_all(b"\x16\x03\x01\x00\x00SSH-2.0-x\r\n\x00\x00\xff")
+    }),
+];
+
+/// A server that does this to everybody.
+fn harmful(harm: Harm) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut request = [0; 1024];
+                if stream.read(&mut request).is_ok_and(|amount| amount > 0) {
+                    harm(&mut stream).ok();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_metadata_server_that_means_harm_costs_a_bounded_time_and_little_memory() {
+    std::thread::scope(|scope| {
+        for (what, harm) in HARMS {
+            scope.spawn(move || {
+                let lab = Lab::new();
+                let address = harmful(harm);
+                let config = lab.config_text().replace(
+                    "provider = \"none\"",
+                    &format!("provider = \"gcp\"\nmetadata = \"{address}\""),
+                );
+                lab.write_config(&config);
+                let mut bounded = lab.program("sh");
+                bounded
+                    .args([
+                        "-c",
+                        "ulimit -v 500000; exec \"$0\" --root \"$1\" notice --json",
+                    ])
+                    .arg(SPOTKEEP)
+                    .arg(lab.root());
+                let begun = Instant::now();
+                let said = said(&mut bounded);
+                assert_eq!(said.code, 1, "{what}: {said:?}");
+                assert!(said.err.starts_with("error: "), "{what}: {said:?}");
+                assert!(said.err.len() < 2_000, "{what}: {} bytes", said.err.len());
+                let printable = |c: char| c == '\n' || !c.is_control();
+                assert!(said.err.chars().all(printable), "{what}: {said:?}");
+                eprintln!("figure: {what}: {:?}", begun.elapsed());
+            });
+        }
+    });
+}
+
+#[test]
+fn a_keeper_goes_on_beside_a_metadata_server_that_means_harm_and_takes_nothing_for_a_notice() {
+    std::thread::scope(|scope| {
+        for (what, harm) in [HARMS[0], HARMS[5], HARMS[7]] {
+            scope.spawn(move || {
+                let lab = Lab::new();
+                lab.declare("a", "idle", "");
+                let address = harmful(harm);
+                let config = lab.config_text().replace(
+                    "provider = \"none\"",
+                    &format!("provider = \"gcp\"\nmetadata = \"{address}\""),
+                );
+                lab.write_config(&config);
+                let keeper = lab.keeper();
+                lab.wait_done("a");
+                let health = lab.wait_event("", "metadata-health", 1);
+                assert_ne!(health.data["health"], "good", "{what}");
+                assert!(lab.status()["notice"].is_null(), "{what}");
+                let status =
+                    fs::read_to_string(format!("/proc/{}/status", keeper.process.pid)).unwrap();
+                let peak = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("VmHWM:"))
+                    .unwrap();
+                let kilobytes: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+                assert!(kilobytes < 200_000, "{what}: {kilobytes} kB");
+                lab.run(&["save", "--final"]).ok();
+            });
+        }
+    });
+}
