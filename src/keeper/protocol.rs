@@ -42,6 +42,9 @@ pub enum Request {
         name: AgentName,
         /// The text.
         text: String,
+        /// Only while it rests.
+        #[serde(default)]
+        when_idle: bool,
     },
     /// Save now.
     Save {
