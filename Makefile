@@ -12,7 +12,7 @@ CLAUDE_DIR := $(CURDIR)/.claude-bin/$(CLAUDE_VERSION)
 export SPOTKEEP_LOOPBACK_ONLY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help drill vm-drill test claude lint bench install
+.PHONY: help drill vm-drill test claude lint docs bench deb install
 
 help: ## Print this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -59,11 +59,20 @@ lint: ## Check format, lints, documentation links, and licences where cargo-deny
 	    echo 'skipped: licences, bans and sources (cargo install cargo-deny --locked)' >&2; \
 	fi
 
+docs: ## Write docs/commands.md anew, from the program itself
+	@scripts/need build
+	@SPOTKEEP_UPDATE_DOCS=1 $(CARGO) test --quiet --locked --lib the_page_of_commands >/dev/null
+
 bench: ## Print the table of figures: medians, and ratios over interleaved pairs
 	@scripts/need test
 	@command -v claude >/dev/null || scripts/fetch-claude || \
 	    echo 'Claude Code could not be fetched: the stand-in plays.' >&2
 	@$(CARGO) bench --quiet --locked --bench figures -- $(ARGS)
+
+deb: ## Build a package for Debian and its kin, into target/
+	@scripts/need deb
+	@$(CARGO) build --quiet --locked --release
+	@scripts/deb $(or $(CARGO_TARGET_DIR),target)/release/spotkeep $(or $(CARGO_TARGET_DIR),target)
 
 install: ## Install spotkeep into Cargo's bin directory
 	@scripts/need build

@@ -48,6 +48,7 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Make one, if anything has changed, and copy it where `copy_to` says.
+    #[command(after_help = "Examples:\n  spotkeep backup now\n  spotkeep backup now --always")]
     Now {
         /// Also where nothing has changed.
         #[arg(long)]
@@ -63,6 +64,9 @@ enum Verb {
         json: bool,
     },
     /// The backups, newest first; or every version of one session's transcript.
+    #[command(
+        after_help = "Examples:\n  spotkeep backup ls\n  spotkeep backup ls --session 0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55"
+    )]
     Ls {
         /// A session's id.
         #[arg(long, value_name = "UUID")]
@@ -72,6 +76,10 @@ enum Verb {
         json: bool,
     },
     /// Bring files back: into the root, or beside it.
+    #[command(after_help = "Examples:
+  spotkeep backup restore latest workspaces/agent-1/src --dry-run
+  spotkeep backup restore latest workspaces/agent-1/notes.md --overwrite
+  spotkeep backup restore 1a2b3c4d --to /tmp/then")]
     Restore {
         /// Which backup: an id, the beginning of one, or `latest`.
         id: String,
@@ -91,6 +99,9 @@ enum Verb {
         json: bool,
     },
     /// Bring back transcripts and workspaces of agents that are lost, as a keeper does before it starts them.
+    #[command(
+        after_help = "Examples:\n  spotkeep backup mend --dry-run\n  spotkeep backup mend --workspaces"
+    )]
     Mend {
         /// Workspaces too of which a checkpoint may be left, from which the keeper would make them anew.
         #[arg(long)]
@@ -100,6 +111,9 @@ enum Verb {
         dry_run: bool,
     },
     /// Look whether the backups are whole; names each damaged file.
+    #[command(
+        after_help = "Examples:\n  spotkeep backup check\n  spotkeep backup check --all\n  spotkeep backup check --copy"
+    )]
     Check {
         /// Read all data, and not the structure alone.
         #[arg(long)]
@@ -115,12 +129,16 @@ enum Verb {
         json: bool,
     },
     /// What restic needs to read the backups by hand.
+    #[command(after_help = "Example:\n  spotkeep backup key")]
     Key {
         /// As JSON.
         #[arg(long)]
         json: bool,
     },
     /// As root: let `copy_to`, `copy_keeps_all`, `key_command`, `env_file` and `keep` count as they stand in spotkeep.toml now.
+    #[command(
+        after_help = "Examples:\n  sudo spotkeep backup approve --dry-run\n  sudo spotkeep backup approve"
+    )]
     Approve {
         /// Show them, and approve nothing.
         #[arg(long)]

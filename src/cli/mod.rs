@@ -13,6 +13,7 @@ mod drill;
 mod events;
 mod fleet;
 mod gcp;
+mod help;
 mod init;
 mod logs;
 mod ls;
@@ -44,7 +45,7 @@ use crate::root::{self, Root};
 #[command(name = "spotkeep", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
 struct Cli {
     /// The root: the directory that survives.
-    #[arg(long, global = true, env = "SPOTKEEP_ROOT", default_value = root::DEFAULT, value_name = "DIR")]
+    #[arg(long, global = true, env = "SPOTKEEP_ROOT", hide_env_values = true, default_value = root::DEFAULT, value_name = "DIR")]
     root: PathBuf,
 
     #[command(subcommand)]
@@ -54,7 +55,7 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Exit codes: 0 as declared, 1 error, 2 wrong usage, 3 something is not as declared.
 
-A first fleet:
+Examples:
   spotkeep --root ~/fleet init --unattended
   spotkeep --root ~/fleet add agent-1 --workspace workspaces/agent-1 --prompt 'Fix issue 123.'
   spotkeep --root ~/fleet up
@@ -120,6 +121,18 @@ enum Verb {
     },
     /// The VM on Google Cloud, from outside.
     Gcp(Box<gcp::Args>),
+    /// What a shell needs to complete verbs, options and the names of agents.
+    Completions(help::completions::Args),
+    /// What may stand where the cursor is, for the scripts of `completions`.
+    #[command(hide = true)]
+    Complete {
+        /// The words of the line up to the cursor, without the program's.
+        #[arg(last = true)]
+        words: Vec<String>,
+    },
+    /// Writes the man pages, one for each verb.
+    #[command(hide = true)]
+    Man(help::man::Args),
     /// Becomes an agent's claude, in its pane.
     #[command(hide = true)]
     AgentExec(agent_exec::Args),
@@ -145,6 +158,8 @@ impl Verb {
             Self::Init(_)
             | Self::Drill(_)
             | Self::Gcp(_)
+            | Self::Completions(_)
+            | Self::Man(_)
             | Self::StandInAgent { .. }
             | Self::Setup(_)
             | Self::SetupUser { .. }
@@ -176,6 +191,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Drill(args) => drill::run(&at, args),
         Verb::Gcp(args) => gcp::run(&args),
         Verb::StandInAgent { arguments } => Ok(crate::drill::standin::main(&arguments)),
+        Verb::Completions(args) => Ok(help::completions::run(&args)),
+        Verb::Complete { words } => Ok(help::complete::run(&words)),
+        Verb::Man(args) => help::man::run(&args),
         Verb::Notice(args) => notice::run(&at, &args),
         Verb::Doctor(args) => doctor::run(&at, args),
         Verb::Ls(args) => ls::run(&at, &args),
@@ -213,6 +231,9 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         Verb::Init(_)
         | Verb::Drill(_)
         | Verb::StandInAgent { .. }
+        | Verb::Completions(_)
+        | Verb::Complete { .. }
+        | Verb::Man(_)
         | Verb::Notice(_)
         | Verb::Doctor(_)
         | Verb::Gcp(_)

@@ -18,6 +18,7 @@ use crate::time::short;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  spotkeep notice\n  spotkeep notice --json | jq .preempted")]
 pub(super) struct Args {
     /// As JSON.
     #[arg(long)]

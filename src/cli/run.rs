@@ -13,8 +13,8 @@ use crate::root::Root;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  spotkeep run                     under systemd, where SIGTERM means an upgrade
-  spotkeep run --sigterm save      in a container or a terminal, where SIGTERM means the end")]
+  spotkeep run                     # under systemd, where SIGTERM means an upgrade
+  spotkeep run --sigterm save      # in a container or a terminal, where SIGTERM means the end")]
 pub(super) struct Args {
     /// What SIGTERM and SIGHUP mean: let go of the agents and end, or take it for the notice.
     /// Ctrl-C always lets go.

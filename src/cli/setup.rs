@@ -1,11 +1,12 @@
 //! `spotkeep setup`
 
 use std::io::{self, BufRead as _, IsTerminal as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use super::term::{complain, say};
-use crate::error::{Kind, Result};
+use crate::error::{Context as _, Kind, Result};
 use crate::os::place::Place;
 use crate::root::Root;
 use crate::setup::upgrade::upgrade;
@@ -100,12 +101,14 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
     }
     if args.dry_run {
         let outcome = setup::rehearse(&ask, &mut tell)?;
+        hand_over(&outcome)?;
         return Ok(ended(
             &outcome,
             "nothing would be changed: this machine is set up",
         ));
     }
     let mut outcome = setup::run(&ask, &mut tell)?;
+    hand_over(&outcome)?;
     if outcome.short_retention {
         if agrees(
             "Claude deletes transcripts after some time (30 days if nothing is set). Keep them for ten years?",
@@ -125,6 +128,21 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
         say(&startup::script(disk, device, &ask.root));
     }
     Ok(ended(&outcome, "nothing to do: this machine is set up"))
+}
+
+/// Becomes the program that is on the disk, where that one is to do the rest.
+fn hand_over(outcome: &Outcome) -> Result<()> {
+    let Some(program) = &outcome.handover else {
+        return Ok(());
+    };
+    say(&format!(
+        "{} is on the disk already, and goes on from here; to replace it: sudo spotkeep setup --upgrade /usr/bin/spotkeep",
+        program.display()
+    ));
+    let error = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    Err(error).with_context(|| format!("cannot run {}", program.display()))
 }
 
 fn ended(outcome: &Outcome, nothing: &str) -> ExitCode {

@@ -17,7 +17,9 @@ use crate::time::{Timestamp, short};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exits with 3 where an agent has failed.")]
+#[command(
+    after_help = "Exits with 3 where an agent has failed.\n\nExamples:\n  spotkeep status\n  spotkeep status --json | jq .last_save"
+)]
 pub(super) struct Args {
     /// As JSON.
     #[arg(long)]

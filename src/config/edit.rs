@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use toml_edit::{Array, DocumentMut, Item, Table, value};
+use toml_edit::{Array, DocumentMut, Item, RawString, Table, value};
 
 use super::Config;
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
@@ -57,7 +57,7 @@ pub fn template(unattended: bool) -> String {
     )
 }
 
-/// Declares an agent at the end of the file.
+/// Declares an agent at the end of the file, behind everything else that stands there.
 ///
 /// # Errors
 /// It is declared already, or the result would not be a good file; nothing is written then.
@@ -69,16 +69,13 @@ pub fn add_agent(
     args: &[String],
 ) -> Result<()> {
     edit(path, |document| {
-        let agents = document.entry("agents").or_insert_with(|| {
-            let mut table = Table::new();
-            table.set_implicit(true);
-            Item::Table(table)
-        });
-        let agents = agents.as_table_mut().context("[agents] is not a table")?;
-        if agents.contains_key(name) {
-            return Err(anyhow!("the agent {name} is declared already"))
-                .hint(format!("spotkeep rm {name}"))
-                .kind(Kind::Usage);
+        if let Some(agents) = document.get("agents") {
+            let agents = agents.as_table().context("[agents] is not a table")?;
+            if agents.contains_key(name) {
+                return Err(anyhow!("the agent {name} is declared already"))
+                    .hint(format!("spotkeep rm {name}"))
+                    .kind(Kind::Usage);
+            }
         }
         let mut table = Table::new();
         table.insert("workspace", value(workspace.to_string_lossy().into_owned()));
@@ -88,12 +85,22 @@ pub fn add_agent(
         if !args.is_empty() {
             table.insert("args", value(args.iter().collect::<Array>()));
         }
+        let mut agents = Table::new();
+        agents.set_implicit(true);
         agents.insert(name, Item::Table(table));
-        Ok(())
+        let mut addition = DocumentMut::new();
+        addition.insert("agents", Item::Table(agents));
+        // As text: what is commented out at the end of a table would otherwise stand below this one, and
+        // be a setting of this agent alone once it is uncommented.
+        let mut text = document.to_string();
+        if !text.is_empty() {
+            text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
+        }
+        Ok(text + addition.to_string().trim_start())
     })
 }
 
-/// Takes an agent out of the file. Nothing else of it is touched.
+/// Takes an agent out of the file. Nothing else of it is touched, and what is commented out before it stays.
 ///
 /// # Errors
 /// It is not declared, or the file cannot be written.
@@ -103,27 +110,68 @@ pub fn remove_agent(path: &Path, name: &AgentName) -> Result<()> {
             .get_mut("agents")
             .and_then(Item::as_table_mut)
             .and_then(|agents| agents.remove(name));
-        if removed.is_none() {
-            return Err(anyhow!(
-                "the agent {name} is not declared in {}",
-                path.display()
-            ))
+        let removed = removed
+            .with_context(|| format!("the agent {name} is not declared in {}", path.display()))
             .hint("spotkeep ls")
-            .kind(Kind::Usage);
+            .kind(Kind::Usage)?;
+        if let Some(table) = removed.as_table() {
+            let before = table.decor().prefix().and_then(RawString::as_str);
+            let before = before.unwrap_or_default();
+            // The blank line goes with the agent.
+            let kept = match before.strip_suffix('\n') {
+                Some(kept) if kept.is_empty() || kept.ends_with('\n') => kept.to_owned(),
+                _ => before.to_owned(),
+            };
+            keep(document, table.position(), &kept);
         }
-        Ok(())
+        Ok(document.to_string())
     })
 }
 
-fn edit(path: &Path, change: impl FnOnce(&mut DocumentMut) -> Result<()>) -> Result<()> {
+/// Puts text that stood before a table that was there, before what came after it.
+fn keep(document: &mut DocumentMut, there: Option<isize>, text: &str) {
+    let mut tables = Vec::new();
+    collect(document.as_table_mut(), &mut tables);
+    let next = tables
+        .into_iter()
+        .filter(|table| table.position() > there && !table.is_implicit())
+        .min_by_key(|table| table.position());
+    let whole = |after: Option<&RawString>| {
+        text.to_owned() + after.and_then(RawString::as_str).unwrap_or_default()
+    };
+    match next {
+        Some(table) => {
+            let whole = whole(table.decor().prefix());
+            table.decor_mut().set_prefix(whole);
+        }
+        None => document.set_trailing(whole(Some(document.trailing()))),
+    }
+}
+
+/// The tables of the first two levels: no others have a header of their own here.
+fn collect<'t>(root: &'t mut Table, found: &mut Vec<&'t mut Table>) {
+    for (_, item) in root.iter_mut() {
+        let Item::Table(table) = item else { continue };
+        if !table.is_implicit() {
+            found.push(table);
+            continue;
+        }
+        for (_, item) in table.iter_mut() {
+            if let Item::Table(table) = item {
+                found.push(table);
+            }
+        }
+    }
+}
+
+fn edit(path: &Path, change: impl FnOnce(&mut DocumentMut) -> Result<String>) -> Result<()> {
     let bytes = files::read_optional(path)?.unwrap_or_default();
     let text =
         String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))?;
     let mut document: DocumentMut = text
         .parse()
         .with_context(|| format!("{} is not TOML; nothing was changed", path.display()))?;
-    change(&mut document)?;
-    let text = document.to_string();
+    let text = change(&mut document)?;
     Config::parse(&text)
         .and_then(|config| config.check_on_disk(path))
         .with_context(|| {
@@ -181,5 +229,33 @@ mod tests {
         assert!(error.to_string().contains("nothing was changed"), "{error}");
         remove_agent(&path, &name).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_commented_out_stays_where_it_means_what_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("spotkeep.toml");
+        std::fs::write(&path, template(true)).unwrap();
+        let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
+        for name in [&a, &b] {
+            add_agent(&path, name, Path::new(name.as_str()), None, &[]).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        // As somebody uncomments them.
+        let edited = text
+            .replace("# env_file =", "env_file =")
+            .replace("# env =", "env =");
+        let config = Config::parse(&edited).unwrap();
+        assert_eq!(
+            config.defaults.env_file.as_deref(),
+            Some(Path::new("secrets.env"))
+        );
+        assert_eq!(config.agents[&a].env_file, None);
+        // Neither is taken along by the first agent, and the second one stays as it is.
+        remove_agent(&path, &a).unwrap();
+        let left = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(left, template(true) + "\n[agents.b]\nworkspace = \"b\"\n");
+        remove_agent(&path, &b).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), template(true));
     }
 }

@@ -1,6 +1,7 @@
 //! Backups by the clock, where no unit of root's makes them: a process of its own each time, so that nothing
 //! of it is ever in the way of the fleet. That process ends by itself at the notice.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -63,10 +64,12 @@ pub struct Clock {
 /// Starts the clock. `may` says whether a backup may be begun now.
 ///
 /// # Errors
-/// No thread can be had.
+/// No thread can be had, or the program cannot be found.
 pub fn start(root: &Root, may: impl Fn() -> bool + Send + 'static) -> Result<Clock> {
     let (alive, gone) = mpsc::channel::<()>();
     let root = root.clone();
+    // Now, and not when it is needed: a program that was replaced since then has no path any more.
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
     let run = move || {
         let mut next = Instant::now() + first();
         loop {
@@ -83,7 +86,7 @@ pub fn start(root: &Root, may: impl Fn() -> bool + Send + 'static) -> Result<Clo
             match every {
                 Some(every) => {
                     if may() {
-                        make(&root);
+                        make(&root, &program);
                     }
                     next = Instant::now() + every;
                 }
@@ -113,10 +116,7 @@ fn interval(root: &Root) -> Option<Duration> {
     settings.table.every()
 }
 
-fn make(root: &Root) {
-    let Ok(program) = std::env::current_exe() else {
-        return;
-    };
+fn make(root: &Root, program: &Path) {
     let mut command = Command::new(program);
     command
         .arg("--root")

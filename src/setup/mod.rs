@@ -12,6 +12,7 @@
 pub mod account;
 mod apply;
 pub mod disk;
+pub mod handover;
 pub mod layout;
 pub mod login_line;
 pub mod machine;
@@ -109,6 +110,8 @@ pub struct Outcome {
     pub short_retention: bool,
     /// The disk, under the name that stays.
     pub device: Option<PathBuf>,
+    /// The program on the disk, which is to do the rest: it has to be run with the same arguments.
+    pub handover: Option<PathBuf>,
 }
 
 /// Sets the machine up.
@@ -139,6 +142,10 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
         }
     }
     ensure_mounted(ask, &root)?;
+    outcome.handover = handover::to(&root)?;
+    if outcome.handover.is_some() {
+        return Ok(outcome);
+    }
     let account = match vm::account(ask, Some(&root))? {
         Verdict::There(account) => account,
         Verdict::Make(wanted) => {
@@ -172,12 +179,6 @@ pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
     vm::ensure_root()?;
     let mut outcome = Outcome::default();
     let root = ask.place.at(&ask.root);
-    let mut would = |steps: &[Step], outcome: &mut Outcome| {
-        outcome.steps += steps.len();
-        for step in steps {
-            tell(Told::Would(step.what()));
-        }
-    };
     // A root that is not mounted is mounted for a look, and unmounted at the end.
     let mut peek = None;
     let mut tree = files::is_mount_point(&root)
@@ -185,7 +186,7 @@ pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
         .then(|| root.clone());
     if let Some(disk) = &ask.disk {
         let facts = disk::look(ask, disk)?;
-        would(&disk::plan(&facts, ask)?, &mut outcome);
+        would(&disk::plan(&facts, ask)?, &mut outcome, tell);
         if tree.is_none()
             && let Content::Filesystem(filesystem) = &facts.content
         {
@@ -196,22 +197,41 @@ pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
     } else {
         ensure_mounted(ask, &root)?;
     }
+    let theirs = tree.as_deref().map(handover::to).transpose()?.flatten();
+    if theirs.is_some() && peek.is_none() {
+        outcome.handover = theirs;
+        return Ok(outcome);
+    }
     let account = match vm::account(ask, tree.as_deref())? {
         Verdict::There(account) => account,
         Verdict::Make(wanted) => {
-            would(&[Step::Account(wanted.clone())], &mut outcome);
+            would(&[Step::Account(wanted.clone())], &mut outcome, tell);
             vm::imagined(&wanted)
         }
     };
-    let facts = vm::look(ask, tree.as_deref(), &account)?;
+    let mut facts = vm::look(ask, tree.as_deref(), &account)?;
+    if theirs.is_some() {
+        // What it would do is told by this one, as it is mounted for a look only.
+        tell(Told::Would(
+            "let the spotkeep that is on the disk do the rest".into(),
+        ));
+        facts.program = Some(true);
+    }
     let (steps, problems) = vm::plan(&facts, ask)?;
-    would(&steps, &mut outcome);
+    would(&steps, &mut outcome, tell);
     for problem in problems {
         outcome.problems += 1;
         tell(Told::Problem(problem));
     }
     drop(peek);
     Ok(outcome)
+}
+
+fn would(steps: &[Step], outcome: &mut Outcome, tell: &mut dyn FnMut(Told)) {
+    outcome.steps += steps.len();
+    for step in steps {
+        tell(Told::Would(step.what()));
+    }
 }
 
 fn perform(

@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde_json::Value;
 use spotkeep::os::process::{ProcessId, Signal};
 
-use crate::lab::{LIMIT, Lab, Said, git, is_root, said, skip};
+use crate::lab::{LIMIT, Lab, SPOTKEEP, Said, git, is_root, said, skip};
 
 /// Whether restic is here; otherwise the test says by name that it cannot run.
 pub fn has_restic(test: &str) -> bool {
@@ -778,9 +778,16 @@ fn a_keeper_makes_backups_by_the_clock_and_status_tells_each_agents_newest() {
     }
     let lab = Lab::new();
     lab.declare("a", "idle", "");
+    // The program is replaced under the keeper, as package managers do, before it is needed again.
+    let (program, new) = (lab.dir.join("bin/spotkeep"), lab.dir.join("bin/new"));
+    fs::copy(SPOTKEEP, &program).unwrap();
     let _keeper = lab.keeper_by(|command| {
-        command.env("SPOTKEEP_FIRST_BACKUP", "1ms");
+        *command = lab.program(program.to_str().unwrap());
+        command.arg("--root").arg(lab.root()).arg("run");
+        command.env("SPOTKEEP_FIRST_BACKUP", "3s");
     });
+    fs::copy(SPOTKEEP, &new).unwrap();
+    fs::rename(&new, &program).unwrap();
     let agent = lab.until("the agent has a backup", || {
         let agent = lab.agent("a");
         agent["last_backup"].is_string().then_some(agent)

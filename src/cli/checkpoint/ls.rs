@@ -16,6 +16,9 @@ const LEFT_OUT_MAX: usize = 60;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  spotkeep checkpoint ls agent-1\n  spotkeep checkpoint ls --json | jq -r '.checkpoints[].id'"
+)]
 pub(super) struct Args {
     /// Which agent; all, where none is named.
     name: Option<AgentName>,

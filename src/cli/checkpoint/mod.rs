@@ -51,6 +51,9 @@ enum Verb {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  spotkeep checkpoint now\n  spotkeep checkpoint now agent-1 --json"
+)]
 struct NowArgs {
     /// Which agents; all, where none is named.
     names: Vec<AgentName>,

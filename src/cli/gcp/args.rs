@@ -42,20 +42,37 @@ pub(in crate::cli) struct Args {
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Make a Spot VM with a data disk of its own, that comes back by itself.
+    #[command(after_help = "Examples:
+  spotkeep gcp create --zone europe-north1-b --dry-run
+  spotkeep gcp create --zone europe-north1-b --machine-type n2-standard-8 --size 100GB
+  spotkeep gcp create --unattended --claude ~/.local/bin/claude")]
     Create(Create),
     /// Start the VM again after `stop`.
+    #[command(after_help = "Example:\n  spotkeep gcp start")]
     Start(DryRun),
     /// Stop the VM; only its disks are paid for, and it stays stopped.
+    #[command(after_help = "Example:\n  spotkeep gcp stop")]
     Stop(DryRun),
     /// The VM, its preemptions, its disk, and whether the zone has machines.
+    #[command(
+        after_help = "Examples:\n  spotkeep gcp status\n  spotkeep gcp status --outside --json"
+    )]
     Status(Status),
     /// A terminal on the VM: an agent's, or a shell of the agents' user.
+    #[command(after_help = "Examples:\n  spotkeep gcp ssh\n  spotkeep gcp ssh issue-123")]
     Ssh(Ssh),
     /// Take over a VM that was made by hand, with the disk that is attached to it.
+    #[command(
+        after_help = "Examples:\n  spotkeep gcp adopt my-vm --zone europe-north1-b --dry-run\n  spotkeep gcp adopt my-vm --zone europe-north1-b"
+    )]
     Adopt(Adopt),
     /// Delete what `create` made, but for the data disk.
+    #[command(
+        after_help = "Examples:\n  spotkeep gcp delete --dry-run\n  spotkeep gcp delete --and-data claude-persist"
+    )]
     Delete(Delete),
     /// Have the VM preempted now, wait until it is back, and report.
+    #[command(after_help = "Examples:\n  spotkeep gcp preempt\n  spotkeep gcp preempt --json")]
     Preempt(Preempt),
 }
 

@@ -92,6 +92,10 @@ impl Core {
             Wanted::Stopped => {
                 agent.why = Some("stopped by you".into());
                 agent.cause = Some(Cause::Stopped { by });
+                // Who stops what had failed has seen it, and is not told of it any more.
+                if agent.stage == Stage::Failed {
+                    agent.stage = Stage::Down;
+                }
                 out.push(Action::Persist(name.clone()));
                 self.end(name, Purpose::Stop, out);
             }

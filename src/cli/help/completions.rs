@@ -1,0 +1,49 @@
+//! `spotkeep completions`
+
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+
+use crate::cli::term::say;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Verbs, options and the names of your agents, asked from the program at each press of the key. The Debian
+package brings them. Otherwise, once:
+
+Examples:
+  spotkeep completions bash >~/.local/share/bash-completion/completions/spotkeep
+  spotkeep completions zsh >~/.zfunc/_spotkeep     # with fpath+=~/.zfunc before compinit
+  spotkeep completions fish >~/.config/fish/completions/spotkeep.fish"
+)]
+pub(in crate::cli) struct Args {
+    /// For which shell.
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// A shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Shell {
+    /// GNU bash.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
+}
+
+/// Prints the script.
+pub(in crate::cli) fn run(args: &Args) -> ExitCode {
+    say(script(args.shell).trim_end());
+    ExitCode::SUCCESS
+}
+
+fn script(shell: Shell) -> &'static str {
+    match shell {
+        Shell::Bash => include_str!("spotkeep.bash"),
+        Shell::Zsh => include_str!("spotkeep.zsh"),
+        Shell::Fish => include_str!("spotkeep.fish"),
+    }
+}
