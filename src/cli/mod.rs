@@ -1,5 +1,5 @@
 //! The command line: arguments in, text out, no decisions. One file per verb. The only room that
-//! names `clap` and `tracing_subscriber`.
+//! names `clap`, `tracing_subscriber` and `tracing_journald`.
 
 mod add;
 mod agent_exec;
@@ -13,8 +13,10 @@ mod events;
 mod fleet;
 mod gcp;
 mod init;
+mod log;
 mod logs;
 mod ls;
+mod metrics;
 mod notice;
 mod owner;
 mod restore;
@@ -90,6 +92,8 @@ enum Verb {
     Send(send::Args),
     /// What happened.
     Events(events::Args),
+    /// How everything stands, for Prometheus.
+    Metrics(metrics::Args),
     /// Make everything durable now.
     Save(save::Args),
     /// Uncommitted work as it was: made now, listed, compared, given back.
@@ -156,7 +160,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match dispatch(cli) {
         Ok(code) => code,
-        Err(error) => report(&error),
+        Err(error) => tell(&error),
     }
 }
 
@@ -195,6 +199,7 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         Verb::Logs(args) => logs::run(root, &args),
         Verb::Send(args) => send::run(root, args),
         Verb::Events(args) => events::run(root, &args),
+        Verb::Metrics(args) => metrics::run(root, &args),
         Verb::Save(args) => save::run(root, &args),
         Verb::Checkpoint(args) => checkpoint::run(root, args),
         Verb::Restore(args) => restore::run(root, &args),
@@ -216,7 +221,7 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
 }
 
 /// What, where, and what to do.
-fn report(error: &Error) -> ExitCode {
+fn tell(error: &Error) -> ExitCode {
     term::complain(&format!("error: {error:#}"));
     if let Some(hint) = hint_of(error) {
         term::complain(&format!("hint: {hint}"));
