@@ -19,6 +19,7 @@ mod ls;
 mod metrics;
 mod notice;
 mod owner;
+mod report;
 mod restore;
 mod rm;
 mod run;
@@ -92,6 +93,8 @@ enum Verb {
     Send(send::Args),
     /// What happened.
     Events(events::Args),
+    /// What became of the fleet: preemptions, what was lost, what each agent did with its time.
+    Report(report::Args),
     /// How everything stands, for Prometheus.
     Metrics(metrics::Args),
     /// Make everything durable now.
@@ -199,6 +202,7 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         Verb::Logs(args) => logs::run(root, &args),
         Verb::Send(args) => send::run(root, args),
         Verb::Events(args) => events::run(root, &args),
+        Verb::Report(args) => report::run(root, &args),
         Verb::Metrics(args) => metrics::run(root, &args),
         Verb::Save(args) => save::run(root, &args),
         Verb::Checkpoint(args) => checkpoint::run(root, args),
