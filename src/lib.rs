@@ -12,6 +12,7 @@
 //! | [`setup`], [`doctor`] | a VM made ready, and looked over |
 //! | [`gcp`] | the VM from outside: made with gcloud so that it comes back by itself |
 //! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own ledger |
+//! | [`report`] | what became of the fleet over a week, out of the journal: figures, and a page to look at |
 //! | [`agent`] | how one agent becomes claude, how it ends, when and how many are started again |
 //! | [`notice`] | who can tell that the machine is about to end; one [`notice::Notice`], one [`notice::Deadline`] |
 //! | [`notify`] | telling somebody else: a webhook, a command |
@@ -73,6 +74,7 @@ pub mod keeper;
 pub mod notice;
 pub mod notify;
 pub mod os;
+pub mod report;
 pub mod restore;
 pub mod root;
 pub mod save;

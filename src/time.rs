@@ -119,6 +119,12 @@ impl Timestamp {
         self.0.strftime("%Y-%m-%d").to_string()
     }
 
+    /// As `Sun 22 Nov`, in UTC.
+    #[must_use]
+    pub fn calendar_day(self) -> String {
+        self.0.strftime("%a %-d %b").to_string()
+    }
+
     /// As `03:12`, in UTC.
     #[must_use]
     pub fn minute(self) -> String {
@@ -199,6 +205,24 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     Duration::try_from(signed).context("the duration is too long")
 }
 
+/// Reads how long ago something was: a duration, or whole days or weeks, `7d`, `2w`.
+///
+/// # Errors
+/// It is neither.
+pub fn parse_age(text: &str) -> Result<Duration> {
+    const DAY: u64 = 86_400;
+    let of = |unit: char, seconds: u64| {
+        let count: u64 = text.trim().strip_suffix(unit)?.trim_end().parse().ok()?;
+        count.checked_mul(seconds).map(Duration::from_secs)
+    };
+    match of('d', DAY).or_else(|| of('w', 7 * DAY)) {
+        Some(age) => Ok(age),
+        None => parse_duration(text).ok().with_context(|| {
+            format!("\"{text}\" is not a span of time; write it as 12h, 7d or 2w")
+        }),
+    }
+}
+
 /// A duration in its two largest units: `350 ms`, `4.2 s`, `3m 10s`, `2d 4h`.
 #[must_use]
 pub fn short(duration: Duration) -> String {
@@ -241,6 +265,14 @@ mod tests {
                 .contains("30s")
         );
         assert!(parse_duration("-5s").is_err());
+    }
+
+    #[test]
+    fn an_age_may_be_in_days_and_weeks() {
+        let days = |text| parse_age(text).unwrap().as_secs() / 86_400;
+        assert_eq!((days("7d"), days("2w"), days("48h")), (7, 14, 2));
+        let refused = parse_age("last week").unwrap_err().to_string();
+        assert!(refused.contains("7d"), "{refused}");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `spotkeep events`
 
 use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-
-use serde_json::Value;
 
 use super::term::{complain, say};
 use crate::error::{Context as _, Result};
@@ -37,7 +37,11 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
             path.display()
         ));
     }
-    for line in &all[all.len().saturating_sub(args.lines)..] {
+    let wanted: Vec<&Line> = all
+        .iter()
+        .filter(|line| args.json || line.is_news())
+        .collect();
+    for line in &wanted[wanted.len().saturating_sub(args.lines)..] {
         show(line, args.json)?;
     }
     if args.follow {
@@ -58,17 +62,29 @@ fn follow(root: &Root, from: u64, json: bool) -> Result<()> {
     let mut reader = BufReader::new(file);
     let mut text = String::new();
     loop {
+        let was_put_aside = is_another(&reader, &path);
         while reader.read_line(&mut text)? > 0 {
             // Half a line stays in the buffer until its other half has come.
             if text.ends_with('\n') {
-                if let Some(line) = parse_line(&text) {
+                if let Some(line) = parse_line(&text).filter(|line| json || line.is_news()) {
                     show(&line, json)?;
                 }
                 text.clear();
             }
         }
-        watch.wait(Duration::from_secs(1));
+        match was_put_aside.then(|| std::fs::File::open(&path)) {
+            Some(Ok(file)) => reader = BufReader::new(file),
+            _ => watch.wait(Duration::from_secs(1)),
+        }
     }
+}
+
+/// Whether the journal is another file by now, so that nothing more is written into this one.
+fn is_another(reader: &BufReader<std::fs::File>, path: &Path) -> bool {
+    let (Ok(ours), Ok(now)) = (reader.get_ref().metadata(), std::fs::metadata(path)) else {
+        return false;
+    };
+    (ours.dev(), ours.ino()) != (now.dev(), now.ino())
 }
 
 fn show(line: &Line, json: bool) -> Result<()> {
@@ -76,24 +92,13 @@ fn show(line: &Line, json: bool) -> Result<()> {
         say(&serde_json::to_string(line)?);
         return Ok(());
     }
-    let rest: Vec<String> = line
-        .data
-        .iter()
-        .map(|(key, value)| format!("{key}={}", plain(value)))
-        .collect();
     let agent = line.agent.as_deref().unwrap_or("-");
     say(&format!(
         "{}  {:<20}  {:<16}  {}",
         line.at.for_people(),
         agent,
         line.event,
-        rest.join(" ")
+        line.fields()
     ));
     Ok(())
-}
-
-fn plain(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -1,5 +1,5 @@
 //! The command line: arguments in, text out, no decisions. One file per verb. The only room that
-//! names `clap` and `tracing_subscriber`.
+//! names `clap`, `tracing_subscriber` and `tracing_journald`.
 
 mod add;
 mod adopt;
@@ -15,10 +15,13 @@ mod fleet;
 mod gcp;
 mod help;
 mod init;
+mod log;
 mod logs;
 mod ls;
+mod metrics;
 mod notice;
 mod owner;
+mod report;
 mod restore;
 mod rm;
 mod run;
@@ -97,6 +100,10 @@ enum Verb {
     Send(send::Args),
     /// What happened.
     Events(events::Args),
+    /// What became of the fleet: preemptions, what was lost, what each agent did with its time.
+    Report(report::Args),
+    /// How everything stands, for Prometheus.
+    Metrics(metrics::Args),
     /// Make everything durable now.
     Save(save::Args),
     /// Uncommitted work as it was: made now, listed, compared, given back.
@@ -177,7 +184,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match dispatch(cli) {
         Ok(code) => code,
-        Err(error) => report(&error),
+        Err(error) => tell(&error),
     }
 }
 
@@ -221,6 +228,8 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         Verb::Logs(args) => logs::run(root, &args),
         Verb::Send(args) => send::run(root, args),
         Verb::Events(args) => events::run(root, &args),
+        Verb::Report(args) => report::run(root, &args),
+        Verb::Metrics(args) => metrics::run(root, &args),
         Verb::Save(args) => save::run(root, &args),
         Verb::Checkpoint(args) => checkpoint::run(root, args),
         Verb::Restore(args) => restore::run(root, &args),
@@ -245,7 +254,7 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
 }
 
 /// What, where, and what to do.
-fn report(error: &Error) -> ExitCode {
+fn tell(error: &Error) -> ExitCode {
     term::complain(&format!("error: {error:#}"));
     if let Some(hint) = hint_of(error) {
         term::complain(&format!("hint: {hint}"));

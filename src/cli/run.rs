@@ -1,10 +1,10 @@
 //! `spotkeep run`
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 
+use super::log;
 use crate::error::Result;
 use crate::keeper::{self, Options};
 use crate::os::process;
@@ -41,11 +41,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     if args.background {
         process::leave_terminal();
     }
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    log::begin(&process::current_life()?);
     let options = Options {
         sigterm_saves: args.sigterm == Sigterm::Save,
         in_background: args.background,

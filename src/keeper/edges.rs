@@ -12,6 +12,7 @@ use super::checkpoints::{Checkpoints, Made};
 use super::core::{Action, Activity, Attempt, Core, Ending, Event, View};
 use super::follow::Follower;
 use super::ledger::Ledger;
+use super::metrics::Tally;
 use super::room::Sizes;
 use super::starter::{Door, Job};
 use super::survey::Survey;
@@ -65,6 +66,8 @@ pub struct Edges {
     pub(super) messages: Sender<Message>,
     /// What could not be written, by what it was.
     pub(super) trouble: BTreeMap<String, String>,
+    /// What has happened since this keeper began.
+    pub(super) tally: Tally,
 }
 
 impl Edges {
@@ -205,7 +208,14 @@ impl Edges {
 
     /// Writes a line into the journal.
     pub fn write(&mut self, name: Option<&AgentName>, what: &What) {
-        tracing::info!(agent = name.map(tracing::field::display), "{what:?}");
+        let event = what.word();
+        if what.is_news() {
+            tracing::info!(agent = name.map(tracing::field::display), event, "{what}");
+        }
+        if let What::Stalled { reason, .. } = what {
+            *self.tally.stalls.entry(reason).or_default() += 1;
+        }
+        *self.tally.events.entry(event).or_default() += 1;
         let written = self.journal().write(name, what);
         self.note_trouble("the journal", written);
         let root = self.root.dir().display().to_string();

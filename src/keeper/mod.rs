@@ -16,11 +16,13 @@ pub mod backups;
 mod checkpoints;
 pub mod client;
 pub mod core;
+mod diary;
 mod edges;
 mod follow;
 mod ground;
 mod guard;
 mod ledger;
+pub mod metrics;
 mod opening;
 mod poweroff;
 pub mod protocol;
@@ -49,13 +51,16 @@ use crate::os::process;
 use crate::os::signal::Ask;
 use crate::restore::History;
 use crate::root::Root;
-use crate::state::{self, AgentName, Journal, Manifest, TranscriptMark, What};
+use crate::state::{AgentName, Journal, Manifest, TranscriptMark, What};
 use crate::systemd::notify::Manager;
+use crate::time::Timestamp;
 use crate::tmux;
 
 use core::{Core, Event};
+use diary::Diary;
 use edges::Edges;
 use ground::{Ground, Lost};
+use opening::Taken;
 use protocol::Request;
 use requests::Waiting;
 use socket::ReplyTo;
@@ -131,15 +136,15 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
     let (config, wrong) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
     tmux::ensure_installed()?;
     let life = process::current_life()?;
-    let (lock, identity, runtime) = opening::take(root, &life)?;
-
-    let (lines, torn) = state::lines(&root.journal())?;
-    let history = History::read(&lines, &life);
+    let Taken {
+        lock,
+        identity,
+        runtime,
+        history,
+        is_new_life,
+        torn,
+    } = opening::take(root, &life)?;
     let journal = Journal::open(&root.journal(), &identity.root_id, identity.epoch, &life)?;
-    // A save without a keeper writes into a new life's journal too.
-    let is_new_life = !lines
-        .iter()
-        .any(|line| line.life == life && line.event == "keeper-started");
 
     let (messages, queue) = mpsc::channel();
     let mut keeper = Keeper::new(
@@ -175,6 +180,10 @@ struct Keeper {
     history: History,
     waiting: Waiting,
     last_save: Option<Manifest>,
+    diary: Diary,
+    began: Timestamp,
+    /// Of the machine so far, and those of them that a cloud ended.
+    lives: (u64, u64),
     /// The length of the notice, where the VM's metadata have it and `spotkeep.toml` has not.
     notice_length: Option<Duration>,
     /// Where our sockets are.
@@ -201,7 +210,8 @@ impl Keeper {
             let busy = self.core.next_wakeup();
             let longest = if busy.is_some() { TICK } else { IDLE_TICK };
             let longest = longest.min(silence);
-            let wait = busy.map_or(longest, |at| {
+            let due = busy.into_iter().chain(self.diary.due()).min();
+            let wait = due.map_or(longest, |at| {
                 at.saturating_duration_since(Instant::now()).min(longest)
             });
             match queue.recv_timeout(wait) {
@@ -216,6 +226,20 @@ impl Keeper {
                 }
                 Err(RecvTimeoutError::Disconnected) => return End::LetGo,
             }
+            if self.diary.due().is_some_and(|at| at <= Instant::now()) {
+                self.write_diary();
+            }
+        }
+    }
+
+    /// Writes down what the agents were doing; later, where the journal is away with the root.
+    fn write_diary(&mut self) {
+        if self.lost.is_some() {
+            return;
+        }
+        let changes = self.diary.take();
+        if !changes.is_empty() {
+            self.edges.write(None, &What::Activity { changes });
         }
     }
 
@@ -291,6 +315,11 @@ impl Keeper {
             self.edges.door.open();
         }
         self.edges.perform(&self.core, actions);
+        // How a save ends the agents is told by its manifest.
+        if !self.core.is_closed() {
+            let views = self.core.views();
+            self.diary.look(Instant::now(), Timestamp::now(), &views);
+        }
         if let Some(name) = ended
             && self.core.view(&name).is_none()
         {
@@ -328,6 +357,7 @@ impl Keeper {
         self.edges.notifier.tell(safe, &self.edges.config.notify);
         self.waiting.answer(&manifest);
         self.last_save = Some(manifest);
+        self.write_diary();
         if source == Some(Source::Signal) {
             self.end = Some(End::Saved);
         }
@@ -340,6 +370,7 @@ impl Keeper {
             End::Down => "the fleet is down",
             End::Replaced => return, // The journal is another keeper's now.
         };
+        self.write_diary();
         self.edges.write(
             None,
             &What::KeeperStopped {

@@ -8,10 +8,12 @@ use std::time::Instant;
 
 use super::checkpoints::Checkpoints;
 use super::core::{Core, Event};
+use super::diary::Diary;
 use super::edges::Edges;
 use super::follow::{self, Follower, News};
 use super::guard;
 use super::ledger::Ledger;
+use super::metrics::Tally;
 use super::requests::Waiting;
 use super::room;
 use super::runtime::{self, Holder};
@@ -30,11 +32,25 @@ use crate::os::process::{self, ProcessId};
 use crate::os::signal;
 use crate::restore::{self, History};
 use crate::root::Root;
-use crate::state::{self, AgentName, Fleet, Journal, RootFile, Wanted, What};
+use crate::state::{self, AgentName, Fleet, Journal, Line, RootFile, Wanted, What};
+use crate::time::Timestamp;
 use crate::tmux::Tmux;
 
-/// Takes the root: the lock, a higher epoch, a place for the sockets.
-pub(super) fn take(root: &Root, life: &str) -> Result<(LockFile, RootFile, PathBuf)> {
+/// A root that is ours now.
+pub(super) struct Taken {
+    pub(super) lock: LockFile,
+    pub(super) identity: RootFile,
+    /// Where the sockets are.
+    pub(super) runtime: PathBuf,
+    pub(super) history: History,
+    /// No keeper was there before in this life.
+    pub(super) is_new_life: bool,
+    /// Lines of the journal that cannot be read.
+    pub(super) torn: usize,
+}
+
+/// Takes the root: the lock, what its journal says, a higher epoch, a place for the sockets.
+pub(super) fn take(root: &Root, life: &str) -> Result<Taken> {
     let mut identity = root.identity()?;
     let runtime = runtime::directory(root, &identity.root_id, life)?;
     let Some(mut lock) = LockFile::try_take(&root.lock())? else {
@@ -46,10 +62,35 @@ pub(super) fn take(root: &Root, life: &str) -> Result<(LockFile, RootFile, PathB
         ))
         .hint(format!("spotkeep --root {} status", root.dir().display()));
     };
+    let (lines, torn) = state::lines(&root.journal())?;
+    let history = History::read(&lines, life);
+    let is_new_life = is_new(&lines, life);
     identity.epoch += 1;
+    if is_new_life {
+        identity.lives += 1;
+        let was_preempted = history.noticed_by.as_deref() == Some("metadata");
+        identity.preemptions += u64::from(was_preempted);
+    }
     state::store(&root.root_json(), &identity)?;
     lock.describe(&serde_json::to_string(&Holder::this(life, &runtime))?)?;
-    Ok((lock, identity, runtime))
+    Ok(Taken {
+        lock,
+        identity,
+        runtime,
+        history,
+        is_new_life,
+        torn,
+    })
+}
+
+/// A save without a keeper writes into a new life's journal too. Where so much was written in this life
+/// that its beginning is not read any more, it had a keeper.
+fn is_new(lines: &[Line], life: &str) -> bool {
+    let is_cut = lines
+        .first()
+        .is_some_and(|line| line.seq > 1 && line.life == life);
+    let had_keeper = |line: &Line| line.life == life && line.event == "keeper-started";
+    !is_cut && !lines.iter().any(had_keeper)
 }
 
 impl Keeper {
@@ -134,6 +175,7 @@ impl Keeper {
             checkpoints,
             messages,
             trouble: BTreeMap::new(),
+            tally: Tally::default(),
         };
         let last_save = state::latest_manifest(&root.saves())?;
         Ok(Self {
@@ -142,6 +184,9 @@ impl Keeper {
             options,
             history,
             waiting: Waiting::default(),
+            diary: Diary::default(),
+            began: Timestamp::now(),
+            lives: (identity.lives, identity.preemptions),
             last_save,
             notice_length: None,
             runtime: runtime.to_path_buf(),
@@ -166,6 +211,8 @@ impl Keeper {
                 pid,
                 new_life: is_new_life,
                 last_end,
+                since_boot_ms: process::since_life_began()
+                    .and_then(|up| u64::try_from(up.as_millis()).ok()),
             },
         );
         if torn > 0 {

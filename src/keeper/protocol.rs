@@ -12,6 +12,8 @@ use crate::state::{AgentName, Fleet, Wanted};
 pub enum Request {
     /// How everything stands.
     Status,
+    /// The same, for Prometheus.
+    Metrics,
     /// Agents shall run, or stop.
     Want {
         /// Which.

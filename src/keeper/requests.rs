@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::backups::Stand;
 use super::core::Event;
+use super::metrics::{self, Sample};
 use super::protocol::{Reply, Request};
 use super::socket::ReplyTo;
 use super::status::{AgentStatus, BackupSeen, LastSave, Status, notice_of, tell_backups};
@@ -15,7 +16,7 @@ use super::{End, Keeper};
 use crate::config::Config;
 use crate::error::{Error, Hint as _, Kind, Result, anyhow};
 use crate::notice::{Notice, Source};
-use crate::os::process;
+use crate::os::{files, process};
 use crate::state::{AgentName, AgentState, Fleet, Manifest, VERSION, What};
 
 /// Who waits for the save that is under way.
@@ -84,6 +85,7 @@ impl Keeper {
     fn answer_at_once(&mut self, request: Request, user: u32) -> Result<Value> {
         match request {
             Request::Status => Ok(serde_json::to_value(self.status()?)?),
+            Request::Metrics => Ok(Value::String(self.metrics()?)),
             Request::Want { names, wanted } => {
                 self.check(&names)?;
                 if wanted == crate::state::Wanted::Running {
@@ -270,6 +272,15 @@ impl Keeper {
             trouble,
             agents,
         })
+    }
+
+    fn metrics(&self) -> Result<String> {
+        Ok(metrics::text(&Sample {
+            status: &self.status()?,
+            lives: self.lives,
+            space: files::space(self.edges.root.dir()).ok(),
+            keeper: Some((self.began, &self.edges.tally)),
+        }))
     }
 
     /// A keeper that `up` started in the background ends once the fleet is down.

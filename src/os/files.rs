@@ -5,7 +5,9 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::Path;
 
 use crate::error::{Context as _, Result};
@@ -36,12 +38,30 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The disk is full or gone.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with_mode(path, bytes, 0o600)
+}
+
+/// The same for what everybody may read (0644).
+///
+/// # Errors
+/// The disk is full or gone.
+pub fn write_public(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with_mode(path, bytes, 0o644)
+}
+
+fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
     let write = || -> io::Result<()> {
         let mut file = tempfile::Builder::new()
             .prefix(".spotkeep-")
             .suffix(".tmp")
-            .tempfile_in(path.parent().unwrap_or(Path::new(".")))?;
+            .tempfile_in(dir)?;
         file.write_all(bytes)?;
+        let mode = fs::Permissions::from_mode(mode);
+        file.as_file().set_permissions(mode)?;
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     };
@@ -86,6 +106,7 @@ pub fn read_tail(path: &Path, limit: u64) -> io::Result<(u64, Vec<u8>)> {
 #[derive(Debug)]
 pub struct AppendFile {
     file: File,
+    length: u64,
 }
 
 impl AppendFile {
@@ -106,7 +127,8 @@ impl AppendFile {
             if last.first().is_some_and(|byte| *byte != b'\n') {
                 file.write_all(b"\n")?;
             }
-            Ok(Self { file })
+            let length = file.metadata()?.len();
+            Ok(Self { file, length })
         };
         open().with_context(|| format!("cannot open {}", path.display()))
     }
@@ -120,7 +142,14 @@ impl AppendFile {
         bytes.extend_from_slice(line.as_bytes());
         bytes.push(b'\n');
         self.file.write_all(&bytes)?;
+        self.length = self.length.saturating_add(bytes.len() as u64);
         self.file.sync_data()
+    }
+
+    /// Bytes in it, as far as we wrote them.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.length
     }
 }
 

@@ -195,6 +195,25 @@ pub fn current_life() -> Result<String> {
     Ok(format!("{}-{}", boot.trim(), init.start_time))
 }
 
+/// How long this life has lasted, by the kernel's clock: since the machine booted, or since the container's
+/// first process was started. `None` where it cannot be told, or the life was set from outside.
+#[must_use]
+pub fn since_life_began() -> Option<Duration> {
+    if std::env::var_os("SPOTKEEP_LIFE").is_some() {
+        return None;
+    }
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    let now = Duration::try_from_secs_f64(seconds).ok()?;
+    let ticks = ProcessId::of(1)?.start_time;
+    now.checked_sub(Duration::from_millis(
+        ticks.saturating_mul(1000) / TICKS_PER_SECOND,
+    ))
+}
+
+/// The unit of start times in `/proc`: `USER_HZ`, which is 100 on every architecture that Linux has in use.
+const TICKS_PER_SECOND: u64 = 100;
+
 /// Memory that can still be given out without swapping, in bytes (`MemAvailable`).
 #[must_use]
 pub fn available_memory() -> Option<u64> {

@@ -1,18 +1,25 @@
 //! `session-state/journal.jsonl`: what happened, in order, one durable line each.
 
+use std::fmt;
+use std::fs;
+use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{AgentName, Cause, VERSION};
-use crate::error::{Context as _, Result};
-use crate::os::files::{AppendFile, read_tail};
+use crate::error::{Context as _, Error, Result};
+use crate::os::files::{self, AppendFile, read_tail};
 use crate::time::Timestamp;
 
 /// Bytes at the end of the journal that are looked at when it is opened. A life that has had its
 /// notice starts nothing after it, so a notice of this life is always within.
 const TAIL_BYTES: u64 = 4 << 20;
+
+/// A journal that has grown to this is put aside as the old one, whose place it takes. At most two
+/// of them are there.
+const LARGEST: u64 = 32 << 20;
 
 /// How a session is begun in a new process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -35,6 +42,8 @@ pub enum What {
         pid: i32,
         new_life: bool,
         last_end: &'static str,
+        /// How long the machine had been up; null where that is not this life's.
+        since_boot_ms: Option<u64>,
     },
     KeeperStopped {
         reason: String,
@@ -151,6 +160,35 @@ pub enum What {
     Damaged {
         what: String,
     },
+    Activity {
+        changes: Vec<Change>,
+    },
+}
+
+/// A change of what an agent is doing. Such changes are gathered, and written down some time later.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Change {
+    /// Whose.
+    pub agent: AgentName,
+    /// The word of its state, or `removed`: it is not declared any more.
+    pub state: &'static str,
+    /// When it began.
+    pub at: Timestamp,
+}
+
+impl What {
+    /// The word for it, as in the journal.
+    #[must_use]
+    pub fn word(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        value["event"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Whether a person wants to read of it as it happens.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        !matches!(self, Self::Activity { .. })
+    }
 }
 
 /// A line of the journal, as it is read back.
@@ -178,6 +216,45 @@ pub struct Line {
     pub data: Map<String, Value>,
 }
 
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(Value::Object(mut data)) = serde_json::to_value(self) else {
+            return Err(fmt::Error);
+        };
+        let event = data.shift_remove("event");
+        write!(f, "{}", event.as_ref().map(plain).unwrap_or_default())?;
+        write!(f, " {}", fields(&data))
+    }
+}
+
+/// Fields for people, as `key=value`.
+fn fields(data: &Map<String, Value>) -> String {
+    let parts = data
+        .iter()
+        .map(|(key, value)| format!("{key}={}", plain(value)));
+    parts.collect::<Vec<_>>().join(" ")
+}
+
+fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+impl Line {
+    /// Its fields for people, as `key=value`.
+    #[must_use]
+    pub fn fields(&self) -> String {
+        fields(&self.data)
+    }
+
+    /// Whether a person wants to read of it as it happens.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        self.event != "activity"
+    }
+}
+
 /// The journal, open for appending.
 #[derive(Debug)]
 pub struct Journal {
@@ -188,6 +265,8 @@ pub struct Journal {
     epoch: u64,
     life: String,
     next_seq: u64,
+    /// What the file may grow to.
+    largest: u64,
 }
 
 impl Journal {
@@ -206,6 +285,7 @@ impl Journal {
             epoch,
             life: life.to_owned(),
             next_seq,
+            largest: LARGEST,
         })
     }
 
@@ -248,14 +328,39 @@ impl Journal {
             agent: agent.map(ToString::to_string),
             data,
         };
-        self.file
-            .as_mut()
-            .context("the journal is away with the root")?
-            .append(&serde_json::to_string(&line).context("cannot write JSON")?)
+        let file = self.file.as_mut();
+        let file = file.context("the journal is away with the root")?;
+        file.append(&serde_json::to_string(&line).context("cannot write JSON")?)
             .context("cannot write the journal")?;
         self.next_seq += 1;
+        if file.length() >= self.largest {
+            self.begin_anew();
+        }
         Ok(())
     }
+
+    /// Puts the file aside. Every line is durable in it, and whoever reads goes on in the old one until
+    /// there is a new one. Where it does not work, the file grows on, and the next line tries again.
+    fn begin_anew(&mut self) {
+        let aside = match fs::rename(&self.path, older(&self.path)) {
+            // It was put aside before, and a new one could not be opened.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => files::sync_dir(self.path.parent().unwrap_or(Path::new("."))),
+        };
+        match aside
+            .map_err(Error::from)
+            .and_then(|()| AppendFile::open(&self.path))
+        {
+            Ok(file) => self.file = Some(file),
+            Err(error) => tracing::warn!("the journal grows on: {error:#}"),
+        }
+    }
+}
+
+/// Where the older half of a journal is.
+fn older(path: &Path) -> PathBuf {
+    path.with_extension("old.jsonl")
 }
 
 /// Reads one line; `None` if it is torn.
@@ -278,25 +383,64 @@ pub fn lines(path: &Path) -> Result<(Vec<Line>, usize)> {
 /// # Errors
 /// As [`lines`].
 pub fn lines_of_tail(path: &Path, bytes: u64) -> Result<(Vec<Line>, usize)> {
-    let (start, bytes) = match read_tail(path, bytes) {
-        Ok(tail) => tail,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    let text = String::from_utf8_lossy(&bytes);
-    // The first line of a cut is half a line, and no damage.
-    let whole = text
-        .lines()
-        .skip(usize::from(start > 0))
-        .filter(|line| !line.is_empty());
+    let newer = tail(path, bytes)?;
+    let left = bytes.saturating_sub(newer.1.len() as u64);
+    let is_whole = newer.0 == 0 && left > 0;
+    let parts = [
+        is_whole.then(|| tail(&older(path), left)).transpose()?,
+        Some(newer),
+    ];
     let (mut good, mut torn) = (Vec::new(), 0);
-    for line in whole {
-        match parse_line(line) {
-            Some(line) => good.push(line),
-            None => torn += 1,
+    for (start, bytes) in parts.into_iter().flatten() {
+        let text = String::from_utf8_lossy(&bytes);
+        // The first line of a cut is half a line, and no damage.
+        let whole = text
+            .lines()
+            .skip(usize::from(start > 0))
+            .filter(|line| !line.is_empty());
+        for line in whole {
+            match parse_line(line) {
+                Some(line) => good.push(line),
+                None => torn += 1,
+            }
         }
     }
     Ok((good, torn))
+}
+
+/// So many bytes at the end of a file, with where they begin; an absent file is empty.
+fn tail(path: &Path, bytes: u64) -> Result<(u64, Vec<u8>)> {
+    match read_tail(path, bytes) {
+        Ok(tail) => Ok(tail),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((0, Vec::new())),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Goes through all lines, oldest first, one at a time: for a reader who wants the whole history and not
+/// all of it in memory. Returns how many could not be read.
+///
+/// # Errors
+/// As [`lines`].
+pub fn each_line(path: &Path, mut take: impl FnMut(Line)) -> Result<usize> {
+    let mut torn = 0;
+    for path in [&older(path), path] {
+        let file = match fs::File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        for bytes in BufReader::new(file).split(b'\n') {
+            let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
+            match parse_line(&String::from_utf8_lossy(&bytes)) {
+                Some(line) => take(line),
+                None => torn += usize::from(!bytes.is_empty()),
+            }
+        }
+    }
+    Ok(torn)
 }
 
 #[cfg(test)]
@@ -317,6 +461,39 @@ mod tests {
         let (lines, torn) = lines(&path).unwrap();
         let numbers: Vec<u64> = lines.iter().map(|line| line.seq).collect();
         assert_eq!((numbers, torn), (vec![1, 2], 0));
+    }
+
+    #[test]
+    fn a_journal_that_has_grown_is_put_aside_once_and_no_reader_misses_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        journal.largest = 2_000;
+        let what = What::Survived { reason: "x".into() };
+        let numbers = |lines: Vec<Line>| lines.iter().map(|line| line.seq).collect::<Vec<_>>();
+        let mut began_anew = 0;
+        for seq in 1..=60 {
+            journal.write(None, &what).unwrap();
+            began_anew += usize::from(!path.metadata().is_ok_and(|meta| meta.len() > 0));
+            let seen = numbers(lines(&path).unwrap().0);
+            assert!(seen.ends_with(&[seq]) && seen.is_sorted(), "{seen:?}");
+            let all = std::cell::RefCell::new(Vec::new());
+            each_line(&path, |line| all.borrow_mut().push(line)).unwrap();
+            assert_eq!(numbers(all.into_inner()), seen);
+            assert!(
+                seq < 10 || seen.len() >= 10,
+                "the older half is read too: {seen:?}"
+            );
+        }
+        assert!(began_anew > 2);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        // Whoever opens it next goes on counting, also right after it was put aside.
+        fs::write(&path, "").unwrap();
+        let last = lines(&path).unwrap().0.last().unwrap().seq;
+        let mut next = Journal::open(&path, "r", 2, "m").unwrap();
+        next.write(None, &what).unwrap();
+        assert_eq!(lines(&path).unwrap().0.last().unwrap().seq, last + 1);
+        assert_eq!(numbers(lines_of_tail(&path, 50).unwrap().0), [] as [u64; 0]);
     }
 
     #[test]

@@ -186,6 +186,18 @@ pub fn latest(saves: &Path) -> Result<Option<Manifest>> {
         .find(|save| save.is_final))
 }
 
+/// All manifests that can be read, oldest first.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn all(saves: &Path) -> Result<Vec<Manifest>> {
+    let newest_first = ids(saves)?;
+    let oldest_first = newest_first.iter().rev();
+    Ok(oldest_first
+        .filter_map(|id| load(saves, id).ok().flatten())
+        .collect())
+}
+
 /// Forgets all but the newest few manifests.
 ///
 /// # Errors

@@ -21,9 +21,9 @@ use crate::os::files;
 
 pub use cause::Cause;
 pub use id::{AgentName, is_uuid, new_save_id, new_uuid};
-pub use journal::{How, Journal, Line, What, lines, lines_of_tail, parse_line};
+pub use journal::{Change, How, Journal, Line, What, each_line, lines, lines_of_tail, parse_line};
 pub use manifest::{
-    AgentSaved, Manifest, Stages, WorkspaceSaved, latest as latest_manifest,
+    AgentSaved, Manifest, Stages, WorkspaceSaved, all as all_manifests, latest as latest_manifest,
     prune as prune_manifests, store as store_manifest,
 };
 pub use record::{AgentRecord, AgentState, Launch, TranscriptMark, Wanted};

@@ -40,6 +40,12 @@ pub struct RootFile {
     /// Whether the fleet is wanted.
     #[serde(default)]
     pub fleet: Fleet,
+    /// Lives of the machine that it has had.
+    #[serde(default)]
+    pub lives: u64,
+    /// Those of them that a cloud's notice ended.
+    #[serde(default)]
+    pub preemptions: u64,
     /// What a newer version wrote.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,
@@ -59,6 +65,8 @@ impl RootFile {
             uid,
             created_at: Timestamp::now(),
             fleet: Fleet::Up,
+            lives: 0,
+            preemptions: 0,
             unknown: Map::new(),
         }
     }

@@ -43,6 +43,8 @@ fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
             (machine.property("spotkeep", "StatusText") == "2 of 2 agents run").then_some(())
         });
 
+        the_log_has_fields(&machine);
+
         let first = keeper();
         machine.run(&format!("kill -KILL {first}")).ok();
         wait_for_another(&machine, &first);
@@ -100,6 +102,41 @@ fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
         }
         assert_eq!(pids(&machine), before);
     });
+}
+
+/// What a person asks of systemd's journal about one agent.
+fn the_log_has_fields(machine: &Machine<'_>) {
+    let entries = |matches: &str| -> Vec<serde_json::Value> {
+        let line = format!("journalctl --sync; journalctl -o json --no-pager {matches}");
+        let out = machine.run(&line).ok().out;
+        out.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let of_agent = entries("SPOTKEEP_AGENT=a");
+    let events: Vec<&str> = of_agent
+        .iter()
+        .filter_map(|entry| entry["SPOTKEEP_EVENT"].as_str())
+        .collect();
+    assert!(events.starts_with(&["starting", "started"]), "{of_agent:?}");
+    let started = &of_agent[1];
+    assert!(
+        started["MESSAGE"]
+            .as_str()
+            .is_some_and(|message| message.starts_with("started session_id=")),
+        "{started}"
+    );
+    assert_eq!(
+        (&started["PRIORITY"], &started["SYSLOG_IDENTIFIER"]),
+        (&"6".into(), &"spotkeep".into())
+    );
+    assert_eq!(started["_SYSTEMD_UNIT"], "spotkeep.service");
+    let keeper = entries("SPOTKEEP_EVENT=keeper-started");
+    assert_eq!(keeper.len(), 1, "{keeper:?}");
+    let life = keeper[0]["SPOTKEEP_LIFE"].as_str().unwrap_or_default();
+    let boot = keeper[0]["_BOOT_ID"].as_str().unwrap_or_default();
+    assert!(life.len() > 30 && !boot.is_empty(), "{keeper:?}");
+    assert_eq!(started["SPOTKEEP_LIFE"], life);
 }
 
 #[test]

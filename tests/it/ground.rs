@@ -164,7 +164,7 @@ fn another_root_in_the_place_of_ours_is_left_alone() {
     process.open().unwrap().signal(Signal::Kill);
     lab.until("its end is seen", || {
         let log = fs::read_to_string(lab.log()).unwrap();
-        log.contains("Backoff").then_some(())
+        log.contains("backoff failures=").then_some(())
     });
     assert_eq!(tree(&lab.root()).len(), before);
     must("umount", &[&text(&lab.root())]);

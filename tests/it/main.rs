@@ -51,6 +51,7 @@ mod real_claude_note;
 mod real_claude_session;
 mod real_claude_start;
 mod real_claude_weather;
+mod report;
 mod save;
 mod saying;
 mod security;

@@ -1,0 +1,242 @@
+//! `spotkeep report`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::ask;
+use super::term::{complain, json, say, table};
+use crate::error::{Context as _, Hint as _, Kind, Result};
+use crate::os::files;
+use crate::report::{self, About, Doing, Preemption, Report};
+use crate::root::Root;
+use crate::time::{Timestamp, parse_age, short};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  spotkeep report --since 24h
+  spotkeep report --since 2026-11-01T00:00:00Z --json
+  spotkeep report --html fleet.html     one file, to look at and to pass on")]
+pub(super) struct Args {
+    /// How far back: a span such as 12h, 7d or 2w, or a time as RFC 3339.
+    #[arg(long, default_value = "7d", value_name = "SPAN")]
+    since: String,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    /// Write a page with the fleet's timeline, which needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+    let until = Timestamp::now();
+    let report = report::read(
+        root,
+        About {
+            root: root.dir().display().to_string(),
+            root_id: root.identity()?.root_id,
+            from: from(&args.since, until)?,
+            until,
+            watched_life: life_under_watch(root),
+        },
+    )?;
+    if let Some(path) = &args.html {
+        files::write_whole(path, report::html::page(&report).as_bytes())?;
+        if !args.json {
+            complain(&format!("wrote {}", path.display()));
+        }
+    }
+    match (args.json, &args.html) {
+        (true, _) => json(&report)?,
+        (false, None) => text(&report).iter().for_each(|line| say(line)),
+        (false, Some(_)) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The life of the keeper that runs now. One that does not answer looks on no more than none.
+fn life_under_watch(root: &Root) -> Option<String> {
+    let status = ask::status(root).ok()?;
+    (status.keeper == "running").then_some(status.life)
+}
+
+fn from(since: &str, until: Timestamp) -> Result<Timestamp> {
+    if let Some(at) = Timestamp::parse(since) {
+        return Ok(at.min(until));
+    }
+    let age = parse_age(since).context("--since").kind(Kind::Usage);
+    Ok(until.before(age.hint("spotkeep report --since 7d")?))
+}
+
+fn text(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut say = |line: String| lines.push(line);
+    let totals = &report.totals;
+    say(format!(
+        "from    {} to {} ({})",
+        report.from.for_people(),
+        report.until.for_people(),
+        short(report.until.since(report.from))
+    ));
+    if let Some(at) = report.journal_from.filter(|at| *at > report.from) {
+        say(format!(
+            "        the journal tells of nothing before {}",
+            at.for_people()
+        ));
+    }
+    if report.torn > 0 {
+        say(format!(
+            "        {} lines of it could not be read",
+            report.torn
+        ));
+    }
+    let cut = match totals.preemptions {
+        0 => "nothing was cut off".to_owned(),
+        all => format!(
+            "{}, {} of {all} clean",
+            counted(all, "preemption"),
+            totals.clean
+        ),
+    };
+    say(format!(
+        "fleet   {}; {cut}",
+        counted(report.agents.len(), "agent")
+    ));
+    if totals.preemptions > 0 {
+        let unsure = match totals.ends_that_cannot_tell {
+            0 => String::new(),
+            1 => " (1 end cannot tell: up to 2 s of words)".into(),
+            unsure => format!(" ({unsure} ends cannot tell: up to 2 s of words each)"),
+        };
+        let records = counted(totals.records_lost, "record");
+        say(format!(
+            "lost    {} ({} of all agents together), {} of {}, {records}{unsure}",
+            time(totals.away_ms),
+            time(totals.agents_away_ms),
+            totals.turns_lost,
+            counted(totals.turns_cut, "cut turn"),
+        ));
+        lines.push(String::new());
+        lines.extend(preemptions(&report.preemptions));
+    }
+    if !report.agents.is_empty() {
+        lines.push(String::new());
+        lines.extend(agents(report));
+    }
+    lines
+}
+
+fn preemptions(all: &[Preemption]) -> Vec<String> {
+    let header = [
+        "WHEN",
+        "KIND",
+        "CLEAN",
+        "WORDS SAFE",
+        "SAFE",
+        "GONE",
+        "BOOT TO RESUMED",
+        "BACK AFTER",
+        "AGENTS",
+        "TURNS",
+        "RECORDS LOST",
+    ];
+    let rows: Vec<[String; 11]> = all
+        .iter()
+        .map(|end| {
+            let ms = |ms: Option<u64>| ms.map_or_else(|| "-".to_owned(), time);
+            let stayed = if end.survived { ", stayed" } else { "" };
+            [
+                end.at.for_people().trim_end_matches(" UTC").to_owned(),
+                format!("{}{stayed}", end.kind.word()),
+                if end.clean { "yes" } else { "no" }.to_owned(),
+                ms(end.words_safe_ms),
+                ms(end.notice_to_safe_ms),
+                ms(end.gone_ms),
+                ms(end.boot_to_resumed_ms),
+                ms(end.away_ms),
+                format!("{} of {}", end.agents_back, end.agents_total),
+                format!("{} of {}", end.turns_continued, end.turns_cut),
+                end.records_lost
+                    .map_or_else(|| "-".to_owned(), |lost| lost.to_string()),
+            ]
+        })
+        .collect();
+    table(header, &rows)
+}
+
+fn agents(report: &Report) -> Vec<String> {
+    let header = [
+        "AGENT", "WORKING", "WAITING", "IDLE", "STALLED", "FAILED", "STOPPED", "AWAY", "RESUMED",
+        "RESTARTS",
+    ];
+    let rows: Vec<[String; 10]> = report
+        .agents
+        .iter()
+        .map(|agent| {
+            let of = |doing| match agent.uptime.of(doing) {
+                Duration::ZERO => "-".to_owned(),
+                time => short(time),
+            };
+            [
+                agent.name.clone(),
+                of(Doing::Working),
+                of(Doing::Waiting),
+                of(Doing::Idle),
+                of(Doing::Stalled),
+                of(Doing::Failed),
+                of(Doing::Stopped),
+                of(Doing::Away),
+                agent.resumed.len().to_string(),
+                agent.restarts.to_string(),
+            ]
+        })
+        .collect();
+    table(header, &rows)
+}
+
+fn time(ms: u64) -> String {
+    match ms {
+        0 => "0 s".into(),
+        ms => short(Duration::from_millis(ms)),
+    }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_tells_the_figures_first_and_then_who_did_what() {
+        let text = text(&report::tests::sample()).join("\n");
+        insta::assert_snapshot!(text, @r"
+        from    2026-11-22 02:00:00 UTC to 2026-11-22 10:00:00 UTC (8h 0m)
+                the journal tells of nothing before 2026-11-22 03:00:00 UTC
+        fleet   2 agents; 2 preemptions, 1 of 2 clean
+        lost    1h 2m (2h 4m of all agents together), 1 of 3 cut turns, 0 records (1 end cannot tell: up to 2 s of words)
+
+        WHEN                 KIND       CLEAN  WORDS SAFE  SAFE   GONE    BOOT TO RESUMED  BACK AFTER  AGENTS  TURNS   RECORDS LOST
+        2026-11-22 05:00:00  preempted  yes    1.2 s       1.6 s  2m 48s  20 s             3m 8s       2 of 2  1 of 1  0
+        2026-11-22 07:01:00  cut off    no     -           -      59m 0s  -                59m 5s      1 of 2  1 of 2  -
+
+        AGENT  WORKING  WAITING  IDLE     STALLED  FAILED  STOPPED  AWAY   RESUMED  RESTARTS
+        x      4h 38m   -        49m 30s  30m 2s   -       -        1h 2m  3        0
+        y      1h 0m    2h 56m   -        -        1h 59m  -        1h 2m  3        1
+        ");
+    }
+
+    #[test]
+    fn a_span_may_be_a_time() {
+        let now = Timestamp::parse("2026-11-22T12:00:00Z").unwrap();
+        let day = |since: &str| from(since, now).unwrap().to_string();
+        assert_eq!(day("2d"), "2026-11-20T12:00:00.000Z");
+        assert_eq!(day("2026-11-01T00:00:00Z"), "2026-11-01T00:00:00.000Z");
+        assert!(from("soon", now).is_err());
+    }
+}

@@ -1,0 +1,452 @@
+//! How everything stands, for Prometheus: the text that its server and the textfile collector of its node
+//! exporter read. Pure.
+//!
+//! Base units, seconds since 1970 for moments, `_total` for what only grows. What is not known is left out.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use super::status::{AgentStatus, Status};
+use crate::os::files::Space;
+use crate::state::{AgentState, Fleet};
+use crate::time::Timestamp;
+
+/// Every state, so that a count which falls to nothing is nothing, and not gone.
+const STATES: [AgentState; 10] = [
+    AgentState::Running,
+    AgentState::Waiting,
+    AgentState::Idle,
+    AgentState::Starting,
+    AgentState::Stalled,
+    AgentState::Failed,
+    AgentState::Stopped,
+    AgentState::Saving,
+    AgentState::Backoff,
+    AgentState::Unknown,
+];
+
+/// What this keeper has counted since it began.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Lines of the journal, by event.
+    pub events: BTreeMap<String, u64>,
+    /// Turns that the API ended, by reason.
+    pub stalls: BTreeMap<&'static str, u64>,
+}
+
+/// All that is told.
+#[derive(Debug)]
+pub struct Sample<'a> {
+    /// How everything stands.
+    pub status: &'a Status,
+    /// Lives of the machine that this root has had, and those of them that a cloud ended.
+    pub lives: (u64, u64),
+    /// The room on the root's disk, where it can be told.
+    pub space: Option<Space>,
+    /// When the keeper began, and what it has counted; `None` where none runs.
+    pub keeper: Option<(Timestamp, &'a Tally)>,
+}
+
+/// The text.
+#[must_use]
+pub fn text(sample: &Sample<'_>) -> String {
+    let mut out = Exposition::default();
+    machine(&mut out, sample);
+    fleet(&mut out, sample.status);
+    saved(&mut out, sample.status);
+    agents(&mut out, &sample.status.agents);
+    if let Some((_, tally)) = sample.keeper {
+        counted(&mut out, tally);
+    }
+    out.0
+}
+
+fn machine(out: &mut Exposition, sample: &Sample<'_>) {
+    let status = sample.status;
+    out.one(
+        "keeper_up",
+        "Whether a keeper runs.",
+        flag(sample.keeper.is_some()),
+    );
+    let labels = [
+        ("root", status.root.display().to_string()),
+        ("root_id", status.root_id.clone()),
+        ("version", status.keeper_version.clone().unwrap_or_default()),
+    ];
+    let help = "The root, and the version of its keeper; always 1.";
+    out.family("info", GAUGE, help, [(&labels[..], "1".to_owned())]);
+    if let Some((since, _)) = sample.keeper {
+        out.one(
+            "keeper_start_time_seconds",
+            "When the keeper began.",
+            moment(since),
+        );
+    }
+    out.one(
+        "epoch",
+        "Raised by each keeper of this root.",
+        status.epoch.to_string(),
+    );
+    let (lives, preemptions) = sample.lives;
+    let help = "Lives of the machine that this root has had.";
+    out.family("lives_total", COUNTER, help, [(&[][..], lives.to_string())]);
+    let help = "Lives that a cloud's notice ended.";
+    out.family(
+        "preemptions_total",
+        COUNTER,
+        help,
+        [(&[][..], preemptions.to_string())],
+    );
+    if let Some(space) = sample.space {
+        out.one(
+            "disk_free_bytes",
+            "Room on the root's disk.",
+            space.free.to_string(),
+        );
+        out.one(
+            "disk_size_bytes",
+            "Size of the root's disk.",
+            space.total.to_string(),
+        );
+    }
+}
+
+fn fleet(out: &mut Exposition, status: &Status) {
+    out.one(
+        "fleet_wanted",
+        "Whether the fleet is wanted (up), or down.",
+        flag(status.fleet == Fleet::Up),
+    );
+    out.one(
+        "fleet_paused",
+        "Whether the whole fleet waits, such as for a login.",
+        flag(status.paused.is_some()),
+    );
+    let help = "Whether this life has had its notice: nothing is started in it.";
+    out.one("notice_received", help, flag(status.notice.is_some()));
+    if let Some(deadline) = status.notice.as_ref().and_then(|notice| notice.deadline) {
+        out.one(
+            "notice_deadline_timestamp_seconds",
+            "When the machine is expected to go.",
+            moment(deadline),
+        );
+    }
+    let help = "Things that keep the keeper from its work.";
+    out.one("troubles", help, status.trouble.len().to_string());
+    let counts = STATES.map(|state| {
+        let count = status
+            .agents
+            .iter()
+            .filter(|agent| agent.state == state)
+            .count();
+        ([("state", state.word().to_owned())], count.to_string())
+    });
+    let rows = counts
+        .iter()
+        .map(|(labels, count)| (&labels[..], count.clone()));
+    out.family("agents", GAUGE, "Agents by state.", rows);
+}
+
+fn saved(out: &mut Exposition, status: &Status) {
+    if let Some(save) = &status.last_save {
+        out.one(
+            "last_save_timestamp_seconds",
+            "When the last save at the end of a life began.",
+            moment(save.at),
+        );
+        let help = "Whether everything was safe in time then.";
+        out.one("last_save_clean", help, flag(save.clean));
+        if let Some(ms) = save.words_safe_ms {
+            let help = "From its notice until every word was durable.";
+            out.one("last_save_words_safe_seconds", help, seconds(ms));
+        }
+        if let Some(ms) = save.notice_to_safe_ms {
+            let help = "From its notice until everything was durable.";
+            out.one("last_save_safe_seconds", help, seconds(ms));
+        }
+    }
+    let Some(backup) = &status.backup else { return };
+    for (name, help, at) in [
+        (
+            "last_backup_timestamp_seconds",
+            "When the newest backup was begun.",
+            backup.at,
+        ),
+        (
+            "last_backup_copy_timestamp_seconds",
+            "When the newest copy of the backups was done.",
+            backup.copied_at,
+        ),
+        (
+            "last_backup_check_timestamp_seconds",
+            "When the backups were last checked.",
+            backup.checked_at,
+        ),
+    ] {
+        if let Some(at) = at {
+            out.one(name, help, moment(at));
+        }
+    }
+}
+
+fn agents(out: &mut Exposition, agents: &[AgentStatus]) {
+    let mut each = |name, kind, help, value: &dyn Fn(&AgentStatus) -> Option<String>| {
+        let rows = agents
+            .iter()
+            .filter_map(|agent| Some(([("agent", agent.name.to_string())], value(agent)?)));
+        let rows: Vec<_> = rows.collect();
+        out.family(
+            name,
+            kind,
+            help,
+            rows.iter()
+                .map(|(labels, value)| (&labels[..], value.clone())),
+        );
+    };
+    each(
+        "agent_up",
+        GAUGE,
+        "Whether the agent has a process.",
+        &|agent| Some(flag(agent.pid.is_some())),
+    );
+    let help = "How often it was started again after it had ended by itself.";
+    each("agent_restarts_total", COUNTER, help, &|agent| {
+        Some(agent.restarts.to_string())
+    });
+    let help = "Files with uncommitted changes.";
+    each("agent_dirty_files", GAUGE, help, &|agent| {
+        Some(agent.dirty?.to_string())
+    });
+    let help = "What its workspace takes on the disk.";
+    each("agent_workspace_bytes", GAUGE, help, &|agent| {
+        Some(agent.size_bytes?.to_string())
+    });
+    let help = "When its newest checkpoint was made.";
+    each(
+        "agent_last_checkpoint_timestamp_seconds",
+        GAUGE,
+        help,
+        &|agent| Some(moment(agent.last_checkpoint?)),
+    );
+    let help = "When the newest backup was begun that holds it.";
+    each(
+        "agent_last_backup_timestamp_seconds",
+        GAUGE,
+        help,
+        &|agent| Some(moment(agent.last_backup?)),
+    );
+}
+
+fn counted(out: &mut Exposition, tally: &Tally) {
+    let rows = tally
+        .stalls
+        .iter()
+        .map(|(reason, count)| ([("reason", (*reason).to_owned())], count.to_string()));
+    let rows: Vec<_> = rows.collect();
+    let help = "Turns that the API ended, since the keeper began.";
+    out.family(
+        "stalls_total",
+        COUNTER,
+        help,
+        rows.iter()
+            .map(|(labels, count)| (&labels[..], count.clone())),
+    );
+    let rows = tally
+        .events
+        .iter()
+        .map(|(event, count)| ([("event", event.clone())], count.to_string()));
+    let rows: Vec<_> = rows.collect();
+    let help = "Lines of the journal, since the keeper began.";
+    out.family(
+        "events_total",
+        COUNTER,
+        help,
+        rows.iter()
+            .map(|(labels, count)| (&labels[..], count.clone())),
+    );
+}
+
+const GAUGE: &str = "gauge";
+const COUNTER: &str = "counter";
+
+/// Labels with their values.
+type Labels<'a> = &'a [(&'static str, String)];
+
+/// The text while it is written. Writing to it cannot fail.
+#[derive(Debug, Default)]
+struct Exposition(String);
+
+impl Exposition {
+    fn one(&mut self, name: &str, help: &str, value: String) {
+        self.family(name, GAUGE, help, [(&[][..], value)]);
+    }
+
+    /// A metric with all its samples; nothing where there is none.
+    fn family<'a>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels<'a>, String)>,
+    ) {
+        let mut is_first = true;
+        for (labels, value) in samples {
+            if std::mem::take(&mut is_first) {
+                write!(
+                    self.0,
+                    "# HELP spotkeep_{name} {help}\n# TYPE spotkeep_{name} {kind}\n"
+                )
+                .ok();
+            }
+            self.sample(name, labels, &value).ok();
+        }
+    }
+
+    fn sample(&mut self, name: &str, labels: Labels<'_>, value: &str) -> fmt::Result {
+        write!(self.0, "spotkeep_{name}")?;
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let before = if index == 0 { '{' } else { ',' };
+            write!(self.0, "{before}{label}=\"{}\"", escape(text))?;
+        }
+        let end = if labels.is_empty() { "" } else { "}" };
+        writeln!(self.0, "{end} {value}")
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+fn flag(is_so: bool) -> String {
+    u8::from(is_so).to_string()
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{:03}", ms / 1000, ms % 1000)
+}
+
+fn moment(at: Timestamp) -> String {
+    seconds(u64::try_from(at.as_millis()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn status() -> Status {
+        serde_json::from_value(serde_json::json!({
+            "version": 1, "root": "/mnt/\"per\\sist\"\nx", "root_id": "r", "epoch": 7, "life": "l", "keeper": "running",
+            "keeper_version": "0.1.0", "fleet": "up", "paused": null, "trouble": ["the disk is full"],
+            "notice": {"at": "2026-11-22T03:00:00.000Z", "deadline": "2026-11-22T03:00:25.000Z", "source": "metadata"},
+            "last_save": {"id": "1", "at": "2026-11-22T02:00:00.000Z", "clean": true, "words_safe_ms": 1230, "notice_to_safe_ms": 1610},
+            "backup": {"id": "b", "at": "2026-11-22T01:00:00.000Z", "copy_to": null, "copied_at": null, "checked_at": null},
+            "agents": [
+                {"name": "a", "agent_id": "i", "state": "running", "wanted": "running", "session_id": "s", "pid": 7, "workspace": "/w",
+                 "branch": "main", "dirty": 3, "size_bytes": 4096, "last_checkpoint": "2026-11-22T02:59:00.500Z", "last_backup": null,
+                 "restarts": 2, "why": null},
+                {"name": "b", "agent_id": "j", "state": "failed", "wanted": "running", "session_id": "t", "pid": null, "workspace": "/v",
+                 "branch": null, "dirty": null, "last_checkpoint": null, "last_backup": null, "restarts": 0, "why": "x"},
+            ],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_text_is_what_prometheus_reads() {
+        let status = status();
+        let tally = Tally {
+            events: [("resumed".to_owned(), 2)].into(),
+            stalls: [("limit", 1)].into(),
+        };
+        let sample = Sample {
+            status: &status,
+            lives: (9, 4),
+            space: Some(Space {
+                free: 10,
+                total: 100,
+                free_inodes: 1,
+                inodes: 2,
+            }),
+            keeper: Some((Timestamp::parse("2026-11-22T00:00:00Z").unwrap(), &tally)),
+        };
+        let text = text(&sample);
+        check(&text);
+        insta::assert_snapshot!("metrics", text);
+        check(&super::text(&Sample {
+            lives: (0, 0),
+            space: None,
+            keeper: None,
+            status: &status,
+        }));
+    }
+
+    /// The rules of the text format, and of what names have to be like.
+    pub(crate) fn check(text: &str) {
+        let mut known: BTreeSet<&str> = BTreeSet::new();
+        let mut series: BTreeSet<&str> = BTreeSet::new();
+        let mut now: Option<(&str, &str)> = None;
+        let mut lines = text.split_terminator('\n');
+        assert!(text.ends_with('\n') && !text.contains('\r'));
+        while let Some(line) = lines.next() {
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                let (name, help) = rest.split_once(' ').unwrap();
+                assert!(known.insert(name), "{name} is told twice");
+                assert!(!help.is_empty() && !help.contains('\\'), "{line}");
+                let kind = lines
+                    .next()
+                    .unwrap()
+                    .strip_prefix(&format!("# TYPE {name} "))
+                    .unwrap();
+                assert!(matches!(kind, "gauge" | "counter"), "{kind}");
+                assert_eq!(kind == "counter", name.ends_with("_total"), "{name}");
+                now = Some((name, kind));
+                continue;
+            }
+            let (name, _) = now.expect("a sample comes after its head");
+            let (key, value) = line.rsplit_once(' ').unwrap();
+            assert!(series.insert(key), "{key} is there twice");
+            let value: f64 = value.parse().unwrap();
+            assert!(value.is_finite() && value >= 0.0, "{line}");
+            let labels = key.strip_prefix(name).unwrap();
+            assert!(
+                name.starts_with("spotkeep_")
+                    && name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_'),
+                "{name}"
+            );
+            let is_moment = name.contains("timestamp") || name.contains("start_time");
+            assert!(
+                !is_moment || (name.ends_with("_seconds") && value > 1e9),
+                "{line}"
+            );
+            if !labels.is_empty() {
+                check_labels(labels.strip_prefix('{').unwrap().strip_suffix('}').unwrap());
+            }
+        }
+    }
+
+    fn check_labels(mut rest: &str) {
+        loop {
+            let (name, value) = rest.split_once("=\"").unwrap();
+            assert!(
+                name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_'),
+                "{name}"
+            );
+            let mut chars = value.char_indices();
+            let end = loop {
+                match chars.next().expect("a value has an end") {
+                    (at, '"') => break at,
+                    (_, '\\') => assert!(matches!(chars.next(), Some((_, '\\' | '"' | 'n')))),
+                    (_, c) => assert_ne!(c, '\n'),
+                }
+            };
+            match value[end + 1..].strip_prefix(',') {
+                Some(more) => rest = more,
+                None => return assert_eq!(&value[end + 1..], ""),
+            }
+        }
+    }
+}
