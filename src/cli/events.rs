@@ -74,7 +74,9 @@ fn follow(root: &Root, from: u64, json: bool) -> Result<()> {
         }
         match was_put_aside.then(|| std::fs::File::open(&path)) {
             Some(Ok(file)) => reader = BufReader::new(file),
-            _ => watch.wait(Duration::from_secs(1)),
+            _ => {
+                watch.wait(Duration::from_secs(1));
+            }
         }
     }
 }

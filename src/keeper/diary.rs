@@ -105,6 +105,7 @@ mod tests {
         View {
             name: AgentName::new(name).unwrap(),
             state,
+            since: None,
             why: None,
             cause: None,
             wanted: Wanted::Running,
