@@ -7,6 +7,7 @@
 //! | [`cli`] | one file per verb: arguments in, text out, no decisions |
 //! | [`keeper`] | the daemon: a pure [`keeper::core`] that decides, one loop, edges that act, the control socket |
 //! | [`save`], [`restore`] | the two journeys: from a notice to *safe*; from a new life to resumed agents |
+//! | [`adopt`] | sessions that exist already become agents |
 //! | [`setup`], [`doctor`] | a VM made ready, and looked over |
 //! | [`gcp`] | the VM from outside: made with gcloud so that it comes back by itself |
 //! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own ledger |
@@ -54,6 +55,7 @@
     )
 )]
 
+pub mod adopt;
 pub mod agent;
 pub mod backup;
 pub mod checkpoint;

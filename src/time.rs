@@ -20,6 +20,13 @@ impl Timestamp {
         Self(now.round(jiff::Unit::Millisecond).unwrap_or(now))
     }
 
+    /// The time of a file, to the millisecond; 1970 where it is beyond all that can be written down.
+    #[must_use]
+    pub fn of(time: std::time::SystemTime) -> Self {
+        let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        Self(time.round(jiff::Unit::Millisecond).unwrap_or(time))
+    }
+
     /// Reads an RFC 3339 time.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -55,6 +55,15 @@ pub fn find(search: &Search) -> Result<PathBuf> {
         .hint("install Claude Code, or set SPOTKEEP_CLAUDE to the path of its program")
 }
 
+/// Whether it is a native build, one file that is all of it, and not a script.
+#[must_use]
+pub fn is_native(program: &Path) -> bool {
+    use std::io::Read as _;
+    let mut magic = [0; 4];
+    let read = std::fs::File::open(program).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == *b"\x7fELF"
+}
+
 /// What `claude --version` says, such as `2.1.330`.
 ///
 /// # Errors

@@ -58,6 +58,14 @@ pub fn arguments(start: &Start, name: &str, extra: &[String]) -> Vec<String> {
     arguments
 }
 
+/// What of such a command line was the user's.
+#[must_use]
+pub fn extra_of(arguments: &[String]) -> &[String] {
+    let ours = |word: &String| matches!(word.as_str(), "--session-id" | "--resume");
+    let end = arguments.iter().position(ours).unwrap_or(arguments.len());
+    arguments.get(..end).unwrap_or_default()
+}
+
 /// Options that would take the session away from us, and why.
 const REFUSED: &[(&str, &str)] = &[
     ("--session-id", "spotkeep chooses the session"),
@@ -116,6 +124,59 @@ pub fn check_extra(extra: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Options that a session of somebody else's may keep when it becomes an agent, and how many words each takes;
+/// `None`: all up to the next option. Claude remembers none of them when it resumes.
+const KEPT: &[(&str, Option<usize>)] = &[
+    ("--dangerously-skip-permissions", Some(0)),
+    ("--permission-mode", Some(1)),
+    ("--model", Some(1)),
+    ("--fallback-model", Some(1)),
+    ("--effort", Some(1)),
+    ("--agent", Some(1)),
+    ("--settings", Some(1)),
+    ("--append-system-prompt", Some(1)),
+    ("--strict-mcp-config", Some(0)),
+    ("--mcp-config", None),
+    ("--add-dir", None),
+    ("--allowedTools", None),
+    ("--allowed-tools", None),
+    ("--disallowedTools", None),
+    ("--disallowed-tools", None),
+];
+
+/// What of a command line of Claude's says how a session works, and not which one it is. What we do not know
+/// is left out, prompts among it.
+#[must_use]
+pub fn kept(command_line: &[String]) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut words = command_line.iter().peekable();
+    while let Some(word) = words.next() {
+        if word == "--" {
+            break;
+        }
+        let (option, has_value) = match word.split_once('=') {
+            Some((option, _)) => (option, true),
+            None => (word.as_str(), false),
+        };
+        let Some((_, takes)) = KEPT.iter().find(|(known, _)| *known == option) else {
+            continue;
+        };
+        kept.push(word.clone());
+        let limit = if has_value {
+            0
+        } else {
+            takes.unwrap_or(usize::MAX)
+        };
+        for _ in 0..limit {
+            match words.next_if(|next| !next.starts_with('-')) {
+                Some(value) => kept.push(value.clone()),
+                None => break,
+            }
+        }
+    }
+    kept
 }
 
 /// The directories that a user adds with `--add-dir`. They have to be trusted like the workspace:
@@ -264,6 +325,28 @@ fn host_and_port(url: &str) -> Option<(String, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_users_own_arguments_are_found_again() {
+        let extra = ["--model", "opus"].map(str::to_owned);
+        let start = Start::Resume {
+            session_id: "u",
+            by_file: None,
+            note: Some("--resume"),
+        };
+        assert_eq!(extra_of(&arguments(&start, "a", &extra)), extra);
+        assert!(extra_of(&arguments(&start, "a", &[])).is_empty());
+    }
+
+    #[test]
+    fn of_a_foreign_command_line_only_what_says_how_it_works_is_kept() {
+        let line = "claude --resume 0b6c -n x --model opus --add-dir /a /b --chrome \
+                    --dangerously-skip-permissions --effort=high do it -- --model no";
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let expected = "--model opus --add-dir /a /b --dangerously-skip-permissions --effort=high";
+        assert_eq!(kept(&words).join(" "), expected);
+        check_extra(&kept(&words)).unwrap();
+    }
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()

@@ -15,7 +15,7 @@ use crate::os::files;
 use crate::time::Timestamp;
 
 /// A slug is cut here, and a hash of the whole path follows (measured on 2.1.197 and 2.1.330).
-const SLUG_LIMIT: usize = 200;
+pub(super) const SLUG_LIMIT: usize = 200;
 
 /// What is there of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +105,7 @@ pub fn set_aside(blank: &Path) -> Result<PathBuf> {
 
 /// Any record of a user's counts, also one of a local command such as `/clear`: Claude resumes
 /// a session that has no more than that.
-fn has_user_record(path: &Path) -> io::Result<bool> {
+pub(super) fn has_user_record(path: &Path) -> io::Result<bool> {
     let mut found = false;
     Reader::open(path).each(|record| {
         found |= !record.sidechain

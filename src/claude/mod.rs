@@ -13,6 +13,7 @@
 //! | [`screen`] | what a pane shows that blocks a start |
 //! | [`session`] | `sessions/<pid>.json`: which session a process has, and what it does |
 //! | [`login`] | whether it can log in, and how long it keeps transcripts |
+//! | [`archive`], [`jobs`] | the conversations that there are, and Claude's own background jobs |
 //! | [`mod@locate`] | where the transcript of a session is |
 //! | `lock` | Claude's own lock on a file of its configuration |
 //! | [`record`], `record_json`, `line`, [`transcript`] | one tolerant reader of transcripts |
@@ -20,8 +21,10 @@
 //! | [`note`] | pure: the truthful note to an agent whose turn was cut |
 
 mod api_stop;
+pub mod archive;
 pub mod binary;
 pub mod credentials;
+pub mod jobs;
 pub mod launch;
 mod line;
 pub mod locate;

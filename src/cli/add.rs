@@ -6,14 +6,16 @@ use std::process::ExitCode;
 
 use super::ask::instead_of_keeper;
 use super::term::{complain, say};
-use crate::claude::{self, Lookup};
+use crate::adopt::{Past, remember, session_mark};
+use crate::claude;
 use crate::config::{self, Config};
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::keeper::canonical_cwd;
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
+use crate::os::files::LockFile;
 use crate::root::Root;
-use crate::state::{AgentName, AgentRecord, TranscriptMark, is_uuid};
+use crate::state::{AgentName, AgentRecord, Wanted};
 use crate::workspace::{self, Made, Source};
 
 /// Arguments.
@@ -105,7 +107,13 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         &args.arguments,
     )?;
     if let Some(mark) = mark {
-        take_over(root, &args.name, &workspace, mark)?;
+        let _lock = keepers_place(root)?;
+        let past = Past {
+            mark,
+            cwd: canonical_cwd(root, &workspace),
+            wanted: Wanted::Running,
+        };
+        remember(root, &args.name, past)?;
     }
     let has_past = root
         .load_record(&args.name)?
@@ -121,7 +129,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
             }
         ));
     }
-    for warning in warnings(root, &root.absolute(&workspace)) {
+    for warning in workspace::warnings(root, &root.absolute(&workspace)) {
         complain(&format!("warning: {warning}"));
     }
     say(&format!(
@@ -141,11 +149,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
 
 /// Writes down where the workspace came from.
 fn remember_origin(root: &Root, name: &AgentName, workspace: &Path, made: Made) -> Result<()> {
-    let _lock = match ask(root, &Request::Status, PATIENCE)? {
-        // As in `take_over`: the keeper does not know the agent yet.
-        Some(_) => None,
-        None => Some(instead_of_keeper(root)?),
-    };
+    let _lock = keepers_place(root)?;
     let cwd = canonical_cwd(root, workspace);
     let mut record = root
         .load_record(name)?
@@ -176,94 +180,11 @@ fn existing(root: &Root, given: &Path) -> Result<PathBuf> {
     Ok(canonical_cwd(root, found))
 }
 
-/// What may not survive a preemption.
-fn warnings(root: &Root, workspace: &Path) -> Vec<String> {
-    let mut all = Vec::new();
-    if !root.holds(workspace) {
-        all.push(format!(
-            "{} is outside the root: it may not survive",
-            workspace.display()
-        ));
+/// The keeper's place, for as long as it takes to write a record, where there is no keeper. One that runs
+/// reads the record only once the agent is declared to it, which comes after.
+fn keepers_place(root: &Root) -> Result<Option<LockFile>> {
+    match ask(root, &Request::Status, PATIENCE)? {
+        Some(_) => Ok(None),
+        None => Ok(Some(instead_of_keeper(root)?)),
     }
-    if let Some(common) = workspace::common_dir(workspace)
-        && !root.holds(&common)
-        && root.holds(workspace)
-    {
-        all.push(format!(
-            "its repository {} is outside the root: commits may not survive",
-            common.display()
-        ));
-    }
-    all
-}
-
-/// Where the words of an existing session are.
-fn session_mark(root: &Root, declared: &Config, session_id: &str) -> Result<TranscriptMark> {
-    if !is_uuid(session_id) {
-        return Err(anyhow!(
-            "{session_id:?} is not a session id; it must be a UUID"
-        ))
-        .hint("claude's own list of sessions shows them: claude --resume")
-        .kind(Kind::Usage);
-    }
-    for name in declared.agents.keys() {
-        if root
-            .load_record(name)?
-            .is_some_and(|record| record.session_id == session_id)
-        {
-            return Err(anyhow!(
-                "the session {session_id} belongs to the agent {name}"
-            ))
-            .hint(format!("spotkeep attach {name}"))
-            .kind(Kind::Usage);
-        }
-    }
-    let config_dir = root.claude();
-    match claude::locate(&config_dir, session_id) {
-        Lookup::Present(path) => Ok(TranscriptMark {
-            session_id: session_id.to_owned(),
-            length: fs::metadata(&path)?.len(),
-            path: path
-                .strip_prefix(&config_dir)
-                .unwrap_or(&path)
-                .to_path_buf(),
-            generation: 0,
-        }),
-        Lookup::Several(paths) => Err(anyhow!(
-            "the session {session_id} exists in {} folders",
-            paths.len()
-        ))
-        .hint(format!(
-            "move all but the right one away: {}",
-            paths[0].display()
-        )),
-        Lookup::Unknown(why) => Err(anyhow!("cannot look for the session {session_id}: {why}")),
-        Lookup::Missing | Lookup::Blank(_) => Err(anyhow!(
-            "there is no session {session_id} in {}",
-            config_dir.display()
-        ))
-        .hint(format!(
-            "copy its transcript to {}/projects/",
-            config_dir.display()
-        )),
-    }
-}
-
-/// Writes the record of an agent that goes on with a session of before.
-fn take_over(root: &Root, name: &AgentName, workspace: &Path, mark: TranscriptMark) -> Result<()> {
-    let _lock = match ask(root, &Request::Status, PATIENCE)? {
-        // The keeper reads the record only once the agent is declared to it, which comes after.
-        Some(_) => None,
-        None => Some(instead_of_keeper(root)?),
-    };
-    let mut record = root
-        .load_record(name)?
-        .unwrap_or_else(|| AgentRecord::new(name.clone(), canonical_cwd(root, workspace)));
-    let old = std::mem::replace(&mut record.session_id, mark.session_id.clone());
-    if record.transcript.is_some() {
-        record.past_sessions.push(old);
-    }
-    record.transcript = Some(mark);
-    record.prompt_delivered = true;
-    root.store_record(&record)
 }

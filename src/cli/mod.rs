@@ -2,6 +2,7 @@
 //! names `clap` and `tracing_subscriber`.
 
 mod add;
+mod adopt;
 mod agent_exec;
 mod ask;
 mod attach;
@@ -64,6 +65,8 @@ enum Verb {
     Init(init::Args),
     /// Declare an agent.
     Add(add::Args),
+    /// Find the sessions that exist already, and take them in; shows the plan first.
+    Adopt(adopt::Args),
     /// Stop an agent and take it out of spotkeep.toml; its session and its work stay.
     Rm(rm::Args),
     /// Show what spotkeep.toml asks for, then make it so.
@@ -184,6 +187,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
 fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Add(args) => add::run(root, args),
+        Verb::Adopt(args) => adopt::run(root, args),
         Verb::Rm(args) => rm::run(root, &args),
         Verb::Up(args) => fleet::up(root, &args),
         Verb::Down(args) => fleet::down(root, &args),

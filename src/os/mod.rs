@@ -7,6 +7,7 @@ pub mod cut;
 pub mod dirs;
 pub mod files;
 pub mod mounts;
+pub mod others;
 pub mod place;
 pub mod process;
 pub mod signal;

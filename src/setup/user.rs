@@ -3,7 +3,7 @@
 //! it what to do in one argument, and takes its answer for what it is: the word of somebody else.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -219,12 +219,7 @@ fn find_claude(home: &Path, problems: &mut Vec<String>) -> Option<(String, PathB
         ..binary::Search::default()
     };
     let found = binary::find(&search).ok()?;
-    let mut magic = [0; 4];
-    let is_program = File::open(&found)
-        .and_then(|mut file| file.read_exact(&mut magic))
-        .is_ok()
-        && magic == *b"\x7fELF";
-    if !is_program {
+    if !binary::is_native(&found) {
         problems.push(format!(
             "{} is a script and not the native build, and cannot be kept on the disk; give one with --claude FILE",
             found.display()

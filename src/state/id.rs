@@ -29,6 +29,10 @@ pub fn is_uuid(text: &str) -> bool {
 /// The longest agent name, in bytes: it is a file name, a tmux session and a line in a table.
 const NAME_MAX: usize = 64;
 
+fn is_good(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+}
+
 /// The name of an agent: letters, digits, `-` and `_`, beginning with a letter or a digit.
 ///
 /// tmux takes neither `.` nor `:` in a session name; the rest would need quoting in a shell.
@@ -42,24 +46,15 @@ impl AgentName {
     /// # Errors
     /// A usage error that says which character is in the way, with a name that would do.
     pub fn new(text: &str) -> Result<Self> {
-        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         let suggestion = || {
-            let name: String = text
-                .chars()
-                .map(|c| if good(c) { c } else { '-' })
-                .take(NAME_MAX)
-                .collect();
-            let name = name.trim_matches(['-', '_']).to_owned();
-            format!(
-                "\"{}\" would do",
-                if name.is_empty() { "agent-1" } else { &name }
-            )
+            let name = Self::near(text).map_or_else(|| "agent-1".to_owned(), |name| name.0);
+            format!("\"{name}\" would do")
         };
         let problem = if text.is_empty() {
             "it is empty".to_owned()
         } else if text.len() > NAME_MAX {
             format!("it is longer than {NAME_MAX} characters")
-        } else if let Some(bad) = text.chars().find(|c| !good(*c)) {
+        } else if let Some(bad) = text.chars().find(|c| !is_good(*c)) {
             format!("it holds {bad:?}; letters, digits, - and _ are allowed")
         } else if text.starts_with(['-', '_']) {
             "it must begin with a letter or a digit".to_owned()
@@ -69,6 +64,31 @@ impl AgentName {
         Err(anyhow!("{text:?} cannot name an agent: {problem}"))
             .hint(suggestion())
             .kind(Kind::Usage)
+    }
+
+    /// The name that is nearest to a text; `None` where nothing of it can be used.
+    #[must_use]
+    pub fn near(text: &str) -> Option<Self> {
+        let name: String = text
+            .trim()
+            .chars()
+            .map(|c| if is_good(c) { c } else { '-' })
+            .take(NAME_MAX)
+            .collect();
+        let name = name.trim_matches(['-', '_']);
+        (!name.is_empty()).then(|| Self(name.to_owned()))
+    }
+
+    /// A name for what has none.
+    #[must_use]
+    pub fn any() -> Self {
+        Self("agent".to_owned())
+    }
+
+    /// The same with a number behind it; `None` where that is too long.
+    #[must_use]
+    pub fn numbered(&self, count: u32) -> Option<Self> {
+        Self::new(&format!("{self}-{count}")).ok()
     }
 
     /// The name as text.

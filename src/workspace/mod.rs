@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::os::process::run;
+use crate::root::Root;
 
 pub use make::{Made, Source, make};
 
@@ -34,6 +35,28 @@ pub fn common_dir(workspace: &Path) -> Option<PathBuf> {
         Ok(text) => Some(git_dir.join(text.trim())),
         Err(_) => Some(git_dir),
     }
+}
+
+/// What of a workspace may not survive a preemption, in sentences.
+#[must_use]
+pub fn warnings(root: &Root, workspace: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    if !root.holds(workspace) {
+        all.push(format!(
+            "{} is outside the root: it may not survive",
+            workspace.display()
+        ));
+    }
+    if let Some(common) = common_dir(workspace)
+        && !root.holds(&common)
+        && root.holds(workspace)
+    {
+        all.push(format!(
+            "its repository {} is outside the root: commits may not survive",
+            common.display()
+        ));
+    }
+    all
 }
 
 /// The branch checked out, or the short commit where it is detached.

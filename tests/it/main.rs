@@ -20,6 +20,7 @@ mod s3;
 mod said;
 mod sight;
 
+mod adopt;
 mod backup;
 mod backup_guard;
 mod backup_restore;
@@ -40,6 +41,7 @@ mod life;
 mod notice;
 mod notify;
 mod policy;
+mod real_claude_adopt;
 mod real_claude_drill;
 mod real_claude_note;
 mod real_claude_session;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use spotkeep::claude::seed::{Seed, seed};
 use spotkeep::claude::session;
 use spotkeep::os::process::{ProcessId, Signal};
 use spotkeep::os::watch::Watch;
@@ -129,9 +130,11 @@ fn environment(lab: &Lab) -> [(&'static str, String); 4] {
     ]
 }
 
-/// The command line of a person who runs `claude` beside the keeper, with the same configuration.
-fn by_hand(lab: &Lab, arguments: &[&str]) -> Vec<String> {
-    let mut words: Vec<String> = ["env", "-i"].map(str::to_owned).to_vec();
+/// The command line of a person who runs `claude` beside the keeper, with this configuration. Of the
+/// terminal's own variables it gets those by which programs know their pane.
+fn by_hand(lab: &Lab, config: &Path, arguments: &[&str]) -> Vec<String> {
+    let clean = r#"exec env -i TMUX="$TMUX" TMUX_PANE="$TMUX_PANE" "$@""#;
+    let mut words: Vec<String> = ["sh", "-c", clean, "sh"].map(str::to_owned).to_vec();
     let of_lab = [
         ("PATH", std::env::var("PATH").unwrap()),
         ("HOME", lab.dir.join("home").display().to_string()),
@@ -139,10 +142,7 @@ fn by_hand(lab: &Lab, arguments: &[&str]) -> Vec<String> {
         ("LANG", "C.UTF-8".to_owned()),
         ("IS_SANDBOX", "1".to_owned()),
         ("ANTHROPIC_BASE_URL", lab.model.url()),
-        (
-            "CLAUDE_CONFIG_DIR",
-            lab.file(".claude").display().to_string(),
-        ),
+        ("CLAUDE_CONFIG_DIR", config.display().to_string()),
         (
             "CLAUDE_CODE_DISABLE_OFFICIAL_MARKETPLACE_AUTOINSTALL",
             "1".to_owned(),
@@ -162,38 +162,57 @@ fn by_hand(lab: &Lab, arguments: &[&str]) -> Vec<String> {
 }
 
 /// A person's own terminal with a `claude` in it.
-pub struct Person<'lab> {
-    lab: &'lab Lab,
-    tmux: Tmux,
+pub struct Person {
+    pub tmux: Tmux,
     name: AgentName,
     pub claude: ProcessId,
+    config: PathBuf,
 }
 
-impl<'lab> Person<'lab> {
-    pub fn at(lab: &'lab Lab, cwd: &Path, arguments: &[&str]) -> Self {
+impl Person {
+    /// With the configuration of the agents.
+    pub fn at(lab: &Lab, cwd: &Path, arguments: &[&str]) -> Self {
+        Self::with(lab, &lab.file(".claude"), cwd, arguments)
+    }
+
+    /// With a configuration of their own, in which the dialogs of a first start were answered.
+    pub fn elsewhere(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) -> Self {
+        let answers = Seed {
+            cwds: &[cwd],
+            api_key: Some(KEY),
+            skip_permissions: true,
+        };
+        fs::create_dir_all(config).unwrap();
+        seed(config, &answers, &lab.dir.join("copy.json")).unwrap();
+        Self::with(lab, config, cwd, arguments)
+    }
+
+    fn with(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) -> Self {
         // Of its own: the server of the one before may still hold its socket.
         let id = spotkeep::state::new_uuid();
         let dir = lab.dir.join(format!("person-{}", &id[..8]));
         fs::create_dir_all(&dir).unwrap();
         let (tmux, name) = (Tmux::new(&dir), AgentName::new("person").unwrap());
         tmux.ensure_server().unwrap();
-        let claude = tmux.launch(&name, cwd, &by_hand(lab, arguments)).unwrap();
+        let claude = tmux
+            .launch(&name, cwd, &by_hand(lab, config, arguments))
+            .unwrap();
         Self {
-            lab,
             tmux,
             name,
             claude,
+            config: config.to_owned(),
         }
     }
 
     /// Waits until Claude is at its prompt; returns the session that it is in.
     pub fn session(&self) -> String {
-        let config = self.lab.file(".claude");
+        let config = &self.config;
         let watch = Watch::new().unwrap();
         let until = Instant::now() + LIMIT;
         loop {
-            watch.add(&session::sessions_dir(&config)).ok();
-            match session::read(&config, self.claude.pid) {
+            watch.add(&session::sessions_dir(config)).ok();
+            match session::read(config, self.claude.pid) {
                 Some(file) if file.status == Some(session::Status::Idle) => return file.session_id,
                 _ => assert!(Instant::now() < until, "no session:\n{}", self.screen()),
             }
@@ -224,7 +243,7 @@ impl<'lab> Person<'lab> {
     }
 }
 
-impl Drop for Person<'_> {
+impl Drop for Person {
     fn drop(&mut self) {
         self.tmux.end_server();
     }

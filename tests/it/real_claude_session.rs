@@ -2,11 +2,9 @@
 
 use std::fs;
 
-use spotkeep::claude::seed::{Seed, seed};
-
 use crate::lab::{arguments, prompt_of};
 use crate::real_claude::{
-    KEY, Person, lab, records, requests, times_said, wait_requests, with_each_version,
+    Person, lab, records, requests, times_said, wait_requests, with_each_version,
 };
 
 #[test]
@@ -174,14 +172,9 @@ fn a_session_made_without_spotkeep_is_taken_over_and_goes_on() {
     with_each_version(|version| {
         let lab = lab(version);
         let workspace = lab.make_workspace("mine");
-        // Whoever runs claude by hand has answered its dialogs once.
-        let answers = Seed {
-            cwds: &[&workspace],
-            api_key: Some(KEY),
-            skip_permissions: true,
-        };
-        seed(&lab.file(".claude"), &answers, &lab.dir.join("copy.json")).unwrap();
-        let person = Person::at(&lab, &workspace, &[&prompt_of("mine", "idle", 1)]);
+        let config = lab.file(".claude");
+        let prompt = prompt_of("mine", "idle", 1);
+        let person = Person::elsewhere(&lab, &config, &workspace, &[&prompt]);
         lab.until("the first turn has ended", || {
             lab.model
                 .ledger()

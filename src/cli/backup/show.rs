@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::term::{json as print, say, table};
+use super::super::term::{bytes, json as print, say, table};
 use super::code;
 use crate::backup::give_back::{Given, Now, Step};
 use crate::backup::now::{Outcome, Report};
@@ -70,24 +70,6 @@ fn line(at: &Progress) -> String {
         bytes(at.total_bytes),
         at.files_done
     )
-}
-
-/// `312 B`, `4.2 MiB`.
-fn bytes(count: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1024.0;
-    let mut unit = UNITS[0];
-    for next in &UNITS[1..] {
-        if value < 1024.0 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    format!("{value:.1} {unit}")
 }
 
 pub(super) fn made(report: &Report) {

@@ -1,0 +1,18 @@
+//! Sessions that exist already become agents: found, planned, taken in.
+//!
+//! A [survey](survey()) gathers what there is, [`plan()`] decides without touching anything, and [`take()`] does one
+//! entry of the plan. Nothing is deleted: a transcript is copied and compared, and what a workspace
+//! was before it moved to another filesystem is kept beside it. The order is such that a cut at any moment is
+//! mended by asking again: words first, then the record, then the workspace, and the declaration last.
+
+mod place;
+mod plan;
+mod remember;
+mod survey;
+mod take;
+
+pub use place::{Place, Tie};
+pub use plan::{Choice, Entry, How, Occupied, Verdict, plan, where_it_runs};
+pub use remember::{Past, remember, session_mark};
+pub use survey::{Found, Job, Live, Pane, Survey, survey};
+pub use take::{Request, take};

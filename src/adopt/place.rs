@@ -1,0 +1,131 @@
+//! Where a session works, and whether that can be carried elsewhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::root::Root;
+use crate::workspace;
+
+/// A workspace as seen from the root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// There is no such directory any more.
+    Gone,
+    /// In the root already.
+    Inside,
+    /// Outside, and what ties it to where it is.
+    Outside(Tie),
+}
+
+/// What a directory outside of the root is tied to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tie {
+    /// Nothing: it can be moved and copied.
+    None,
+    /// It is a part of a repository that lies above it.
+    PartOf(PathBuf),
+    /// Its repository is elsewhere: it is a linked worktree, or a submodule.
+    Linked {
+        /// The directory with objects and refs.
+        repository: PathBuf,
+        /// Whether that is in the root.
+        inside: bool,
+    },
+    /// So many linked worktrees elsewhere belong to its repository, and know it by its path.
+    Worktrees(usize),
+    /// It is the home, the root's own parent, or the like: more than a workspace.
+    TooMuch,
+}
+
+/// Looks at a workspace. `homes` are directories that are more than a workspace.
+#[must_use]
+pub fn of(root: &Root, cwd: &Path, homes: &[PathBuf]) -> Place {
+    let Ok(cwd) = fs::canonicalize(cwd) else {
+        return Place::Gone;
+    };
+    if !cwd.is_dir() {
+        return Place::Gone;
+    }
+    if root.holds(&cwd) {
+        return Place::Inside;
+    }
+    let is_too_much = |dir: &Path| {
+        let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+        dir.starts_with(&cwd)
+    };
+    if is_too_much(root.dir()) || homes.iter().any(|home| is_too_much(home)) {
+        return Place::Outside(Tie::TooMuch);
+    }
+    Place::Outside(tie(root, &cwd))
+}
+
+fn tie(root: &Root, cwd: &Path) -> Tie {
+    if let Some(common) = workspace::common_dir(cwd) {
+        let common = fs::canonicalize(&common).unwrap_or(common);
+        if !common.starts_with(cwd) {
+            return Tie::Linked {
+                inside: root.holds(&common),
+                repository: common,
+            };
+        }
+        let linked = fs::read_dir(common.join("worktrees"));
+        return match linked.into_iter().flatten().count() {
+            0 => Tie::None,
+            count => Tie::Worktrees(count),
+        };
+    }
+    let above = cwd.ancestors().skip(1);
+    match above
+        .into_iter()
+        .find(|dir| fs::symlink_metadata(dir.join(".git")).is_ok())
+    {
+        Some(top) => Tie::PartOf(top.to_owned()),
+        None => Tie::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ties_a_workspace_to_its_place_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = fs::canonicalize(dir.path()).unwrap();
+        let (root, _) = Root::init(&dir.join("ann/fleet")).unwrap();
+        let put = |path: &str| {
+            fs::create_dir_all(dir.join(path)).unwrap();
+            dir.join(path)
+        };
+        let look = |path: &Path| of(&root, path, &[dir.join("home/bob")]);
+        let plain = put("plain");
+        assert_eq!(look(&plain), Place::Outside(Tie::None));
+        assert_eq!(look(&dir.join("nowhere")), Place::Gone);
+        assert_eq!(look(&put("ann/fleet/workspaces/w")), Place::Inside);
+        assert_eq!(look(&dir.join("ann")), Place::Outside(Tie::TooMuch));
+        put("home/bob");
+        assert_eq!(look(&dir.join("home/bob")), Place::Outside(Tie::TooMuch));
+
+        let repository = put("api");
+        put("api/.git");
+        assert_eq!(look(&repository), Place::Outside(Tie::None));
+        assert_eq!(
+            look(&put("api/src")),
+            Place::Outside(Tie::PartOf(repository.clone()))
+        );
+        put("api/.git/worktrees/linked");
+        fs::write(dir.join("api/.git/worktrees/linked/commondir"), "../..\n").unwrap();
+        assert_eq!(look(&repository), Place::Outside(Tie::Worktrees(1)));
+        let linked = put("linked");
+        fs::write(
+            linked.join(".git"),
+            "gitdir: ../api/.git/worktrees/linked\n",
+        )
+        .unwrap();
+        let tie = Tie::Linked {
+            repository: repository.join(".git"),
+            inside: false,
+        };
+        assert_eq!(look(&linked), Place::Outside(tie));
+    }
+}

@@ -1,0 +1,100 @@
+//! The record of an agent that goes on with a session of before.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::claude::{self, Lookup};
+use crate::config::Config;
+use crate::error::{Hint as _, Kind, Result, anyhow};
+use crate::os::process;
+use crate::root::Root;
+use crate::state::{AgentName, AgentRecord, TranscriptMark, Wanted, is_uuid};
+
+/// What is known of the session of before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// Its words, which are in the root.
+    pub mark: TranscriptMark,
+    /// Where it goes on, as it is stored.
+    pub cwd: PathBuf,
+    /// Whether it shall run.
+    pub wanted: Wanted,
+}
+
+/// Where the words of an existing session are in the root.
+///
+/// # Errors
+/// It is not there, it is there more than once, or an agent has it.
+pub fn session_mark(root: &Root, declared: &Config, session_id: &str) -> Result<TranscriptMark> {
+    if !is_uuid(session_id) {
+        return Err(anyhow!(
+            "{session_id:?} is not a session id; it must be a UUID"
+        ))
+        .hint("spotkeep adopt --all")
+        .kind(Kind::Usage);
+    }
+    for name in declared.agents.keys() {
+        if root
+            .load_record(name)?
+            .is_some_and(|record| record.session_id == session_id)
+        {
+            return Err(anyhow!(
+                "the session {session_id} belongs to the agent {name}"
+            ))
+            .hint(format!("spotkeep attach {name}"))
+            .kind(Kind::Usage);
+        }
+    }
+    let config_dir = root.claude();
+    match claude::locate(&config_dir, session_id) {
+        Lookup::Present(path) => Ok(TranscriptMark {
+            session_id: session_id.to_owned(),
+            length: fs::metadata(&path)?.len(),
+            path: path
+                .strip_prefix(&config_dir)
+                .unwrap_or(&path)
+                .to_path_buf(),
+            generation: 0,
+        }),
+        Lookup::Several(paths) => Err(anyhow!(
+            "the session {session_id} exists in {} folders",
+            paths.len()
+        ))
+        .hint(format!(
+            "move all but the right one away: {}",
+            paths[0].display()
+        )),
+        Lookup::Unknown(why) => Err(anyhow!("cannot look for the session {session_id}: {why}")),
+        Lookup::Missing | Lookup::Blank(_) => Err(anyhow!(
+            "there is no session {session_id} in {}",
+            config_dir.display()
+        ))
+        .hint(format!(
+            "spotkeep --root {} adopt {session_id}",
+            root.dir().display()
+        )),
+    }
+}
+
+/// Writes the record, before the agent is declared: a keeper reads it only then. Whoever calls this holds
+/// the keeper's place where there is none.
+///
+/// # Errors
+/// The record is damaged, or the disk refused.
+pub fn remember(root: &Root, name: &AgentName, past: Past) -> Result<()> {
+    let mut record = root
+        .load_record(name)?
+        .unwrap_or_else(|| AgentRecord::new(name.clone(), past.cwd.clone()));
+    let old = std::mem::replace(&mut record.session_id, past.mark.session_id.clone());
+    if record.transcript.is_some() && old != record.session_id {
+        record.past_sessions.push(old);
+    }
+    record.transcript = Some(past.mark);
+    record.prompt_delivered = true;
+    record.cwd = past.cwd;
+    record.wanted = past.wanted;
+    record.why = (past.wanted == Wanted::Stopped).then(|| "stopped by you".to_owned());
+    // No preemption has ended it: the agent is told of nothing that did not happen.
+    record.life = Some(process::current_life()?);
+    root.store_record(&record)
+}

@@ -1,0 +1,340 @@
+//! What sessions there are: in the user's own configuration of Claude and in the root's, in terminals, and in
+//! Claude's background. Everything is only read; of other processes, those of this user.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::place::{self, Place};
+use crate::agent;
+use crate::claude::archive::{self, Conversation};
+use crate::claude::{self, SessionFile, Status, jobs, session};
+use crate::config::Config;
+use crate::error::{Context as _, Result};
+use crate::os::others;
+use crate::os::process::{self, ProcessId};
+use crate::root::Root;
+use crate::state::{AgentName, AgentRecord};
+use crate::time::Timestamp;
+
+/// A session that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Claude's id for it.
+    pub session_id: String,
+    /// Claude's configuration directory that it is in, links resolved.
+    pub config_dir: PathBuf,
+    /// Its words.
+    pub transcript: PathBuf,
+    /// How many bytes they have.
+    pub bytes: u64,
+    /// When the last was written.
+    pub changed_at: Timestamp,
+    /// The name that somebody gave it.
+    pub title: Option<String>,
+    /// Whether it was begun by a program and not at a terminal.
+    pub by_program: bool,
+    /// Where it works; links resolved, where it is there.
+    pub cwd: Option<PathBuf>,
+    /// Where that is.
+    pub place: Place,
+    /// A process that has it open.
+    pub live: Option<Live>,
+    /// The background job that it is.
+    pub job: Option<Job>,
+    /// The declared agent that has it, or had it.
+    pub agent: Option<AgentName>,
+    /// The name of an agent that had it and is not declared.
+    pub remembered: Option<AgentName>,
+    /// Other transcripts of the same session that say something else.
+    pub others: Vec<PathBuf>,
+    /// What Claude was started with that a resume has to be given again.
+    pub arguments: Vec<String>,
+}
+
+/// A process that has a session open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Live {
+    /// Which.
+    pub process: ProcessId,
+    /// What it says that it does; `None` under `claude -p`, and while it starts.
+    pub status: Option<String>,
+    /// Whether it is in a turn.
+    pub in_turn: bool,
+    /// The terminal that it is in.
+    pub pane: Option<Pane>,
+    /// Whether a spotkeep, of whatever root, keeps it.
+    pub kept: bool,
+    /// Whether a daemon of Claude's keeps it, and would start it again.
+    pub background: bool,
+}
+
+/// A pane of a tmux server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pane {
+    /// Where the server listens.
+    pub socket: PathBuf,
+    /// Its id, as `tmux -t` takes it.
+    pub id: String,
+}
+
+/// A background job of Claude's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// As `claude stop` takes it.
+    pub id: String,
+    /// `working`, `failed` ... as Claude says.
+    pub state: Option<String>,
+}
+
+/// All that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// The newest first.
+    pub found: Vec<Found>,
+    /// What could not be told, as sentences.
+    pub notes: Vec<String>,
+}
+
+/// Looks everywhere; `more` are configuration directories beside those that are known.
+///
+/// # Errors
+/// A configuration directory, or the records, cannot be read.
+pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey> {
+    let processes = others::mine();
+    let dirs = config_dirs(root, more, &processes);
+    let records = root.all_records()?;
+    let mut all = BTreeMap::<String, Vec<(Conversation, &PathBuf)>>::new();
+    let mut live = BTreeMap::new();
+    let mut jobs_by_session = BTreeMap::new();
+    let mut notes = Vec::new();
+    for dir in &dirs {
+        let looked = archive::conversations(dir)
+            .with_context(|| format!("cannot look for sessions in {}", dir.display()));
+        let conversations = match looked {
+            Ok(conversations) => conversations,
+            // What is somebody else's to tidy may go while it is looked at.
+            Err(error) if *dir != root.claude() && !more.contains(dir) => {
+                notes.push(format!("{error:#}"));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for one in conversations {
+            let same = all.entry(one.session_id.clone()).or_default();
+            same.push((one, dir));
+        }
+        for file in session::live(dir) {
+            live.insert(file.session_id.clone(), file);
+        }
+        for job in jobs::all(dir) {
+            jobs_by_session.insert(job.session_id.clone(), job);
+        }
+    }
+    let homes = homes();
+    let mut found = Vec::new();
+    for (session_id, mut copies) in all {
+        // What is in the root counts; else the longest.
+        let in_root = |dir: &Path| root.holds(dir);
+        copies.sort_by_key(|(one, dir)| (!in_root(dir), std::cmp::Reverse(one.bytes)));
+        let (first, rest) = copies.split_at(1);
+        let Some((one, config_dir)) = first.first() else {
+            continue;
+        };
+        let others = rest
+            .iter()
+            .map(|(other, _)| &other.transcript)
+            .filter(|path| !begins_with(&one.transcript, path))
+            .cloned();
+        let job = jobs_by_session.get(&session_id);
+        let about = match archive::about(&one.transcript) {
+            Ok(about) => about,
+            Err(error) => {
+                notes.push(format!("cannot read {}: {error}", one.transcript.display()));
+                continue;
+            }
+        };
+        let owner = |record: &AgentRecord| {
+            record.session_id == session_id || record.past_sessions.contains(&session_id)
+        };
+        let record = records
+            .iter()
+            .filter_map(|(_, record)| record.as_ref().ok())
+            .find(|record| owner(record));
+        let is_declared = record.is_some_and(|record| declared.agents.contains_key(&record.name));
+        let name = record.map(|record| record.name.clone());
+        // One that was taken in before its workspace came to its new place, or `rm`ed, is where its record says.
+        let of_record = record
+            .map(|record| root.absolute(&record.cwd))
+            .filter(|cwd| cwd.is_dir());
+        let cwd = of_record
+            .or_else(|| about.cwd.clone())
+            .or_else(|| job?.cwd.clone())
+            .map(|cwd| fs::canonicalize(&cwd).unwrap_or(cwd));
+        let process = live.get(&session_id);
+        found.push(Found {
+            config_dir: (*config_dir).clone(),
+            transcript: one.transcript.clone(),
+            bytes: one.bytes,
+            changed_at: one.changed_at,
+            by_program: about.by_program,
+            title: about.title.or_else(|| job?.name.clone()),
+            place: cwd
+                .as_ref()
+                .map_or(Place::Gone, |cwd| place::of(root, cwd, &homes)),
+            cwd,
+            live: process.map(live_of),
+            job: job.map(|job| Job {
+                id: job.id.clone(),
+                state: job.state.clone(),
+            }),
+            agent: name.clone().filter(|_| is_declared),
+            remembered: name.filter(|_| !is_declared),
+            others: others.collect(),
+            arguments: arguments_of(process, job),
+            session_id,
+        });
+    }
+    found.sort_by_key(|one| (one.live.is_none(), std::cmp::Reverse(one.changed_at)));
+    notes.extend(unknown(&processes, live.values()));
+    Ok(Survey { found, notes })
+}
+
+/// What a resume has to be given again.
+fn arguments_of(process: Option<&SessionFile>, job: Option<&jobs::Job>) -> Vec<String> {
+    let words = match (process, job) {
+        (_, Some(job)) => job.arguments.clone(),
+        (Some(file), None) => others::arguments(file.process.pid),
+        (None, None) => Vec::new(),
+    };
+    claude::launch::kept(&words)
+}
+
+/// The root's, the user's own, those that are named, and those of processes that run.
+fn config_dirs(root: &Root, more: &[PathBuf], processes: &[(ProcessId, String)]) -> Vec<PathBuf> {
+    let own = [
+        std::env::var_os("CLAUDE_CONFIG_DIR").map(PathBuf::from),
+        home().map(|home| home.join(".claude")),
+    ];
+    // An agent of another root is in good hands.
+    let of_processes = processes
+        .iter()
+        .filter(|(process, _)| others::variable(process.pid, agent::MARKER).is_none())
+        .filter_map(|(process, _)| others::variable(process.pid, "CLAUDE_CONFIG_DIR"))
+        .map(PathBuf::from);
+    let mut dirs = Vec::new();
+    let all = [root.claude()]
+        .into_iter()
+        .chain(own.into_iter().flatten())
+        .chain(more.iter().cloned())
+        .chain(of_processes);
+    for dir in all.filter_map(|dir| fs::canonicalize(dir).ok()) {
+        if !dirs.contains(&dir) {
+            dirs.push(dir);
+        }
+    }
+    dirs
+}
+
+fn home() -> Option<PathBuf> {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    home.map(PathBuf::from)
+        .or_else(|| process::user_home(process::user_id()))
+}
+
+/// Directories that are more than a workspace.
+fn homes() -> Vec<PathBuf> {
+    home()
+        .into_iter()
+        .chain(process::user_home(process::user_id()))
+        .chain([std::env::temp_dir()])
+        .collect()
+}
+
+fn live_of(file: &SessionFile) -> Live {
+    let pid = file.process.pid;
+    let tmux = others::variable(pid, "TMUX").and_then(|value| value.into_string().ok());
+    let pane = others::variable(pid, "TMUX_PANE").and_then(|value| value.into_string().ok());
+    let socket = tmux.and_then(|tmux| Some(PathBuf::from(tmux.split(',').next()?)));
+    let status = file.status.as_ref().map(|status| match status {
+        Status::Busy => "busy".to_owned(),
+        Status::Idle => "idle".to_owned(),
+        Status::Shell => "a background shell runs".to_owned(),
+        Status::Waiting { for_what } => match for_what {
+            Some(what) => format!("waits: {what}"),
+            None => "waits".to_owned(),
+        },
+        Status::Unknown(word) => word.clone(),
+    });
+    Live {
+        process: file.process,
+        status,
+        in_turn: !matches!(file.status, Some(Status::Idle)),
+        pane: socket
+            .zip(pane)
+            .map(|(socket, id)| Pane { socket, id })
+            .filter(|pane| !pane.socket.as_os_str().is_empty()),
+        kept: others::variable(pid, agent::MARKER).is_some(),
+        background: file.kind.as_deref() == Some("bg"),
+    }
+}
+
+/// Processes of Claude's that say no session: they stand before a dialog, or are just starting.
+fn unknown<'a>(
+    processes: &[(ProcessId, String)],
+    live: impl Iterator<Item = &'a SessionFile>,
+) -> Vec<String> {
+    let known: Vec<ProcessId> = live.map(|file| file.process).collect();
+    let silent = processes
+        .iter()
+        .filter(|(process, name)| name == "claude" && !known.contains(process));
+    silent
+        .filter(|(process, _)| others::variable(process.pid, agent::MARKER).is_none())
+        // Helpers of a Claude carry its name too.
+        .filter(|(process, _)| process::session_of(process.pid) == Some(process.pid))
+        .map(|(process, _)| {
+            format!(
+                "pid {} is a claude that does not say its session: it starts, or a dialog is open in it",
+                process.pid
+            )
+        })
+        .collect()
+}
+
+/// Whether a file begins with all that another one has.
+fn begins_with(path: &Path, other: &Path) -> bool {
+    use std::io::Read as _;
+    let read = || -> std::io::Result<bool> {
+        let (mut one, mut other) = (fs::File::open(path)?, fs::File::open(other)?);
+        let (mut left, mut right) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+        loop {
+            let count = other.read(&mut right)?;
+            if count == 0 {
+                return Ok(true);
+            }
+            if one.read_exact(&mut left[..count]).is_err() || left[..count] != right[..count] {
+                return Ok(false);
+            }
+        }
+    };
+    read().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_says_no_more_than_the_other_is_no_other_session() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            fs::write(dir.path().join(name), text).unwrap();
+            dir.path().join(name)
+        };
+        let (long, short) = (put("long", "abc"), put("short", "ab"));
+        let other = put("other", "abd");
+        assert!(begins_with(&long, &short) && begins_with(&long, &long));
+        assert!(!begins_with(&short, &long) && !begins_with(&long, &other));
+        assert!(!begins_with(&long, &dir.path().join("gone")));
+    }
+}

@@ -1,0 +1,281 @@
+//! One session becomes an agent.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::place::{Place, Tie};
+use super::plan::{Entry, How, Verdict};
+use super::remember::{Past, remember};
+use super::survey::{Found, Live};
+use crate::claude::{archive, session};
+use crate::config;
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
+use crate::git;
+use crate::os::dirs::rename_new;
+use crate::os::files;
+use crate::os::process::{self, Signal};
+use crate::root::Root;
+use crate::state::{TranscriptMark, Wanted};
+use crate::storage::{copy, links};
+use crate::workspace;
+
+/// How long a Claude that is ended may take: some hundred milliseconds, and what a hook of the user's takes.
+const END_LIMIT: Duration = Duration::from_secs(15);
+
+/// A move of a worktree by git writes two small files and renames a directory.
+const GIT_LIMIT: Duration = Duration::from_secs(60);
+
+/// What is asked beside the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Whether the agent shall run.
+    pub wanted: Wanted,
+    /// Whether what runs may be ended.
+    pub end: bool,
+}
+
+/// Takes in what the plan says is taken in. Returns what was done, in sentences.
+///
+/// # Errors
+/// It cannot be done whole. What was done by then is not lost, and the next time goes on from there.
+pub fn take(root: &Root, entry: &Entry, request: Request) -> Result<Vec<String>> {
+    let Verdict::TakeIn { how, workspace } = &entry.verdict else {
+        return Ok(Vec::new());
+    };
+    let (found, name) = (&entry.found, &entry.name);
+    let mut said = Vec::new();
+    if let Some(live) = &found.live {
+        ensure!(request.end, "{} runs", found.session_id);
+        said.push(end(live)?);
+    }
+    // Somebody may have opened it since it was looked at.
+    refuse_open(found)?;
+    let from = found
+        .cwd
+        .clone()
+        .context("its transcript names no directory")?;
+    if *how != How::Stay {
+        refuse_target(workspace)?;
+    }
+    if *how == How::Move {
+        refuse_used(&from)?;
+    }
+    let transcript = bring_words(root, found, workspace)?;
+    if transcript != found.transcript {
+        said.push(format!("its words are in {}", transcript.display()));
+    }
+    let mark = TranscriptMark {
+        session_id: found.session_id.clone(),
+        length: fs::metadata(&transcript)?.len(),
+        path: transcript
+            .strip_prefix(root.claude())
+            .unwrap_or(&transcript)
+            .to_path_buf(),
+        generation: 0,
+    };
+    let past = Past {
+        mark,
+        cwd: root.relative(workspace),
+        wanted: request.wanted,
+    };
+    remember(root, name, past)?;
+    match how {
+        How::Stay => {}
+        How::Copy => said.push(copy_workspace(&from, workspace)?),
+        How::Move => said.push(move_workspace(found, &from, workspace)?),
+    }
+    let declared = root.relative(workspace);
+    let arguments = new_arguments(root, found)?;
+    config::add_agent(&root.config(), name, &declared, None, &arguments)?;
+    for warning in workspace::warnings(root, workspace) {
+        said.push(format!("warning: {warning}"));
+    }
+    Ok(said)
+}
+
+/// What the session was started with and the root does not give to all.
+fn new_arguments(root: &Root, found: &Found) -> Result<Vec<String>> {
+    let defaults = config::Config::load(&root.config())?.defaults.args;
+    let skip = "--dangerously-skip-permissions";
+    let is_given = defaults.iter().any(|given| given == skip);
+    let own = found.arguments.iter();
+    Ok(own
+        .filter(|word| !(is_given && *word == skip))
+        .cloned()
+        .collect())
+}
+
+/// Ends a Claude as its user would: SIGTERM, and nothing harder, since it is not ours.
+fn end(live: &Live) -> Result<String> {
+    let pid = live.process.pid;
+    if let Some(process) = live.process.open() {
+        process.signal(Signal::Term);
+        if !process.wait(Some(Instant::now() + END_LIMIT)) {
+            return Err(anyhow!("pid {pid} has not ended")).hint(format!("kill -KILL {pid}"));
+        }
+    }
+    Ok(format!("ended pid {pid}"))
+}
+
+fn refuse_open(found: &Found) -> Result<()> {
+    let open = session::live(&found.config_dir);
+    if let Some(file) = open.iter().find(|file| file.session_id == found.session_id) {
+        return Err(anyhow!("it is open in pid {}", file.process.pid))
+            .hint("leave it with /exit")
+            .kind(Kind::NotAsDeclared);
+    }
+    Ok(())
+}
+
+fn refuse_target(workspace: &Path) -> Result<()> {
+    let is_empty = match fs::read_dir(workspace) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    };
+    if is_empty {
+        return Ok(());
+    }
+    Err(anyhow!("{} is there already", workspace.display()))
+        .hint("take another name: spotkeep adopt SESSION --name NAME")
+        .kind(Kind::Usage)
+}
+
+/// A process that works in a directory writes on in it after a move, or not at all.
+fn refuse_used(workspace: &Path) -> Result<()> {
+    let users = process::users_of(workspace);
+    let Some((first, name)) = users.first() else {
+        return Ok(());
+    };
+    Err(anyhow!(
+        "{} is in use by {} (pid {})",
+        workspace.display(),
+        name,
+        first.pid
+    ))
+    .hint(format!("kill {}", first.pid))
+    .kind(Kind::NotAsDeclared)
+}
+
+/// Brings the words, and what belongs to them, to where Claude looks from the new directory.
+fn bring_words(root: &Root, found: &Found, workspace: &Path) -> Result<PathBuf> {
+    let old = found.transcript.parent().and_then(Path::file_name);
+    let old = old.unwrap_or_default().to_string_lossy().into_owned();
+    let new = archive::folder(workspace).unwrap_or_else(|| old.clone());
+    let claude = root.claude();
+    let pairs = archive::belongings(&found.session_id, &old, &new);
+    let is_here = root.holds(&found.config_dir);
+    for (from, to) in &pairs {
+        let (from, to) = (found.config_dir.join(from), claude.join(to));
+        if fs::symlink_metadata(&from).is_err() || from == to {
+            continue;
+        }
+        let is_shared = from.file_name().is_some_and(|name| name == "memory");
+        if is_here && !is_shared {
+            rename(&from, &to)?;
+        } else {
+            copied(&from, &to, is_shared)?;
+        }
+    }
+    let first = pairs.first().map(|(_, to)| claude.join(to));
+    let transcript = first.context("a session has a transcript")?;
+    files::sync_filesystem(&transcript)?;
+    Ok(transcript)
+}
+
+/// A copy that is the same byte for byte. What many sessions share may differ where it is already.
+fn copied(from: &Path, to: &Path, is_shared: bool) -> Result<()> {
+    let parent = to.parent().unwrap_or(Path::new("/"));
+    files::create_private_dir(parent)?;
+    copy::ensure_room(copy::weigh(from)?.1, parent)?;
+    let merged = copy::merge(from, to)?;
+    if let Some(kept) = merged.kept.first().filter(|_| !is_shared) {
+        bail!("{} holds something else already", to.join(kept).display());
+    }
+    copy::verify(from, to, &merged)?;
+    Ok(())
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    let parent = to.parent().unwrap_or(Path::new("/"));
+    files::create_private_dir(parent)?;
+    rename_new(from, to).with_context(|| format!("cannot rename {}", from.display()))?;
+    files::sync_dir(parent)?;
+    Ok(files::sync_dir(from.parent().unwrap_or(Path::new("/")))?)
+}
+
+/// Copies a workspace aside, compares, and gives it its name. The original stays.
+fn copy_workspace(from: &Path, to: &Path) -> Result<String> {
+    let parent = to.parent().unwrap_or(Path::new("/"));
+    copy::ensure_room(copy::weigh(from)?.1, parent)?;
+    let draft = draft(to);
+    let merged = copy::merge(from, &draft)?;
+    if let Some(kept) = merged.kept.first() {
+        bail!(
+            "{} was changed since it was copied in part; remove {} and try again",
+            from.join(kept).display(),
+            draft.display()
+        );
+    }
+    copy::verify(from, &draft, &merged)?;
+    files::sync_filesystem(parent)?;
+    settle(&draft, to)?;
+    Ok(format!(
+        "copied {} ({} files) to {}",
+        from.display(),
+        merged.copied + merged.same,
+        to.display()
+    ))
+}
+
+/// Moves a workspace: at once where it stays on its filesystem, else by a copy; the original is kept aside then.
+fn move_workspace(found: &Found, from: &Path, to: &Path) -> Result<String> {
+    let said = format!("moved {} to {}", from.display(), to.display());
+    if let Place::Outside(Tie::Linked { repository, .. }) = &found.place {
+        let mut command = git::as_user(repository);
+        command.args(["worktree", "move"]).arg(from).arg(to);
+        let output = process::run(&mut command, GIT_LIMIT)?;
+        ensure!(output.status.success(), "git says: {}", output.stderr);
+        return Ok(said);
+    }
+    match settle(from, to) {
+        Ok(()) => {
+            files::sync_dir(from.parent().unwrap_or(Path::new("/")))?;
+            return Ok(said);
+        }
+        Err(error) if !is_another_filesystem(&error) => return Err(error),
+        Err(_) => {}
+    }
+    copy_workspace(from, to)?;
+    let aside = links::aside(from);
+    rename_new(from, &aside).with_context(|| format!("cannot rename {}", from.display()))?;
+    Ok(format!(
+        "{said}; as it was, it is kept as {}",
+        aside.display()
+    ))
+}
+
+/// Renames a directory to its place, where at most an empty one is.
+fn settle(from: &Path, to: &Path) -> Result<()> {
+    match fs::remove_dir(to) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", to.display()));
+        }
+        _ => {}
+    }
+    rename_new(from, to).with_context(|| format!("cannot rename {}", from.display()))?;
+    Ok(files::sync_dir(to.parent().unwrap_or(Path::new("/")))?)
+}
+
+fn is_another_filesystem(error: &crate::error::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::CrossesDevices)
+}
+
+fn draft(to: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".new-");
+    name.push(to.file_name().unwrap_or_default());
+    to.with_file_name(name)
+}

@@ -1,0 +1,418 @@
+//! `spotkeep adopt`
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::ask::instead_of_keeper;
+use super::term::{bytes, complain, json as print_json, say, shorten, table};
+use crate::adopt::{
+    Choice, Entry, How, Occupied, Request as TakeRequest, Survey, Verdict, plan, survey, take,
+    where_it_runs,
+};
+use crate::claude::tail;
+use crate::config::Config;
+use crate::error::{Hint as _, Kind, Result, anyhow, hint_of};
+use crate::keeper::client::{PATIENCE, ask};
+use crate::keeper::protocol::Request;
+use crate::os::process;
+use crate::root::Root;
+use crate::state::{AgentName, VERSION, Wanted};
+use crate::storage::copy;
+use crate::time::{Timestamp, parse_duration};
+
+/// The longest reason in a table.
+const PLAN_MAX: usize = 90;
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Without --yes it shows what it found and what it would do, and does nothing.
+
+Examples:
+  spotkeep adopt                                 the newest session of each workspace, and what runs
+  spotkeep adopt --yes --move issue-123          take in one, and move its workspace into the root
+  spotkeep adopt --yes --end 0b6c1f7e            end the Claude that has it open, and take it in
+  spotkeep adopt --yes --stopped --all           take in all; none of them starts"
+)]
+pub(super) struct Args {
+    /// Which sessions: their ids, the first eight digits of them, or their names. Where none is named: the
+    /// newest of each workspace that was used in the last week.
+    #[arg(value_name = "SESSION")]
+    sessions: Vec<String>,
+    /// Do it.
+    #[arg(long, conflicts_with = "dry_run")]
+    yes: bool,
+    /// Say what would be done, and do nothing, as without --yes.
+    #[arg(long)]
+    dry_run: bool,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+    /// However long ago they were last used.
+    #[arg(long, conflicts_with = "since")]
+    all: bool,
+    /// Those that were used so recently.
+    #[arg(long, value_name = "TIME", default_value = "168h", value_parser = parse_duration)]
+    since: Duration,
+    /// Move workspaces that are outside of the root into workspaces/.
+    #[arg(long = "move", conflicts_with = "copy")]
+    moves: bool,
+    /// Copy them there; the originals stay.
+    #[arg(long)]
+    copy: bool,
+    /// End a Claude that has a session open. A turn that is cut by that goes on when the agent starts.
+    #[arg(long)]
+    end: bool,
+    /// Let none of them run before `spotkeep start`.
+    #[arg(long)]
+    stopped: bool,
+    /// The agent's name, where one session is named.
+    #[arg(long, value_name = "NAME")]
+    name: Option<AgentName>,
+    /// Look into this configuration directory of Claude's too.
+    #[arg(long = "from", value_name = "DIR")]
+    more: Vec<PathBuf>,
+}
+
+pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
+    let config = Config::load(&root.config())?;
+    refuse_another_users(root)?;
+    let more: Vec<PathBuf> = args
+        .more
+        .iter()
+        .map(|dir| fs::canonicalize(dir).map_err(|error| anyhow!("{}: {error}", dir.display())))
+        .collect::<Result<_>>()
+        .kind(Kind::Usage)?;
+    let choice = Choice {
+        sessions: args.sessions,
+        all: args.all,
+        recent: args.since,
+        outside: match (args.moves, args.copy) {
+            (true, _) => How::Move,
+            (_, true) => How::Copy,
+            _ => How::Stay,
+        },
+        end: args.end,
+        name: args.name,
+    };
+    let request = TakeRequest {
+        wanted: if args.stopped {
+            Wanted::Stopped
+        } else {
+            Wanted::Running
+        },
+        end: args.end,
+    };
+    // While it is done, no keeper begins.
+    let keeper = ask(root, &Request::Status, PATIENCE)?.is_some();
+    let _lock = match args.yes && !keeper {
+        true => Some(instead_of_keeper(root)?),
+        false => None,
+    };
+    let Survey { found, notes } = survey(root, &config, &more)?;
+    let entries = plan(&found, &occupied(root, &config)?, &choice, Timestamp::now())?;
+    // Before anything of it is somewhere else.
+    let seen: Vec<Seen> = entries.iter().map(Seen::of).collect();
+    let done: Vec<Option<Done>> = entries
+        .iter()
+        .map(|entry| {
+            let takes = matches!(entry.verdict, Verdict::TakeIn { .. }) && args.yes;
+            takes.then(|| Done::of(take(root, entry, request)))
+        })
+        .collect();
+    let any_taken = done.iter().flatten().any(|done| done.failure.is_none());
+    if any_taken && keeper {
+        ask(root, &Request::Reload, PATIENCE)?;
+    }
+    if args.json {
+        let sessions: Vec<Value> = entries
+            .iter()
+            .zip(&seen)
+            .zip(&done)
+            .map(|((entry, seen), done)| as_json(entry, seen, done.as_ref()))
+            .collect();
+        print_json(
+            &json!({ "version": VERSION, "done": args.yes, "sessions": sessions, "notes": notes }),
+        )?;
+    } else {
+        show(&entries, &seen, choice.sessions.is_empty());
+        for note in &notes {
+            complain(&format!("note: {note}"));
+        }
+        tell(root, &entries, &done, args.yes, keeper);
+    }
+    let failed = done.iter().flatten().any(|done| done.failure.is_some());
+    let refused = entries
+        .iter()
+        .any(|entry| matches!(entry.verdict, Verdict::Refused { .. }));
+    let is_named = !choice.sessions.is_empty();
+    Ok(match failed || (refused && (is_named || args.yes)) {
+        true => ExitCode::from(Kind::NotAsDeclared as u8),
+        false => ExitCode::SUCCESS,
+    })
+}
+
+/// Files that root made for somebody else could not be changed by them any more.
+fn refuse_another_users(root: &Root) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = fs::metadata(root.session_state())?.uid();
+    if owner == process::user_id() {
+        return Ok(());
+    }
+    let name = process::user_name(owner);
+    Err(anyhow!("sessions are taken in by {name}, whose root it is"))
+        .hint(format!(
+            "sudo -u {name} spotkeep --root {} adopt",
+            root.dir().display()
+        ))
+        .kind(Kind::Usage)
+}
+
+fn occupied<'a>(root: &'a Root, config: &Config) -> Result<Occupied<'a>> {
+    let records = root.all_records()?;
+    let names = records.into_iter().map(|(name, _)| name);
+    let workspaces = config.agents.iter().map(|(name, agent)| {
+        let path = root.absolute(&agent.workspace);
+        (fs::canonicalize(&path).unwrap_or(path), name.clone())
+    });
+    Ok(Occupied {
+        root: root.dir(),
+        names: names.chain(config.agents.keys().cloned()).collect(),
+        workspaces: workspaces.collect(),
+    })
+}
+
+/// What came of one.
+struct Done {
+    said: Vec<String>,
+    failure: Option<(String, Option<String>)>,
+}
+
+impl Done {
+    fn of(result: Result<Vec<String>>) -> Self {
+        match result {
+            Ok(said) => Self {
+                said,
+                failure: None,
+            },
+            Err(error) => Self {
+                said: Vec::new(),
+                failure: Some((format!("{error:#}"), hint_of(&error).map(str::to_owned))),
+            },
+        }
+    }
+}
+
+fn as_json(entry: &Entry, seen: &Seen, done: Option<&Done>) -> Value {
+    let found = &entry.found;
+    let (mut action, mut workspace, mut why, mut hint) = ("left", None, None, None);
+    match &entry.verdict {
+        Verdict::TakeIn {
+            how,
+            workspace: there,
+        } => {
+            action = match how {
+                How::Stay => "take-in",
+                How::Move => "move",
+                How::Copy => "copy",
+            };
+            workspace = Some(there.clone());
+        }
+        Verdict::Refused {
+            why: reason,
+            hint: command,
+        } => {
+            action = "refused";
+            (why, hint) = (Some(reason.clone()), command.clone());
+        }
+        Verdict::Agent => action = "agent",
+        Verdict::Left { why: reason } => why = Some(reason.clone()),
+    }
+    if let Some((failure, command)) = done.and_then(|done| done.failure.clone()) {
+        (why, hint) = (Some(failure), command);
+    }
+    json!({
+        "name": entry.name,
+        "session_id": found.session_id,
+        "action": action,
+        "done": done.is_some_and(|done| done.failure.is_none()),
+        "why": why,
+        "hint": hint,
+        "cwd": found.cwd,
+        "workspace": workspace,
+        "workspace_bytes": seen.workspace_bytes,
+        "config_dir": found.config_dir,
+        "transcript": found.transcript,
+        "transcript_bytes": found.bytes,
+        "changed_at": found.changed_at,
+        "title": found.title,
+        "args": found.arguments,
+        "turn_open": seen.turn_open,
+        "live": found.live.as_ref().map(|live| json!({
+            "pid": live.process.pid,
+            "status": live.status,
+            "tmux_socket": live.pane.as_ref().map(|pane| &pane.socket),
+            "tmux_pane": live.pane.as_ref().map(|pane| &pane.id),
+        })),
+        "job": found.job.as_ref().map(|job| json!({ "id": job.id, "state": job.state })),
+        "said": done.map(|done| &done.said),
+    })
+}
+
+/// What a plan tells beside the decision.
+struct Seen {
+    /// What has to be carried; `None` where nothing has.
+    workspace_bytes: Option<u64>,
+    /// Where its last turn was cut, in words; it goes on by itself then.
+    turn_open: Option<String>,
+}
+
+impl Seen {
+    fn of(entry: &Entry) -> Self {
+        let Verdict::TakeIn { how, .. } = &entry.verdict else {
+            return Self {
+                workspace_bytes: None,
+                turn_open: None,
+            };
+        };
+        let cwd = entry.found.cwd.as_ref().filter(|_| *how != How::Stay);
+        let open = || {
+            let (state, _) = tail::read(&entry.found.transcript).ok()?;
+            let tail = state.tail();
+            tail.was_cut(None).then(|| tail.to_string())
+        };
+        Self {
+            workspace_bytes: cwd.and_then(|cwd| Some(copy::weigh(cwd).ok()?.1)),
+            turn_open: open(),
+        }
+    }
+}
+
+fn show(entries: &[Entry], seen: &[Seen], hide_left: bool) {
+    let is_shown = |entry: &Entry| match entry.verdict {
+        Verdict::Left { .. } => false,
+        Verdict::Agent => !hide_left,
+        _ => true,
+    };
+    let rows: Vec<[String; 6]> = entries
+        .iter()
+        .zip(seen)
+        .filter(|(entry, _)| is_shown(entry))
+        .map(|(entry, seen)| {
+            let found = &entry.found;
+            [
+                entry.name.to_string(),
+                found.session_id.get(..8).unwrap_or("-").to_owned(),
+                found
+                    .cwd
+                    .as_deref()
+                    .map_or_else(|| "-".into(), |cwd: &Path| cwd.display().to_string()),
+                bytes(found.bytes),
+                found.changed_at.for_people(),
+                shorten(&what(entry, seen), PLAN_MAX),
+            ]
+        })
+        .collect();
+    if rows.is_empty() {
+        say("no session was found that could be taken in");
+    } else {
+        let header = [
+            "AGENT",
+            "SESSION",
+            "WORKSPACE",
+            "WORDS",
+            "LAST USED",
+            "PLAN",
+        ];
+        for line in table(header, &rows) {
+            say(&line);
+        }
+    }
+    let left = entries
+        .iter()
+        .filter(|entry| matches!(entry.verdict, Verdict::Left { .. }))
+        .count();
+    if left > 0 && hide_left {
+        say(&format!(
+            "{left} more are left alone: older ones, and those of workspaces in use (--json shows why)"
+        ));
+    }
+}
+
+/// What is done with it, in words.
+fn what(entry: &Entry, seen: &Seen) -> String {
+    let goes_on = seen.turn_open.as_ref().map_or_else(String::new, |open| {
+        format!("; its turn was cut ({open}) and goes on")
+    });
+    match &entry.verdict {
+        Verdict::TakeIn { how, workspace } => {
+            let ends = match entry.found.live {
+                Some(_) => format!("ends it ({}), ", where_it_runs(&entry.found)),
+                None => String::new(),
+            };
+            let carried = seen.workspace_bytes.map_or_else(String::new, bytes);
+            let to = workspace.display();
+            let takes = match how {
+                How::Stay => "takes it in".to_owned(),
+                How::Move => format!("takes it in, moves {carried} to {to}"),
+                How::Copy => format!("takes it in, copies {carried} to {to}"),
+            };
+            format!("{ends}{takes}{goes_on}")
+        }
+        Verdict::Refused { why, .. } => format!("refused: {why}"),
+        Verdict::Agent => "is an agent already".to_owned(),
+        Verdict::Left { why } => format!("left alone: {why}"),
+    }
+}
+
+/// What was done, what was not, and what comes next.
+fn tell(root: &Root, entries: &[Entry], done: &[Option<Done>], yes: bool, keeper: bool) {
+    let at = root.dir().display();
+    let (mut taken, mut could) = (0, 0);
+    for (entry, done) in entries.iter().zip(done) {
+        match (&entry.verdict, done) {
+            (Verdict::Refused { why, hint }, _) => {
+                complain(&format!("{} is not taken in: {why}", entry.name));
+                if let Some(hint) = hint {
+                    complain(&format!("hint: {hint}"));
+                }
+            }
+            (_, Some(done)) => match &done.failure {
+                Some((why, hint)) => {
+                    complain(&format!("{} is not taken in: {why}", entry.name));
+                    if let Some(hint) = hint {
+                        complain(&format!("hint: {hint}"));
+                    }
+                }
+                None => {
+                    taken += 1;
+                    say(&format!("{} is an agent now", entry.name));
+                    for line in &done.said {
+                        match line.strip_prefix("warning: ") {
+                            Some(warning) => complain(&format!("warning: {warning}")),
+                            None => say(&format!("  {line}")),
+                        }
+                    }
+                }
+            },
+            (Verdict::TakeIn { .. }, None) => could += 1,
+            _ => {}
+        }
+    }
+    if could > 0 && !yes {
+        say(&format!(
+            "nothing was done; to take in {could}: the same with --yes"
+        ));
+    }
+    if taken > 0 {
+        say("their transcripts stay where they were too; go on with the agents only");
+        match keeper {
+            true => say("the keeper takes it from here: spotkeep ls"),
+            false => say(&format!("next: spotkeep --root {at} up")),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! Sessions that exist already become agents: the stand-in plays a Claude that somebody started by hand.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use spotkeep::claude::locate::slug;
+use spotkeep::drill::session_file::transcript_marks;
+use spotkeep::os::process::ProcessId;
+
+use crate::lab::{Lab, arguments, git, prompt_of};
+use crate::real_claude::Person;
+
+/// Claude's own directory of the person at this machine.
+pub fn own_config(lab: &Lab) -> PathBuf {
+    lab.dir.join("home/.claude")
+}
+
+/// A repository outside of the root, with uncommitted work in it.
+pub fn outside(lab: &Lab, name: &str) -> PathBuf {
+    let inside = lab.make_workspace(name);
+    let place = lab.dir.join("work").join(name);
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::rename(inside, &place).unwrap();
+    place
+}
+
+/// Somebody works on it by hand, until the model was asked so far.
+pub fn somebody(lab: &Lab, cwd: &Path, name: &str, plan: &str) -> Person {
+    let person = Person::elsewhere(lab, &own_config(lab), cwd, &[&prompt_of(name, plan, 1)]);
+    lab.until("the model was asked", || {
+        let ledger = lab.model.ledger();
+        let account = ledger.agents.get(name)?;
+        let there = account.open.is_some() || account.turns_ended > 0;
+        there.then_some(())
+    });
+    person
+}
+
+/// A session of before, whose Claude has ended.
+fn before(lab: &Lab, cwd: &Path, name: &str) -> String {
+    let person = somebody(lab, cwd, name, "idle");
+    let session = person.session();
+    lab.until("all of it is written", || {
+        let written = transcript_marks(&own_config(lab), &session);
+        let ledger = lab.model.ledger();
+        let records = &ledger.agents.get(name)?.records;
+        let all = records
+            .iter()
+            .all(|record| written.contains(&record.marker));
+        all.then_some(())
+    });
+    person.leaves();
+    session
+}
+
+/// The row of a session in the plan.
+fn row(lab: &Lab, args: &[&str], session: &str) -> Value {
+    let said = lab.run(&[&["adopt", "--json"], args].concat()).sound();
+    let plan = said.json();
+    let rows = plan["sessions"].as_array().unwrap();
+    let is_meant = |row: &&Value| row["session_id"] == session;
+    rows.iter().find(is_meant).cloned().unwrap_or(Value::Null)
+}
+
+/// Fails unless it goes on as an agent, in the same session and with nothing lost.
+fn assert_goes_on(lab: &Lab, name: &str, session: &str) {
+    lab.wait_up(name, 1);
+    lab.wait_state(name, "idle");
+    assert_eq!(lab.session_of(name), session);
+    lab.run(&["send", name, &prompt_of(name, "idle", 2)]).ok();
+    lab.until("its next turn ends", || {
+        (lab.model.ledger().agents[name].turns_ended == 2).then_some(())
+    });
+    lab.assert_nothing_lost(name);
+    assert_eq!(lab.transcripts().len(), 1);
+}
+
+#[test]
+fn without_yes_the_plan_is_shown_and_nothing_is_done() {
+    let lab = Lab::new();
+    let place = outside(&lab, "api");
+    let session = before(&lab, &place, "api");
+    let config = lab.config_text();
+    let said = lab.run(&["adopt", &session]).ok();
+    for words in [
+        "api",
+        &session[..8],
+        place.to_str().unwrap(),
+        "nothing was done",
+    ] {
+        assert!(said.out.contains(words), "{words}: {said:?}");
+    }
+    let row = row(&lab, &["--move", &session], &session);
+    assert_eq!(row["action"], "move", "{row}");
+    assert_eq!(row["done"], false);
+    let to = lab.workspace("api");
+    assert_eq!(row["workspace"], to.to_str().unwrap());
+    assert!(row["workspace_bytes"].as_u64().unwrap() > 0, "{row}");
+    assert!(row["transcript_bytes"].as_u64().unwrap() > 0, "{row}");
+    assert!(
+        row["changed_at"].is_string() && row["live"].is_null(),
+        "{row}"
+    );
+    assert_eq!(lab.config_text(), config);
+    assert!(place.is_dir() && !to.exists());
+    assert!(lab.transcripts().is_empty() && lab.record("api").is_null());
+    lab.run(&["adopt", "nothing"])
+        .refused(2, "there is no session", "adopt --all");
+}
+
+#[test]
+fn a_session_whose_workspace_moves_into_the_root_goes_on_and_is_found_from_there() {
+    let lab = Lab::new();
+    let place = outside(&lab, "api");
+    let session = before(&lab, &place, "api");
+    let folder = own_config(&lab).join("projects").join(slug(&place));
+    fs::create_dir_all(folder.join("memory")).unwrap();
+    fs::write(folder.join("memory/MEMORY.md"), "remember").unwrap();
+    let original = folder.join(format!("{session}.jsonl"));
+    let words = fs::read(&original).unwrap();
+    let status = git(&place, &["status", "--porcelain"]);
+
+    lab.run(&["adopt", "--yes", "--move", &session[..8]]).ok();
+    let to = lab.workspace("api");
+    assert!(!place.exists());
+    assert_eq!(git(&to, &["status", "--porcelain"]), status);
+    assert_eq!(fs::read(&original).unwrap(), words, "the original stays");
+    let copy = lab.transcript("api");
+    assert_eq!(fs::read(&copy).unwrap(), words);
+    let folder = lab.file(".claude/projects").join(slug(&to));
+    assert_eq!(copy.parent().unwrap(), folder);
+    assert!(folder.join("memory/MEMORY.md").exists());
+    assert_eq!(lab.record("api")["transcript"]["length"], words.len());
+    assert!(
+        lab.config_text()
+            .contains("[agents.api]\nworkspace = \"workspaces/api\""),
+        "{}",
+        lab.config_text()
+    );
+
+    let _keeper = lab.keeper();
+    assert_goes_on(&lab, "api", &session);
+    let words = arguments(lab.process("api"));
+    assert!(words.contains(&session), "by its id: {words:?}");
+    // Asked again, it is known.
+    let row = row(&lab, &["--all"], &session);
+    assert_eq!(row["action"], "agent", "{row}");
+}
+
+#[test]
+fn a_turn_that_was_cut_before_goes_on_and_nobody_speaks_of_a_preemption() {
+    let lab = Lab::new();
+    let place = outside(&lab, "api");
+    let person = somebody(&lab, &place, "api", "tool");
+    lab.until("the open tool runs", || {
+        place.join("open.txt").exists().then_some(())
+    });
+    let session = session_of(&own_config(&lab), person.claude);
+    // As when the terminal goes.
+    person.leaves();
+    let planned = row(&lab, &[&session], &session);
+    assert!(
+        planned["turn_open"].as_str().unwrap().contains("in a tool"),
+        "{planned}"
+    );
+    lab.run(&["adopt", "--yes", &session]).ok();
+    let _keeper = lab.keeper();
+    lab.wait_done("api");
+    let note = arguments(lab.process("api")).pop().unwrap();
+    assert!(
+        note.contains("restarted") && !note.contains("preempted"),
+        "{note}"
+    );
+    assert!(place.join("continued.txt").exists());
+    assert_eq!(lab.session_of("api"), session);
+}
+
+pub fn session_of(config: &Path, claude: ProcessId) -> String {
+    let file = spotkeep::claude::session::read(config, claude.pid).unwrap();
+    file.session_id
+}
+
+#[test]
+fn what_runs_in_a_terminal_is_refused_and_is_ended_and_taken_in_where_that_is_asked() {
+    let lab = Lab::new();
+    let place = outside(&lab, "api");
+    let person = somebody(&lab, &place, "api", "idle");
+    let session = person.session();
+    let planned = row(&lab, &[&session], &session);
+    assert_eq!(planned["action"], "refused", "{planned}");
+    assert_eq!(planned["live"]["pid"], person.claude.pid, "{planned}");
+    assert_eq!(
+        planned["live"]["tmux_socket"],
+        person.tmux.socket().to_str().unwrap()
+    );
+    assert!(
+        planned["live"]["tmux_pane"]
+            .as_str()
+            .unwrap()
+            .starts_with('%')
+    );
+    let hint = planned["hint"].as_str().unwrap();
+    assert!(
+        hint.contains(&format!("adopt --yes --end {session}")),
+        "{hint}"
+    );
+
+    let said = lab.run(&["adopt", "--yes", &session]);
+    assert_eq!(said.code, 3, "{said:?}");
+    assert!(person.claude.is_alive() && lab.record("api").is_null());
+    lab.run(&["adopt", "--yes", "--end", "--stopped", &session])
+        .ok();
+    assert!(!person.claude.is_alive());
+    assert!(lab.config_text().contains(place.to_str().unwrap()));
+
+    let _keeper = lab.keeper();
+    assert_eq!(lab.wait_state("api", "stopped")["why"], "stopped by you");
+    lab.run(&["start", "api"]).ok();
+    assert_goes_on(&lab, "api", &session);
+    let flag = "--dangerously-skip-permissions".to_owned();
+    assert!(
+        arguments(lab.process("api")).contains(&flag),
+        "as it was started by hand"
+    );
+}
+
+#[test]
+fn a_copy_leaves_the_workspace_where_it_was_and_a_worktree_of_elsewhere_stays_there() {
+    let lab = Lab::new();
+    let place = outside(&lab, "api");
+    let linked = lab.dir.join("work/linked");
+    git(&place, &["worktree", "add", "-q", linked.to_str().unwrap()]);
+    let (first, second) = (before(&lab, &place, "api"), before(&lab, &linked, "linked"));
+    for how in ["--move", "--copy"] {
+        let refused = row(&lab, &[how, &second], &second);
+        assert_eq!(refused["action"], "refused", "{refused}");
+        let why = refused["why"].as_str().unwrap();
+        assert!(why.contains("is a worktree of"), "{why}");
+    }
+    let refused = row(&lab, &["--move", &first], &first);
+    assert_eq!(refused["action"], "refused", "{refused}");
+
+    lab.run(&["adopt", "--yes", "--copy", "--name", "mine", &first])
+        .ok();
+    let said = lab.run(&["adopt", "--yes", &second]).ok();
+    assert!(said.err.contains("is outside the root"), "{said:?}");
+    assert!(place.is_dir() && linked.is_dir());
+    let status = |dir: &Path| git(dir, &["status", "--porcelain"]);
+    assert_eq!(status(&lab.workspace("mine")), status(&place));
+    assert_eq!(lab.record("linked")["cwd"], linked.to_str().unwrap());
+    assert_eq!(lab.session_of("mine"), first);
+}
+
+#[test]
+fn an_adoption_that_was_cut_off_is_completed_by_the_next() {
+    let lab = Lab::new();
+    let place = outside(&lab, "api");
+    let session = before(&lab, &place, "api");
+    // Cut before the workspace moved: the record is there, and no declaration.
+    lab.run(&["adopt", "--yes", "--move", &session]).ok();
+    let declared = lab.config_text();
+    let undeclared = declared.split("\n[agents.api]").next().unwrap().to_owned();
+    fs::rename(lab.workspace("api"), &place).unwrap();
+    lab.write_config(&undeclared);
+    lab.run(&["adopt", "--yes", "--move", &session]).ok();
+    assert_eq!(lab.config_text().trim_end(), declared.trim_end());
+    assert!(lab.workspace("api").is_dir() && !place.exists());
+    // Cut after that.
+    lab.write_config(&undeclared);
+    lab.run(&["adopt", "--yes", "--move", &session]).ok();
+    assert_eq!(lab.config_text().trim_end(), declared.trim_end());
+    let _keeper = lab.keeper();
+    assert_goes_on(&lab, "api", &session);
+}
+
+#[test]
+fn a_keeper_that_runs_starts_what_is_taken_in() {
+    let lab = Lab::new();
+    let _keeper = lab.keeper();
+    let place = outside(&lab, "api");
+    let session = before(&lab, &place, "api");
+    let said = lab.run(&["adopt", "--yes", "--move", &session]).ok();
+    assert!(
+        said.out.contains("the keeper takes it from here"),
+        "{said:?}"
+    );
+    assert_goes_on(&lab, "api", &session);
+}
+
+#[test]
+fn a_workspace_of_another_filesystem_is_copied_and_kept_aside() {
+    let lab = Lab::new();
+    let elsewhere = tempfile::tempdir_in("/tmp").unwrap();
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    if device(elsewhere.path()) == device(&lab.dir) {
+        return crate::lab::skip(
+            "a_workspace_of_another_filesystem_is_copied_and_kept_aside",
+            "/tmp and /dev/shm are one filesystem",
+        );
+    }
+    let inside = lab.make_workspace("api");
+    let place = elsewhere.path().join("api");
+    spotkeep::storage::copy::merge(&inside, &place).unwrap();
+    fs::remove_dir_all(&inside).unwrap();
+    let session = before(&lab, &place, "api");
+    let said = lab.run(&["adopt", "--yes", "--move", &session]).ok();
+    assert!(said.out.contains("it is kept as"), "{said:?}");
+    assert!(!place.exists() && lab.workspace("api").join("untracked.txt").exists());
+    assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
+    let _keeper = lab.keeper();
+    assert_goes_on(&lab, "api", &session);
+}
+
+#[test]
+fn a_session_in_the_roots_own_configuration_is_taken_in_where_it_is() {
+    let lab = Lab::new();
+    let place = lab.make_workspace("mine");
+    let person = Person::elsewhere(
+        &lab,
+        &lab.file(".claude"),
+        &place,
+        &[&prompt_of("mine", "idle", 1)],
+    );
+    let session = person.session();
+    lab.until("its turn ends", || {
+        let ledger = lab.model.ledger();
+        (ledger.agents.get("mine")?.turns_ended == 1).then_some(())
+    });
+    person.leaves();
+    let transcripts = lab.transcripts();
+    lab.run(&["adopt", "--yes", &session]).ok();
+    assert_eq!(lab.transcripts(), transcripts);
+    let _keeper = lab.keeper();
+    assert_goes_on(&lab, "mine", &session);
+}

@@ -1,0 +1,81 @@
+//! A session of the real Claude Code, begun by hand outside of the root, becomes an agent.
+
+use spotkeep::claude::locate::slug;
+
+use crate::adopt::{outside, own_config, session_of, somebody};
+use crate::lab::{arguments, prompt_of};
+use crate::real_claude::{lab, records, with_each_version};
+
+#[test]
+fn real_claude_goes_on_as_an_agent_after_its_workspace_moved_into_the_root() {
+    with_each_version(|version| {
+        let lab = lab(version);
+        let place = outside(&lab, "api");
+        let person = somebody(&lab, &place, "api", "idle");
+        let session = person.session();
+        // As long as it runs, it is left alone.
+        let said = lab.run(&["adopt", "--yes", "--move", &session]);
+        assert_eq!(said.code, 3, "{said:?}");
+        assert!(
+            said.err.contains(&format!("pid {}", person.claude.pid)),
+            "{said:?}"
+        );
+        assert!(person.claude.is_alive());
+        person.leaves();
+        lab.run(&["adopt", "--yes", "--move", &session]).ok();
+        let to = lab.workspace("api");
+        assert!(to.is_dir() && !place.exists());
+        let transcript = lab.transcript("api");
+        let folder = lab.file(".claude/projects").join(slug(&to));
+        assert_eq!(transcript.parent().unwrap(), folder);
+
+        let _keeper = lab.keeper();
+        lab.wait_up("api", 1);
+        lab.wait_state("api", "idle");
+        assert_eq!(lab.session_of("api"), session);
+        assert_eq!(lab.events("api", "starting")[0].data["how"], "resume");
+        let words = arguments(lab.process("api"));
+        let by_id = ["--resume".to_owned(), session.clone()];
+        assert!(words.windows(2).any(|pair| *pair == by_id), "{words:?}");
+        lab.run(&["send", "api", &prompt_of("api", "idle", 2)]).ok();
+        lab.until("its next turn ends", || {
+            (lab.model.ledger().agents["api"].turns_ended == 2).then_some(())
+        });
+        // The model was given all that was said by hand, and it works in the new place.
+        lab.assert_nothing_lost("api");
+        let last = records(&transcript);
+        let cwd = to.to_str().unwrap();
+        assert!(last.iter().any(|record| record["cwd"] == cwd));
+        assert_eq!(lab.transcripts(), [transcript]);
+        assert!(
+            own_config(&lab)
+                .join("projects")
+                .join(slug(&place))
+                .is_dir()
+        );
+    });
+}
+
+#[test]
+fn real_claude_that_is_ended_in_a_turn_goes_on_with_it_as_an_agent() {
+    with_each_version(|version| {
+        let lab = lab(version);
+        let place = outside(&lab, "api");
+        let person = somebody(&lab, &place, "api", "tool");
+        lab.until("the open tool runs", || {
+            place.join("open.txt").exists().then_some(())
+        });
+        let session = session_of(&own_config(&lab), person.claude);
+        let said = lab.run(&["adopt", "--yes", "--end", &session]).ok();
+        assert!(said.out.contains("ended pid"), "{said:?}");
+        assert!(!person.claude.is_alive());
+        let _keeper = lab.keeper();
+        assert_eq!(lab.wait_event("api", "starting", 1).data["how"], "continue");
+        lab.until("the cut turn goes on and ends", || {
+            (lab.model.ledger().agents["api"].turns_ended == 1).then_some(())
+        });
+        lab.wait_state("api", "idle");
+        assert!(place.join("continued.txt").exists());
+        lab.assert_nothing_lost("api");
+    });
+}
