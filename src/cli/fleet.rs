@@ -17,7 +17,7 @@ use crate::keeper::status::{AgentStatus, Status};
 use crate::os::process;
 use crate::restore;
 use crate::root::Root;
-use crate::state::{self, AgentState, Fleet};
+use crate::state::{self, AgentName, AgentState, Fleet};
 use crate::systemd::install;
 use crate::systemd::units::ALL;
 
@@ -65,7 +65,7 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
         .hint("if the machine stays after all: spotkeep restore")
         .kind(Kind::NotAsDeclared);
     }
-    show_plan(root, &config, &before)?;
+    let changed = show_plan(root, &config, &before)?;
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
@@ -76,11 +76,33 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
         ask(root, &Request::Reload, PATIENCE)?;
         ask(root, &Request::Fleet { wanted: Fleet::Up }, PATIENCE)?;
     }
+    roll_out(root, changed)?;
     if args.no_wait {
         return Ok(ExitCode::SUCCESS);
     }
     let after = wait(root, UP_LIMIT, |now| !now.agents.iter().any(is_moving))?;
     Ok(conclude(&after))
+}
+
+/// Has those whose settings have changed started anew, without cutting a turn.
+fn roll_out(root: &Root, changed: Vec<AgentName>) -> Result<()> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let names = changed.iter().map(AgentName::as_str).collect::<Vec<_>>();
+    let first = match names.len() {
+        1 => "",
+        _ => ", one first and the others once it lives",
+    };
+    let names = names.join(", ");
+    let request = Request::Restart {
+        names: changed,
+        when_idle: true,
+        canary: true,
+    };
+    ask(root, &request, PATIENCE)?;
+    say(&format!("restarts {names} when idle{first}"));
+    Ok(())
 }
 
 /// The last lines, and the exit code: 3 where an agent did not come up.
@@ -122,14 +144,15 @@ fn conclude(after: &Status) -> ExitCode {
     code
 }
 
-fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<()> {
+/// Shows what would be done with each; returns those whose settings have changed under them.
+fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<Vec<AgentName>> {
     let records: Vec<_> = root
         .all_records()?
         .into_iter()
         .filter_map(|(name, record)| Some((name, record.ok()?)))
         .collect();
     let life = process::current_life()?;
-    let mut rows = Vec::new();
+    let (mut rows, mut changed) = (Vec::new(), Vec::new());
     for name in config.agents.keys() {
         let known = records.iter().find(|(known, _)| known == name);
         let step =
@@ -137,6 +160,19 @@ fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<()> {
         let what = step
             .and_then(|mut steps| steps.pop())
             .map_or_else(|| "starts for the first time".to_owned(), |step| step.what);
+        let changes = known.map_or_else(Vec::new, |(_, record)| {
+            restore::changes(root, config, record, &life)
+        });
+        let what = match changes.as_slice() {
+            [] => what,
+            changes => {
+                changed.push(name.clone());
+                format!(
+                    "{what}; changed: {}; restarted when idle",
+                    changes.join(", ")
+                )
+            }
+        };
         rows.push([name.to_string(), what]);
     }
     for agent in &now.agents {
@@ -150,12 +186,12 @@ fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<()> {
     if rows.is_empty() {
         say("no agents are declared");
         complain("hint: spotkeep add agent-1 --prompt 'Fix issue 123.'");
-        return Ok(());
+        return Ok(changed);
     }
     for line in table(["AGENT", "PLAN"], &rows) {
         say(&line);
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Starts a keeper that outlives this terminal, and waits until it answers.

@@ -27,13 +27,18 @@ pub(super) struct Args {
 
 /// Arguments of `restart`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  spotkeep restart agent-1\n  spotkeep restart --when-idle")]
+#[command(
+    after_help = "Examples:\n  spotkeep restart agent-1\n  spotkeep restart --when-idle --canary"
+)]
 pub(super) struct RestartArgs {
     #[command(flatten)]
     common: Args,
     /// Each at its next idle moment, so that no turn is cut.
     #[arg(long)]
     when_idle: bool,
+    /// One of them first, and the others once it has lived for a minute; if it cannot, they stay as they are.
+    #[arg(long, requires = "when_idle")]
+    canary: bool,
 }
 
 pub(super) fn start(root: &Root, args: Args) -> Result<ExitCode> {
@@ -149,12 +154,16 @@ pub(super) fn restart(root: &Root, args: RestartArgs) -> Result<ExitCode> {
     let request = Request::Restart {
         names: names.clone(),
         when_idle: args.when_idle,
+        canary: args.canary,
     };
     ask(root, &request, PATIENCE)?
         .context("no keeper runs")
         .hint(format!("spotkeep --root {} up", root.dir().display()))?;
     if args.when_idle {
-        say("each agent is restarted at its next idle moment");
+        say(match args.canary {
+            true => "one agent is restarted at its next idle moment, and the others once it lives",
+            false => "each agent is restarted at its next idle moment",
+        });
         return Ok(ExitCode::SUCCESS);
     }
     let after = wait(root, LIMIT, |now| {

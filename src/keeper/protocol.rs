@@ -25,6 +25,9 @@ pub enum Request {
         names: Vec<AgentName>,
         /// Each at its next idle moment.
         when_idle: bool,
+        /// And one of them before the others.
+        #[serde(default)]
+        canary: bool,
     },
     /// The fleet shall be up, or down.
     Fleet {

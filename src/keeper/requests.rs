@@ -95,9 +95,17 @@ impl Keeper {
                 }
                 Ok(Value::Null)
             }
-            Request::Restart { names, when_idle } => {
+            Request::Restart {
+                names,
+                when_idle,
+                canary,
+            } => {
                 self.check(&names)?;
                 self.check_open()?;
+                if canary {
+                    self.handle(Event::RollOut(names));
+                    return Ok(Value::Null);
+                }
                 for name in names {
                     self.handle(Event::Restart { name, when_idle });
                 }

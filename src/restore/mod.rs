@@ -1,5 +1,6 @@
 //! The restore: what is done when a new life begins. Verify, repair, resume.
 
+mod changed;
 mod history;
 mod homecoming;
 mod launch;
@@ -15,6 +16,7 @@ use crate::claude;
 use crate::root::Root;
 use crate::state::{AgentName, AgentRecord, Wanted};
 
+pub use changed::changes;
 pub use history::History;
 pub use homecoming::homecoming;
 pub use launch::{Ground, Prepared, Refused, find_claude, prepare, run, seed};

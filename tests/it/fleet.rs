@@ -151,7 +151,9 @@ fn a_restart_applies_changed_settings_in_the_same_session() {
     lab.wait_done("a");
     let (session, process) = (lab.session_of("a"), lab.process("a"));
     lab.write_config(&(lab.config_text() + "args = [\"--model\", \"opus\"]\n"));
-    lab.run(&["up"]).ok();
+    // Another agent comes in, and the keeper reads the file for it.
+    lab.run(&["add", "b"]).ok();
+    lab.wait_up("b", 1);
     assert_eq!(
         lab.process("a"),
         process,
@@ -293,13 +295,10 @@ fn an_existing_session_can_be_taken_over() {
     lab.run(&["add", "c", "--session", &session])
         .refused(2, "belongs to the agent b", "");
     let nowhere = "0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55";
-    lab.run(&["add", "c", "--session", nowhere]).refused(
-        1,
-        "there is no session",
-        "copy its transcript",
-    );
+    lab.run(&["add", "c", "--session", nowhere])
+        .refused(1, "there is no session", "adopt");
     lab.run(&["add", "c", "--session", "last"])
-        .refused(2, "must be a UUID", "claude --resume");
+        .refused(2, "must be a UUID", "adopt --all");
     assert!(!lab.config_text().contains("[agents.c]"));
 }
 
@@ -381,4 +380,76 @@ fn agents_live_in_a_tmux_of_our_own_and_a_users_own_is_not_touched() {
     lab.run(&["down"]).ok();
     assert_eq!(theirs(&["list-sessions"]), before);
     assert_eq!(theirs(&["show-buffer"]).trim_end(), "precious");
+}
+
+#[test]
+fn up_shows_changed_arguments_and_applies_them_when_idle_to_one_agent_first() {
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    lab.declare("b", "idle", "");
+    let _keeper = lab.keeper();
+    for name in ["a", "b"] {
+        lab.wait_done(name);
+    }
+    let plan = lab.run(&["up", "--dry-run"]).ok().out;
+    assert!(!plan.contains("changed"), "{plan}");
+
+    let text = lab.config_text().replace(
+        "[defaults]\n",
+        "[defaults]\nargs = [\"--model\", \"opus\"]\n",
+    );
+    lab.write_config(&text);
+    let plan = lab.run(&["up", "--dry-run"]).ok().out;
+    assert_eq!(
+        plan.matches("changed: args; restarted when idle").count(),
+        2,
+        "{plan}"
+    );
+    let said = lab.run(&["up", "--no-wait"]).ok();
+    assert!(
+        said.out.contains("one first and the others once it lives"),
+        "{said:?}"
+    );
+    for name in ["a", "b"] {
+        lab.wait_up(name, 2);
+        lab.wait_state(name, "idle");
+        assert!(arguments(lab.process(name)).contains(&"opus".to_owned()));
+        lab.assert_nothing_lost(name);
+    }
+    // The second came after the first had lived for its minute, which is short here.
+    let (a, b) = (lab.events("a", "starting"), lab.events("b", "starting"));
+    assert!(a[1].at < b[1].at || b[1].at < a[1].at);
+    let plan = lab.run(&["up", "--dry-run"]).ok().out;
+    assert!(!plan.contains("changed"), "{plan}");
+}
+
+#[test]
+fn a_changed_argument_that_the_first_agent_cannot_start_with_spares_the_others() {
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    lab.declare("b", "idle", "");
+    let _keeper = lab.keeper();
+    for name in ["a", "b"] {
+        lab.wait_done(name);
+    }
+    let before = [lab.process("a"), lab.process("b")];
+    let text = lab.config_text().replace(
+        "IS_SANDBOX = \"1\"",
+        "IS_SANDBOX = \"1\", STAND_IN_EXIT = \"7\"",
+    );
+    lab.write_config(&text);
+    let plan = lab.run(&["up", "--dry-run"]).ok().out;
+    assert!(plan.contains("changed: STAND_IN_EXIT"), "{plan}");
+    lab.run(&["up", "--no-wait"]).ok();
+    let told = lab.until("it is told", || {
+        let told = lab.events("", "trouble");
+        told.into_iter()
+            .find(|line| line.data["what"].to_string().contains("does not come up"))
+    });
+    assert!(
+        told.data["what"].to_string().contains("others keep theirs"),
+        "{told:?}"
+    );
+    let alive = before.iter().filter(|process| process.is_alive()).count();
+    assert_eq!(alive, 1, "one was spared");
 }

@@ -157,6 +157,8 @@ pub enum Event {
         /// Whether to wait until its turn has ended.
         when_idle: bool,
     },
+    /// These shall be started anew, each at its next idle moment, one of them before the others.
+    RollOut(Vec<AgentName>),
     /// The machine is going to be taken away.
     Notice(Notice),
     /// After how long a rest of all agents the machine ends itself.

@@ -17,6 +17,7 @@ mod login;
 #[cfg(test)]
 mod properties;
 mod rest;
+mod rollout;
 #[cfg(test)]
 mod scenes;
 mod stalls;
@@ -85,6 +86,8 @@ pub struct Core {
     power_off: bool,
     /// The whole fleet waits for a login.
     login: Option<Pause>,
+    /// Changed settings on their way through the fleet.
+    rollout: Option<rollout::Rollout>,
     agents: BTreeMap<AgentName, Agent>,
 }
 
@@ -113,6 +116,7 @@ impl Core {
             asked_for_rest: false,
             power_off: false,
             login: None,
+            rollout: None,
             agents: BTreeMap::new(),
         }
     }
@@ -187,8 +191,8 @@ impl Core {
             _ => None,
         };
         let paced = self.next_start.into_iter().chain(self.next_nudge);
-        let rest = self.rest_due();
-        agents.chain(api).chain(over).chain(paced).chain(rest).min()
+        let slow = self.rest_due().into_iter().chain(self.rollout_due());
+        agents.chain(api).chain(over).chain(paced).chain(slow).min()
     }
 
     /// Takes one event and says what to do.
@@ -196,6 +200,7 @@ impl Core {
         let mut actions = Vec::new();
         self.take(now, event, &mut actions);
         self.pass_time(now, &mut actions);
+        self.go_on_rolling(now, &mut actions);
         self.launch(now, &mut actions);
         self.nudge(now, &mut actions);
         self.rest(now, &mut actions);
@@ -212,6 +217,7 @@ impl Core {
             Event::Fleet(fleet) => self.set_fleet(now, fleet, out),
             Event::Want { name, wanted, by } => self.want(now, &name, (wanted, by), out),
             Event::Restart { name, when_idle } => self.restart(now, &name, when_idle, out),
+            Event::RollOut(names) => self.roll_out(now, names, out),
             Event::Notice(notice) => self.begin_save(now, notice, out),
             Event::StopWhenIdle(span) => self.stop_when_idle = span,
             Event::LookedForWork(found) => self.looked_for_work(now, found, out),

@@ -22,6 +22,7 @@ enum Op {
     Pass(u64),
     Want(usize, bool),
     Restart(usize, bool),
+    RollOut([bool; 3]),
     Fleet(bool),
     Notice,
     SaveEnded,
@@ -51,6 +52,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (1u64..200).prop_map(Op::Pass),
         2 => (pick.clone(), any::<bool>()).prop_map(|(i, on)| Op::Want(i, on)),
         1 => (pick.clone(), any::<bool>()).prop_map(|(i, idle)| Op::Restart(i, idle)),
+        1 => any::<[bool; 3]>().prop_map(Op::RollOut),
         1 => any::<bool>().prop_map(Op::Fleet),
         1 => Just(Op::Notice),
         1 => Just(Op::SaveEnded),
@@ -306,6 +308,10 @@ impl World {
                 name: all[i].clone(),
                 when_idle,
             }),
+            Op::RollOut(which) => {
+                let names = all.iter().zip(which).filter(|(_, on)| *on);
+                self.send(Event::RollOut(names.map(|(n, _)| n.clone()).collect()));
+            }
             Op::Fleet(up) => {
                 self.fleet_up = up;
                 self.send(Event::Fleet(if up { Fleet::Up } else { Fleet::Down }));

@@ -290,3 +290,138 @@ fn a_rest_counts_anew_after_every_piece_of_work_and_after_a_command_in_the_backg
     let actions = core.step(now, Event::SaveEnded);
     assert!(actions.contains(&Action::PowerOff));
 }
+
+/// A fleet that is up and idle; the pid of each is its place and a hundred.
+fn idle_fleet(now: Instant, names: &[AgentName]) -> Core {
+    let mut core = Core::new(Limits::for_cores(2), Fleet::Up, false);
+    let until = None;
+    core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
+    core.step(now, Event::ApiAnswers);
+    let declared = names.iter().zip(100..).map(|(name, pid)| Declared {
+        name: name.clone(),
+        session_id: name.to_string(),
+        restart: Restart::OnFailure,
+        wanted: Wanted::Running,
+        restarts: 0,
+        process: Some(ProcessId { pid, start_time: 1 }),
+        why: None,
+        cause: None,
+        broken: None,
+    });
+    core.step(now, Event::Declare(declared.collect()));
+    for name in names {
+        say(&mut core, now, name, Activity::Idle);
+    }
+    core
+}
+
+fn say(core: &mut Core, now: Instant, name: &AgentName, activity: Activity) -> Vec<Action> {
+    let process = core.view(name).and_then(|view| view.process).unwrap();
+    let (name, session_id) = (name.clone(), name.to_string());
+    core.step(
+        now,
+        Event::Session {
+            name,
+            process,
+            session_id,
+            activity,
+        },
+    )
+}
+
+fn ended(actions: &[Action]) -> Vec<&AgentName> {
+    let ends = actions.iter().filter_map(|action| match action {
+        Action::End { name, .. } => Some(name),
+        _ => None,
+    });
+    ends.collect()
+}
+
+/// An agent ends as it was told, and is launched again; how its start goes is told by its end.
+fn comes_back(core: &mut Core, now: Instant, name: &AgentName, lives: bool) -> Vec<Action> {
+    let old = core.view(name).and_then(|view| view.process).unwrap();
+    let end = Exit::Code(143).into();
+    let of = name.clone();
+    let actions = core.step(
+        now,
+        Event::Exited {
+            name: of,
+            process: old,
+            end,
+        },
+    );
+    let attempt = launch_in(&actions).unwrap();
+    let process = ProcessId {
+        pid: old.pid + 100,
+        start_time: 1,
+    };
+    let (of, how) = (name.clone(), How::Resume);
+    core.step(
+        now,
+        Event::Launched {
+            name: of,
+            attempt,
+            process,
+            how,
+        },
+    );
+    if lives {
+        return say(core, now, name, Activity::Idle);
+    }
+    let (name, end) = (name.clone(), Exit::Code(1).into());
+    core.step(now, Event::Exited { name, process, end })
+}
+
+#[test]
+fn a_change_reaches_one_agent_first_and_the_others_once_it_has_lived_for_a_minute() {
+    let now = Instant::now();
+    let [a, b, c] = ["a", "b", "c"].map(|name| AgentName::new(name).unwrap());
+    let mut core = idle_fleet(now, &[a.clone(), b.clone(), c.clone()]);
+    // The one that has nothing to do goes first, and the one that works is waited for.
+    say(&mut core, now, &a, Activity::Busy);
+    let all = vec![a.clone(), b.clone(), c.clone()];
+    let actions = core.step(now, Event::RollOut(all));
+    assert_eq!(ended(&actions), [&b]);
+    comes_back(&mut core, now, &b, true);
+    let soon = now + Duration::from_secs(59);
+    assert!(ended(&tick(&mut core, soon)).is_empty());
+    let later = now + Duration::from_secs(61);
+    assert_eq!(ended(&tick(&mut core, later)), [&c]);
+    assert_eq!(ended(&say(&mut core, later, &a, Activity::Idle)), [&a]);
+}
+
+#[test]
+fn a_change_that_the_first_agent_cannot_start_with_reaches_no_other() {
+    let now = Instant::now();
+    let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
+    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
+    let actions = core.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
+    assert_eq!(ended(&actions), [&a]);
+    let actions = comes_back(&mut core, now, &a, false);
+    let told = actions.iter().any(|action| {
+        matches!(action, Action::Journal(None, What::Trouble { what }) if what.contains("a does not come up"))
+    });
+    assert!(told, "{actions:?}");
+    for minutes in 1..30 {
+        let at = now + Duration::from_secs(60 * minutes);
+        assert!(ended(&tick(&mut core, at)).is_empty());
+    }
+}
+
+#[test]
+fn a_first_agent_that_the_user_stops_hands_the_change_on() {
+    let now = Instant::now();
+    let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
+    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
+    core.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
+    let (by, wanted) = ("ann".into(), Wanted::Stopped);
+    let actions = core.step(
+        now,
+        Event::Want {
+            name: a,
+            wanted,
+            by,
+        },
+    );
+    assert_eq!(ended(&actions), [&b]);
+}
