@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::ask::status_at;
-use super::term::{json, say, shorten, state, table};
+use super::term::{bytes, json, say, shorten, state, table};
 use crate::error::Result;
 use crate::keeper::status::{AgentStatus, Status};
 use crate::time::{Timestamp, short};
@@ -28,7 +28,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     if args.json {
         json(&serde_json::json!({ "version": now.version, "agents": now.agents }))?;
     } else {
-        agents(&now);
+        without_sizes(&now);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -42,42 +42,57 @@ fn why(agent: &AgentStatus) -> String {
     }
 }
 
+const HEADER: [&str; 9] = [
+    "STATE",
+    "AGENT",
+    "SESSION",
+    "BRANCH",
+    "DIRTY",
+    "CHECKPOINT",
+    "SIZE",
+    "RESTARTS",
+    "WHY",
+];
+
+/// Where the size is, which `ls` leaves out.
+const SIZE: usize = 6;
+
 /// The table of agents.
 pub(super) fn agents(now: &Status) {
-    let now_at = Timestamp::now();
-    let rows: Vec<[String; 8]> = now
-        .agents
-        .iter()
-        .map(|agent| {
-            [
-                state(agent.state),
-                agent.name.to_string(),
-                agent.session_id.get(..8).unwrap_or("-").to_owned(),
-                agent.branch.clone().unwrap_or_else(|| "-".into()),
-                agent
-                    .dirty
-                    .map_or_else(|| "-".into(), |count| count.to_string()),
-                checkpoint(agent, now_at),
-                agent.restarts.to_string(),
-                shorten(&why(agent), WHY_MAX),
-            ]
-        })
-        .collect();
-    for line in table(
-        [
-            "STATE",
-            "AGENT",
-            "SESSION",
-            "BRANCH",
-            "DIRTY",
-            "CHECKPOINT",
-            "RESTARTS",
-            "WHY",
-        ],
-        &rows,
-    ) {
+    for line in table(HEADER, &rows(now)) {
         say(&line);
     }
+}
+
+fn without_sizes(now: &Status) {
+    let at = |column: usize| column + usize::from(column >= SIZE);
+    let rows: Vec<[String; 8]> = rows(now)
+        .iter()
+        .map(|row| std::array::from_fn(|column| row[at(column)].clone()))
+        .collect();
+    for line in table(std::array::from_fn(|column| HEADER[at(column)]), &rows) {
+        say(&line);
+    }
+}
+
+fn rows(now: &Status) -> Vec<[String; 9]> {
+    let now_at = Timestamp::now();
+    let agents = now.agents.iter().map(|agent| {
+        [
+            state(agent.state),
+            agent.name.to_string(),
+            agent.session_id.get(..8).unwrap_or("-").to_owned(),
+            agent.branch.clone().unwrap_or_else(|| "-".into()),
+            agent
+                .dirty
+                .map_or_else(|| "-".into(), |count| count.to_string()),
+            checkpoint(agent, now_at),
+            agent.size_bytes.map_or_else(|| "-".into(), bytes),
+            agent.restarts.to_string(),
+            shorten(&why(agent), WHY_MAX),
+        ]
+    });
+    agents.collect()
 }
 
 /// How old the newest one is.

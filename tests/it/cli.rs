@@ -97,9 +97,9 @@ fn a_fresh_fleet_is_shown_without_a_keeper() {
     root    <root> (<root-id>, epoch 0)
     keeper  stopped
 
-    STATE      AGENT  SESSION  BRANCH  DIRTY  CHECKPOINT  RESTARTS  WHY
-    ? unknown  a      -        main    -      -           0         no keeper has taken it in yet
-    ? unknown  b      -        main    -      -           0         no keeper has taken it in yet
+    STATE      AGENT  SESSION  BRANCH  DIRTY  CHECKPOINT  SIZE  RESTARTS  WHY
+    ? unknown  a      -        main    -      -           -     0         no keeper has taken it in yet
+    ? unknown  b      -        main    -      -           -     0         no keeper has taken it in yet
     ");
 }
 

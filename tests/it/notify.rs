@@ -2,43 +2,54 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::Value;
 
 use crate::lab::{LIMIT, Lab, skip};
 
-/// A webhook that takes down what it is sent; the first request fails.
-fn webhook() -> (String, Receiver<Value>) {
+/// What a request to a webhook says.
+fn body_of(stream: &TcpStream) -> Value {
+    let mut reader = BufReader::new(stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        let line = line.trim().to_lowercase();
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
+/// A webhook that takes down what it is sent. The first request fails; or none of them is ever answered.
+fn webhook(answers: bool) -> (String, Receiver<Value>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let (told, tells) = channel();
     std::thread::spawn(move || {
+        let mut kept = Vec::new();
         for (index, stream) in listener.incoming().enumerate() {
             let mut stream = stream.unwrap();
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut length = 0;
-            loop {
-                let mut line = String::new();
-                reader.read_line(&mut line).unwrap();
-                let line = line.trim().to_lowercase();
-                if let Some(value) = line.strip_prefix("content-length:") {
-                    length = value.trim().parse().unwrap();
-                }
-                if line.is_empty() {
-                    break;
-                }
+            let body = body_of(&stream);
+            if !answers {
+                kept.push(stream);
+            } else {
+                let status = if index == 0 { "503 Busy" } else { "200 OK" };
+                write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                )
+                .unwrap();
             }
-            let mut body = vec![0; length];
-            reader.read_exact(&mut body).unwrap();
-            let status = if index == 0 { "503 Busy" } else { "200 OK" };
-            write!(
-                stream,
-                "HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            )
-            .unwrap();
-            if index > 0 && told.send(serde_json::from_slice(&body).unwrap()).is_err() {
+            if (index > 0 || !answers) && told.send(body).is_err() {
                 return;
             }
         }
@@ -46,15 +57,43 @@ fn webhook() -> (String, Receiver<Value>) {
     (url, tells)
 }
 
+fn has_curl() -> bool {
+    let path = std::env::var_os("PATH").unwrap();
+    std::env::split_paths(&path).any(|dir| dir.join("curl").is_file())
+}
+
+#[test]
+fn a_webhook_that_hangs_is_not_in_the_way_of_a_save() {
+    if !has_curl() {
+        return skip("notify::a_webhook_that_hangs", "curl is not installed");
+    }
+    let lab = Lab::new();
+    let (url, tells) = webhook(false);
+    lab.configure(&format!("[notify]\nwebhook = \"{url}\""));
+    lab.declare("a", "tool", "");
+    lab.declare("b", "", "env_file = \"missing.env\"");
+    let _keeper = lab.keeper();
+    lab.wait_open("a");
+    assert_eq!(tells.recv_timeout(LIMIT).unwrap()["event"], "failed");
+    let saved = lab.run(&["save", "--final", "--json"]).ok().json();
+    assert_eq!(saved["clean"], true, "{saved}");
+    // Half a minute is spent on each message that nobody takes: the save is over, and not even its
+    // notice has been told.
+    let told: Vec<Value> = tells.try_iter().collect();
+    assert!(
+        told.iter().all(|body| body["event"] == "failed"),
+        "{told:?}"
+    );
+    lab.assert_nothing_lost("a");
+}
+
 #[test]
 fn a_webhook_is_told_of_a_failure_and_of_the_save_also_if_it_was_busy_at_first() {
-    let has_curl = std::env::split_paths(&std::env::var_os("PATH").unwrap())
-        .any(|dir| dir.join("curl").is_file());
-    if !has_curl {
+    if !has_curl() {
         return skip("notify::a_webhook_is_told", "curl is not installed");
     }
     let lab = Lab::new();
-    let (url, tells) = webhook();
+    let (url, tells) = webhook(true);
     lab.configure(&format!("[notify]\nwebhook = \"{url}\""));
     lab.declare("a", "idle", "");
     lab.declare("b", "", "env_file = \"missing.env\"");
