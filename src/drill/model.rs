@@ -30,6 +30,10 @@ pub struct Fault {
     pub retry_after: Option<u32>,
     /// It is a subscription's usage limit, which ends then, in seconds since 1970.
     pub limit_until: Option<i64>,
+    /// It comes in the midst of an answer that has begun.
+    pub midway: bool,
+    /// The answer that has begun goes on no more, and does not end.
+    pub stalls: bool,
 }
 
 impl Fault {
@@ -40,6 +44,26 @@ impl Fault {
             status,
             retry_after: None,
             limit_until: None,
+            midway: false,
+            stalls: false,
+        }
+    }
+
+    /// The same in the midst of an answer.
+    #[must_use]
+    pub fn midway(status: u16) -> Self {
+        Self {
+            midway: true,
+            ..Self::status(status)
+        }
+    }
+
+    /// An answer that begins and then neither goes on nor ends.
+    #[must_use]
+    pub fn stalled() -> Self {
+        Self {
+            stalls: true,
+            ..Self::midway(0)
         }
     }
 }
@@ -189,7 +213,10 @@ impl Double {
         };
         let arrived = Instant::now();
         if let Some(Some(fault)) = self.note(|state| state.faults.pop_front()) {
-            return fail(reply, fault);
+            return match fault.midway {
+                true => self.fail_midway(reply, &asked, fault),
+                false => fail(reply, fault),
+            };
         }
         let agent = conversation.agent.clone();
         let answer = self.note(|state| state.ledger.request(&conversation, arrived));
@@ -252,6 +279,24 @@ impl Double {
         Ok(())
     }
 
+    /// Half an answer, and then what the fault says. Nothing of it is a record.
+    fn fail_midway(&self, reply: Reply<'_>, asked: &Asked, fault: Fault) -> io::Result<()> {
+        let mut to = reply.stream(200, &[("Content-Type", "text/event-stream")])?;
+        let start = json!({"message": message(&asked.model, None)});
+        let block = json!({"index": 0, "content_block": {"type": "text", "text": ""}});
+        to.write(&(event("message_start", start) + &event("content_block_start", block)))?;
+        to.write(&text_delta(0, "half an answer"))?;
+        if fault.stalls {
+            while self.pause(Duration::from_secs(1)) {}
+        }
+        if fault.status == 0 {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let error = json!({"error": {"type": kind_of(fault.status), "message": "a drill"}});
+        to.write(&event("error", error))?;
+        to.finish()
+    }
+
     fn endless(
         &self,
         to: &mut Pieces<'_>,
@@ -299,13 +344,17 @@ fn failure(kind: &str) -> Vec<u8> {
     error.to_string().into_bytes()
 }
 
-fn fail(reply: Reply<'_>, fault: Fault) -> io::Result<()> {
-    let kind = match fault.status {
+fn kind_of(status: u16) -> &'static str {
+    match status {
         401 => "authentication_error",
         429 => "rate_limit_error",
         529 => "overloaded_error",
         _ => "api_error",
-    };
+    }
+}
+
+fn fail(reply: Reply<'_>, fault: Fault) -> io::Result<()> {
+    let kind = kind_of(fault.status);
     if fault.status == 0 {
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
@@ -434,12 +483,21 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_breaks_off_has_begun_and_has_no_end() {
+        let model = Model::start().unwrap();
+        model.fault(Fault::midway(529), 1);
+        let answer = ask(&model, true, "DRILL agent=a plan=idle").text().unwrap();
+        assert!(answer.contains("half an answer"), "{answer}");
+        assert!(answer.contains("overloaded_error"), "{answer}");
+        assert!(!answer.contains("message_stop"), "{answer}");
+    }
+
+    #[test]
     fn faults_meet_conversations_and_not_side_requests() {
         let model = Model::start().unwrap();
         let fault = Fault {
-            status: 429,
             retry_after: Some(7),
-            limit_until: None,
+            ..Fault::status(429)
         };
         model.fault(fault, 1);
         assert_eq!(ask(&model, false, "a title, please").status, 200);
