@@ -56,55 +56,9 @@ fn real_claude_goes_on_after_an_api_that_refused_or_hung_up() {
 }
 
 #[test]
-fn real_claude_goes_on_however_its_turn_is_ended_at_the_start_in_a_tool_and_in_a_stream() {
-    with_each_version(|version| {
-        let lab = lab(version);
-        // One at the start; then one behind each tool call, before the answer and in the midst of it.
-        let faults = [
-            (Fault::status(429), "rate-limited"),
-            (Fault::status(0), "network"),
-            (Fault::midway(529), "overloaded"),
-            (Fault::midway(0), "network"),
-        ];
-        for (fault, _) in faults {
-            lab.model.fault(fault, 1);
-            lab.model.let_pass(1);
-        }
-        // A stream that broke off is not asked for as a whole.
-        let env = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\", CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK = \"1\" }";
-        lab.declare("a", "idle", env);
-        let _keeper = lab.keeper();
-        for (count, (fault, reason)) in (1..).zip(faults) {
-            let stalled = lab.wait_event("a", "stalled", count);
-            assert_eq!(stalled.data["reason"], reason, "{fault:?}: {stalled:?}");
-        }
-        goes_on(&lab, "a");
-    });
-}
-
-#[test]
-fn real_claude_whose_answer_stands_still_gives_it_up_by_itself_and_is_nudged() {
-    with_each_version(|version| {
-        let lab = lab(version);
-        lab.model.let_pass(1);
-        lab.model.fault(Fault::stalled(), 1);
-        // Claude's own limit for that is five minutes; this one may be shorter.
-        let env = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\", CLAUDE_ENABLE_BYTE_WATCHDOG = \"1\", \
-                   CLAUDE_BYTE_STREAM_IDLE_TIMEOUT_MS = \"3000\", CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK = \"1\" }";
-        lab.declare("a", "idle", env);
-        let _keeper = lab.keeper();
-        let stalled = lab.wait_event("a", "stalled", 1);
-        eprintln!("{stalled:?}");
-        goes_on(&lab, "a");
-    });
-}
-
-#[test]
 fn real_claude_waits_for_the_end_of_a_limit_and_goes_on() {
     with_each_version(|version| {
         let lab = subscribed(version);
-        // In the midst of a turn, behind its first tool.
-        lab.model.let_pass(1);
         let soon = Timestamp::now().as_millis() / 1_000 + 20;
         lab.model.fault(
             Fault {
@@ -129,8 +83,6 @@ fn real_claude_waits_for_the_end_of_a_limit_and_goes_on() {
 fn real_claude_goes_on_in_a_fleet_that_waited_for_a_login() {
     with_each_version(|version| {
         let lab = subscribed(version);
-        // One in the midst of its turn, and one at its start.
-        lab.model.let_pass(1);
         lab.model.fault(Fault::status(401), 12);
         lab.declare("a", "idle", NO_RETRIES);
         let _keeper = lab.keeper();
