@@ -21,10 +21,7 @@ mod ls;
 mod metrics;
 mod notice;
 mod owner;
-<<<<<<< HEAD
 mod report;
-=======
->>>>>>> 4102ad3387e7341507201525ec734eedd787c531
 mod restore;
 mod rm;
 mod run;
@@ -168,11 +165,8 @@ impl Verb {
             Self::Init(_)
             | Self::Drill(_)
             | Self::Gcp(_)
-<<<<<<< HEAD
             | Self::Completions(_)
             | Self::Man(_)
-=======
->>>>>>> 4102ad3387e7341507201525ec734eedd787c531
             | Self::StandInAgent { .. }
             | Self::Setup(_)
             | Self::SetupUser { .. }
