@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{Settings, place};
 use crate::error::Result;
+use crate::os::crash::{Point, point};
 use crate::os::process::ProcessId;
 use crate::root::Root;
 use crate::state::{self, VERSION};
@@ -141,6 +142,7 @@ impl BackupState {
     /// The disk is full or gone.
     pub fn store(&self, settings: &Settings) -> Result<()> {
         state::store(&path(settings), self)?;
+        point(Point::BackupStored);
         place::publish(settings, self)
     }
 

@@ -18,6 +18,7 @@ use super::{Place, Trigger, ensure_names, head, look, operation};
 use crate::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
 use crate::git::objects;
 use crate::git::{Git, Repository, Side};
+use crate::os::crash::{Point, point};
 
 /// The index that files are written through.
 const DISK: &str = "disk.index";
@@ -101,6 +102,7 @@ pub(super) fn give_back(
     way.refuse_losses(&taking.files, &repository.work_tree)?;
 
     let disk = side.file(DISK);
+    point(Point::RollbackLocked);
     copy(&side.file(WORKTREE), &disk)?;
     let on_disk = taking.files.on_index(&disk);
     if !spared.is_empty() {
@@ -126,6 +128,7 @@ pub(super) fn give_back(
         oid_length,
     )?;
 
+    point(Point::RollbackFiles);
     let mut told = Vec::new();
     let was = look::branch(repository, &taking.refs)?;
     let commit = known.objects.get("HEAD").map(|object| object.oid.clone());
@@ -162,6 +165,7 @@ pub(super) fn give_back(
         };
         head::restash(&taking.refs, &now, &kept.state)?;
     }
+    point(Point::RollbackHeads);
     index.replace(&prepared)?;
     for nested in &kept.state.nested {
         let given = give_back_nested(place, repository, nested, heads == Heads::Move, until);

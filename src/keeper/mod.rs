@@ -134,7 +134,11 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
     let (lock, identity, runtime) = opening::take(root, &life)?;
 
     let (lines, torn) = state::lines(&root.journal())?;
-    let history = History::read(&lines, &life);
+    // The epoch counts keepers, this one included.
+    let history = match lines.is_empty() && identity.epoch > 1 {
+        true => History::lost(state::latest_manifest(&root.saves())?.as_ref(), &life),
+        false => History::read(&lines, &life),
+    };
     let journal = Journal::open(&root.journal(), &identity.root_id, identity.epoch, &life)?;
     // A save without a keeper writes into a new life's journal too.
     let is_new_life = !lines

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::Path;
 
 use crate::error::{Context as _, Result};
+use crate::os::crash::{Point, point};
 
 /// Replaces `path` by `bytes`: temporary file, fsync, rename, fsync of the directory. Mode 0600.
 ///
@@ -25,8 +26,11 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .suffix(".tmp")
         .tempfile_in(dir)?;
     file.write_all(bytes)?;
+    point(Point::StateDrafted);
     file.as_file().sync_all()?;
+    point(Point::StateSynced);
     file.persist(path).map_err(|error| error.error)?;
+    point(Point::StateReplaced);
     sync_dir(dir)
 }
 
@@ -120,6 +124,7 @@ impl AppendFile {
         bytes.extend_from_slice(line.as_bytes());
         bytes.push(b'\n');
         self.file.write_all(&bytes)?;
+        point(Point::JournalWritten);
         self.file.sync_data()
     }
 }
