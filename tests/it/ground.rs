@@ -16,7 +16,7 @@ const INSIDE: &str = "SPOTKEEP_TEST_OWN_MOUNTS";
 
 /// A lab whose root is an ext4 of its own; `None` where that cannot be, or where the test has been
 /// run in a namespace of its own meanwhile.
-fn on_a_disk(test: &str) -> Option<(Lab, PathBuf)> {
+pub fn on_a_disk(test: &str) -> Option<(Lab, PathBuf)> {
     if !is_root() {
         skip(test, "mounting needs root");
         return None;
@@ -47,7 +47,7 @@ fn on_a_disk(test: &str) -> Option<(Lab, PathBuf)> {
     Some((lab, image))
 }
 
-fn must(program: &str, args: &[&str]) {
+pub fn must(program: &str, args: &[&str]) {
     let ran = said(Command::new(program).args(args));
     assert_eq!(ran.code, 0, "{program} {args:?}: {ran:?}");
 }
@@ -56,7 +56,7 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn mount(image: &Path, at: &Path) {
+pub fn mount(image: &Path, at: &Path) {
     must("mount", &["-o", "loop", &text(image), &text(at)]);
 }
 
