@@ -706,10 +706,7 @@ fn a_keeper_is_known_by_its_version_and_its_agents_by_where_they_live() {
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
     lab.wait_done("a");
-    // The keeper writes that by itself, at the end of a turn.
-    lab.until("it has its checkpoint", || {
-        lab.agent("a")["last_checkpoint"].is_string().then_some(())
-    });
+    lab.wait_kept("a");
     let machine = lab.dir.join("m");
     fs::create_dir_all(machine.join("run/systemd/system")).unwrap();
     let shown = machine.display().to_string();

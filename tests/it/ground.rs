@@ -92,6 +92,7 @@ fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
     lab.wait_done("a");
+    lab.wait_kept("a");
     let (session, process) = (lab.session_of("a"), lab.process("a"));
 
     must("umount", &["-l", &text(&lab.root())]);
@@ -186,6 +187,8 @@ fn a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_b
     let keeper = lab.keeper();
     lab.wait_done("a");
     lab.wait_state("b", "idle");
+    lab.wait_kept("a");
+    lab.wait_kept("b");
     lab.run(&["stop", "b"]).ok();
 
     // What has files open for writing cannot be remounted; a mount over it can be read-only.
