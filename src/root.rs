@@ -70,7 +70,11 @@ impl Root {
         let path = root.root_json();
         let is_new = state::load::<RootFile>(&path)?.is_none();
         if is_new {
-            state::store(&path, &RootFile::new(root.dir.clone()))?;
+            let mut identity = RootFile::new(root.dir.clone());
+            // Where only this file was lost, the root is still the one that it was.
+            let (lines, _) = state::lines(&root.journal())?;
+            state::recall::root(&mut identity, &lines);
+            state::store(&path, &identity)?;
         }
         Ok((root, is_new))
     }
@@ -438,6 +442,20 @@ mod tests {
         assert_eq!(root.absolute(Path::new("workspaces/a")), inside);
         assert_eq!(root.relative(Path::new("/srv/x")), Path::new("/srv/x"));
         assert_eq!(root.absolute(Path::new("/srv/x")), Path::new("/srv/x"));
+    }
+
+    #[test]
+    fn a_root_json_that_is_gone_is_made_again_from_the_journal() {
+        let dir = tempfile_dir();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let id = root.identity().unwrap().root_id;
+        let what = state::What::Survived { reason: "x".into() };
+        let mut journal = state::Journal::open(&root.journal(), &id, 4, "l").unwrap();
+        journal.write(None, &what).unwrap();
+        fs::remove_file(root.root_json()).unwrap();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let again = root.identity().unwrap();
+        assert_eq!((again.root_id, again.epoch), (id, 4));
     }
 
     fn tempfile_dir() -> tempfile::TempDir {

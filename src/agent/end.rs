@@ -5,10 +5,11 @@
 //! what carries it is ended too. A marker belongs to one launch, so a sweep that comes late never
 //! meets the next one. Where the launch has a cgroup, what is in it is ended first, and at once.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use crate::os::process::{ProcessId, Signal, with_any_marker};
-use crate::state::Launch;
+use crate::state::{AgentRecord, Launch};
 use crate::systemd::cgroup::Leaf;
 
 /// The environment variable that marks every process of one launch.
@@ -35,6 +36,23 @@ pub enum Ended {
     Killed,
     /// It is still there: it hangs in the kernel.
     Not,
+}
+
+/// The claude of a launch whose process nobody has taken down: its keeper was killed between the two. It is the one that was
+/// given the session; what it has started itself is not.
+#[must_use]
+pub fn launched(record: &AgentRecord, life: &str) -> Option<ProcessId> {
+    if record.process.is_some() || record.life.as_deref() != Some(life) {
+        return None;
+    }
+    let launch = record.launch.as_ref()?;
+    let session = record.session_id.as_bytes();
+    let is_it = |process: &ProcessId| {
+        let words = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+        words.windows(session.len()).any(|word| word == session)
+    };
+    let marked = with_any_marker(&[format!("{MARKER}={}", launch.marker)]);
+    marked.into_iter().find(is_it)
 }
 
 /// Ends one process: SIGTERM, at most `grace` of patience, SIGKILL.
@@ -73,12 +91,28 @@ pub fn sweep(launches: &[Launch], limit: Duration) -> usize {
 }
 
 /// Round after round, since a process may fork while it is looked for.
+///
+/// All are stopped before the first is killed: a place that is free is taken at once by what another one forks, and
+/// within a limit on processes those that only stand still leave none free.
 fn sweep_marked(pairs: &[String], until: Instant) -> usize {
     let mut ended = 0;
     while !pairs.is_empty() {
-        let found = with_any_marker(pairs);
-        ended += found.len();
-        let pidfds: Vec<_> = found.into_iter().filter_map(ProcessId::open).collect();
+        let mut known = HashSet::new();
+        let mut pidfds = Vec::new();
+        loop {
+            let mut found = with_any_marker(pairs);
+            found.retain(|process| known.insert(*process));
+            let new: Vec<_> = found.into_iter().filter_map(ProcessId::open).collect();
+            for pidfd in &new {
+                pidfd.signal(Signal::Stop);
+            }
+            let is_last = new.is_empty() || Instant::now() >= until;
+            pidfds.extend(new);
+            if is_last {
+                break;
+            }
+        }
+        ended += pidfds.len();
         for pidfd in &pidfds {
             pidfd.signal(Signal::Kill);
         }

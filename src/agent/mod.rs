@@ -10,7 +10,7 @@ mod restart;
 mod weather;
 
 pub use cause::{cause_of_exit, cause_of_stop};
-pub use end::{Ended, GRACE, MARKER, SWEEP_LIMIT, end_process, sweep};
+pub use end::{Ended, GRACE, MARKER, SWEEP_LIMIT, end_process, launched, sweep};
 pub use exec::{become_claude, environment, read_env_file};
 pub use exit::Exit;
 pub use pacing::{Limits, starts_allowed};

@@ -11,6 +11,7 @@ use super::place::{self, Order};
 use super::snapshots::{self, Version};
 use super::{Repository, Settings, Stop};
 use crate::error::{Context as _, Result, ensure};
+use crate::os::crash::{Point, point};
 use crate::state::new_uuid;
 use crate::time::{Timestamp, short};
 
@@ -146,13 +147,16 @@ fn file(
         &Order::TakeFile(aside.into()),
         stop,
     )?;
+    point(Point::BroughtAside);
     let place = Order::Place {
         aside: aside.into(),
         part: PathBuf::new(),
         to: version.path.clone(),
         over_shorter: true,
     };
-    place::order(settings, &place)
+    place::order(settings, &place)?;
+    point(Point::BroughtPlaced);
+    Ok(())
 }
 
 fn tree(

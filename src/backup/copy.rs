@@ -6,6 +6,7 @@ use super::engine::{self, LONG, Restic, SHORT, Trouble};
 use super::state::Copied;
 use super::{BackupState, Repository, Settings, Stop, check, tend};
 use crate::error::{Result, bail};
+use crate::os::crash::{Point, point};
 use crate::time::Timestamp;
 
 /// Pauses before each new try, so that a network that blinks costs no quarter of an hour.
@@ -41,6 +42,7 @@ pub fn run(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<
     let name = engine::without_password(&url);
     let id = state.last.as_ref().map(|made| made.id.clone());
     let copied = copy(settings, &url, stop);
+    point(Point::BackupCopied);
     stop.check()?;
     let earlier = state.copy.take().filter(|copy| copy.to == name);
     let (copy, to) = match copied {

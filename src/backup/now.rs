@@ -11,6 +11,7 @@ use super::lock::{self, Turn};
 use super::state::{Made, Worker};
 use super::{BackupState, Repository, Settings, Stop, contents, copy, snapshots, tend};
 use crate::error::{Context as _, Error, Hint as _, Kind, Result, anyhow, bail};
+use crate::os::crash::{Point, point};
 use crate::os::files;
 use crate::state::VERSION;
 use crate::time::Timestamp;
@@ -174,18 +175,22 @@ fn make(
     if !how.always && is_unchanged(state, &tree.fingerprint) {
         return Ok(Outcome::Unchanged);
     }
+    point(Point::BackupLooked);
     let (restic, program) = Restic::find_unless(state.restic.as_ref())?;
     let key = settings.ensure_key()?;
     let repository = Repository::local(restic, settings, key);
     if !settings.has_repository() {
         engine::init(&repository, None, stop)?;
+        point(Point::BackupFounded);
     }
     let worker = lock::this_worker()?;
     lock::remove_stale(&repository, state.worker.as_ref(), &worker.life, stop)?;
     remember_worker(settings, state, worker)?;
+    point(Point::BackupBegun);
     let last = state.last.as_ref();
     let given = (tree.made_again.as_slice(), how.watched);
     let made = backup(settings, &repository, last, given, stop, progress)?;
+    point(Point::BackupMade);
     for (_, record) in settings.root.all_records()? {
         // An agent that works outside of the root is not in it whole.
         if let Ok(record) = record

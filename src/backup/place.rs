@@ -19,6 +19,9 @@ use crate::time::Timestamp;
 /// For a child that writes one small file, or renames one.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// What the names of all that lies aside begin with.
+const ASIDE: &str = ".brought-";
+
 /// What a child is asked to do; as JSON on its command line.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -161,7 +164,24 @@ fn aside(root: &Root, name: &str) -> Result<PathBuf> {
     Ok(root
         .dir()
         .join("session-state")
-        .join(format!(".brought-{name}")))
+        .join(format!("{ASIDE}{name}")))
+}
+
+/// Removes what lies aside since somebody was killed while bringing it: it may be a whole workspace. For a keeper that begins, before
+/// which nobody brings anything, and after which nobody but itself does.
+///
+/// # Errors
+/// The disk refused.
+pub fn forget_what_lies_aside(root: &Root) -> Result<()> {
+    let dir = root.session_state();
+    let entries = fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if let Some(name) = name.to_str().and_then(|name| name.strip_prefix(ASIDE)) {
+            carry_out(root, &Order::Drop(name.to_owned()), &mut io::empty())?;
+        }
+    }
+    Ok(())
 }
 
 fn ensure_inside(path: &Path) -> Result<()> {

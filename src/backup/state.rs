@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::engine::Program;
 use super::{Settings, place};
 use crate::error::{Result, bail};
+use crate::os::crash::{Point, point};
 use crate::os::process::ProcessId;
 use crate::root::Root;
 use crate::state::{self, VERSION};
@@ -149,6 +150,7 @@ impl BackupState {
         std::thread::scope(|scope| {
             let shown = scope.spawn(|| place::publish(settings, self));
             state::store(&path(settings), self)?;
+            point(Point::BackupStored);
             shown
                 .join()
                 .unwrap_or_else(|_| bail!("writing the copy of the state failed"))

@@ -14,6 +14,8 @@ use crate::git::{Git, Repository, Side, objects};
 
 /// Ours, for the files on the disk; kept from one checkpoint to the next.
 pub(super) const WORKTREE: &str = "worktree.index";
+/// What is remembered of the last checkpoint.
+pub(super) const MEMORY: &str = "memory.json";
 /// A copy of the agent's, for what is staged.
 pub(super) const STAGED: &str = "staged.index";
 /// For trees in between.

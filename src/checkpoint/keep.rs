@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::base::{INDEX_INFO, SCRATCH, line, remove};
+use super::base::{INDEX_INFO, MEMORY, SCRATCH, line, remove};
 use super::look::{Found, Memory};
 use super::message::{self, State};
 use super::operation;
@@ -14,6 +14,7 @@ use super::{Checkpoint, Outcome, id};
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::git::FLUSH;
 use crate::git::objects::{self, Object};
+use crate::os::crash::{Point, point};
 use crate::os::files::{sync_dir, sync_file, sync_filesystem};
 use crate::time::Timestamp;
 
@@ -56,6 +57,7 @@ impl Taking<'_> {
             return Ok(Outcome::Unchanged(Some(newest.checkpoint.id.clone())));
         }
         self.verify(&memory, &tree, head_tree.as_deref())?;
+        point(Point::CheckpointLooked);
         let parents = self.parents(&state, &files, &commits)?;
         let at = Timestamp::now();
         let id = id::after(newest_id.as_deref(), at);
@@ -66,6 +68,7 @@ impl Taking<'_> {
             arguments.extend(["-p", parent]);
         }
         let commit = self.files.line(&arguments, text.into_bytes())?;
+        point(Point::CheckpointCommitted);
         let name = format!("{}{id}", message::prefix(&self.place.agent_id));
         let create = [
             "update-ref",
@@ -75,6 +78,7 @@ impl Taking<'_> {
             &objects::none(oid_length),
         ];
         self.refs.run(&create, Vec::new())?;
+        point(Point::CheckpointNamed);
         let is_there =
             self.repository.settings.reftable || self.repository.common_dir.join(&name).is_file();
         ensure!(is_there, "git has put {name} somewhere else");
@@ -280,7 +284,7 @@ impl Taking<'_> {
         }
         let bytes = serde_json::to_vec(memory).context("cannot write JSON")?;
         // Whole or absent is enough: after a power cut it is not believed anyway.
-        let path = self.side.file("memory.json");
+        let path = self.side.file(MEMORY);
         let aside = self.side.file("memory.tmp");
         let write = fs::write(&aside, bytes).and_then(|()| fs::rename(&aside, &path));
         write.with_context(|| format!("cannot write {}", path.display()))

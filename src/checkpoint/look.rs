@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Outcome;
-use super::base::{Base, Print, Staged, Survey, remove};
+use super::base::{Base, MEMORY, Print, Staged, Survey, remove};
 use super::message::{self, Head, Kept, Nested, Stashed, State};
 use super::operation;
 use super::take::{OwnRef, Taking, inner, take_at};
@@ -172,7 +172,7 @@ impl Taking<'_> {
             .map(|object| object.oid);
         self.side.set_head(head.as_deref())?;
         // Until this is done, nothing is remembered.
-        remove(&self.side.file("memory.json"))?;
+        remove(&self.side.file(MEMORY))?;
         let print = base.print.clone();
         let base = if anew || base.print.is_some() {
             Base::open(self.repository)?
@@ -207,7 +207,7 @@ impl Taking<'_> {
     }
 
     pub fn remembered(&self) -> Option<Memory> {
-        let bytes = fs::read(self.side.file("memory.json")).ok()?;
+        let bytes = fs::read(self.side.file(MEMORY)).ok()?;
         let memory: Memory = serde_json::from_slice(&bytes).ok()?;
         let is_here = Path::new(&memory.work_tree) == self.repository.work_tree;
         (is_here && memory.version == 1).then_some(memory)

@@ -18,6 +18,7 @@ use super::{Place, Trigger, ensure_names, head, look, operation};
 use crate::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
 use crate::git::objects;
 use crate::git::{Git, Repository, Side};
+use crate::os::crash::{Point, point};
 
 /// The index that files are written through.
 const DISK: &str = "disk.index";
@@ -90,6 +91,7 @@ pub(super) fn give_back(
     } = look_ahead(&taking, kept, heads)?;
 
     let disk = side.file(DISK);
+    point(Point::RollbackLocked);
     copy(&side.file(WORKTREE), &disk)?;
     let on_disk = taking.files.on_index(&disk);
     if !spared.is_empty() {
@@ -115,6 +117,7 @@ pub(super) fn give_back(
         oid_length,
     )?;
 
+    point(Point::RollbackFiles);
     let mut told = Vec::new();
     let was = look::branch(repository, &taking.refs)?;
     let commit = known.objects.get("HEAD").map(|object| object.oid.clone());
@@ -151,6 +154,7 @@ pub(super) fn give_back(
         };
         head::restash(&taking.refs, &now, &kept.state)?;
     }
+    point(Point::RollbackHeads);
     index.replace(&prepared)?;
     for nested in &kept.state.nested {
         let given = give_back_nested(place, repository, nested, heads == Heads::Move, until);

@@ -11,6 +11,7 @@ use crate::config;
 use crate::error::{Hint as _, Result, anyhow};
 use crate::git::{Git, Repository};
 use crate::notice::Deadline;
+use crate::os::crash::{Point, point};
 use crate::os::files::{self, LockFile};
 use crate::root::Root;
 use crate::state::{self, AgentRecord, VERSION};
@@ -126,6 +127,7 @@ pub fn keep_in(
 ) -> Result<Outcome> {
     let outcome = take(place, trigger, deadline)?;
     if let Outcome::Taken(checkpoint) = &outcome {
+        point(Point::CheckpointTaken);
         remember(root, place, checkpoint)?;
     }
     Ok(outcome)

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::base::{INDEX_INFO, Special, Survey, WORKTREE, line, remove};
+use super::base::{INDEX_INFO, MEMORY, Special, Survey, WORKTREE, line, remove};
 use super::torn;
 use crate::error::{Context as _, Result, ensure};
 use crate::git::status::{self, Change};
@@ -138,9 +138,13 @@ impl<'a> Worktree<'a> {
             }
         }
         extras.retain(|path| !gone.contains(path));
-        if fresh.is_none() && gone.is_empty() && there.is_empty() {
+        let memory = self.side.file(MEMORY);
+        if fresh.is_none() && gone.is_empty() && there.is_empty() && memory.exists() {
             return Ok(seen);
         }
+        // From here on our index is ahead of what is remembered. Whatever ends before that is written anew, such as a crash, a
+        // full disk or a deadline, must not leave the older tree to be taken for the newer one.
+        remove(&memory)?;
         self.remove(&gone)?;
         let there: Vec<Vec<u8>> = there.into_iter().collect();
         if by_ourselves {

@@ -1,11 +1,12 @@
 //! `spotkeep save`
 
 use std::process::ExitCode;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::ask::instead_of_keeper;
 use super::term::{complain, json, say, table};
+use crate::agent;
 use crate::config::Config;
 use crate::error::{Context as _, Kind, Result};
 use crate::keeper::client::ask;
@@ -154,11 +155,13 @@ fn alone(root: &Root, args: &Args) -> Result<Manifest> {
         .into_iter()
         .filter_map(|(_, record)| record.ok())
         .map(|record| Subject {
-            process: record.live_process(&life),
+            process: record
+                .live_process(&life)
+                .or_else(|| agent::launched(&record, &life)),
             record,
         })
         .collect();
-    let journal = journal.map(Mutex::new);
+    let journal = journal.map(|journal| Arc::new(Mutex::new(journal)));
     let (root_id, epoch) = (identity.root_id.as_str(), identity.epoch);
     // Whatever is wrong with the file, what can be kept is kept.
     let settings = Config::load_or_last_good(&root.config(), &root.config_copy())
@@ -170,7 +173,7 @@ fn alone(root: &Root, args: &Args) -> Result<Manifest> {
         root_id,
         epoch,
         life: &life,
-        journal: journal.as_ref(),
+        journal,
         agents,
     };
     Ok(match args.is_final {

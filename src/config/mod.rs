@@ -157,16 +157,30 @@ impl Config {
     /// # Errors
     /// The file is wrong, and no keeper ever found it good.
     pub fn load_or_last_good(path: &Path, copy: &Path) -> Result<(Self, Option<Error>)> {
+        let last_good = || Self::last_good(copy);
         match Self::load(path) {
-            Ok(config) => Ok((config, None)),
-            Err(error) => {
-                let last_good = fs::read_to_string(copy).ok();
-                match last_good.map(|text| Self::parse(&text)) {
-                    Some(Ok(config)) => Ok((config, Some(error))),
-                    _ => Err(error),
+            // Gone, or emptied by a power cut: nobody takes a whole fleet out of the file in this way.
+            Ok(_) if is_blank(path) => match last_good() {
+                Some(config) if !config.agents.is_empty() => {
+                    let lost: Result<()> =
+                        Err(anyhow!("{} is gone, or has nothing in it", path.display()));
+                    let lost = lost.hint(format!("cp {} {}", copy.display(), path.display()));
+                    Ok((config, lost.err()))
                 }
-            }
+                _ => Ok((Self::default(), None)),
+            },
+            Ok(config) => Ok((config, None)),
+            Err(error) => match last_good() {
+                Some(config) => Ok((config, Some(error))),
+                None => Err(error),
+            },
         }
+    }
+
+    /// The last file that a keeper found good, if there was one.
+    #[must_use]
+    pub fn last_good(copy: &Path) -> Option<Self> {
+        Self::parse(&fs::read_to_string(copy).ok()?).ok()
     }
 
     /// Remembers the file as good.
@@ -294,6 +308,13 @@ fn shared(one: &AgentName, other: &AgentName, workspace: &Path) -> Error {
     )
 }
 
+fn is_blank(path: &Path) -> bool {
+    fs::read_to_string(path).map_or_else(
+        |error| error.kind() == std::io::ErrorKind::NotFound,
+        |text| text.trim().is_empty(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,6 +401,19 @@ mod tests {
         let (config, error) = Config::load_or_last_good(&path, &copy).unwrap();
         assert_eq!(config.agents.len(), 1);
         assert!(format!("{:#}", error.unwrap()).contains("workspac"));
+        for lost in [Some(""), None] {
+            match lost {
+                Some(text) => fs::write(&path, text).unwrap(),
+                None => fs::remove_file(&path).unwrap(),
+            }
+            let (config, error) = Config::load_or_last_good(&path, &copy).unwrap();
+            assert_eq!(config.agents.len(), 1);
+            assert!(format!("{:#}", error.unwrap()).contains("nothing in it"));
+        }
+        fs::write(&path, "# nobody\n").unwrap();
+        let (config, error) = Config::load_or_last_good(&path, &copy).unwrap();
+        assert!(config.agents.is_empty() && error.is_none());
+        fs::write(&path, "[agents.a]\nworkspac = \"w\"\n").unwrap();
         fs::remove_file(&copy).unwrap();
         assert!(Config::load_or_last_good(&path, &copy).is_err());
     }

@@ -1,13 +1,15 @@
 //! What is written down: declarations, records, the journal; and the clock that dates it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::scene::Scene;
 use super::{Check, count};
+use crate::checkpoint;
 use crate::config::Config;
+use crate::error::hint_of;
 use crate::root::Root;
-use crate::state::{self, Line};
+use crate::state::{self, AgentName, Line};
 use crate::time::{Timestamp, short};
 use crate::workspace;
 
@@ -23,8 +25,18 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
         judge_workspaces(&workspaces(root, &scene.config)),
         judge_records(root),
     ];
+    checks.push(judge_saves(state::damaged_manifests(&root.saves())));
     let newest = match state::lines(&root.journal()) {
+        Ok((lines, _)) if lines.is_empty() && root.identity().is_ok_and(|root| root.epoch > 0) => {
+            checks.push(Check::warn(
+                "journal",
+                "session-state/journal.jsonl is gone or has no line that can be read: what happened before is not known",
+                "spotkeep backup ls, if there is one to take it from",
+            ));
+            None
+        }
         Ok((lines, torn)) => {
+            checks.extend(judge_last_save(&lines, &root.saves()));
             checks.push(judge_journal(
                 lines.len(),
                 torn,
@@ -70,6 +82,8 @@ struct Place {
     kept: bool,
     /// Its repository, where that lies outside of the root.
     stray: Option<PathBuf>,
+    /// Its index, where git has none although it had a checkpoint.
+    lost_index: Option<PathBuf>,
 }
 
 fn workspaces(root: &Root, config: &Config) -> Vec<Place> {
@@ -83,10 +97,19 @@ fn workspaces(root: &Root, config: &Config) -> Vec<Place> {
                 exists: path.is_dir(),
                 kept: root.holds(&path),
                 stray: repository.filter(|dir| dir.exists() && !root.holds(dir)),
+                lost_index: lost_index(root, name, &path),
                 path,
             }
         })
         .collect()
+}
+
+/// What was staged is gone with it, and git shows every file as deleted.
+fn lost_index(root: &Root, name: &AgentName, workspace: &Path) -> Option<PathBuf> {
+    let record = root.load_record(name).ok()??;
+    checkpoint::last(&root.checkpoints(&record.agent_id))?;
+    let index = workspace::git_dir(workspace)?.join("index");
+    (!index.exists()).then_some(index)
 }
 
 fn judge_workspaces(places: &[Place]) -> Check {
@@ -110,6 +133,20 @@ fn judge_workspaces(places: &[Place]) -> Check {
                 place.agent
             ),
             format!("move {path} into the root, and change workspace in spotkeep.toml"),
+        );
+    }
+    let lost = places
+        .iter()
+        .find_map(|place| Some((place, place.lost_index.as_ref()?)));
+    if let Some((place, index)) = lost {
+        return Check::warn(
+            "workspaces",
+            format!(
+                "git has no index for {} any more ({}); what was staged is in its checkpoints",
+                place.agent,
+                index.display()
+            ),
+            format!("spotkeep checkpoint ls {}", place.agent),
         );
     }
     let stray = places
@@ -146,6 +183,32 @@ fn judge_records(root: &Root) -> Check {
             ),
         },
     }
+}
+
+fn judge_saves(damaged: crate::error::Result<Vec<crate::error::Error>>) -> Check {
+    match damaged.as_deref() {
+        Ok([]) => Check::good("saves", "all manifests can be read"),
+        Ok([newest, ..]) => Check::warn(
+            "saves",
+            format!("{newest:#}; it is passed over"),
+            hint_of(newest).unwrap_or("ls -l session-state/saves"),
+        ),
+        Err(error) => Check::failed("saves", error, "ls -l session-state/saves"),
+    }
+}
+
+/// A manifest that is gone is missed by nobody but the journal.
+fn judge_last_save(lines: &[Line], saves: &Path) -> Option<Check> {
+    let last = lines.iter().rev().find(|line| line.event == "safe")?;
+    let id = last.data.get("save")?.as_str()?;
+    let is_there = saves.join(format!("{id}.json")).exists();
+    (!is_there).then(|| {
+        Check::warn(
+            "last-save",
+            format!("the manifest of the last save, session-state/saves/{id}.json, is gone: what it made safe is not known"),
+            "spotkeep backup ls, if there is one to take it from",
+        )
+    })
 }
 
 fn judge_journal(good: usize, torn: usize, look: &str) -> Check {
@@ -213,6 +276,7 @@ mod tests {
             exists,
             kept,
             stray: stray.map(PathBuf::from),
+            lost_index: None,
         };
         assert!(judge_workspaces(&[place(true, true, None)]).fix.is_none());
         let missing = judge_workspaces(&[place(true, true, None), place(false, false, None)]);

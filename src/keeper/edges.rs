@@ -399,7 +399,7 @@ impl Edges {
                 root_id: &root_id,
                 epoch,
                 life: &life,
-                journal: Some(&journal),
+                journal: Some(journal),
                 agents,
             });
             checkpoints.resume();
@@ -418,6 +418,7 @@ impl Edges {
             .filter_map(|view| {
                 let record = self.ledger.get(&view.name)?;
                 let process = view.process.or(record.live_process(&self.life));
+                let process = process.or_else(|| agent::launched(&record, &self.life));
                 Some(Subject { record, process })
             })
             .collect()

@@ -148,14 +148,15 @@ pub fn sync_forever(root: &Root) -> Result<()> {
     std::thread::Builder::new()
         .name("sync".into())
         .spawn(move || {
+            // At once: agents may have written for as long as there was no keeper.
             loop {
-                std::thread::sleep(SYNC_EVERY);
-                if root.ensure_there().is_err() {
-                    continue; // What is there instead is not ours to sync.
-                }
-                if let Err(error) = files::sync_filesystem(root.dir()) {
+                // What is there instead is not ours to sync.
+                if root.ensure_there().is_ok()
+                    && let Err(error) = files::sync_filesystem(root.dir())
+                {
                     tracing::error!("cannot sync {}: {error}", root.dir().display());
                 }
+                std::thread::sleep(SYNC_EVERY);
             }
         })
         .context("cannot start the sync thread")?;

@@ -10,7 +10,7 @@ use super::core::Declared;
 use crate::config::{Agent, Config, Restart};
 use crate::error::Result;
 use crate::root::Root;
-use crate::state::{AgentName, AgentRecord, Wanted};
+use crate::state::{self, AgentName, AgentRecord, Wanted};
 
 /// The records of the agents that are declared.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Ledger {
     records: Mutex<BTreeMap<AgentName, AgentRecord>>,
     /// Those whose last change the disk did not take.
     unwritten: Mutex<BTreeSet<AgentName>>,
+    /// Records that were gone and were made again, in words; for the journal.
+    recalled: Mutex<Vec<(AgentName, String)>>,
 }
 
 impl Ledger {
@@ -29,6 +31,7 @@ impl Ledger {
             root,
             records: Mutex::new(BTreeMap::new()),
             unwritten: Mutex::default(),
+            recalled: Mutex::default(),
         }
     }
 
@@ -91,6 +94,9 @@ impl Ledger {
         };
         let is_new = stored.is_none();
         let mut record = stored.unwrap_or_else(|| AgentRecord::new(name.clone(), cwd.clone()));
+        if is_new {
+            self.recall(&mut record)?;
+        }
         // A workspace that was moved in the file counts from the next start.
         let moved = record.cwd != cwd && record.live_process(life).is_none();
         if moved {
@@ -100,6 +106,30 @@ impl Ledger {
             self.root.store_record(&record)?;
         }
         Ok(record)
+    }
+
+    /// A record that was lost is no new agent: its session is known from what it did.
+    fn recall(&self, record: &mut AgentRecord) -> Result<()> {
+        let (lines, _) = state::lines(&self.root.journal())?;
+        let save = state::latest_manifest(&self.root.saves())?;
+        if state::recall::agent(record, &lines, save.as_ref()) {
+            let path = self.root.relative(&self.root.record(&record.name));
+            let what = format!(
+                "{} was gone, and was made again from the journal, with the session {}",
+                path.display(),
+                record.session_id
+            );
+            let mut recalled = self.recalled.lock().unwrap_or_else(PoisonError::into_inner);
+            recalled.push((record.name.clone(), what));
+        }
+        Ok(())
+    }
+
+    /// What was made again since this was last asked, in words.
+    #[must_use]
+    pub fn recalled(&self) -> Vec<(AgentName, String)> {
+        let mut recalled = self.recalled.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *recalled)
     }
 
     /// One record.

@@ -22,11 +22,13 @@ use super::starter::{Door, Starter};
 use super::survey::Survey;
 use super::{Keeper, Message, Options};
 use crate::agent::Limits;
+use crate::backup;
 use crate::config::Config;
 use crate::error::{Context as _, Error, Hint as _, Result, anyhow};
 use crate::notice::gcp::{self, Metadata, Watcher};
 use crate::notice::{Notice, Source};
 use crate::notify::Notifier;
+use crate::os::crash::{Point, point};
 use crate::os::files::LockFile;
 use crate::os::process::{self, ProcessId};
 use crate::os::signal;
@@ -63,7 +65,11 @@ pub(super) fn take(root: &Root, life: &str) -> Result<Taken> {
         .hint(format!("spotkeep --root {} status", root.dir().display()));
     };
     let (lines, torn) = state::lines(&root.journal())?;
-    let history = History::read(&lines, life);
+    // The epoch counts keepers; this one is not counted yet.
+    let history = match lines.is_empty() && identity.epoch > 0 {
+        true => History::lost(state::latest_manifest(&root.saves())?.as_ref(), life),
+        false => History::read(&lines, life),
+    };
     let is_new_life = is_new(&lines, life);
     identity.epoch += 1;
     if is_new_life {
@@ -72,7 +78,11 @@ pub(super) fn take(root: &Root, life: &str) -> Result<Taken> {
         identity.preemptions += u64::from(was_preempted);
     }
     state::store(&root.root_json(), &identity)?;
+    point(Point::RestoreEpoch);
     lock.describe(&serde_json::to_string(&Holder::this(life, &runtime))?)?;
+    if let Err(error) = backup::place::forget_what_lies_aside(root) {
+        tracing::error!("{error:#}");
+    }
     Ok(Taken {
         lock,
         identity,
@@ -215,6 +225,13 @@ impl Keeper {
                     .and_then(|up| u64::try_from(up.as_millis()).ok()),
             },
         );
+        point(Point::RestoreGreeted);
+        if self.history.is_lost {
+            let what = "journal.jsonl is gone or has no line that can be read: how the last life ended is not known, so it \
+                        counts as one without a notice"
+                .to_owned();
+            self.edges.write(None, &What::Trouble { what });
+        }
         if torn > 0 {
             let what = format!("{torn} lines of the journal cannot be read and are passed over");
             self.edges.write(None, &What::Trouble { what });
@@ -225,7 +242,12 @@ impl Keeper {
     pub(super) fn tell_of_config(&mut self, wrong: Option<Error>) {
         let root = &self.edges.root;
         let told = match wrong {
-            None => Config::remember_as_good(&root.config(), &root.config_copy()),
+            None => {
+                let before = Config::last_good(&root.config_copy()).unwrap_or_default();
+                let kept = Config::remember_as_good(&root.config(), &root.config_copy());
+                self.tell_of_undeclared(&before);
+                kept
+            }
             Some(error) => {
                 let error = error.context("the last good spotkeep.toml counts");
                 let what = format!("{error:#}");
@@ -236,6 +258,20 @@ impl Keeper {
         self.edges.note_trouble("spotkeep.toml", told);
     }
 
+    /// An agent that is declared no more is not missed by itself, and a file that was torn looks like one that was edited.
+    fn tell_of_undeclared(&mut self, before: &Config) {
+        let now = &self.edges.config.agents;
+        let gone = before.agents.keys().filter(|name| !now.contains_key(*name));
+        let gone: Vec<&str> = gone.map(|name| name.as_str()).collect();
+        if !gone.is_empty() {
+            let what = format!(
+                "spotkeep.toml does not declare {} any more; sessions and work stay where they are",
+                gone.join(", ")
+            );
+            self.edges.write(None, &What::Trouble { what });
+        }
+    }
+
     /// The agents that are declared: those that still run are found again, and in a new life the
     /// others are resumed as the core sees fit.
     pub(super) fn take_in_agents(&mut self) {
@@ -243,6 +279,9 @@ impl Keeper {
             .edges
             .ledger
             .declare(&self.edges.config, &self.edges.life);
+        for (name, what) in self.edges.ledger.recalled() {
+            self.edges.write(Some(&name), &What::Repaired { what });
+        }
         let found: Vec<(AgentName, ProcessId)> = declared
             .iter()
             .filter_map(|d| Some((d.name.clone(), d.process?)))
@@ -268,6 +307,7 @@ impl Keeper {
         }
         if wanted > 0 && !self.core.is_closed() {
             self.seed_all();
+            point(Point::RestoreSeeded);
         }
         for (name, process) in found {
             self.edges.watch(&name, process);
@@ -325,6 +365,7 @@ impl Keeper {
             torn: account.torn,
         };
         self.edges.write(None, &what);
+        point(Point::RestoreTold);
     }
 
     /// What the file says of the machine as a whole.

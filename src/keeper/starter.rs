@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use super::core::{Attempt, Event, Refusal};
 use super::ledger::Ledger;
+use crate::agent;
 use crate::config::Config;
 use crate::error::{Context as _, Result, anyhow};
+use crate::os::crash::{Point, point};
 use crate::os::process::ProcessId;
 use crate::restore::{self, Ground, History, Refused};
 use crate::root::Root;
@@ -159,6 +161,12 @@ impl Starter {
 
     fn launch(&self, job: &Job) -> Result<(ProcessId, How), Refused> {
         let record = self.ledger.get(&job.name).context("it has no record")?;
+        if let Some(process) = agent::launched(&record, &self.life) {
+            // It runs already, and no keeper knew of it.
+            self.ledger
+                .update(&job.name, |record| record.process = Some(process))?;
+            return Ok((process, How::Resume));
+        }
         let agent = job
             .config
             .agents
@@ -191,6 +199,7 @@ impl Starter {
             );
             self.write(Some(&job.name), &What::Trouble { what });
         }
+        point(Point::RestorePrepared);
         // Persisted before it is used: a keeper that dies here knows what it began.
         let launching = prepared.record;
         self.ledger.update(&job.name, |record| {
@@ -198,6 +207,7 @@ impl Starter {
             record.life.clone_from(&launching.life);
             record.process = None;
         })?;
+        point(Point::RestorePersisted);
         self.write(
             Some(&job.name),
             &What::Starting {
@@ -205,9 +215,12 @@ impl Starter {
                 how: prepared.how,
             },
         );
+        point(Point::RestoreStarting);
         let process = restore::run(&ground, &launching)?;
+        point(Point::RestoreLaunched);
         self.ledger
             .update(&job.name, |record| record.process = Some(process))?;
+        point(Point::RestoreRecorded);
         Ok((process, prepared.how))
     }
 

@@ -11,6 +11,7 @@ use std::os::unix::fs::{
 use std::path::Path;
 
 use crate::error::{Context as _, Result};
+use crate::os::crash::{Point, point};
 
 /// Replaces `path` by `bytes`: temporary file, fsync, rename, fsync of the directory. Mode 0600.
 ///
@@ -27,8 +28,11 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .suffix(".tmp")
         .tempfile_in(dir)?;
     file.write_all(bytes)?;
+    point(Point::StateDrafted);
     file.as_file().sync_all()?;
+    point(Point::StateSynced);
     file.persist(path).map_err(|error| error.error)?;
+    point(Point::StateReplaced);
     sync_dir(dir)
 }
 
@@ -143,6 +147,7 @@ impl AppendFile {
         bytes.push(b'\n');
         self.file.write_all(&bytes)?;
         self.length = self.length.saturating_add(bytes.len() as u64);
+        point(Point::JournalWritten);
         self.file.sync_data()
     }
 

@@ -3,6 +3,7 @@
 //! `signal-hook`.
 
 pub mod block;
+pub mod crash;
 pub mod cut;
 pub mod dirs;
 pub mod files;

@@ -107,6 +107,7 @@ impl Pidfd {
             Signal::Kill => rustix::process::Signal::KILL,
             Signal::Interrupt => rustix::process::Signal::INT,
             Signal::Child => rustix::process::Signal::CHILD,
+            Signal::Stop => rustix::process::Signal::STOP,
         };
         // ESRCH is the only answer that can come, and it is what we want.
         pidfd_send_signal(&self.fd, signal).ok();
@@ -124,6 +125,8 @@ pub enum Signal {
     Interrupt,
     /// Tells it to look after its children.
     Child,
+    /// Lets it do nothing from now on.
+    Stop,
 }
 
 /// Every process whose environment holds `marker` (such as `NAME=value`), but not ourselves.

@@ -1,6 +1,6 @@
 //! What the journal says of the life before this one. Pure.
 
-use crate::state::Line;
+use crate::state::{Line, Manifest};
 use crate::time::Timestamp;
 
 /// How the last life ended, as far as the journal can tell.
@@ -20,9 +20,23 @@ pub struct History {
     pub safe: bool,
     /// The last word of that life.
     pub last_seen: Option<Timestamp>,
+    /// There is no journal, although there was a keeper before this one.
+    pub is_lost: bool,
 }
 
 impl History {
+    /// What is known where the journal was lost: that there was a life, which may have ended in any way; and by the last final
+    /// save, whether this one has had its notice.
+    #[must_use]
+    pub fn lost(save: Option<&Manifest>, life: &str) -> Self {
+        Self {
+            noticed_in_this_life: save.is_some_and(|save| save.life == life),
+            had_life: true,
+            is_lost: true,
+            ..Self::default()
+        }
+    }
+
     /// Reads it from the journal's lines, oldest first.
     #[must_use]
     pub fn read(lines: &[Line], life: &str) -> Self {
@@ -62,6 +76,7 @@ impl History {
                 .map(str::to_owned),
             safe: !survived && from_notice.iter().any(is_safe),
             last_seen: Some(last.at),
+            is_lost: false,
         }
     }
 }

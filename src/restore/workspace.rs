@@ -10,6 +10,7 @@ use super::sources::{self, Loss};
 use crate::checkpoint::{self, Place, Trigger};
 use crate::error::{Context as _, Hint as _, Result, anyhow, hint_of};
 use crate::notice::Deadline;
+use crate::os::crash::{Point, point};
 use crate::state::{AgentRecord, What};
 use crate::time::Timestamp;
 
@@ -174,6 +175,7 @@ fn mend(ground: &Ground<'_>, place: &Place, deadline: Deadline) -> Readied {
             what: format!("its repository could not be looked over: {error:#}"),
         }),
     }
+    point(Point::RestoreRepaired);
     // From what is on the disk now, in which every object is written that is not whole elsewhere.
     if let Err(error) = checkpoint::keep(ground.root, place, Trigger::Before, deadline) {
         what.push(What::CheckpointFailed {

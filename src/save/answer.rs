@@ -31,6 +31,11 @@ const PART: u32 = 20;
 /// Files may change without a word; then this often is looked again.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// When [`hear_out`] is not waited for any longer.
+pub(super) fn limit(deadline: Deadline) -> Deadline {
+    Deadline::after(2 * PATIENCE.min(deadline.remaining() / PART))
+}
+
 /// Where the model is being asked, waits a moment for its answer to be written. An agent at rest
 /// or in a tool is not held up.
 pub(super) fn hear_out(subject: &Subject, process: ProcessId, root: &Root, deadline: Deadline) {

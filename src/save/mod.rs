@@ -11,16 +11,18 @@ mod within;
 mod words;
 mod workspaces;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::notice::{Deadline, Notice};
+use crate::os::crash::{Point, point};
 use crate::os::files;
 use crate::os::process::ProcessId;
 use crate::root::Root;
 use crate::state::{
-    AgentRecord, AgentSaved, Journal, Manifest, What, new_save_id, prune_manifests, store_manifest,
+    AgentRecord, AgentSaved, Journal, Manifest, What, last_save_id, new_save_id, prune_manifests,
+    store_manifest,
 };
 use within::within;
 
@@ -47,7 +49,7 @@ pub struct Save<'a> {
     /// The life of the machine.
     pub life: &'a str,
     /// The journal; none where it cannot be opened, which stops no save.
-    pub journal: Option<&'a Mutex<Journal>>,
+    pub journal: Option<Arc<Mutex<Journal>>>,
     /// Every agent, running or not.
     pub agents: Vec<Subject>,
 }
@@ -60,12 +62,14 @@ impl Save<'_> {
     /// durable is, even where the manifest itself cannot be written.
     #[must_use]
     pub fn run_final(self, notice: &Notice) -> Manifest {
+        point(Point::SaveNoticed);
         let began = Instant::now();
         let mut manifest = self.begin(notice.source.to_string(), true);
         manifest.deadline_ms = Some(millis(notice.deadline.remaining()));
 
         (manifest.agents, manifest.stragglers) = stop::end_all(&self.agents, self.root, notice);
         manifest.stages.agents_ended_ms = Some(millis(began.elapsed()));
+        point(Point::SaveEnded);
 
         let words_safe = self.make_safe(&mut manifest, began, notice.deadline);
         let ended = manifest
@@ -74,11 +78,15 @@ impl Save<'_> {
             .all(|agent| agent.end != stop::STILL_THERE);
         manifest.clean = words_safe && ended && !notice.deadline.has_passed();
         self.keep_manifest(&mut manifest, notice.deadline);
-        self.note(&What::Safe {
+        let safe = What::Safe {
             save: manifest.id.clone(),
             clean: manifest.clean,
             after_ms: millis(began.elapsed()),
-        });
+        };
+        self.note(safe, notice.deadline);
+        point(Point::SaveSafe);
+        // What forks faster than it was found before has more time now that the words are safe.
+        manifest.stragglers += stop::sweep_all(&self.agents, notice.deadline);
 
         self.finish(&mut manifest, began, notice.deadline);
         manifest
@@ -102,8 +110,11 @@ impl Save<'_> {
         words::enter(transcripts, &mut manifest.agents);
         let words_safe = manifest.agents.iter().all(|agent| agent.words_safe);
         manifest.stages.words_safe_ms = words_safe.then(|| millis(began.elapsed()));
+        point(Point::SaveWords);
         self.keep_manifest(manifest, deadline);
+        point(Point::SaveWordsSafe);
         let synced = self.sync_filesystem(deadline);
+        point(Point::SaveSynced);
         let all_safe = words_safe && synced;
         manifest.stages.notice_to_safe_ms = all_safe.then(|| millis(began.elapsed()));
         all_safe
@@ -111,7 +122,7 @@ impl Save<'_> {
 
     fn begin(&self, source: String, is_final: bool) -> Manifest {
         Manifest::begin(
-            new_save_id(),
+            new_save_id(last_save_id(&self.root.saves()).as_deref()),
             self.root_id.to_owned(),
             self.epoch,
             self.life.to_owned(),
@@ -135,6 +146,7 @@ impl Save<'_> {
         for (agent, workspace) in manifest.agents.iter_mut().zip(saved) {
             agent.workspace = workspace;
         }
+        point(Point::SaveWorkspaces);
         // git syncs each object and each ref itself; what it wrote besides is synced here.
         if !deadline.has_passed() {
             self.sync_filesystem(deadline);
@@ -154,11 +166,17 @@ impl Save<'_> {
             );
             self.keep_manifest(manifest, deadline);
         }
-        self.note(&What::Saved {
+        let saved = What::Saved {
             save: manifest.id.clone(),
-        });
-        let there = self.root.ensure_there();
-        if let Err(error) = there.and_then(|()| prune_manifests(&self.root.saves())) {
+        };
+        self.note(saved, deadline);
+        point(Point::SaveSaved);
+        let root = self.root.clone();
+        let prune = move || {
+            root.ensure_there()
+                .and_then(|()| prune_manifests(&root.saves()))
+        };
+        if let Some(Err(error)) = within(deadline, prune) {
             tracing::warn!("{error:#}");
         }
     }
@@ -184,11 +202,18 @@ impl Save<'_> {
     }
 
     /// The journal is second to the save too.
-    fn note(&self, what: &What) {
-        let Some(Ok(mut journal)) = self.journal.map(Mutex::lock) else {
+    fn note(&self, what: What, deadline: Deadline) {
+        let Some(journal) = self.journal.clone() else {
             return;
         };
-        if let Err(error) = journal.write(None, what) {
+        let write = move || {
+            journal
+                .lock()
+                .ok()
+                .map(|mut journal| journal.write(None, &what))
+        };
+        let until = deadline.max(Deadline::after(MANIFEST_LIMIT));
+        if let Some(Some(Err(error))) = within(until, write) {
             tracing::error!("{error:#}");
         }
     }

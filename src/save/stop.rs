@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::within::within;
 use super::{Subject, answer, millis, row};
 use crate::agent::{Ended, GRACE, SWEEP_LIMIT, end_process, sweep};
 use crate::claude::{self, Status};
@@ -36,11 +37,15 @@ pub(super) fn end_all(
         };
         ends.into_iter().zip(agents).map(join).collect()
     });
+    (rows, sweep_all(agents, notice.deadline))
+}
+
+/// Kills what outlived its agent; returns how many processes there were.
+pub(super) fn sweep_all(agents: &[Subject], deadline: Deadline) -> usize {
     let launch = |subject: &Subject| subject.record.launch.clone();
     let launches: Vec<Launch> = agents.iter().filter_map(launch).collect();
     // At least one look, however late it is.
-    let stragglers = sweep(&launches, SWEEP_LIMIT.min(notice.deadline.remaining()));
-    (rows, stragglers)
+    sweep(&launches, SWEEP_LIMIT.min(deadline.remaining()))
 }
 
 /// The row of an agent that is left alone.
@@ -60,7 +65,11 @@ fn end_one(subject: &Subject, root: &Root, notice: &Notice) -> AgentSaved {
         return row(subject, "was not running");
     };
     let finished = wait_for_turn(process, root, notice.drain);
-    answer::hear_out(subject, process, root, notice.deadline);
+    // It reads from a disk that may hang, and who is not told in time is not saved.
+    let (of, at, deadline) = (subject.clone(), root.clone(), notice.deadline);
+    within(answer::limit(deadline), move || {
+        answer::hear_out(&of, process, &at, deadline);
+    });
     let began = Instant::now();
     let ended = end_process(process, GRACE.min(notice.deadline.remaining()));
     let exit_ms = millis(began.elapsed());

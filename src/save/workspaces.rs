@@ -2,18 +2,21 @@
 //! work is kept as checkpoints too, the most recently active agent first, until the deadline.
 
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::Subject;
+use super::within::within;
 use crate::checkpoint::{self, Outcome, Place, Trigger};
 use crate::claude::{self, Lookup};
 use crate::config::{self, Remote};
 use crate::notice::Deadline;
 use crate::root::Root;
 use crate::state::{Manifest, WorkspaceSaved};
+
+/// What may still be put down when the deadline has passed.
+const PASSED: Duration = Duration::from_millis(500);
 
 /// Keeps the uncommitted work of every workspace; answers in the order of `agents`.
 pub(super) fn keep(
@@ -22,18 +25,26 @@ pub(super) fn keep(
     agents: &[Subject],
     deadline: Deadline,
 ) -> Vec<WorkspaceSaved> {
-    let order = most_recently_active_first(&root.claude(), agents);
-    let saved: Mutex<Vec<WorkspaceSaved>> = Mutex::new(agents.iter().map(|_| late()).collect());
-    in_parallel(&order, |index| {
-        if deadline.has_passed() {
-            return;
-        }
-        let place = Place::of(root, settings, &agents[index].record);
-        let result = checkpoint::keep(root, &place, Trigger::Save, deadline);
-        let row = in_words(result);
-        saved.lock().unwrap_or_else(PoisonError::into_inner)[index] = row;
-    });
-    saved.into_inner().unwrap_or_else(PoisonError::into_inner)
+    let rows: Vec<WorkspaceSaved> = agents.iter().map(|_| late()).collect();
+    let saved = Arc::new(Mutex::new(rows));
+    let (root, settings, agents) = (root.clone(), settings.clone(), agents.to_vec());
+    let done = Arc::clone(&saved);
+    let work = move || {
+        let order = most_recently_active_first(&root.claude(), &agents);
+        in_parallel(&order, |index| {
+            if deadline.has_passed() {
+                return;
+            }
+            let place = Place::of(&root, &settings, &agents[index].record);
+            let result = checkpoint::keep(&root, &place, Trigger::Save, deadline);
+            let row = in_words(result);
+            done.lock().unwrap_or_else(PoisonError::into_inner)[index] = row;
+        });
+    };
+    // git keeps to the deadline by itself; what reads a disk that hangs is left behind a moment later.
+    within(deadline.max(Deadline::after(PASSED)), work);
+    let rows = saved.lock().unwrap_or_else(PoisonError::into_inner);
+    rows.clone()
 }
 
 /// Brings the checkpoints elsewhere, while time is left.

@@ -12,6 +12,7 @@ use super::user::{Request, User};
 use super::vm::{OWNER, unit_paths};
 use super::{Ask, layout, login_line, machine, packages};
 use crate::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
+use crate::os::crash::{Point, point};
 use crate::os::dirs::{Dir, Entry, Ownership};
 use crate::os::place::Place;
 use crate::os::{files, process};
@@ -213,6 +214,7 @@ fn program(root: &Path, replaces: bool) -> Result<()> {
     // One that others than root could have written has been set aside with its directory.
     if replaces && bin.entry("spotkeep")? != Entry::Absent {
         copy(&bin.path().join("spotkeep"), "spotkeep.prev")?;
+        point(Point::SetupPrevious);
     }
     copy(&std::env::current_exe()?, "spotkeep")
 }

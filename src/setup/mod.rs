@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::os::crash::{Point, point};
 use crate::os::files::{self, LockFile};
 use crate::os::place::Place;
 use crate::storage::blank::Content;
@@ -243,8 +244,10 @@ fn perform(
 ) -> Result<()> {
     for step in steps {
         tell(Told::Doing(step.what()));
+        point(Point::SetupStep);
         match apply::apply(step, ask, account) {
             Ok(said) => {
+                point(Point::SetupDone);
                 outcome.steps += 1;
                 for line in said {
                     tell(Told::Did(line));

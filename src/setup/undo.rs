@@ -9,6 +9,7 @@ use super::account::Verdict;
 use super::user::{Request, User};
 use super::{Ask, Outcome, Told, login_line, vm};
 use crate::error::{Context as _, Result};
+use crate::os::crash::{Point, point};
 use crate::os::process;
 use crate::storage::filesystem;
 use crate::storage::links::{Link, State};
@@ -38,6 +39,7 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<Outcome> 
             return Ok(());
         }
         tell(Told::Doing(what));
+        point(Point::UndoStep);
         for line in act()? {
             tell(Told::Did(line));
         }

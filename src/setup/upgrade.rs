@@ -16,6 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
+use crate::os::crash::{Point, point};
 use crate::os::{files, process};
 use crate::root::Root;
 use crate::systemd::install;
@@ -92,8 +93,10 @@ pub fn upgrade(root: &Root, file: &Path) -> Result<Upgraded> {
         fs::remove_file(&place.new).ok();
         return Ok(Upgraded::Already(to));
     }
+    point(Point::UpgradeCopied);
     let restarted = install::is_active(KEEPER)?;
     place.swap()?;
+    point(Point::UpgradeSwapped);
     match begin(root, &place.program, restarted) {
         Ok(()) => Ok(Upgraded::Done {
             from,

@@ -14,10 +14,20 @@ pub fn new_uuid() -> String {
     Uuid::new_v4().to_string()
 }
 
-/// A new id whose order is that of time (version 7).
+/// A new id that comes after `last`: in the order of time (version 7), and also where the clock was set back.
 #[must_use]
-pub fn new_save_id() -> String {
-    Uuid::now_v7().to_string()
+pub fn new_save_id(last: Option<&str>) -> String {
+    let now = Uuid::now_v7();
+    let last = last.and_then(|last| Uuid::parse_str(last).ok());
+    match last.filter(|last| *last >= now) {
+        None => now.to_string(),
+        // The time of the last one and a thousandth of a second, in its upper 48 bits; the rest as it is.
+        Some(last) => {
+            let time = (last.as_u128() >> 80).saturating_add(1);
+            let rest = now.as_u128() & ((1 << 80) - 1);
+            Uuid::from_u128(time << 80 | rest).to_string()
+        }
+    }
 }
 
 /// Whether a text is a UUID in its usual form.
@@ -133,6 +143,17 @@ impl fmt::Display for AgentName {
 mod tests {
     use super::*;
     use crate::error::hint_of;
+
+    #[test]
+    fn the_id_of_a_save_comes_after_the_last_one_also_where_the_clock_was_set_back() {
+        let mut last = "ff000000-0000-7000-8000-000000000000".to_owned();
+        for _ in 0..3 {
+            let next = new_save_id(Some(&last));
+            assert!(next > last && is_uuid(&next), "{next} {last}");
+            last = next;
+        }
+        assert!(new_save_id(Some("no id")) < last);
+    }
 
     #[test]
     fn a_name_that_tmux_cannot_take_is_refused_with_one_that_it_can() {

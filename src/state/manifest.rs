@@ -198,6 +198,21 @@ pub fn all(saves: &Path) -> Result<Vec<Manifest>> {
         .collect())
 }
 
+/// The id of the newest save, whether its manifest can be read or not.
+#[must_use]
+pub fn last_id(saves: &Path) -> Option<String> {
+    ids(saves).ok()?.into_iter().next()
+}
+
+/// The manifests that cannot be read, newest first, with the reasons.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn damaged(saves: &Path) -> Result<Vec<crate::error::Error>> {
+    let all = ids(saves)?;
+    Ok(all.iter().filter_map(|id| load(saves, id).err()).collect())
+}
+
 /// Forgets all but the newest few manifests.
 ///
 /// # Errors

@@ -8,6 +8,7 @@ mod cause;
 mod id;
 mod journal;
 mod manifest;
+pub mod recall;
 mod record;
 mod root_file;
 
@@ -23,7 +24,8 @@ pub use cause::Cause;
 pub use id::{AgentName, is_uuid, new_save_id, new_uuid};
 pub use journal::{Change, How, Journal, Line, What, each_line, lines, lines_of_tail, parse_line};
 pub use manifest::{
-    AgentSaved, Manifest, Stages, WorkspaceSaved, all as all_manifests, latest as latest_manifest,
+    AgentSaved, Manifest, Stages, WorkspaceSaved, all as all_manifests,
+    damaged as damaged_manifests, last_id as last_save_id, latest as latest_manifest,
     prune as prune_manifests, store as store_manifest,
 };
 pub use record::{AgentRecord, AgentState, Launch, TranscriptMark, Wanted};

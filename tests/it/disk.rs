@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::lab::{Lab, is_root, prompt_of, said, skip};
 
 /// A lab whose root is a filesystem of its own, in memory; `None` where it cannot be mounted.
-fn on_a_small_disk(test: &str) -> Option<Lab> {
+pub fn on_a_small_disk(test: &str) -> Option<Lab> {
     if !is_root() {
         skip(test, "mounting needs root");
         return None;
@@ -33,7 +33,7 @@ fn on_a_small_disk(test: &str) -> Option<Lab> {
 }
 
 /// Takes every byte that is left.
-fn fill(root: &Path) -> PathBuf {
+pub fn fill(root: &Path) -> PathBuf {
     let path = root.join("ballast");
     let mut file = fs::OpenOptions::new()
         .create(true)
@@ -47,7 +47,7 @@ fn fill(root: &Path) -> PathBuf {
 }
 
 /// Every state file can be read; leftovers of a write that failed are none.
-fn assert_nothing_torn(lab: &Lab) {
+pub fn assert_nothing_torn(lab: &Lab) {
     for dir in [
         "session-state",
         "session-state/agents",

@@ -227,6 +227,7 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
             "spotkeep.toml",
             "workspaces",
             "records",
+            "saves",
             "journal",
             "clock",
             "keeper",
@@ -748,6 +749,7 @@ fn a_keeper_is_known_by_its_version_and_its_agents_by_where_they_live() {
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
     lab.wait_done("a");
+    lab.wait_kept("a");
     let machine = lab.dir.join("m");
     fs::create_dir_all(machine.join("run/systemd/system")).unwrap();
     let shown = machine.display().to_string();

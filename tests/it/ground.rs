@@ -16,7 +16,7 @@ const INSIDE: &str = "SPOTKEEP_TEST_OWN_MOUNTS";
 
 /// A lab whose root is an ext4 of its own; `None` where that cannot be, or where the test has been
 /// run in a namespace of its own meanwhile.
-fn on_a_disk(test: &str) -> Option<(Lab, PathBuf)> {
+pub fn on_a_disk(test: &str) -> Option<(Lab, PathBuf)> {
     if !is_root() {
         skip(test, "mounting needs root");
         return None;
@@ -47,7 +47,7 @@ fn on_a_disk(test: &str) -> Option<(Lab, PathBuf)> {
     Some((lab, image))
 }
 
-fn must(program: &str, args: &[&str]) {
+pub fn must(program: &str, args: &[&str]) {
     let ran = said(Command::new(program).args(args));
     assert_eq!(ran.code, 0, "{program} {args:?}: {ran:?}");
 }
@@ -56,7 +56,7 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn mount(image: &Path, at: &Path) {
+pub fn mount(image: &Path, at: &Path) {
     must("mount", &["-o", "loop", &text(image), &text(at)]);
 }
 
@@ -92,6 +92,7 @@ fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
     lab.wait_done("a");
+    lab.wait_kept("a");
     let (session, process) = (lab.session_of("a"), lab.process("a"));
 
     must("umount", &["-l", &text(&lab.root())]);
@@ -186,6 +187,8 @@ fn a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_b
     let keeper = lab.keeper();
     lab.wait_done("a");
     lab.wait_state("b", "idle");
+    lab.wait_kept("a");
+    lab.wait_kept("b");
     lab.run(&["stop", "b"]).ok();
 
     // What has files open for writing cannot be remounted; a mount over it can be read-only.

@@ -18,12 +18,19 @@ pub use crate::sight::arguments;
 /// Generous: what takes so long does not happen at all.
 pub const LIMIT: Duration = Duration::from_secs(45);
 
+/// A user id that no account of this machine has.
+const ORDINARY: u32 = 48_213;
+
 /// The program under test.
 pub const SPOTKEEP: &str = env!("CARGO_BIN_EXE_spotkeep");
 
 /// The lab.
 pub struct Lab {
     pub dir: PathBuf,
+    /// The program under test, or a copy that its user can reach.
+    spotkeep: PathBuf,
+    /// Whom everything runs as, where that is not who runs the test.
+    user: Option<u32>,
     pub model: Model,
     metadata: Option<Metadata>,
     life: AtomicU32,
@@ -67,10 +74,45 @@ impl Lab {
         let model = Model::start().unwrap();
         Self {
             dir,
+            spotkeep: SPOTKEEP.into(),
+            user: None,
             model,
             metadata: None,
             life: AtomicU32::new(1),
             umount: None,
+        }
+    }
+
+    /// As [`Lab::new`], with everything run as an ordinary user where the test is root, for whom there are no
+    /// owners and no modes.
+    pub fn of_a_user() -> Self {
+        Self::of_user(ORDINARY)
+    }
+
+    /// The same, as this one.
+    pub fn of_user(user: u32) -> Self {
+        let mut lab = Self::bare();
+        if is_root() {
+            lab.spotkeep = lab.dir.join("bin/spotkeep");
+            fs::copy(SPOTKEEP, &lab.spotkeep).unwrap();
+            let claude = lab.dir.join("bin/claude");
+            let script = fs::read_to_string(&claude).unwrap();
+            let script = script.replace(SPOTKEEP, lab.spotkeep.to_str().unwrap());
+            fs::write(&claude, script).unwrap();
+            lab.user = Some(user);
+        }
+        lab.give_away();
+        lab.run(&["init"]).ok();
+        lab.configure("");
+        lab
+    }
+
+    /// Gives everything to the lab's user, if it has one.
+    pub fn give_away(&self) {
+        if let Some(user) = self.user {
+            let owner = format!("{user}:{user}");
+            let mut chown = Command::new("chown");
+            said(chown.args(["-R", &owner]).arg(&self.dir)).ok();
         }
     }
 
@@ -168,7 +210,16 @@ impl Lab {
 
     /// Any program, with nothing of ours in its environment.
     pub fn program(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command = match self.user {
+            None => Command::new(program),
+            Some(user) => {
+                let user = user.to_string();
+                let mut setpriv = Command::new("setpriv");
+                setpriv.args(["--reuid", &user, "--regid", &user, "--clear-groups"]);
+                setpriv.arg(program);
+                setpriv
+            }
+        };
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -188,19 +239,29 @@ impl Lab {
 
     /// `spotkeep` on this root. Without a double on loopback it may ask no metadata server.
     pub fn spotkeep(&self, args: &[&str]) -> Command {
-        let config = fs::read_to_string(self.config()).unwrap_or_default();
+        // What a test cannot read, spotkeep cannot either.
+        let readable = fs::read_to_string(self.config());
+        let config = readable.as_deref().unwrap_or_default();
+        // Where nothing is left of it, the last good one counts.
+        let copy = self.root().join("session-state/spotkeep.toml");
+        let copy = fs::read_to_string(copy).unwrap_or_default();
+        let config = if config.trim().is_empty() {
+            &copy
+        } else {
+            config
+        };
         let asks_nobody = config.contains("provider = \"none\"") && !config.contains("\nmetadata");
         let loopback = config.contains("metadata = \"127.0.0.1:");
         let runs = args
             .iter()
             .any(|arg| matches!(*arg, "run" | "up" | "notice" | "restore" | "doctor"));
         // A configuration that is wrong on purpose is refused before anybody is asked.
-        let valid = self.config().exists() && spotkeep::config::Config::parse(&config).is_ok();
+        let valid = readable.is_ok() && spotkeep::config::Config::parse(config).is_ok();
         assert!(
             !runs || !valid || asks_nobody || loopback,
             "no loopback metadata server: {config}"
         );
-        let mut command = self.program(SPOTKEEP);
+        let mut command = self.program(self.spotkeep.to_str().unwrap());
         command.arg("--root").arg(self.root()).args(args);
         command
     }
@@ -295,6 +356,8 @@ pub fn git(dir: &Path, args: &[&str]) -> String {
             "user.email=lab@localhost",
             "-c",
             "commit.gpgsign=false",
+            "-c",
+            "safe.directory=*",
         ])
         .args(args)
         .current_dir(dir)

@@ -63,6 +63,15 @@ impl Lab {
         self.assert_nothing_lost(name);
     }
 
+    /// Waits until the first checkpoint of an agent is made: the keeper writes it by itself.
+    pub fn wait_kept(&self, name: &str) {
+        self.until(&format!("{name} has its checkpoint"), || {
+            self.agent(name)["last_checkpoint"]
+                .is_string()
+                .then_some(())
+        });
+    }
+
     /// Waits until an agent has ended a turn and rests. One that was told to end in the midst of
     /// an answer may lack that answer, and what its tool said: a message is whole or is not.
     pub fn wait_rest(&self, name: &str) {

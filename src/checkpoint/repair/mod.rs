@@ -306,7 +306,15 @@ fn look_at_history(dir: &Path, found: &mut Findings, deadline: Deadline) -> Resu
         deadline,
     )?;
     if !head.status.success() {
-        return Ok(()); // Not born yet; or said before.
+        // Not born yet, or said before, or it leads to a commit that the cut took.
+        let leads = try_feed(dir, &["rev-parse", "-q", "--verify", "HEAD"], b"", deadline)?;
+        if leads.status.success() {
+            found.damaged.push(format!(
+                "its branch leads to the commit {}, which is lost; git reflog shows those before it, and git reset --mixed ID goes back to one",
+                leads.stdout.trim()
+            ));
+        }
+        return Ok(());
     }
     let lost = unsound(dir, head.stdout.trim(), deadline)?;
     if !lost.is_empty() {

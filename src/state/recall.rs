@@ -1,0 +1,135 @@
+//! What the journal and the saves still know where a file is gone: which root this is, and which session an agent had. Pure.
+
+use super::{AgentName, AgentRecord, Fleet, Line, Manifest, RootFile, Wanted};
+
+/// Makes `fresh` what the journal says that this root was. Returns whether it says anything.
+pub fn root(fresh: &mut RootFile, lines: &[Line]) -> bool {
+    let Some(last) = lines.last() else {
+        return false;
+    };
+    fresh.root_id.clone_from(&last.root_id);
+    fresh.epoch = lines.iter().map(|line| line.epoch).max().unwrap_or(0);
+    let said = |line: &Line| line.data.get("wanted").map(|word| word == "down");
+    let fleet = lines.iter().rev().find(|line| line.event == "fleet");
+    fresh.fleet = match fleet.and_then(said) {
+        Some(true) => Fleet::Down,
+        _ => Fleet::Up,
+    };
+    true
+}
+
+/// Makes `fresh` the record of the agent of that name, as far as it is known. Returns whether it was known at all: then it is never
+/// begun anew.
+pub fn agent(fresh: &mut AgentRecord, lines: &[Line], save: Option<&Manifest>) -> bool {
+    let name = fresh.name.clone();
+    let saved = save
+        .into_iter()
+        .flat_map(|save| &save.agents)
+        .find(|saved| saved.name == name);
+    let of_it = || of(lines, &name);
+    let sessions = of_it().filter_map(|line| {
+        let key = match line.event.as_str() {
+            "starting" | "started" | "resumed" => "session_id",
+            "session-changed" => "to",
+            _ => return None,
+        };
+        line.data.get(key)?.as_str()
+    });
+    let mut had: Vec<String> = saved.iter().map(|saved| saved.session_id.clone()).collect();
+    for session in sessions {
+        // A session that was resumed later than others is the one that counts.
+        had.retain(|known| known != session);
+        had.push(session.to_owned());
+    }
+    let Some(session) = had.pop() else {
+        return false;
+    };
+    fresh.session_id = session;
+    fresh.past_sessions = had;
+    if let Some(saved) = saved {
+        fresh.agent_id.clone_from(&saved.agent_id);
+    }
+    let was_up = of_it().any(|line| matches!(line.event.as_str(), "started" | "resumed"));
+    let spoke = saved.is_none_or(|saved| saved.transcript_bytes.is_some() || !saved.words_safe);
+    fresh.prompt_delivered =
+        was_up && spoke || saved.is_some_and(|saved| saved.transcript_bytes.is_some());
+    let wish = of_it().rev().find(|line| line.event == "wanted");
+    if wish.is_some_and(|line| {
+        line.data
+            .get("wanted")
+            .is_some_and(|word| word == "stopped")
+    }) {
+        fresh.wanted = Wanted::Stopped;
+    }
+    true
+}
+
+fn of<'a>(lines: &'a [Line], name: &'a AgentName) -> impl DoubleEndedIterator<Item = &'a Line> {
+    lines
+        .iter()
+        .filter(move |line| line.agent.as_deref() == Some(name.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn line(event: &str, agent: Option<&str>, more: Value) -> Line {
+        let mut line = json!({
+            "version": 1, "seq": 1, "at": "2026-11-22T03:00:00.000Z", "root_id": "r", "epoch": 7, "life": "l", "event": event,
+            "agent": agent,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            line[key] = value.clone();
+        }
+        serde_json::from_value(line).unwrap()
+    }
+
+    #[test]
+    fn a_root_is_what_the_journal_says_that_it_was() {
+        let fresh = || RootFile::new("/r".into());
+        let mut known = fresh();
+        let lines = [
+            line("fleet", None, json!({"wanted": "down"})),
+            line("keeper-started", None, json!({})),
+        ];
+        assert!(root(&mut known, &lines));
+        assert_eq!(
+            (known.root_id.as_str(), known.epoch, known.fleet),
+            ("r", 7, Fleet::Down)
+        );
+        let mut unknown = fresh();
+        assert!(!root(&mut unknown, &[]));
+        assert_eq!(unknown.epoch, 0);
+    }
+
+    #[test]
+    fn an_agent_has_the_session_that_it_was_last_seen_in() {
+        let fresh = || AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
+        let mut lines = vec![
+            line("starting", Some("b"), json!({"session_id": "9"})),
+            line("starting", Some("a"), json!({"session_id": "1"})),
+            line("started", Some("a"), json!({"session_id": "1"})),
+            line(
+                "session-changed",
+                Some("a"),
+                json!({"from": "1", "to": "2"}),
+            ),
+            line("resumed", Some("a"), json!({"session_id": "2"})),
+        ];
+        let mut record = fresh();
+        assert!(agent(&mut record, &lines, None));
+        assert_eq!(
+            (record.session_id.as_str(), record.past_sessions.as_slice()),
+            ("2", &["1".to_owned()][..])
+        );
+        assert!(record.prompt_delivered && record.wanted == Wanted::Running);
+        lines.push(line("wanted", Some("a"), json!({"wanted": "stopped"})));
+        assert!(agent(&mut record, &lines, None));
+        assert_eq!(record.wanted, Wanted::Stopped);
+        let mut unknown = fresh();
+        assert!(!agent(&mut unknown, &lines[..1], None));
+        assert!(unknown.past_sessions.is_empty());
+    }
+}

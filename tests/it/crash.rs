@@ -1,0 +1,637 @@
+//! The process ends at each of its crash points, and is started again: what was promised holds. A point that is never reached
+//! fails its test, since nothing ended there.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use spotkeep::drill::digest::Digest;
+use spotkeep::os::crash::Point;
+use spotkeep::os::cut::cut_power;
+use spotkeep::os::process::Signal;
+
+use crate::backup::{by_hand, has_restic};
+use crate::ground::{mount, on_a_disk};
+use crate::keeper::Keeper;
+use crate::lab::{Lab, SPOTKEEP, Said, git, is_root, said, skip};
+use crate::setup_lab::Vm;
+
+const CRASH: &str = "SPOTKEEP_CRASH_AT";
+
+/// What an aborted process leaves for its parent.
+const ABORTED: i32 = 6;
+
+/// The journeys that a test here plays for each of their points.
+const JOURNEYS: [&str; 10] = [
+    "state",
+    "journal",
+    "save",
+    "restore",
+    "checkpoint",
+    "rollback",
+    "backup",
+    "setup",
+    "upgrade",
+    "undo",
+];
+
+/// The names of the points of a journey.
+fn points(journey: &str) -> Vec<&'static str> {
+    let names = Point::ALL.iter().map(|(_, name)| *name);
+    names
+        .filter(|name| name.split('/').next() == Some(journey))
+        .collect()
+}
+
+#[test]
+fn every_crash_point_is_in_a_journey_that_is_played_and_has_a_name_of_its_own() {
+    let mut names: Vec<&str> = Point::ALL.iter().map(|(_, name)| *name).collect();
+    for name in &names {
+        assert!(
+            JOURNEYS.contains(&name.split('/').next().unwrap()),
+            "{name}"
+        );
+    }
+    names.sort_unstable();
+    let count = names.len();
+    names.dedup();
+    assert_eq!(names.len(), count);
+    assert!(JOURNEYS.iter().all(|journey| !points(journey).is_empty()));
+}
+
+/// The one file that knows of crash points, compiled as a release build compiles it, and as a test's.
+#[test]
+fn a_release_build_has_neither_the_variable_nor_the_names_of_crash_points() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/os/crash.rs");
+    let dir = tempfile::tempdir().unwrap();
+    let holds = |assertions: &str| {
+        let object = dir.path().join(assertions);
+        let flag = format!("debug-assertions={assertions}");
+        let mut rustc = Command::new("rustc");
+        rustc
+            .args([
+                "--edition=2024",
+                "--crate-type=lib",
+                "--emit=obj",
+                "-O",
+                "-C",
+                &flag,
+                "-o",
+            ])
+            .arg(&object)
+            .arg(&source);
+        said(&mut rustc).ok();
+        let bytes = fs::read(object).unwrap();
+        let has = |text: &str| {
+            bytes
+                .windows(text.len())
+                .any(|window| window == text.as_bytes())
+        };
+        [has(CRASH), has("save/words-safe")]
+    };
+    assert_eq!(holds("yes"), [true, true]);
+    assert_eq!(holds("no"), [false, false]);
+    // Nobody else asks for the variable.
+    let mut grep = Command::new("grep");
+    grep.args(["-rl", CRASH, "src"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    assert_eq!(said(&mut grep).out, "src/os/crash.rs\n");
+}
+
+/// A lab of two, one at rest and one that is to be cut in a tool, whose claude takes down who runs which session.
+fn furnish(lab: &Lab) {
+    let script = format!(
+        "#!/bin/sh
+for word; do
+    case $before in --session-id | --resume) session=$word ;; esac
+    before=$word
+done
+alive() {{ [ -r /proc/$1/stat ] && set -- $2 $(cat /proc/$1/stat) && [ \"$1\" = \"${{23}}\" ] && [ \"$4\" != Z ]; }}
+set_start() {{ start=${{22}}; }}
+set_start $(cat /proc/$$/stat)
+while read -r other pid since; do
+    if [ \"$other\" = \"$session\" ] && alive $pid $since; then echo $session $pid $$ >>'{dir}/twice'; fi
+done <'{dir}/witness'
+echo $session $$ $start >>'{dir}/witness'
+exec '{SPOTKEEP}' stand-in-agent \"$@\"
+",
+        dir = lab.dir.display()
+    );
+    fs::write(lab.dir.join("witness"), "").unwrap();
+    fs::write(lab.dir.join("bin/claude"), script).unwrap();
+    lab.declare("a", "idle", "");
+    lab.declare("b", "tool", "");
+}
+
+/// What has to be the same afterwards.
+struct Promised {
+    sessions: [String; 2],
+    transcripts: Vec<PathBuf>,
+    staged: String,
+}
+
+impl Promised {
+    /// Both agents are where they were told to be.
+    fn of(lab: &Lab) -> Self {
+        lab.wait_done("a");
+        lab.wait_open("b");
+        Self {
+            sessions: ["a", "b"].map(|name| lab.session_of(name)),
+            transcripts: lab.transcripts(),
+            staged: staged(lab),
+        }
+    }
+
+    /// Both are back, in their sessions, with all their words and all their work, and nobody ran twice.
+    fn holds(&self, lab: &Lab, point: &str) {
+        lab.wait_state("a", "idle");
+        lab.wait_done("b");
+        assert_eq!(
+            ["a", "b"].map(|name| lab.session_of(name)),
+            self.sessions,
+            "{point}"
+        );
+        assert_eq!(lab.transcripts(), self.transcripts, "{point}");
+        lab.assert_nothing_lost("a");
+        lab.assert_nothing_lost("b");
+        assert_eq!(staged(lab), self.staged, "{point}");
+        for name in ["a", "b"] {
+            let work = lab.workspace(name);
+            assert_eq!(
+                fs::read_to_string(work.join("untracked.txt")).unwrap(),
+                "untracked\n",
+                "{point}"
+            );
+            let changed = fs::read_to_string(work.join("tracked.txt")).unwrap();
+            assert!(
+                changed.starts_with("staged, then changed\n"),
+                "{point}: {changed}"
+            );
+            git(&work, &["fsck", "--no-dangling", "--no-progress"]);
+        }
+        assert!(
+            !lab.dir.join("twice").exists(),
+            "{point}: a session ran twice: {}",
+            lab.account()
+        );
+        let log = fs::read_to_string(lab.log()).unwrap();
+        assert!(!log.contains("panicked"), "{point}: {log}");
+        for path in [
+            lab.record_path("a"),
+            lab.record_path("b"),
+            lab.file("session-state/root.json"),
+        ] {
+            assert!(
+                serde_json::from_slice::<Value>(&fs::read(&path).unwrap()).is_ok(),
+                "{point}: {path:?}"
+            );
+        }
+        lab.manifests();
+    }
+}
+
+fn staged(lab: &Lab) -> String {
+    git(&lab.workspace("a"), &["diff", "--cached", "tracked.txt"])
+}
+
+fn crashing(lab: &Lab, at: &str, args: &[&str]) -> Keeper {
+    lab.keeper_by(|command| {
+        command.args(args).env(CRASH, at);
+    })
+}
+
+/// Waits until a keeper has ended at its point, and not otherwise.
+fn has_crashed(lab: &Lab, keeper: Keeper, at: &str) {
+    let status = keeper.end();
+    assert_eq!(
+        status.signal(),
+        Some(ABORTED),
+        "{at} was not reached: {status:?} {}",
+        lab.account()
+    );
+}
+
+/// A keeper that may end before it answers.
+fn crash_at_start(lab: &Lab, at: &str) {
+    let log = fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(lab.log())
+        .unwrap();
+    let mut run = lab.spotkeep(&["run"]);
+    run.env(CRASH, at)
+        .stdout(log.try_clone().unwrap())
+        .stderr(log);
+    let code = said(&mut run).code;
+    assert_eq!(code, -ABORTED, "{at} was not reached: {}", lab.account());
+}
+
+fn crash_in_save(at: &str) {
+    let lab = Lab::new();
+    furnish(&lab);
+    let keeper = crashing(&lab, at, &["--sigterm", "save"]);
+    let promised = Promised::of(&lab);
+    keeper.signal(Signal::Term);
+    has_crashed(&lab, keeper, at);
+
+    // The same life: the save is brought to its end, and nothing is started.
+    let keeper = lab.keeper();
+    lab.wait_event("", "saved", 1);
+    assert!(
+        lab.agent("a")["pid"].is_null() && lab.agent("b")["pid"].is_null(),
+        "{at}"
+    );
+    assert_eq!(lab.events("a", "starting").len(), 1, "{at}");
+    lab.until("the save has ended", || {
+        (lab.status()["last_save"]["clean"] == true).then_some(())
+    });
+    keeper.let_go();
+    lab.new_life();
+    let _keeper = lab.keeper();
+    promised.holds(&lab, at);
+    assert_eq!(
+        lab.events("b", "starting")[1].data["how"],
+        "continue",
+        "{at}"
+    );
+}
+
+#[test]
+fn a_crash_at_any_point_of_a_save_is_made_good_in_this_life_and_in_the_next() {
+    points("save").into_iter().for_each(crash_in_save);
+}
+
+/// The machine goes at the same moment, and the disk has what it has.
+#[test]
+fn a_power_cut_at_any_point_of_a_save_loses_nothing_that_was_durable() {
+    let test = "crash::a_power_cut_at_any_point_of_a_save_loses_nothing_that_was_durable";
+    for at in points("save") {
+        let Some((lab, image)) = on_a_disk(test) else {
+            return;
+        };
+        furnish(&lab);
+        let keeper = crashing(&lab, at, &["--sigterm", "save"]);
+        let promised = Promised::of(&lab);
+        // What was written has its two seconds, or five, which are not what is looked at here.
+        spotkeep::os::files::sync_filesystem(&lab.root()).unwrap();
+        keeper.signal(Signal::Term);
+        has_crashed(&lab, keeper, at);
+        cut_power(&lab.root()).unwrap();
+        lab.new_life();
+        said(Command::new("umount").arg(lab.root())).ok();
+        mount(&image, &lab.root());
+        let _keeper = lab.keeper();
+        promised.holds(&lab, at);
+    }
+}
+
+/// In the first look at a life that ended without a notice.
+#[test]
+fn a_crash_at_any_point_of_a_restore_is_made_good_by_the_next_keeper() {
+    for at in points("restore") {
+        let lab = Lab::new();
+        furnish(&lab);
+        let keeper = lab.keeper();
+        let promised = Promised::of(&lab);
+        keeper.kill();
+        lab.new_life();
+        crash_at_start(&lab, at);
+        let _keeper = lab.keeper();
+        promised.holds(&lab, at);
+    }
+}
+
+/// The many times that a record or a line is written in a start.
+#[test]
+fn a_crash_while_any_file_is_replaced_or_any_line_is_written_leaves_them_whole() {
+    for name in [points("state"), points("journal")].concat() {
+        for times in [1, 2, 4, 6] {
+            let at = format!("{name}:{times}");
+            let lab = Lab::new();
+            furnish(&lab);
+            let keeper = lab.keeper();
+            let promised = Promised::of(&lab);
+            lab.run(&["save", "--final"]).ok();
+            keeper.let_go();
+            lab.new_life();
+            crash_at_start(&lab, &at);
+            let _keeper = lab.keeper();
+            promised.holds(&lab, &at);
+        }
+    }
+}
+
+fn crash(lab: &Lab, at: &str, args: &[&str]) -> Said {
+    let crashed = said(lab.spotkeep(args).env(CRASH, at));
+    assert_eq!(crashed.code, -ABORTED, "{at} was not reached: {crashed:?}");
+    crashed
+}
+
+/// A workspace with a checkpoint, and no keeper.
+fn with_a_checkpoint() -> Lab {
+    let lab = Lab::new();
+    lab.declare("a", "", "");
+    let keeper = lab.keeper();
+    lab.wait_state("a", "idle");
+    lab.run(&["stop", "a"]).ok();
+    keeper.let_go();
+    lab.run(&["checkpoint", "now", "a"]).ok();
+    lab
+}
+
+fn checkpoints(lab: &Lab) -> Vec<String> {
+    let list = lab.run(&["checkpoint", "ls", "a", "--json"]).ok().json();
+    let list = list["checkpoints"].as_array().unwrap();
+    list.iter()
+        .map(|one| one["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn is_sound(lab: &Lab, at: &str) {
+    let work = lab.workspace("a");
+    git(&work, &["fsck", "--full", "--no-dangling", "--no-progress"]);
+    let refs = git(
+        &work,
+        &["for-each-ref", "--format=%(objectname)", "refs/spotkeep"],
+    );
+    for commit in refs.lines() {
+        git(
+            &work,
+            &[
+                "rev-list",
+                "--objects",
+                "--missing=error",
+                "--quiet",
+                commit,
+            ],
+        );
+    }
+    assert_eq!(refs.lines().count(), checkpoints(lab).len(), "{at}");
+}
+
+#[test]
+fn a_crash_at_any_point_of_a_checkpoint_touches_nothing_and_the_next_one_is_sound() {
+    for at in points("checkpoint") {
+        let lab = with_a_checkpoint();
+        fs::write(lab.workspace("a").join("new.txt"), "new\n").unwrap();
+        let before = Digest::of(&lab.workspace("a")).unwrap();
+        crash(&lab, at, &["checkpoint", "now", "a"]);
+        assert_eq!(Digest::of(&lab.workspace("a")).unwrap(), before, "{at}");
+        is_sound(&lab, at);
+        lab.run(&["checkpoint", "now", "a"]).ok();
+        assert_eq!(Digest::of(&lab.workspace("a")).unwrap(), before, "{at}");
+        is_sound(&lab, at);
+        let newest = checkpoints(&lab)[0].clone();
+        let shown = git(
+            &lab.workspace("a"),
+            &[
+                "show",
+                &format!(
+                    "refs/spotkeep/{}/{newest}:worktree/new.txt",
+                    lab.record("a")["agent_id"].as_str().unwrap()
+                ),
+            ],
+        );
+        assert_eq!(shown, "new\n", "{at}");
+    }
+}
+
+#[test]
+fn a_crash_at_any_point_of_a_rollback_is_finished_or_undone_by_the_same_command() {
+    for at in points("rollback") {
+        let lab = with_a_checkpoint();
+        let work = lab.workspace("a");
+        let then = Digest::of(&work).unwrap();
+        let id = checkpoints(&lab)[0].clone();
+        fs::write(work.join("tracked.txt"), "changed since\n").unwrap();
+        fs::write(work.join("new.txt"), "new\n").unwrap();
+        git(&work, &["add", "."]);
+        let now = Digest::of(&work).unwrap();
+        crash(&lab, at, &["checkpoint", "rollback", "a", &id]);
+        is_sound(&lab, at);
+        // All that was there is in the checkpoint that was made before anything was changed.
+        let before = checkpoints(&lab)[0].clone();
+        assert_ne!(before, id, "{at}");
+
+        let again = lab.run(&["checkpoint", "rollback", "a", &id]).sound();
+        if again.code != 0 {
+            // git's own lock on the index, which only a person may take away: they are told which.
+            assert!(
+                again.err.contains("index.lock") && again.err.contains("hint: "),
+                "{at}: {again:?}"
+            );
+            fs::remove_file(work.join(".git/index.lock")).unwrap();
+            lab.run(&["checkpoint", "rollback", "a", &id]).ok();
+        }
+        assert_eq!(Digest::of(&work).unwrap(), then, "{at}");
+        lab.run(&["checkpoint", "rollback", "a", &before]).ok();
+        assert_eq!(Digest::of(&work).unwrap(), now, "{at}");
+    }
+}
+
+#[test]
+fn a_crash_at_any_point_of_a_backup_leaves_a_repository_without_errors() {
+    let test = "a_crash_at_any_point_of_a_backup_leaves_a_repository_without_errors";
+    if !has_restic(test) {
+        return;
+    }
+    for at in points("backup")
+        .into_iter()
+        .filter(|name| !name.contains("brought"))
+    {
+        let lab = Lab::new();
+        lab.declare("a", "", "");
+        let copy = lab.dir.join("copy");
+        let text = lab.config_text();
+        lab.write_config(&format!(
+            "{text}\n[backup]\ncopy_to = \"{}\"\n",
+            copy.display()
+        ));
+        crash(&lab, at, &["backup", "now"]);
+        let made = lab.run(&["backup", "now", "--always", "--json"]).sound();
+        assert_eq!(made.code, 0, "{at}: {made:?}");
+        let check = by_hand(&lab, &["check", "--read-data"]);
+        assert!(
+            check.code == 0 && check.out.contains("no errors"),
+            "{at}: {check:?}"
+        );
+        let status = lab.status();
+        assert_eq!(status["backup"]["id"], made.json()["backup"]["id"], "{at}");
+        assert_eq!(status["trouble"], Value::Array(Vec::new()), "{at}");
+    }
+}
+
+#[test]
+fn a_crash_while_a_transcript_is_brought_back_is_made_good_by_the_next_try() {
+    let test = "a_crash_while_a_transcript_is_brought_back_is_made_good_by_the_next_try";
+    if !has_restic(test) {
+        return;
+    }
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    let keeper = lab.keeper();
+    lab.wait_done("a");
+    lab.until("the transcript is on record", || {
+        lab.record("a")["transcript"].is_object().then_some(())
+    });
+    keeper.let_go();
+    lab.new_life();
+    lab.run(&["backup", "now"]).ok();
+    let path = lab.transcript("a");
+    let words = fs::read(&path).unwrap();
+    for at in points("backup")
+        .into_iter()
+        .filter(|name| name.contains("brought"))
+    {
+        fs::remove_dir_all(lab.file(".claude/projects")).unwrap();
+        crash(&lab, at, &["backup", "mend"]);
+        lab.run(&["backup", "mend"]).ok();
+        assert_eq!(fs::read(&path).unwrap(), words, "{at}");
+    }
+    // It may be large: the next keeper removes it.
+    lab.keeper().let_go();
+    let left = fs::read_dir(lab.file("session-state")).unwrap().flatten();
+    let left: Vec<_> = left
+        .map(|entry| entry.file_name())
+        .filter(|name| name.to_string_lossy().starts_with(".brought"))
+        .collect();
+    assert!(left.is_empty(), "what lay aside is left: {left:?}");
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_setup_is_completed_by_the_next() {
+    let Some(mut vm) = Vm::new("a_crash_at_any_step_of_a_setup_is_completed_by_the_next") else {
+        return;
+    };
+    let device = vm.disk("d", 512 << 20);
+    let claude = vm.claude().display().to_string();
+    let args = ["--disk", "d", "--user", "ann", "--yes", "--claude", &claude];
+    let mut played = [0, 0];
+    for (which, name) in ["setup/step", "setup/done"].into_iter().enumerate() {
+        // What comes after one step is nearly what comes before the next.
+        let times = if which == 0 { 1..40 } else { 1..3 };
+        for times in times {
+            // A machine before its first set-up.
+            vm.boot_disk();
+            vm.account("ann");
+            vm.name("d", &device);
+            said(Command::new("blkdiscard").args(["-z", &device])).ok();
+            vm.anns(".claude/history.jsonl", "words\n");
+            let at = format!("{name}:{times}");
+            let crashed = said(vm.command(&args).env(CRASH, &at));
+            if crashed.code != -ABORTED {
+                assert_eq!(crashed.code, 0, "{at}: {crashed:?}");
+                vm.unmount();
+                break;
+            }
+            played[which] += 1;
+            vm.ready("d").ok();
+            assert!(
+                vm.setup(&["--disk", "d"])
+                    .ok()
+                    .out
+                    .starts_with("nothing to do"),
+                "{at}"
+            );
+            assert_eq!(
+                fs::read_to_string(vm.at("home/ann/.claude/history.jsonl")).unwrap(),
+                "words\n",
+                "{at}"
+            );
+            vm.unmount();
+        }
+    }
+    assert!(played[0] >= 8 && played[1] == 2, "{played:?}");
+}
+
+#[test]
+fn a_crash_while_a_program_is_replaced_or_a_setup_is_undone_is_completed_by_the_next() {
+    let test = "a_crash_while_a_program_is_replaced_or_a_setup_is_undone_is_completed_by_the_next";
+    let Some(mut vm) = Vm::new(test) else { return };
+    vm.disk("d", 512 << 20);
+    vm.anns(".claude/history.jsonl", "words\n");
+    vm.ready("d").ok();
+    let program = vm.root().join("bin/spotkeep");
+    // An older one, to be replaced.
+    fs::write(&program, "#!/bin/sh\necho spotkeep 0.0.1\n").unwrap();
+    let at = "setup/previous";
+    let crashed = said(vm.command(&["--disk", "d"]).env(CRASH, at));
+    assert_eq!(crashed.code, -ABORTED, "{at} was not reached: {crashed:?}");
+    assert!(
+        fs::read_to_string(&program).unwrap().contains("0.0.1"),
+        "there is no moment without a program"
+    );
+    vm.setup(&["--disk", "d"]).ok();
+    assert_eq!(fs::read(&program).unwrap(), fs::read(SPOTKEEP).unwrap());
+
+    let mut played = 0;
+    for times in 1..20 {
+        let at = format!("undo/step:{times}");
+        let crashed = said(vm.command(&["--undo"]).env(CRASH, &at));
+        if crashed.code != -ABORTED {
+            assert_eq!(crashed.code, 0, "{at}: {crashed:?}");
+            break;
+        }
+        played += 1;
+        vm.setup(&["--undo"]).ok();
+        assert!(
+            fs::symlink_metadata(vm.at("usr/local/bin/spotkeep")).is_err(),
+            "{at}"
+        );
+        vm.setup(&["--disk", "d"]).ok();
+        assert_eq!(
+            fs::read_to_string(vm.at("home/ann/.claude/history.jsonl")).unwrap(),
+            "words\n",
+            "{at}"
+        );
+    }
+    assert!(played >= 4, "{played}");
+}
+
+/// The keeper does not run, so systemd is only asked whether it does.
+#[test]
+fn a_crash_at_any_point_of_an_upgrade_leaves_a_program_that_runs() {
+    let test = "a_crash_at_any_point_of_an_upgrade_leaves_a_program_that_runs";
+    if !is_root() {
+        return skip(test, "an upgrade takes root");
+    }
+    let lab = Lab::bare();
+    lab.run(&["init"]).ok();
+    said(
+        Command::new("chown")
+            .arg("nobody")
+            .arg(lab.file("session-state")),
+    )
+    .ok();
+    let systemctl = lab.dir.join("bin/systemctl");
+    fs::write(&systemctl, "#!/bin/sh\nexit 3\n").unwrap();
+    fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!(
+        "{}:{}",
+        lab.dir.join("bin").display(),
+        std::env::var("PATH").unwrap()
+    );
+    for at in points("upgrade") {
+        let program = lab.file("bin/spotkeep");
+        let old = "#!/bin/sh\necho spotkeep 0.0.1\n";
+        fs::write(&program, old).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let new = lab.dir.join("new");
+        fs::write(&new, "#!/bin/sh\necho spotkeep 9.9.9\n").unwrap();
+        let mut upgrade = lab.spotkeep(&["setup", "--upgrade", new.to_str().unwrap()]);
+        upgrade.env("PATH", &path);
+        let crashed = said(upgrade.env(CRASH, at));
+        assert_eq!(crashed.code, -ABORTED, "{at} was not reached: {crashed:?}");
+        let says = said(Command::new(&program).arg("--version")).ok().out;
+        assert!(says.starts_with("spotkeep "), "{at}: {says}");
+        said(upgrade.env_remove(CRASH)).ok();
+        assert_eq!(
+            said(&mut Command::new(&program)).ok().out,
+            "spotkeep 9.9.9\n",
+            "{at}"
+        );
+    }
+}
