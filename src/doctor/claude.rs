@@ -52,7 +52,7 @@ fn judge_version(version: &str, program: &Path, probe: &str) -> Check {
 }
 
 /// [`TESTED`], as a person says it.
-const TESTED_WORDS: &str = "2.1.197 and 2.1.330";
+const TESTED_WORDS: &str = "2.1.197, 2.1.263 and 2.1.330";
 
 /// A preemption of one agent, played in a sandbox against a model on loopback. Nothing where there is no claude, which
 /// is told already. A version that was never tested, and behaved, is no warning any more.

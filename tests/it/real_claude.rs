@@ -20,7 +20,7 @@ use crate::loopback::{again_on_loopback, ensure_only_loopback, is_on_loopback, n
 /// A key that opens nothing. Of this Claude remembers the last 20 characters.
 pub const KEY: &str = "lab-key-that-opens-nothing";
 /// For a test with all its versions; the runner's own limit comes later.
-const TEST_LIMIT: Duration = Duration::from_secs(170);
+const TEST_LIMIT: Duration = Duration::from_secs(255);
 
 /// A pinned version.
 pub struct Version {
