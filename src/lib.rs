@@ -5,6 +5,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`cli`] | one file per verb: arguments in, text out, no decisions |
+//! | [`top`] | the fleet on a screen: a pure model and a pure view, a feed that waits for changes
 //! | [`keeper`] | the daemon: a pure [`keeper::core`] that decides, one loop, edges that act, the control socket |
 //! | [`save`], [`restore`] | the two journeys: from a notice to *safe*; from a new life to resumed agents |
 //! | [`setup`], [`doctor`] | a VM made ready, and looked over |
@@ -79,4 +80,5 @@ pub mod storage;
 pub mod systemd;
 pub mod time;
 pub mod tmux;
+pub mod top;
 pub mod workspace;

@@ -1,7 +1,8 @@
 //! Wall-clock times for people, and durations as people write them. The only module that names
 //! `jiff`. Nothing is ever decided by comparing wall clocks of two lives.
 
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,12 @@ impl Timestamp {
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
         Self(self.0.checked_add(duration).unwrap_or(self.0))
+    }
+
+    /// This moment less `duration`.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        Self(self.0.checked_sub(duration).unwrap_or(self.0))
     }
 
     /// The next moment after this one at which a calendar in `zone` (that of the machine where there
@@ -146,6 +153,29 @@ impl std::fmt::Display for Timestamp {
     }
 }
 
+/// A clock that was set by more than this counts as another one.
+const CLOCK_STEP: Duration = Duration::from_secs(2);
+
+/// When an instant of this process was, by the wall clock: the same moment each time it is asked for,
+/// as long as nobody sets the clock.
+#[must_use]
+pub fn moment(at: Instant) -> Timestamp {
+    static ANCHOR: Mutex<Option<(Instant, Timestamp)>> = Mutex::new(None);
+    let mut anchor = ANCHOR.lock().unwrap_or_else(PoisonError::into_inner);
+    let now = (Instant::now(), Timestamp::now());
+    let (instant, moment) = *anchor.get_or_insert(now);
+    let expected = moment.after(now.0.saturating_duration_since(instant));
+    let off = expected.since(now.1).max(now.1.since(expected));
+    let (instant, moment) = match off > CLOCK_STEP {
+        true => *anchor.insert(now),
+        false => (instant, moment),
+    };
+    match at.checked_duration_since(instant) {
+        Some(later) => moment.after(later),
+        None => moment.before(instant.saturating_duration_since(at)),
+    }
+}
+
 /// Reads a duration as people write it: `30s`, `1m30s`, `2 hours`.
 ///
 /// # Errors
@@ -176,6 +206,19 @@ pub fn short(duration: Duration) -> String {
     }
 }
 
+/// A duration in its largest unit, in four characters at most: `42s`, `3m`, `5h`, `12d`. For a column
+/// that is looked at all the time, and must not flicker.
+#[must_use]
+pub fn brief(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..=59 => format!("{seconds}s"),
+        60..=3_599 => format!("{}m", seconds / 60),
+        3_600..=172_799 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", (seconds / 86_400).min(999)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,6 +241,31 @@ mod tests {
         assert_eq!(short(Duration::from_millis(350)), "350 ms");
         assert_eq!(short(Duration::from_secs(190)), "3m 10s");
         assert_eq!(short(Duration::from_secs(2 * 86_400 + 4 * 3_600)), "2d 4h");
+    }
+
+    #[test]
+    fn an_instant_is_the_same_moment_each_time() {
+        let instant = Instant::now();
+        let first = moment(instant);
+        assert!(Timestamp::now().since(first) < Duration::from_secs(60));
+        let next = moment(instant + Duration::from_millis(1_500));
+        assert_eq!(next.since(first), Duration::from_millis(1_500));
+        assert_eq!(moment(instant), first);
+    }
+
+    #[test]
+    fn a_duration_in_a_column_has_one_unit() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (7_199, "1h"),
+            (172_799, "47h"),
+            (172_800, "2d"),
+            (1 << 40, "999d"),
+        ] {
+            assert_eq!(brief(Duration::from_secs(seconds)), text);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::agent::Exit;
-use crate::error::{Context as _, Error, Hint as _, Result, anyhow, bail};
+use crate::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
 use crate::os::files;
 use crate::os::process::{self, Output, ProcessId};
 use crate::state::AgentName;
@@ -261,7 +261,15 @@ impl Tmux {
     pub fn paste(&self, name: &AgentName, text: &str) -> Result<()> {
         let buffer = format!("spotkeep-{name}");
         // A named buffer of its own: two pastes at once do not meet, and a user's buffers stay.
-        self.tmux(&["set-buffer", "-b", &buffer, "--", text])?;
+        // Read and not given as an argument: one may have 128 KiB at most.
+        let load = ["load-buffer", "-b", &buffer, "-"];
+        let loaded = process::run_with_input(self.command().args(load), text.as_bytes(), LIMIT)
+            .context("tmux did not answer")?;
+        ensure!(
+            loaded.status.success(),
+            "tmux load-buffer: {}",
+            loaded.stderr
+        );
         self.tmux(&["paste-buffer", "-d", "-p", "-b", &buffer, "-t", &pane(name)])?;
         Ok(())
     }

@@ -17,6 +17,7 @@
 //! | `lock` | Claude's own lock on a file of its configuration |
 //! | [`record`], `record_json`, `line`, [`transcript`] | one tolerant reader of transcripts |
 //! | [`tail`], `tail_state`, `api_stop` | pure: what the end of a transcript says |
+//! | [`mod@said`], [`story`], [`tally`] | pure: a transcript for people: its lines, what is being done, what it cost
 //! | [`note`] | pure: the truthful note to an agent whose turn was cut |
 
 mod api_stop;
@@ -32,11 +33,14 @@ pub mod note;
 pub mod record;
 mod record_json;
 pub mod retention;
+pub mod said;
 pub mod screen;
 pub mod seed;
 pub mod session;
+pub mod story;
 pub mod tail;
 mod tail_state;
+pub mod tally;
 pub mod transcript;
 
 /// The versions whose behaviour was measured, and that all tests are run with.

@@ -48,6 +48,8 @@ pub enum Kind {
         blocks: Vec<Block>,
         /// `end_turn` at the end of a turn, `tool_use` where tools are to run.
         stop: Option<String>,
+        /// What the whole message cost; each record of it says the same.
+        cost: Option<Cost>,
     },
     /// Claude's own words in place of an answer that the API did not give.
     ApiError {
@@ -100,6 +102,29 @@ pub enum Dequeue {
     One(Option<String>),
     /// All, back into the input box.
     All,
+}
+
+/// What a message of the model cost. A message of several blocks is as many records, and the cost
+/// stands in each: it counts once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cost {
+    /// Of which message; without an id it cannot be told from another's.
+    pub message: Option<String>,
+    /// How much.
+    pub tokens: Tokens,
+}
+
+/// Tokens, as the API counts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Given to the model, and in no cache.
+    pub input: u64,
+    /// Said by the model.
+    pub output: u64,
+    /// Given to the model, and put into its cache.
+    pub cache_written: u64,
+    /// Given to the model out of its cache: the same words again.
+    pub cache_read: u64,
 }
 
 /// A part of an assistant's message.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::record::{Block, Dequeue, Kind, Record, Speaker, ToolResult};
+use super::record::{Block, Cost, Dequeue, Kind, Record, Speaker, Tokens, ToolResult};
 use crate::time::Timestamp;
 
 impl Record {
@@ -99,7 +99,22 @@ fn assistant(json: &Map<String, Value>) -> Kind {
             .and_then(|message| message.get("stop_reason"))
             .and_then(Value::as_str)
             .map(str::to_owned),
+        cost: message.and_then(cost),
     }
+}
+
+fn cost(message: &Value) -> Option<Cost> {
+    let usage = message.get("usage")?;
+    let count = |key: &str| usage.get(key).and_then(Value::as_u64).unwrap_or(0);
+    Some(Cost {
+        message: message.get("id").and_then(Value::as_str).map(str::to_owned),
+        tokens: Tokens {
+            input: count("input_tokens"),
+            output: count("output_tokens"),
+            cache_written: count("cache_creation_input_tokens"),
+            cache_read: count("cache_read_input_tokens"),
+        },
+    })
 }
 
 fn system(json: &Map<String, Value>) -> Kind {

@@ -77,7 +77,7 @@ impl TailState {
                 self.unqueue(Some(text));
                 self.request(text);
             }
-            Kind::Assistant { blocks, stop } => self.assistant(blocks, stop.as_deref()),
+            Kind::Assistant { blocks, stop, .. } => self.assistant(blocks, stop.as_deref()),
             Kind::ToolResults(results) => {
                 self.answered(results, record.timestamp);
                 self.turn = Turn::Running;

@@ -4,41 +4,47 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::ask::status;
+use super::ask::{named, status};
 use super::term::{complain, say, shorten};
-use crate::claude::record::Block;
-use crate::claude::{self, Kind, Lookup, Reader, Record};
+use crate::claude::said::{Said, Who, said};
+use crate::claude::{self, Lookup, Reader};
 use crate::error::{Context as _, Hint as _, Kind as Failure, Result, anyhow};
 use crate::keeper::runtime::Holder;
 use crate::os::watch::Watch;
 use crate::root::Root;
-use crate::state::AgentName;
+use crate::state::{AgentName, VERSION};
 use crate::time::Timestamp;
 use crate::tmux::Tmux;
 
-/// Bytes at the end of a transcript that are read for so many lines; a record may be long.
+/// Bytes at the end of a transcript that are read at first.
+const FIRST_LOOK: u64 = 128 << 10;
+
+/// Bytes that are read at most for so many lines; a record may be long.
 const BYTES_PER_LINE: u64 = 64 << 10;
 
 /// The longest line; a terminal of 50 lines shows it whole.
 const LINE_MAX: usize = 2_000;
 
-/// The longest result of a tool.
+/// The longest call or result of a tool.
 const RESULT_MAX: usize = 200;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  spotkeep logs agent-1 --follow\n  spotkeep logs agent-1 --raw"
+    after_help = "Of several agents the lines stand in the order of their times.\n\nExamples:\n  spotkeep logs agent-1 --follow\n  spotkeep logs -n 5\n  spotkeep logs agent-1 --raw"
 )]
 pub(super) struct Args {
-    /// Which agent.
-    name: AgentName,
+    /// Which agents; all, where none is named.
+    names: Vec<AgentName>,
     /// So many of the newest lines.
     #[arg(short = 'n', long, default_value_t = 40, value_name = "COUNT")]
     lines: usize,
     /// Go on with what is said from now on.
     #[arg(short, long, conflicts_with = "raw")]
     follow: bool,
+    /// As JSON, an object for each thing that was said.
+    #[arg(long, conflicts_with = "raw")]
+    json: bool,
     /// What its terminal shows.
     #[arg(long)]
     raw: bool,
@@ -46,50 +52,134 @@ pub(super) struct Args {
 
 pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     let now = status(root)?;
-    let agent = now.agents.iter().find(|agent| agent.name == args.name);
-    let agent = agent
-        .with_context(|| format!("there is no agent {}", args.name))
-        .hint("spotkeep ls")
-        .kind(Failure::Usage)?;
+    let agents = named(&now, &args.names)?;
     if args.raw {
         return raw(root, args);
     }
-    let path = transcript(root, &args.name, &agent.session_id)?;
-    let budget = BYTES_PER_LINE.saturating_mul(args.lines as u64);
-    let mut reader = Reader::tail(&path, budget).context("cannot read the transcript")?;
-    let records = reader.poll().context("cannot read the transcript")?;
-    let lines: Vec<String> = records.iter().flat_map(readable).collect();
-    for line in &lines[lines.len().saturating_sub(args.lines)..] {
-        say(line);
+    let widest = agents.iter().map(|agent| agent.name.as_str().len()).max();
+    let manner = Manner {
+        json: args.json,
+        name: widest.filter(|_| agents.len() > 1),
+    };
+    let mut voices: Vec<Voice> = Vec::new();
+    let mut all: Vec<Spoken> = Vec::new();
+    for agent in &agents {
+        let mut voice = Voice {
+            name: agent.name.clone(),
+            session_id: agent.session_id.clone(),
+            reader: None,
+        };
+        match voice.begin(root, args.lines) {
+            Ok(words) => all.extend(words),
+            // Who says something later is heard then, and who asks for all wants those that speak.
+            Err(_) if args.follow || agents.len() > 1 => {}
+            Err(error) => return Err(error),
+        }
+        voices.push(voice);
     }
-    let skipped = reader.skipped();
-    if skipped.bytes > 0 {
-        complain(&format!(
-            "{} bytes of {} could not be read",
-            skipped.bytes,
-            path.display()
-        ));
+    manner.tell(&mut all, args.lines)?;
+    for skipped in voices.iter().filter_map(Voice::skipped) {
+        complain(&skipped);
     }
     if args.follow {
-        follow(&path, reader)
+        follow(root, voices, &manner)
     } else {
         Ok(ExitCode::SUCCESS)
     }
 }
 
 fn raw(root: &Root, args: &Args) -> Result<ExitCode> {
+    let [name] = &args.names[..] else {
+        return Err(anyhow!("--raw shows one agent's terminal"))
+            .hint("spotkeep logs --raw NAME")
+            .kind(Failure::Usage);
+    };
     let holder = Holder::of(root)
         .context("no keeper has run here yet")
         .hint("spotkeep up")?;
     let lines = u32::try_from(args.lines).unwrap_or(u32::MAX);
     let screen = Tmux::new(&holder.runtime)
-        .history(&args.name, lines)
-        .context(format!("{} has no terminal", args.name))
-        .hint(format!("spotkeep start {}", args.name))?;
+        .history(name, lines)
+        .context(format!("{name} has no terminal"))
+        .hint(format!("spotkeep start {name}"))?;
     for line in screen.trim_end().lines() {
         say(line);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Something that an agent said, or that was said to it.
+struct Spoken {
+    name: AgentName,
+    said: Said,
+}
+
+/// One agent that is listened to.
+struct Voice {
+    name: AgentName,
+    session_id: String,
+    reader: Option<Reader>,
+}
+
+impl Voice {
+    /// The end of what was said; the rest of a transcript is not read, however long it is.
+    fn begin(&mut self, root: &Root, lines: usize) -> Result<Vec<Spoken>> {
+        let path = transcript(root, &self.name, &self.session_id)?;
+        let most = BYTES_PER_LINE.saturating_mul(lines as u64);
+        let mut bytes = FIRST_LOOK.min(most);
+        loop {
+            let reader = Reader::tail(&path, bytes).context("cannot read the transcript")?;
+            let is_whole = reader.mark().offset == 0;
+            self.reader = Some(reader);
+            let words = self.hear()?;
+            if words.len() >= lines || is_whole || bytes >= most {
+                return Ok(words);
+            }
+            bytes = bytes.saturating_mul(4).min(most);
+        }
+    }
+
+    /// What is new.
+    fn hear(&mut self) -> Result<Vec<Spoken>> {
+        let Some(reader) = &mut self.reader else {
+            return Ok(Vec::new());
+        };
+        let records = reader.poll().context("cannot read the transcript")?;
+        let name = &self.name;
+        let spoken = |said| Spoken {
+            name: name.clone(),
+            said,
+        };
+        let own = records.iter().filter(|record| !record.sidechain);
+        Ok(own.flat_map(said).map(spoken).collect())
+    }
+
+    /// Goes to the agent's session of now, if that is another one than before, or if its first words
+    /// have come.
+    fn keep_up(&mut self, root: &Root, watch: &Watch) {
+        let record = root.load_record(&self.name).ok().flatten();
+        if let Some(record) = record.filter(|record| record.session_id != self.session_id) {
+            self.session_id = record.session_id;
+            self.reader = None;
+        }
+        if self.reader.is_none()
+            && let Ok(path) = transcript(root, &self.name, &self.session_id)
+        {
+            path.parent().map(|dir| watch.add(dir).ok());
+            self.reader = Some(Reader::open(path));
+        }
+    }
+
+    fn skipped(&self) -> Option<String> {
+        let reader = self.reader.as_ref()?;
+        let bytes = reader.skipped().bytes;
+        (bytes > 0).then(|| {
+            format!(
+                "{bytes} bytes of {} could not be read",
+                reader.path().display()
+            )
+        })
+    }
 }
 
 fn transcript(root: &Root, name: &AgentName, session_id: &str) -> Result<PathBuf> {
@@ -106,47 +196,136 @@ fn transcript(root: &Root, name: &AgentName, session_id: &str) -> Result<PathBuf
     }
 }
 
-fn follow(path: &std::path::Path, mut reader: Reader) -> Result<ExitCode> {
+fn follow(root: &Root, mut voices: Vec<Voice>, manner: &Manner) -> Result<ExitCode> {
     let watch = Watch::new()?;
-    if let Some(dir) = path.parent() {
-        watch.add(dir)?;
+    for voice in &voices {
+        let path = voice.reader.as_ref().map(Reader::path);
+        path.and_then(|path| watch.add(path.parent()?).ok());
     }
+    // A session may change, or have its first words.
+    watch.add(&root.records()).ok();
+    watch.add(&root.claude().join("projects")).ok();
     loop {
         watch.wait(Duration::from_secs(1));
-        for record in reader.poll().context("cannot read the transcript")? {
-            readable(&record).iter().for_each(|line| say(line));
+        let mut all = Vec::new();
+        for voice in &mut voices {
+            all.extend(voice.hear()?);
+            voice.keep_up(root, &watch);
+            all.extend(voice.hear()?);
         }
+        manner.tell(&mut all, usize::MAX)?;
     }
 }
 
-/// A record as lines for a person; none for what only Claude needs.
-fn readable(record: &Record) -> Vec<String> {
-    let at = record.timestamp.map(Timestamp::clock).unwrap_or_default();
-    let line = |who: &str, text: &str| format!("{at}  {who:<7} {}", shorten(text, LINE_MAX));
-    match &record.kind {
-        Kind::Prompt { text, .. } => vec![line("user", text)],
-        Kind::Absorbed(text) => vec![line("user", text)],
-        Kind::Assistant { blocks, .. } => blocks
+/// How it is told.
+struct Manner {
+    json: bool,
+    /// The width of names, where there are several agents.
+    name: Option<usize>,
+}
+
+impl Manner {
+    /// Tells the last so many lines, in the order of their times.
+    fn tell(&self, all: &mut [Spoken], lines: usize) -> Result<()> {
+        if self.name.is_some() {
+            all.sort_by_key(|spoken| spoken.said.at);
+        }
+        let mut told: Vec<String> = Vec::new();
+        for spoken in &*all {
+            match self.json {
+                true => told.push(as_json(spoken)?),
+                false => told.extend(self.readable(spoken)),
+            }
+        }
+        told[told.len().saturating_sub(lines)..]
             .iter()
-            .filter_map(|block| match block {
-                Block::Text(text) => Some(line("claude", text)),
-                Block::ToolUse { name, input, .. } => Some(line(
-                    "tool",
-                    &format!("{name} {}", shorten(&input.to_string(), RESULT_MAX)),
-                )),
-                Block::Other(_) => None,
-            })
-            .collect(),
-        Kind::ToolResults(results) => results
-            .iter()
-            .map(|result| {
-                let sign = if result.is_error { "✕" } else { "→" };
-                line("", &format!("{sign} {}", shorten(&result.text, RESULT_MAX)))
-            })
-            .collect(),
-        Kind::ApiError { text, .. } => vec![line("api", text)],
-        Kind::Interrupted { .. } => vec![line("user", "pressed Escape")],
-        Kind::Summary => vec![line("claude", "(what came before was compacted)")],
-        _ => Vec::new(),
+            .for_each(|line| say(line));
+        Ok(())
+    }
+
+    /// As lines for a person; the words of a human and of the model keep theirs.
+    fn readable(&self, spoken: &Spoken) -> Vec<String> {
+        let Said { at, who, text } = &spoken.said;
+        let clock = at.map_or_else(|| " ".repeat(8), Timestamp::clock);
+        let name = match self.name {
+            Some(wide) => format!("{:wide$}  ", spoken.name.as_str()),
+            None => String::new(),
+        };
+        let (word, lines) = match who {
+            Who::Result { is_error } => {
+                let sign = if *is_error { "✕" } else { "→" };
+                ("", vec![format!("{sign} {}", shorten(text, RESULT_MAX))])
+            }
+            Who::Tool => (who.word(), vec![shorten(text, RESULT_MAX)]),
+            Who::User | Who::Claude | Who::Api => (
+                who.word(),
+                text.lines().map(|line| cut(line, LINE_MAX)).collect(),
+            ),
+        };
+        let line = |(index, line): (usize, &String)| {
+            let (clock, word) = match index {
+                0 => (clock.as_str(), word),
+                _ => ("        ", ""),
+            };
+            format!("{clock}  {name}{word:<7} {line}")
+                .trim_end()
+                .to_owned()
+        };
+        lines.iter().enumerate().map(line).collect()
+    }
+}
+
+/// Cuts a line, and leaves its spaces as they are: they may be a program's.
+fn cut(line: &str, longest: usize) -> String {
+    match line.char_indices().nth(longest) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+fn as_json(spoken: &Spoken) -> Result<String> {
+    let Said { at, who, text } = &spoken.said;
+    let is_error = matches!(who, Who::Result { is_error: true });
+    Ok(serde_json::to_string(&serde_json::json!({
+        "version": VERSION, "agent": spoken.name, "at": at, "who": who.word(), "is_error": is_error,
+        "text": text,
+    }))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(name: Option<usize>, who: Who, text: &str) -> Vec<String> {
+        let manner = Manner { json: false, name };
+        manner.readable(&Spoken {
+            name: AgentName::new("api").unwrap(),
+            said: Said {
+                at: Timestamp::parse("2026-11-28T14:03:22Z"),
+                who,
+                text: text.into(),
+            },
+        })
+    }
+
+    #[test]
+    fn words_keep_their_lines_and_results_are_shortened() {
+        assert_eq!(
+            lines(None, Who::Claude, "Two fail:\n\n  one\n  two"),
+            [
+                "14:03:22  claude  Two fail:",
+                "",
+                "                    one",
+                "                    two"
+            ]
+        );
+        let long = format!("a\nb {}", "x".repeat(300));
+        let result = lines(None, Who::Result { is_error: true }, &long);
+        assert_eq!(result.len(), 1);
+        assert!(result[0].starts_with("14:03:22          ✕ a b xxx") && result[0].ends_with("x…"));
+        assert_eq!(
+            lines(Some(5), Who::User, "go"),
+            ["14:03:22  api    user    go"]
+        );
     }
 }

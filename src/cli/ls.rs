@@ -1,12 +1,19 @@
 //! `spotkeep ls`
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
 
 use super::ask::status_at;
 use super::term::{json, say, shorten, state, table};
 use crate::error::Result;
+use crate::keeper::client::places_of_change;
 use crate::keeper::status::{AgentStatus, Status};
+use crate::os::watch::Watch;
+use crate::root::Root;
 use crate::time::{Timestamp, short};
 
 /// The longest reason in a table; the whole of it is in `--json`.
@@ -15,22 +22,75 @@ const WHY_MAX: usize = 70;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  spotkeep ls --json | jq -r '.agents[] | select(.state == \"failed\") | .name'"
+    after_help = "Examples:\n  spotkeep ls --watch\n  spotkeep ls --json | jq -r '.agents[] | select(.state == \"failed\") | .name'"
 )]
 pub(super) struct Args {
-    /// As JSON.
+    /// As JSON; with --watch a line for each change.
     #[arg(long)]
     json: bool,
+    /// Show it again whenever it changes, until ctrl-C.
+    #[arg(short, long)]
+    watch: bool,
 }
 
 pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
+    if args.watch {
+        return watch(at, args.json);
+    }
     let now = status_at(at)?;
     if args.json {
-        json(&serde_json::json!({ "version": now.version, "agents": now.agents }))?;
+        json(&as_json(&now))?;
     } else {
         agents(&now);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn as_json(now: &Status) -> Value {
+    serde_json::json!({ "version": now.version, "agents": now.agents })
+}
+
+/// What shows in no file, such as a count of dirty files, is asked for this often.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// Changes come in bursts, and the keeper sees them when we do.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// The keeper may have been behind, so there is a second look after a change.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+fn watch(at: &Path, as_lines: bool) -> Result<ExitCode> {
+    let changes = Watch::new()?;
+    if let Ok(root) = Root::open(at) {
+        for dir in places_of_change(&root) {
+            // One that is not there yet is looked into every few seconds all the same.
+            changes.add(&dir).ok();
+        }
+    }
+    let in_place = std::io::stdout().is_terminal() && !as_lines;
+    let mut last: Option<Status> = None;
+    loop {
+        let now = status_at(at)?;
+        let is_new = last.as_ref().is_none_or(|last| last.agents != now.agents);
+        if as_lines && is_new {
+            say(&serde_json::to_string(&as_json(&now))?);
+        } else if in_place {
+            // Written over what was there, so that nothing flickers.
+            let rows = lines(&now).join("\x1b[K\n");
+            let clear = if last.is_none() { "\x1b[2J" } else { "" };
+            say(&format!("{clear}\x1b[H{rows}\x1b[K\n\x1b[J"));
+        } else if is_new {
+            if last.is_some() {
+                say("");
+            }
+            agents(&now);
+        }
+        last = Some(now);
+        let pause = if is_new { AGAIN_AFTER } else { LOOK_EVERY };
+        if changes.wait(pause) {
+            std::thread::sleep(SETTLE);
+        }
+    }
 }
 
 /// Why it stands still, and until when, the shorter first.
@@ -44,6 +104,10 @@ fn why(agent: &AgentStatus) -> String {
 
 /// The table of agents.
 pub(super) fn agents(now: &Status) {
+    lines(now).iter().for_each(|line| say(line));
+}
+
+fn lines(now: &Status) -> Vec<String> {
     let now_at = Timestamp::now();
     let rows: Vec<[String; 8]> = now
         .agents
@@ -63,7 +127,7 @@ pub(super) fn agents(now: &Status) {
             ]
         })
         .collect();
-    for line in table(
+    table(
         [
             "STATE",
             "AGENT",
@@ -75,9 +139,7 @@ pub(super) fn agents(now: &Status) {
             "WHY",
         ],
         &rows,
-    ) {
-        say(&line);
-    }
+    )
 }
 
 /// How old the newest one is.

@@ -26,6 +26,7 @@ mod setup;
 mod status;
 mod term;
 mod tmux_server;
+mod top;
 mod units;
 mod wish;
 
@@ -82,6 +83,8 @@ enum Verb {
     Ls(ls::Args),
     /// How everything stands.
     Status(status::Args),
+    /// The fleet at a glance, live; keys act on it.
+    Top(top::Args),
     /// Go to an agent's terminal; leave it with ctrl-b d.
     Attach(attach::Args),
     /// What an agent said and did.
@@ -191,6 +194,7 @@ fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
         Verb::Stop(args) => wish::stop(root, args),
         Verb::Restart(args) => wish::restart(root, args),
         Verb::Run(args) => run::run(root, &args),
+        Verb::Top(args) => top::run(root, &args),
         Verb::Attach(args) => attach::run(root, &args),
         Verb::Logs(args) => logs::run(root, &args),
         Verb::Send(args) => send::run(root, args),

@@ -1,45 +1,208 @@
 //! `spotkeep send`
 
+use std::io::Read as _;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use super::term::say;
-use crate::error::{Context as _, Hint as _, Result};
-use crate::keeper::client::{PATIENCE, ask};
+use super::ask::{named, status};
+use super::term::{complain, say};
+use crate::error::{Context as _, Error, Hint as _, Kind, Result, ensure, hint_of, kind_of};
+use crate::keeper::client::{PATIENCE, ask, places_of_change};
 use crate::keeper::protocol::Request;
+use crate::os::watch::Watch;
 use crate::root::Root;
-use crate::state::AgentName;
+use crate::state::{AgentName, AgentState};
+use crate::time::parse_duration;
+
+/// The longest text, in bytes: more is better given as a file.
+const TEXT_MAX: usize = 512 << 10;
+
+/// While agents are waited for, they are looked at this often at least.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "It is refused while the agent waits for a human: a text could answer its question.\n\nExample:\n  spotkeep send agent-1 'Then run the tests again.'"
+    after_help = "The text is pasted as a whole, whatever lines it has, and Enter is pressed once. It is refused while the
+agent waits for a human, whose question it could answer, and while unsent words stand in its input line.
+An agent in a turn reads it when Claude has a moment; with --when-idle it gets it after the turn.
+
+Examples:
+  spotkeep send agent-1 'Then run the tests again.'
+  spotkeep send api,docs --when-idle 'Rebase onto main.'
+  spotkeep send --all - < review.md"
 )]
 pub(super) struct Args {
-    /// Which agent.
-    name: AgentName,
-    /// The text; Enter is pressed after it.
-    text: String,
+    /// Which agents, with commas between them (not with --all), and the text; - or none: from standard input.
+    #[arg(value_names = ["NAME[,NAME...]", "TEXT"], num_args = 0..=2)]
+    words: Vec<String>,
+    /// To every agent that runs.
+    #[arg(long)]
+    all: bool,
+    /// To each as soon as it is between turns.
+    #[arg(long)]
+    when_idle: bool,
+    /// How long to wait for that.
+    #[arg(long, value_name = "DURATION", default_value = "12h", requires = "when_idle", value_parser = duration)]
+    within: Duration,
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
 }
 
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| format!("{error:#}"))
+}
+
 pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
+    let (names, text) = meant(root, &args)?;
     if args.dry_run {
-        say(&format!(
-            "would type {} characters into {}",
-            args.text.chars().count(),
-            args.name
-        ));
+        for name in &names {
+            let count = text.chars().count();
+            let when = if args.when_idle {
+                " when it is idle"
+            } else {
+                ""
+            };
+            say(&format!("would type {count} characters into {name}{when}"));
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    let request = Request::Send {
-        name: args.name.clone(),
-        text: args.text,
+    let sending = Sending {
+        root,
+        text,
+        when_idle: args.when_idle,
+        alone: names.len() == 1,
     };
-    ask(root, &request, PATIENCE)?
-        .context("no keeper runs")
-        .hint("spotkeep up")?;
-    say(&format!("typed into {}", args.name));
-    Ok(ExitCode::SUCCESS)
+    sending.to(names, Instant::now() + args.within)
+}
+
+/// Who is meant, and what is to be said.
+fn meant(root: &Root, args: &Args) -> Result<(Vec<AgentName>, String)> {
+    let mut words = args.words.iter();
+    let names = match args.all {
+        true => {
+            let now = status(root)?;
+            let running = now.agents.into_iter().filter(|agent| agent.pid.is_some());
+            running.map(|agent| agent.name).collect()
+        }
+        false => {
+            let list = words.next().context("to whom?");
+            let list = list.hint("spotkeep send NAME 'TEXT'").kind(Kind::Usage)?;
+            let names: Result<Vec<AgentName>> = list.split(',').map(AgentName::new).collect();
+            let names = names.kind(Kind::Usage)?;
+            named(&status(root)?, &names)?;
+            names
+        }
+    };
+    let text = match (words.next().map(String::as_str), words.next()) {
+        (Some(_), Some(_)) => Err(Error::msg("with --all there is only the text"))
+            .hint("put quotes around it: spotkeep send --all 'TEXT'")
+            .kind(Kind::Usage)?,
+        (Some("-") | None, _) => {
+            let mut text = String::new();
+            let limit = TEXT_MAX as u64 + 1;
+            let read = std::io::stdin()
+                .lock()
+                .take(limit)
+                .read_to_string(&mut text);
+            read.context("cannot read the text from standard input")?;
+            text
+        }
+        (Some(text), None) => text.to_owned(),
+    };
+    let text = text.trim_end_matches(['\n', '\r']).to_owned();
+    let fits = || {
+        ensure!(!text.is_empty(), "there is nothing to send");
+        ensure!(
+            text.len() <= TEXT_MAX,
+            "the text has more than {TEXT_MAX} bytes; give it as a file of the workspace"
+        );
+        Ok(())
+    };
+    fits().hint("spotkeep send NAME 'TEXT'").kind(Kind::Usage)?;
+    Ok((names, text))
+}
+
+struct Sending<'a> {
+    root: &'a Root,
+    text: String,
+    when_idle: bool,
+    /// To one only, whose error is the command's.
+    alone: bool,
+}
+
+impl Sending<'_> {
+    fn to(&self, mut names: Vec<AgentName>, until: Instant) -> Result<ExitCode> {
+        let watch = Watch::new()?;
+        for dir in places_of_change(self.root) {
+            // One that cannot be watched is looked at each second all the same.
+            watch.add(&dir).ok();
+        }
+        let mut code = 0;
+        loop {
+            let mut busy = Vec::new();
+            for name in std::mem::take(&mut names) {
+                if self.when_idle && self.is_in_turn(&name)? {
+                    busy.push(name);
+                    continue;
+                }
+                match self.one(&name) {
+                    Ok(()) => say(&format!("typed into {name}")),
+                    // It began a turn in between.
+                    Err(_) if self.when_idle && self.is_in_turn(&name)? => busy.push(name),
+                    Err(error) if self.alone => return Err(error),
+                    Err(error) => {
+                        complain(&format!("error: {error:#}"));
+                        if let Some(hint) = hint_of(&error) {
+                            complain(&format!("hint: {hint}"));
+                        }
+                        code = code.max(kind_of(&error) as u8);
+                    }
+                }
+            }
+            if busy.is_empty() {
+                return Ok(ExitCode::from(code));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let list: Vec<&str> = busy.iter().map(AgentName::as_str).collect();
+                let failed = Err(Error::msg(format!(
+                    "{} did not come to rest",
+                    list.join(", ")
+                )));
+                return failed.hint("spotkeep ls").kind(Kind::NotAsDeclared);
+            }
+            names = busy;
+            watch.wait(left.min(LOOK_EVERY));
+        }
+    }
+
+    /// Whether it is to be waited for: in a turn, about to start, or asking a human.
+    fn is_in_turn(&self, name: &AgentName) -> Result<bool> {
+        let now = status(self.root)?;
+        let agent = now.agents.iter().find(|agent| agent.name == *name);
+        Ok(agent.is_some_and(|agent| {
+            now.keeper == "running"
+                && matches!(
+                    agent.state,
+                    AgentState::Running
+                        | AgentState::Waiting
+                        | AgentState::Starting
+                        | AgentState::Backoff
+                )
+        }))
+    }
+
+    fn one(&self, name: &AgentName) -> Result<()> {
+        let request = Request::Send {
+            name: name.clone(),
+            text: self.text.clone(),
+            when_idle: self.when_idle,
+        };
+        ask(self.root, &request, PATIENCE)?
+            .context("no keeper runs")
+            .hint("spotkeep up")?;
+        Ok(())
+    }
 }

@@ -26,7 +26,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
 }
 
 /// Whether colours are wanted: a terminal, and nobody said `NO_COLOR`.
-fn colourful() -> bool {
+pub(super) fn colourful() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 

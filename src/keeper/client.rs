@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -45,6 +45,18 @@ pub fn status_without_root(dir: &Path) -> Option<Status> {
 
 /// Keepers of other roots are asked too, and need not be well.
 const AWAY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The directories in which it shows that something has changed: records, the journal, saves, and what
+/// Claude says of itself. To be watched; what shows in none of them has to be asked for.
+#[must_use]
+pub fn places_of_change(root: &Root) -> [PathBuf; 4] {
+    [
+        root.session_state(),
+        root.records(),
+        root.saves(),
+        crate::claude::session::sessions_dir(&root.claude()),
+    ]
+}
 
 fn ask_at(socket: &Path, pid: u32, request: &Request, patience: Duration) -> Result<Option<Value>> {
     let mut stream = match UnixStream::connect(socket) {

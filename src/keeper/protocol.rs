@@ -39,6 +39,9 @@ pub enum Request {
         name: AgentName,
         /// The text.
         text: String,
+        /// Only while it rests.
+        #[serde(default)]
+        when_idle: bool,
     },
     /// Save now.
     Save {

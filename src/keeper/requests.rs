@@ -10,7 +10,7 @@ use super::core::Event;
 use super::protocol::{Reply, Request};
 use super::socket::ReplyTo;
 use super::status::{AgentStatus, BackupSeen, LastSave, Status, notice_of, tell_backups};
-use super::typing::type_text;
+use super::typing::type_politely;
 use super::{End, Keeper};
 use crate::config::Config;
 use crate::error::{Error, Hint as _, Kind, Result, anyhow};
@@ -51,7 +51,11 @@ impl Keeper {
                         reply.send(manifest_reply(&saved)).ok();
                     });
             }
-            Request::Send { name, text } => self.answer_send(name, text, reply),
+            Request::Send {
+                name,
+                text,
+                when_idle,
+            } => self.answer_send(name, text, when_idle, reply),
             other => {
                 let answer = self.answer_at_once(other, user);
                 reply.send(Reply::from(answer)).ok();
@@ -187,8 +191,8 @@ impl Keeper {
 
     /// Types in a thread of its own, since it takes its time; never into a dialog or a question,
     /// which the text would answer.
-    fn answer_send(&self, name: AgentName, text: String, reply: ReplyTo) {
-        if let Err(error) = self.check_can_type(&name) {
+    fn answer_send(&self, name: AgentName, text: String, when_idle: bool, reply: ReplyTo) {
+        if let Err(error) = self.check_can_type(&name, when_idle) {
             reply.send(Reply::from(Err(error))).ok();
             return;
         }
@@ -197,14 +201,17 @@ impl Keeper {
         std::thread::spawn(move || {
             // Two texts at once would become one.
             let _turn = typing.lock().unwrap_or_else(PoisonError::into_inner);
-            let typed = type_text(&tmux, &name, &text);
+            let typed = type_politely(&tmux, &name, &text);
             reply.send(Reply::from(typed.map(|()| Value::Null))).ok();
         });
     }
 
-    fn check_can_type(&self, name: &AgentName) -> Result<()> {
+    fn check_can_type(&self, name: &AgentName, when_idle: bool) -> Result<()> {
         self.check(std::slice::from_ref(name))?;
         match self.core.view(name).map(|view| view.state) {
+            Some(AgentState::Running) if when_idle => Err(anyhow!("{name} is in a turn"))
+                .hint(format!("spotkeep attach {name}"))
+                .kind(Kind::NotAsDeclared),
             Some(AgentState::Running | AgentState::Idle | AgentState::Stalled) => Ok(()),
             Some(AgentState::Waiting) => Err(anyhow!(
                 "{name} waits for a human; a text could answer its question"

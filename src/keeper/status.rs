@@ -17,7 +17,7 @@ use crate::state::{
     self, AgentName, AgentRecord, AgentState, Cause, Fleet, Manifest, VERSION, Wanted,
     latest_manifest,
 };
-use crate::time::Timestamp;
+use crate::time::{Timestamp, moment};
 use crate::workspace;
 
 /// The whole of it.
@@ -145,12 +145,18 @@ pub struct AgentStatus {
     pub agent_id: String,
     /// What it is doing.
     pub state: AgentState,
+    /// Since when, as far as the keeper that runs has seen it; null where none runs.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
     /// What the user wants.
     pub wanted: Wanted,
     /// Its session.
     pub session_id: String,
     /// Its process id, if it runs.
     pub pid: Option<i32>,
+    /// The cgroup that it runs in, with all that it started; null where it has none of its own.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
     /// Where it works.
     pub workspace: PathBuf,
     /// The branch that is checked out there; null where there is none.
@@ -205,6 +211,10 @@ impl AgentStatus {
                 .map(|record| record.agent_id.clone())
                 .unwrap_or_default(),
             state: view.state,
+            since: view.since.map(moment),
+            cgroup: record
+                .filter(|_| view.process.is_some())
+                .and_then(|record| record.launch.as_ref()?.cgroup.clone()),
             wanted: view.wanted,
             session_id: view.session_id,
             pid: view.process.map(|process| process.pid),
@@ -251,6 +261,7 @@ impl AgentStatus {
         let view = View {
             name: record.name.clone(),
             state,
+            since: None,
             why,
             cause,
             wanted: record.wanted,
@@ -323,6 +334,7 @@ fn undeclared_yet(root: &Root, name: &AgentName, workspace: &Path) -> AgentStatu
     let view = View {
         name: name.clone(),
         state: AgentState::Unknown,
+        since: None,
         why: Some("no keeper has taken it in yet".into()),
         cause: None,
         wanted: Wanted::Running,
@@ -364,4 +376,31 @@ pub fn notice_of(root: &Root, life: &str) -> Result<Option<NoticeSeen>> {
                 .unwrap_or("unknown")
                 .into(),
         }))
+}
+
+/// An agent at rest with nothing remarkable about it, for tests.
+#[cfg(test)]
+#[must_use]
+pub(crate) fn sample(name: &str, session_id: &str) -> AgentStatus {
+    AgentStatus {
+        name: AgentName::new(name).unwrap(),
+        agent_id: name.into(),
+        state: AgentState::Idle,
+        since: None,
+        wanted: Wanted::Running,
+        session_id: session_id.into(),
+        pid: None,
+        cgroup: None,
+        workspace: PathBuf::new(),
+        branch: Some("main".into()),
+        dirty: Some(0),
+        size_bytes: None,
+        last_checkpoint: None,
+        last_backup: None,
+        restarts: 0,
+        why: None,
+        cause: None,
+        hint: None,
+        next_try: None,
+    }
 }

@@ -34,7 +34,7 @@ const TRIES: usize = 3;
 ///
 /// # Errors
 /// It has no pane, or the text stays in its input line.
-pub(super) fn type_text(tmux: &Tmux, name: &AgentName, text: &str) -> Result<()> {
+fn type_text(tmux: &Tmux, name: &AgentName, text: &str) -> Result<()> {
     let before = tmux.screen(name)?;
     tmux.paste(name, text)?;
     wait(SHOW_LIMIT, || {
@@ -50,6 +50,22 @@ pub(super) fn type_text(tmux: &Tmux, name: &AgentName, text: &str) -> Result<()>
     Err(anyhow!("the text stays in the input line of {name}"))
         .hint(format!("spotkeep attach {name}"))
         .kind(Kind::NotAsDeclared)
+}
+
+/// Types `text` into an agent and sends it, unless somebody else's words stand there already: they
+/// would be sent with it.
+///
+/// # Errors
+/// There are such words; as [`type_text`].
+pub(super) fn type_politely(tmux: &Tmux, name: &AgentName, text: &str) -> Result<()> {
+    if screen::has_unsent_text(&tmux.coloured_screen(name)?) {
+        return Err(anyhow!(
+            "unsent words stand in the input line of {name}, and would be sent with these"
+        ))
+        .hint(format!("spotkeep attach {name}"))
+        .kind(Kind::NotAsDeclared);
+    }
+    type_text(tmux, name, text)
 }
 
 /// Types a nudge, if nothing that a person is about to do is in its way; the reason if there is.

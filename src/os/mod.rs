@@ -11,5 +11,6 @@ pub mod place;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod usage;
 pub mod watch;
 pub mod watched;

@@ -33,3 +33,21 @@ pub fn listen(mut deliver: impl FnMut(Ask) + Send + 'static) -> Result<()> {
         .context("cannot start the signal thread")?;
     Ok(())
 }
+
+/// Calls `deliver` in a thread of its own whenever the terminal's size changes.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub fn on_resize(mut deliver: impl FnMut() + Send + 'static) -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGWINCH])
+        .context("cannot listen for signals")?;
+    std::thread::Builder::new()
+        .name("resize".into())
+        .spawn(move || {
+            for _ in signals.forever() {
+                deliver();
+            }
+        })
+        .context("cannot start the signal thread")?;
+    Ok(())
+}

@@ -2,7 +2,7 @@
 //! again after a while anyway.
 
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,24 +67,31 @@ impl Watch {
         Ok(())
     }
 
-    /// Waits for a change or the bell, at most for `limit`.
-    pub fn wait(&self, limit: Duration) {
+    /// Waits for a change or the bell, at most for `limit`. Returns whether there was one.
+    pub fn wait(&self, limit: Duration) -> bool {
+        self.wait_or_input(limit, None)
+    }
+
+    /// As [`Watch::wait`], and also until something can be read from `input`. It is left there.
+    pub fn wait_or_input(&self, limit: Duration, input: Option<BorrowedFd<'_>>) -> bool {
         let timeout = Timespec::try_from(limit).unwrap_or(Timespec {
             tv_sec: 60,
             tv_nsec: 0,
         });
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(&self.inotify, PollFlags::IN),
             PollFd::new(&*self.bell, PollFlags::IN),
         ];
+        fds.extend(input.map(|input| PollFd::from_borrowed_fd(input, PollFlags::IN)));
         if poll(&mut fds, Some(&timeout)).unwrap_or(0) == 0 {
-            return;
+            return false;
         }
         // What changed does not matter, only that something did: both are emptied.
         rustix::io::read(&*self.bell, &mut [0u8; 8]).ok();
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.inotify, &mut buffer);
         while reader.next().is_ok() {}
+        true
     }
 }
 

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::error::{Context as _, Result};
+use crate::os::usage::Usage;
 use crate::state::AgentName;
 
 /// The leaf of the tmux server.
@@ -148,6 +149,21 @@ impl Leaf {
         // `oom` counts how often this cgroup's own limit was hit.
         Some(OutOfMemory {
             limit: limit.filter(|_| count("oom ") > 0),
+        })
+    }
+
+    /// What all that is in it takes, files in the page cache left out; `None` where the kernel does not
+    /// tell both.
+    #[must_use]
+    pub fn usage(&self) -> Option<Usage> {
+        let number = |file: &str, name: &str| -> Option<u64> {
+            let text = fs::read_to_string(self.0.join(file)).ok()?;
+            let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+            rest.trim().parse().ok()
+        };
+        Some(Usage {
+            cpu: Duration::from_micros(number("cpu.stat", "usage_usec ")?),
+            memory: number("memory.stat", "anon ")?,
         })
     }
 
@@ -291,6 +307,21 @@ mod tests {
         let leaf = unit.leaf(&name, "1a2b3c4d-5e6f-7081-92a3-b4c5d6e7f809");
         let path = Path::new("/c/spotkeep-tmux.service/agents/agent-1.1a2b3c4d");
         assert_eq!(leaf.path(), path);
+    }
+
+    #[test]
+    fn what_a_launch_takes_is_told_by_its_cgroup() {
+        let dir = tempfile::tempdir().unwrap();
+        let leaf = Leaf::at(dir.path());
+        assert_eq!(leaf.usage(), None);
+        fs::write(dir.path().join("memory.stat"), "anon 4096\nfile 9\n").unwrap();
+        fs::write(
+            dir.path().join("cpu.stat"),
+            "usage_usec 1500000\nuser_usec 1\n",
+        )
+        .unwrap();
+        let cpu = Duration::from_millis(1_500);
+        assert_eq!(leaf.usage(), Some(Usage { cpu, memory: 4_096 }));
     }
 
     #[test]

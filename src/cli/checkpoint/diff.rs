@@ -4,12 +4,13 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 
 use super::{LIMIT, Subject};
-use crate::checkpoint::{self, Layer, Outcome, Trigger};
+use crate::checkpoint::{self, Checkpoint, Layer, Outcome, Trigger};
 use crate::cli::term::{complain, say};
 use crate::error::{Result, anyhow};
 use crate::notice::Deadline;
 use crate::root::Root;
 use crate::state::AgentName;
+use crate::time::{Timestamp, short};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -38,8 +39,12 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     let subject = Subject::of(root, &args.name)?;
     // First, since `latest` is meant as it was before.
     let from = subject.find(root, &args.from)?;
-    let to = match &args.to {
-        Some(to) => subject.find(root, to)?.commit,
+    let end = match &args.to {
+        Some(to) => Some(subject.find(root, to)?),
+        None => None,
+    };
+    let to = match &end {
+        Some(to) => to.commit.clone(),
         None => match checkpoint::keep(root, &subject.place, Trigger::Command, deadline)? {
             Outcome::Taken(taken) => taken.commit,
             Outcome::Unchanged(_) => match subject.list(root)?.into_iter().next() {
@@ -75,11 +80,36 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         text.push_str(&format!("\nstaged otherwise than then:\n{staged}"));
     }
     if text.is_empty() {
-        complain("nothing has changed");
+        complain(&format!(
+            "nothing has changed {}",
+            span(&from, end.as_ref())
+        ));
     } else {
-        show(&text);
+        let head = format!(
+            "{}: what has changed {}",
+            args.name,
+            span(&from, end.as_ref())
+        );
+        let head = if colour {
+            format!("\x1b[1m{head}\x1b[0m")
+        } else {
+            head
+        };
+        show(&format!("{head}\n\n{text}"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Between which two moments.
+fn span(from: &Checkpoint, to: Option<&Checkpoint>) -> String {
+    let moment = |one: &Checkpoint| {
+        let age = short(Timestamp::now().since(one.at));
+        format!("{} ({age} ago, {})", one.id, one.trigger)
+    };
+    match to {
+        Some(to) => format!("between {} and {}", moment(from), moment(to)),
+        None => format!("since {}", moment(from)),
+    }
 }
 
 /// In a pager on a terminal: the user's own, and never one that the repository names.

@@ -109,6 +109,8 @@ impl Session {
             &json!([block]),
             json!({"message": {
                 "id": message_id, "type": "message", "model": "drill",
+                // The same in each record of a message, as the real program has it.
+                "usage": {"input_tokens": 100, "output_tokens": 20},
             }}),
         );
     }

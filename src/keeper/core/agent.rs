@@ -121,6 +121,8 @@ pub(super) struct Agent {
     /// Others have a login while it has none: it is its own.
     pub(super) own_login: bool,
     pub(super) last_attempt: Attempt,
+    /// What a person is shown, and since when.
+    shown: (AgentState, Instant),
 }
 
 impl Agent {
@@ -154,6 +156,15 @@ impl Agent {
             wait: None,
             own_login: false,
             last_attempt: 0,
+            shown: (AgentState::Unknown, now),
+        }
+    }
+
+    /// Remembers since when it is in its state.
+    pub(super) fn pass_time(&mut self, saving: bool, now: Instant) {
+        let state = self.state(saving);
+        if self.shown.0 != state {
+            self.shown = (state, now);
         }
     }
 
@@ -205,37 +216,64 @@ impl Agent {
         }
     }
 
-    /// What a person is shown.
-    pub(super) fn view(&self, name: &AgentName, saving: bool, held: Held) -> View {
-        let (state, why) = match &self.stage {
-            Stage::Queued => (AgentState::Starting, Some(held.why().into())),
+    fn state(&self, saving: bool) -> AgentState {
+        match &self.stage {
+            Stage::Queued => AgentState::Starting,
+            Stage::Starting {
+                blocker: Some(_), ..
+            } => AgentState::Waiting,
+            _ if saving && self.process().is_some() => AgentState::Saving,
+            Stage::Starting { .. } => AgentState::Starting,
+            Stage::Up { activity, .. } => match activity {
+                Activity::Busy => AgentState::Running,
+                Activity::Idle => AgentState::Idle,
+                Activity::Waiting(_) => AgentState::Waiting,
+                Activity::Stalled(_) => AgentState::Stalled,
+            },
+            Stage::Ending {
+                purpose: Purpose::BadStart(_),
+                ..
+            } => AgentState::Starting,
+            Stage::Ending { .. } => AgentState::Running,
+            Stage::Backoff { .. } => AgentState::Backoff,
+            Stage::Failed => AgentState::Failed,
+            Stage::Down | Stage::Saved => AgentState::Stopped,
+        }
+    }
+
+    fn why(&self, saving: bool, held: Held) -> Option<String> {
+        match &self.stage {
+            Stage::Queued => Some(held.why().into()),
             Stage::Starting {
                 blocker: Some(blocker),
                 ..
-            } => (AgentState::Waiting, Some(blocker.clone())),
-            _ if saving && self.process().is_some() => (AgentState::Saving, self.why.clone()),
-            Stage::Starting { .. } => (AgentState::Starting, self.why.clone()),
+            } => Some(blocker.clone()),
+            _ if saving && self.process().is_some() => self.why.clone(),
             Stage::Up { activity, .. } => match activity {
-                Activity::Busy => (AgentState::Running, None),
-                Activity::Idle => (AgentState::Idle, None),
-                Activity::Waiting(what) => (AgentState::Waiting, what.clone()),
-                Activity::Stalled(stall) => {
-                    (AgentState::Stalled, Some(self.stalled_why(&stall.text)))
-                }
+                Activity::Busy | Activity::Idle => None,
+                Activity::Waiting(what) => what.clone(),
+                Activity::Stalled(stall) => Some(self.stalled_why(&stall.text)),
             },
             Stage::Ending {
                 purpose: Purpose::BadStart(why),
                 ..
-            } => (AgentState::Starting, Some(why.clone())),
-            Stage::Ending { .. } => (AgentState::Running, Some("is being ended".into())),
-            Stage::Backoff { .. } => (AgentState::Backoff, self.why.clone()),
-            Stage::Failed => (AgentState::Failed, self.why.clone()),
-            Stage::Down | Stage::Saved => (AgentState::Stopped, self.why.clone()),
-        };
+            } => Some(why.clone()),
+            Stage::Ending { .. } => Some("is being ended".into()),
+            Stage::Starting { .. }
+            | Stage::Backoff { .. }
+            | Stage::Failed
+            | Stage::Down
+            | Stage::Saved => self.why.clone(),
+        }
+    }
+
+    /// What a person is shown.
+    pub(super) fn view(&self, name: &AgentName, saving: bool, held: Held) -> View {
         View {
             name: name.clone(),
-            state,
-            why,
+            state: self.state(saving),
+            since: Some(self.shown.1),
+            why: self.why(saving, held),
             cause: self.shown_cause(held),
             wanted: self.wanted,
             restarts: self.restarts,
@@ -301,6 +339,8 @@ pub struct View {
     pub name: AgentName,
     /// What it is doing.
     pub state: AgentState,
+    /// Since when; not before the keeper was started.
+    pub since: Option<Instant>,
     /// Why it stands still, if it does.
     pub why: Option<String>,
     /// The same in a word.

@@ -201,6 +201,10 @@ impl Core {
         self.rest(now, &mut actions);
         self.agents
             .retain(|_, agent| agent.declared || agent.holds_session());
+        let saving = matches!(self.phase, Phase::Saving(_));
+        for agent in self.agents.values_mut() {
+            agent.pass_time(saving, now);
+        }
         actions
     }
 

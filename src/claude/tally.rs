@@ -1,0 +1,127 @@
+//! Pure: the tokens of a session, out of its transcript.
+//!
+//! A message of several blocks is written as several records, and each says what the whole message
+//! cost: it is counted once, by its id. Records of parallel messages may stand between.
+
+use std::collections::VecDeque;
+
+use super::record::{Cost, Kind, Record, Tokens};
+
+/// Records of one message stand this close together, counted in messages.
+const NEAR: usize = 32;
+
+/// Tokens so far.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    total: Tokens,
+    context: u64,
+    /// The last few messages, with what was counted for each.
+    near: VecDeque<(String, Tokens)>,
+}
+
+impl Tally {
+    /// Takes in the next record of the file.
+    pub fn push(&mut self, record: &Record) {
+        let Kind::Assistant {
+            cost: Some(cost), ..
+        } = &record.kind
+        else {
+            return;
+        };
+        self.count(cost);
+        if !record.sidechain {
+            let given = cost.tokens;
+            self.context = given.input + given.cache_written + given.cache_read + given.output;
+        }
+    }
+
+    fn count(&mut self, cost: &Cost) {
+        let counted = cost.message.as_ref().and_then(|id| {
+            let mut near = self.near.iter_mut();
+            near.find(|(known, _)| known == id)
+        });
+        if let Some((_, counted)) = counted {
+            // A message that was still being said may have been written with less of it.
+            let more = cost.tokens.output.saturating_sub(counted.output);
+            counted.output += more;
+            self.total.output += more;
+            return;
+        }
+        self.total.input += cost.tokens.input;
+        self.total.output += cost.tokens.output;
+        self.total.cache_written += cost.tokens.cache_written;
+        self.total.cache_read += cost.tokens.cache_read;
+        if let Some(id) = &cost.message {
+            self.near.push_back((id.clone(), cost.tokens));
+            if self.near.len() > NEAR {
+                self.near.pop_front();
+            }
+        }
+    }
+
+    /// All that was counted.
+    #[must_use]
+    pub fn total(&self) -> Tokens {
+        self.total
+    }
+
+    /// How much the model has before its eyes: what it was given last, and said then.
+    #[must_use]
+    pub fn context(&self) -> u64 {
+        self.context
+    }
+}
+
+impl Tokens {
+    /// What was new to the model, or said by it: without what came out of its cache again.
+    #[must_use]
+    pub fn fresh(self) -> u64 {
+        self.input + self.cache_written + self.output
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn record(id: &str, output: u64, side: bool) -> Record {
+        let Value::Object(json) = json!({
+            "type": "assistant", "isSidechain": side,
+            "message": {"id": id, "content": [{"type": "text", "text": "x"}], "usage": {
+                "input_tokens": 10, "output_tokens": output,
+                "cache_creation_input_tokens": 200, "cache_read_input_tokens": 3000,
+            }},
+        }) else {
+            panic!("no object")
+        };
+        Record::from_json(&json)
+    }
+
+    #[test]
+    fn a_message_of_several_records_counts_once_with_the_most_that_it_said() {
+        let mut tally = Tally::default();
+        for (id, output) in [("a", 1), ("a", 5), ("b", 7), ("a", 5)] {
+            tally.push(&record(id, output, false));
+        }
+        let expected = Tokens {
+            input: 20,
+            output: 12,
+            cache_written: 400,
+            cache_read: 6_000,
+        };
+        assert_eq!(tally.total(), expected);
+        assert_eq!(tally.total().fresh(), 432);
+        assert_eq!(tally.context(), 3_215);
+    }
+
+    #[test]
+    fn a_subagents_words_count_and_are_not_what_the_agent_has_before_its_eyes() {
+        let mut tally = Tally::default();
+        tally.push(&record("a", 5, false));
+        tally.push(&record("b", 1_000, true));
+        assert_eq!(tally.total().output, 1_005);
+        assert_eq!(tally.context(), 3_215);
+    }
+}

@@ -1,0 +1,25 @@
+//! `spotkeep top`
+
+use std::process::ExitCode;
+
+use super::ask::status;
+use super::term;
+use crate::error::Result;
+use crate::root::Root;
+use crate::top::{self, Look};
+
+/// Arguments.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "? shows what the keys do. NO_COLOR is heeded; over ssh and in a tmux pane it is the same.\n\nExample:\n  spotkeep top"
+)]
+pub(super) struct Args {}
+
+pub(super) fn run(root: &Root, _: &Args) -> Result<ExitCode> {
+    let of = root.clone();
+    let look = Look {
+        colour: term::colourful(),
+    };
+    top::run(root, Box::new(move || status(&of)), look)?;
+    Ok(ExitCode::SUCCESS)
+}

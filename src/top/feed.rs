@@ -1,0 +1,294 @@
+//! Finds out how everything stands, in a thread of its own: it sleeps until a file changes, and looks
+//! by itself only for what shows in no file.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::loads::Loads;
+use super::transcripts::Transcripts;
+use super::world::{Machine, News, World};
+use crate::config::Config;
+use crate::error::{Context as _, Result};
+use crate::keeper::client::places_of_change;
+use crate::keeper::status::Status;
+use crate::notice::gcp::Metadata;
+use crate::os::files;
+use crate::os::watch::{Bell, Watch};
+use crate::root::Root;
+use crate::state::{self, AgentName, Line, Manifest};
+
+/// What shows in no file, such as a count of dirty files, is asked for this often.
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+
+/// Between a change and the look at it: changes come in bursts, and the keeper sees them when we do.
+const SETTLE: Duration = Duration::from_millis(40);
+
+/// The keeper may have been behind at the first look, so there is a second one.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
+
+/// CPU and memory are looked at this often; it takes a walk over all processes.
+const LOAD_EVERY: Duration = Duration::from_secs(3);
+
+/// The end of the journal that is shown, in bytes: some two hundred lines.
+const JOURNAL_BYTES: u64 = 48 << 10;
+
+/// Asks how everything stands.
+pub type Ask = Box<dyn Fn() -> Result<Status> + Send>;
+
+/// What has been found out and not yet been taken. Of the world only the newest counts: who is away
+/// in an agent's terminal for hours finds no pile of old ones.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    world: Mutex<Option<Box<World>>>,
+    said: Mutex<Vec<News>>,
+}
+
+impl Inbox {
+    /// Takes all of it.
+    pub fn take(&self) -> Vec<News> {
+        let mut news =
+            std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
+        let world = self
+            .world
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        news.extend(world.map(News::World));
+        news
+    }
+
+    /// Adds what a command said.
+    pub fn say(&self, news: News) {
+        self.said
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(news);
+    }
+
+    fn put(&self, world: World) {
+        *self.world.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(world));
+    }
+}
+
+enum Order {
+    /// Whose words are wanted.
+    Listen(Option<AgentName>),
+    /// Something was done: look.
+    Look,
+}
+
+/// Gives orders to the thread.
+#[derive(Debug)]
+pub struct Feed {
+    orders: Sender<Order>,
+    bell: Bell,
+}
+
+impl Feed {
+    /// Takes a first look, and starts the thread, which rings `bell` when there is news in `inbox`.
+    ///
+    /// # Errors
+    /// How things stand cannot be told at all; the system has no thread left.
+    pub fn spawn(root: &Root, ask: Ask, inbox: &Arc<Inbox>, bell: Bell) -> Result<(Self, World)> {
+        let watch = Watch::new()?;
+        let (orders, queue) = mpsc::channel();
+        let feed = Self {
+            orders,
+            bell: watch.bell(),
+        };
+        let mut eyes = Eyes::open(root.clone(), ask, &watch)?;
+        let first = eyes.world();
+        let inbox = Arc::clone(inbox);
+        std::thread::Builder::new()
+            .name("feed".into())
+            .spawn(move || eyes.run(&watch, &queue, &inbox, &bell))
+            .context("cannot start a thread")?;
+        Ok((feed, first))
+    }
+
+    /// Tells from now on what this agent says.
+    pub fn listen(&self, name: Option<AgentName>) {
+        self.order(Order::Listen(name));
+    }
+
+    /// Looks now, since something was done.
+    pub fn look(&self) {
+        self.order(Order::Look);
+    }
+
+    fn order(&self, order: Order) {
+        // A feed that has ended is noticed where its thread is.
+        self.orders.send(order).ok();
+        self.bell.ring();
+    }
+}
+
+/// All that is looked at.
+struct Eyes {
+    root: Root,
+    ask: Ask,
+    status: Status,
+    stale: Option<String>,
+    transcripts: Transcripts,
+    loads: Loads,
+    journal: Journal,
+    machine: Arc<Mutex<Machine>>,
+    listens_to: Option<AgentName>,
+}
+
+impl Eyes {
+    fn open(root: Root, ask: Ask, watch: &Watch) -> Result<Self> {
+        let status = ask()?;
+        let projects = root.claude().join("projects");
+        for dir in places_of_change(&root).iter().chain([&projects]) {
+            // One that is not there yet is looked into every few seconds all the same.
+            watch.add(dir).ok();
+        }
+        let mut eyes = Self {
+            transcripts: Transcripts::new(root.claude(), watch.bell()),
+            loads: Loads::default(),
+            journal: Journal::default(),
+            machine: ask_machine(&root, watch.bell()),
+            listens_to: None,
+            stale: None,
+            root,
+            ask,
+            status,
+        };
+        eyes.transcripts.look(&eyes.status.agents, watch);
+        eyes.loads.look(&eyes.status.agents);
+        eyes.journal.look(&eyes.root);
+        Ok(eyes)
+    }
+
+    fn run(&mut self, watch: &Watch, orders: &Receiver<Order>, inbox: &Inbox, bell: &Bell) {
+        let mut last = None;
+        let (mut status_at, mut load_at) = (Instant::now(), Instant::now() + LOAD_EVERY);
+        loop {
+            let pause = status_at
+                .min(load_at)
+                .saturating_duration_since(Instant::now());
+            let changed = watch.wait(pause);
+            if changed {
+                std::thread::sleep(SETTLE);
+                watch.wait(Duration::ZERO);
+            }
+            loop {
+                match orders.try_recv() {
+                    Ok(Order::Listen(name)) => self.listens_to = name,
+                    Ok(Order::Look) => {}
+                    Err(mpsc::TryRecvError::Empty) => break,
+                    Err(mpsc::TryRecvError::Disconnected) => return,
+                }
+            }
+            let now = Instant::now();
+            if changed || now >= status_at {
+                self.look();
+                status_at = now + if changed { AGAIN_AFTER } else { STATUS_EVERY };
+            }
+            self.transcripts.look(&self.status.agents, watch);
+            if now >= load_at {
+                self.loads.look(&self.status.agents);
+                load_at = now + LOAD_EVERY;
+            }
+            let world = self.world();
+            if last.as_ref() != Some(&world) {
+                inbox.put(world.clone());
+                bell.ring();
+                last = Some(world);
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        match (self.ask)() {
+            Ok(status) => {
+                self.status = status;
+                self.stale = None;
+            }
+            Err(error) => self.stale = Some(format!("{error:#}")),
+        }
+        self.journal.look(&self.root);
+    }
+
+    fn world(&self) -> World {
+        let name = self.listens_to.clone();
+        World {
+            status: self.status.clone(),
+            stale: self.stale.clone(),
+            glances: self.transcripts.glances(),
+            loads: self.loads.all(),
+            journal: self.journal.lines.clone(),
+            save: self.save(),
+            disk: files::space(self.root.dir()).ok(),
+            machine: self
+                .machine
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+            words: name.map(|name| {
+                let words = self.transcripts.words(&name);
+                (name, words)
+            }),
+        }
+    }
+
+    /// The save that this life's notice led to, once it has written something down.
+    fn save(&self) -> Option<Manifest> {
+        self.status.notice.as_ref()?;
+        let save = state::latest_manifest(&self.root.saves()).ok()??;
+        (save.life == self.status.life).then_some(save)
+    }
+}
+
+/// The end of the journal.
+#[derive(Default)]
+struct Journal {
+    length: u64,
+    lines: Vec<Line>,
+}
+
+impl Journal {
+    /// Reads it again where it has grown: the end of it only.
+    fn look(&mut self, root: &Root) {
+        let path = root.journal();
+        let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+        if length == self.length {
+            return;
+        }
+        if let Ok((lines, _)) = state::lines_of_tail(&path, JOURNAL_BYTES) {
+            self.lines = lines;
+            self.length = length;
+        }
+    }
+}
+
+/// Asks once what kind of machine this is; nobody waits for the answer.
+fn ask_machine(root: &Root, bell: Bell) -> Arc<Mutex<Machine>> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let machine = Arc::new(Mutex::new(Machine {
+        name: name.trim().to_owned(),
+        ..Machine::default()
+    }));
+    let (root, shared) = (root.clone(), Arc::clone(&machine));
+    let asked = std::thread::Builder::new()
+        .name("machine".into())
+        .spawn(move || {
+            let (config, _) =
+                Config::load_or_last_good(&root.config(), &root.config_copy()).ok()?;
+            let cloud = &config.cloud;
+            let metadata = Metadata::find(cloud.provider, cloud.metadata.as_deref()).ok()??;
+            let preemptible = metadata.preemptible().ok()?;
+            let mut machine = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            machine.cloud = Some("gcp".to_owned());
+            machine.preemptible = preemptible;
+            drop(machine);
+            bell.ring();
+            Some(())
+        });
+    if let Err(error) = asked {
+        tracing::debug!("the machine is not asked: {error}");
+    }
+    machine
+}

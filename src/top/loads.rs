@@ -1,0 +1,81 @@
+//! CPU and memory of each agent: of its cgroup where it has one, and otherwise of its process with all
+//! that it started.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::world::Load;
+use crate::keeper::status::AgentStatus;
+use crate::os::usage::{Processes, Usage};
+use crate::state::AgentName;
+use crate::systemd::cgroup::Leaf;
+
+/// The last look, and what came of it.
+#[derive(Debug, Default)]
+pub struct Loads {
+    last: BTreeMap<AgentName, (i32, Usage, Instant)>,
+    loads: BTreeMap<AgentName, Load>,
+}
+
+impl Loads {
+    /// Looks at those that run.
+    pub fn look(&mut self, agents: &[AgentStatus]) {
+        let mut processes = None;
+        let (mut looks, mut loads) = (BTreeMap::new(), BTreeMap::new());
+        for agent in agents {
+            let Some(pid) = agent.pid else { continue };
+            let of_cgroup = agent.cgroup.as_ref().and_then(|dir| Leaf::at(dir).usage());
+            let usage = of_cgroup.or_else(|| {
+                let processes = processes.get_or_insert_with(Processes::look);
+                processes.tree(pid)
+            });
+            let Some(usage) = usage else { continue };
+            let now = Instant::now();
+            let before = self
+                .last
+                .get(&agent.name)
+                .filter(|(known, ..)| *known == pid);
+            let cpu = before.map(|(_, before, at)| percent(*before, usage, now - *at));
+            loads.insert(
+                agent.name.clone(),
+                Load {
+                    cpu,
+                    memory: usage.memory,
+                },
+            );
+            looks.insert(agent.name.clone(), (pid, usage, now));
+        }
+        (self.last, self.loads) = (looks, loads);
+    }
+
+    /// What they take.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<AgentName, Load> {
+        self.loads.clone()
+    }
+}
+
+/// Of one core.
+fn percent(before: Usage, after: Usage, between: std::time::Duration) -> u32 {
+    let spent = after.cpu.saturating_sub(before.cpu).as_millis();
+    let share = spent * 100 / between.as_millis().max(1);
+    u32::try_from(share).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn time_that_went_with_an_ended_process_is_not_less_than_none() {
+        let usage = |ms| Usage {
+            cpu: Duration::from_millis(ms),
+            memory: 0,
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(percent(usage(0), usage(1_500), second), 150);
+        assert_eq!(percent(usage(9_000), usage(1_500), second), 0);
+    }
+}

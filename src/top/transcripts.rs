@@ -1,0 +1,284 @@
+//! Follows the transcripts of all agents. What a person wants to see is at the end of each, so that is
+//! read first; the tokens of a long one are counted once, aside, and followed from there.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use super::world::Glance;
+use crate::claude::said::Said;
+use crate::claude::story::Story;
+use crate::claude::{self, Lookup, Reader};
+use crate::keeper::status::AgentStatus;
+use crate::os::process;
+use crate::os::watch::{Bell, Watch};
+use crate::state::AgentName;
+
+/// The end of a transcript that is read at once, in bytes.
+const FIRST_LOOK: u64 = 256 << 10;
+
+/// One that is not there yet is looked for this often.
+const SEARCH_EVERY: Duration = Duration::from_secs(2);
+
+/// All of them.
+pub struct Transcripts {
+    config_dir: PathBuf,
+    all: BTreeMap<AgentName, Followed>,
+    jobs: Sender<Job>,
+    counted: Receiver<Counted>,
+}
+
+/// One that is to be read from its beginning.
+struct Job {
+    name: AgentName,
+    path: PathBuf,
+}
+
+/// One that was.
+struct Counted {
+    name: AgentName,
+    reader: Reader,
+    story: Story,
+}
+
+/// One agent's.
+#[derive(Default)]
+struct Followed {
+    session_id: String,
+    open: Option<Open>,
+    searched_at: Option<Instant>,
+}
+
+struct Open {
+    reader: Reader,
+    story: Story,
+    is_whole: bool,
+    /// Device, inode and length when it was last read.
+    seen: (u64, u64, u64),
+}
+
+impl Transcripts {
+    /// Follows none yet; `bell` is rung when one has been counted.
+    pub fn new(config_dir: PathBuf, bell: Bell) -> Self {
+        let (jobs, queue) = mpsc::channel();
+        let (done, counted) = mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("count".into())
+            .spawn(move || count(&queue, &done, &bell));
+        if let Err(error) = thread {
+            tracing::debug!("tokens of long transcripts are not counted: {error}");
+        }
+        Self {
+            config_dir,
+            all: BTreeMap::new(),
+            jobs,
+            counted,
+        }
+    }
+
+    /// Reads what is new in the sessions of these agents.
+    pub fn look(&mut self, agents: &[AgentStatus], watch: &Watch) {
+        self.all
+            .retain(|name, _| agents.iter().any(|agent| agent.name == *name));
+        for agent in agents.iter().filter(|agent| !agent.session_id.is_empty()) {
+            let followed = self.all.entry(agent.name.clone()).or_default();
+            if followed.session_id != agent.session_id {
+                *followed = Followed {
+                    session_id: agent.session_id.clone(),
+                    ..Followed::default()
+                };
+            }
+            if followed.open.is_none() && followed.may_search() {
+                followed.searched_at = Some(Instant::now());
+                followed.open = open(&self.config_dir, &agent.session_id);
+                if let Some(open) = &followed.open {
+                    open.reader.path().parent().map(|dir| watch.add(dir).ok());
+                    if !open.is_whole {
+                        let path = open.reader.path().to_path_buf();
+                        let name = agent.name.clone();
+                        self.jobs.send(Job { name, path }).ok();
+                    }
+                }
+            }
+            if let Some(open) = &mut followed.open {
+                open.read();
+            }
+        }
+        self.take_counted();
+    }
+
+    fn take_counted(&mut self) {
+        while let Ok(Counted {
+            name,
+            reader,
+            story,
+        }) = self.counted.try_recv()
+        {
+            let followed = self.all.get_mut(&name).and_then(|one| one.open.as_mut());
+            // Another session may have begun since.
+            if let Some(open) = followed.filter(|open| open.reader.path() == reader.path()) {
+                *open = Open {
+                    reader,
+                    story,
+                    is_whole: true,
+                    seen: (0, 0, 0),
+                };
+                open.read();
+            }
+        }
+    }
+
+    /// What each tells in a glance.
+    pub fn glances(&self) -> BTreeMap<AgentName, Glance> {
+        let open = self
+            .all
+            .iter()
+            .filter_map(|(name, one)| Some((name, one.open.as_ref()?)));
+        open.map(|(name, open)| (name.clone(), open.glance()))
+            .collect()
+    }
+
+    /// What was said by an agent, the newest last.
+    pub fn words(&self, name: &AgentName) -> Vec<Said> {
+        let open = self.all.get(name).and_then(|one| one.open.as_ref());
+        open.map(|open| open.story.lines().cloned().collect())
+            .unwrap_or_default()
+    }
+}
+
+impl Followed {
+    fn may_search(&self) -> bool {
+        self.searched_at
+            .is_none_or(|at| at.elapsed() >= SEARCH_EVERY)
+    }
+}
+
+impl Open {
+    /// Reads what is new; a file that is as it was is not even opened.
+    fn read(&mut self) {
+        let seen = look_at(self.reader.path());
+        if seen == self.seen {
+            return;
+        }
+        let generation = self.reader.mark().generation;
+        let Ok(records) = self.reader.poll() else {
+            return;
+        };
+        if self.reader.mark().generation != generation {
+            self.story = Story::default();
+            self.is_whole = true;
+        }
+        records.iter().for_each(|record| self.story.push(record));
+        self.seen = seen;
+    }
+
+    fn glance(&self) -> Glance {
+        let tally = self.story.tally();
+        Glance {
+            doing: self.story.doing(),
+            tokens: tally.total().fresh(),
+            cached: tally.total().cache_read,
+            context: tally.context(),
+            is_whole: self.is_whole,
+        }
+    }
+}
+
+fn look_at(path: &Path) -> (u64, u64, u64) {
+    std::fs::metadata(path).map_or((0, 0, 0), |meta| (meta.dev(), meta.ino(), meta.len()))
+}
+
+fn open(config_dir: &Path, session_id: &str) -> Option<Open> {
+    let path = match claude::locate(config_dir, session_id) {
+        Lookup::Present(path) => path,
+        Lookup::Several(paths) => paths.into_iter().next()?,
+        Lookup::Blank(_) | Lookup::Missing | Lookup::Unknown(_) => return None,
+    };
+    let reader = Reader::tail(path, FIRST_LOOK).ok()?;
+    Some(Open {
+        is_whole: reader.mark().offset == 0,
+        reader,
+        story: Story::default(),
+        seen: (0, 0, 0),
+    })
+}
+
+/// Reads long transcripts from their beginnings, one after another, behind everybody else.
+fn count(jobs: &Receiver<Job>, done: &Sender<Counted>, bell: &Bell) {
+    process::be_nice();
+    for Job { name, path } in jobs {
+        let mut story = Story::default();
+        let mut reader = Reader::open(path);
+        let read = reader.each(|record| {
+            story.push(&record);
+            true
+        });
+        if read.is_ok()
+            && done
+                .send(Counted {
+                    name,
+                    reader,
+                    story,
+                })
+                .is_err()
+        {
+            return;
+        }
+        bell.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::keeper::status;
+
+    fn said(text: &str, id: &str) -> String {
+        format!(
+            r#"{{"type":"assistant","message":{{"id":"{id}","content":[{{"type":"text","text":"{text}"}}],"usage":{{"input_tokens":1,"output_tokens":1}}}}}}"#
+        ) + "\n"
+    }
+
+    #[test]
+    fn a_long_transcript_tells_its_end_at_once_and_its_tokens_when_they_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let project = dir.path().join("projects/-w");
+        fs::create_dir_all(&project).unwrap();
+        let path = project.join("s.jsonl");
+        let prompt = r#"{"type":"user","message":{"content":"go"}}"#;
+        let mut text = format!("{prompt}\n");
+        for number in 0..3_000 {
+            text += &said("so much was said long ago", &number.to_string());
+        }
+        fs::write(&path, text + &said("the end", "last")).unwrap();
+        let watch = Watch::new().unwrap();
+        let mut all = Transcripts::new(dir.path().to_path_buf(), watch.bell());
+        let agents = [status::sample("a", "s")];
+        all.look(&agents, &watch);
+        let first = all.glances()[&agents[0].name].clone();
+        assert_eq!(first.doing.as_deref(), Some("the end"));
+        assert!(!first.is_whole && first.tokens < 6_002, "{first:?}");
+        for _ in 0..100 {
+            watch.wait(Duration::from_secs(10));
+            all.look(&agents, &watch);
+            if all.glances()[&agents[0].name].is_whole {
+                break;
+            }
+        }
+        assert_eq!(all.glances()[&agents[0].name].tokens, 6_002);
+        let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(said("and more", "more").as_bytes()).unwrap();
+        all.look(&agents, &watch);
+        let last = all.glances()[&agents[0].name].clone();
+        assert_eq!(
+            (last.doing.as_deref(), last.tokens),
+            (Some("and more"), 6_004)
+        );
+        assert_eq!(all.words(&agents[0].name).last().unwrap().text, "and more");
+    }
+}

@@ -1,0 +1,213 @@
+//! Pure: what is below the table: the chosen agent, the journal, and what keys mean.
+
+use ratatui::text::Span;
+
+use super::Lines;
+use super::look::Look;
+use super::text::{bytes, count, fit, flow, width};
+use crate::state::{AgentState, Line};
+use crate::time::brief;
+use crate::top::model::{Deed, Mode, Model};
+use crate::top::row::Row;
+
+/// The lines about the chosen agent, with the rule above them.
+pub(super) const DETAIL: usize = 4;
+
+/// What keys mean, most useful first.
+const KEYS: [(&str, &str); 9] = [
+    ("⏎", "attach"),
+    ("s", "stop"),
+    ("r", "restart"),
+    ("l", "logs"),
+    ("c", "checkpoint"),
+    ("d", "diff"),
+    ("/", "filter"),
+    ("?", "help"),
+    ("q", "quit"),
+];
+
+pub(super) fn detail(lines: &mut Lines<'_>, model: &Model, rows: &[Row<'_>], look: Look) {
+    let mut lines = lines.bottom(DETAIL);
+    let Some(row) = rows.get(model.cursor()) else {
+        return;
+    };
+    lines.rule(row.agent.name.as_str(), look);
+    let columns = lines.columns();
+    // What the table has no room for is told in full here.
+    let (words, style) = match (&row.agent.hint, row.calls()) {
+        (Some(hint), true) => (
+            format!("{} → {hint}", row.doing()),
+            look.state(row.agent.state),
+        ),
+        _ => (row.doing(), ratatui::style::Style::new()),
+    };
+    lines.top(vec![Span::styled(fit(&words, columns), style)]);
+    for line in flow(&facts(row), columns, 2) {
+        lines.top(vec![Span::styled(line, look.faint())]);
+    }
+}
+
+fn facts(row: &Row<'_>) -> Vec<String> {
+    let agent = row.agent;
+    let mut facts = Vec::new();
+    if let Some(since) = agent.since {
+        facts.push(format!("{} since {}", agent.state, since.clock()));
+    }
+    let dirty = match agent.dirty {
+        Some(1) => ", 1 file dirty".to_owned(),
+        Some(files) if files > 0 => format!(", {files} files dirty"),
+        Some(_) => ", clean".to_owned(),
+        None => String::new(),
+    };
+    let branch = agent.branch.as_deref();
+    facts.push(branch.map_or_else(|| "no git".to_owned(), |branch| format!("{branch}{dirty}")));
+    let age = |name: &str, at| match row.age(at) {
+        Some(age) => format!("{name} {} ago", brief(age)),
+        None => format!("no {name} yet"),
+    };
+    facts.push(age("checkpoint", agent.last_checkpoint));
+    facts.push(age("backup", agent.last_backup));
+    if let Some(glance) = row.glance.filter(|glance| glance.tokens > 0) {
+        let least = if glance.is_whole { "" } else { "at least " };
+        facts.push(format!(
+            "{least}{} tokens, {} from cache, {} in context",
+            count(glance.tokens),
+            count(glance.cached),
+            count(glance.context)
+        ));
+    }
+    if let Some(load) = row.load {
+        let cpu = load
+            .cpu
+            .map_or_else(String::new, |cpu| format!("{cpu} % cpu, "));
+        facts.push(format!("{cpu}{} memory", bytes(load.memory)));
+    }
+    facts.push(match agent.restarts {
+        0 => "never restarted".to_owned(),
+        1 => "restarted once".to_owned(),
+        times => format!("restarted {times} times"),
+    });
+    if let Some(session) = agent.session_id.get(..8) {
+        facts.push(format!("session {session}"));
+    }
+    facts
+}
+
+pub(super) fn journal(lines: &mut Lines<'_>, height: usize, model: &Model, look: Look) {
+    let mut lines = lines.bottom(height);
+    lines.rule("journal", look);
+    let all = &model.world.journal;
+    let room = lines.left();
+    let longest = all
+        .iter()
+        .filter_map(|line| line.agent.as_deref())
+        .map(width)
+        .max();
+    let name = longest.unwrap_or(0).clamp(5, 18);
+    for line in &all[all.len().saturating_sub(room)..] {
+        let (event, rest) = (fit(&line.event, 16), rest(line));
+        let agent = fit(line.agent.as_deref().unwrap_or("-"), name);
+        let used = 8 + 2 + name + 2 + 16 + 2;
+        let rest = fit(&rest, lines.columns().saturating_sub(used));
+        lines.top(vec![
+            Span::styled(line.at.clock(), look.faint()),
+            Span::raw(format!("  {agent:name$}  ")),
+            Span::styled(format!("{event:16}"), weight(line, look)),
+            Span::styled(format!("  {rest}"), look.faint()),
+        ]);
+    }
+}
+
+fn weight(line: &Line, look: Look) -> ratatui::style::Style {
+    match line.event.as_str() {
+        "failed" | "trouble" | "notice" | "damaged" | "checkpoint-failed" | "push-failed" => {
+            look.alarm()
+        }
+        "waiting" | "stalled" | "backoff" | "paused" | "exited" => look.call(),
+        "started" | "resumed" | "safe" | "saved" | "survived" => look.good(),
+        _ => ratatui::style::Style::new(),
+    }
+}
+
+fn rest(line: &Line) -> String {
+    let parts = line.data.iter().map(|(key, value)| match value.as_str() {
+        Some(text) if key == "why" || key == "what" => text.to_owned(),
+        Some(text) => format!("{key}={text}"),
+        None => format!("{key}={value}"),
+    });
+    parts.collect::<Vec<_>>().join("  ")
+}
+
+pub(super) fn footer(lines: &mut Lines<'_>, model: &Model, look: Look) {
+    let columns = lines.columns();
+    let mut lines = lines.bottom(1);
+    let spans = match (&model.mode, &model.answer) {
+        (Mode::Filter, _) => vec![
+            Span::styled("filter: ", look.strong()),
+            Span::raw(fit(&model.filter, columns.saturating_sub(40))),
+            Span::raw("▏"),
+            Span::styled("  enter keeps it, escape shows all", look.faint()),
+        ],
+        (Mode::Asked(deed, name), _) => vec![
+            Span::styled(question(*deed, name.as_str()), look.call()),
+            Span::raw("  "),
+            Span::styled(answers(*deed), look.strong()),
+        ],
+        (_, Some(answer)) => {
+            let style = match answer.worked {
+                None => look.faint(),
+                Some(true) => look.good(),
+                Some(false) => look.alarm(),
+            };
+            vec![Span::styled(fit(&answer.text, columns), style)]
+        }
+        _ => keys(model, columns, look),
+    };
+    lines.top(spans);
+}
+
+fn question(deed: Deed, name: &str) -> String {
+    match deed {
+        Deed::Stop => format!("stop {name}? a turn under way is cut"),
+        Deed::Start => format!("start {name}?"),
+        Deed::Restart => format!("restart {name}? a turn under way is cut and goes on"),
+    }
+}
+
+fn answers(deed: Deed) -> &'static str {
+    match deed {
+        Deed::Stop | Deed::Start => "y yes  n no",
+        Deed::Restart => "y yes  i when idle  n no",
+    }
+}
+
+fn keys(model: &Model, columns: usize, look: Look) -> Vec<Span<'static>> {
+    let chosen = model.chosen();
+    let rests = model.rows().iter().any(|row| {
+        Some(&row.agent.name) == chosen.as_ref()
+            && matches!(row.agent.state, AgentState::Stopped | AgentState::Failed)
+    });
+    let mut spans: Vec<Span<'static>> = Vec::new();
+    let mut used = 0;
+    if !model.filter.is_empty() {
+        let shown = format!("/{}", fit(&model.filter, 20));
+        used += width(&shown) + 2;
+        spans.push(Span::styled(shown, look.call()));
+        spans.push(Span::raw("  "));
+    }
+    for (key, word) in KEYS {
+        let word = if word == "stop" && rests {
+            "start"
+        } else {
+            word
+        };
+        let more = width(key) + 1 + width(word);
+        if used + more > columns {
+            break;
+        }
+        used += more + 2;
+        spans.push(Span::styled(key, look.strong()));
+        spans.push(Span::styled(format!(" {word}  "), look.faint()));
+    }
+    spans
+}

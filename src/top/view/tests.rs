@@ -1,0 +1,416 @@
+//! Whole screens, as a person would see them.
+
+use std::time::Duration;
+
+use insta::assert_snapshot;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::style::Color;
+use serde_json::json;
+
+use super::*;
+use crate::backup::BackupState;
+use crate::claude::said::{Said, Who};
+use crate::keeper::status::{AgentStatus, BackupSeen, NoticeSeen, Status, sample};
+use crate::os::files::Space;
+use crate::state::{AgentName, AgentState, Fleet, Manifest};
+use crate::time::Timestamp;
+use crate::top::key::Key;
+use crate::top::world::{Glance, Load, Machine, News, World};
+
+fn now() -> Timestamp {
+    Timestamp::parse("2026-11-28T14:03:22Z").unwrap()
+}
+
+fn ago(seconds: u64) -> Timestamp {
+    now().before(Duration::from_secs(seconds))
+}
+
+fn name(text: &str) -> AgentName {
+    AgentName::new(text).unwrap()
+}
+
+fn agent(text: &str, state: AgentState, since: u64, why: Option<&str>) -> AgentStatus {
+    AgentStatus {
+        state,
+        since: Some(ago(since)),
+        pid: (state != AgentState::Failed && state != AgentState::Stopped).then_some(4_711),
+        session_id: "c5300413-dc01-4c0d-adf9-fb2831facbfa".into(),
+        branch: Some("main".into()),
+        dirty: Some(3),
+        last_checkpoint: Some(ago(40)),
+        last_backup: Some(ago(720)),
+        why: why.map(str::to_owned),
+        ..sample(text, "")
+    }
+}
+
+fn glance(doing: &str, tokens: u64) -> Glance {
+    Glance {
+        doing: Some(doing.into()),
+        tokens,
+        cached: tokens * 28,
+        context: 82_345,
+        is_whole: true,
+    }
+}
+
+fn world(agents: Vec<AgentStatus>) -> World {
+    let line = |seconds: u64, agent: Option<&str>, event: &str, rest: serde_json::Value| {
+        let mut line = json!({"version": 1, "seq": 1, "at": ago(seconds), "root_id": "r", "epoch": 7,
+            "life": "l", "event": event, "agent": agent});
+        let more = rest.as_object().unwrap().clone();
+        line.as_object_mut().unwrap().extend(more);
+        serde_json::from_value(line).unwrap()
+    };
+    World {
+        status: Status {
+            version: 1,
+            root: "/mnt/persist".into(),
+            root_id: "0b6c1f7e".into(),
+            epoch: 7,
+            life: "l".into(),
+            keeper: "running".into(),
+            keeper_version: Some("0.1.0".into()),
+            fleet: Fleet::Up,
+            paused: None,
+            notice: None,
+            last_save: None,
+            backup: Some(BackupSeen {
+                at: Some(ago(250)),
+                ..BackupSeen::of(&BackupState::default())
+            }),
+            trouble: Vec::new(),
+            agents,
+        },
+        stale: None,
+        glances: [
+            (
+                "api-123",
+                glance(
+                    "Bash cargo test --locked --workspace -- --nocapture",
+                    1_234_567,
+                ),
+            ),
+            (
+                "docs",
+                glance("The README says now how to install it.", 45_210),
+            ),
+            (
+                "web-issue-77",
+                glance("Edit /workspaces/web/src/pages/index.tsx", 9_876),
+            ),
+        ]
+        .into_iter()
+        .map(|(agent, glance)| (name(agent), glance))
+        .collect(),
+        loads: [
+            ("api-123", Some(118), 812 << 20),
+            ("docs", Some(0), 340 << 20),
+        ]
+        .into_iter()
+        .map(|(agent, cpu, memory)| (name(agent), Load { cpu, memory }))
+        .collect(),
+        journal: vec![
+            line(
+                900,
+                None,
+                "keeper-started",
+                json!({"pid": 812, "new_life": true}),
+            ),
+            line(
+                890,
+                Some("api-123"),
+                "resumed",
+                json!({"session_id": "c5300413", "continued": true}),
+            ),
+            line(
+                120,
+                Some("web-issue-77"),
+                "waiting",
+                json!({"why": "permission prompt"}),
+            ),
+            line(
+                60,
+                Some("nightly"),
+                "failed",
+                json!({"why": "it ended 5 times in a row; the last time with code 1"}),
+            ),
+        ],
+        save: None,
+        disk: Some(Space {
+            free: 33 << 30,
+            total: 50 << 30,
+            free_inodes: 1,
+            inodes: 2,
+        }),
+        machine: Machine {
+            name: "vm-1".into(),
+            cloud: Some("gcp".into()),
+            preemptible: Some(true),
+        },
+        words: None,
+    }
+}
+
+fn fleet() -> World {
+    let mut failed = agent(
+        "nightly",
+        AgentState::Failed,
+        60,
+        Some("it ended 5 times in a row; the last time with code 1"),
+    );
+    failed.hint = Some("spotkeep logs --raw nightly".into());
+    failed.restarts = 5;
+    let mut off = agent(
+        "off",
+        AgentState::Stopped,
+        86_400 * 3,
+        Some("stopped by you"),
+    );
+    off.branch = None;
+    off.dirty = None;
+    off.last_checkpoint = None;
+    let mut waiting = agent(
+        "web-issue-77",
+        AgentState::Waiting,
+        120,
+        Some("permission prompt"),
+    );
+    waiting.branch = Some("fix/issue-77-long-name".into());
+    world(vec![
+        agent("api-123", AgentState::Running, 131, None),
+        agent("docs", AgentState::Idle, 4_000, None),
+        failed,
+        off,
+        waiting,
+    ])
+}
+
+fn saving() -> World {
+    let mut world = fleet();
+    world.status.notice = Some(NoticeSeen {
+        at: ago(4),
+        deadline: Some(now().after(Duration::from_secs(21))),
+        source: "metadata".into(),
+    });
+    world.status.agents[0].state = AgentState::Saving;
+    for agent in &mut world.status.agents[1..] {
+        agent.state = AgentState::Stopped;
+        agent.pid = None;
+        agent.why = Some("ended by a save; a new life resumes it".into());
+    }
+    world.loads.clear();
+    world
+}
+
+fn saved() -> World {
+    let mut world = saving();
+    world.status.agents[0].state = AgentState::Stopped;
+    world.status.agents[0].pid = None;
+    let row = |agent: &str, checkpoint: Option<&str>| {
+        json!({"name": agent, "agent_id": agent, "session_id": "s", "end": "ended by itself",
+            "exit_ms": 166, "open": "idle", "transcript_bytes": 812, "words_safe": true,
+            "workspace": {"checkpoint": checkpoint, "note": ""}})
+    };
+    let manifest: Manifest = serde_json::from_value(json!({
+        "version": 1, "id": "s", "root_id": "r", "epoch": 7, "life": "l", "at": ago(4),
+        "source": "metadata", "final": true, "deadline_ms": 25_000, "clean": true,
+        "stages": {"agents_ended_ms": 900, "words_safe_ms": 930, "notice_to_safe_ms": 1_151,
+            "workspaces_ms": null},
+        "agents": [row("api-123", Some("b2")), row("docs", None), row("web-issue-77", Some("b3"))],
+    }))
+    .unwrap();
+    world.save = Some(manifest);
+    world
+}
+
+fn model(world: World) -> Model {
+    Model::new(world, now())
+}
+
+fn pressed(world: World, keys: &[Key]) -> Model {
+    let mut model = model(world);
+    for key in keys {
+        model.press(*key);
+    }
+    model
+}
+
+fn cells(model: &Model, columns: u16, lines: u16, look: Look) -> Buffer {
+    let mut terminal = Terminal::new(TestBackend::new(columns, lines)).unwrap();
+    terminal
+        .draw(|frame| draw(frame.buffer_mut(), model, look))
+        .unwrap();
+    terminal.backend().buffer().clone()
+}
+
+fn screen(model: &Model, columns: u16, lines: u16) -> String {
+    let buffer = cells(model, columns, lines, Look { colour: false });
+    let rows = buffer.content.chunks(usize::from(columns));
+    rows.map(|row| {
+        let mut text = String::new();
+        let mut skip = 0;
+        for cell in row {
+            if skip == 0 {
+                text.push_str(cell.symbol());
+                skip = text::width(cell.symbol());
+            }
+            skip = skip.saturating_sub(1);
+        }
+        text.trim_end().to_owned() + "\n"
+    })
+    .collect()
+}
+
+#[test]
+fn a_fleet_in_80_columns() {
+    assert_snapshot!(screen(&model(fleet()), 80, 24));
+}
+
+#[test]
+fn a_fleet_in_140_columns() {
+    assert_snapshot!(screen(&pressed(fleet(), &[Key::Down, Key::Down]), 140, 30));
+}
+
+#[test]
+fn a_small_pane_keeps_the_table() {
+    assert_snapshot!(screen(&pressed(fleet(), &[Key::End]), 60, 10));
+}
+
+#[test]
+fn a_save_under_way_counts_down() {
+    assert_snapshot!(screen(&model(saving()), 80, 24));
+}
+
+#[test]
+fn a_save_that_has_become_safe_says_what_of_each_agent_is() {
+    assert_snapshot!(screen(&model(saved()), 100, 24));
+}
+
+#[test]
+fn no_agents_yet() {
+    let mut world = world(Vec::new());
+    world.status.keeper = "stopped".into();
+    world.status.keeper_version = None;
+    world.glances.clear();
+    world.loads.clear();
+    assert_snapshot!(screen(&model(world), 80, 16));
+}
+
+#[test]
+fn a_filter_is_typed() {
+    let keys = [
+        Key::Char('/'),
+        Key::Char('w'),
+        Key::Char('e'),
+        Key::Char('b'),
+    ];
+    assert_snapshot!(screen(&pressed(fleet(), &keys), 80, 20));
+}
+
+#[test]
+fn the_help() {
+    assert_snapshot!(screen(&pressed(fleet(), &[Key::Char('?')]), 80, 24));
+}
+
+#[test]
+fn a_stop_is_asked_about() {
+    let text = screen(&pressed(fleet(), &[Key::Char('s')]), 80, 24);
+    let last = text.lines().last().unwrap();
+    assert_eq!(last, "stop api-123? a turn under way is cut  y yes  n no");
+}
+
+#[test]
+fn what_an_agent_says_is_read() {
+    let mut model = pressed(fleet(), &[Key::Char('l')]);
+    let said = |seconds, who, text: &str| Said {
+        at: Some(ago(seconds)),
+        who,
+        text: text.into(),
+    };
+    let words = vec![
+        said(
+            90,
+            Who::User,
+            "Fix issue 123.\nRun the tests before you stop.",
+        ),
+        said(80, Who::Claude, "I look at the tests first."),
+        said(79, Who::Tool, "Bash cargo test --locked"),
+        said(
+            60,
+            Who::Result { is_error: true },
+            "Exit code 101\none\ntwo\nthree\nfour\nfive\nsix\nseven",
+        ),
+        said(50, Who::Claude, "Two of them fail:\n\n- one\n- two"),
+        said(49, Who::Result { is_error: false }, ""),
+    ];
+    let mut world = fleet();
+    world.words = Some((name("api-123"), words));
+    model.take(News::World(Box::new(world)));
+    assert_snapshot!(screen(&model, 80, 24));
+}
+
+#[test]
+fn a_difference_is_read_from_its_beginning() {
+    let mut model = pressed(fleet(), &[Key::Char('d')]);
+    model.take(News::Said {
+        command: "spotkeep checkpoint diff api-123".into(),
+        text: " a.rs | 2 +-\n\ndiff --git a/a.rs b/a.rs\n@@ -1 +1 @@\n-old\n+\tnew\n".into(),
+        worked: true,
+        show: true,
+    });
+    assert_snapshot!(screen(&model, 80, 10));
+}
+
+#[test]
+fn trouble_is_told_above_the_table() {
+    let mut world = fleet();
+    world.status.paused = Some("login".into());
+    world.status.trouble = ["the disk is full", "two", "three"]
+        .map(str::to_owned)
+        .to_vec();
+    world.stale = Some("the keeper did not answer".into());
+    assert_snapshot!(screen(&model(world), 80, 20));
+}
+
+#[test]
+fn without_colour_no_cell_has_one_and_with_it_some_have() {
+    let coloured = |colour: bool| {
+        let buffer = cells(&model(saved()), 140, 30, Look { colour });
+        buffer
+            .content
+            .iter()
+            .filter(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset)
+            .count()
+    };
+    assert_eq!(coloured(false), 0);
+    assert!(coloured(true) > 0);
+}
+
+#[test]
+fn every_size_is_drawn() {
+    for model in [
+        model(fleet()),
+        model(saving()),
+        pressed(fleet(), &[Key::Char('?')]),
+        pressed(fleet(), &[Key::Char('l')]),
+        pressed(fleet(), &[Key::Char('/'), Key::Char('x')]),
+    ] {
+        for columns in (1..200).step_by(29) {
+            for lines in (1..60).step_by(7) {
+                screen(&model, columns, lines);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_chosen_agent_is_seen_among_many() {
+    let many =
+        (0..50).map(|number| agent(&format!("agent-{number:02}"), AgentState::Idle, 5, None));
+    let model = pressed(world(many.collect()), &[Key::End]);
+    let text = screen(&model, 80, 24);
+    assert!(text.contains("○ idle      agent-49"), "{text}");
+    assert!(text.contains("── agent-49 ──"), "{text}");
+}
