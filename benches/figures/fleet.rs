@@ -1,6 +1,7 @@
 //! A fleet in a sandbox, between the doubles, over as many lives as a figure needs.
 
 use std::fs;
+use std::path::Path;
 use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -57,9 +58,18 @@ impl Fleet {
 
     /// The same, with the stand-in if that is asked for.
     pub fn create_with(place: &Place, agents: usize, plan: &str, stand_in: bool) -> Result<Self> {
-        let sandbox = place.sandbox(true)?;
-        let (model, metadata) = (Model::start()?, Metadata::start()?);
         let claude = place.claude().filter(|_| !stand_in);
+        Self::create_in(place.sandbox(true)?, agents, plan, claude)
+    }
+
+    /// The same in a sandbox that is there, with this Claude or the stand-in.
+    pub fn create_in(
+        sandbox: Arc<Sandbox>,
+        agents: usize,
+        plan: &str,
+        claude: Option<&Path>,
+    ) -> Result<Self> {
+        let (model, metadata) = (Model::start()?, Metadata::start()?);
         sandbox.declare(&metadata.address(), &model.url(), claude)?;
         let names: Vec<String> = (1..=agents)
             .map(|number| format!("agent-{number:02}"))

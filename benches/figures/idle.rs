@@ -20,7 +20,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// What the kernel counts for a process.
 #[derive(Debug)]
-struct Counters {
+pub struct Counters {
     at: Instant,
     ticks: u64,
     write_bytes: u64,
@@ -35,8 +35,7 @@ pub fn measure(fleet: &Fleet, options: &Options) -> Result<Figure> {
     std::thread::sleep(Duration::from_secs(if options.quick { 20 } else { 60 }));
     let after = Counters::of(pid)?;
     let seconds = (after.at - before.at).as_secs_f64();
-    let ticks = u32::try_from(after.ticks - before.ticks)?;
-    let percent = f64::from(ticks) / TICKS / seconds * 100.0;
+    let percent = after.percent_since(&before);
     let (written, calls) = (
         after.write_bytes - before.write_bytes,
         after.write_calls - before.write_calls,
@@ -60,7 +59,14 @@ pub fn measure(fleet: &Fleet, options: &Options) -> Result<Figure> {
 }
 
 impl Counters {
-    fn of(pid: u32) -> Result<Self> {
+    /// Percent of a core that it took since an earlier look.
+    pub fn percent_since(&self, before: &Self) -> f64 {
+        let ticks = u32::try_from(self.ticks - before.ticks).unwrap_or(u32::MAX);
+        f64::from(ticks) / TICKS / (self.at - before.at).as_secs_f64() * 100.0
+    }
+
+    /// Of a process, now.
+    pub fn of(pid: u32) -> Result<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let rest = stat.rsplit_once(')').context("no stat")?.1;
         // Behind the name, utime and stime are the fields 12 and 13.

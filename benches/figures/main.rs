@@ -19,6 +19,7 @@ mod save;
 mod stats;
 mod status;
 mod table;
+mod top;
 
 use std::process::ExitCode;
 
@@ -28,7 +29,7 @@ use spotkeep::error::Result;
 use table::Figure;
 
 /// The figures by number, as `--only` takes them. Those that share a fleet are measured together.
-const FIGURES: std::ops::RangeInclusive<u8> = 1..=14;
+const FIGURES: std::ops::RangeInclusive<u8> = 1..=23;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -82,6 +83,12 @@ fn measure(options: &Options) -> Result<()> {
         .find(|number| options.wants(*number))
     {
         take(first, backup::measure(&place, options));
+    }
+    if let Some(first) = top::NUMBERS
+        .into_iter()
+        .find(|number| options.wants(*number))
+    {
+        take(first, top::measure(&place, options));
     }
     figures.sort_by_key(|figure| figure.number);
     print!("{}", table::render(&figures));
