@@ -77,7 +77,8 @@ pub fn run(root: &Root, ask: AskStatus, look: Look) -> Result<()> {
     let inbox = Arc::new(Inbox::default());
     let (feed, first) = Feed::spawn(root, ask, &inbox, watch.bell())?;
     let hands = Hands {
-        program: std::env::current_exe().context("cannot find the program itself")?,
+        // Found also where an upgrade has put another one in its place, or where its path is somebody else's.
+        program: PathBuf::from("/proc/self/exe"),
         root: root.dir().to_path_buf(),
         feed,
         inbox: Arc::clone(&inbox),

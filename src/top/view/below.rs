@@ -132,10 +132,16 @@ fn weight(line: &Line, look: Look) -> ratatui::style::Style {
 fn rest(line: &Line) -> String {
     let parts = line.data.iter().map(|(key, value)| match value.as_str() {
         Some(text) if key == "why" || key == "what" => text.to_owned(),
-        Some(text) => format!("{key}={text}"),
+        Some(text) => format!("{key}={}", without_tail(text)),
         None => format!("{key}={value}"),
     });
     parts.collect::<Vec<_>>().join("  ")
+}
+
+/// A UUID by its beginning, as everywhere else.
+fn without_tail(text: &str) -> &str {
+    let is_uuid = text.len() == 36 && text.split('-').map(str::len).eq([8, 4, 4, 4, 12]);
+    text.get(..8).filter(|_| is_uuid).unwrap_or(text)
 }
 
 pub(super) fn footer(lines: &mut Lines<'_>, model: &Model, look: Look) {

@@ -122,7 +122,7 @@ fn world(agents: Vec<AgentStatus>) -> World {
                 890,
                 Some("api-123"),
                 "resumed",
-                json!({"session_id": "c5300413", "continued": true}),
+                json!({"session_id": "c5300413-dc01-4c0d-adf9-fb2831facbfa", "continued": true}),
             ),
             line(
                 120,
