@@ -21,10 +21,7 @@ mod ls;
 mod metrics;
 mod notice;
 mod owner;
-<<<<<<< HEAD
 mod report;
-=======
->>>>>>> e802c05d53b0c97c32845901462e4de5a96b5fda
 mod restore;
 mod rm;
 mod run;
@@ -168,11 +165,8 @@ impl Verb {
             Self::Init(_)
             | Self::Drill(_)
             | Self::Gcp(_)
-<<<<<<< HEAD
             | Self::Completions(_)
             | Self::Man(_)
-=======
->>>>>>> e802c05d53b0c97c32845901462e4de5a96b5fda
             | Self::StandInAgent { .. }
             | Self::Setup(_)
             | Self::SetupUser { .. }
