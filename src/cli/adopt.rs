@@ -34,9 +34,9 @@ const PLAN_MAX: usize = 90;
 
 Examples:
   spotkeep adopt                                 the newest session of each workspace, and what runs
-  spotkeep adopt --yes --move issue-123          take in one, and move its workspace into the root
-  spotkeep adopt --yes --end 0b6c1f7e            end the Claude that has it open, and take it in
-  spotkeep adopt --yes --stopped --all           take in all; none of them starts"
+  spotkeep adopt --yes --move issue-123          # take in one, and move its workspace into the root
+  spotkeep adopt --yes --end 0b6c1f7e            # end the Claude that has it open, and take it in
+  spotkeep adopt --yes --stopped --all           # take in all; none of them starts"
 )]
 pub(super) struct Args {
     /// Which sessions: their ids, the first eight digits of them, or their names. Where none is named: the

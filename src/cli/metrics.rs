@@ -18,7 +18,7 @@ use crate::root::Root;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   spotkeep metrics
-  spotkeep metrics --textfile /var/lib/prometheus/node-exporter/spotkeep.prom     from a timer, each minute")]
+  spotkeep metrics --textfile /var/lib/prometheus/node-exporter/spotkeep.prom    # from a timer, each minute")]
 pub(super) struct Args {
     /// Into this file, whole or not at all, for the textfile collector of the node exporter.
     #[arg(long, value_name = "FILE")]

@@ -17,7 +17,7 @@ use crate::time::{Timestamp, parse_age, short};
 #[command(after_help = "Examples:
   spotkeep report --since 24h
   spotkeep report --since 2026-11-01T00:00:00Z --json
-  spotkeep report --html fleet.html     one file, to look at and to pass on")]
+  spotkeep report --html fleet.html    # one file, to look at and to pass on")]
 pub(super) struct Args {
     /// How far back: a span such as 12h, 7d or 2w, or a time as RFC 3339.
     #[arg(long, default_value = "7d", value_name = "SPAN")]
