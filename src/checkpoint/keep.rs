@@ -59,6 +59,7 @@ impl Taking<'_> {
         self.verify(&memory, &tree, head_tree.as_deref())?;
         point(Point::CheckpointLooked);
         let parents = self.parents(&state, &files, &commits)?;
+        self.settle_history(&parents)?;
         let at = Timestamp::now();
         let id = id::after(newest_id.as_deref(), at);
         let text = message::write(&id, at, self.trigger, &state)?;
@@ -248,6 +249,20 @@ impl Taking<'_> {
         }
         for path in paths {
             sync_file(&path).with_context(|| format!("cannot sync {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The agent's own newest commits, and all that they hold: git syncs these no more than what is staged, and a checkpoint
+    /// whose parent a power cut has taken is not whole.
+    fn settle_history(&self, parents: &[String]) -> Result<()> {
+        let is_new = |name: &String| {
+            let path = self.side.objects.join(&name[..2]).join(&name[2..]);
+            let modified = fs::metadata(path).and_then(|found| found.modified());
+            modified.is_ok_and(|modified| modified.elapsed().map_or(true, |age| age < WRITTEN_BACK))
+        };
+        if parents.iter().any(is_new) {
+            sync_filesystem(&self.side.objects).context("cannot sync the objects")?;
         }
         Ok(())
     }

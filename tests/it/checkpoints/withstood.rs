@@ -252,6 +252,10 @@ fn a_checkpoint_that_was_taken_survives_a_power_cut() {
             &format!("{number}\n").repeat(number),
         );
     }
+    // A commit of the agent's own, which git does not sync.
+    bench.write("committed", "just now\n");
+    bench.git(&["add", "committed"]);
+    bench.git(&["commit", "-qm", "Just now"]);
     bench.write("a", "staged\n");
     bench.git(&["add", "a"]);
     let checkpoint = bench.taken();
