@@ -8,13 +8,16 @@
 mod backup;
 mod bare;
 mod boot;
+mod chart;
 mod checkpoint;
+mod curve;
 mod fleet;
 mod flip;
 mod idle;
 mod options;
 mod place;
 mod records;
+mod safe;
 mod save;
 mod stats;
 mod status;
@@ -28,7 +31,7 @@ use spotkeep::error::Result;
 use table::Figure;
 
 /// The figures by number, as `--only` takes them. Those that share a fleet are measured together.
-const FIGURES: std::ops::RangeInclusive<u8> = 1..=14;
+const FIGURES: std::ops::RangeInclusive<u8> = 1..=22;
 
 fn main() -> ExitCode {
     let options = match Options::parse(std::env::args().skip(1)) {
@@ -82,6 +85,15 @@ fn measure(options: &Options) -> Result<()> {
         .find(|number| options.wants(*number))
     {
         take(first, backup::measure(&place, options));
+    }
+    if safe::NUMBERS
+        .into_iter()
+        .any(|number| options.wants(number))
+    {
+        take(20, safe::measure(&place, options));
+    }
+    if options.wants(22) {
+        take(22, curve::measure(&place, options));
     }
     figures.sort_by_key(|figure| figure.number);
     print!("{}", table::render(&figures));

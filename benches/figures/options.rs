@@ -7,7 +7,7 @@ use spotkeep::error::{Context as _, Result, bail, ensure};
 use super::FIGURES;
 
 /// The switches; `cargo bench` adds `--bench`.
-const USAGE: &str = "usage: make bench ARGS=\"[--only N|checkpoint|backup]... [--quick] [--drills N] [--pairs N] \
+const USAGE: &str = "usage: make bench ARGS=\"[--only N|checkpoint|backup|save]... [--quick] [--drills N] [--pairs N] \
 [--agents N] [--claude PATH]... [--stand-in]\"";
 
 /// What to measure, and how often.
@@ -48,6 +48,7 @@ impl Options {
                 "--only" => match value()?.as_str() {
                     "checkpoint" => only.extend(super::checkpoint::NUMBERS),
                     "backup" => only.extend(super::backup::NUMBERS),
+                    "save" => only.extend(super::safe::NUMBERS),
                     number => only.push(number.parse().context(USAGE)?),
                 },
                 "--drills" => drills = Some(value()?.parse().context(USAGE)?),
