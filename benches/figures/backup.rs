@@ -292,7 +292,7 @@ fn timed(command: &mut Command) -> Result<f64> {
 }
 
 /// Bytes that cannot be squeezed and were never there before.
-fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut all = Vec::with_capacity(bytes + 8);
     while all.len() < bytes {

@@ -1,7 +1,7 @@
 //! A fleet in a sandbox, between the doubles, over as many lives as a figure needs.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,9 +13,12 @@ use spotkeep::drill::sandbox::{Sandbox, point_at};
 use spotkeep::drill::script::OPEN_FILE;
 use spotkeep::drill::session_file::{Live, live};
 use spotkeep::error::{Context as _, Result, bail, ensure};
+use spotkeep::keeper::runtime::Holder;
 use spotkeep::os::watch::Watch;
+use spotkeep::root::Root;
 use spotkeep::state::{Manifest, latest_manifest};
 use spotkeep::time::Timestamp;
+use spotkeep::tmux::Tmux;
 
 use super::place::Place;
 
@@ -126,6 +129,28 @@ impl Fleet {
     /// The keeper's process.
     pub fn keeper(&self) -> Result<u32> {
         Ok(self.keeper.as_ref().context("no keeper runs")?.id())
+    }
+
+    /// Where its agents' tmux server listens.
+    pub fn tmux_socket(&self) -> Result<PathBuf> {
+        Ok(self.tmux()?.socket().to_path_buf())
+    }
+
+    /// That server's process.
+    pub fn tmux_server(&self) -> Result<u32> {
+        let pid = self.tmux()?.server_pid().context("no tmux server runs")?;
+        Ok(u32::try_from(pid)?)
+    }
+
+    fn tmux(&self) -> Result<Tmux> {
+        let root = Root::open(&self.sandbox.root())?;
+        let keeper = Holder::of(&root).context("no keeper has ever run")?;
+        Ok(Tmux::new(&keeper.runtime))
+    }
+
+    /// Where its metadata server listens.
+    pub fn metadata_address(&self) -> String {
+        self.metadata.address()
     }
 
     /// A command of spotkeep on this root.

@@ -8,13 +8,16 @@
 mod backup;
 mod bare;
 mod boot;
+mod chart;
 mod checkpoint;
+mod curve;
 mod fleet;
 mod flip;
 mod idle;
 mod options;
 mod place;
 mod records;
+mod safe;
 mod save;
 mod stats;
 mod status;
@@ -89,6 +92,15 @@ fn measure(options: &Options) -> Result<()> {
         .find(|number| options.wants(*number))
     {
         take(first, top::measure(&place, options));
+    }
+    if safe::NUMBERS
+        .into_iter()
+        .any(|number| options.wants(number))
+    {
+        take(15, safe::measure(&place, options));
+    }
+    if options.wants(17) {
+        take(17, curve::measure(&place, options));
     }
     figures.sort_by_key(|figure| figure.number);
     print!("{}", table::render(&figures));

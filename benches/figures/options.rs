@@ -7,7 +7,7 @@ use spotkeep::error::{Context as _, Result, bail, ensure};
 use super::FIGURES;
 
 /// The switches; `cargo bench` adds `--bench`.
-const USAGE: &str = "usage: make bench ARGS=\"[--only N|checkpoint|backup|top]... [--quick] [--drills N] [--pairs N] \
+const USAGE: &str = "usage: make bench ARGS=\"[--only N|checkpoint|backup|top|save]... [--quick] [--drills N] [--pairs N] \
 [--agents N] [--claude PATH]... [--stand-in]\"";
 
 /// What to measure, and how often.
@@ -49,6 +49,7 @@ impl Options {
                     "checkpoint" => only.extend(super::checkpoint::NUMBERS),
                     "backup" => only.extend(super::backup::NUMBERS),
                     "top" => only.extend(super::top::NUMBERS),
+                    "save" => only.extend(super::safe::NUMBERS),
                     number => only.push(number.parse().context(USAGE)?),
                 },
                 "--drills" => drills = Some(value()?.parse().context(USAGE)?),

@@ -15,22 +15,7 @@ const MUST: f64 = 20.0;
 
 /// From the start of the process to its end.
 pub fn measure(fleet: &Fleet, options: &Options) -> Result<Figure> {
-    let mut sample = Sample::default();
-    for run in 0..options.times(105, 55) {
-        let mut command = fleet.spotkeep()?;
-        command
-            .arg("status")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let began = Instant::now();
-        let status = command.status()?;
-        let took = began.elapsed();
-        ensure!(status.success(), "spotkeep status: {status}");
-        // The first few bring the program into memory.
-        if run >= 5 {
-            sample.push(took.as_secs_f64() * 1e3);
-        }
-    }
+    let sample = sample(fleet, options.times(100, 50))?;
     Ok(Figure {
         number: 6,
         name: format!("spotkeep status with {} agents", fleet.names.len()),
@@ -42,4 +27,26 @@ pub fn measure(fleet: &Fleet, options: &Options) -> Result<Figure> {
             sample.len()
         ),
     })
+}
+
+/// So many runs, in milliseconds.
+pub fn sample(fleet: &Fleet, runs: usize) -> Result<Sample> {
+    /// The first few bring the program into memory.
+    const WARM_UP: usize = 5;
+    let mut sample = Sample::default();
+    for run in 0..WARM_UP + runs {
+        let mut command = fleet.spotkeep()?;
+        command
+            .arg("status")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let began = Instant::now();
+        let status = command.status()?;
+        let took = began.elapsed();
+        ensure!(status.success(), "spotkeep status: {status}");
+        if run >= WARM_UP {
+            sample.push(took.as_secs_f64() * 1e3);
+        }
+    }
+    Ok(sample)
 }

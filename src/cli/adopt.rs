@@ -33,7 +33,7 @@ const PLAN_MAX: usize = 90;
     after_help = "Without --yes it shows what it found and what it would do, and does nothing.
 
 Examples:
-  spotkeep adopt                                 the newest session of each workspace, and what runs
+  spotkeep adopt                                 # the newest session of each workspace, and what runs
   spotkeep adopt --yes --move issue-123          # take in one, and move its workspace into the root
   spotkeep adopt --yes --end 0b6c1f7e            # end the Claude that has it open, and take it in
   spotkeep adopt --yes --stopped --all           # take in all; none of them starts"
