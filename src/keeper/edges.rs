@@ -208,14 +208,11 @@ impl Edges {
 
     /// Writes a line into the journal.
     pub fn write(&mut self, name: Option<&AgentName>, what: &What) {
-        let event = what.word();
-        if what.is_news() {
-            tracing::info!(agent = name.map(tracing::field::display), event, "{what}");
-        }
+        what.log(name);
         if let What::Stalled { reason, .. } = what {
             *self.tally.stalls.entry(reason).or_default() += 1;
         }
-        *self.tally.events.entry(event).or_default() += 1;
+        *self.tally.events.entry(what.word()).or_default() += 1;
         let written = self.journal().write(name, what);
         self.note_trouble("the journal", written);
         let root = self.root.dir().display().to_string();

@@ -225,7 +225,7 @@ impl Starter {
     }
 
     fn write(&self, name: Option<&AgentName>, what: &What) {
-        tracing::info!(agent = name.map(tracing::field::display), "{what:?}");
+        what.log(name);
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = journal.write(name, what) {
             tracing::error!("{error:#}");

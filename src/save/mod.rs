@@ -203,6 +203,7 @@ impl Save<'_> {
 
     /// The journal is second to the save too.
     fn note(&self, what: What, deadline: Deadline) {
+        what.log(None);
         let Some(journal) = self.journal.clone() else {
             return;
         };

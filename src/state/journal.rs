@@ -189,6 +189,14 @@ impl What {
     pub fn is_news(&self) -> bool {
         !matches!(self, Self::Activity { .. })
     }
+
+    /// Tells it in the log too, with the fields by which it is found there.
+    pub fn log(&self, agent: Option<&AgentName>) {
+        if self.is_news() {
+            let agent = agent.map(tracing::field::display);
+            tracing::info!(agent, event = self.word(), "{self}");
+        }
+    }
 }
 
 /// A line of the journal, as it is read back.

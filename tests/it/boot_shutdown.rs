@@ -124,8 +124,8 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
         machine.wait_state("a", "idle");
         machine.wait_state("b", "idle");
         let text = machine.power_off().text();
-        assert!(text.contains("Notice { source: \"signal\""), "{text}");
-        assert!(text.contains("clean: true"), "{text}");
+        assert!(text.contains("notice source=signal"), "{text}");
+        assert!(text.contains("clean=true"), "{text}");
     });
 }
 
