@@ -12,6 +12,7 @@
 //! watchers ┘
 //! ```
 
+mod api;
 pub mod backups;
 mod checkpoints;
 pub mod client;
@@ -243,17 +244,20 @@ impl Keeper {
         }
     }
 
+    /// That something was said in a session; its prompt has been taken then.
+    fn know_words(&mut self, name: &AgentName, mark: TranscriptMark) {
+        let kept = self.edges.ledger.update(name, |record| {
+            record.prompt_delivered = true;
+            record.transcript = Some(mark);
+        });
+        self.edges
+            .note_trouble(&format!("the record of {name}"), kept);
+    }
+
     fn take(&mut self, message: Message) {
         match message {
             Message::Event(event) => self.handle(event),
-            Message::Durable { name, mark } => {
-                let kept = self.edges.ledger.update(&name, |record| {
-                    record.prompt_delivered = true;
-                    record.transcript = Some(mark);
-                });
-                self.edges
-                    .note_trouble(&format!("the record of {name}"), kept);
-            }
+            Message::Durable { name, mark } => self.know_words(&name, mark),
             Message::Request(request, user, reply) => self.answer(request, user, reply),
             Message::Signal(ask) => self.signal(ask),
             Message::Metadata(Seen::Preempted) => {

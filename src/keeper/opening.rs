@@ -34,7 +34,7 @@ use crate::os::process::{self, ProcessId};
 use crate::os::signal;
 use crate::restore::{self, History};
 use crate::root::Root;
-use crate::state::{self, AgentName, Fleet, Journal, Line, RootFile, Wanted, What};
+use crate::state::{self, AgentName, AgentRecord, Fleet, Journal, Line, RootFile, Wanted, What};
 use crate::time::Timestamp;
 use crate::tmux::Tmux;
 
@@ -282,6 +282,7 @@ impl Keeper {
         for (name, what) in self.edges.ledger.recalled() {
             self.edges.write(Some(&name), &What::Repaired { what });
         }
+        self.recall_saved_words();
         let found: Vec<(AgentName, ProcessId)> = declared
             .iter()
             .filter_map(|d| Some((d.name.clone(), d.process?)))
@@ -345,6 +346,28 @@ impl Keeper {
         self.handle(Event::Tick {
             available_memory: process::available_memory(),
         });
+    }
+
+    /// The end may have come in the second before words were seen; the save has seen them.
+    fn recall_saved_words(&mut self) {
+        let Some(save) = &self.last_save else {
+            return;
+        };
+        let root = &self.edges.root;
+        let unseen = |record: AgentRecord| {
+            let mark = restore::saved_unseen(save, &record, &root.absolute(&record.cwd))?;
+            Some((record.name, mark))
+        };
+        let unseen: Vec<_> = self
+            .edges
+            .ledger
+            .all()
+            .into_iter()
+            .filter_map(unseen)
+            .collect();
+        for (name, mark) in unseen {
+            self.know_words(&name, mark);
+        }
     }
 
     /// Who is to come back, and what is left of their words: looked at before anybody says more.

@@ -22,7 +22,7 @@ pub use homecoming::homecoming;
 pub use launch::{Ground, Prepared, Refused, find_claude, prepare, run, seed};
 pub use sources::{Brought, Loss, bring_back, from_backups, losses, may_have_checkpoint};
 pub use verdict::{Verdict, decide};
-pub use words::{Account, account};
+pub use words::{Account, account, saved_unseen};
 
 /// What a restore would do with one agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -4,10 +4,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::claude::{self, Lookup};
+use crate::claude::{self, Lookup, locate};
 use crate::os::files;
 use crate::root::Root;
-use crate::state::{AgentRecord, Manifest};
+use crate::state::{AgentRecord, Manifest, TranscriptMark};
 
 /// The agents whose transcripts are not as they were left.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,13 +42,34 @@ pub fn account(root: &Root, records: &[AgentRecord], save: Option<&Manifest>) ->
     account
 }
 
+/// What a save made durable of a session of which its record knows no word yet: those of the last second
+/// before it. Without this it would count as one in which nothing was ever said. `cwd` is where it works.
+#[must_use]
+pub fn saved_unseen(save: &Manifest, record: &AgentRecord, cwd: &Path) -> Option<TranscriptMark> {
+    if record.transcript.is_some() {
+        return None;
+    }
+    let session = &record.session_id;
+    let length = saved(save, session).filter(|bytes| *bytes > 0)?;
+    let folder = Path::new("projects").join(locate::slug(cwd));
+    Some(TranscriptMark {
+        session_id: session.clone(),
+        path: folder.join(format!("{session}.jsonl")),
+        generation: 0,
+        length,
+    })
+}
+
+fn saved(save: &Manifest, session: &str) -> Option<u64> {
+    let mut agents = save.agents.iter();
+    agents
+        .find(|agent| agent.session_id == session)?
+        .transcript_bytes
+}
+
 fn promised(record: &AgentRecord, save: Option<&Manifest>) -> Option<u64> {
     let session = &record.session_id;
-    let saved = save
-        .into_iter()
-        .flat_map(|save| &save.agents)
-        .find(|agent| agent.session_id == *session)
-        .and_then(|agent| agent.transcript_bytes);
+    let saved = save.and_then(|save| saved(save, session));
     let known = record.transcript.as_ref();
     let marked = known.filter(|mark| mark.session_id == *session);
     saved.or(marked.map(|mark| mark.length))
@@ -97,5 +118,35 @@ mod tests {
         let account = account(&root, &records, None);
         assert_eq!(account.short, ["short", "gone"]);
         assert_eq!(account.torn, ["torn"]);
+    }
+
+    #[test]
+    fn words_that_only_the_save_has_seen_are_known_in_the_next_life() {
+        let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
+        let mut save = Manifest::begin(
+            "s".into(),
+            "r".into(),
+            1,
+            "l".into(),
+            "command".into(),
+            true,
+        );
+        let cwd = Path::new("/srv/w");
+        assert_eq!(saved_unseen(&save, &record, cwd), None);
+        save.agents = serde_json::from_value(serde_json::json!([{
+            "name": "a", "agent_id": record.agent_id, "session_id": record.session_id, "end": "ended by itself",
+            "exit_ms": 9, "open": "nothing", "transcript_bytes": 12, "words_safe": true,
+            "workspace": {"checkpoint": null, "note": ""},
+        }]))
+        .unwrap();
+        let mark = saved_unseen(&save, &record, cwd).unwrap();
+        let path = format!("projects/-srv-w/{}.jsonl", record.session_id);
+        assert_eq!((mark.length, mark.path.to_str()), (12, Some(path.as_str())));
+        record.transcript = Some(mark);
+        assert_eq!(
+            saved_unseen(&save, &record, cwd),
+            None,
+            "the record's own word counts"
+        );
     }
 }
