@@ -1,7 +1,6 @@
 //! The hands of the core: each action done, each answer sent back as an event.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, TcpStream, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,21 +24,11 @@ use crate::error::{Context as _, Result};
 use crate::notice::Notice;
 use crate::notify::{self, Notifier};
 use crate::os::process::{self, ProcessId};
-use crate::os::socket::loopback_only;
 use crate::root::Root;
 use crate::save::{Save, Subject};
 use crate::state::{AgentName, AgentState, Journal, Launch, Manifest, What};
 use crate::systemd::cgroup::Leaf;
 use crate::tmux::{self, Tmux};
-
-/// How often an API that does not answer is tried again.
-const API_EVERY: Duration = Duration::from_secs(1);
-
-/// How long one try may take.
-const API_LIMIT: Duration = Duration::from_secs(3);
-
-/// Tries before the prober gives up; the core's own patience ends before.
-const API_TRIES: usize = 60;
 
 /// A watcher only waits and asks tmux once.
 const SMALL_STACK: usize = 256 << 10;
@@ -314,41 +303,6 @@ impl Edges {
         }
     }
 
-    fn probe_api(&self) {
-        let Some(endpoint) = self.api_endpoint() else {
-            self.send(Event::ApiAnswers); // It cannot be probed, so nothing waits for it.
-            return;
-        };
-        let messages = self.messages.clone();
-        let prober = std::thread::Builder::new()
-            .name("probe-api".into())
-            .spawn(move || {
-                for _ in 0..API_TRIES {
-                    if answers(&endpoint) {
-                        messages.send(Message::Event(Event::ApiAnswers)).ok();
-                        return;
-                    }
-                    std::thread::sleep(API_EVERY);
-                }
-            });
-        if prober.is_err() {
-            self.send(Event::ApiAnswers);
-        }
-    }
-
-    /// Where the API is, by the environment of one agent, which stands for all: where they differ,
-    /// the others find out for themselves.
-    fn api_endpoint(&self) -> Option<(String, u16)> {
-        let one = self.config.agents.values().next()?;
-        let mut environment: Vec<(String, String)> = std::env::vars().collect();
-        // One that is wrong is told when the agent is launched.
-        environment.extend(agent::environment(&self.root, &self.config, one).ok()?);
-        environment.extend(claude::launch::settings_environment(&self.root.claude()));
-        let endpoint = claude::launch::api_endpoint(&environment)?;
-        let address: Result<IpAddr, _> = endpoint.0.parse();
-        (!loopback_only() || address.is_ok_and(|address| address.is_loopback())).then_some(endpoint)
-    }
-
     fn save(&self, core: &Core, notice: Notice) {
         self.door.close();
         let agents = self.subjects(core);
@@ -482,15 +436,6 @@ impl Edges {
         // The main loop ends only with the process.
         self.messages.send(Message::Event(event)).ok();
     }
-}
-
-/// Whether anything listens there; a name that cannot be resolved is no answer.
-fn answers(endpoint: &(String, u16)) -> bool {
-    let Ok(addresses) = (endpoint.0.as_str(), endpoint.1).to_socket_addrs() else {
-        return false;
-    };
-    let mut addresses = addresses;
-    addresses.any(|address| TcpStream::connect_timeout(&address, API_LIMIT).is_ok())
 }
 
 /// Whether a launch ended for want of memory: its cgroup knows, while it is there.
