@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::backup::has_restic;
 use crate::lab::{Lab, SPOTKEEP, arguments, said};
-use crate::real_claude::{self, with_each_version};
+use crate::real_claude::{self, with_oldest_and_newest};
 use crate::s3::S3;
 
 /// An agent that has said something and is in a backup; no keeper, no process.
@@ -293,7 +293,7 @@ fn real_claude_goes_on_in_a_root_that_was_made_from_the_copy() {
     if !has_restic("real_claude_goes_on_in_a_root_that_was_made_from_the_copy") {
         return;
     }
-    with_each_version(|version| {
+    with_oldest_and_newest(|version| {
         let s3 = S3::start();
         let lab = real_claude::lab(version);
         lab.declare("a", "idle", "");

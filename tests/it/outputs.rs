@@ -88,6 +88,12 @@ fn line(line: &str) -> String {
             out.push("<n>".into());
         }
     }
+    // In the rows of `status` the eighth is the size of a workspace, which is measured when there is time for it.
+    let is_row =
+        ["●", "◐", "○", "◌", "◍", "✕", "–"].contains(&line.split(' ').next().unwrap_or(""));
+    if let Some(size) = out.get_mut(7).filter(|word| is_row && *word == "<n>") {
+        *size = "-".into();
+    }
     out.join(" ")
 }
 

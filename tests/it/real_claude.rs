@@ -30,6 +30,24 @@ pub struct Version {
 
 /// Plays with each pinned version. `play` is a closure of the test itself, whose name it tells.
 pub fn with_each_version<Play: Fn(&Version)>(play: Play) {
+    with(|versions| versions, play);
+}
+
+/// The same with the oldest and the newest, where a version takes half a minute and what lies between has
+/// shown nothing of its own: whole drills of all kinds, roots that are made from a copy.
+pub fn with_oldest_and_newest<Play: Fn(&Version)>(play: Play) {
+    with(
+        |mut versions| {
+            let newest = versions.pop();
+            versions.truncate(1);
+            versions.extend(newest);
+            versions
+        },
+        play,
+    );
+}
+
+fn with<Play: Fn(&Version)>(which: fn(Vec<Version>) -> Vec<Version>, play: Play) {
     let test = name_of::<Play>();
     let Some(versions) = pinned(&test) else {
         return;
@@ -37,7 +55,7 @@ pub fn with_each_version<Play: Fn(&Version)>(play: Play) {
     if !is_on_loopback() {
         return again_on_loopback(&test, TEST_LIMIT);
     }
-    for version in versions {
+    for version in which(versions) {
         eprintln!("with Claude Code {}", version.number);
         play(&version);
     }

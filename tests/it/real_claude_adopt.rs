@@ -4,11 +4,11 @@ use spotkeep::claude::locate::slug;
 
 use crate::adopt::{outside, own_config, session_of, somebody};
 use crate::lab::{arguments, prompt_of};
-use crate::real_claude::{lab, records, with_each_version};
+use crate::real_claude::{lab, records, with_oldest_and_newest};
 
 #[test]
 fn real_claude_goes_on_as_an_agent_after_its_workspace_moved_into_the_root() {
-    with_each_version(|version| {
+    with_oldest_and_newest(|version| {
         let lab = lab(version);
         let place = outside(&lab, "api");
         let person = somebody(&lab, &place, "api", "idle");
@@ -58,7 +58,7 @@ fn real_claude_goes_on_as_an_agent_after_its_workspace_moved_into_the_root() {
 
 #[test]
 fn real_claude_that_is_ended_in_a_turn_goes_on_with_it_as_an_agent() {
-    with_each_version(|version| {
+    with_oldest_and_newest(|version| {
         let lab = lab(version);
         let place = outside(&lab, "api");
         let person = somebody(&lab, &place, "api", "tool");

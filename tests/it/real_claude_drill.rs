@@ -7,7 +7,7 @@ use serde_json::Value;
 use spotkeep::os::process::run;
 
 use crate::lab::{Lab, SPOTKEEP};
-use crate::real_claude::{Version, with_each_version};
+use crate::real_claude::{Version, with_oldest_and_newest};
 
 /// A drill has limits of its own, which come first.
 const LIMIT: Duration = Duration::from_secs(85);
@@ -47,7 +47,7 @@ fn drill(version: &Version, kind: &str) -> Value {
 
 #[test]
 fn with_a_notice_every_agent_comes_back_and_not_a_record_is_lost() {
-    with_each_version(|version| {
+    with_oldest_and_newest(|version| {
         let report = drill(version, "notice");
         assert_eq!(report["verdict"], "pass", "{report:#}");
         assert_eq!(report["records_lost"], 0, "{report:#}");
@@ -57,7 +57,7 @@ fn with_a_notice_every_agent_comes_back_and_not_a_record_is_lost() {
 
 #[test]
 fn when_everything_is_killed_every_agent_comes_back() {
-    with_each_version(|version| {
+    with_oldest_and_newest(|version| {
         let report = drill(version, "kill");
         // A drill allows for 0.2 s, which is what Claude needs to write on a machine that is not
         // short of processors. Here others may run, so what it lost may be a little older.
@@ -74,7 +74,7 @@ fn when_everything_is_killed_every_agent_comes_back() {
 
 #[test]
 fn when_the_power_is_cut_every_agent_comes_back() {
-    with_each_version(|version| {
+    with_oldest_and_newest(|version| {
         let report = drill(version, "power-cut");
         assert_eq!(report["verdict"], "pass", "{report:#}");
     });
@@ -82,7 +82,7 @@ fn when_the_power_is_cut_every_agent_comes_back() {
 
 #[test]
 fn the_doctor_s_probe_finds_a_claude_that_behaves_as_we_know_it() {
-    with_each_version(|version| {
+    with_oldest_and_newest(|version| {
         let lab = Lab::new();
         let text = lab.config_text();
         let lines = text.lines().filter(|line| !line.starts_with("claude = "));
