@@ -80,7 +80,8 @@ fn whatever_the_umask_all_that_is_kept_is_for_its_user_alone() {
     // What git writes in its own directories has the umask's mode, behind a directory that nobody else may enter.
     let of_git = |path: &&PathBuf| {
         let inside = path.strip_prefix(lab.file("session-state/checkpoints"));
-        inside.is_ok_and(|inside| inside.iter().nth(1).is_some_and(|name| name == "git"))
+        let name = inside.ok().and_then(|inside| inside.iter().nth(1));
+        name.is_some_and(|name| name == "git" || name == "survey")
     };
     let state = below(&lab.file("session-state"));
     assert!(state.iter().any(|path| of_git(&path)));
