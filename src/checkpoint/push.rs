@@ -12,7 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::call::ask;
-use super::{Place, list};
+use super::{Place, Turn, list};
 use crate::config::Remote;
 use crate::error::{Context as _, Hint as _, Result, anyhow};
 use crate::git::{self, without_secret};
@@ -43,6 +43,8 @@ struct Pushed {
 /// # Errors
 /// The other end cannot be reached, refuses, or is slow; nothing here was changed.
 pub fn push(place: &Place, remote: &Remote, deadline: Deadline) -> Result<()> {
+    // The keeper and a save may both be at it, and each has its repository in the same place.
+    let _turn = Turn::wait_to_push(place, deadline)?;
     let path = place.private.join("pushed.json");
     let mut pushed: Pushed = state::load(&path).ok().flatten().unwrap_or_default();
     // Where it goes, and not with which password: this file is kept in backups.

@@ -69,15 +69,24 @@ impl Turn {
     /// # Errors
     /// Somebody else still had it at the deadline, or the disk is full or gone.
     pub fn wait(place: &Place, deadline: Deadline) -> Result<Self> {
+        Self::wait_for(place, "turn", "another checkpoint of", deadline)
+    }
+
+    /// The right to push, apart from the other one: a push may take minutes, and no checkpoint waits for it.
+    pub(super) fn wait_to_push(place: &Place, deadline: Deadline) -> Result<Self> {
+        Self::wait_for(place, "push", "another push of", deadline)
+    }
+
+    fn wait_for(place: &Place, file: &str, what: &str, deadline: Deadline) -> Result<Self> {
         files::create_private_dir(&place.private)?;
-        let path = place.private.join("turn");
+        let path = place.private.join(file);
         loop {
             if let Some(lock) = LockFile::try_take(&path)? {
                 return Ok(Self { _lock: lock });
             }
             if deadline.has_passed() {
                 return Err(anyhow!(
-                    "another checkpoint of {} is still being made",
+                    "{what} {} is still being made",
                     place.workspace.display()
                 ))
                 .hint("try again in a minute");
