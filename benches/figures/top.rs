@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use spotkeep::drill::session_file::live;
-use spotkeep::error::{Context as _, Result, ensure};
-use spotkeep::state::lines;
+use spotkeep::claude::{Lookup, locate};
+use spotkeep::error::{Context as _, Result, bail, ensure};
+use spotkeep::root::Root;
+use spotkeep::state::{AgentName, lines};
 use spotkeep::time::Timestamp;
 
 use super::fleet::Fleet;
@@ -168,19 +169,17 @@ fn logs(fleet: &Fleet, options: &Options) -> Result<Figure> {
     })
 }
 
+/// By what is remembered: an agent may have ended for another figure.
 fn transcripts(fleet: &Fleet) -> Result<Vec<PathBuf>> {
-    let config = fleet.sandbox.root().join(".claude");
-    let sessions = live(&config);
+    let root = Root::open(&fleet.sandbox.root())?;
     let mut found = Vec::new();
     for name in &fleet.names {
-        let session = sessions.iter().find(|at| at.name == *name);
-        let session = session.with_context(|| format!("{name} has no session"))?;
-        let file = format!("{}.jsonl", session.session_id);
-        let folders = fs::read_dir(config.join("projects"))?.flatten();
-        let path = folders
-            .map(|folder| folder.path().join(&file))
-            .find(|path| path.exists());
-        found.push(path.with_context(|| format!("{name} has no transcript"))?);
+        let record = root.load_record(&AgentName::new(name)?)?;
+        let record = record.with_context(|| format!("{name} has no record"))?;
+        match locate(&root.claude(), &record.session_id) {
+            Lookup::Present(path) => found.push(path),
+            other => bail!("{name} has no transcript: {other:?}"),
+        }
     }
     Ok(found)
 }
