@@ -4,10 +4,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::claude::{self, Lookup, locate};
+use crate::claude::{self, Lookup, Tail, locate};
 use crate::os::files;
 use crate::root::Root;
-use crate::state::{AgentRecord, Manifest, TranscriptMark};
+use crate::state::{AgentRecord, AgentSaved, Manifest, TranscriptMark};
 
 /// The agents whose transcripts are not as they were left.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,11 +46,15 @@ pub fn account(root: &Root, records: &[AgentRecord], save: Option<&Manifest>) ->
 /// before it. Without this it would count as one in which nothing was ever said. `cwd` is where it works.
 #[must_use]
 pub fn saved_unseen(save: &Manifest, record: &AgentRecord, cwd: &Path) -> Option<TranscriptMark> {
-    if record.transcript.is_some() {
+    // After `/clear`, and before a first word, a file may have bytes and no words.
+    if record.transcript.is_some() || !record.past_sessions.is_empty() {
         return None;
     }
     let session = &record.session_id;
-    let length = saved(save, session).filter(|bytes| *bytes > 0)?;
+    let said =
+        |agent: &&AgentSaved| agent.session_id == *session && agent.open != Tail::Empty.to_string();
+    let agent = save.agents.iter().find(said)?;
+    let length = agent.transcript_bytes.filter(|bytes| *bytes > 0)?;
     let folder = Path::new("projects").join(locate::slug(cwd));
     Some(TranscriptMark {
         session_id: session.clone(),
