@@ -31,7 +31,9 @@ drill: ## Build, and rehearse a preemption of three agents in a sandbox (ARGS="-
 vm-drill: ## Cut the power of a whole virtual machine, with and without a notice (as root; CUTS=20)
 	@scripts/need vm
 	@scripts/vm-image
-	@SPOTKEEP_CI=1 $(CARGO) test --locked --test it vm:: -- --nocapture --test-threads=1
+	@$(CARGO) build --quiet --locked --release
+	@SPOTKEEP_CI=1 SPOTKEEP_VM_PROGRAM=$(CURDIR)/target/release/spotkeep \
+	    $(CARGO) test --locked --test it vm::a_vm -- --nocapture --test-threads=1
 
 # Random preemptions of a fleet that writes without end, counted by a checker that shares nothing with spotkeep. Play one again
 # with the seed that it prints: make soak ARGS="--seed 7".

@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use spotkeep::os::process::run;
+use spotkeep::os::command::run;
 
 /// Set where a test runs once more.
 const INSIDE: &str = "SPOTKEEP_TEST_ON_LOOPBACK";
@@ -50,6 +50,7 @@ pub fn again_on_loopback(test: &str, limit: Duration) {
                 "SPOTKEEP_CI",
                 "RUST_BACKTRACE",
                 "CUTS",
+                "SPOTKEEP_VM_PROGRAM",
                 "SPOTKEEP_RECORD_REFUSALS",
             ]
             .iter()

@@ -42,7 +42,10 @@ pub struct Fleet {
 impl Fleet {
     pub fn new() -> Self {
         let garage = Garage::new();
-        garage.hand_over(FIRST, Some(Path::new(env!("CARGO_BIN_EXE_spotkeep"))));
+        // An optimized one, where there is one: an emulated processor is slow enough.
+        let program = std::env::var("SPOTKEEP_VM_PROGRAM");
+        let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_spotkeep").to_owned());
+        garage.hand_over(FIRST, Some(Path::new(&program)));
         Self {
             metadata: Metadata::start_at(METADATA_PORT).unwrap(),
             model: Model::start_at(MODEL_PORT).unwrap(),

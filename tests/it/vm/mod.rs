@@ -18,8 +18,19 @@ use machine::{BOOT_LIMIT, DataDisk, LIMIT, Machine};
 /// From the ACPI signal of a spot VM to its end: <https://cloud.google.com/compute/docs/instances/spot>.
 const CLOUD_WAITS: Duration = Duration::from_secs(30);
 
-/// For a test with all its machines.
-const TEST_LIMIT: Duration = Duration::from_secs(1500);
+/// For a test with all its machines, of which there is one more with each cut.
+fn test_limit() -> Duration {
+    Duration::from_secs(1500) + Duration::from_secs(240) * cuts()
+}
+
+/// How often the power is cut without a notice.
+fn cuts() -> u32 {
+    std::env::var("CUTS").map_or(2, |cuts| cuts.parse().unwrap())
+}
+
+/// Half of them write without a pause, half are in a tool. Each start costs an emulated processor some ten
+/// seconds.
+const AGENTS: usize = 4;
 
 /// What a power cut without a notice may cost of the words.
 const WORDS_WINDOW: Duration = Duration::from_secs(2);
@@ -41,7 +52,7 @@ fn with_machines<Play: Fn()>(play: Play) {
     if is_on_loopback() {
         play();
     } else {
-        again_on_loopback(&test, TEST_LIMIT);
+        again_on_loopback(&test, test_limit());
     }
 }
 
@@ -50,7 +61,7 @@ fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_i
     with_machines(|| {
         let mut fleet = Fleet::new();
         let mut machine = fleet.power_on(DataDisk::Attached);
-        fleet.set_up(&mut machine, 8);
+        fleet.set_up(&mut machine, AGENTS);
         fleet.wait_until_at_work(&mut machine);
 
         fleet.metadata.preempt();
@@ -155,20 +166,29 @@ fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &Fleet, machine: &m
 #[test]
 fn a_vm_that_loses_its_power_without_a_word_loses_nothing_older_than_two_seconds() {
     with_machines(|| {
-        let cuts = std::env::var("CUTS").map_or(2, |cuts| cuts.parse().unwrap());
+        let cuts = cuts();
         let mut fleet = Fleet::new();
         let mut machine = fleet.power_on(DataDisk::Attached);
-        fleet.set_up(&mut machine, 8);
+        fleet.set_up(&mut machine, AGENTS);
         let (mut records, mut lost) = (0, Vec::new());
         for cut in 0..cuts {
             fleet.wait_until_at_work(&mut machine);
-            fleet.wait_for_more_records(20 + (cut * 37) % 60);
+            fleet.wait_for_more_records(20 + (cut as usize * 37) % 60);
             let at = machine.cut_power();
             fleet.machine_is_gone();
-            records += fleet.records();
-            lost.extend(fleet.losses_on_the_disk(at));
+            let losses = fleet.losses_on_the_disk(at);
+            let on = Instant::now();
             machine = fleet.power_on(DataDisk::Attached);
             fleet.wait_until_back(&mut machine);
+            eprintln!(
+                "cut {}: {} of {} records lost, back after {:.0?}",
+                cut + 1,
+                losses.len(),
+                fleet.records(),
+                on.elapsed()
+            );
+            records += fleet.records();
+            lost.extend(losses);
         }
         let oldest = lost.iter().map(|lost| lost.age).max();
         eprintln!(
