@@ -85,8 +85,12 @@ impl ApiStop {
             Some(status @ 500..) => Self::Server { status },
             Some(400..=499) => Self::Refused { status },
             _ if error == Some("invalid_request") => Self::Refused { status },
-            _ if error == Some("server_error") || speaks_of_the_way(&text) => Self::Network,
-            _ => Self::Unknown,
+            _ => in_the_midst(&text).unwrap_or({
+                match error == Some("server_error") || speaks_of_the_way(&text) {
+                    true => Self::Network,
+                    false => Self::Unknown,
+                }
+            }),
         }
     }
 
@@ -138,6 +142,19 @@ fn speaks_of_a_limit(text: &str) -> bool {
     text.contains("limit")
         && signs.iter().any(|sign| text.contains(sign))
         && !text.starts_with("api error")
+}
+
+/// An error in the midst of an answer has no status; all that is shown of it are the API's own words.
+fn in_the_midst(text: &str) -> Option<ApiStop> {
+    let signs = [
+        ("overloaded", ApiStop::Overloaded),
+        ("rate limit", ApiStop::RateLimited),
+        ("internal server error", ApiStop::Server { status: 500 }),
+        ("invalid x-api-key", ApiStop::Login),
+        ("oauth token", ApiStop::Login),
+    ];
+    let found = signs.into_iter().find(|(sign, _)| text.contains(sign));
+    found.map(|(_, stop)| stop)
 }
 
 /// Words of both versions for an answer that did not come, or not whole.
@@ -248,6 +265,27 @@ mod tests {
             at: Some(at("2026-11-22T23:38:47Z")),
             ..Recorded::default()
         })
+    }
+
+    #[test]
+    fn an_error_in_the_midst_of_an_answer_is_known_by_the_words_of_the_api() {
+        for (text, word) in [
+            ("API Error: Overloaded", "overloaded"),
+            (
+                "API Error: This request would exceed your account's rate limit. Please try again later.",
+                "rate-limited",
+            ),
+            ("API Error: Internal server error", "server"),
+            ("API Error: invalid x-api-key", "login"),
+            ("API Error: a drill", "unknown"),
+        ] {
+            let stop = ApiStop::of(&Recorded {
+                error: Some("unknown"),
+                text,
+                ..Recorded::default()
+            });
+            assert_eq!(stop.word(), word, "{text}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct Fault {
     pub limit_until: Option<i64>,
     /// It comes in the midst of an answer that has begun.
     pub midway: bool,
-    /// The answer that has begun goes on no more, and does not end.
+    /// Nothing more comes, and no end either.
     pub stalls: bool,
 }
 
@@ -55,6 +55,15 @@ impl Fault {
         Self {
             midway: true,
             ..Self::status(status)
+        }
+    }
+
+    /// A request that is taken in, and nothing comes back.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self {
+            stalls: true,
+            ..Self::status(0)
         }
     }
 
@@ -213,9 +222,10 @@ impl Double {
         };
         let arrived = Instant::now();
         if let Some(Some(fault)) = self.note(|state| state.faults.pop_front()) {
-            return match fault.midway {
+            // An answer that comes as a whole has no midst.
+            return match fault.midway && asked.streaming {
                 true => self.fail_midway(reply, &asked, fault),
-                false => fail(reply, fault),
+                false => self.fail(reply, fault),
             };
         }
         let agent = conversation.agent.clone();
@@ -279,6 +289,18 @@ impl Double {
         Ok(())
     }
 
+    /// No answer at all, or a refusal.
+    fn fail(&self, reply: Reply<'_>, fault: Fault) -> io::Result<()> {
+        if fault.stalls {
+            self.wait_for_the_end();
+        }
+        fail(reply, fault)
+    }
+
+    fn wait_for_the_end(&self) {
+        while self.pause(Duration::from_secs(1)) {}
+    }
+
     /// Half an answer, and then what the fault says. Nothing of it is a record.
     fn fail_midway(&self, reply: Reply<'_>, asked: &Asked, fault: Fault) -> io::Result<()> {
         let mut to = reply.stream(200, &[("Content-Type", "text/event-stream")])?;
@@ -287,12 +309,13 @@ impl Double {
         to.write(&(event("message_start", start) + &event("content_block_start", block)))?;
         to.write(&text_delta(0, "half an answer"))?;
         if fault.stalls {
-            while self.pause(Duration::from_secs(1)) {}
+            self.wait_for_the_end();
         }
         if fault.status == 0 {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        let error = json!({"error": {"type": kind_of(fault.status), "message": "a drill"}});
+        let (kind, message) = (kind_of(fault.status), words_of(fault.status));
+        let error = json!({"error": {"type": kind, "message": message}});
         to.write(&event("error", error))?;
         to.finish()
     }
@@ -350,6 +373,16 @@ fn kind_of(status: u16) -> &'static str {
         429 => "rate_limit_error",
         529 => "overloaded_error",
         _ => "api_error",
+    }
+}
+
+/// The words of the API itself, of which an error in the midst of an answer shows nothing else.
+fn words_of(status: u16) -> &'static str {
+    match status {
+        401 => "invalid x-api-key",
+        429 => "This request would exceed your account's rate limit. Please try again later.",
+        529 => "Overloaded",
+        _ => "Internal server error",
     }
 }
 

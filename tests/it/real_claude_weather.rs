@@ -5,10 +5,14 @@ use spotkeep::drill::model::Fault;
 use spotkeep::time::Timestamp;
 
 use crate::lab::Lab;
-use crate::real_claude::{KEY, Version, lab, with_each_version};
+use crate::real_claude::{KEY, Version, lab, with_each_version, with_oldest_and_newest};
 use crate::weather::{lasting, login};
 
 const NO_RETRIES: &str = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\" }";
+
+/// Nothing is asked for twice by Claude itself, and what does not answer is given up at once.
+const IMPATIENT: &str = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\", API_TIMEOUT_MS = \"4000\", \
+                         CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK = \"1\" }";
 
 /// A lab whose agents have a subscription's login in place of a key.
 fn subscribed(version: &Version) -> Lab {
@@ -34,18 +38,116 @@ fn goes_on(lab: &Lab, name: &str) {
     assert!(lab.events(name, "exited").is_empty());
 }
 
+/// What an API does to one agent, and what is then said of it.
+struct Case {
+    /// Answers before it: after one, a tool has been called and has answered.
+    answers: usize,
+    fault: Fault,
+    reason: &'static str,
+}
+
+/// Each meets an agent of its own in a fleet of its own: bad weather slows a whole fleet down.
+fn goes_on_after_each(version: &Version, cases: &[Case]) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| goes_on_after(version, case));
+        }
+    });
+}
+
+fn goes_on_after(version: &Version, case: &Case) {
+    let lab = lab(version);
+    lab.model.let_pass(case.answers);
+    // A connection that was used before and hangs up is tried once more by Claude's own client.
+    let hangs_up = case.fault == Fault::status(0);
+    lab.model.fault(case.fault, if hangs_up { 2 } else { 1 });
+    lab.declare("a", "idle", IMPATIENT);
+    let _keeper = lab.keeper();
+    let stalled = lab.wait_event("a", "stalled", 1);
+    assert_eq!(
+        stalled.data["reason"], case.reason,
+        "{:?}: {stalled:?}",
+        case.fault
+    );
+    goes_on(&lab, "a");
+    let (stalls, nudges) = (lab.events("a", "stalled"), lab.events("a", "nudged"));
+    assert!(stalls.len() == 1 || hangs_up, "{stalls:?}");
+    assert_eq!(nudges.len(), stalls.len(), "{nudges:?}");
+}
+
+/// What an API does in place of an answer, and how it is called then.
+fn refusals() -> [(Fault, &'static str); 5] {
+    let later = Fault {
+        retry_after: Some(2),
+        ..Fault::status(429)
+    };
+    [
+        (Fault::status(429), "rate-limited"),
+        (later, "rate-limited"),
+        (Fault::status(529), "overloaded"),
+        (Fault::status(0), "network"),
+        (Fault::silent(), "network"),
+    ]
+}
+
 #[test]
-fn real_claude_goes_on_after_an_api_that_refused_or_hung_up() {
+fn real_claude_goes_on_after_a_turn_that_was_refused_at_its_start() {
+    with_oldest_and_newest(|version| {
+        goes_on_after_each(
+            version,
+            &refusals().map(|(fault, reason)| Case {
+                answers: 0,
+                fault,
+                reason,
+            }),
+        );
+    });
+}
+
+#[test]
+fn real_claude_goes_on_after_a_turn_that_was_refused_behind_a_tool() {
+    with_oldest_and_newest(|version| {
+        goes_on_after_each(
+            version,
+            &refusals().map(|(fault, reason)| Case {
+                answers: 1,
+                fault,
+                reason,
+            }),
+        );
+    });
+}
+
+#[test]
+fn real_claude_goes_on_after_an_answer_that_broke_off() {
+    with_oldest_and_newest(|version| {
+        goes_on_after_each(
+            version,
+            &[
+                (Fault::midway(429), "rate-limited"),
+                (Fault::midway(500), "server"),
+                (Fault::midway(529), "overloaded"),
+                (Fault::midway(0), "network"),
+            ]
+            .map(|(fault, reason)| Case {
+                answers: 1,
+                fault,
+                reason,
+            }),
+        );
+    });
+}
+
+#[test]
+fn real_claude_goes_on_after_an_api_that_was_not_there() {
     with_each_version(|version| {
         let lab = lab(version);
-        let _keeper = lab.keeper();
-        // In the middle of a turn, behind its first tool; the third time it is not even reached.
         lab.model.let_pass(1);
         lab.model.fault(Fault::status(529), 1);
         lab.declare("a", "idle", NO_RETRIES);
-        lab.reload();
-        let stalled = lab.wait_event("a", "stalled", 1);
-        assert_eq!(stalled.data["reason"], "overloaded", "{stalled:?}");
+        let _keeper = lab.keeper();
+        lab.wait_event("a", "stalled", 1);
+        // The nudge reaches nobody.
         lab.model.refuse(true);
         let stalled = lab.wait_event("a", "stalled", 2);
         assert_eq!(stalled.data["reason"], "network", "{stalled:?}");
@@ -58,40 +160,64 @@ fn real_claude_goes_on_after_an_api_that_refused_or_hung_up() {
 #[test]
 fn real_claude_waits_for_the_end_of_a_limit_and_goes_on() {
     with_each_version(|version| {
-        let lab = subscribed(version);
-        let soon = Timestamp::now().as_millis() / 1_000 + 20;
-        lab.model.fault(
-            Fault {
-                limit_until: Some(soon),
-                ..Fault::status(429)
-            },
-            1,
-        );
-        lab.declare("a", "idle", NO_RETRIES);
-        let _keeper = lab.keeper();
-        let stalled = lab.wait_event("a", "stalled", 1);
-        assert_eq!(stalled.data["reason"], "limit", "{stalled:?}");
-        let until = Timestamp::parse(stalled.data["until"].as_str().unwrap()).unwrap();
-        assert!((soon - until.as_millis() / 1_000).abs() < 60, "{until}");
-        // The older version asks what to do then; the answer is to wait, and later to leave it.
-        assert_eq!(lab.wait_state("a", "stalled")["name"], "a");
-        goes_on(&lab, "a");
+        // At the start of a turn, and behind a tool.
+        std::thread::scope(|scope| {
+            for answers in [0, 1] {
+                scope.spawn(move || waits_for_the_end_of_a_limit(version, answers));
+            }
+        });
     });
+}
+
+fn waits_for_the_end_of_a_limit(version: &Version, answers: usize) {
+    let lab = subscribed(version);
+    let soon = Timestamp::now().as_millis() / 1_000 + 20;
+    lab.model.let_pass(answers);
+    lab.model.fault(
+        Fault {
+            limit_until: Some(soon),
+            ..Fault::status(429)
+        },
+        1,
+    );
+    lab.declare("a", "idle", NO_RETRIES);
+    let _keeper = lab.keeper();
+    let stalled = lab.wait_event("a", "stalled", 1);
+    assert_eq!(stalled.data["reason"], "limit", "{stalled:?}");
+    let until = Timestamp::parse(stalled.data["until"].as_str().unwrap()).unwrap();
+    assert!((soon - until.as_millis() / 1_000).abs() < 60, "{until}");
+    // The older version asks what to do then; the answer is to wait, and later to leave it.
+    assert_eq!(lab.wait_state("a", "stalled")["name"], "a");
+    goes_on(&lab, "a");
 }
 
 #[test]
 fn real_claude_goes_on_in_a_fleet_that_waited_for_a_login() {
     with_each_version(|version| {
-        let lab = subscribed(version);
-        lab.model.fault(Fault::status(401), 12);
-        lab.declare("a", "idle", NO_RETRIES);
-        let _keeper = lab.keeper();
-        lab.wait_event("", "paused", 1);
-        let why = lab.wait_state("a", "stalled")["why"].to_string();
-        assert!(why.contains("/login"), "{why}");
-        lab.model.clear_faults();
-        login(&lab, &lasting("two"));
-        lab.wait_event("", "unpaused", 1);
-        goes_on(&lab, "a");
+        let refusals = [
+            (0, Fault::status(401)),
+            (1, Fault::status(401)),
+            (1, Fault::midway(401)),
+        ];
+        std::thread::scope(|scope| {
+            for (answers, fault) in refusals {
+                scope.spawn(move || waits_for_a_login(version, answers, fault));
+            }
+        });
     });
+}
+
+fn waits_for_a_login(version: &Version, answers: usize, fault: Fault) {
+    let lab = subscribed(version);
+    lab.model.let_pass(answers);
+    lab.model.fault(fault, 12);
+    lab.declare("a", "idle", NO_RETRIES);
+    let _keeper = lab.keeper();
+    lab.wait_event("", "paused", 1);
+    let why = lab.wait_state("a", "stalled")["why"].to_string();
+    assert!(why.contains("/login"), "{why}");
+    lab.model.clear_faults();
+    login(&lab, &lasting("two"));
+    lab.wait_event("", "unpaused", 1);
+    goes_on(&lab, "a");
 }
