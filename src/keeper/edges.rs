@@ -23,7 +23,8 @@ use crate::config::Config;
 use crate::error::{Context as _, Result};
 use crate::notice::Notice;
 use crate::notify::{self, Notifier};
-use crate::os::process::{self, ProcessId};
+use crate::os::command;
+use crate::os::process::ProcessId;
 use crate::root::Root;
 use crate::save::{Save, Subject};
 use crate::state::{AgentName, AgentState, Journal, Launch, Manifest, What};
@@ -95,7 +96,8 @@ impl Edges {
                 name,
                 process,
                 stop,
-            } => self.nudge(name, process, stop),
+                in_a_row,
+            } => self.nudge(name, process, stop, in_a_row),
             Action::LookAtScreen { name, attempt } => self.look_at_screen(name, attempt),
             Action::Save(notice) => self.save(core, notice),
             Action::LookForWork => self.look_for_work(core),
@@ -267,7 +269,7 @@ impl Edges {
         });
     }
 
-    fn nudge(&self, name: AgentName, process: ProcessId, stop: ApiStop) {
+    fn nudge(&self, name: AgentName, process: ProcessId, stop: ApiStop, in_a_row: u32) {
         let (tmux, typing) = (self.tmux.clone(), Arc::clone(&self.typing));
         let (config, door) = (self.root.claude(), Arc::clone(&self.door));
         self.aside("nudge", move || {
@@ -284,6 +286,7 @@ impl Edges {
             Event::Nudged {
                 name,
                 process,
+                in_a_row,
                 refused,
             }
         });
@@ -447,7 +450,7 @@ fn out_of_memory(launch: Option<&Launch>) -> Option<Exit> {
 /// Whether systemd is taking the machine down.
 pub(super) fn is_shutting_down() -> bool {
     Path::new("/run/systemd/system").exists()
-        && process::run(
+        && command::run(
             std::process::Command::new("systemctl").arg("is-system-running"),
             Duration::from_secs(2),
         )

@@ -215,6 +215,8 @@ pub enum Event {
         name: AgentName,
         /// The process that it was for.
         process: ProcessId,
+        /// After how many stops in a row.
+        in_a_row: u32,
         /// Why it could not be typed, such as a person's unsent words; `None`: it was.
         refused: Option<String>,
     },
@@ -284,6 +286,8 @@ pub enum Action {
         process: ProcessId,
         /// Why its turn was ended.
         stop: ApiStop,
+        /// How often in a row that was so.
+        in_a_row: u32,
     },
     /// Look at the pane of an agent.
     LookAtScreen {

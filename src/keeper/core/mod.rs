@@ -33,7 +33,7 @@ use login::Pause;
 
 use crate::agent::{Limits, Weather};
 use crate::notice::Notice;
-use crate::state::{AgentName, Fleet};
+use crate::state::{AgentName, Fleet, What};
 
 pub use agent::View;
 pub use event::{Action, Activity, Attempt, Declared, Ending, Event, Permit, Refusal, Room, Stall};
@@ -253,8 +253,17 @@ impl Core {
             Event::Nudged {
                 name,
                 process,
+                in_a_row,
                 refused,
-            } => self.nudged(now, &name, process, refused, out),
+            } => {
+                if refused.is_none() {
+                    out.push(Action::Journal(
+                        Some(name.clone()),
+                        What::Nudged { in_a_row },
+                    ));
+                }
+                self.nudged(now, &name, process, refused, out);
+            }
             Event::Login(why) => self.end_pause(now, why, false, out),
             Event::Screen {
                 name,

@@ -222,6 +222,7 @@ impl World {
                 name,
                 process,
                 stop,
+                ..
             } => {
                 assert!(
                     self.permit && !self.closed && self.fleet_up,
@@ -423,6 +424,7 @@ impl World {
                     self.send(Event::Nudged {
                         name: all[i].clone(),
                         process,
+                        in_a_row: 1,
                         refused: (!typed).then(|| "unsent words".to_owned()),
                     });
                 }

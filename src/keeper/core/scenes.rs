@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::agent::Exit;
+use crate::claude::ApiStop;
 use crate::config::Restart;
 use crate::notice::Source;
 use crate::os::process::ProcessId;
@@ -424,4 +425,48 @@ fn a_first_agent_that_the_user_stops_hands_the_change_on() {
         },
     );
     assert_eq!(ended(&actions), [&b]);
+}
+
+#[test]
+fn a_nudge_is_told_even_where_the_agent_is_answered_before_the_typing_is_over() {
+    let now = Instant::now();
+    let mut core = idle_fleet(now, &[name()]);
+    let stall = Stall {
+        stop: ApiStop::Overloaded,
+        text: "529".to_owned(),
+        id: "one".to_owned(),
+        in_a_row: 1,
+        ends_in: None,
+        dialog: false,
+        inherited: false,
+    };
+    say(&mut core, now, &name(), Activity::Stalled(stall));
+    let later = now + Duration::from_secs(600);
+    let nudge = tick(&mut core, later).into_iter().find_map(|action| {
+        let Action::Nudge {
+            name,
+            process,
+            in_a_row,
+            ..
+        } = action
+        else {
+            return None;
+        };
+        Some((name, process, in_a_row))
+    });
+    let (name, process, in_a_row) = nudge.expect("it is due");
+    say(&mut core, later, &name, Activity::Busy);
+    let answered = Event::Answered {
+        name: name.clone(),
+        process,
+    };
+    core.step(later, answered);
+    let typed = Event::Nudged {
+        name: name.clone(),
+        process,
+        in_a_row,
+        refused: None,
+    };
+    let told = Action::Journal(Some(name), What::Nudged { in_a_row: 1 });
+    assert!(core.step(later, typed).contains(&told));
 }

@@ -225,7 +225,7 @@ impl Core {
             return;
         };
         wait.next = Next::Typed(now + TAKEN_WITHIN);
-        let stop = wait.stop;
+        let (stop, in_a_row) = (wait.stop, wait.in_a_row);
         self.weather.let_go(now);
         if let Some(pause) = &mut self.login {
             pause.probed(now);
@@ -234,6 +234,7 @@ impl Core {
             name,
             process,
             stop,
+            in_a_row,
         });
     }
 
@@ -269,7 +270,7 @@ impl Core {
         }
     }
 
-    /// Whether a nudge was typed.
+    /// Whether a nudge was typed. An agent that was quick has answered by now, and waits for nothing.
     pub(super) fn nudged(
         &mut self,
         now: Instant,
@@ -292,12 +293,6 @@ impl Core {
                 Next::Typed(_) => Next::Nudge(now + LOOK_AGAIN),
                 other => other,
             };
-        } else {
-            let in_a_row = wait.in_a_row;
-            out.push(Action::Journal(
-                Some(name.clone()),
-                What::Nudged { in_a_row },
-            ));
         }
         wait.refused = refused;
         out.push(Action::Persist(name.clone()));

@@ -132,7 +132,12 @@ impl Fleet {
                     self.claudes
                         .insert(name, (Claude::Starts { at, attempt }, process));
                 }
-                Action::Nudge { name, process, .. } => {
+                Action::Nudge {
+                    name,
+                    process,
+                    in_a_row,
+                    ..
+                } => {
                     self.nudges += 1;
                     let (claude, of) = self.claudes.get_mut(&name).unwrap();
                     assert_eq!((&*claude, *of), (&Claude::Stands, process));
@@ -143,6 +148,7 @@ impl Fleet {
                     self.send(Event::Nudged {
                         name: name.clone(),
                         process,
+                        in_a_row,
                         refused: None,
                     });
                     self.say(&name, Activity::Busy);
