@@ -11,8 +11,9 @@ use super::cloud::{Cloud, ask_quietly};
 use super::create::{Options, Prepared};
 use super::fault::{Fault, Refusal};
 use super::plan::{self, Plan};
+use super::questions;
 use super::shape::{Shape, check_name};
-use super::survey::{self, Found, last, questions, text};
+use super::survey::{self, Found, last, text};
 use crate::error::{Hint as _, Kind, Result, anyhow};
 
 /// What a VM made by hand is.

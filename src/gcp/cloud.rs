@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::call::{Call, Effect};
 use super::fault::{Fault, Refusal, essence, is_partial};
 use crate::error::{Context as _, Result, bail, ensure};
-use crate::os::process;
+use crate::os::command;
 use crate::os::socket::loopback_only;
 use crate::time::Timestamp;
 
@@ -126,7 +126,7 @@ impl Cloud for Gcloud<'_> {
             text,
             call: call.to_string(),
         };
-        let output = process::run(&mut self.command(call), call.limit).map_err(|error| {
+        let output = command::run(&mut self.command(call), call.limit).map_err(|error| {
             let missing = error
                 .chain()
                 .filter_map(|cause| cause.downcast_ref::<std::io::Error>())

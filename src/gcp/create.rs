@@ -6,9 +6,10 @@ use super::cloud::{Cloud, ask_quietly, make};
 use super::family::{self, Arch};
 use super::guest::{self, FirstTime, Guest, Look, Startup};
 use super::plan::{self, Plan};
+use super::questions;
 use super::script::{self, Part};
 use super::shape::{Shape, Wish, check_name};
-use super::survey::{self, Found, Member, questions};
+use super::survey::{self, Found, Member};
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::time::short;
 

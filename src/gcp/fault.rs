@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn a_gcloud_that_does_not_end_is_ended_and_may_be_called_again() {
         let mut sleep = std::process::Command::new("sleep");
-        let error = crate::os::process::run(sleep.arg("60"), std::time::Duration::from_millis(20))
+        let error = crate::os::command::run(sleep.arg("60"), std::time::Duration::from_millis(20))
             .unwrap_err();
         let fault = Fault::of(&format!("{error:#}"));
         assert_eq!(fault, Fault::Timeout, "{error:#}");

@@ -32,6 +32,7 @@ pub mod guest;
 pub mod plan;
 pub mod power;
 pub mod preempt;
+pub mod questions;
 pub mod script;
 pub mod shape;
 pub mod status;

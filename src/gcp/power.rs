@@ -15,7 +15,8 @@ use super::cloud::{Cloud, ask_quietly, make};
 use super::create::{self, Outcome, wait_running};
 use super::guest::{self, Guest};
 use super::plan::{self, Plan};
-use super::survey::{self, Found, Member, questions};
+use super::questions;
+use super::survey::{self, Found, Member};
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::time::short;
 

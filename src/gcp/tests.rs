@@ -777,9 +777,7 @@ fn a_status_tells_since_when_the_zone_is_dry() {
         Timestamp::parse("2026-11-22T10:40:00Z")
     );
     // With so many failures that the list is full, older ones are not told: it is dry since the VM was there last.
-    let full: Vec<_> = (0..super::survey::questions::ERRORS)
-        .map(|_| error(50))
-        .collect();
+    let full: Vec<_> = (0..super::questions::ERRORS).map(|_| error(50)).collect();
     let long = status::judge("vm", &found, None, &json!(full), &preempted);
     assert_eq!(
         long.no_capacity_since,
