@@ -1,9 +1,11 @@
 //! `spotkeep backup`
 
+mod give;
+mod mend;
 mod show;
 
-use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,12 +18,9 @@ use crate::backup::lock::{Turn, remove_stale, this_worker};
 use crate::backup::now::{How, Outcome};
 use crate::backup::place::Order;
 use crate::backup::settings::Key;
-use crate::backup::{
-    BackupState, Settings, Stop, bring_back, check, copy, give_back, now, place, snapshots, tend,
-};
+use crate::backup::{BackupState, Settings, Stop, check, copy, now, place, tend};
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::os::{process, signal};
-use crate::restore;
 use crate::root::Root;
 use crate::state::VERSION;
 
@@ -187,22 +186,22 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
             dry_run,
             json,
         } => {
-            let wish = Wish {
+            let wish = give::Wish {
                 id,
                 paths: paths
                     .iter()
-                    .map(|path| within(root, path))
+                    .map(|path| give::within(root, path))
                     .collect::<Result<_>>()?,
                 overwrite,
                 dry_run,
                 json,
             };
-            give(&settings, &wish, to.as_deref())
+            give::give(&settings, &wish, to.as_deref())
         }
         Verb::Mend {
             workspaces,
             dry_run,
-        } => mend(&settings, workspaces, dry_run),
+        } => mend::mend(&settings, workspaces, dry_run),
         Verb::Check {
             all,
             copy,
@@ -263,139 +262,6 @@ fn code(is_as_declared: bool) -> ExitCode {
     } else {
         Kind::NotAsDeclared as u8
     })
-}
-
-/// What a person wants back.
-struct Wish {
-    id: String,
-    paths: Vec<PathBuf>,
-    overwrite: bool,
-    dry_run: bool,
-    json: bool,
-}
-
-/// A path of the root as it is in a backup.
-fn within(root: &Root, path: &Path) -> Result<PathBuf> {
-    let inside = root.relative(path);
-    let good = inside.components().all(|part| {
-        matches!(
-            part,
-            std::path::Component::Normal(_) | std::path::Component::CurDir
-        )
-    });
-    if !good || inside.as_os_str().is_empty() {
-        return Err(anyhow!("{} is not in the root", path.display()))
-            .hint("paths are relative to the root, such as workspaces/agent-1")
-            .kind(Kind::Usage);
-    }
-    let parts = inside.components();
-    Ok(parts
-        .filter(|part| *part != std::path::Component::CurDir)
-        .collect())
-}
-
-fn give(settings: &Settings, wish: &Wish, to: Option<&Path>) -> Result<ExitCode> {
-    let stop = until_signalled()?;
-    let repository = Repository::open(settings)?;
-    let all = snapshots::list(&repository, &stop)?;
-    let snapshot = snapshots::pick(&all, &wish.id)?;
-    let steps = give_back::plan(settings, &repository, &snapshot.id, &wish.paths, &stop)?;
-    if wish.dry_run {
-        return show::plan(&steps, to, wish.json);
-    }
-    if let Some(to) = to {
-        give_back::beside(&repository, &snapshot.id, &wish.paths, to, &stop)?;
-        let given = give_back::Given {
-            restored: u64::try_from(steps.len()).unwrap_or(u64::MAX),
-            ..give_back::Given::default()
-        };
-        return show::given(&given, to, wish.json);
-    }
-    let differing = steps
-        .iter()
-        .filter(|step| matches!(step.now, give_back::Now::Older | give_back::Now::Newer));
-    let newer = differing
-        .clone()
-        .filter(|step| step.now == give_back::Now::Newer);
-    let (differing, newer) = (differing.count(), newer.count());
-    let over = wish.overwrite || (differing > 0 && !wish.json && asks(differing, newer)?);
-    let id = &snapshot.id;
-    let given = give_back::into_root(settings, &repository, id, &steps, &wish.paths, over, &stop)?;
-    show::given(&given, settings.root.dir(), wish.json)
-}
-
-/// Whether a person at a terminal says yes. Nobody else is asked, and then the answer is no.
-fn asks(differing: usize, newer: usize) -> Result<bool> {
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Ok(false);
-    }
-    let mut err = std::io::stderr().lock();
-    write!(
-        err,
-        "{differing} files are there and differ, {newer} of them newer. Replace them? They are renamed, not lost. [y/N] "
-    )?;
-    err.flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
-}
-
-fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Result<ExitCode> {
-    let life = process::current_life()?;
-    let stop = until_signalled()?.or_at_the_notice(&settings.root, &life);
-    let mut all_good = true;
-    for (name, record) in settings.root.all_records()? {
-        let Ok(record) = record else { continue };
-        if record.live_process(&life).is_some() {
-            continue;
-        }
-        for loss in restore::losses(&settings.root, &record) {
-            // A checkpoint is newer, and the keeper's to use.
-            if matches!(loss, restore::Loss::Workspace(_))
-                && !workspaces
-                && restore::may_have_checkpoint(&settings.root, &settings.config, &record)
-            {
-                continue;
-            }
-            if dry_run {
-                say(&format!("{name}: would look for {}", loss.what()));
-                continue;
-            }
-            match bring(settings, &loss, &stop) {
-                Ok(Some(brought)) => {
-                    let words = brought.words();
-                    say(&format!("{name}: {words}"));
-                    let tell = Order::Tell {
-                        name: name.clone(),
-                        words,
-                    };
-                    place::order(settings, &tell)?;
-                }
-                Ok(None) => {
-                    all_good = false;
-                    complain(&format!("warning: {name}: no backup has {}", loss.what()));
-                }
-                Err(error) => {
-                    all_good = false;
-                    complain(&format!("warning: {name}: {error:#}"));
-                }
-            }
-        }
-    }
-    Ok(code(all_good))
-}
-
-fn bring(
-    settings: &Settings,
-    loss: &restore::Loss,
-    stop: &Stop,
-) -> Result<Option<bring_back::Brought>> {
-    match loss {
-        restore::Loss::Transcript { session_id, left } => {
-            bring_back::transcript(settings, session_id, *left, stop)
-        }
-        restore::Loss::Workspace(path) => bring_back::directory(settings, path, stop),
-    }
 }
 
 fn look(

@@ -1,0 +1,87 @@
+//! What a person wants back from a backup.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::{show, until_signalled};
+use crate::backup::engine::Repository;
+use crate::backup::{Settings, give_back, snapshots};
+use crate::error::{Hint as _, Kind, Result, anyhow};
+use crate::root::Root;
+
+/// What a person wants back.
+pub(super) struct Wish {
+    pub(super) id: String,
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) overwrite: bool,
+    pub(super) dry_run: bool,
+    pub(super) json: bool,
+}
+
+/// A path of the root as it is in a backup.
+pub(super) fn within(root: &Root, path: &Path) -> Result<PathBuf> {
+    let inside = root.relative(path);
+    let good = inside.components().all(|part| {
+        matches!(
+            part,
+            std::path::Component::Normal(_) | std::path::Component::CurDir
+        )
+    });
+    if !good || inside.as_os_str().is_empty() {
+        return Err(anyhow!("{} is not in the root", path.display()))
+            .hint("paths are relative to the root, such as workspaces/agent-1")
+            .kind(Kind::Usage);
+    }
+    let parts = inside.components();
+    Ok(parts
+        .filter(|part| *part != std::path::Component::CurDir)
+        .collect())
+}
+
+/// Gives it back, into the root or beside it.
+pub(super) fn give(settings: &Settings, wish: &Wish, to: Option<&Path>) -> Result<ExitCode> {
+    let stop = until_signalled()?;
+    let repository = Repository::open(settings)?;
+    let all = snapshots::list(&repository, &stop)?;
+    let snapshot = snapshots::pick(&all, &wish.id)?;
+    let steps = give_back::plan(settings, &repository, &snapshot.id, &wish.paths, &stop)?;
+    if wish.dry_run {
+        return show::plan(&steps, to, wish.json);
+    }
+    if let Some(to) = to {
+        give_back::beside(&repository, &snapshot.id, &wish.paths, to, &stop)?;
+        let given = give_back::Given {
+            restored: u64::try_from(steps.len()).unwrap_or(u64::MAX),
+            ..give_back::Given::default()
+        };
+        return show::given(&given, to, wish.json);
+    }
+    let differing = steps
+        .iter()
+        .filter(|step| matches!(step.now, give_back::Now::Older | give_back::Now::Newer));
+    let newer = differing
+        .clone()
+        .filter(|step| step.now == give_back::Now::Newer);
+    let (differing, newer) = (differing.count(), newer.count());
+    let over = wish.overwrite || (differing > 0 && !wish.json && asks(differing, newer)?);
+    let id = &snapshot.id;
+    let given = give_back::into_root(settings, &repository, id, &steps, &wish.paths, over, &stop)?;
+    show::given(&given, settings.root.dir(), wish.json)
+}
+
+/// Whether a person at a terminal says yes. Nobody else is asked, and then the answer is no.
+fn asks(differing: usize, newer: usize) -> Result<bool> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(false);
+    }
+    let mut err = std::io::stderr().lock();
+    write!(
+        err,
+        "{differing} files are there and differ, {newer} of them newer. Replace them? They are renamed, not lost. [y/N] "
+    )?;
+    err.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

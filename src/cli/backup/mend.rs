@@ -1,0 +1,70 @@
+//! What agents have lost, brought back from the backups.
+
+use std::process::ExitCode;
+
+use super::super::term::{complain, say};
+use super::{code, until_signalled};
+use crate::backup::place::Order;
+use crate::backup::{Settings, Stop, bring_back, place};
+use crate::error::Result;
+use crate::os::process;
+use crate::restore;
+
+/// Looks through the agents that do not run.
+pub(super) fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Result<ExitCode> {
+    let life = process::current_life()?;
+    let stop = until_signalled()?.or_at_the_notice(&settings.root, &life);
+    let mut all_good = true;
+    for (name, record) in settings.root.all_records()? {
+        let Ok(record) = record else { continue };
+        if record.live_process(&life).is_some() {
+            continue;
+        }
+        for loss in restore::losses(&settings.root, &record) {
+            // A checkpoint is newer, and the keeper's to use.
+            if matches!(loss, restore::Loss::Workspace(_))
+                && !workspaces
+                && restore::may_have_checkpoint(&settings.root, &settings.config, &record)
+            {
+                continue;
+            }
+            if dry_run {
+                say(&format!("{name}: would look for {}", loss.what()));
+                continue;
+            }
+            match bring(settings, &loss, &stop) {
+                Ok(Some(brought)) => {
+                    let words = brought.words();
+                    say(&format!("{name}: {words}"));
+                    let tell = Order::Tell {
+                        name: name.clone(),
+                        words,
+                    };
+                    place::order(settings, &tell)?;
+                }
+                Ok(None) => {
+                    all_good = false;
+                    complain(&format!("warning: {name}: no backup has {}", loss.what()));
+                }
+                Err(error) => {
+                    all_good = false;
+                    complain(&format!("warning: {name}: {error:#}"));
+                }
+            }
+        }
+    }
+    Ok(code(all_good))
+}
+
+fn bring(
+    settings: &Settings,
+    loss: &restore::Loss,
+    stop: &Stop,
+) -> Result<Option<bring_back::Brought>> {
+    match loss {
+        restore::Loss::Transcript { session_id, left } => {
+            bring_back::transcript(settings, session_id, *left, stop)
+        }
+        restore::Loss::Workspace(path) => bring_back::directory(settings, path, stop),
+    }
+}
