@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
-use crate::os::{files, process};
+use crate::os::{files, user};
 use crate::state::{self, AgentName, AgentRecord, RootFile};
 
 /// Where a root is looked for when neither `--root` nor `SPOTKEEP_ROOT` says.
@@ -320,8 +320,8 @@ fn ensure_root(root: &Root) -> Result<()> {
 }
 
 fn ensure_mine(dir: &Path, owner: u32) -> Result<()> {
-    let me = process::user_id();
-    let (display, user) = (dir.display(), || process::user_name(owner));
+    let me = user::id();
+    let (display, user) = (dir.display(), || user::name(owner));
     ensure_hinted(
         owner == me || me == 0,
         || format!("the root {display} belongs to the user {}", user()),

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use crate::agent::Exit;
 use crate::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
+use crate::os::command;
+use crate::os::command::Output;
 use crate::os::files;
-use crate::os::process::{self, Output, ProcessId};
+use crate::os::process::{self, ProcessId};
 use crate::state::AgentName;
 
 /// A tmux command answers in about 6 ms; a machine under load may take much longer.
@@ -263,7 +265,7 @@ impl Tmux {
         // A named buffer of its own: two pastes at once do not meet, and a user's buffers stay.
         // Read and not given as an argument: one may have 128 KiB at most.
         let load = ["load-buffer", "-b", &buffer, "-"];
-        let loaded = process::run_with_input(self.command().args(load), text.as_bytes(), LIMIT)
+        let loaded = command::run_with_input(self.command().args(load), text.as_bytes(), LIMIT)
             .context("tmux did not answer")?;
         ensure!(
             loaded.status.success(),
@@ -350,7 +352,7 @@ impl Tmux {
     }
 
     fn raw(&self, arguments: &[&str]) -> Result<Output> {
-        process::run(self.command().args(arguments), LIMIT)
+        command::run(self.command().args(arguments), LIMIT)
             .context("tmux did not answer")
             .hint(INSTALL)
     }
@@ -411,7 +413,7 @@ pub fn last_lines(screen: &str, count: usize) -> String {
 /// # Errors
 /// It cannot be run.
 pub fn ensure_installed() -> Result<()> {
-    match process::run(Command::new("tmux").arg("-V"), LIMIT) {
+    match command::run(Command::new("tmux").arg("-V"), LIMIT) {
         Ok(_) => Ok(()),
         Err(_) => Err(anyhow!("tmux is not installed")).hint("sudo apt-get install tmux"),
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use spotkeep::drill::program;
 use spotkeep::drill::sandbox::Sandbox;
 use spotkeep::error::{Context as _, Result, ensure};
-use spotkeep::os::{process, signal};
+use spotkeep::os::{command, process, signal};
 
 use super::options::Options;
 
@@ -175,7 +175,7 @@ fn distribution() -> String {
 
 /// Runs a program to its end and returns what it printed.
 pub fn run(command: &mut Command, limit: Duration) -> Result<String> {
-    let output = process::run(command, limit)?;
+    let output = command::run(command, limit)?;
     ensure!(output.status.success(), "{command:?}: {}", output.stderr);
     Ok(output.stdout)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use spotkeep::drill::Report;
 use spotkeep::error::{Context as _, Result};
-use spotkeep::os::process;
+use spotkeep::os::command;
 
 use super::options::Options;
 use super::place::{Place, say};
@@ -59,7 +59,7 @@ fn drill(place: &Place, kind: &str, number: usize) -> Result<Report> {
         Some(claude) => command.arg("--claude").arg(claude),
         None => command.arg("--stand-in"),
     };
-    let output = process::run(&mut command, LIMIT)?;
+    let output = command::run(&mut command, LIMIT)?;
     serde_json::from_str(&output.stdout).with_context(|| format!("no report: {}", output.stderr))
 }
 

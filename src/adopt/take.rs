@@ -13,6 +13,7 @@ use crate::claude::{archive, session};
 use crate::config;
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
 use crate::git;
+use crate::os::command;
 use crate::os::dirs::rename_new;
 use crate::os::files;
 use crate::os::process::{self, Signal};
@@ -235,7 +236,7 @@ fn move_workspace(found: &Found, from: &Path, to: &Path) -> Result<String> {
     if let Place::Outside(Tie::Linked { repository, .. }) = &found.place {
         let mut command = git::as_user(repository);
         command.args(["worktree", "move"]).arg(from).arg(to);
-        let output = process::run(&mut command, GIT_LIMIT)?;
+        let output = command::run(&mut command, GIT_LIMIT)?;
         ensure!(output.status.success(), "git says: {}", output.stderr);
         return Ok(said);
     }

@@ -205,7 +205,7 @@ fn stream(
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
     let mut taker = place::child(settings, order)?;
     taker.stdin(reader);
-    let taking = std::thread::spawn(move || crate::os::process::run_fed(&mut taker, LONG.total));
+    let taking = std::thread::spawn(move || crate::os::command::run_fed(&mut taker, LONG.total));
     let given = repository.run_into(&mut dump, writer, LONG, stop);
     // It holds the other end of the pipe.
     drop(dump);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::settings::Key;
 use super::{Settings, Stop};
 use crate::error::{Context as _, Error, Hint as _, Kind, Result, anyhow, ensure};
-use crate::os::process;
+use crate::os::command;
 use crate::os::watched::{self, Ended, Limits};
 
 /// Repositories of version 2, `copy --from-repo`.
@@ -85,7 +85,7 @@ impl Restic {
             return Ok((Self { program }, print));
         }
         let mut command = Command::new(&program);
-        let output = process::run(command.arg("version"), VERSION_LIMIT)
+        let output = command::run(command.arg("version"), VERSION_LIMIT)
             .with_context(|| format!("{} does not answer", program.display()))
             .hint(format!("{} version", program.display()))?;
         let version = parse_version(&output.stdout);

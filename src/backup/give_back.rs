@@ -158,7 +158,7 @@ pub fn into_root(
     if settings.is_guarded() {
         return Err(anyhow!(
             "root does not write into what {} can change",
-            crate::os::process::user_name(settings.owner.uid)
+            crate::os::user::name(settings.owner.uid)
         ))
         .hint(format!(
             "sudo spotkeep backup restore {id} --to DIR, and take from there"

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{BackupState, Settings};
 use crate::claude;
 use crate::error::{Context as _, Result, ensure};
-use crate::os::{files, process};
+use crate::os::{command, files};
 use crate::root::Root;
 use crate::state::{self, AgentName};
 use crate::time::Timestamp;
@@ -67,7 +67,7 @@ pub fn order(settings: &Settings, order: &Order) -> Result<()> {
     if !settings.is_guarded() {
         return carry_out(&settings.root, order, &mut io::empty());
     }
-    let output = process::run(&mut child(settings, order)?, LIMIT)?;
+    let output = command::run(&mut child(settings, order)?, LIMIT)?;
     ensure!(output.status.success(), "{}", output.stderr);
     Ok(())
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::read_env_file;
 use crate::config::{Backup, Config, KeepBackups};
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
-use crate::os::{files, process};
+use crate::os::{command, files, user};
 use crate::root::Root;
 use crate::state::{self, VERSION, new_uuid};
 
@@ -178,10 +178,10 @@ impl Settings {
         let owner = fs::symlink_metadata(&dir)
             .with_context(|| format!("cannot look at {}", dir.display()))?;
         ensure!(owner.is_dir(), "{} is not a directory", dir.display());
-        if owner.uid() == process::user_id() {
+        if owner.uid() == user::id() {
             return Ok(());
         }
-        let name = process::user_name(owner.uid());
+        let name = user::name(owner.uid());
         Err(anyhow!("{} belongs to {name}", dir.display())).hint(format!(
             "sudo -u {name} spotkeep --root {} backup ls",
             self.root.dir().display()
@@ -214,7 +214,7 @@ impl Settings {
         if fs::symlink_metadata(self.key_file()).is_ok() {
             chown.arg(self.key_file());
         }
-        let output = process::run(&mut chown, std::time::Duration::from_secs(600))?;
+        let output = command::run(&mut chown, std::time::Duration::from_secs(600))?;
         ensure!(
             output.status.success(),
             "cannot give {} to root: {}",
@@ -296,7 +296,7 @@ fn whose(root: &Root) -> Result<(Owner, bool)> {
         uid: meta.uid(),
         gid: meta.gid(),
     };
-    if process::user_id() != 0 {
+    if user::id() != 0 {
         return Ok((owner, false));
     }
     let mut steering = vec![meta, look(root.dir())?, look(&state)?];

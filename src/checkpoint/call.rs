@@ -6,7 +6,7 @@ use std::process::ExitStatus;
 use crate::error::{Result, bail, ensure};
 use crate::git;
 use crate::notice::Deadline;
-use crate::os::process::exchange;
+use crate::os::command::exchange;
 
 /// Runs git in `dir` until the deadline; what it printed.
 ///

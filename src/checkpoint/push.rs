@@ -17,7 +17,7 @@ use crate::config::Remote;
 use crate::error::{Context as _, Hint as _, Result, anyhow};
 use crate::git::{self, without_secret};
 use crate::notice::Deadline;
-use crate::os::{files, process};
+use crate::os::{command, files};
 use crate::state::{self, VERSION};
 use crate::workspace;
 
@@ -242,7 +242,7 @@ fn run(side: &Path, url: &str, refspecs: &[String], deadline: Deadline) -> Resul
         .args(["push", "--no-verify", "--porcelain", "--force", "--"])
         .arg(url)
         .args(refspecs);
-    let output = process::exchange(&mut command, Vec::new(), deadline.at())?;
+    let output = command::exchange(&mut command, Vec::new(), deadline.at())?;
     if output.status.success() {
         return Ok(());
     }

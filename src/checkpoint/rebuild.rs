@@ -11,8 +11,8 @@ use super::rollback::{Heads, find, give_back};
 use super::{Place, ensure_names, head};
 use crate::error::{Context as _, Hint as _, Result, anyhow, bail};
 use crate::git::{self, Git, Repository, objects, side};
+use crate::os::command::exchange;
 use crate::os::files::create_private_dir;
-use crate::os::process::exchange;
 
 pub(super) fn rebuild(
     place: &Place,

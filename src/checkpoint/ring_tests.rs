@@ -10,7 +10,7 @@ use super::{Outcome, Place, Trigger, keep_in, list, thin_at};
 use crate::checkpoint::Turn;
 use crate::config::Keep;
 use crate::notice::Deadline;
-use crate::os::process::run;
+use crate::os::command::run;
 use crate::root::Root;
 use crate::time::Timestamp;
 

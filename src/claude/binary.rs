@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::launch;
 use crate::error::{Context as _, Hint as _, Result, bail, ensure};
-use crate::os::process;
+use crate::os::command;
 
 /// `--version` takes a second where the binary has to be read from a cold disk.
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
@@ -84,7 +84,7 @@ pub fn version_within(claude: &Path, limit: Duration) -> Result<String> {
             command.env_remove(name);
         }
     }
-    let output = process::run(&mut command, limit)?;
+    let output = command::run(&mut command, limit)?;
     let word = output.stdout.split_whitespace().next().unwrap_or_default();
     if !output.status.success() || numbers(word).is_empty() {
         bail!(

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::error::{Hint as _, Kind, Result, anyhow, hint_of};
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
-use crate::os::process;
+use crate::os::user;
 use crate::root::Root;
 use crate::state::{AgentName, VERSION, Wanted};
 use crate::storage::copy;
@@ -160,10 +160,10 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
 fn refuse_another_users(root: &Root) -> Result<()> {
     use std::os::unix::fs::MetadataExt as _;
     let owner = fs::metadata(root.session_state())?.uid();
-    if owner == process::user_id() {
+    if owner == user::id() {
         return Ok(());
     }
-    let name = process::user_name(owner);
+    let name = user::name(owner);
     Err(anyhow!("sessions are taken in by {name}, whose root it is"))
         .hint(format!(
             "sudo -u {name} spotkeep --root {} adopt",

@@ -15,6 +15,7 @@ use std::process::Command;
 use crate::error::{Hint as _, Result, anyhow};
 use crate::os::place::Place;
 use crate::os::process;
+use crate::os::user;
 use crate::setup::account::{self, Account};
 
 /// What of root's environment is no secret, and makes a difference.
@@ -37,7 +38,7 @@ const KEPT: [&str; 10] = [
 /// # Errors
 /// There is no `setpriv`.
 pub(super) fn become_owner(at: &Path, apart: bool) -> Result<()> {
-    let Some((uid, gid)) = somebody_else(at).filter(|_| process::user_id() == 0) else {
+    let Some((uid, gid)) = somebody_else(at).filter(|_| user::id() == 0) else {
         return Ok(());
     };
     let (_held, program) = process::inheritable_self()?;
@@ -62,7 +63,7 @@ pub(super) fn become_owner(at: &Path, apart: bool) -> Result<()> {
             .env("SHELL", account.shell);
     }
     let error = command.exec();
-    let user = process::user_name(uid);
+    let user = user::name(uid);
     Err(anyhow!("cannot act as {user}, whose root this is: {error}")).hint(format!(
         "sudo -u {user} spotkeep --root {} ...",
         at.display()
@@ -118,7 +119,7 @@ mod tests {
         let mine = dir.path().join("mine");
         fs::create_dir(&mine).unwrap();
         std::os::unix::fs::symlink(&mine, dir.path().join("session-state")).unwrap();
-        let me = process::user_id();
+        let me = user::id();
         let of_link = somebody_else(dir.path()).map(|(uid, _)| uid);
         assert_eq!(of_link, (me != 0).then_some(me));
         if me == 0 {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::term::say;
 use crate::error::{Hint as _, Kind, Result, anyhow};
-use crate::os::process;
+use crate::os::user;
 use crate::root::Root;
 use crate::systemd::install;
 use crate::systemd::units::UnitPaths;
@@ -34,7 +34,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         };
         return Ok(ExitCode::from(code));
     }
-    if process::user_id() != 0 {
+    if user::id() != 0 {
         return Err(anyhow!("units are root's")).hint(format!(
             "sudo {} --root {} units",
             paths.program.display(),

@@ -79,7 +79,7 @@ fn judge_owners(things: &[Thing], uid: u32, user: &str, root: &Root) -> Check {
             format!(
                 "{} belongs to the user {} and not to {user}, whose agents need it",
                 other.path.display(),
-                crate::os::process::user_name(other.uid)
+                crate::os::user::name(other.uid)
             ),
             format!(
                 "sudo chown -R {user}: {0}/.claude {0}/session-state {0}/workspaces",

@@ -9,7 +9,7 @@ use crate::keeper::client::{ask, status_without_root};
 use crate::keeper::protocol::Request;
 use crate::keeper::status::{Status, from_files};
 use crate::notice::provider::Provider;
-use crate::os::process;
+use crate::os::command;
 use crate::root::Root;
 use crate::systemd::units;
 
@@ -55,7 +55,7 @@ impl Machine {
             true => Command::new(program),
             false => Command::new(self.path("usr/bin").join(program)),
         };
-        let output = process::run(command.args(arguments), LIMIT).ok()?;
+        let output = command::run(command.args(arguments), LIMIT).ok()?;
         Some(output.stdout)
     }
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::scene::Scene;
 use super::{Check, LIMIT};
-use crate::os::process;
+use crate::os::command;
 
 /// Since this version `GIT_CONFIG_COUNT` is obeyed, by which git is told to execute nothing of a repository's.
 const GIT: [u64; 2] = [2, 36];
@@ -33,7 +33,7 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
 }
 
 fn said(program: &str, argument: &str) -> Option<String> {
-    let output = process::run(Command::new(program).arg(argument), LIMIT).ok()?;
+    let output = command::run(Command::new(program).arg(argument), LIMIT).ok()?;
     Some(output.stdout)
 }
 

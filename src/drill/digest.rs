@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::error::{Context as _, Result, ensure};
-use crate::os::process;
+use crate::os::command;
 
 /// What a workspace holds: an entry for each file, staged path and ref, with its content's
 /// fingerprint.
@@ -103,7 +103,7 @@ pub(super) fn git(dir: &Path, args: &[&str]) -> Result<String> {
         .env("HOME", "/nonexistent")
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_OPTIONAL_LOCKS", "0");
-    let output = process::run(&mut command, Duration::from_secs(30))?;
+    let output = command::run(&mut command, Duration::from_secs(30))?;
     ensure!(
         output.status.success(),
         "git {}: {}",

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::error::{Context as _, Result, ensure};
-use crate::os::process;
+use crate::os::command;
+use crate::os::user;
 
 /// The claude to play with: the one that was asked for, `SPOTKEEP_CLAUDE`, the first on the
 /// `PATH`, or the newest that was fetched into `.claude-bin`. `None`: the stand-in plays.
@@ -50,7 +51,7 @@ fn version_key(version: &str) -> Vec<u64> {
 /// It cannot be run.
 pub fn version(claude: &Path, mut with: Command) -> Result<String> {
     with.arg("--version");
-    let output = process::run(&mut with, Duration::from_secs(30))
+    let output = command::run(&mut with, Duration::from_secs(30))
         .with_context(|| format!("cannot ask {} for its version", claude.display()))?;
     let version = output.stdout.split_whitespace().next();
     Ok(version.context("claude says no version")?.to_owned())
@@ -59,7 +60,7 @@ pub fn version(claude: &Path, mut with: Command) -> Result<String> {
 /// Whether a network and mount namespace of our own can be had: as root, with the tools.
 #[must_use]
 pub fn can_isolate() -> bool {
-    process::user_id() == 0
+    user::id() == 0
         && isolated("ip link set lo up && setpriv --pdeathsig TERM mount --version")
             .stdout(Stdio::null())
             .stderr(Stdio::null())

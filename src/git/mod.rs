@@ -33,7 +33,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::error::{Context as _, Result, anyhow, ensure};
-use crate::os::process::{Exchange, exchange};
+use crate::os::command::{Exchange, exchange};
 
 pub use repository::Repository;
 pub use side::Side;

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::error::{Context as _, Hint as _, Result, anyhow, bail};
-use crate::os::process;
+use crate::os::user;
 
 use super::Git;
 
@@ -121,7 +121,7 @@ impl Repository {
     }
 
     fn ensure_ours(&self) -> Result<()> {
-        let me = process::user_id();
+        let me = user::id();
         let refs = ["objects", "refs", "reftable"].map(|name| self.common_dir.join(name));
         let first = [&self.work_tree, &self.git_dir, &self.common_dir];
         for path in first.into_iter().chain(&refs) {
@@ -134,11 +134,11 @@ impl Repository {
                 }
             };
             if owner != me {
-                let name = process::user_name(owner);
+                let name = user::name(owner);
                 return Err(anyhow!(
                     "{} belongs to the user {name}, and what {} writes there {name} could not change",
                     path.display(),
-                    process::user_name(me)
+                    user::name(me)
                 ))
                 .hint(format!("run spotkeep as the user {name}"));
             }

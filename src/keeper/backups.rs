@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::backup::{BackupState, Settings};
 use crate::config::Config;
 use crate::error::{Context as _, Result};
-use crate::os::process;
+use crate::os::command;
 use crate::root::Root;
 
 /// After a start, so that a machine that is often preempted has backups too, and the agents' own start is
@@ -123,7 +123,7 @@ fn make(root: &Root, program: &Path) {
         .arg(root.dir())
         .args(["backup", "now", "--scheduled"])
         .stdin(Stdio::null());
-    match process::run(&mut command, LIMIT) {
+    match command::run(&mut command, LIMIT) {
         Ok(output) if output.status.success() => {
             tracing::debug!("backup: {}", output.stdout.trim());
         }

@@ -32,6 +32,7 @@ use crate::os::crash::{Point, point};
 use crate::os::files::LockFile;
 use crate::os::process::{self, ProcessId};
 use crate::os::signal;
+use crate::os::user;
 use crate::restore::{self, History};
 use crate::root::Root;
 use crate::state::{self, AgentName, AgentRecord, Fleet, Journal, Line, RootFile, Wanted, What};
@@ -326,7 +327,7 @@ impl Keeper {
         self.handle(Event::Declare(declared));
         // What was said while no keeper was there to do it.
         for name in unwanted {
-            let by = process::user_name(process::user_id());
+            let by = user::name(user::id());
             self.handle(Event::Want {
                 name,
                 wanted: Wanted::Stopped,

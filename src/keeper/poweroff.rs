@@ -6,6 +6,7 @@ use super::Message;
 use super::core::{Core, Event};
 use super::edges::Edges;
 use crate::agent;
+use crate::os::command;
 use crate::os::process;
 
 /// How long the command that ends the machine may take.
@@ -45,7 +46,7 @@ impl Edges {
                     None => Some("there is no command for it".to_owned()),
                     Some((program, arguments)) => {
                         let mut command = std::process::Command::new(program);
-                        match process::run(command.args(arguments), POWER_OFF_LIMIT) {
+                        match command::run(command.args(arguments), POWER_OFF_LIMIT) {
                             Ok(output) if output.status.success() => None,
                             Ok(output) => Some(format!("{} {}", output.status, output.stderr)),
                             Err(error) => Some(format!("{error:#}")),

@@ -16,7 +16,7 @@ use super::{End, Keeper};
 use crate::config::Config;
 use crate::error::{Error, Hint as _, Kind, Result, anyhow};
 use crate::notice::{Notice, Source};
-use crate::os::{files, process};
+use crate::os::{files, user};
 use crate::state::{AgentName, AgentState, Fleet, Manifest, VERSION, What};
 
 /// Who waits for the save that is under way.
@@ -91,7 +91,7 @@ impl Keeper {
                 if wanted == crate::state::Wanted::Running {
                     self.check_open()?;
                 }
-                let by = process::user_name(user);
+                let by = user::name(user);
                 for name in names {
                     self.handle(Event::Want {
                         name,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Context as _, Result, ensure};
-use crate::os::{files, process};
+use crate::os::{files, user};
 use crate::root::Root;
 use crate::state::{self, VERSION};
 
@@ -66,7 +66,7 @@ pub fn directory(root: &Root, root_id: &str, life: &str) -> Result<PathBuf> {
     files::create_private_dir(&dir)?;
     let meta = std::fs::symlink_metadata(&dir)?;
     ensure!(
-        meta.is_dir() && meta.uid() == process::user_id() && meta.mode() & 0o022 == 0,
+        meta.is_dir() && meta.uid() == user::id() && meta.mode() & 0o022 == 0,
         "{} is not a directory that only we can write to",
         dir.display()
     );
@@ -82,7 +82,7 @@ pub fn directory(root: &Root, root_id: &str, life: &str) -> Result<PathBuf> {
 /// put them in an environment of this user's.
 #[must_use]
 pub fn sockets() -> Vec<PathBuf> {
-    let uid = process::user_id();
+    let uid = user::id();
     let mut found: Vec<PathBuf> = bases()
         .into_iter()
         .filter(|base| std::fs::metadata(base).is_ok_and(|meta| meta.uid() == uid))
@@ -100,7 +100,7 @@ fn bases() -> Vec<PathBuf> {
     if let Some(dir) = std::env::var_os("SPOTKEEP_RUNTIME_DIR") {
         return vec![dir.into()];
     }
-    let uid = process::user_id();
+    let uid = user::id();
     let is_mine = |dir: &Path| std::fs::metadata(dir).is_ok_and(|meta| meta.uid() == uid);
     let of_unit = PathBuf::from("/run/spotkeep");
     let of_user = std::env::var_os("XDG_RUNTIME_DIR")

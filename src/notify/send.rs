@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::message::Message;
 use crate::config::Format;
 use crate::error::{Context as _, Hint as _, Result, anyhow, ensure};
-use crate::os::process::run_with_input;
+use crate::os::command::run_with_input;
 use crate::os::socket::loopback_only;
 
 /// How long one try may take.

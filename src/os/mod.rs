@@ -3,6 +3,7 @@
 //! `signal-hook`.
 
 pub mod block;
+pub mod command;
 pub mod crash;
 pub mod cut;
 pub mod dirs;
@@ -14,5 +15,6 @@ pub mod process;
 pub mod signal;
 pub mod socket;
 pub mod usage;
+pub mod user;
 pub mod watch;
 pub mod watched;

@@ -5,12 +5,13 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 
-use super::process::{ProcessId, user_id};
+use super::process::ProcessId;
+use super::user;
 
 /// All processes of this user but ourselves, in no order, with the name of each.
 #[must_use]
 pub fn mine() -> Vec<(ProcessId, String)> {
-    let (user, me) = (user_id(), std::process::id());
+    let (user, me) = (user::id(), std::process::id());
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter(|entry| {

@@ -1,19 +1,17 @@
 //! Processes by identity, never by number alone: a pid is reused, a pid with its start time is not.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Context as _, Result, bail};
+use super::command;
+use crate::error::{Context as _, Result};
 
 /// A process of this life: its pid and its start time in clock ticks after boot (field 22 of
 /// `/proc/PID/stat`), which together never name another.
@@ -74,14 +72,18 @@ pub struct Pidfd {
 }
 
 impl Pidfd {
+    /// That of a child that nobody has waited for yet: it may have ended, but is a corpse until then, so its
+    /// pid is still its own.
+    pub(super) fn of_child(child: &Child) -> Option<Self> {
+        let pid = Pid::from_raw(i32::try_from(child.id()).ok()?)?;
+        let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        Some(Self { fd })
+    }
+
     /// Waits until the process has ended, at most until `deadline` (`None`: for ever).
     /// Returns whether it has ended.
     #[must_use]
     pub fn wait(&self, deadline: Option<Instant>) -> bool {
-        Self::wait_on(&self.fd, deadline)
-    }
-
-    fn wait_on(fd: &OwnedFd, deadline: Option<Instant>) -> bool {
         loop {
             let timeout = deadline.map(|deadline| {
                 Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or(
@@ -91,7 +93,7 @@ impl Pidfd {
                     },
                 )
             });
-            let mut fds = [PollFd::new(fd, PollFlags::IN)];
+            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(0) => return false,
                 Err(rustix::io::Errno::INTR) => {}
@@ -276,39 +278,6 @@ pub fn inheritable_self() -> Result<(File, PathBuf)> {
     Ok((file, at))
 }
 
-/// The real user id of this process.
-#[must_use]
-pub fn user_id() -> u32 {
-    rustix::process::getuid().as_raw()
-}
-
-/// The name of a user, from `/etc/passwd`; the number where it has none.
-#[must_use]
-pub fn user_name(uid: u32) -> String {
-    let number = uid.to_string();
-    fs::read_to_string("/etc/passwd")
-        .ok()
-        .and_then(|passwd| {
-            passwd.lines().find_map(|line| {
-                let mut fields = line.split(':');
-                let name = fields.next()?;
-                (fields.nth(1)? == number).then(|| name.to_owned())
-            })
-        })
-        .unwrap_or(number)
-}
-
-/// The home of a user, from `/etc/passwd`.
-#[must_use]
-pub fn user_home(uid: u32) -> Option<PathBuf> {
-    let number = uid.to_string();
-    let passwd = fs::read_to_string("/etc/passwd").ok()?;
-    let mut of_user = passwd
-        .lines()
-        .filter(|line| line.split(':').nth(2) == Some(&number));
-    Some(of_user.next()?.split(':').nth(5)?.into())
-}
-
 /// Lets everybody else go first: this thread, and whatever is started from it. Not at the very lowest: where
 /// every core is wanted by several, that would be nothing at all for hours.
 pub fn step_back() {
@@ -322,188 +291,7 @@ pub fn step_back() {
     // The disk's turn comes by a class that only a program of its own can set without unsafe code.
     let mut ionice = Command::new("ionice");
     ionice.args(["-c", "3", "-t", "-p", &std::process::id().to_string()]);
-    run(&mut ionice, Duration::from_secs(5)).ok();
-}
-
-/// What a command said.
-#[derive(Debug)]
-pub struct Output {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// Its standard output, lossily as text.
-    pub stdout: String,
-    /// Its standard error, trimmed.
-    pub stderr: String,
-}
-
-/// Runs a command to its end, or until `limit` has passed, when it is killed.
-///
-/// # Errors
-/// It cannot be started, or it took too long.
-pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    run_to_its_end(command, &[], limit)
-}
-
-/// As [`run`], with its standard output going where the caller says.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_into(command: &mut Command, stdout: Stdio, limit: Duration) -> Result<Output> {
-    command.stdin(Stdio::null()).stdout(stdout);
-    run_to_its_end(command, &[], limit)
-}
-
-/// As [`run`], for a command that was given its standard input.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_fed(command: &mut Command, limit: Duration) -> Result<Output> {
-    command.stdout(Stdio::piped());
-    run_to_its_end(command, &[], limit)
-}
-
-/// As [`run`], with something to read.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    run_to_its_end(command, input, limit)
-}
-
-fn run_to_its_end(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let mut child = command
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {name}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let input = input.to_vec();
-        // Who does not read blocks this thread only, until it ends.
-        std::thread::spawn(move || stdin.write_all(&input).ok());
-    }
-    let pid = i32::try_from(child.id()).context("pid out of range")?;
-    // A child that has ended is a corpse until it is waited for, so its pid is still its own.
-    let pidfd = Pid::from_raw(pid)
-        .map(|pid| pidfd_open(pid, PidfdFlags::empty()))
-        .transpose();
-    let stdout = read_aside(child.stdout.take());
-    let stderr = read_aside(child.stderr.take());
-    let ended = match pidfd {
-        Ok(Some(fd)) => Pidfd { fd }.wait(Some(Instant::now() + limit)),
-        _ => true,
-    };
-    if !ended {
-        child.kill().ok();
-    }
-    let status = child
-        .wait()
-        .with_context(|| format!("cannot wait for {name}"))?;
-    if !ended {
-        bail!("{name} did not end within {} s", limit.as_secs_f32());
-    }
-    let text = |pipe: &mpsc::Receiver<Vec<u8>>| {
-        let bytes = pipe.recv_timeout(PIPE_LIMIT).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    Ok(Output {
-        status,
-        stdout: text(&stdout),
-        stderr: text(&stderr).trim().to_owned(),
-    })
-}
-
-/// What a program that was fed said, byte for byte.
-#[derive(Debug)]
-pub struct Exchange {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// Its standard output.
-    pub stdout: Vec<u8>,
-    /// Its standard error, trimmed.
-    pub stderr: String,
-}
-
-/// Runs a command as the leader of a process group of its own, feeds it `input`, and hears it to
-/// its end. What still runs at `until` is asked to end, and after a moment killed, with all its group.
-///
-/// # Errors
-/// It cannot be started, or it took too long.
-pub fn exchange(command: &mut Command, input: Vec<u8>, until: Instant) -> Result<Exchange> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let stdin = if input.is_empty() {
-        Stdio::null()
-    } else {
-        Stdio::piped()
-    };
-    let mut child = command
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("cannot run {name}"))?;
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pidfd = group
-        .map(|pid| pidfd_open(pid, PidfdFlags::empty()))
-        .transpose();
-    let stdout = read_aside(child.stdout.take());
-    let stderr = read_aside(child.stderr.take());
-    if let Some(mut pipe) = child.stdin.take() {
-        // A program that ends early closes its end; its own words say why.
-        std::thread::spawn(move || pipe.write_all(&input).ok());
-    }
-    let wait = |until| match &pidfd {
-        Ok(Some(fd)) => Pidfd::wait_on(fd, Some(until)),
-        _ => true,
-    };
-    let ended = wait(until);
-    if !ended && let Some(group) = group {
-        // First a word, so that it removes its own temporary files and locks.
-        rustix::process::kill_process_group(group, rustix::process::Signal::TERM).ok();
-        wait(Instant::now() + TERM_GRACE);
-        // Not waited for yet, so the number still names its group.
-        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
-    }
-    let status = child
-        .wait()
-        .with_context(|| format!("cannot wait for {name}"))?;
-    if !ended {
-        bail!("{name} did not end in time");
-    }
-    // Half an answer is none, least of all an empty one: "nothing has changed" is said by saying nothing.
-    let left = until.saturating_duration_since(Instant::now());
-    let stdout = stdout
-        .recv_timeout(left.max(PIPE_LIMIT))
-        .ok()
-        .with_context(|| format!("{name} has ended, and its answer has no end"))?;
-    let text = stderr.recv_timeout(PIPE_LIMIT).unwrap_or_default();
-    Ok(Exchange {
-        status,
-        stdout,
-        stderr: String::from_utf8_lossy(&text).trim().to_owned(),
-    })
-}
-
-/// So long a program may take to end after it was asked to.
-const TERM_GRACE: Duration = Duration::from_millis(300);
-
-/// A command that has ended may have left a child behind that keeps its pipes open.
-const PIPE_LIMIT: Duration = Duration::from_secs(2);
-
-/// Reads a pipe to its end in a thread of its own, so that a full one blocks nobody.
-fn read_aside(pipe: Option<impl io::Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
-    let (done, read) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            // What could be read before an error is still worth showing.
-            pipe.read_to_end(&mut bytes).ok();
-        }
-        done.send(bytes).ok();
-    });
-    read
+    command::run(&mut ionice, Duration::from_secs(5)).ok();
 }
 
 #[cfg(test)]
@@ -527,39 +315,6 @@ mod tests {
             }
             .is_alive()
         );
-    }
-
-    #[test]
-    fn a_command_that_does_not_end_is_killed_at_its_limit() {
-        let error = run(
-            Command::new("tail").args(["-f", "/dev/null"]),
-            Duration::from_millis(50),
-        )
-        .unwrap_err();
-        assert!(error.to_string().contains("did not end"), "{error}");
-    }
-
-    #[test]
-    fn an_answer_that_has_no_end_is_an_error_and_not_an_empty_answer() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("pid");
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", "tail -f /dev/null & echo $! >\"$0\""])
-            .arg(&file);
-        let soon = Instant::now() + Duration::from_secs(1);
-        let said = exchange(&mut command, Vec::new(), soon);
-        let left = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
-        ProcessId::of(left)
-            .unwrap()
-            .open()
-            .unwrap()
-            .signal(Signal::Kill);
-        assert!(said.is_err(), "{said:?}");
-        let mut command = Command::new("sh");
-        let limit = Instant::now() + Duration::from_secs(10);
-        let said = exchange(command.args(["-c", "echo said"]), Vec::new(), limit).unwrap();
-        assert_eq!(said.stdout, b"said\n");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
+use crate::os::command;
 use crate::os::place::Place;
-use crate::os::process;
 use crate::state::VERSION;
 
 /// A directory service may answer slowly; a shadow file may be locked.
@@ -214,7 +214,7 @@ pub fn find(place: &Place, key: &str) -> Result<Option<Account>> {
     let line = if place.is_real() {
         let mut command = Command::new("getent");
         command.args(["passwd", "--", key]);
-        let output = process::run(&mut command, LIMIT)?;
+        let output = command::run(&mut command, LIMIT)?;
         output.stdout.lines().next().map(str::to_owned)
     } else {
         let text = fs::read_to_string(place.at("/etc/passwd")).unwrap_or_default();
@@ -311,7 +311,7 @@ pub fn make(place: &Place, wanted: &Wanted) -> Result<Account> {
 
 fn checked(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = process::run(command, LIMIT)?;
+    let output = command::run(command, LIMIT)?;
     if !output.status.success() {
         bail!("{name} failed: {}", output.stderr);
     }

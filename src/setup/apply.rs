@@ -15,7 +15,7 @@ use crate::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
 use crate::os::crash::{Point, point};
 use crate::os::dirs::{Dir, Entry, Ownership};
 use crate::os::place::Place;
-use crate::os::{files, process};
+use crate::os::{command, files};
 use crate::storage::blank::{self, Content};
 use crate::storage::device::Device;
 use crate::storage::filesystem::{self, Kind};
@@ -181,7 +181,7 @@ fn mounted(at: &Path) -> Result<()> {
 }
 
 fn run(command: &mut Command, limit: Duration) -> Result<()> {
-    let output = process::run(command, limit)?;
+    let output = command::run(command, limit)?;
     if !output.status.success() {
         bail!("{}", output.stderr.replace('\n', "; "));
     }

@@ -66,7 +66,7 @@ mod tests {
         let program = tree.join("bin/spotkeep");
         fs::write(&program, "another").unwrap();
         set(&program, 0o755);
-        let is_root = crate::os::process::user_id() == 0;
+        let is_root = crate::os::user::id() == 0;
         assert_eq!(is_roots_alone(tree).unwrap(), is_root);
         assert_eq!(from(Path::new("/tmp/spotkeep"), tree).unwrap(), None);
         set(&program, 0o775);

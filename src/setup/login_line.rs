@@ -71,7 +71,7 @@ pub fn remove(prefix: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::process::run;
+    use crate::os::command::run;
     use std::process::Command;
     use std::time::Duration;
 

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::error::{Hint as _, Result, anyhow};
-use crate::os::process;
+use crate::os::command;
 use crate::storage::filesystem::Kind;
 
 /// A mirror may be slow, and another package manager may be at work on a new machine.
@@ -55,7 +55,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
             .env("DEBIAN_FRONTEND", "noninteractive")
             // Restarting services is not ours to decide while a machine is set up.
             .env("NEEDRESTART_SUSPEND", "1");
-        process::run(&mut command, LIMIT)
+        command::run(&mut command, LIMIT)
     };
     let names = packages.join(" ");
     let by_hand = format!("sudo apt-get install {names}");

@@ -9,8 +9,8 @@ use super::account::Verdict;
 use super::user::{Request, User};
 use super::{Ask, Outcome, Told, login_line, vm};
 use crate::error::{Context as _, Result};
+use crate::os::command;
 use crate::os::crash::{Point, point};
-use crate::os::process;
 use crate::storage::filesystem;
 use crate::storage::links::{Link, State};
 use crate::systemd::install;
@@ -149,7 +149,7 @@ fn take_out_mount(
         said.push(format!("{error:#}; it is unmounted at the next boot"));
     }
     if has_systemd {
-        process::run(Command::new("systemctl").arg("daemon-reload"), LIMIT)?;
+        command::run(Command::new("systemctl").arg("daemon-reload"), LIMIT)?;
     }
     Ok(said)
 }

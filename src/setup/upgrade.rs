@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
 use crate::os::crash::{Point, point};
-use crate::os::{files, process};
+use crate::os::{command, files, user};
 use crate::root::Root;
 use crate::systemd::install;
 use crate::systemd::units::{KEEPER, UnitPaths};
@@ -64,7 +64,7 @@ impl fmt::Display for Upgraded {
 /// Not root; the place is not safe from others; the file is no spotkeep; the new keeper was not
 /// ready in time, and the old one is back.
 pub fn upgrade(root: &Root, file: &Path) -> Result<Upgraded> {
-    if process::user_id() != 0 {
+    if user::id() != 0 {
         let (root, file) = (root.dir().display(), file.display());
         return Err(anyhow!("an upgrade takes root")).hint(format!(
             "sudo spotkeep --root {root} setup --upgrade {file}"
@@ -193,7 +193,7 @@ fn begin(root: &Root, program: &Path, restart: bool) -> Result<()> {
     }
     let mut units = Command::new(program);
     units.arg("--root").arg(root.dir()).arg("units");
-    let output = process::run(&mut units, LIMIT)?;
+    let output = command::run(&mut units, LIMIT)?;
     if !output.status.success() {
         bail!("it does not write its units: {}", output.stderr);
     }
@@ -209,7 +209,7 @@ fn version(program: &Path, user: &str) -> Result<String> {
         .arg("--version")
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    let output = process::run(&mut command, LIMIT)?;
+    let output = command::run(&mut command, LIMIT)?;
     let said = output.stdout.trim();
     match said.strip_prefix("spotkeep ") {
         Some(version) if output.status.success() && is_version(version) => Ok(version.to_owned()),
@@ -270,7 +270,7 @@ mod tests {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         };
         let check = || refuse_where_others_write(dir.path(), &bin).is_ok();
-        let is_root = process::user_id() == 0;
+        let is_root = user::id() == 0;
         set(dir.path(), 0o1775);
         set(&bin, 0o755);
         assert_eq!(check(), is_root);

@@ -17,9 +17,12 @@ use super::machine;
 use crate::claude::{binary, retention};
 use crate::config::{self, Config};
 use crate::error::{Context as _, Hint as _, Result, anyhow, bail, ensure, hint_of};
+use crate::os::command;
+use crate::os::command::Output;
 use crate::os::files::{self, LockFile};
 use crate::os::place::Place;
-use crate::os::process::{self, Output};
+use crate::os::process;
+use crate::os::user;
 use crate::root::Root;
 use crate::state;
 use crate::storage::links::{self, Link, State};
@@ -110,7 +113,7 @@ pub struct Report {
 /// # Errors
 /// It cannot, or this process is root.
 pub fn serve(request: &str) -> Result<Value> {
-    ensure!(process::user_id() != 0, "this part is not for root");
+    ensure!(user::id() != 0, "this part is not for root");
     let request: Request = serde_json::from_str(request).context("not a request")?;
     let value = match request {
         Request::Look {
@@ -248,11 +251,7 @@ fn inhabit(root: &Path, user: &str, unattended: bool) -> Result<Vec<String>> {
     // A keeper that runs writes the same file.
     if let Some(_lock) = LockFile::try_take(&root.lock())? {
         let mut identity = root.identity()?;
-        let here = (
-            user.to_owned(),
-            process::user_id(),
-            root.dir().to_path_buf(),
-        );
+        let here = (user.to_owned(), user::id(), root.dir().to_path_buf());
         if (
             identity.user.clone(),
             identity.uid,
@@ -341,7 +340,7 @@ impl<'a> User<'a> {
     /// It cannot be read, or the disk is full.
     pub fn fetch(&self, from: &Path, into: &File) -> Result<()> {
         let mut command = self.command(&Request::Send(from.to_owned()))?;
-        let output = process::run_into(&mut command, into.try_clone()?.into(), WORK_LIMIT)?;
+        let output = command::run_into(&mut command, into.try_clone()?.into(), WORK_LIMIT)?;
         if !output.status.success() {
             return Err(self.failure(&output));
         }
@@ -350,7 +349,7 @@ impl<'a> User<'a> {
 
     fn ask<T: DeserializeOwned>(&self, request: &Request, limit: Duration) -> Result<T> {
         let mut command = self.command(request)?;
-        let output = process::run_into(&mut command, Stdio::piped(), limit)?;
+        let output = command::run_into(&mut command, Stdio::piped(), limit)?;
         if !output.status.success() {
             return Err(self.failure(&output));
         }

@@ -12,7 +12,7 @@ use crate::claude::retention;
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::os::dirs::{Dir, Entry, Ownership};
 use crate::os::files;
-use crate::os::process;
+use crate::os::user;
 use crate::storage::copy;
 use crate::storage::links::{Link, State};
 use crate::systemd::install;
@@ -370,7 +370,7 @@ fn claude(facts: &Facts, ask: &Ask, problems: &mut Vec<String>) -> Option<Step> 
 /// # Errors
 /// Somebody else does.
 pub fn ensure_root() -> Result<()> {
-    if process::user_id() == 0 {
+    if user::id() == 0 {
         return Ok(());
     }
     Err(anyhow!("setting up a machine needs root")).hint("sudo spotkeep setup --disk NAME")

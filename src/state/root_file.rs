@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{VERSION, new_uuid};
-use crate::os::process;
+use crate::os::user;
 use crate::time::Timestamp;
 
 /// Whether the fleet as a whole is wanted; it outlives a reboot.
@@ -55,13 +55,13 @@ impl RootFile {
     /// A new root at `mount_path`, for the user who calls.
     #[must_use]
     pub fn new(mount_path: PathBuf) -> Self {
-        let uid = process::user_id();
+        let uid = user::id();
         Self {
             version: VERSION,
             root_id: new_uuid(),
             epoch: 0,
             mount_path,
-            user: process::user_name(uid),
+            user: user::name(uid),
             uid,
             created_at: Timestamp::now(),
             fleet: Fleet::Up,

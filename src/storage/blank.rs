@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::device::Device;
 use super::filesystem::{Filesystem, Superblock};
 use crate::error::{Context as _, Result, bail};
-use crate::os::{block, process};
+use crate::os::{block, command};
 
 /// Up to this size every byte is read.
 const READ_WHOLE: u64 = 1 << 30;
@@ -83,7 +83,7 @@ pub fn signatures(path: &Path) -> Result<Vec<Signature>> {
         .args(["--no-act", "--parsable", "--output", "OFFSET,TYPE"])
         .arg(path)
         .env("LC_ALL", "C");
-    let output = process::run(&mut command, TOOL_LIMIT)?;
+    let output = command::run(&mut command, TOOL_LIMIT)?;
     if !output.status.success() {
         bail!("wipefs cannot read {}: {}", path.display(), output.stderr);
     }

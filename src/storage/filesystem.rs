@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::device::Device;
 use crate::error::{Context as _, Hint as _, Result, bail, ensure};
+use crate::os::command;
+use crate::os::command::Output;
 use crate::os::dirs::{Dir, Entry};
-use crate::os::process::{self, Output};
 
 /// Making the tables of a large disk on a slow one takes minutes; so does growing it.
 const MAKE_LIMIT: Duration = Duration::from_secs(900);
@@ -174,7 +175,7 @@ pub fn make(device: &Device, uuid: &str) -> Result<()> {
         ])
         .args(["-E", "lazy_itable_init=0,lazy_journal_init=0,discard"])
         .arg(&device.path);
-    done(process::run(&mut command, MAKE_LIMIT)?, "mkfs.ext4")
+    done(command::run(&mut command, MAKE_LIMIT)?, "mkfs.ext4")
 }
 
 /// Mounts a file system.
@@ -187,7 +188,7 @@ pub fn mount(device: &Path, kind: Kind, options: &str, at: &Path) -> Result<()> 
         .args(["-t", kind.name(), "-o", options])
         .arg(device)
         .arg(at);
-    done(process::run(&mut command, MOUNT_LIMIT)?, "mount")
+    done(command::run(&mut command, MOUNT_LIMIT)?, "mount")
 }
 
 /// Unmounts.
@@ -197,7 +198,7 @@ pub fn mount(device: &Path, kind: Kind, options: &str, at: &Path) -> Result<()> 
 pub fn unmount(at: &Path) -> Result<()> {
     let mut command = Command::new("umount");
     command.arg(at);
-    done(process::run(&mut command, MOUNT_LIMIT)?, "umount")
+    done(command::run(&mut command, MOUNT_LIMIT)?, "umount")
 }
 
 /// Grows a file system to the size of its device, mounted or not.
@@ -211,7 +212,7 @@ pub fn grow(kind: Kind, device: &Path, mounted: Option<&PathBuf>) -> Result<()> 
         (Kind::Ext4, Some(_)) => with("resize2fs", device),
         (Kind::Ext4, None) => {
             // What is not mounted has to be looked over before it may grow. 1: something was mended.
-            let looked = process::run(with("e2fsck", device).args(["-f", "-p"]), MAKE_LIMIT)?;
+            let looked = command::run(with("e2fsck", device).args(["-f", "-p"]), MAKE_LIMIT)?;
             if looked.status.code().is_none_or(|code| code > 1) {
                 bail!("e2fsck failed: {}{}", looked.stdout, looked.stderr);
             }
@@ -219,7 +220,7 @@ pub fn grow(kind: Kind, device: &Path, mounted: Option<&PathBuf>) -> Result<()> 
         }
     };
     let tool = command.get_program().to_string_lossy().into_owned();
-    done(process::run(&mut command, MAKE_LIMIT)?, &tool).hint(match kind {
+    done(command::run(&mut command, MAKE_LIMIT)?, &tool).hint(match kind {
         Kind::Ext4 => format!(
             "sudo umount {0}; sudo e2fsck -f {0} && sudo resize2fs {0}",
             device.display()
@@ -241,7 +242,7 @@ fn with(tool: &str, argument: &Path) -> Command {
 pub fn xfs_size(mounted: &Path) -> Result<u64> {
     let mut command = Command::new("xfs_growfs");
     command.arg("-n").arg(mounted).env("LC_ALL", "C");
-    let output = process::run(&mut command, MOUNT_LIMIT)?;
+    let output = command::run(&mut command, MOUNT_LIMIT)?;
     let size = xfs_data(&output.stdout);
     done(output, "xfs_growfs -n")?;
     size.context("xfs_growfs said no size")

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use super::units::{ALL, KEEPER, Shipped, UNIT_DIR, UnitPaths, is_keeper_of, render};
 use crate::error::{Context as _, Hint as _, Result, anyhow};
+use crate::os::command;
+use crate::os::command::Output;
 use crate::os::files;
-use crate::os::process::{self, Output};
 
 /// systemctl answers at once; reloading a manager with many units takes a second or two.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -216,7 +217,7 @@ fn run(prefix: &Path, arguments: &[&str], limit: Duration) -> Result<Output> {
         // Offline: links only, no manager is asked.
         command.arg("--root").arg(prefix);
     }
-    process::run(command.args(arguments), limit).context("cannot ask systemd")
+    command::run(command.args(arguments), limit).context("cannot ask systemd")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Context as _, Hint as _, Result, anyhow};
-use crate::os::process;
+use crate::os::user;
 use crate::root::Root;
 
 /// The tmux server, and in it the agents.
@@ -71,8 +71,8 @@ impl UnitPaths {
         let uid = std::fs::symlink_metadata(&state)
             .with_context(|| format!("cannot look at {}", state.display()))?
             .uid();
-        let user = process::user_name(uid);
-        let home = process::user_home(uid)
+        let user = user::name(uid);
+        let home = user::home(uid)
             .with_context(|| {
                 format!(
                     "the owner of {} (uid {uid}) is no user here",

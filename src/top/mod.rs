@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::os::process;
+use crate::os::command;
 use crate::os::signal::{self, Ask};
 use crate::os::watch::{Bell, Watch};
 use crate::root::Root;
@@ -158,7 +158,7 @@ impl Hands {
         std::thread::Builder::new()
             .name("command".into())
             .spawn(move || {
-                let (worked, text) = match process::run(&mut command, COMMAND_LIMIT) {
+                let (worked, text) = match command::run(&mut command, COMMAND_LIMIT) {
                     Ok(output) if output.status.success() => {
                         let silent = output.stdout.trim().is_empty();
                         (true, if silent { output.stderr } else { output.stdout })

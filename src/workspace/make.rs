@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::git::{self, without_secret};
-use crate::os::process;
+use crate::os::command;
 use crate::root::Root;
 use crate::state::{AgentName, new_uuid};
 
@@ -345,7 +345,7 @@ fn clear(repository: &Path, aside: &Path) -> Result<()> {
 
 /// What git printed, trimmed.
 fn text(command: &mut Command) -> Result<String> {
-    let output = process::run(command, SHORT)?;
+    let output = command::run(command, SHORT)?;
     if !output.status.success() {
         return Err(failed("", &output.stderr));
     }

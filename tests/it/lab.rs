@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use spotkeep::drill::metadata::Metadata;
 use spotkeep::drill::model::Model;
-use spotkeep::os::process::{ProcessId, Signal, run, with_marker};
+use spotkeep::os::command::run;
+use spotkeep::os::process::{ProcessId, Signal, with_marker};
 
 pub use crate::said::{Said, said};
 pub use crate::sight::arguments;
@@ -381,5 +382,5 @@ pub fn skip(test: &str, why: &str) {
 
 /// Whether this user may do everything.
 pub fn is_root() -> bool {
-    spotkeep::os::process::user_id() == 0
+    spotkeep::os::user::id() == 0
 }

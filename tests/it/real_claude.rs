@@ -4,11 +4,13 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use spotkeep::claude::seed::{Seed, seed};
 use spotkeep::claude::session;
+use spotkeep::os::command::run;
 use spotkeep::os::process::{ProcessId, Signal};
 use spotkeep::os::watch::Watch;
 use spotkeep::state::AgentName;
@@ -179,6 +181,30 @@ fn by_hand(lab: &Lab, config: &Path, arguments: &[&str]) -> Vec<String> {
     words
 }
 
+/// A configuration of a person's own, in which the dialogs of a first start were answered.
+pub fn settle(lab: &Lab, config: &Path, cwd: &Path) {
+    let answers = Seed {
+        cwds: &[cwd],
+        api_key: Some(KEY),
+        skip_permissions: true,
+    };
+    fs::create_dir_all(config).unwrap();
+    seed(config, &answers, &lab.dir.join("copy.json")).unwrap();
+}
+
+/// What `claude` prints to a person who runs it for a moment, with a configuration of their own.
+pub fn said_by_hand(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) -> String {
+    // A verb of its own has to come first.
+    let mut words = by_hand(lab, config, &[]);
+    words.pop();
+    words.extend(arguments.iter().map(|word| (*word).to_owned()));
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).current_dir(cwd);
+    let output = run(&mut command, LIMIT).unwrap();
+    assert!(output.status.success(), "{output:?}");
+    output.stdout
+}
+
 /// A person's own terminal with a `claude` in it.
 pub struct Person {
     pub tmux: Tmux,
@@ -195,13 +221,7 @@ impl Person {
 
     /// With a configuration of their own, in which the dialogs of a first start were answered.
     pub fn elsewhere(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) -> Self {
-        let answers = Seed {
-            cwds: &[cwd],
-            api_key: Some(KEY),
-            skip_permissions: true,
-        };
-        fs::create_dir_all(config).unwrap();
-        seed(config, &answers, &lab.dir.join("copy.json")).unwrap();
+        settle(lab, config, cwd);
         Self::with(lab, config, cwd, arguments)
     }
 

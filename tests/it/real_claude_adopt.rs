@@ -1,10 +1,13 @@
 //! A session of the real Claude Code, begun by hand outside of the root, becomes an agent.
 
+use std::fs;
+
+use serde_json::Value;
 use spotkeep::claude::locate::slug;
 
 use crate::adopt::{outside, own_config, session_of, somebody};
 use crate::lab::{arguments, prompt_of};
-use crate::real_claude::{lab, records, with_oldest_and_newest};
+use crate::real_claude::{lab, records, said_by_hand, settle, with_oldest_and_newest};
 
 #[test]
 fn real_claude_goes_on_as_an_agent_after_its_workspace_moved_into_the_root() {
@@ -77,5 +80,50 @@ fn real_claude_that_is_ended_in_a_turn_goes_on_with_it_as_an_agent() {
         lab.wait_state("api", "idle");
         assert!(place.join("continued.txt").exists());
         lab.assert_nothing_lost("api");
+    });
+}
+
+#[test]
+fn real_claude_in_its_own_background_is_left_alone_and_goes_on_as_an_agent_once_it_was_stopped() {
+    with_oldest_and_newest(|version| {
+        let lab = lab(version);
+        let place = outside(&lab, "api");
+        let config = own_config(&lab);
+        settle(&lab, &config, &place);
+        // A worker takes the address of the API from nowhere else.
+        let file = config.join("settings.json");
+        let mut settings: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        settings["env"]["ANTHROPIC_BASE_URL"] = Value::from(lab.model.url());
+        fs::write(&file, settings.to_string()).unwrap();
+        let claude = |words: &[&str]| said_by_hand(&lab, &config, &place, words);
+        let free = "--dangerously-skip-permissions";
+        claude(&["--bg", free, "-n", "api", &prompt_of("api", "idle", 1)]);
+        lab.until("its turn ends", || {
+            (lab.model.ledger().agents.get("api")?.turns_ended == 1).then_some(())
+        });
+
+        let plan = lab.run(&["adopt", "--json"]).ok().json();
+        // What serves the job is no session of anybody's.
+        assert_eq!(plan["notes"], serde_json::json!([]), "{plan}");
+        let found = &plan["sessions"][0];
+        let session = found["session_id"].as_str().unwrap();
+        let job = found["job"]["id"].as_str().unwrap();
+        let refused = lab.run(&["adopt", "--yes", "--end", session]);
+        assert_eq!(refused.code, 3, "{refused:?}");
+        let hint = format!("claude stop {job}");
+        assert!(refused.err.contains(&hint), "{refused:?}");
+
+        claude(&["stop", job]);
+        lab.run(&["adopt", "--yes", session]).ok();
+        let _keeper = lab.keeper();
+        lab.wait_up("api", 1);
+        lab.wait_state("api", "idle");
+        assert_eq!(lab.session_of("api"), session);
+        lab.run(&["send", "api", &prompt_of("api", "idle", 2)]).ok();
+        lab.until("its next turn ends", || {
+            (lab.model.ledger().agents["api"].turns_ended == 2).then_some(())
+        });
+        lab.assert_nothing_lost("api");
+        claude(&["daemon", "stop", "--any"]);
     });
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use spotkeep::os::process::run;
+use spotkeep::os::command::run;
 
 use crate::lab::{Lab, SPOTKEEP};
 use crate::real_claude::{Version, with_oldest_and_newest};

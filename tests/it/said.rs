@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use spotkeep::os::process::run;
+use spotkeep::os::command::run;
 
 /// For one command. A backup starts restic several times, which derives a key from the password each time: seconds
 /// on a machine that is busy.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use spotkeep::drill::http::{Handler, Reply, Request, Server};
-use spotkeep::os::process::run;
+use spotkeep::os::command::run;
 
 use crate::lab::{LIMIT, Lab, SPOTKEEP, is_root, said, skip};
 use crate::loopback::name_of;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use spotkeep::os::command::run;
 use spotkeep::os::files::is_mount_point;
-use spotkeep::os::process::run;
 
 use crate::lab::{LIMIT, SPOTKEEP, Said, is_root, said, skip};
 

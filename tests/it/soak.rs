@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use spotkeep::os::process::run;
+use spotkeep::os::command::run;
 
 use crate::lab::{SPOTKEEP, is_root, skip};
 

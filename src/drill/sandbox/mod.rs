@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::error::{Context as _, Result, bail, ensure};
+use crate::os::command;
 use crate::os::cut::cut_power;
 use crate::os::files::create_private_dir;
 use crate::os::process::{self, Pidfd, Signal, with_marker};
@@ -140,7 +141,7 @@ impl Sandbox {
     /// It failed; the error holds what it said.
     pub fn verb(&self, life: u32, metadata: &str, args: &[&str]) -> Result<String> {
         let mut command = self.spotkeep(life, metadata)?;
-        let output = process::run(command.args(args), LIMIT)?;
+        let output = command::run(command.args(args), LIMIT)?;
         if !output.status.success() {
             bail!(
                 "spotkeep {}: {} {}",
@@ -267,7 +268,7 @@ impl Sandbox {
 }
 
 fn system(program: &str, args: &[&str]) -> Result<()> {
-    let output = process::run(Command::new(program).args(args), LIMIT)?;
+    let output = command::run(Command::new(program).args(args), LIMIT)?;
     ensure!(
         output.status.success(),
         "{program} {}: {}",

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::{Arguments, Event, Place, show, variable};
 use crate::error::{Result, bail};
-use crate::os::process::user_id;
 use crate::os::signal::Ask;
+use crate::os::user;
 
 /// Why the program stands still.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(super) fn pass(
     place: &Place,
     events: &Receiver<Event>,
 ) -> Result<Option<u8>> {
-    if arguments.bypass && user_id() == 0 && variable("IS_SANDBOX").is_none() {
+    if arguments.bypass && user::id() == 0 && variable("IS_SANDBOX").is_none() {
         bail!("--dangerously-skip-permissions cannot be used with root/sudo privileges");
     }
     for dialog in dialogs(arguments, place) {

@@ -7,7 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use spotkeep::os::process::{ProcessId, Signal, run};
+use spotkeep::os::command::run;
+use spotkeep::os::process::{ProcessId, Signal};
 
 use super::journal::Journal;
 use super::{Disk, Room};

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use spotkeep::gcp::script::startup;
-use spotkeep::os::process::{Output, run};
+use spotkeep::os::command::{Output, run};
 
 use crate::lab::{LIMIT, is_root, skip};
 

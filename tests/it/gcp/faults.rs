@@ -5,7 +5,7 @@ use std::path::Path;
 
 use spotkeep::gcp::Fault;
 use spotkeep::gcp::fault::is_partial;
-use spotkeep::os::process::run;
+use spotkeep::os::command::run;
 
 use super::compute::{Answer, Fault as Ordered, ZONE};
 use super::{Laptop, agent, look, on_a_laptop};

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use spotkeep::gcp::shape::{Notice, Shape, Wish};
-use spotkeep::os::process::run;
+use spotkeep::os::command::run;
 
 use compute::{Compute, PROJECT, ZONE};
 
