@@ -12,7 +12,7 @@ CLAUDE_DIR := $(CURDIR)/.claude-bin/$(CLAUDE_VERSION)
 export SPOTKEEP_LOOPBACK_ONLY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help drill vm-drill soak test claude lint docs bench deb install
+.PHONY: help drill vm-drill soak fuzz test claude lint docs bench deb install
 
 help: ## Print this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -43,6 +43,12 @@ soak: ## Preempt a fleet N times at random moments, and count what is lost (as r
 	@$(CARGO) build --quiet --locked
 	@scripts/soak/run -n $(N) $(ARGS)
 
+# Readers of what others write, given what nobody would. The seeds and former crashes are run by every `make test`.
+SECONDS ?= 60
+fuzz: ## Fuzz each reader of foreign bytes for SECONDS=60 (ARGS="transcript config": only these)
+	@scripts/need fuzz
+	@scripts/fuzz $(SECONDS) $(ARGS)
+
 # Documentation tests come first, so that the last lines are the summary of all others.
 test: ## Run all tests that this machine can run, and say which it cannot
 	@scripts/need test
@@ -61,6 +67,7 @@ claude: ## Fetch the pinned Claude Code from npm into .claude-bin/
 lint: ## Check format, lints, documentation links, and licences where cargo-deny is installed
 	@scripts/need build
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --locked --no-deps --lib
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \

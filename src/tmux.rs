@@ -4,6 +4,8 @@
 //! The socket lies outside the root, the configuration is ours (`-f`), and the server outlives
 //! the keeper: it is the screen and the parent of the agents, and nothing of it is remembered.
 
+pub mod output;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -186,12 +188,10 @@ impl Tmux {
     pub fn exit_of(&self, name: &AgentName) -> Exit {
         let until = Instant::now() + REAP_LIMIT;
         loop {
-            let Ok(answer) =
-                self.display(name, "#{pane_dead} #{pane_dead_status} #{pane_dead_signal}")
-            else {
+            let Ok(answer) = self.display(name, output::EXIT) else {
                 return Exit::Unseen;
             };
-            if let Some(exit) = parse_exit(&answer) {
+            if let Some(exit) = output::exit(&answer) {
                 return exit;
             }
             self.remind_of_children();
@@ -248,12 +248,7 @@ impl Tmux {
     /// The last lines that a process which has ended left on the screen, on one line.
     #[must_use]
     pub fn last_words(&self, name: &AgentName) -> Option<String> {
-        let history = self.history(name, 50).ok()?;
-        let own: Vec<&str> = history
-            .lines()
-            .filter(|line| !line.starts_with("Pane is dead"))
-            .collect();
-        Some(last_lines(&own.join("\n"), 3)).filter(|words| !words.is_empty())
+        output::last_words(&self.history(name, 50).ok()?)
     }
 
     /// Puts text into an agent's input as one paste, without pressing Enter.
@@ -320,15 +315,11 @@ impl Tmux {
 
     /// `None`: no session of this name. Otherwise whether its process has ended.
     fn pane_is_dead(&self, name: &AgentName) -> Result<Option<bool>> {
-        let listing = self.raw(&["list-panes", "-a", "-F", "#{session_name} #{pane_dead}"])?;
+        let listing = self.raw(&["list-panes", "-a", "-F", output::PANES])?;
         if !listing.status.success() {
             return Ok(None); // "no server running", or no sessions.
         }
-        Ok(listing
-            .stdout
-            .lines()
-            .find_map(|line| line.strip_prefix(name.as_str())?.strip_prefix(' '))
-            .map(|dead| dead == "1"))
+        Ok(output::pane_is_dead(&listing.stdout, name))
     }
 
     fn display(&self, name: &AgentName, format: &str) -> Result<String> {
@@ -380,32 +371,6 @@ impl Tmux {
 /// The one pane of an agent's session; `=` stops tmux from taking a prefix for the name.
 fn pane(name: &AgentName) -> String {
     format!("={name}:")
-}
-
-/// Reads `dead status signal`; `None` while tmux does not know how the process ended: it sees the
-/// terminal close before it hears of the end.
-fn parse_exit(answer: &str) -> Option<Exit> {
-    let mut fields = answer.splitn(3, ' ');
-    if fields.next() != Some("1") {
-        return None;
-    }
-    let mut number = || fields.next()?.trim().parse().ok();
-    match (number(), number()) {
-        (_, Some(signal)) => Some(Exit::Signal(signal)),
-        (Some(status), None) => Some(Exit::Code(status)),
-        (None, None) => None,
-    }
-}
-
-/// The last few lines of a screen that hold anything, on one line.
-#[must_use]
-pub fn last_lines(screen: &str, count: usize) -> String {
-    let lines: Vec<&str> = screen
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    lines[lines.len().saturating_sub(count)..].join(" / ")
 }
 
 /// Fails with a hint where tmux is not installed.
@@ -488,18 +453,5 @@ mod tests {
         assert!(tmux.screen(&short).is_err());
         assert_eq!(tmux.pane_is_dead(&short).unwrap(), None);
         assert!(tmux.launch(&long, dir.path(), &sh("true")).is_err());
-    }
-
-    #[test]
-    fn an_end_is_read_only_once_it_is_known() {
-        assert_eq!(parse_exit("0  "), None);
-        assert_eq!(parse_exit("1  "), None);
-        assert_eq!(parse_exit("1 143 "), Some(Exit::Code(143)));
-        assert_eq!(parse_exit("1  9"), Some(Exit::Signal(9)));
-    }
-
-    #[test]
-    fn the_last_lines_of_a_screen_leave_out_the_empty_ones() {
-        assert_eq!(last_lines("a\n\n  b \n c\n\n\n", 2), "b / c");
     }
 }

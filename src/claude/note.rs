@@ -241,9 +241,12 @@ fn names(tools: &[OpenTool]) -> String {
     }
 }
 
-/// At most `limit` characters on one line.
+/// At most `limit` characters on one line, and none that a terminal obeys or an argument cannot hold.
 fn line(text: &str, limit: usize) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
+    let words: Vec<&str> = text
+        .split(|c: char| c.is_whitespace() || c.is_control())
+        .filter(|word| !word.is_empty())
+        .collect();
     words.join(" ").chars().take(limit).collect()
 }
 
@@ -285,6 +288,15 @@ mod tests {
     }
 
     const FILE: &str = "/mnt/persist/session-state/notes/agent-1.md";
+
+    #[test]
+    fn a_tool_of_any_name_leaves_a_note_that_can_be_an_argument() {
+        let what = Tail::CutInTool {
+            tools: vec![tool("a\0b\x1b[2J\nc")],
+        };
+        let note = prompt(&cut(&what, &Cause::Restarted, &[]), Path::new("/f")).unwrap();
+        assert!(note.contains("Your a b [2J c call"), "{note}");
+    }
 
     #[test]
     fn the_note_names_the_tool_and_never_its_input() {

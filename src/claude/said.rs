@@ -121,7 +121,7 @@ const SUBJECTS: [&str; 11] = [
 #[must_use]
 pub fn call(name: &str, input: &Value) -> String {
     if let Some(todos) = input.get("todos").and_then(Value::as_array) {
-        return format!("{name} {}", todo(todos));
+        return one_line(&format!("{name} {}", todo(todos)));
     }
     let subject = SUBJECTS
         .iter()
@@ -138,7 +138,14 @@ pub fn call(name: &str, input: &Value) -> String {
         .filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default();
     let more = if lines.next().is_some() { " …" } else { "" };
-    format!("{name} {first}{more}").trim_end().to_owned()
+    one_line(&format!("{name} {first}{more}"))
+}
+
+/// On one line, and without what moves a cursor: whatever it was made of may hold anything.
+pub(super) fn one_line(text: &str) -> String {
+    let text = clean(text);
+    let words: Vec<&str> = text.split(['\n', '\t']).map(str::trim).collect();
+    words.join(" ").trim().to_owned()
 }
 
 /// A list of things to do, by the one that is being done.
@@ -194,6 +201,7 @@ mod tests {
             ),
             ("mcp__x", json!({"n": 1}), "mcp__x {\"n\":1}"),
             ("ExitPlanMode", json!({}), "ExitPlanMode"),
+            ("x\u{1b}[2J\ny", json!({"command": "a\tb\u{7}"}), "x y a b"),
             (
                 "TodoWrite",
                 json!({"todos": [{"status": "completed", "content": "a"},

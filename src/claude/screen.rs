@@ -146,6 +146,7 @@ fn first_words(pane_text: &str) -> String {
         .find(|line| line.chars().any(char::is_alphabetic))
         .unwrap_or("a dialog")
         .chars()
+        .filter(|c| !c.is_control())
         .take(120)
         .collect()
 }
@@ -275,7 +276,7 @@ mod tests {
 
     #[test]
     fn an_unknown_dialog_is_named_by_its_title() {
-        let pane = "─────\n  A new question\n  ❯ Yes\n Enter to confirm · Esc to cancel";
+        let pane = "─────\n  A new \u{2}question\n  ❯ Yes\n Enter to confirm · Esc to cancel";
         assert_eq!(
             blocker(pane).map(|blocker| blocker.to_string()),
             Some("Claude shows a dialog: A new question".to_owned())

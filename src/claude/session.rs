@@ -81,7 +81,10 @@ pub fn live(config_dir: &Path) -> Vec<SessionFile> {
         .collect()
 }
 
-fn parse(bytes: &[u8]) -> Option<SessionFile> {
+/// Reads the content of one of these files, whether its process still runs or not; `None` where it is torn or
+/// names no process, session or directory.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Option<SessionFile> {
     let json: Value = serde_json::from_slice(bytes).ok()?;
     let text = |key: &str| json.get(key).and_then(Value::as_str).map(str::to_owned);
     let start_time = match json.get("procStart")? {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::record::{Block, Kind, Record};
-use super::said::{Said, call, said};
+use super::said::{Said, call, one_line, said};
 use super::tally::Tally;
 
 /// So many of the newest lines are kept.
@@ -68,7 +68,7 @@ impl Story {
             Block::ToolUse { id, name, input } => self.open.push((id.clone(), call(name, input))),
             Block::Text(text) => {
                 let first = text.lines().map(str::trim).find(|line| !line.is_empty());
-                self.words = first.map(str::to_owned).or(self.words.take());
+                self.words = first.map(one_line).or(self.words.take());
             }
             Block::Other(_) => {}
         }

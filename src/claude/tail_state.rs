@@ -209,8 +209,10 @@ impl TailState {
         self.stops.answers
     }
 
-    /// Whether the beginning of the last turn was among the records.
-    pub(super) fn found_request(&self) -> bool {
+    /// Whether the beginning of the last turn was among the records: then no earlier one changes what the end says, but for what was
+    /// left running in the background.
+    #[must_use]
+    pub fn found_request(&self) -> bool {
         self.found_request
     }
 

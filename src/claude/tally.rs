@@ -31,7 +31,7 @@ impl Tally {
         self.count(cost);
         if !record.sidechain {
             let given = cost.tokens;
-            self.context = given.input + given.cache_written + given.cache_read + given.output;
+            self.context = given.fresh().saturating_add(given.cache_read);
         }
     }
 
@@ -43,14 +43,11 @@ impl Tally {
         if let Some((_, counted)) = counted {
             // A message that was still being said may have been written with less of it.
             let more = cost.tokens.output.saturating_sub(counted.output);
-            counted.output += more;
-            self.total.output += more;
+            counted.output = counted.output.saturating_add(more);
+            self.total.output = self.total.output.saturating_add(more);
             return;
         }
-        self.total.input += cost.tokens.input;
-        self.total.output += cost.tokens.output;
-        self.total.cache_written += cost.tokens.cache_written;
-        self.total.cache_read += cost.tokens.cache_read;
+        self.total = self.total.and(cost.tokens);
         if let Some(id) = &cost.message {
             self.near.push_back((id.clone(), cost.tokens));
             if self.near.len() > NEAR {
@@ -73,10 +70,23 @@ impl Tally {
 }
 
 impl Tokens {
+    /// Both together. Whoever can write into a transcript can claim any number; one too large to be counted is the
+    /// largest.
+    fn and(self, more: Self) -> Self {
+        Self {
+            input: self.input.saturating_add(more.input),
+            output: self.output.saturating_add(more.output),
+            cache_written: self.cache_written.saturating_add(more.cache_written),
+            cache_read: self.cache_read.saturating_add(more.cache_read),
+        }
+    }
+
     /// What was new to the model, or said by it: without what came out of its cache again.
     #[must_use]
     pub fn fresh(self) -> u64 {
-        self.input + self.cache_written + self.output
+        self.input
+            .saturating_add(self.cache_written)
+            .saturating_add(self.output)
     }
 }
 
@@ -114,6 +124,16 @@ mod tests {
         assert_eq!(tally.total(), expected);
         assert_eq!(tally.total().fresh(), 432);
         assert_eq!(tally.context(), 3_215);
+    }
+
+    #[test]
+    fn tokens_beyond_all_counting_are_the_most_that_there_can_be() {
+        let mut tally = Tally::default();
+        tally.push(&record("a", u64::MAX, false));
+        tally.push(&record("b", 1, false));
+        assert_eq!(tally.total().fresh(), u64::MAX);
+        tally.push(&record("c", u64::MAX, false));
+        assert_eq!(tally.context(), u64::MAX);
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub fn add_agent(
     prompt: Option<&str>,
     args: &[String],
 ) -> Result<()> {
-    edit(path, |document| {
+    edit(path, |text, document| {
         if let Some(agents) = document.get("agents") {
             let agents = agents.as_table().context("[agents] is not a table")?;
             if agents.contains_key(name) {
@@ -92,7 +92,7 @@ pub fn add_agent(
         addition.insert("agents", Item::Table(agents));
         // As text: what is commented out at the end of a table would otherwise stand below this one, and
         // be a setting of this agent alone once it is uncommented.
-        let mut text = document.to_string();
+        let mut text = text.to_owned();
         if !text.is_empty() {
             text.push_str(if text.ends_with('\n') { "\n" } else { "\n\n" });
         }
@@ -105,7 +105,7 @@ pub fn add_agent(
 /// # Errors
 /// It is not declared, or the file cannot be written.
 pub fn remove_agent(path: &Path, name: &AgentName) -> Result<()> {
-    edit(path, |document| {
+    edit(path, |text, document| {
         let removed = document
             .get_mut("agents")
             .and_then(Item::as_table_mut)
@@ -124,8 +124,31 @@ pub fn remove_agent(path: &Path, name: &AgentName) -> Result<()> {
             };
             keep(document, table.position(), &kept);
         }
-        Ok(document.to_string())
+        Ok(as_before(text, &document.to_string()))
     })
+}
+
+/// The lines that are left, each with the end that it had: `toml_edit` writes newlines alone, and no byte order mark.
+fn as_before(before: &str, left: &str) -> String {
+    const MARK: char = '\u{feff}';
+    let text = |line: &str| line.trim_end_matches(['\r', '\n']).replace('\r', "");
+    let mut old = before.split_inclusive('\n');
+    let mut result = String::with_capacity(before.len());
+    for line in left.split_inclusive('\n') {
+        let is_it = |old: &&str| text(old.trim_start_matches(MARK)) == text(line);
+        let mut ahead = old.clone();
+        match ahead.find(is_it) {
+            Some(same) => {
+                old = ahead;
+                result.push_str(same);
+            }
+            None => result.push_str(line),
+        }
+    }
+    if before.starts_with(MARK) && !result.starts_with(MARK) {
+        result.insert(0, MARK);
+    }
+    result
 }
 
 /// Puts text that stood before a table that was there, before what came after it.
@@ -164,14 +187,14 @@ fn collect<'t>(root: &'t mut Table, found: &mut Vec<&'t mut Table>) {
     }
 }
 
-fn edit(path: &Path, change: impl FnOnce(&mut DocumentMut) -> Result<String>) -> Result<()> {
+fn edit(path: &Path, change: impl FnOnce(&str, &mut DocumentMut) -> Result<String>) -> Result<()> {
     let bytes = files::read_optional(path)?.unwrap_or_default();
     let text =
         String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))?;
     let mut document: DocumentMut = text
         .parse()
         .with_context(|| format!("{} is not TOML; nothing was changed", path.display()))?;
-    let text = change(&mut document)?;
+    let text = change(&text, &mut document)?;
     Config::parse(&text)
         .and_then(|config| config.check_on_disk(path))
         .with_context(|| {
@@ -229,6 +252,24 @@ mod tests {
         assert!(error.to_string().contains("nothing was changed"), "{error}");
         remove_agent(&path, &name).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_file_from_windows_keeps_its_ends_of_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("spotkeep.toml");
+        let before = "\u{feff}[agents.a]\r\nworkspace = \"w\"\r\n# mine\r\n[agents.b]\r\nworkspace = \"v\"\n";
+        std::fs::write(&path, before).unwrap();
+        let [a, c] = ["a", "c"].map(|name| AgentName::new(name).unwrap());
+        add_agent(&path, &c, Path::new("c"), None, &[]).unwrap();
+        assert!(std::fs::read_to_string(&path).unwrap().starts_with(before));
+        remove_agent(&path, &c).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), before);
+        remove_agent(&path, &a).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "\u{feff}# mine\r\n[agents.b]\r\nworkspace = \"v\"\n"
+        );
     }
 
     #[test]

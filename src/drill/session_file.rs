@@ -28,22 +28,28 @@ pub fn live(config: &Path) -> Vec<Live> {
     entries
         .into_iter()
         .flatten()
-        .filter_map(|entry| read(&fs::read(entry.ok()?.path()).ok()?))
+        .filter_map(|entry| parse(&fs::read(entry.ok()?.path()).ok()?))
+        // The start time tells a process from a later one with its number.
+        .filter(|(process, _)| process.is_alive())
+        .map(|(_, live)| live)
         .collect()
 }
 
-fn read(bytes: &[u8]) -> Option<Live> {
+/// Reads the content of one of these files: the process that it names, and what it says of it.
+#[must_use]
+pub fn parse(bytes: &[u8]) -> Option<(ProcessId, Live)> {
     let file: Value = serde_json::from_slice(bytes).ok()?;
-    let pid = i32::try_from(file["pid"].as_i64()?).ok()?;
-    let process = ProcessId::of(pid)?;
     let text = |key: &str| Some(file[key].as_str()?.to_owned());
-    // The start time tells a process from a later one with its number.
-    (text("procStart")? == process.start_time.to_string()).then_some(())?;
-    Some(Live {
+    let process = ProcessId {
+        pid: i32::try_from(file["pid"].as_i64()?).ok()?,
+        start_time: text("procStart")?.parse().ok()?,
+    };
+    let live = Live {
         name: text("name")?,
         session_id: text("sessionId")?,
         status: text("status").unwrap_or_default(),
-    })
+    };
+    Some((process, live))
 }
 
 /// Every mark in the transcript of a session, wherever its folder is.

@@ -258,7 +258,7 @@ impl Edges {
         self.aside("look-at-screen", move || {
             let blocker = tmux.screen(&name).ok().and_then(|screen| {
                 let blocker = claude::screen::blocker(&screen)?;
-                let shown = tmux::last_lines(&screen, 4);
+                let shown = tmux::output::last_lines(&screen, 4);
                 Some(format!("{blocker}; {} ({shown})", blocker.remedy()))
             });
             Event::Screen {

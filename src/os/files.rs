@@ -111,6 +111,8 @@ pub fn read_tail(path: &Path, limit: u64) -> io::Result<(u64, Vec<u8>)> {
 pub struct AppendFile {
     file: File,
     length: u64,
+    /// The last write failed, and may have left a part of a line behind.
+    is_torn: bool,
 }
 
 impl AppendFile {
@@ -132,20 +134,31 @@ impl AppendFile {
                 file.write_all(b"\n")?;
             }
             let length = file.metadata()?.len();
-            Ok(Self { file, length })
+            let is_torn = false;
+            Ok(Self {
+                file,
+                length,
+                is_torn,
+            })
         };
         open().with_context(|| format!("cannot open {}", path.display()))
     }
 
-    /// Appends one line in one write, and makes it durable.
+    /// Appends one line in one write, and makes it durable. Behind one that was cut off, as where the disk was full
+    /// in its midst, it stands alone.
     ///
     /// # Errors
     /// The disk is full or gone.
     pub fn append(&mut self, line: &str) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(line.len() + 1);
+        let mut bytes = Vec::with_capacity(line.len() + 2);
+        if self.is_torn {
+            bytes.push(b'\n');
+        }
         bytes.extend_from_slice(line.as_bytes());
         bytes.push(b'\n');
+        self.is_torn = true;
         self.file.write_all(&bytes)?;
+        self.is_torn = false;
         self.length = self.length.saturating_add(bytes.len() as u64);
         point(Point::JournalWritten);
         self.file.sync_data()
@@ -316,6 +329,31 @@ mod tests {
         fs::write(&path, "one\ntw").unwrap();
         AppendFile::open(&path).unwrap().append("three").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntw\nthree\n");
+    }
+
+    #[test]
+    fn a_line_behind_one_that_the_disk_cut_off_stands_alone() {
+        use std::io::{PipeReader, PipeWriter};
+        use std::os::fd::OwnedFd;
+        // A pipe that is full is a disk that is: it takes a part of a line, and has room again later.
+        let (mut reader, writer): (PipeReader, PipeWriter) = std::io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let mut file = AppendFile {
+            file: File::from(OwnedFd::from(writer)),
+            length: 0,
+            is_torn: false,
+        };
+        let long = "x".repeat(1 << 20);
+        assert!(file.append(&long).is_err());
+        let mut torn = vec![0; 1 << 20];
+        let length = reader.read(&mut torn).unwrap();
+        assert!(length > 0 && torn[..length].iter().all(|byte| *byte == b'x'));
+        // The rest of the pipe is left to be read with what comes next, which a pipe cannot sync.
+        file.append("next").unwrap_err();
+        drop(file);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert!(rest.ends_with("\nnext\n"), "{}", rest.len());
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl ProcessId {
     /// The process that now has this pid; `None` if there is none, or only its corpse.
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
         let (state, start_time) = parse_stat(&stat)?;
         (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start_time })
     }
@@ -56,8 +56,11 @@ impl ProcessId {
     }
 }
 
-/// State letter and start time out of `/proc/PID/stat`, whose second field may hold anything.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
+/// State letter and start time out of `/proc/PID/stat`, whose second field may hold anything: the first 15 bytes of a
+/// name, which may end within a character.
+#[must_use]
+pub fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
+    let stat = String::from_utf8_lossy(stat);
     let rest = stat.get(stat.rfind(')')? + 2..)?;
     let mut fields = rest.split(' ');
     let state = fields.next()?.chars().next()?;
@@ -179,8 +182,9 @@ pub fn users_of(path: &Path) -> Vec<(ProcessId, String)> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| u32::try_from(*pid) != Ok(me) && uses(*pid))
         .filter_map(|pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            Some((ProcessId::of(pid)?, name.trim().to_owned()))
+            let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name = String::from_utf8_lossy(&name).trim().to_owned();
+            Some((ProcessId::of(pid)?, name))
         })
         .collect()
 }
@@ -300,8 +304,19 @@ mod tests {
 
     #[test]
     fn the_start_time_is_read_past_a_name_with_spaces_and_brackets() {
-        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
+        let stat = b"7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
         assert_eq!(parse_stat(stat), Some(('S', 4242)));
+    }
+
+    #[test]
+    fn a_name_that_is_cut_within_a_character_hides_no_process() {
+        // The kernel keeps 15 bytes of a name, here seven letters of two and half of one.
+        let name = c"\u{43f}\u{440}\u{438}\u{43b}\u{43e}\u{436}\u{435}\xd0";
+        let thread = std::thread::spawn(move || {
+            rustix::thread::set_name(name).unwrap();
+            ProcessId::of(rustix::thread::gettid().as_raw_nonzero().get())
+        });
+        assert!(thread.join().unwrap().is_some());
     }
 
     #[test]

@@ -34,8 +34,8 @@ impl Processes {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let found = entries.filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            Some((pid, parse(&stat)?))
+            let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+            Some((pid, parse(&String::from_utf8_lossy(&stat))?))
         });
         Self(found.collect())
     }

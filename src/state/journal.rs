@@ -285,7 +285,7 @@ impl Journal {
     pub fn open(path: &Path, root_id: &str, epoch: u64, life: &str) -> Result<Self> {
         let file = AppendFile::open(path)?;
         let (lines, _) = lines(path)?;
-        let next_seq = lines.last().map_or(1, |line| line.seq + 1);
+        let next_seq = lines.last().map_or(1, |line| line.seq.saturating_add(1));
         Ok(Self {
             path: path.to_owned(),
             file: Some(file),
@@ -340,7 +340,7 @@ impl Journal {
         let file = file.context("the journal is away with the root")?;
         file.append(&serde_json::to_string(&line).context("cannot write JSON")?)
             .context("cannot write the journal")?;
-        self.next_seq += 1;
+        self.next_seq = self.next_seq.saturating_add(1);
         if file.length() >= self.largest {
             self.begin_anew();
         }
@@ -377,6 +377,22 @@ pub fn parse_line(text: &str) -> Option<Line> {
     serde_json::from_str(text.trim_matches('\0')).ok()
 }
 
+/// What a line of the file is.
+enum Read {
+    Whole(Box<Line>),
+    Torn,
+    Nothing,
+}
+
+fn read(bytes: &[u8]) -> Read {
+    let text = String::from_utf8_lossy(bytes);
+    match parse_line(&text) {
+        Some(line) => Read::Whole(Box::new(line)),
+        None if text.trim().is_empty() => Read::Nothing,
+        None => Read::Torn,
+    }
+}
+
 /// The newest lines of a journal, oldest first, and how many could not be read. An absent
 /// journal is empty.
 ///
@@ -400,16 +416,15 @@ pub fn lines_of_tail(path: &Path, bytes: u64) -> Result<(Vec<Line>, usize)> {
     ];
     let (mut good, mut torn) = (Vec::new(), 0);
     for (start, bytes) in parts.into_iter().flatten() {
-        let text = String::from_utf8_lossy(&bytes);
         // The first line of a cut is half a line, and no damage.
-        let whole = text
-            .lines()
+        for line in bytes
+            .split(|byte| *byte == b'\n')
             .skip(usize::from(start > 0))
-            .filter(|line| !line.is_empty());
-        for line in whole {
-            match parse_line(line) {
-                Some(line) => good.push(line),
-                None => torn += 1,
+        {
+            match read(line) {
+                Read::Whole(line) => good.push(*line),
+                Read::Torn => torn += 1,
+                Read::Nothing => {}
             }
         }
     }
@@ -442,9 +457,10 @@ pub fn each_line(path: &Path, mut take: impl FnMut(Line)) -> Result<usize> {
         };
         for bytes in BufReader::new(file).split(b'\n') {
             let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
-            match parse_line(&String::from_utf8_lossy(&bytes)) {
-                Some(line) => take(line),
-                None => torn += usize::from(!bytes.is_empty()),
+            match read(&bytes) {
+                Read::Whole(line) => take(*line),
+                Read::Torn => torn += 1,
+                Read::Nothing => {}
             }
         }
     }
@@ -502,6 +518,24 @@ mod tests {
         next.write(None, &what).unwrap();
         assert_eq!(lines(&path).unwrap().0.last().unwrap().seq, last + 1);
         assert_eq!(numbers(lines_of_tail(&path, 50).unwrap().0), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn all_readers_count_alike_and_numbers_end_where_they_must() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let line = format!(
+            r#"{{"version":1,"seq":{},"at":"2026-11-22T03:00:00Z","root_id":"r","epoch":1,"life":"l","event":"safe"}}"#,
+            u64::MAX
+        );
+        std::fs::write(&path, format!("\r\n{line}\r\n \n\0\0\n")).unwrap();
+        assert_eq!(lines(&path).unwrap().1, 1);
+        assert_eq!(each_line(&path, |_| ()).unwrap(), 1);
+        let mut journal = Journal::open(&path, "r", 2, "l").unwrap();
+        let what = What::Survived { reason: "x".into() };
+        journal.write(None, &what).unwrap();
+        journal.write(None, &what).unwrap();
+        assert_eq!(lines(&path).unwrap().0.last().unwrap().seq, u64::MAX);
     }
 
     #[test]

@@ -230,6 +230,16 @@ mod tests {
     }
 
     #[test]
+    fn a_fraction_is_written_as_it_was_read() {
+        for number in 1..1_000 {
+            let fraction = 1e-7 / f64::from(number);
+            let text = serde_json::to_string(&fraction).unwrap();
+            let read: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.to_string(), text);
+        }
+    }
+
+    #[test]
     fn a_record_of_the_first_version_is_read_for_ever() {
         let text = r#"{"version":1,"name":"agent-1","agent_id":"6d0f7d5e-3c3f-4a0e-8f43-0a3a5d2b8c11",
             "session_id":"0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55","cwd":"workspaces/agent-1"}"#;

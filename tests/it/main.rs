@@ -42,6 +42,7 @@ mod disk;
 mod doctor;
 mod faults;
 mod fleet;
+mod fuzz;
 mod ground;
 mod life;
 mod matrix;

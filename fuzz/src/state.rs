@@ -1,0 +1,150 @@
+//! What spotkeep remembers: the record of an agent, `root.json`, the manifest of a save, the journal. A newer version may
+//! have written them, a power cut may have torn them, and an agent can write to all of them.
+
+use std::fmt::Debug;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use spotkeep::state::{
+    self, AgentName, AgentRecord, Journal, Line, Manifest, RootFile, What, recall,
+};
+
+/// Reads the bytes as each of these files.
+pub fn check(bytes: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file.json");
+    fs::write(&path, bytes).unwrap();
+    what_was_read_is_written_whole::<AgentRecord>(&path, bytes);
+    what_was_read_is_written_whole::<RootFile>(&path, bytes);
+    what_was_read_is_written_whole::<Manifest>(&path, bytes);
+
+    let path = dir.path().join("journal.jsonl");
+    fs::write(&path, bytes).unwrap();
+    let lines = all_readers_of_the_journal_agree(&path, bytes);
+    what_is_recalled_was_written(&lines, &dir.path().join("file.json"));
+    a_line_is_added_and_none_is_lost(&path, &lines);
+    let at = super::choice(bytes, bytes.len() + 1);
+    a_torn_line_costs_itself_only(&path, bytes, at);
+}
+
+/// What was read comes back the same from what is written, with all that only a newer version knows.
+fn what_was_read_is_written_whole<T>(path: &Path, bytes: &[u8])
+where
+    T: Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    let read = match state::load::<T>(path) {
+        Ok(read) => read.expect("it is there"),
+        Err(error) => {
+            let error = format!("{error:#}");
+            assert!(error.contains("file.json"), "{error}");
+            return;
+        }
+    };
+    let again = path.with_extension("again");
+    state::store(&again, &read).unwrap();
+    assert_eq!(state::load::<T>(&again).unwrap(), Some(read));
+    let object =
+        |bytes: &[u8]| serde_json::from_slice::<Map<String, Value>>(bytes).unwrap_or_default();
+    let (was, is) = (object(bytes), object(&fs::read(&again).unwrap()));
+    let known = serde_json::to_value(blank::<T>(&is)).unwrap_or_default();
+    for (key, value) in was.iter().filter(|(key, _)| known.get(key).is_none()) {
+        assert_eq!(is.get(key), Some(value), "{key}");
+    }
+}
+
+/// The same without anything that is optional: its keys are those that this version knows.
+fn blank<T: DeserializeOwned>(whole: &Map<String, Value>) -> Option<T> {
+    let mut object = whole.clone();
+    for key in whole.keys() {
+        let mut less = object.clone();
+        less.shift_remove(key);
+        if serde_json::from_value::<T>(Value::Object(less.clone())).is_ok() {
+            object = less;
+        }
+    }
+    serde_json::from_value(Value::Object(object)).ok()
+}
+
+fn all_readers_of_the_journal_agree(path: &Path, bytes: &[u8]) -> Vec<Line> {
+    let (lines, torn) = state::lines(path).unwrap();
+    let mut each = Vec::new();
+    let each_torn = state::each_line(path, |line| each.push(line)).unwrap();
+    assert_eq!(each, lines);
+    assert_eq!(each_torn, torn);
+    let end = super::choice(bytes, bytes.len() + 1) as u64;
+    let (tail, _) = state::lines_of_tail(path, end).unwrap();
+    assert!(lines.ends_with(&tail));
+    for line in &lines {
+        let fields = line.fields();
+        assert!(line.data.keys().all(|key| fields.contains(key)));
+        let text = serde_json::to_string(line).unwrap();
+        assert_eq!(state::parse_line(&text).as_ref(), Some(line));
+    }
+    lines
+}
+
+fn what_is_recalled_was_written(lines: &[Line], save: &Path) {
+    let mut root = RootFile::new("/root".into());
+    if recall::root(&mut root, lines) {
+        assert!(lines.iter().all(|line| line.epoch <= root.epoch));
+        assert!(lines.iter().any(|line| line.root_id == root.root_id));
+    }
+    let save = state::load::<Manifest>(save).ok().flatten();
+    let named = lines.iter().filter_map(|line| line.agent.clone());
+    let saved = save.iter().flat_map(|save| &save.agents);
+    let mut names: Vec<String> = named
+        .chain(saved.map(|saved| saved.name.to_string()))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    for name in names.iter().filter_map(|name| AgentName::new(name).ok()) {
+        let mut record = AgentRecord::new(name, "workspaces/a".into());
+        let minted = record.session_id.clone();
+        // An agent that had a session is never begun anew.
+        let known = recall::agent(&mut record, lines, save.as_ref());
+        assert_eq!(known, record.session_id != minted);
+        assert!(!record.past_sessions.contains(&record.session_id));
+    }
+}
+
+fn write(path: &Path) -> Line {
+    let mut journal = Journal::open(path, "root", 1, "life").unwrap();
+    let what = What::Survived {
+        reason: "fuzzing".into(),
+    };
+    journal.write(None, &what).unwrap();
+    let (lines, _) = state::lines(path).unwrap();
+    let line = lines.last().expect("one was written").clone();
+    assert_eq!((line.event.as_str(), line.epoch), ("survived", 1));
+    line
+}
+
+fn a_line_is_added_and_none_is_lost(path: &Path, lines: &[Line]) {
+    let line = write(path);
+    assert_eq!(
+        line.seq,
+        lines.last().map_or(1, |last| last.seq.saturating_add(1))
+    );
+    let (after, _) = state::lines(path).unwrap();
+    assert_eq!(after, [lines, &[line]].concat());
+}
+
+/// A power cut anywhere in the file, and a keeper that goes on behind it.
+fn a_torn_line_costs_itself_only(path: &Path, bytes: &[u8], at: usize) {
+    let whole = bytes[..at]
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
+    fs::write(path, &bytes[..whole]).unwrap();
+    let (before, _) = state::lines(path).unwrap();
+    let nulls = vec![0; super::choice(bytes, 3) * 300];
+    fs::write(path, [&bytes[..at], &nulls].concat()).unwrap();
+    let line = write(path);
+    let (after, _) = state::lines(path).unwrap();
+    assert!(after.starts_with(&before));
+    assert_eq!(after.last(), Some(&line));
+    assert!(after.len() - before.len() <= 2);
+}

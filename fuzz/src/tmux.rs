@@ -1,0 +1,63 @@
+//! What tmux prints: the list of panes, the end of a process, and screens, on which an agent can show anything.
+
+use spotkeep::claude::screen;
+use spotkeep::state::AgentName;
+use spotkeep::tmux::output;
+
+/// Reads it as each of them.
+pub fn check(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    if output::exit(&text).is_some() {
+        assert!(text.starts_with("1 "), "{text:?}");
+    }
+    only_its_own_session_tells_of_an_agent(&text);
+    for count in 0..4 {
+        let words = output::last_lines(&text, count);
+        assert!(!words.contains('\n'), "{words:?}");
+        assert!(count > 0 || words.is_empty());
+    }
+    let words = output::last_words(&text).unwrap_or_default();
+    assert!(!words.contains('\n'), "{words:?}");
+    what_blocks_is_told_in_a_line(&text);
+    what_is_not_shown_is_not_unsent(&text);
+}
+
+fn only_its_own_session_tells_of_an_agent(panes: &str) {
+    let name = AgentName::new("agent-1").unwrap();
+    let own = |line: &&str| {
+        line.strip_prefix("agent-1 ")
+            .is_some_and(|dead| !dead.contains(' '))
+    };
+    let expected = panes.lines().find(own).map(|line| line == "agent-1 1");
+    assert_eq!(output::pane_is_dead(panes, &name), expected);
+    if expected.is_none() {
+        let more = format!("{panes}\nagent-1 1\nagent-10 0\n");
+        assert_eq!(output::pane_is_dead(&more, &name), Some(true));
+    }
+}
+
+fn what_blocks_is_told_in_a_line(text: &str) {
+    if let Some(blocker) = screen::blocker(text) {
+        let told = blocker.to_string();
+        assert!(told.chars().count() < 200, "{told:?}");
+        assert!(!told.contains(char::is_control), "{told:?}");
+    }
+    if let Some(input) = screen::input(text) {
+        assert!(text.ends_with(input) && !input.contains('❯'));
+    }
+    if screen::shows_limit_question(text) {
+        assert!(text.to_lowercase().contains("wait for limit to reset"));
+    }
+}
+
+/// Words that nobody sees, because the line holds only what colours it, are nobody's; words without any colour are.
+fn what_is_not_shown_is_not_unsent(text: &str) {
+    let line = screen::input(text).map(|input| input.lines().next().unwrap_or_default());
+    let unsent = screen::has_unsent_text(text);
+    let shows = |text: &str| text.contains(|c: char| !c.is_whitespace() && !c.is_control());
+    match line {
+        None => assert!(!unsent),
+        Some(line) if !line.contains('\u{1b}') => assert_eq!(unsent, shows(line)),
+        Some(line) => assert!(!unsent || shows(line)),
+    }
+}
