@@ -68,6 +68,36 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_doubles_up_to_a_cap_and_is_lengthened_by_less_than_a_quarter() {
+        let server = ApiStop::Server { status: 500 };
+        // In half minutes; the last one goes on until the tries are over.
+        for (stop, tries, pauses) in [
+            (ApiStop::Limit { until: None }, 24, &[30, 60, 120, 240][..]),
+            (ApiStop::Overloaded, 24, &[2, 4, 8, 16, 32, 60]),
+            (ApiStop::RateLimited, 24, &[2, 4, 8, 16, 32, 60]),
+            (server, 24, &[1, 2, 4, 8, 16, 32, 60]),
+            (ApiStop::Network, 24, &[1, 2, 4, 8, 16, 32, 60]),
+            (ApiStop::Login, 24, &[10, 20, 40, 80, 120]),
+            (ApiStop::Unknown, 6, &[4, 8, 16, 32, 60]),
+        ] {
+            for (stops, nth) in (1..=tries).zip(0..) {
+                let least = pauses[pauses.len().min(nth + 1) - 1] * MINUTE / 2;
+                let pause = pause(stop, stops, None);
+                let fits = pause >= least && pause < least.mul_f64(1.25);
+                assert!(fits, "{stop:?} {stops}: {pause:?}");
+            }
+            assert_eq!(after_stop(stop, tries + 1, None, 7), Patience::Human);
+            let others = (0..9).map(|salt| after_stop(stop, 1, None, salt));
+            assert!(
+                others
+                    .collect::<Vec<_>>()
+                    .windows(2)
+                    .any(|two| two[0] != two[1])
+            );
+        }
+    }
+
+    #[test]
     fn pauses_grow_to_a_cap_and_the_tries_last_for_a_night() {
         for (stop, tries, night) in [
             (ApiStop::Overloaded, 24, 9),
@@ -93,7 +123,9 @@ mod tests {
         let hour = 60 * MINUTE;
         let paused = pause(limit, 1, Some(hour));
         assert!(paused >= hour + PAST_A_LIMIT && paused <= hour + 6 * MINUTE);
-        assert!(pause(limit, 1, Some(1_000 * hour)) <= LONGEST + 6 * MINUTE);
+        let week = 7 * 24 * hour;
+        assert!(pause(limit, 1, Some(week)) >= week + PAST_A_LIMIT);
+        assert!(pause(limit, 1, Some(1_000 * hour)) <= week + 24 * hour + 6 * MINUTE);
         assert!(pause(limit, 1, Some(Duration::ZERO)) >= PAST_A_LIMIT);
     }
 

@@ -121,12 +121,13 @@ mod tests {
         for _ in 0..50 {
             weather.bad_sign(now);
         }
+        weather.bad_sign(now + GUST - SECOND);
         assert_eq!(weather.pause(), FIRST);
-        for _ in 0..10 {
+        for seconds in [10, 20, 40, 60, 60] {
             now += GUST;
             weather.bad_sign(now);
+            assert_eq!(weather.pause(), seconds * SECOND);
         }
-        assert_eq!(weather.pause(), LONGEST);
     }
 
     #[test]
@@ -156,5 +157,48 @@ mod tests {
         weather.let_go(now);
         assert_eq!(weather.next_start(now), None);
         assert_eq!(weather.next_nudge(now + SECOND), Some(now + BETWEEN_NUDGES));
+        assert_eq!(weather.next_nudge(now + BETWEEN_NUDGES), None);
+    }
+
+    #[test]
+    fn answers_count_once_in_ten_seconds_and_none_that_a_gust_was_under_way_for() {
+        let mut weather = Weather::default();
+        let mut now = Instant::now();
+        for _ in 0..3 {
+            now += GUST;
+            weather.bad_sign(now);
+        }
+        let pauses = [
+            (1, 20),
+            (9, 20),
+            (10, 15),
+            (11, 15),
+            (19, 15),
+            (20, 10),
+            (30, 5),
+            (40, 0),
+        ];
+        for (after, seconds) in pauses {
+            weather.good_sign(now + after * SECOND);
+            assert_eq!(weather.pause(), seconds * SECOND, "after {after} s");
+        }
+        // It is fair again: the next bad sign is heard at once.
+        weather.bad_sign(now + 41 * SECOND);
+        assert_eq!(weather.pause(), FIRST);
+    }
+
+    #[test]
+    fn who_looks_often_does_not_keep_it_from_clearing_up() {
+        let mut weather = Weather::default();
+        let now = Instant::now();
+        weather.bad_sign(now);
+        weather.let_go(now);
+        for seconds in 1..60 {
+            let next = weather.next_start(now + seconds * SECOND);
+            assert_eq!(next, (seconds < 5).then_some(now + FIRST), "{seconds}");
+            assert!(weather.is_bad());
+        }
+        assert_eq!(weather.next_nudge(now + CLEARS), None);
+        assert!(!weather.is_bad());
     }
 }

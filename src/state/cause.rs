@@ -110,4 +110,76 @@ mod tests {
             Some("spotkeep send a 'Go on.'")
         );
     }
+
+    #[test]
+    fn each_cause_has_a_word_for_programs_one_for_people_and_what_to_do_about_it() {
+        let (start, go_on) = (Some("spotkeep start a"), Some("spotkeep send a 'Go on.'"));
+        let login = Some("spotkeep attach a   # then /login");
+        let disk = Some("df -h; du -sh workspaces/* | sort -h");
+        let memory = Some("spotkeep start a   # with less beside it, or a larger memory_max");
+        let (exit, signal) = (Some(1), None);
+        let (reason, shows, by) = ("server".into(), "trust?".into(), "ann".into());
+        // What to do while it does not run, and where it runs and stands still.
+        for (cause, kind, shown, down, up) in [
+            (Cause::Finished, "finished", "finished", None, None),
+            (
+                Cause::Crashed { exit, signal },
+                "crashed",
+                "crashed",
+                start,
+                start,
+            ),
+            (
+                Cause::OutOfMemory,
+                "out-of-memory",
+                "out of memory",
+                memory,
+                memory,
+            ),
+            (
+                Cause::Limit { until: None },
+                "limit",
+                "usage limit",
+                start,
+                go_on,
+            ),
+            (Cause::Login, "login", "login", login, login),
+            (Cause::Api { reason }, "api", "API (server)", start, go_on),
+            (
+                Cause::Dialog { shows },
+                "dialog",
+                "dialog",
+                Some("spotkeep attach a"),
+                Some("spotkeep attach a"),
+            ),
+            (Cause::DiskFull, "disk-full", "disk full", disk, disk),
+            (
+                Cause::Preempted,
+                "preempted",
+                "preempted",
+                Some("spotkeep restore"),
+                Some("spotkeep restore"),
+            ),
+            (
+                Cause::Stopped { by },
+                "stopped",
+                "stopped by ann",
+                None,
+                None,
+            ),
+            (
+                Cause::CannotStart,
+                "cannot-start",
+                "cannot start",
+                start,
+                start,
+            ),
+            (Cause::Unknown, "unknown", "unknown", start, start),
+        ] {
+            assert_eq!(serde_json::to_value(&cause).unwrap()["kind"], kind);
+            assert_eq!(cause.to_string(), shown);
+            assert_eq!(cause.hint("a", false).as_deref(), down, "{kind}");
+            assert_eq!(cause.hint("a", true).as_deref(), up, "{kind}");
+        }
+    }
 }

@@ -147,9 +147,15 @@ mod tests {
     #[test]
     fn the_id_of_a_save_comes_after_the_last_one_also_where_the_clock_was_set_back() {
         let mut last = "ff000000-0000-7000-8000-000000000000".to_owned();
-        for _ in 0..3 {
+        for nth in 1..=3 {
             let next = new_save_id(Some(&last));
-            assert!(next > last && is_uuid(&next), "{next} {last}");
+            // A thousandth of a second after the last one, and else an id of version 7 like any other.
+            let time = format!("ff000000-000{nth}-7");
+            assert!(
+                next > last && next.starts_with(&time) && is_uuid(&next),
+                "{next} {last}"
+            );
+            assert_ne!(next[24..], last[24..], "by chance, too");
             last = next;
         }
         assert!(new_save_id(Some("no id")) < last);
@@ -169,10 +175,44 @@ mod tests {
             &"x".repeat(65),
         ] {
             let error = AgentName::new(bad).unwrap_err();
+            let read = serde_json::from_value::<AgentName>(bad.into()).unwrap_err();
             let hint = hint_of(&error).unwrap();
+            assert!(read.to_string().contains(hint), "{read}");
             let name = hint.split('"').nth(1).unwrap();
             assert!(AgentName::new(name).is_ok(), "{bad:?} -> {hint}");
         }
         assert!(AgentName::new("agent-1-issue-123").is_ok());
+    }
+
+    #[test]
+    fn a_name_is_made_of_whatever_text_there_is() {
+        let (full, long) = ("x".repeat(NAME_MAX), "x".repeat(NAME_MAX + 9));
+        for (text, near) in [
+            ("  my agent ", Some("my-agent")),
+            ("-_x_-", Some("x")),
+            ("a.b/c_d", Some("a-b-c_d")),
+            (full.as_str(), Some(full.as_str())),
+            (long.as_str(), Some(full.as_str())),
+            ("", None),
+            ("/ü/", None),
+        ] {
+            let made = AgentName::near(text);
+            assert_eq!(made.as_deref(), near, "{text:?}");
+            assert!(made.is_none_or(|name| AgentName::new(&name).is_ok()));
+        }
+        let numbered = AgentName::any().numbered(2);
+        assert_eq!(numbered.as_ref().map(AgentName::as_str), Some("agent-2"));
+        assert_eq!(AgentName::new(&full).unwrap().numbered(2), None);
+    }
+
+    #[test]
+    fn an_id_is_a_uuid_as_claude_writes_it_and_no_two_are_the_same() {
+        let (one, two) = (new_uuid(), new_uuid());
+        assert!(is_uuid(&one) && is_uuid(&two) && one != two);
+        assert_eq!(&one[14..15], "4", "{one}");
+        let bare = one.replace('-', "");
+        for other in [&bare, &format!("{{{one}}}"), &format!("{bare}----"), ""] {
+            assert!(!is_uuid(other), "{other}");
+        }
     }
 }

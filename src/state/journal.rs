@@ -409,7 +409,7 @@ pub fn lines(path: &Path) -> Result<(Vec<Line>, usize)> {
 pub fn lines_of_tail(path: &Path, bytes: u64) -> Result<(Vec<Line>, usize)> {
     let newer = tail(path, bytes)?;
     let left = bytes.saturating_sub(newer.1.len() as u64);
-    let is_whole = newer.0 == 0 && left > 0;
+    let is_whole = newer.0 == 0;
     let parts = [
         is_whole.then(|| tail(&older(path), left)).transpose()?,
         Some(newer),
@@ -568,5 +568,91 @@ mod tests {
             .collect();
         assert_eq!(seen, [(1, "keeper-stopped", 1), (2, "survived", 2)]);
         assert_eq!(lines[1].agent.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_line_is_shown_as_its_word_and_its_fields() {
+        let what = What::Exited {
+            how: "exit 1".into(),
+            cause: Cause::Finished,
+        };
+        assert_eq!(what.word(), "exited");
+        let fields = r#"how=exit 1 cause={"kind":"finished"}"#;
+        assert_eq!(what.to_string(), format!("exited {fields}"));
+        let activity = What::Activity {
+            changes: Vec::new(),
+        };
+        assert!(what.is_news() && !activity.is_news());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        journal.write(None, &what).unwrap();
+        journal.write(None, &activity).unwrap();
+        let (lines, _) = lines(&path).unwrap();
+        assert_eq!(lines[0].fields(), fields);
+        assert!(lines[0].is_news() && !lines[1].is_news());
+    }
+
+    #[test]
+    fn a_journal_whose_new_half_could_not_be_made_gets_it_with_the_next_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        let what = What::Survived { reason: "x".into() };
+        journal.largest = 1;
+        fs::rename(&path, older(&path)).unwrap();
+        journal.write(None, &what).unwrap();
+        journal.largest = LARGEST;
+        journal.write(None, &what).unwrap();
+        let line_in = |path: &Path| fs::read_to_string(path).unwrap().lines().count();
+        assert_eq!((line_in(&older(&path)), line_in(&path)), (1, 1));
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_put_aside_grows_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        journal.largest = 1;
+        fs::create_dir_all(older(&path).join("in the way")).unwrap();
+        for _ in 0..3 {
+            journal
+                .write(None, &What::Survived { reason: "x".into() })
+                .unwrap();
+        }
+        let whole = fs::read_to_string(&path).unwrap();
+        assert_eq!(whole.lines().count(), 3);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_empty_journal_and_a_line_of_noise_costs_itself_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let none = |_: Line| panic!("there is no line");
+        assert_eq!(each_line(&path, none).unwrap(), 0);
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        journal
+            .write(None, &What::Survived { reason: "x".into() })
+            .unwrap();
+        let line = fs::read_to_string(&path).unwrap();
+        let text = [
+            line.as_bytes(),
+            b"\xff\xfe noise\n\n\0\0",
+            line.as_bytes(),
+            b"{\"ver",
+        ]
+        .concat();
+        fs::write(&path, &text).unwrap();
+        let mut seen = 0;
+        assert_eq!(each_line(&path, |_| seen += 1).unwrap(), 2);
+        assert_eq!(seen, 2);
+        let all = text.len() as u64;
+        // A cut in a line's midst loses that line and is no damage.
+        for (bytes, good, torn) in [(all, 2, 2), (all + 1, 2, 2), (all - 1, 1, 2), (5, 0, 0)] {
+            let (lines, bad) = lines_of_tail(&path, bytes).unwrap();
+            assert_eq!((lines.len(), bad), (good, torn), "of {bytes} bytes");
+        }
+        assert!(each_line(dir.path(), none).is_err());
+        assert!(lines(dir.path()).is_err() && Journal::open(dir.path(), "r", 1, "l").is_err());
     }
 }

@@ -246,4 +246,45 @@ mod tests {
         fs::write(dir.path().join("0003.json"), "{\"ver").unwrap();
         assert_eq!(latest(dir.path()).unwrap().unwrap().id, "0001");
     }
+
+    #[test]
+    fn a_damaged_manifest_counts_as_a_save_and_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let saves = dir.path().join("saves");
+        assert!(all(&saves).unwrap().is_empty() && damaged(&saves).unwrap().is_empty());
+        assert_eq!(last_id(&saves), None);
+        fs::create_dir(&saves).unwrap();
+        for id in ["0001", "0002", "0004"] {
+            let (root, life, source) = ("r".into(), "l".into(), "signal".into());
+            store(
+                &saves,
+                &Manifest::begin(id.into(), root, 1, life, source, false),
+            )
+            .unwrap();
+        }
+        fs::write(saves.join("0003.json"), "{\"ver").unwrap();
+        fs::write(saves.join("0005.json.tmp"), "").unwrap();
+        let read = all(&saves).unwrap();
+        let read: Vec<&str> = read.iter().map(|save| save.id.as_str()).collect();
+        assert_eq!(read, ["0001", "0002", "0004"], "oldest first");
+        assert_eq!(last_id(&saves).as_deref(), Some("0004"));
+        let [error] = &damaged(&saves).unwrap()[..] else {
+            panic!("one is damaged")
+        };
+        assert!(error.to_string().contains("0003.json"), "{error}");
+        // What is no directory at all is said, and not taken for one without saves.
+        let file = saves.join("0001.json");
+        assert!(latest(&file).is_err() && all(&file).is_err() && prune(&file).is_err());
+    }
+
+    #[test]
+    fn the_newest_two_hundred_manifests_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        for nth in 0..KEPT + 3 {
+            fs::write(dir.path().join(format!("{nth:04}.json")), "").unwrap();
+        }
+        prune(dir.path()).unwrap();
+        let left = ids(dir.path()).unwrap();
+        assert_eq!((left.len(), left.last().unwrap().as_str()), (KEPT, "0003"));
+    }
 }

@@ -17,7 +17,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Context as _, Hint as _, Result, bail};
+use crate::error::{Context as _, Hint as _, Result};
 use crate::os::files;
 
 pub use cause::Cause;
@@ -63,8 +63,40 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 pub fn store<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let mut bytes = serde_json::to_vec_pretty(value).context("cannot write JSON")?;
     bytes.push(b'\n');
-    if bytes.len() < 8 {
-        bail!("refusing to write an empty {}", path.display());
-    }
     files::write_atomic(path, &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::error::hint_of;
+
+    #[test]
+    fn a_damaged_file_is_named_with_a_way_out_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        assert_eq!(load::<Vec<u32>>(&path).unwrap(), None, "no file, no damage");
+        let (hollow, torn) = ("is damaged: empty, or holds NUL bytes", "is damaged");
+        for (damage, says) in [
+            ("", hollow),
+            (" \n", hollow),
+            ("\0\0\0", hollow),
+            ("[1]\n\0", hollow),
+            ("[1, 2", torn),
+            ("{\"version\":1}", torn),
+        ] {
+            fs::write(&path, damage).unwrap();
+            let error = load::<Vec<u32>>(&path).unwrap_err();
+            assert!(
+                error.to_string().ends_with(&format!("a.json {says}")),
+                "{error}"
+            );
+            assert!(hint_of(&error).is_some_and(|hint| hint.starts_with("mv ")));
+            assert_eq!(fs::read_to_string(&path).unwrap(), damage);
+        }
+        store(&path, &[1, 2]).unwrap();
+        assert_eq!(load::<Vec<u32>>(&path).unwrap(), Some(vec![1, 2]));
+    }
 }

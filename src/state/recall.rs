@@ -132,4 +132,74 @@ mod tests {
         assert!(!agent(&mut unknown, &lines[..1], None));
         assert!(unknown.past_sessions.is_empty());
     }
+
+    fn save(transcript_bytes: Option<u64>, words_safe: bool) -> Manifest {
+        let of = json!({
+            "name": "a", "agent_id": "id", "session_id": "1", "end": "", "exit_ms": null, "open": "",
+            "transcript_bytes": transcript_bytes, "words_safe": words_safe,
+            "workspace": {"checkpoint": null, "note": ""},
+        });
+        let other = json!({"name": "b", "agent_id": "x", "session_id": "9"});
+        let mut save = Manifest::begin("s".into(), "r".into(), 1, "l".into(), "unit".into(), true);
+        let mut before = of.clone();
+        for (key, value) in other.as_object().unwrap() {
+            before[key] = value.clone();
+        }
+        save.agents = serde_json::from_value(json!([before, of])).unwrap();
+        save
+    }
+
+    #[test]
+    fn the_highest_epoch_and_the_last_word_on_the_fleet_count() {
+        let mut lines = [
+            line("fleet", None, json!({"wanted": "down"})),
+            line("fleet", None, json!({"wanted": "up"})),
+            line("wanted", Some("a"), json!({"wanted": "down"})),
+        ];
+        lines[1].epoch = 9;
+        let mut known = RootFile::new("/r".into());
+        assert!(root(&mut known, &lines));
+        assert_eq!((known.epoch, known.fleet), (9, Fleet::Up));
+    }
+
+    #[test]
+    fn a_prompt_is_not_sent_again_unless_a_save_saw_that_nothing_was_said() {
+        let up = || line("started", Some("a"), json!({"session_id": "1"}));
+        let about = || line("starting", Some("a"), json!({"session_id": "1"}));
+        for (lines, save, delivered) in [
+            (vec![], Some(save(Some(9), true)), true),
+            (vec![], Some(save(None, true)), false),
+            (vec![about()], None, false),
+            (vec![up()], None, true),
+            (vec![up()], Some(save(None, true)), false),
+            (vec![up()], Some(save(None, false)), true),
+            (vec![up()], Some(save(Some(9), true)), true),
+        ] {
+            let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
+            assert!(agent(&mut record, &lines, save.as_ref()));
+            assert_eq!(record.session_id, "1");
+            assert_eq!(record.agent_id == "id", save.is_some());
+            assert_eq!(record.prompt_delivered, delivered, "{lines:?} {save:?}");
+            assert_eq!(record.wanted, Wanted::Running);
+        }
+    }
+
+    #[test]
+    fn a_session_that_was_taken_up_again_is_the_one_now_and_each_is_remembered_once() {
+        let lines = [
+            line(
+                "session-changed",
+                Some("a"),
+                json!({"from": "1", "to": "2"}),
+            ),
+            line("resumed", Some("a"), json!({"session_id": "1"})),
+            line("exited", Some("a"), json!({"session_id": "3"})),
+        ];
+        let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
+        assert!(agent(&mut record, &lines, Some(&save(Some(9), true))));
+        assert_eq!(
+            (record.session_id.as_str(), record.past_sessions),
+            ("1", vec!["2".to_owned()])
+        );
+    }
 }

@@ -255,4 +255,34 @@ mod tests {
             AgentState::Unknown
         );
     }
+
+    #[test]
+    fn the_word_of_a_state_is_the_one_in_its_file_and_each_has_a_sign() {
+        use AgentState::*;
+        for state in [
+            Running, Waiting, Idle, Starting, Stalled, Failed, Stopped, Saving, Backoff, Unknown,
+        ] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.word());
+            assert_eq!(format!("{state:>8}|"), format!("{:>8}|", state.word()));
+            assert!(!state.glyph().is_control() && !state.glyph().is_whitespace());
+        }
+    }
+
+    #[test]
+    fn a_process_of_another_life_is_not_there_whatever_its_number() {
+        let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
+        let own = ProcessId::current().unwrap();
+        assert_eq!(record.live_process("now"), None);
+        record.process = Some(own);
+        assert_eq!(record.live_process("now"), None, "of no life that is known");
+        record.life = Some("now".into());
+        assert_eq!(record.live_process("now"), Some(own));
+        assert_eq!(record.live_process("next"), None);
+        // The number has been given to somebody else.
+        record.process = Some(ProcessId {
+            start_time: own.start_time + 1,
+            ..own
+        });
+        assert_eq!(record.live_process("now"), None);
+    }
 }

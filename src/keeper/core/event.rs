@@ -305,3 +305,36 @@ pub enum Action {
     /// End the machine; everything is safe.
     PowerOff,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_that_is_told_again_says_the_same_until_its_dialog_opens_or_the_next_comes() {
+        let stall = |id: &str, dialog, in_a_row| {
+            Activity::Stalled(Stall {
+                stop: ApiStop::Network,
+                text: "API Error".into(),
+                id: id.into(),
+                in_a_row,
+                ends_in: None,
+                dialog,
+                inherited: false,
+            })
+        };
+        let first = stall("1", false, 1);
+        for (other, same) in [
+            (stall("1", false, 1), true),
+            (stall("1", false, 2), true),
+            (stall("1", true, 1), false),
+            (stall("2", false, 1), false),
+            (Activity::Idle, false),
+        ] {
+            assert_eq!(first.says_the_same(&other), same, "{other:?}");
+            assert_eq!(other.says_the_same(&first), same, "{other:?}");
+        }
+        assert!(Activity::Idle.says_the_same(&Activity::Idle));
+        assert!(!Activity::Idle.says_the_same(&Activity::Busy));
+    }
+}

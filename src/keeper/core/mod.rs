@@ -12,6 +12,8 @@
 mod agent;
 mod event;
 mod fate;
+#[cfg(test)]
+mod fates;
 mod launching;
 mod login;
 #[cfg(test)]
@@ -20,7 +22,11 @@ mod rest;
 mod rollout;
 #[cfg(test)]
 mod scenes;
+#[cfg(test)]
+mod shown;
 mod stalls;
+#[cfg(test)]
+mod waits;
 #[cfg(test)]
 mod week;
 mod wishes;

@@ -10,22 +10,18 @@ use crate::notice::Source;
 use crate::os::process::ProcessId;
 use crate::state::{AgentState, How, Wanted, What};
 
-const PROCESS: ProcessId = ProcessId {
+pub(super) const PROCESS: ProcessId = ProcessId {
     pid: 7,
     start_time: 1,
 };
 
-fn name() -> AgentName {
+pub(super) fn name() -> AgentName {
     AgentName::new("a").unwrap()
 }
 
-/// A core with one agent that has been launched for the first time.
-fn launched(now: Instant) -> (Core, Attempt) {
-    let mut core = Core::new(Limits::for_cores(2), Fleet::Up, false);
-    let until = None;
-    core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
-    core.step(now, Event::ApiAnswers);
-    let declared = Declared {
+/// One agent as its file and its record have it, at its very beginning.
+pub(super) fn declared() -> Declared {
+    Declared {
         name: name(),
         session_id: "s".into(),
         restart: Restart::OnFailure,
@@ -35,26 +31,40 @@ fn launched(now: Instant) -> (Core, Attempt) {
         why: None,
         cause: None,
         broken: None,
-    };
-    let actions = core.step(now, Event::Declare(vec![declared]));
+    }
+}
+
+/// A core that may launch, with an API that answers.
+pub(super) fn ready(now: Instant, cores: usize) -> Core {
+    let mut core = Core::new(Limits::for_cores(cores), Fleet::Up, false);
+    let until = None;
+    core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
+    core.step(now, Event::ApiAnswers);
+    core
+}
+
+/// A core with one agent that has been launched for the first time.
+pub(super) fn launched(now: Instant) -> (Core, Attempt) {
+    let mut core = ready(now, 2);
+    let actions = core.step(now, Event::Declare(vec![declared()]));
     let attempt = launch_in(&actions).unwrap();
     (core, attempt)
 }
 
-fn wish(wanted: Wanted) -> Event {
+pub(super) fn wish(wanted: Wanted) -> Event {
     let by = "ann".into();
     let name = name();
     Event::Want { name, wanted, by }
 }
 
-fn launch_in(actions: &[Action]) -> Option<Attempt> {
+pub(super) fn launch_in(actions: &[Action]) -> Option<Attempt> {
     actions.iter().find_map(|action| match action {
         Action::Launch { attempt, .. } => Some(*attempt),
         _ => None,
     })
 }
 
-fn run(core: &mut Core, now: Instant, attempt: Attempt) {
+pub(super) fn run(core: &mut Core, now: Instant, attempt: Attempt) {
     let (name, process, how) = (name(), PROCESS, How::First);
     core.step(
         now,
@@ -67,7 +77,7 @@ fn run(core: &mut Core, now: Instant, attempt: Attempt) {
     );
 }
 
-fn confirm(core: &mut Core, now: Instant) {
+pub(super) fn confirm(core: &mut Core, now: Instant) {
     let event = Event::Session {
         name: name(),
         process: PROCESS,
@@ -77,7 +87,7 @@ fn confirm(core: &mut Core, now: Instant) {
     core.step(now, event);
 }
 
-fn exit(core: &mut Core, now: Instant, exit: Exit) -> Vec<Action> {
+pub(super) fn exit(core: &mut Core, now: Instant, exit: Exit) -> Vec<Action> {
     let event = Event::Exited {
         name: name(),
         process: PROCESS,
@@ -86,7 +96,7 @@ fn exit(core: &mut Core, now: Instant, exit: Exit) -> Vec<Action> {
     core.step(now, event)
 }
 
-fn tick(core: &mut Core, now: Instant) -> Vec<Action> {
+pub(super) fn tick(core: &mut Core, now: Instant) -> Vec<Action> {
     let available_memory = None;
     core.step(now, Event::Tick { available_memory })
 }
@@ -145,6 +155,7 @@ fn an_agent_that_crashes_again_and_again_is_given_up_within_minutes_and_says_why
         now = due;
         attempt = launch_in(&tick(&mut core, now)).unwrap();
         starts += 1;
+        assert!(starts < 100, "it is never given up");
     }
     let view = core.view(&name()).unwrap();
     assert_eq!(
@@ -200,6 +211,7 @@ fn a_start_that_is_never_confirmed_is_looked_at_and_then_ended() {
             }]
         );
         looks += 1;
+        assert!(looks < 1_000, "it is never ended");
         let blocker = None;
         let name = name();
         let event = Event::Screen {
@@ -293,30 +305,27 @@ fn a_rest_counts_anew_after_every_piece_of_work_and_after_a_command_in_the_backg
 }
 
 /// A fleet that is up and idle; the pid of each is its place and a hundred.
-fn idle_fleet(now: Instant, names: &[AgentName]) -> Core {
-    let mut core = Core::new(Limits::for_cores(2), Fleet::Up, false);
-    let until = None;
-    core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
-    core.step(now, Event::ApiAnswers);
-    let declared = names.iter().zip(100..).map(|(name, pid)| Declared {
+pub(super) fn idle_fleet(now: Instant, names: &[AgentName]) -> Core {
+    let mut core = ready(now, 2);
+    let all = names.iter().zip(100..).map(|(name, pid)| Declared {
         name: name.clone(),
         session_id: name.to_string(),
-        restart: Restart::OnFailure,
-        wanted: Wanted::Running,
-        restarts: 0,
         process: Some(ProcessId { pid, start_time: 1 }),
-        why: None,
-        cause: None,
-        broken: None,
+        ..declared()
     });
-    core.step(now, Event::Declare(declared.collect()));
+    core.step(now, Event::Declare(all.collect()));
     for name in names {
         say(&mut core, now, name, Activity::Idle);
     }
     core
 }
 
-fn say(core: &mut Core, now: Instant, name: &AgentName, activity: Activity) -> Vec<Action> {
+pub(super) fn say(
+    core: &mut Core,
+    now: Instant,
+    name: &AgentName,
+    activity: Activity,
+) -> Vec<Action> {
     let process = core.view(name).and_then(|view| view.process).unwrap();
     let (name, session_id) = (name.clone(), name.to_string());
     core.step(
@@ -330,7 +339,7 @@ fn say(core: &mut Core, now: Instant, name: &AgentName, activity: Activity) -> V
     )
 }
 
-fn ended(actions: &[Action]) -> Vec<&AgentName> {
+pub(super) fn ended(actions: &[Action]) -> Vec<&AgentName> {
     let ends = actions.iter().filter_map(|action| match action {
         Action::End { name, .. } => Some(name),
         _ => None,
