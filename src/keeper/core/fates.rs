@@ -138,6 +138,7 @@ fn news_of_another_launch_or_process_changes_nothing() {
         Event::Nudged {
             name: name.clone(),
             process: old,
+            in_a_row: 1,
             refused,
         },
         Event::Exited {

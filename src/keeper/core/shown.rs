@@ -300,6 +300,7 @@ fn who_stands_still_says_what_comes_next_and_when() {
     let nudged = |refused: Option<&str>| Event::Nudged {
         name: name(),
         process: PROCESS,
+        in_a_row: 1,
         refused: refused.map(str::to_owned),
     };
     core.step(at, nudged(Some("unsent words")));

@@ -365,6 +365,7 @@ fn a_nudge_that_could_not_be_typed_is_tried_again_and_one_that_changed_nothing_c
     let came = |refused: Option<&str>| Event::Nudged {
         name: a.clone(),
         process,
+        in_a_row: 1,
         refused: refused.map(str::to_owned),
     };
     let actions = core.step(first, came(Some("unsent words")));
