@@ -31,11 +31,13 @@ pub enum Layer {
 }
 
 impl Layer {
-    fn name(self) -> &'static str {
-        match self {
+    /// Its tree in a checkpoint, as git takes it.
+    fn of(self, checkpoint: &str) -> String {
+        let name = match self {
             Self::Worktree => "worktree",
             Self::Index => "index",
-        }
+        };
+        format!("{checkpoint}:{name}")
     }
 }
 
@@ -128,10 +130,7 @@ pub fn changes(
     layer: Layer,
     deadline: Deadline,
 ) -> Result<Vec<Change>> {
-    let (from, to) = (
-        format!("{from}:{}", layer.name()),
-        format!("{to}:{}", layer.name()),
-    );
+    let (from, to) = (layer.of(from), layer.of(to));
     let arguments = [
         "diff-tree",
         "-r",
@@ -170,10 +169,7 @@ pub fn difference(
     colour: bool,
     deadline: Deadline,
 ) -> Result<String> {
-    let (from, to) = (
-        format!("{from}:{}", layer.name()),
-        format!("{to}:{}", layer.name()),
-    );
+    let (from, to) = (layer.of(from), layer.of(to));
     let arguments = [
         "diff-tree",
         "-r",

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use spotkeep::drill::count::{Evidence, Lost, count};
 use spotkeep::drill::ledger::Ledger;
+use spotkeep::drill::marker::Marker;
 use spotkeep::drill::metadata::Metadata;
 use spotkeep::drill::model::Model;
 use spotkeep::drill::session_file::transcript_marks;
@@ -37,6 +38,8 @@ pub struct Fleet {
     names: Vec<String>,
     sessions: BTreeMap<String, String>,
     at_cut: Ledger,
+    /// What was missing after some cut, or was said to a machine that was off already.
+    gone: BTreeSet<Marker>,
 }
 
 impl Fleet {
@@ -53,6 +56,7 @@ impl Fleet {
             names: Vec::new(),
             sessions: BTreeMap::new(),
             at_cut: Ledger::default(),
+            gone: BTreeSet::new(),
         }
     }
 
@@ -185,11 +189,11 @@ runuser -u agent -- spotkeep up
             .sum()
     }
 
-    /// What was said before `cut`, and is not on the disk.
+    /// What was said before `cut`, is not on the disk, and was not missing at an earlier cut either.
     pub fn losses_on_the_disk(&mut self, cut: Instant) -> Vec<Lost> {
-        let (names, ledger) = (&self.names, &self.at_cut);
-        let (losses, sessions) = self.garage.look_at_the_data(|root| {
-            let mut losses = Vec::new();
+        let (names, ledger, gone) = (&self.names, &self.at_cut, &self.gone);
+        let (losses, missing, sessions) = self.garage.look_at_the_data(|root| {
+            let (mut losses, mut missing) = (Vec::new(), Vec::new());
             let mut sessions = BTreeMap::new();
             for name in names {
                 let path = root
@@ -204,11 +208,15 @@ runuser -u agent -- spotkeep up
                     resumed,
                     transcript: &transcript,
                 };
-                losses.extend(count(&evidence, cut).lost);
+                let lost = count(&evidence, cut).lost;
+                losses.extend(lost.into_iter().filter(|lost| !gone.contains(&lost.marker)));
+                let ever = count(&evidence, Instant::now()).lost;
+                missing.extend(ever.into_iter().map(|lost| lost.marker));
                 sessions.insert(name.clone(), session);
             }
-            (losses, sessions)
+            (losses, missing, sessions)
         });
+        self.gone.extend(missing);
         if !self.sessions.is_empty() {
             assert_eq!(
                 self.sessions, sessions,

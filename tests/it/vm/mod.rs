@@ -187,7 +187,7 @@ fn a_vm_that_loses_its_power_without_a_word_loses_nothing_older_than_two_seconds
                 fleet.records(),
                 on.elapsed()
             );
-            records += fleet.records();
+            records = fleet.records();
             lost.extend(losses);
         }
         let oldest = lost.iter().map(|lost| lost.age).max();
