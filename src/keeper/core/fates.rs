@@ -461,3 +461,32 @@ fn a_keeper_that_comes_after_the_notice_starts_nobody_and_shows_the_fleet_as_sav
     is_shown(&core, AgentState::Stopped, why, Some(Cause::Preempted));
     assert!(launch_in(&core.step(now, Event::Survived)).is_some());
 }
+
+#[test]
+fn why_an_agent_was_stopped_is_shown_as_long_as_it_is_and_not_when_it_starts_again() {
+    let now = Instant::now();
+    let by = || Some(Cause::Stopped { by: "ann".into() });
+    for (second, state, why, cause) in [
+        (None, AgentState::Stopped, Some("stopped by you"), by()),
+        (
+            Some(restart(false)),
+            AgentState::Stopped,
+            Some("stopped by you"),
+            by(),
+        ),
+        (
+            Some(wish(Wanted::Running)),
+            AgentState::Starting,
+            None,
+            None,
+        ),
+    ] {
+        let mut core = running(now);
+        core.step(now, wish(Wanted::Stopped));
+        if let Some(second) = second {
+            core.step(now, second);
+        }
+        exit(&mut core, now, Exit::Code(143));
+        is_shown(&core, state, why, cause);
+    }
+}
