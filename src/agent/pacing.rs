@@ -71,4 +71,16 @@ mod tests {
         assert_eq!(starts_allowed(two, 0, Some(0)), 1);
         assert_eq!(starts_allowed(two, 1, Some(0)), 0);
     }
+
+    #[test]
+    fn nobody_is_in_haste_who_does_not_say_by_how_much() {
+        let haste = |times: Option<&str>| {
+            let limits = Limits::for_cores(2).in_haste(times.map(str::to_owned));
+            (limits.parallel, limits.haste)
+        };
+        assert_eq!(haste(Some("60")), (3, 60));
+        for nothing in [None, Some(""), Some("0"), Some("-1"), Some("soon")] {
+            assert_eq!(haste(nothing), (3, 1), "{nothing:?}");
+        }
+    }
 }

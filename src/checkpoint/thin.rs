@@ -101,6 +101,12 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_five_stay_however_old_they_are() {
+        let months: Vec<i64> = (0..9).map(|month| month * 30 * 24 * 60).collect();
+        assert_eq!(left(&months, noon()), months[..5]);
+    }
+
+    #[test]
     fn a_clock_that_jumps_ahead_costs_nothing() {
         // The newest was made at noon; now it is said to be ten years later.
         let all: Vec<Checkpoint> = (0..50).map(|ago| one(ago, noon())).collect();

@@ -202,8 +202,9 @@ impl Core {
                 purpose: Purpose::BadStart(why),
                 ..
             } => self.failed(now, name, (why, Cause::CannotStart), true, out),
-            Stage::Ending { purpose, .. } => {
-                if purpose == Purpose::Restart {
+            Stage::Ending { .. } => {
+                // Why it was stopped is no reason any more for one that is wanted again.
+                if agent.is_wanted() {
                     agent.why = None;
                 }
                 out.push(Action::Persist(name.clone()));

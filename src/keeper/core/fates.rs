@@ -461,3 +461,147 @@ fn a_keeper_that_comes_after_the_notice_starts_nobody_and_shows_the_fleet_as_sav
     is_shown(&core, AgentState::Stopped, why, Some(Cause::Preempted));
     assert!(launch_in(&core.step(now, Event::Survived)).is_some());
 }
+
+#[test]
+fn why_an_agent_was_stopped_is_shown_as_long_as_it_is_and_not_when_it_starts_again() {
+    let now = Instant::now();
+    let by = || Some(Cause::Stopped { by: "ann".into() });
+    for (second, state, why, cause) in [
+        (None, AgentState::Stopped, Some("stopped by you"), by()),
+        (
+            Some(restart(false)),
+            AgentState::Stopped,
+            Some("stopped by you"),
+            by(),
+        ),
+        (
+            Some(wish(Wanted::Running)),
+            AgentState::Starting,
+            None,
+            None,
+        ),
+    ] {
+        let mut core = running(now);
+        core.step(now, wish(Wanted::Stopped));
+        if let Some(second) = second {
+            core.step(now, second);
+        }
+        exit(&mut core, now, Exit::Code(143));
+        is_shown(&core, state, why, cause);
+    }
+}
+
+#[test]
+fn a_start_says_how_its_session_was_begun() {
+    let now = Instant::now();
+    for (how, continued) in [
+        (How::First, None),
+        (How::Resume, Some(false)),
+        (How::Continue, Some(true)),
+    ] {
+        let (mut core, attempt) = launched(now);
+        let (name, process) = (name(), PROCESS);
+        core.step(
+            now,
+            Event::Launched {
+                name,
+                attempt,
+                process,
+                how,
+            },
+        );
+        let actions = core.step(now, session("s", Activity::Busy));
+        let session_id = "s".to_owned();
+        let begun = match continued {
+            None => What::Started { session_id },
+            Some(continued) => What::Resumed {
+                session_id,
+                continued,
+            },
+        };
+        assert_eq!(told(&actions), [&begun]);
+    }
+}
+
+#[test]
+fn a_launch_that_fails_while_nobody_wants_it_is_no_failure_to_be_told() {
+    let now = Instant::now();
+    for unwanted in [wish(Wanted::Stopped), Event::Fleet(Fleet::Down)] {
+        let (mut core, attempt) = launched(now);
+        core.step(now, unwanted);
+        let (why, retry) = ("no claude".into(), true);
+        let refusal = Refusal { why, retry };
+        let name = name();
+        let actions = core.step(
+            now,
+            Event::Refused {
+                name,
+                attempt,
+                refusal,
+            },
+        );
+        assert!(told(&actions).is_empty(), "{actions:?}");
+        let view = &core.views()[0];
+        assert_eq!((view.state, view.restarts), (AgentState::Stopped, 0));
+    }
+}
+
+#[test]
+fn a_restart_does_not_sit_out_a_pause_and_only_a_person_revives_what_was_given_up() {
+    let now = Instant::now();
+    let mut core = running(now);
+    exit(&mut core, now, Exit::Signal(9));
+    let attempt = launch_in(&core.step(now, restart(false))).unwrap();
+    let (why, retry) = ("no claude".into(), false);
+    let refusal = Refusal { why, retry };
+    let name = name();
+    core.step(
+        now,
+        Event::Refused {
+            name,
+            attempt,
+            refusal,
+        },
+    );
+    for event in [Event::Fleet(Fleet::Down), Event::Fleet(Fleet::Up)] {
+        assert!(launch_in(&core.step(now, event)).is_none());
+        is_shown(
+            &core,
+            AgentState::Failed,
+            Some("no claude"),
+            Some(Cause::CannotStart),
+        );
+    }
+    assert!(launch_in(&core.step(now, restart(true))).is_some());
+}
+
+#[test]
+fn who_is_in_the_queue_when_the_notice_comes_may_still_be_unwanted() {
+    let now = Instant::now();
+    for (unwanted, why) in [
+        (wish(Wanted::Stopped), Some("stopped by you")),
+        (Event::Fleet(Fleet::Down), None),
+    ] {
+        let mut core = Core::new(Limits::for_cores(2), Fleet::Up, false);
+        core.step(now, Event::Declare(vec![declared()]));
+        core.step(now, Event::Notice(Notice::new(Source::Command, now, None)));
+        assert_eq!(core.views()[0].state, AgentState::Starting);
+        core.step(now, unwanted);
+        let view = &core.views()[0];
+        assert_eq!(
+            (view.state, view.why.as_deref()),
+            (AgentState::Stopped, why)
+        );
+    }
+}
+
+#[test]
+fn a_change_of_wish_is_written_down_once_with_who_wished_it() {
+    let now = Instant::now();
+    let mut core = running(now);
+    assert!(told(&core.step(now, wish(Wanted::Running))).is_empty());
+    let (wanted, by) = (Wanted::Stopped, "ann".to_owned());
+    let actions = core.step(now, wish(wanted));
+    assert_eq!(told(&actions), [&What::Wanted { wanted, by }]);
+    assert!(told(&core.step(now, wish(wanted))).is_empty());
+}

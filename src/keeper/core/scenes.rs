@@ -395,6 +395,7 @@ fn a_change_reaches_one_agent_first_and_the_others_once_it_has_lived_for_a_minut
     comes_back(&mut core, now, &b, true);
     let soon = now + Duration::from_secs(59);
     assert!(ended(&tick(&mut core, soon)).is_empty());
+    assert_eq!(core.next_wakeup(), Some(now + Duration::from_secs(60)));
     let later = now + Duration::from_secs(61);
     assert_eq!(ended(&tick(&mut core, later)), [&c]);
     assert_eq!(ended(&say(&mut core, later, &a, Activity::Idle)), [&a]);
@@ -478,4 +479,79 @@ fn a_nudge_is_told_even_where_the_agent_is_answered_before_the_typing_is_over() 
     };
     let told = Action::Journal(Some(name), What::Nudged { in_a_row: 1 });
     assert!(core.step(later, typed).contains(&told));
+}
+
+#[test]
+fn a_change_waits_until_the_first_agent_has_finished_its_turn_and_begun_anew() {
+    let now = Instant::now();
+    let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
+    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
+    for name in [&a, &b] {
+        say(&mut core, now, name, Activity::Busy);
+    }
+    core.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
+    say(&mut core, now, &b, Activity::Idle);
+    let later = now + Duration::from_secs(600);
+    assert!(ended(&tick(&mut core, later)).is_empty());
+    assert_eq!(ended(&say(&mut core, later, &a, Activity::Idle)), [&a]);
+}
+
+#[test]
+fn a_change_that_brings_a_dialog_up_reaches_no_other() {
+    let now = Instant::now();
+    let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
+    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
+    core.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
+    let process = core.view(&a).and_then(|view| view.process).unwrap();
+    let (name, end) = (a.clone(), Exit::Code(143).into());
+    let actions = core.step(now, Event::Exited { name, process, end });
+    let (name, attempt) = (a, launch_in(&actions).unwrap());
+    let blocker = Some("trust this folder?".into());
+    let actions = core.step(
+        now,
+        Event::Screen {
+            name,
+            attempt,
+            blocker,
+        },
+    );
+    let told = actions.iter().any(|action| {
+        matches!(action, Action::Journal(None, What::Trouble { what }) if what.ends_with("trust this folder?"))
+    });
+    assert!(told, "{actions:?}");
+    let later = now + Duration::from_secs(600);
+    assert!(ended(&tick(&mut core, later)).is_empty());
+}
+
+#[test]
+fn who_does_not_run_gets_a_change_by_its_next_start_and_one_agent_alone_at_once() {
+    let now = Instant::now();
+    let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
+    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
+    let process = core.view(&a).and_then(|view| view.process).unwrap();
+    let (name, end) = (a.clone(), Exit::Signal(9).into());
+    core.step(now, Event::Exited { name, process, end });
+    assert_eq!(core.step(now, Event::RollOut(vec![a.clone()])), []);
+    let actions = core.step(now, Event::RollOut(vec![a, b.clone()]));
+    assert_eq!(ended(&actions), [&b]);
+    comes_back(&mut core, now, &b, true);
+    let later = now + Duration::from_secs(600);
+    assert!(ended(&tick(&mut core, later)).is_empty());
+}
+
+#[test]
+fn a_fleet_that_was_taken_down_has_the_change_when_it_comes_up() {
+    let now = Instant::now();
+    let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
+    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
+    core.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
+    core.step(now, Event::Fleet(Fleet::Down));
+    core.step(now, Event::Fleet(Fleet::Up));
+    for name in [&a, &b] {
+        comes_back(&mut core, now, name, true);
+    }
+    for minutes in [2, 4] {
+        let later = now + Duration::from_secs(60 * minutes);
+        assert!(ended(&tick(&mut core, later)).is_empty());
+    }
 }

@@ -466,3 +466,247 @@ fn a_stop_from_before_this_process_is_tried_at_once_only_where_that_may_help() {
         }
     }
 }
+
+#[test]
+fn while_the_api_is_in_trouble_one_agent_starts_at_a_time() {
+    let now = Instant::now();
+    let names = ["a", "b", "c", "d"].map(|name| AgentName::new(name).unwrap());
+    let mut core = idle_fleet(now, &names[..1]);
+    say(&mut core, now, &names[0], stalled("1", ApiStop::Overloaded));
+    let all = names.iter().map(|name| Declared {
+        name: name.clone(),
+        session_id: name.to_string(),
+        ..declared()
+    });
+    let starts = |actions: Vec<Action>| {
+        let launches = actions
+            .iter()
+            .filter(|action| matches!(action, Action::Launch { .. }));
+        launches.count()
+    };
+    assert_eq!(starts(core.step(now, Event::Declare(all.collect()))), 1);
+    let next = now + 5 * SECOND;
+    assert_eq!(core.next_wakeup(), Some(next));
+    assert_eq!(starts(tick(&mut core, next - SECOND)), 0);
+    assert_eq!(starts(tick(&mut core, next)), 1);
+}
+
+#[test]
+fn a_machine_stays_when_its_user_takes_the_wish_back_or_a_save_has_ended_its_work() {
+    let now = Instant::now();
+    let (mut core, attempt) = launched(now);
+    run(&mut core, now, attempt);
+    tell(&mut core, now, Activity::Idle);
+    core.step(now, Event::StopWhenIdle(Some(MINUTE)));
+    assert_eq!(tick(&mut core, now + MINUTE), [Action::LookForWork]);
+    core.step(now + MINUTE, Event::StopWhenIdle(None));
+    assert_eq!(core.step(now + MINUTE, Event::LookedForWork(None)), []);
+    assert_eq!((core.next_wakeup(), core.is_closed()), (None, false));
+    core.step(now, Event::StopWhenIdle(Some(MINUTE)));
+    core.step(now, wish(Wanted::Stopped));
+    core.step(
+        now,
+        Event::Notice(Notice::new(crate::notice::Source::Command, now, None)),
+    );
+    exit(&mut core, now, Exit::Code(143));
+    core.step(now, Event::SaveEnded);
+    for minutes in [2, 4, 60] {
+        assert_eq!(tick(&mut core, now + minutes * MINUTE), []);
+    }
+}
+
+#[test]
+fn a_login_is_asked_for_by_one_that_was_refused_for_the_fleet_and_each_in_turn() {
+    let now = Instant::now();
+    let names = ["a", "b", "c", "d"].map(|name| AgentName::new(name).unwrap());
+    let [a, b, c, d] = &names;
+    let mut core = idle_fleet(now, &names);
+    // What `a` lacks turns out to be its own login; `d` works all the time.
+    say(&mut core, now, d, Activity::Busy);
+    say(&mut core, now, a, stalled("1", ApiStop::Login));
+    answered(&mut core, now + 120 * SECOND, d);
+    assert!(core.view(a).unwrap().next_try.is_some());
+    // `d` is overloaded, and then nobody has a login.
+    let began = now + 3 * MINUTE;
+    say(&mut core, began, d, stalled("2", ApiStop::Overloaded));
+    let own = core.view(d).unwrap().next_try;
+    for (name, id) in [(b, "3"), (c, "4")] {
+        say(&mut core, began, name, stalled(id, ApiStop::Login));
+    }
+    let mut due = began + 15 * MINUTE;
+    assert_eq!(
+        core.next_wakeup(),
+        Some(due),
+        "nobody else is nudged meanwhile"
+    );
+    assert_eq!(
+        nudged(&tick(&mut core, due - SECOND)),
+        [] as [&AgentName; 0]
+    );
+    assert_eq!(nudged(&tick(&mut core, due)), [b]);
+    let nudge = |core: &mut Core, now: Instant, name: &AgentName, refused: Option<&str>| {
+        let process = core.view(name).and_then(|view| view.process).unwrap();
+        let (name, refused) = (name.clone(), refused.map(str::to_owned));
+        core.step(
+            now,
+            Event::Nudged {
+                name,
+                process,
+                in_a_row: 1,
+                refused,
+            },
+        )
+    };
+    let waits = |core: &Core, name: &AgentName| {
+        let why = core.view(name).unwrap().why.unwrap();
+        assert!(why.ends_with("; the fleet waits for a login"), "{why}");
+    };
+    // Nothing came of it: it waits on with the others, and the next one asks.
+    nudge(&mut core, due, b, None);
+    tick(&mut core, due + 2 * MINUTE);
+    waits(&core, b);
+    due += 30 * MINUTE;
+    assert_eq!(nudged(&tick(&mut core, due)), [c]);
+    // It could not be typed: the same.
+    nudge(&mut core, due, c, Some("unsent words"));
+    waits(&core, c);
+    due += 60 * MINUTE;
+    assert_eq!(nudged(&tick(&mut core, due)), [c], "it has not asked yet");
+    core.step(due, Event::Login("somebody typed /login".into()));
+    assert_eq!(
+        core.view(d).unwrap().next_try,
+        own,
+        "it waits for something else"
+    );
+    assert_eq!(core.view(b).unwrap().next_try, Some(due + 2 * SECOND));
+}
+
+#[test]
+fn a_nudge_that_could_not_be_typed_before_a_pause_is_no_matter_of_the_login() {
+    let now = Instant::now();
+    let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
+    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
+    say(&mut core, now, &a, stalled("1", ApiStop::Overloaded));
+    let due = core.view(&a).unwrap().next_try.unwrap();
+    assert_eq!(nudged(&tick(&mut core, due)), [&a]);
+    say(&mut core, due, &b, stalled("2", ApiStop::Login));
+    let process = core.view(&a).and_then(|view| view.process).unwrap();
+    let (name, refused) = (a.clone(), Some("unsent words".to_owned()));
+    core.step(
+        due,
+        Event::Nudged {
+            name,
+            process,
+            in_a_row: 1,
+            refused,
+        },
+    );
+    assert_eq!(core.view(&a).unwrap().next_try, Some(due + 120 * SECOND));
+    // Nor is one that nothing came of.
+    let later = core.step(due, Event::Login("a new one".into()));
+    assert!(unpaused(&later));
+    let due = due + 120 * SECOND;
+    let mut at = due;
+    while nudged(&tick(&mut core, at)) != [&a] {
+        at += SECOND;
+        assert!(at < due + MINUTE);
+    }
+    say(&mut core, at, &b, stalled("3", ApiStop::Login));
+    tick(&mut core, at + 120 * SECOND);
+    assert!(
+        core.view(&a)
+            .unwrap()
+            .next_try
+            .is_some_and(|next| next > at)
+    );
+}
+
+#[test]
+fn whoever_asks_to_go_on_ends_the_pause_and_whoever_asks_to_stop_does_not() {
+    let now = Instant::now();
+    let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
+    let want = |wanted| Event::Want {
+        name: b.clone(),
+        wanted,
+        by: "ann".into(),
+    };
+    let anew = Event::Restart {
+        name: b.clone(),
+        when_idle: true,
+    };
+    for (event, ends) in [
+        (Event::Fleet(Fleet::Up), true),
+        (want(Wanted::Running), true),
+        (anew, true),
+        (want(Wanted::Stopped), false),
+        (Event::Fleet(Fleet::Down), false),
+    ] {
+        let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
+        say(&mut core, now, &a, stalled("1", ApiStop::Login));
+        assert_eq!(unpaused(&core.step(now, event.clone())), ends, "{event:?}");
+        assert_eq!(core.paused().is_none(), ends);
+    }
+}
+
+#[test]
+fn nobody_is_nudged_who_works_nor_without_a_permit_nor_in_a_life_that_ends() {
+    let now = Instant::now();
+    let notice = Event::Notice(Notice::new(crate::notice::Source::Command, now, None));
+    let works = Event::Session {
+        name: name(),
+        process: PROCESS,
+        session_id: "s".into(),
+        activity: Activity::Busy,
+    };
+    for event in [works, Event::Permit(None), notice] {
+        let (mut core, attempt) = launched(now);
+        run(&mut core, now, attempt);
+        tell(&mut core, now, stalled("1", ApiStop::Network));
+        assert_eq!(core.next_wakeup(), core.view(&name()).unwrap().next_try);
+        core.step(now, event.clone());
+        assert_eq!(core.next_wakeup(), None, "{event:?}");
+        let later = tick(&mut core, now + 60 * MINUTE);
+        assert!(nudged(&later).is_empty(), "{event:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_limit_is_written_down_with_the_stop() {
+    let now = Instant::now();
+    let (mut core, attempt) = launched(now);
+    run(&mut core, now, attempt);
+    confirm(&mut core, now);
+    let until = Some(crate::time::Timestamp::now());
+    let actions = tell(&mut core, now, stalled("1", ApiStop::Limit { until }));
+    let what = What::Stalled {
+        reason: "limit",
+        why: "API Error".into(),
+        until,
+        in_a_row: 1,
+    };
+    assert!(
+        actions.contains(&Action::Journal(Some(name()), what)),
+        "{actions:?}"
+    );
+}
+
+#[test]
+fn in_haste_a_test_of_the_whole_program_waits_for_a_fraction() {
+    let now = Instant::now();
+    let limits = Limits::for_cores(2).in_haste(Some("60".into()));
+    let mut core = Core::new(limits, Fleet::Up, false);
+    let until = None;
+    core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
+    core.step(now, Event::ApiAnswers);
+    let process = Some(PROCESS);
+    let of = |name: &str, pid| Declared {
+        name: AgentName::new(name).unwrap(),
+        session_id: "s".into(),
+        process: process.map(|process| ProcessId { pid, ..process }),
+        ..declared()
+    };
+    core.step(now, Event::Declare(vec![of("a", PROCESS.pid)]));
+    tell(&mut core, now, stalled("1", ApiStop::Overloaded));
+    let pause = core.view(&name()).unwrap().next_try.unwrap() - now;
+    assert!(pause >= SECOND && pause < 2 * SECOND, "{pause:?}");
+}
