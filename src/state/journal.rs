@@ -652,6 +652,9 @@ mod tests {
             let (lines, bad) = lines_of_tail(&path, bytes).unwrap();
             assert_eq!((lines.len(), bad), (good, torn), "of {bytes} bytes");
         }
+        // A directory in its place, and a file in the place of its directory.
+        let below = path.join("journal.jsonl");
+        assert!(each_line(&below, none).is_err() && lines(&below).is_err());
         assert!(each_line(dir.path(), none).is_err());
         assert!(lines(dir.path()).is_err() && Journal::open(dir.path(), "r", 1, "l").is_err());
     }
