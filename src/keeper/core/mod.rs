@@ -17,6 +17,8 @@ mod fates;
 mod launching;
 mod login;
 #[cfg(test)]
+mod logins;
+#[cfg(test)]
 mod properties;
 mod rest;
 mod rollout;
