@@ -85,12 +85,9 @@ impl ApiStop {
             Some(status @ 500..) => Self::Server { status },
             Some(400..=499) => Self::Refused { status },
             _ if error == Some("invalid_request") => Self::Refused { status },
-            _ => in_the_midst(&text).unwrap_or({
-                match error == Some("server_error") || speaks_of_the_way(&text) {
-                    true => Self::Network,
-                    false => Self::Unknown,
-                }
-            }),
+            _ => in_the_midst(&text)
+                .or_else(|| on_the_way(error, &text).then_some(Self::Network))
+                .unwrap_or(Self::Unknown),
         }
     }
 
@@ -157,8 +154,8 @@ fn in_the_midst(text: &str) -> Option<ApiStop> {
     found.map(|(_, stop)| stop)
 }
 
-/// Words of both versions for an answer that did not come, or not whole.
-fn speaks_of_the_way(text: &str) -> bool {
+/// Whether the answer did not come, or not whole; the words are of both versions.
+fn on_the_way(error: Option<&str>, text: &str) -> bool {
     let signs = [
         "unable to connect",
         "connection",
@@ -169,7 +166,7 @@ fn speaks_of_the_way(text: &str) -> bool {
         "stream",
         "network",
     ];
-    signs.iter().any(|sign| text.contains(sign))
+    error == Some("server_error") || signs.iter().any(|sign| text.contains(sign))
 }
 
 /// When a limit ends: the number where there is one, else the words, which are to the minute.

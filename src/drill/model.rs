@@ -223,10 +223,13 @@ impl Double {
         let arrived = Instant::now();
         if let Some(Some(fault)) = self.note(|state| state.faults.pop_front()) {
             // An answer that comes as a whole has no midst.
-            return match fault.midway && asked.streaming {
-                true => self.fail_midway(reply, &asked, fault),
-                false => self.fail(reply, fault),
-            };
+            if fault.midway && asked.streaming {
+                return self.fail_midway(reply, &asked, fault);
+            }
+            if fault.stalls {
+                self.wait_for_the_end();
+            }
+            return fail(reply, fault);
         }
         let agent = conversation.agent.clone();
         let answer = self.note(|state| state.ledger.request(&conversation, arrived));
@@ -287,14 +290,6 @@ impl Double {
             self.note(|state| state.ledger.answered(agent, answer, at));
         }
         Ok(())
-    }
-
-    /// No answer at all, or a refusal.
-    fn fail(&self, reply: Reply<'_>, fault: Fault) -> io::Result<()> {
-        if fault.stalls {
-            self.wait_for_the_end();
-        }
-        fail(reply, fault)
     }
 
     fn wait_for_the_end(&self) {

@@ -41,7 +41,7 @@ use login::Pause;
 
 use crate::agent::{Limits, Weather};
 use crate::notice::Notice;
-use crate::state::{AgentName, Fleet, What};
+use crate::state::{AgentName, Fleet};
 
 pub use agent::View;
 pub use event::{Action, Activity, Attempt, Declared, Ending, Event, Permit, Refusal, Room, Stall};
@@ -263,15 +263,7 @@ impl Core {
                 process,
                 in_a_row,
                 refused,
-            } => {
-                if refused.is_none() {
-                    out.push(Action::Journal(
-                        Some(name.clone()),
-                        What::Nudged { in_a_row },
-                    ));
-                }
-                self.nudged(now, &name, process, refused, out);
-            }
+            } => self.nudged(now, &name, (process, in_a_row), refused, out),
             Event::Login(why) => self.end_pause(now, why, false, out),
             Event::Screen {
                 name,

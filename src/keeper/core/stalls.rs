@@ -275,10 +275,14 @@ impl Core {
         &mut self,
         now: Instant,
         name: &AgentName,
-        of: ProcessId,
+        (of, in_a_row): (ProcessId, u32),
         refused: Option<String>,
         out: &mut Vec<Action>,
     ) {
+        if refused.is_none() {
+            let what = What::Nudged { in_a_row };
+            out.push(Action::Journal(Some(name.clone()), what));
+        }
         let paused = self.login.is_some();
         let Some(agent) = self.agents.get_mut(name) else {
             return;
