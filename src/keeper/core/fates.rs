@@ -1,9 +1,8 @@
-//! What becomes of one agent: by its policy, by wishes at the wrong moment, by news of what is long over.
+//! What becomes of one agent: by its policy, and by news of what is long over.
 
 use std::time::{Duration, Instant};
 
-use super::scenes::*;
-use super::shown::{is_shown, screen, stalled, tell};
+use super::play::*;
 use super::*;
 use crate::agent::Exit;
 use crate::claude::ApiStop;
@@ -11,35 +10,6 @@ use crate::config::Restart;
 use crate::notice::Source;
 use crate::os::process::ProcessId;
 use crate::state::{AgentState, Cause, How, Wanted, What};
-
-fn running(now: Instant) -> Core {
-    let (mut core, attempt) = launched(now);
-    run(&mut core, now, attempt);
-    confirm(&mut core, now);
-    core
-}
-
-fn restart(when_idle: bool) -> Event {
-    let name = name();
-    Event::Restart { name, when_idle }
-}
-
-fn session(id: &str, activity: Activity) -> Event {
-    Event::Session {
-        name: name(),
-        process: PROCESS,
-        session_id: id.into(),
-        activity,
-    }
-}
-
-fn told(actions: &[Action]) -> Vec<&What> {
-    let told = actions.iter().filter_map(|action| match action {
-        Action::Journal(_, what) => Some(what),
-        _ => None,
-    });
-    told.collect()
-}
 
 #[test]
 fn what_follows_when_an_agent_ends_by_itself_is_for_its_policy_to_say() {
@@ -163,75 +133,6 @@ fn news_of_another_launch_or_process_changes_nothing() {
 }
 
 #[test]
-fn a_wish_during_a_launch_is_kept_until_its_process_is_known_and_may_be_taken_back() {
-    let now = Instant::now();
-    let launched_event = |attempt| Event::Launched {
-        name: name(),
-        attempt,
-        process: PROCESS,
-        how: How::First,
-    };
-    let end = Action::End {
-        name: name(),
-        process: PROCESS,
-    };
-    for (wishes, ends, comes_back) in [
-        (vec![], false, false),
-        (vec![wish(Wanted::Stopped)], true, false),
-        (vec![restart(false)], true, true),
-        (
-            vec![wish(Wanted::Stopped), wish(Wanted::Running)],
-            false,
-            false,
-        ),
-    ] {
-        let (mut core, attempt) = launched(now);
-        for wish in wishes {
-            assert!(ended(&core.step(now, wish)).is_empty());
-        }
-        let actions = core.step(now, launched_event(attempt));
-        assert_eq!(actions.contains(&end), ends);
-        if ends {
-            let actions = exit(&mut core, now, Exit::Code(143));
-            assert_eq!(launch_in(&actions).is_some(), comes_back);
-        }
-    }
-}
-
-#[test]
-fn the_last_wish_counts_for_an_agent_that_is_being_ended() {
-    let now = Instant::now();
-    for (wishes, comes_back) in [
-        ([wish(Wanted::Stopped), wish(Wanted::Running)], true),
-        ([restart(false), wish(Wanted::Stopped)], false),
-    ] {
-        let mut core = running(now);
-        let [first, last] = wishes;
-        assert_eq!(ended(&core.step(now, first)), [&name()]);
-        assert!(ended(&core.step(now, last)).is_empty(), "told to end once");
-        let actions = exit(&mut core, now, Exit::Code(143));
-        assert_eq!(launch_in(&actions).is_some(), comes_back);
-        let state = core.view(&name()).unwrap().state;
-        assert_eq!(state == AgentState::Stopped, !comes_back);
-    }
-}
-
-#[test]
-fn an_agent_that_is_to_start_anew_when_idle_finishes_its_turn_and_does_so_once() {
-    let now = Instant::now();
-    let mut core = running(now);
-    assert!(ended(&core.step(now, restart(true))).is_empty());
-    assert!(ended(&tell(&mut core, now, Activity::Waiting(None))).is_empty());
-    assert_eq!(ended(&tell(&mut core, now, Activity::Idle)), [&name()]);
-    let attempt = launch_in(&exit(&mut core, now, Exit::Code(143))).unwrap();
-    run(&mut core, now, attempt);
-    confirm(&mut core, now);
-    assert!(ended(&tell(&mut core, now, Activity::Idle)).is_empty());
-    // One that is idle need not wait.
-    assert_eq!(ended(&core.step(now, restart(true))), [&name()]);
-}
-
-#[test]
 fn a_start_in_another_session_is_ended_and_counts_as_a_failure() {
     let now = Instant::now();
     let (mut core, attempt) = launched(now);
@@ -329,35 +230,12 @@ fn a_start_that_is_refused_is_tried_again_only_where_that_may_help() {
     let now = Instant::now();
     for (retry, state) in [(true, AgentState::Backoff), (false, AgentState::Failed)] {
         let (mut core, attempt) = launched(now);
-        let why = "no claude".to_owned();
-        let refusal = Refusal { why, retry };
-        let name = name();
-        core.step(
-            now,
-            Event::Refused {
-                name,
-                attempt,
-                refusal,
-            },
-        );
+        refuse(&mut core, now, attempt, retry);
         is_shown(&core, state, Some("no claude"), Some(Cause::CannotStart));
         let tried = core.view(&declared().name).unwrap().next_try;
         assert_eq!(tried, core.next_wakeup());
         assert_eq!(tried.is_some(), retry);
     }
-}
-
-#[test]
-fn who_is_taken_out_of_the_file_is_ended_then_forgotten_and_may_come_back() {
-    let now = Instant::now();
-    let mut core = running(now);
-    assert_eq!(ended(&core.step(now, Event::Declare(vec![]))), [&name()]);
-    assert!(core.view(&name()).is_some(), "its process is still there");
-    let actions = exit(&mut core, now, Exit::Code(143));
-    assert!(launch_in(&actions).is_none());
-    assert!(core.view(&name()).is_none());
-    let actions = core.step(now, Event::Declare(vec![declared()]));
-    assert!(launch_in(&actions).is_some());
 }
 
 #[test]
@@ -382,47 +260,6 @@ fn a_session_is_not_opened_while_another_agent_may_be_in_it() {
     let name = other.name;
     let (wanted, by) = (Wanted::Running, "ann".into());
     assert!(launch_in(&core.step(now, Event::Want { name, wanted, by })).is_some());
-}
-
-#[test]
-fn a_fleet_that_is_taken_down_ends_whoever_runs_and_starts_nobody_until_it_is_up() {
-    let now = Instant::now();
-    let mut core = running(now);
-    assert_eq!(core.fleet(), Fleet::Up);
-    let actions = core.step(now, Event::Fleet(Fleet::Down));
-    assert_eq!(
-        (core.fleet(), ended(&actions)),
-        (Fleet::Down, vec![&name()])
-    );
-    assert!(matches!(
-        told(&actions)[..],
-        [What::Fleet {
-            wanted: Fleet::Down
-        }]
-    ));
-    assert!(told(&core.step(now, Event::Fleet(Fleet::Down))).is_empty());
-    exit(&mut core, now, Exit::Code(143));
-    assert_eq!(core.view(&name()).unwrap().state, AgentState::Stopped);
-    assert_eq!(
-        core.step(now, wish(Wanted::Running)),
-        [Action::Persist(name())]
-    );
-    let actions = core.step(now, Event::Fleet(Fleet::Up));
-    assert!(launch_in(&actions).is_some());
-    // Who fails at its start while the fleet is down is not tried again.
-    core.step(now, Event::Fleet(Fleet::Down));
-    let (why, retry) = ("no claude".into(), true);
-    let refusal = Refusal { why, retry };
-    let (name, attempt) = (name(), 2);
-    core.step(
-        now,
-        Event::Refused {
-            name,
-            attempt,
-            refusal,
-        },
-    );
-    assert_eq!(core.next_wakeup(), None);
 }
 
 #[test]
@@ -463,35 +300,6 @@ fn a_keeper_that_comes_after_the_notice_starts_nobody_and_shows_the_fleet_as_sav
 }
 
 #[test]
-fn why_an_agent_was_stopped_is_shown_as_long_as_it_is_and_not_when_it_starts_again() {
-    let now = Instant::now();
-    let by = || Some(Cause::Stopped { by: "ann".into() });
-    for (second, state, why, cause) in [
-        (None, AgentState::Stopped, Some("stopped by you"), by()),
-        (
-            Some(restart(false)),
-            AgentState::Stopped,
-            Some("stopped by you"),
-            by(),
-        ),
-        (
-            Some(wish(Wanted::Running)),
-            AgentState::Starting,
-            None,
-            None,
-        ),
-    ] {
-        let mut core = running(now);
-        core.step(now, wish(Wanted::Stopped));
-        if let Some(second) = second {
-            core.step(now, second);
-        }
-        exit(&mut core, now, Exit::Code(143));
-        is_shown(&core, state, why, cause);
-    }
-}
-
-#[test]
 fn a_start_says_how_its_session_was_begun() {
     let now = Instant::now();
     for (how, continued) in [
@@ -500,17 +308,8 @@ fn a_start_says_how_its_session_was_begun() {
         (How::Continue, Some(true)),
     ] {
         let (mut core, attempt) = launched(now);
-        let (name, process) = (name(), PROCESS);
-        core.step(
-            now,
-            Event::Launched {
-                name,
-                attempt,
-                process,
-                how,
-            },
-        );
-        let actions = core.step(now, session("s", Activity::Busy));
+        run_as(&mut core, now, attempt, how);
+        let actions = tell(&mut core, now, Activity::Busy);
         let session_id = "s".to_owned();
         let begun = match continued {
             None => What::Started { session_id },
@@ -529,79 +328,9 @@ fn a_launch_that_fails_while_nobody_wants_it_is_no_failure_to_be_told() {
     for unwanted in [wish(Wanted::Stopped), Event::Fleet(Fleet::Down)] {
         let (mut core, attempt) = launched(now);
         core.step(now, unwanted);
-        let (why, retry) = ("no claude".into(), true);
-        let refusal = Refusal { why, retry };
-        let name = name();
-        let actions = core.step(
-            now,
-            Event::Refused {
-                name,
-                attempt,
-                refusal,
-            },
-        );
+        let actions = refuse(&mut core, now, attempt, true);
         assert!(told(&actions).is_empty(), "{actions:?}");
         let view = &core.views()[0];
         assert_eq!((view.state, view.restarts), (AgentState::Stopped, 0));
     }
-}
-
-#[test]
-fn a_restart_does_not_sit_out_a_pause_and_only_a_person_revives_what_was_given_up() {
-    let now = Instant::now();
-    let mut core = running(now);
-    exit(&mut core, now, Exit::Signal(9));
-    let attempt = launch_in(&core.step(now, restart(false))).unwrap();
-    let (why, retry) = ("no claude".into(), false);
-    let refusal = Refusal { why, retry };
-    let name = name();
-    core.step(
-        now,
-        Event::Refused {
-            name,
-            attempt,
-            refusal,
-        },
-    );
-    for event in [Event::Fleet(Fleet::Down), Event::Fleet(Fleet::Up)] {
-        assert!(launch_in(&core.step(now, event)).is_none());
-        is_shown(
-            &core,
-            AgentState::Failed,
-            Some("no claude"),
-            Some(Cause::CannotStart),
-        );
-    }
-    assert!(launch_in(&core.step(now, restart(true))).is_some());
-}
-
-#[test]
-fn who_is_in_the_queue_when_the_notice_comes_may_still_be_unwanted() {
-    let now = Instant::now();
-    for (unwanted, why) in [
-        (wish(Wanted::Stopped), Some("stopped by you")),
-        (Event::Fleet(Fleet::Down), None),
-    ] {
-        let mut core = Core::new(Limits::for_cores(2), Fleet::Up, false);
-        core.step(now, Event::Declare(vec![declared()]));
-        core.step(now, Event::Notice(Notice::new(Source::Command, now, None)));
-        assert_eq!(core.views()[0].state, AgentState::Starting);
-        core.step(now, unwanted);
-        let view = &core.views()[0];
-        assert_eq!(
-            (view.state, view.why.as_deref()),
-            (AgentState::Stopped, why)
-        );
-    }
-}
-
-#[test]
-fn a_change_of_wish_is_written_down_once_with_who_wished_it() {
-    let now = Instant::now();
-    let mut core = running(now);
-    assert!(told(&core.step(now, wish(Wanted::Running))).is_empty());
-    let (wanted, by) = (Wanted::Stopped, "ann".to_owned());
-    let actions = core.step(now, wish(wanted));
-    assert_eq!(told(&actions), [&What::Wanted { wanted, by }]);
-    assert!(told(&core.step(now, wish(wanted))).is_empty());
 }

@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::scenes::*;
-use super::shown::stalled;
-use super::waits::{answered, nudged, unpaused};
+use super::play::*;
 use super::*;
 use crate::agent::Exit;
 use crate::claude::ApiStop;

@@ -19,9 +19,13 @@ mod login;
 #[cfg(test)]
 mod logins;
 #[cfg(test)]
+mod play;
+#[cfg(test)]
 mod properties;
 mod rest;
 mod rollout;
+#[cfg(test)]
+mod rollouts;
 #[cfg(test)]
 mod scenes;
 #[cfg(test)]
@@ -29,6 +33,8 @@ mod shown;
 mod stalls;
 #[cfg(test)]
 mod waits;
+#[cfg(test)]
+mod wanted;
 #[cfg(test)]
 mod week;
 mod wishes;

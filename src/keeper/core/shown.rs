@@ -2,58 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::scenes::*;
+use super::play::*;
 use super::*;
 use crate::agent::Exit;
 use crate::claude::ApiStop;
 use crate::notice::Source;
 use crate::state::{AgentState, Cause, Wanted};
-
-/// A turn that the API ended; each has an id of its own.
-pub(super) fn stalled(id: &str, stop: ApiStop) -> Activity {
-    Activity::Stalled(Stall {
-        stop,
-        text: "API Error".into(),
-        id: id.into(),
-        in_a_row: 1,
-        ends_in: None,
-        dialog: false,
-        inherited: false,
-    })
-}
-
-pub(super) fn tell(core: &mut Core, now: Instant, activity: Activity) -> Vec<Action> {
-    let event = Event::Session {
-        name: name(),
-        process: PROCESS,
-        session_id: "s".into(),
-        activity,
-    };
-    core.step(now, event)
-}
-
-pub(super) fn screen(
-    core: &mut Core,
-    now: Instant,
-    attempt: Attempt,
-    shows: Option<&str>,
-) -> Vec<Action> {
-    let event = Event::Screen {
-        name: name(),
-        attempt,
-        blocker: shows.map(str::to_owned),
-    };
-    core.step(now, event)
-}
-
-#[track_caller]
-pub(super) fn is_shown(core: &Core, state: AgentState, why: Option<&str>, cause: Option<Cause>) {
-    let view = core.view(&name()).unwrap();
-    assert_eq!(
-        (view.state, view.why.as_deref(), view.cause),
-        (state, why, cause)
-    );
-}
 
 #[test]
 fn each_stage_of_an_agent_has_its_state_its_reason_and_its_cause() {

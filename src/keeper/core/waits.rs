@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::scenes::*;
-use super::shown::{screen, stalled, tell};
+use super::play::*;
 use super::*;
 use crate::agent::Exit;
 use crate::claude::ApiStop;
@@ -12,26 +11,6 @@ use crate::state::{How, Wanted, What};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
-
-pub(super) fn nudged(actions: &[Action]) -> Vec<&AgentName> {
-    let nudges = actions.iter().filter_map(|action| match action {
-        Action::Nudge { name, .. } => Some(name),
-        _ => None,
-    });
-    nudges.collect()
-}
-
-pub(super) fn unpaused(actions: &[Action]) -> bool {
-    actions
-        .iter()
-        .any(|action| matches!(action, Action::Journal(None, What::Unpaused { .. })))
-}
-
-pub(super) fn answered(core: &mut Core, now: Instant, name: &AgentName) -> Vec<Action> {
-    let process = core.view(name).and_then(|view| view.process).unwrap();
-    let name = name.clone();
-    core.step(now, Event::Answered { name, process })
-}
 
 #[test]
 fn an_api_that_does_not_answer_delays_the_first_starts_by_a_minute_and_that_is_told() {
@@ -88,7 +67,7 @@ fn a_start_is_looked_at_every_five_seconds_once_its_process_is_known() {
 
 #[test]
 fn failures_are_forgotten_after_ten_minutes_and_not_before() {
-    for (minutes, counted) in [(9, 2), (10, 1)] {
+    for (seconds, counted) in [(540, 2), (600, 1), (601, 1)] {
         let mut now = Instant::now();
         let (mut core, attempt) = launched(now);
         run(&mut core, now, attempt);
@@ -97,13 +76,14 @@ fn failures_are_forgotten_after_ten_minutes_and_not_before() {
         let attempt = launch_in(&tick(&mut core, now)).unwrap();
         run(&mut core, now, attempt);
         confirm(&mut core, now);
-        now += minutes * MINUTE;
+        now += seconds * SECOND;
         tick(&mut core, now);
         let actions = exit(&mut core, now, Exit::Signal(9));
-        assert!(actions.iter().any(|action| matches!(
-            action,
-            Action::Journal(_, What::Backoff { failures, .. }) if *failures == counted
-        )));
+        let failures = actions.iter().find_map(|action| match action {
+            Action::Journal(_, What::Backoff { failures, .. }) => Some(*failures),
+            _ => None,
+        });
+        assert_eq!(failures, Some(counted), "after {seconds} s");
     }
 }
 
@@ -323,16 +303,7 @@ fn a_stop_from_before_this_process_is_tried_at_once_only_where_that_may_help() {
         };
         let launch = launch_in(&core.step(now, Event::Declare(vec![of])));
         if let (Some(attempt), Some(how)) = (launch, how) {
-            let (name, process) = (name(), PROCESS);
-            core.step(
-                now,
-                Event::Launched {
-                    name,
-                    attempt,
-                    process,
-                    how,
-                },
-            );
+            run_as(&mut core, now, attempt, how);
         }
         let Activity::Stalled(stall) = stalled("1", stop) else {
             panic!("it is one")
@@ -469,4 +440,25 @@ fn in_haste_a_test_of_the_whole_program_waits_for_a_fraction() {
     tell(&mut core, now, stalled("1", ApiStop::Overloaded));
     let pause = core.view(&name()).unwrap().next_try.unwrap() - now;
     assert!(pause >= SECOND && pause < 2 * SECOND, "{pause:?}");
+}
+
+#[test]
+fn a_nudge_is_told_even_where_the_agent_is_answered_before_the_typing_is_over() {
+    let now = Instant::now();
+    let a = name();
+    let mut core = idle_fleet(now, std::slice::from_ref(&a));
+    say(&mut core, now, &a, stalled("1", ApiStop::Overloaded));
+    let due = core.view(&a).unwrap().next_try.unwrap();
+    assert_eq!(nudged(&tick(&mut core, due)), [&a]);
+    let process = core.view(&a).unwrap().process.unwrap();
+    say(&mut core, due, &a, Activity::Busy);
+    answered(&mut core, due, &a);
+    let typed = Event::Nudged {
+        name: a.clone(),
+        process,
+        in_a_row: 1,
+        refused: None,
+    };
+    let told = Action::Journal(Some(a), What::Nudged { in_a_row: 1 });
+    assert!(core.step(due, typed).contains(&told));
 }
