@@ -325,7 +325,10 @@ fn ensure_mine(dir: &Path, owner: u32) -> Result<()> {
     ensure_hinted(
         owner == me || me == 0,
         || format!("the root {display} belongs to the user {}", user()),
-        || format!("sudo -u {} spotkeep --root {display} status", user()),
+        || {
+            let words = ["spotkeep", "--root", &display.to_string(), "status"];
+            user::as_user_hint(owner, &words.map(str::to_owned))
+        },
     )
 }
 

@@ -18,7 +18,6 @@ use crate::config::Config;
 use crate::error::{Hint as _, Kind, Result, anyhow, hint_of};
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
-use crate::os::user;
 use crate::root::Root;
 use crate::state::{AgentName, VERSION, Wanted};
 use crate::storage::copy;
@@ -80,7 +79,6 @@ pub(super) struct Args {
 
 pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
     let config = Config::load(&root.config())?;
-    refuse_another_users(root)?;
     let more: Vec<PathBuf> = args
         .more
         .iter()
@@ -154,22 +152,6 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         true => ExitCode::from(Kind::NotAsDeclared as u8),
         false => ExitCode::SUCCESS,
     })
-}
-
-/// Files that root made for somebody else could not be changed by them any more.
-fn refuse_another_users(root: &Root) -> Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    let owner = fs::metadata(root.session_state())?.uid();
-    if owner == user::id() {
-        return Ok(());
-    }
-    let name = user::name(owner);
-    Err(anyhow!("sessions are taken in by {name}, whose root it is"))
-        .hint(format!(
-            "sudo -u {name} spotkeep --root {} adopt",
-            root.dir().display()
-        ))
-        .kind(Kind::Usage)
 }
 
 fn occupied<'a>(root: &'a Root, config: &Config) -> Result<Occupied<'a>> {

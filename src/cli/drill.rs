@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
+use super::owner::Access;
 use super::term::{complain, json, say};
 use crate::drill::{self, Kind, Options, Report};
 use crate::error::{Hint as _, Kind as Failure, Result, anyhow};
@@ -14,6 +15,7 @@ use crate::root::Root;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "It plays in a sandbox of its own, with a loopback model, and touches no existing root.
+As root, everything that it starts runs as an unprivileged user, and a claude is looked for on root's PATH only.
 
 Examples:
   spotkeep drill
@@ -52,6 +54,13 @@ pub(super) struct Args {
     /// The report as JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl Args {
+    /// A sandbox is nobody's; a live fleet is its owner's.
+    pub(super) fn access(&self) -> Access {
+        if self.live { Access::Acts } else { Access::Own }
+    }
 }
 
 /// How the machine is lost.

@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use super::ask::{instead_of_keeper, is_moving, status, wait};
+use super::owner::Access;
 use super::term::{complain, say, state, table};
 use crate::config::Config;
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
@@ -45,6 +46,17 @@ pub(super) struct UpArgs {
     no_wait: bool,
 }
 
+impl UpArgs {
+    /// A plan is only read.
+    pub(super) fn access(&self) -> Access {
+        if self.dry_run {
+            Access::Reads
+        } else {
+            Access::Acts
+        }
+    }
+}
+
 /// Arguments of `down`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  spotkeep down")]
@@ -52,6 +64,17 @@ pub(super) struct DownArgs {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
+}
+
+impl DownArgs {
+    /// A plan is only read.
+    pub(super) fn access(&self) -> Access {
+        if self.dry_run {
+            Access::Reads
+        } else {
+            Access::Acts
+        }
+    }
 }
 
 pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {

@@ -42,6 +42,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Error, Result, hint_of, kind_of};
 use crate::root::{self, Root};
+use owner::Access;
 
 /// Keeps Claude Code agents alive across spot VM preemptions.
 #[derive(Debug, Parser)]
@@ -159,11 +160,10 @@ enum Verb {
 }
 
 impl Verb {
-    /// Whether it needs no root yet, or knows by itself whose one is.
-    fn is_anybodys(&self) -> bool {
+    /// What it does on a data directory, which decides what root may do on another user's.
+    fn access(&self) -> Access {
         match self {
             Self::Init(_)
-            | Self::Drill(_)
             | Self::Gcp(_)
             | Self::Completions(_)
             | Self::Man(_)
@@ -171,9 +171,34 @@ impl Verb {
             | Self::Setup(_)
             | Self::SetupUser { .. }
             | Self::Units(_)
-            | Self::Backup(_) => true,
-            Self::Restore(args) => args.is_from_elsewhere(),
-            _ => false,
+            | Self::Backup(_) => Access::Own,
+            Self::Ls(_)
+            | Self::Status(_)
+            | Self::Logs(_)
+            | Self::Events(_)
+            | Self::Report(_)
+            | Self::Metrics(_)
+            | Self::Notice(_)
+            | Self::Doctor(_)
+            | Self::Complete { .. } => Access::Reads,
+            Self::Drill(args) => args.access(),
+            Self::Checkpoint(args) => args.access(),
+            Self::Restore(args) => args.access(),
+            Self::Up(args) => args.access(),
+            Self::Down(args) => args.access(),
+            Self::Add(_)
+            | Self::Adopt(_)
+            | Self::Rm(_)
+            | Self::Start(_)
+            | Self::Stop(_)
+            | Self::Restart(_)
+            | Self::Run(_)
+            | Self::Top(_)
+            | Self::Attach(_)
+            | Self::Send(_)
+            | Self::Save(_)
+            | Self::AgentExec(_)
+            | Self::TmuxServer => Access::Acts,
         }
     }
 }
@@ -190,8 +215,12 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<ExitCode> {
     let at = cli.root;
-    if !cli.verb.is_anybodys() {
-        owner::become_owner(&at, matches!(cli.verb, Verb::Doctor(_)))?;
+    // The line at a login is for the owner; root's shell waits for no process of theirs.
+    if matches!(&cli.verb, Verb::Status(args) if args.is_login_line()) && owner::is_anothers(&at) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(code) = owner::stand_aside(&at, cli.verb.access())? {
+        return Ok(code);
     }
     match cli.verb {
         Verb::Init(args) => init::run(&at, &args),

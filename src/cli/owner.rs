@@ -1,60 +1,90 @@
-//! Root acts as the user whose root it is.
+//! What root may do on a data directory that is somebody else's.
 //!
-//! Under `sudo spotkeep status` root would read, and with other verbs run and write, where an agent can put
-//! what it likes: a program that `spotkeep.toml` names, a link in the state. And what root had written, the
-//! keeper could not write any more. So root becomes the owner before anything of the root is read. Verbs
-//! that are root's own (`setup`, `backup`) guard themselves.
+//! An agent can put what it likes there: a program that `spotkeep.toml` names, a link in the state.
+//! So nothing of it is read or run as root. And a process of the agents' user must never be on
+//! root's terminal: an agent, which is that same user, can ptrace it and type into root's shell.
+//! Hence a verb that only reads runs as the owner in a session of its own, without a terminal, and
+//! what it prints comes back through a pipe; every other verb refuses, and says how the owner runs
+//! it. Verbs of root's own (`setup`, `backup`) guard themselves.
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode, Stdio};
 
-use crate::error::{Hint as _, Result, anyhow};
+use super::term::{relay, relay_complaint};
+use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::os::place::Place;
 use crate::os::process;
-use crate::os::user;
+use crate::os::user::{self, as_user_hint};
 use crate::setup::account::{self, Account};
 
 /// What of root's environment is no secret, and makes a difference.
-const KEPT: [&str; 10] = [
+const KEPT: [&str; 6] = [
     "PATH",
-    "TERM",
-    "COLORTERM",
-    "NO_COLOR",
     "LANG",
-    "TMUX",
     "GCE_METADATA_HOST",
     "RUST_BACKTRACE",
     "RUST_LOG",
     "TZ",
 ];
 
-/// Goes on as the owner of the root at `at`, where this is root and the owner is somebody else: then it
-/// returns only if it fails. Whoever is `apart` is not left root's terminal to type into.
+/// The longest piece of a line that is passed on at once, in bytes.
+const PIECE: u64 = 64 << 10;
+
+/// What a verb does on a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Nothing, or it guards itself.
+    Own,
+    /// It reads and prints, and needs no terminal.
+    Reads,
+    /// It changes something, or it needs a terminal.
+    Acts,
+}
+
+/// Runs this command as the owner of the data directory at `at`, where this is root and the owner
+/// is somebody else; returns how it ended. `None`: this process goes on itself.
 ///
 /// # Errors
-/// There is no `setpriv`.
-pub(super) fn become_owner(at: &Path, apart: bool) -> Result<()> {
-    let Some((uid, gid)) = somebody_else(at).filter(|_| user::id() == 0) else {
-        return Ok(());
+/// The verb does not only read, or there is no `setpriv`.
+pub(super) fn stand_aside(at: &Path, access: Access) -> Result<Option<ExitCode>> {
+    if access == Access::Own || user::id() != 0 {
+        return Ok(None);
+    }
+    let Some((uid, gid)) = somebody_else(at) else {
+        return Ok(None);
     };
+    match access {
+        Access::Own | Access::Acts => refuse(at, uid),
+        Access::Reads => read_as(uid, gid).map(Some),
+    }
+}
+
+/// Whether `at` is the data directory of somebody else's than root's, and this is root.
+pub(super) fn is_anothers(at: &Path) -> bool {
+    user::id() == 0 && somebody_else(at).is_some()
+}
+
+/// Runs this very command as the owner, without a terminal.
+fn read_as(uid: u32, gid: u32) -> Result<ExitCode> {
     let (_held, program) = process::inheritable_self()?;
     let known = account::find(&Place::new(None), &uid.to_string())?;
-    let mut command = Command::new("setpriv");
-    if apart {
-        command = Command::new("setsid");
-        command.args(["--wait", "setpriv"]);
-    }
+    // The session is changed before the user is: no process of theirs is ever in root's.
+    let mut command = Command::new("setsid");
     command
+        .args(["--wait", "setpriv", "--pdeathsig", "TERM"])
         .args(identity(uid, gid, known.as_ref()))
         .arg("--")
         .arg(program)
         .args(std::env::args_os().skip(1))
         .env_clear()
-        .envs(std::env::vars_os().filter(|(name, _)| is_kept(name)));
+        .envs(std::env::vars_os().filter(|(name, _)| is_kept(name)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     if let Some(account) = known {
         command
             .env("HOME", account.home)
@@ -62,12 +92,59 @@ pub(super) fn become_owner(at: &Path, apart: bool) -> Result<()> {
             .env("LOGNAME", &account.name)
             .env("SHELL", account.shell);
     }
-    let error = command.exec();
-    let user = user::name(uid);
-    Err(anyhow!("cannot act as {user}, whose root this is: {error}")).hint(format!(
-        "sudo -u {user} spotkeep --root {} ...",
+    let acting = || format!("cannot act as {}", user::name(uid));
+    let mut child = command.spawn().with_context(acting)?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let status = std::thread::scope(|scope| {
+        scope.spawn(|| pass_on(err, relay_complaint));
+        pass_on(out, relay);
+        child.wait().with_context(acting)
+    })?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// Passes on what a pipe brings, line by line; `print` makes it harmless.
+fn pass_on(pipe: Option<impl Read>, print: fn(&str)) {
+    let Some(pipe) = pipe else { return };
+    let mut reader = BufReader::new(pipe);
+    let mut bytes = Vec::new();
+    while matches!((&mut reader).take(PIECE).read_until(b'\n', &mut bytes), Ok(n) if n > 0) {
+        print(&String::from_utf8_lossy(&bytes));
+        bytes.clear();
+    }
+}
+
+/// Says how the owner runs this command.
+fn refuse(at: &Path, uid: u32) -> Result<Option<ExitCode>> {
+    let name = user::name(uid);
+    let refusal = Err(anyhow!(
+        "{} belongs to {name}: root neither changes anything there nor gives a process of {name} \
+         its terminal",
         at.display()
     ))
+    .kind(Kind::Usage);
+    let at = fs::canonicalize(at).unwrap_or_else(|_| at.to_owned());
+    refusal.hint(as_user_hint(uid, &this_command(&at)))
+}
+
+/// The words of this command, with the data directory named in full.
+fn this_command(at: &Path) -> Vec<String> {
+    let mut given = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let program = given.next().unwrap_or_default();
+    let program = match program.contains('/') {
+        true => std::env::current_exe().map_or(program, |path| path.display().to_string()),
+        false => "spotkeep".to_owned(),
+    };
+    let mut words = vec![program, "--root".to_owned(), at.display().to_string()];
+    while let Some(word) = given.next() {
+        match word.as_str() {
+            "--root" => drop(given.next()),
+            _ if word.starts_with("--root=") => {}
+            _ => words.push(word),
+        }
+    }
+    words
 }
 
 /// User and group of a root that is not root's own. A link counts as whoever made it, so that nobody can

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::ask::status;
 use super::backup::until_signalled;
 use super::fleet;
+use super::owner::Access;
 use super::term::{complain, json, say, table};
 use crate::backup::fresh;
 use crate::backup::settings::Key;
@@ -67,6 +68,15 @@ impl Args {
     /// Whether there is no root yet.
     pub(super) fn is_from_elsewhere(&self) -> bool {
         self.from.is_some()
+    }
+
+    /// What it does on the data directory that is there.
+    pub(super) fn access(&self) -> Access {
+        match (self.is_from_elsewhere(), self.dry_run) {
+            (true, _) => Access::Own,
+            (false, true) => Access::Reads,
+            (false, false) => Access::Acts,
+        }
     }
 }
 

@@ -29,6 +29,13 @@ pub(super) struct Args {
     login_line: bool,
 }
 
+impl Args {
+    /// Whether a login shell asks.
+    pub(super) fn is_login_line(&self) -> bool {
+        self.login_line
+    }
+}
+
 pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     if args.login_line {
         if let Some(line) = login_line(at) {

@@ -19,6 +19,18 @@ fn put(line: &str) {
     }
 }
 
+/// Prints what another process has printed, line breaks included.
+pub(super) fn relay(text: &str) {
+    if write!(io::stdout().lock(), "{}", harmless(text)).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// As [`relay`], beside the output.
+pub(super) fn relay_complaint(text: &str) {
+    write!(io::stderr().lock(), "{}", harmless(text)).ok();
+}
+
 /// Prints a line for a human beside the output.
 pub(super) fn complain(line: &str) {
     writeln!(io::stderr().lock(), "{}", harmless(line)).ok();

@@ -24,17 +24,24 @@ impl Digest {
     /// # Errors
     /// It cannot be read, or git fails.
     pub fn of(workspace: &Path) -> Result<Self> {
+        Self::with_git(workspace, &|args| {
+            git(Command::new("git").env_clear(), workspace, args)
+        })
+    }
+
+    /// As [`Digest::of`], with a git of the caller's.
+    ///
+    /// # Errors
+    /// As [`Digest::of`].
+    pub fn with_git(workspace: &Path, git: &dyn Fn(&[&str]) -> Result<String>) -> Result<Self> {
         let mut entries = BTreeMap::new();
         walk(workspace, workspace, &mut entries)?;
-        for line in git(workspace, &["ls-files", "--stage"])?.lines() {
+        for line in git(&["ls-files", "--stage"])?.lines() {
             // MODE OBJECT STAGE<tab>PATH
             let (what, path) = line.split_once('\t').unwrap_or((line, ""));
             entries.insert(format!("staged {path}"), what.to_owned());
         }
-        let refs = git(
-            workspace,
-            &["for-each-ref", "--format=%(refname) %(objectname)"],
-        )?;
+        let refs = git(&["for-each-ref", "--format=%(refname) %(objectname)"])?;
         for line in refs
             .lines()
             .filter(|line| !line.starts_with("refs/spotkeep/"))
@@ -90,20 +97,19 @@ fn walk(top: &Path, dir: &Path, entries: &mut BTreeMap<String, String>) -> Resul
     Ok(())
 }
 
-/// Runs git with nothing of the user's configuration, and its output.
-pub(super) fn git(dir: &Path, args: &[&str]) -> Result<String> {
-    let mut command = Command::new("git");
+/// Runs `command`, which starts git in an environment of its own, in `dir` with nothing of the
+/// user's configuration, and returns what it printed.
+pub(super) fn git(command: &mut Command, dir: &Path, args: &[&str]) -> Result<String> {
     command
         .args(["-c", "user.name=Drill", "-c", "user.email=drill@localhost"])
         .args(["-c", "commit.gpgsign=false", "-c", "core.quotePath=false"])
         .args(args)
         .current_dir(dir)
-        .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", "/nonexistent")
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_OPTIONAL_LOCKS", "0");
-    let output = command::run(&mut command, Duration::from_secs(30))?;
+    let output = command::run(command, Duration::from_secs(30))?;
     ensure!(
         output.status.success(),
         "git {}: {}",
@@ -121,32 +127,24 @@ mod tests {
     fn a_change_of_bytes_mode_index_or_branch_is_seen_and_our_refs_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path();
-        git(at, &["init", "-q"]).unwrap();
+        let git = |args: &[&str]| git(Command::new("git").env_clear(), at, args);
+        let digest = || Digest::of(at).unwrap();
+        git(&["init", "-q"]).unwrap();
         fs::write(at.join("a"), "1").unwrap();
-        git(at, &["add", "a"]).unwrap();
-        git(at, &["commit", "-qm", "one"]).unwrap();
-        let before = Digest::of(at).unwrap();
-        git(at, &["update-ref", "refs/spotkeep/x", "HEAD"]).unwrap();
-        assert_eq!(before, Digest::of(at).unwrap());
+        git(&["add", "a"]).unwrap();
+        git(&["commit", "-qm", "one"]).unwrap();
+        let before = digest();
+        git(&["update-ref", "refs/spotkeep/x", "HEAD"]).unwrap();
+        assert_eq!(before, digest());
 
         fs::write(at.join("a"), "2").unwrap();
-        assert_eq!(before.changed_in(&Digest::of(at).unwrap()), ["file a"]);
-        git(at, &["add", "a"]).unwrap();
-        assert_eq!(
-            before.changed_in(&Digest::of(at).unwrap()),
-            ["file a", "staged a"]
-        );
-        git(at, &["branch", "b"]).unwrap();
-        assert_eq!(
-            before.added_in(&Digest::of(at).unwrap()),
-            ["ref refs/heads/b"]
-        );
+        assert_eq!(before.changed_in(&digest()), ["file a"]);
+        git(&["add", "a"]).unwrap();
+        assert_eq!(before.changed_in(&digest()), ["file a", "staged a"]);
+        git(&["branch", "b"]).unwrap();
+        assert_eq!(before.added_in(&digest()), ["ref refs/heads/b"]);
         fs::set_permissions(at.join("a"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(at.join("a"), "1").unwrap();
-        assert!(
-            before
-                .changed_in(&Digest::of(at).unwrap())
-                .contains(&"file a".to_owned())
-        );
+        assert!(before.changed_in(&digest()).contains(&"file a".to_owned()));
     }
 }

@@ -272,12 +272,11 @@ fn fingerprint(root: &Root, agent: &AgentStatus) -> Option<String> {
     ))
 }
 
-/// The version that the agents run, from the launch of any of them.
+/// The version that the agents run, as one of them says itself: the program that a record names is
+/// not run for it.
 fn claude_version(root: &Root) -> String {
-    let records = root.all_records().unwrap_or_default();
-    records
+    claude::session::live(&root.claude())
         .into_iter()
-        .find_map(|(_, record)| Some(record.ok()?.launch?.program))
-        .and_then(|program| claude::binary::version(&program).ok())
+        .find_map(|session| session.version)
         .unwrap_or_else(|| "unknown".into())
 }

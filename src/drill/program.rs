@@ -1,6 +1,8 @@
 //! Which Claude a drill is played with, and where.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,40 +11,42 @@ use crate::error::{Context as _, Result, ensure};
 use crate::os::command;
 use crate::os::user;
 
-/// The claude to play with: the one that was asked for, `SPOTKEEP_CLAUDE`, the first on the
-/// `PATH`, or the newest that was fetched into `.claude-bin`. `None`: the stand-in plays.
+/// The claude to play with: the one that was asked for, `SPOTKEEP_CLAUDE` (not as root), or the
+/// first on the `PATH`. `None`: the stand-in plays. Nothing is looked for in the working directory,
+/// which a cloned repository may have filled.
 ///
 /// # Errors
 /// The one that was asked for is not there.
 pub fn find(asked: Option<&Path>) -> Result<Option<PathBuf>> {
-    let named = asked
-        .map(Path::to_path_buf)
-        .or_else(|| std::env::var_os("SPOTKEEP_CLAUDE").map(PathBuf::from));
-    if let Some(path) = named {
+    let of_environment = || {
+        let named = std::env::var_os("SPOTKEEP_CLAUDE").filter(|_| user::id() != 0);
+        named.map(PathBuf::from)
+    };
+    if let Some(path) = asked.map(Path::to_path_buf).or_else(of_environment) {
         ensure!(path.is_file(), "there is no claude at {}", path.display());
         return Ok(Some(path.canonicalize()?));
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).map(|dir| dir.join("claude"));
-    let found = on_path.into_iter().find(|path| path.is_file());
-    Ok(found.or_else(|| newest(Path::new(".claude-bin"))))
+    Ok(first_on_path(&path))
 }
 
-/// The newest of `DIR/VERSION/claude`.
-fn newest(dir: &Path) -> Option<PathBuf> {
-    let versions = fs::read_dir(dir).ok()?;
-    versions
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.join("claude").is_file())
-        .max_by_key(|path| version_key(&path.file_name().unwrap_or_default().to_string_lossy()))
-        .and_then(|path| path.join("claude").canonicalize().ok())
+/// The first `claude` in a directory of `path`. One that is relative, or empty, is the working
+/// directory's.
+fn first_on_path(path: &OsStr) -> Option<PathBuf> {
+    std::env::split_paths(path)
+        .filter(|dir| dir.is_absolute())
+        .map(|dir| dir.join("claude"))
+        .find(|path| path.is_file())
 }
 
-fn version_key(version: &str) -> Vec<u64> {
-    version
-        .split('.')
-        .map(|part| part.parse().unwrap_or(0))
-        .collect()
+/// Whether every user can reach and execute the program at `path`.
+#[must_use]
+pub fn is_everybodys(path: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else {
+        return false;
+    };
+    let mode = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
+    mode(&path) & 0o005 == 0o005 && path.ancestors().skip(1).all(|dir| mode(dir) & 0o001 != 0)
 }
 
 /// The first word of what `claude --version` says.
@@ -81,14 +85,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_version_is_newest_by_number() {
+    fn no_claude_comes_from_the_working_directory() {
         let dir = tempfile::tempdir().unwrap();
-        for version in ["2.1.99", "2.1.330", "2.1.197"] {
-            fs::create_dir(dir.path().join(version)).unwrap();
-            fs::write(dir.path().join(version).join("claude"), "").unwrap();
-        }
-        fs::create_dir(dir.path().join("9.0.0")).unwrap();
-        let newest = newest(dir.path()).unwrap();
-        assert!(newest.ends_with("2.1.330/claude"), "{}", newest.display());
+        fs::write(dir.path().join("claude"), "").unwrap();
+        let found = |path: &str| first_on_path(OsStr::new(path));
+        let dir = dir.path().display();
+        // Tests run in the crate's directory; `src/drill` is relative to it, as `.` is.
+        assert_eq!(found(":.:src/drill"), None);
+        assert_eq!(
+            found(&format!("nowhere::{dir}")),
+            Some(format!("{dir}/claude").into())
+        );
+    }
+
+    #[test]
+    fn a_program_in_a_private_directory_is_not_everybodys() {
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
+        let program = dir.path().join("claude");
+        fs::write(&program, "").unwrap();
+        let set = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(&program, 0o755);
+        set(dir.path(), 0o700);
+        assert!(!is_everybodys(&program), "its directory is 0700");
+        set(dir.path(), 0o711);
+        assert!(is_everybodys(&program));
+        set(&program, 0o750);
+        assert!(!is_everybodys(&program));
+        assert!(!is_everybodys(&dir.path().join("none")));
     }
 }

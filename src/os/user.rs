@@ -35,3 +35,70 @@ pub fn home(uid: u32) -> Option<PathBuf> {
         .filter(|line| line.split(':').nth(2) == Some(&number));
     Some(of_user.next()?.split(':').nth(5)?.into())
 }
+
+/// The line of shell that runs `words` as the user `uid` on a terminal of its own. Without `--pty`
+/// it would be on the terminal of whoever types it, and `sudo -u` leaves it there too wherever
+/// sudoers does not set `use_pty` (su(1), sudoers(5)).
+#[must_use]
+pub fn as_user_hint(uid: u32, words: &[String]) -> String {
+    let line = words
+        .iter()
+        .map(|word| quoted(word))
+        .collect::<Vec<_>>()
+        .join(" ");
+    let sudo = if id() == 0 { "" } else { "sudo " };
+    if uid == 0 {
+        return format!("{sudo}{line}");
+    }
+    let name = name(uid);
+    let su = format!("{sudo}su --pty - {name} -c {}", single(&line));
+    match name == uid.to_string() {
+        false => su,
+        true => format!("give the user id {uid} an account first: {sudo}useradd --uid {uid} NAME"),
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => single(word),
+    }
+}
+
+fn single(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_for_another_user_survives_two_shells() {
+        let words = ["spotkeep", "send", "a", "it's \"on\" $HOME"].map(str::to_owned);
+        let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>();
+        let script = format!(
+            "sh -c {}",
+            single(&format!("printf '%s|' {}", line.join(" ")))
+        );
+        let output = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said, "spotkeep|send|a|it's \"on\" $HOME|");
+    }
+
+    #[test]
+    fn root_needs_no_terminal_of_its_own() {
+        let words = ["spotkeep".to_owned(), "ls".to_owned()];
+        assert!(as_user_hint(0, &words).ends_with("spotkeep ls"));
+        let nobody = as_user_hint(65_534, &words);
+        assert!(
+            nobody.ends_with("su --pty - nobody -c 'spotkeep ls'"),
+            "{nobody}"
+        );
+    }
+}

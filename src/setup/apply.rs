@@ -94,7 +94,8 @@ pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<St
             install::enable(place.prefix())?;
         }
         Step::LoginLine => {
-            login_line::install(place.prefix(), &root.join("bin/spotkeep"), &root)?;
+            let uid = owner()?.uid;
+            login_line::install(place.prefix(), &root.join("bin/spotkeep"), &root, uid)?;
         }
         Step::Script(_) => {
             let machine = machine::stamp(place)?;

@@ -1,7 +1,8 @@
 //! The line at the next login: a snippet in `/etc/profile.d`.
 //!
-//! Not in `update-motd.d`, which runs as root while somebody waits to be let in: this runs as whoever
-//! logs in, in their own shell, and a second at most.
+//! Not in `update-motd.d`, which runs as root while somebody waits to be let in: this runs in the
+//! owner's own shell, a second at most, and in nobody else's. In root's it would put a process of
+//! the agents' user on root's terminal.
 
 use std::fs;
 use std::path::Path;
@@ -12,17 +13,18 @@ use crate::os::files;
 /// Where it is, below the root of the file system.
 pub const PATH: &str = "etc/profile.d/spotkeep.sh";
 
-/// The snippet for one root. It says nothing in a shell that nobody sees, in a pane of tmux, to other
-/// users and where nothing was preempted; and it can end no login, with `set -e` and `set -u` neither.
+/// The snippet for one data directory, whose owner is the user `uid`. It says nothing in a shell that
+/// nobody sees, in a pane of tmux, to other users and where nothing was preempted; and it can end no
+/// login, with `set -e` and `set -u` neither.
 ///
 /// # Errors
 /// A path that cannot stand between quotes.
-pub fn snippet(program: &Path, root: &Path) -> Result<String> {
+pub fn snippet(program: &Path, root: &Path, uid: u32) -> Result<String> {
     let (program, root) = (quoted(program)?, quoted(root)?);
     Ok(format!(
         "# Installed by spotkeep setup: one line on how the last preemption went, for a day.\n\
          case $- in\n\
-         *i*) [ -t 1 ] && [ -z \"${{TMUX-}}\" ] && [ -x {program} ] && \\\n    \
+         *i*) [ -t 1 ] && [ -z \"${{TMUX-}}\" ] && [ \"$(id -u)\" = {uid} ] && [ -x {program} ] && \\\n    \
          timeout 1 {program} --root {root} status --login-line 2>/dev/null || : ;;\n\
          esac\n"
     ))
@@ -40,9 +42,9 @@ fn quoted(path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn install(prefix: &Path, program: &Path, root: &Path) -> Result<bool> {
+pub fn install(prefix: &Path, program: &Path, root: &Path, uid: u32) -> Result<bool> {
     use std::os::unix::fs::PermissionsExt as _;
-    let text = snippet(program, root)?;
+    let text = snippet(program, root, uid)?;
     let path = prefix.join(PATH);
     if files::read_optional(&path)?.as_deref() == Some(text.as_bytes()) {
         return Ok(false);
@@ -72,6 +74,7 @@ pub fn remove(prefix: &Path) -> Result<bool> {
 mod tests {
     use super::*;
     use crate::os::command::run;
+    use crate::os::user;
     use std::process::Command;
     use std::time::Duration;
 
@@ -83,13 +86,14 @@ mod tests {
                 dir.path(),
                 Path::new("/usr/local/bin/spotkeep"),
                 Path::new("/mnt/persist"),
+                1001,
             )
         };
         assert!(put().unwrap());
         assert!(!put().unwrap());
         assert!(remove(dir.path()).unwrap());
         assert!(!remove(dir.path()).unwrap());
-        assert!(snippet(Path::new("/it's"), Path::new("/r")).is_err());
+        assert!(snippet(Path::new("/it's"), Path::new("/r"), 1001).is_err());
     }
 
     #[test]
@@ -97,7 +101,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for program in ["/bin/false", "/nonexistent"] {
             let path = dir.path().join("spotkeep.sh");
-            fs::write(&path, snippet(Path::new(program), Path::new("/r")).unwrap()).unwrap();
+            fs::write(
+                &path,
+                snippet(Path::new(program), Path::new("/r"), user::id()).unwrap(),
+            )
+            .unwrap();
             for options in ["-eu", "-eui"] {
                 let mut shell = Command::new("sh");
                 shell

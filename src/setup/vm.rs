@@ -193,7 +193,7 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
         })
         .transpose()?;
     let line = place.at(login_line::PATH);
-    let wanted = login_line::snippet(&root.join("bin/spotkeep"), &root)?;
+    let wanted = login_line::snippet(&root.join("bin/spotkeep"), &root, account.uid)?;
     let has_profiles = line.parent().is_some_and(Path::is_dir);
     let login_line = has_profiles && fs::read_to_string(line).ok() != Some(wanted);
     Ok(Facts {

@@ -57,6 +57,7 @@ mod real_claude_session;
 mod real_claude_start;
 mod real_claude_weather;
 mod report;
+mod root;
 mod save;
 mod saying;
 mod security;

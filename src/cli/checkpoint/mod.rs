@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::ask::names_or_all;
+use super::owner::Access;
 use super::term::{complain, say, table};
 use crate::checkpoint::{self, Checkpoint, Outcome, Place, Trigger};
 use crate::config::Config;
@@ -63,6 +64,16 @@ struct NowArgs {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
+}
+
+impl Args {
+    /// What is made and given back is the owner's; what is only shown is read.
+    pub(super) fn access(&self) -> Access {
+        match &self.verb {
+            Verb::Ls(_) | Verb::Diff(_) => Access::Reads,
+            Verb::Now(_) | Verb::Rollback(_) => Access::Acts,
+        }
+    }
 }
 
 pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {

@@ -36,7 +36,8 @@ const SETTLED: Duration = Duration::from_millis(6_500);
 /// There was no place for it.
 pub(super) fn rehearse(options: &Options, isolation: &str) -> Result<Report> {
     let on_loop = options.kind == Kind::PowerCut;
-    let sandbox = Arc::new(Sandbox::create(options.keep, on_loop)?);
+    let sandbox = Sandbox::create(options.keep, on_loop)?.unprivileged()?;
+    let sandbox = Arc::new(sandbox);
     let interrupted = Arc::clone(&sandbox);
     signal::listen(move |_| {
         interrupted.clear();
@@ -104,11 +105,15 @@ impl Rehearsal {
 
     fn prepare(options: &Options, sandbox: Arc<Sandbox>) -> Result<Self> {
         let (model, metadata) = (Model::start()?, Metadata::start()?);
-        let claude = match &options.claude {
+        let program = match &options.claude {
+            Some(path) => Some(sandbox.within_reach(path)?),
+            None => None,
+        };
+        let claude = match &program {
             Some(path) => program::version(path, sandbox.command(path))?,
             None => "stand-in".to_owned(),
         };
-        sandbox.declare(&metadata.address(), &model.url(), options.claude.as_deref())?;
+        sandbox.declare(&metadata.address(), &model.url(), program.as_deref())?;
         // After a power cut somebody has to have been writing for a loss to show.
         let plans = match options.writing || options.kind == Kind::PowerCut {
             false => [Plan::Tool, Plan::Stream, Plan::Second, Plan::Idle],
@@ -234,7 +239,7 @@ impl Rehearsal {
 
     fn take_down_workspaces(&mut self) -> Result<()> {
         for player in &mut self.players {
-            player.before = Digest::of(&self.sandbox.workspace(&player.name))?;
+            player.before = self.sandbox.digest(&player.name)?;
         }
         Ok(())
     }
@@ -357,7 +362,7 @@ impl Rehearsal {
     /// Everything that was there must be there again; `written` are files that the new life wrote.
     fn compare_workspaces(&mut self, written: &[&str]) -> Result<()> {
         for player in &self.players {
-            let now = Digest::of(&self.sandbox.workspace(&player.name))?;
+            let now = self.sandbox.digest(&player.name)?;
             let mut wrong = player.before.changed_in(&now);
             if player.plan != Plan::Steady {
                 wrong.extend(player.before.added_in(&now));

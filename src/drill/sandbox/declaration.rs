@@ -57,7 +57,8 @@ impl Sandbox {
         let config = self.root().join(".claude");
         create_private_dir(&config)?;
         fs::write(config.join(".claude.json"), known.to_string())?;
-        Ok(())
+        self.give(&config)?;
+        self.give(&config.join(".claude.json"))
     }
 
     /// The stand-in as a program that takes Claude's arguments.

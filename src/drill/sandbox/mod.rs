@@ -2,6 +2,7 @@
 //! a cleaned environment, and an end that leaves nothing behind.
 
 mod declaration;
+mod unprivileged;
 mod workspace;
 
 use std::fs;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::drill::digest::{Digest, git};
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::os::command;
 use crate::os::cut::cut_power;
@@ -30,6 +32,8 @@ pub struct Sandbox {
     id: String,
     keep: bool,
     on_loop: bool,
+    /// Whom everything runs as that is started in it; `None`: as this process.
+    user: Option<u32>,
 }
 
 impl Sandbox {
@@ -41,7 +45,7 @@ impl Sandbox {
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").context("no random id")?;
         let id = uuid.get(..8).unwrap_or("drill").to_owned();
         let temp = std::env::temp_dir();
-        let temp = if temp.as_os_str().len() > LONGEST_TEMP {
+        let temp = if temp.as_os_str().len() > LONGEST_TEMP || !unprivileged::can_reach(&temp) {
             "/tmp".into()
         } else {
             temp
@@ -52,6 +56,7 @@ impl Sandbox {
             id,
             keep,
             on_loop,
+            user: None,
         };
         for dir in ["root", "home", "run", "tmp", "bin"] {
             create_private_dir(&sandbox.dir.join(dir))?;
@@ -101,7 +106,7 @@ impl Sandbox {
     /// A command in the sandbox's environment, which holds nothing of ours.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
+        let mut command = self.run_as(program);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -114,6 +119,23 @@ impl Sandbox {
             .env("SPOTKEEP_RUNTIME_DIR", self.dir.join("run"))
             .current_dir(&self.dir);
         command
+    }
+
+    /// Runs git in an agent's workspace with nothing of the user's configuration; what it printed.
+    ///
+    /// # Errors
+    /// git failed; the error holds what it said.
+    pub fn git(&self, name: &str, args: &[&str]) -> Result<String> {
+        let mut command = self.command(Path::new("git"));
+        git(&mut command, &self.workspace(name), args)
+    }
+
+    /// An agent's workspace, taken down.
+    ///
+    /// # Errors
+    /// It cannot be read, or git fails.
+    pub fn digest(&self, name: &str) -> Result<Digest> {
+        Digest::with_git(&self.workspace(name), &|args| self.git(name, args))
     }
 
     /// `spotkeep` on the sandbox's root in its n-th life, with its own metadata server.
@@ -281,7 +303,6 @@ fn system(program: &str, args: &[&str]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::drill::digest::git;
 
     #[test]
     fn a_metadata_server_elsewhere_is_refused() {
@@ -294,7 +315,7 @@ mod tests {
     fn nothing_is_left_of_a_dropped_sandbox() {
         let sandbox = Sandbox::create(false, false).unwrap();
         sandbox.make_workspace("agent-1").unwrap();
-        let status = git(&sandbox.workspace("agent-1"), &["status", "--porcelain"]).unwrap();
+        let status = sandbox.git("agent-1", &["status", "--porcelain"]).unwrap();
         assert_eq!(status, "MM changed.txt\nD  deleted.txt\n?? untracked.txt\n");
         let mut child = sandbox
             .command(Path::new("tail"))

@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::Sandbox;
-use crate::drill::digest::git;
 use crate::error::Result;
 use crate::os::files::create_private_dir;
 
@@ -16,19 +15,26 @@ impl Sandbox {
     pub fn make_workspace(&self, name: &str) -> Result<()> {
         let dir = self.workspace(name);
         create_private_dir(&dir.join("src"))?;
-        let write = |file: &str, text: &str| fs::write(dir.join(file), text);
-        git(&dir, &["init", "-q", "-b", "main"])?;
-        git(&dir, &["config", "user.name", "Drill"])?;
-        git(&dir, &["config", "user.email", "drill@localhost"])?;
+        let write = |file: &str, text: &str| {
+            fs::write(dir.join(file), text)?;
+            self.give(&dir.join(file))
+        };
+        let git = |args: &[&str]| self.git(name, args);
+        for made in [&dir, &dir.join("src")] {
+            self.give(made)?;
+        }
+        git(&["init", "-q", "-b", "main"])?;
+        git(&["config", "user.name", "Drill"])?;
+        git(&["config", "user.email", "drill@localhost"])?;
         for file in ["tracked.txt", "deleted.txt", "changed.txt", "src/run.sh"] {
             write(file, "as committed\n")?;
         }
         fs::set_permissions(dir.join("src/run.sh"), fs::Permissions::from_mode(0o755))?;
-        git(&dir, &["add", "."])?;
-        git(&dir, &["commit", "-qm", "A commit"])?;
-        git(&dir, &["rm", "-q", "deleted.txt"])?;
+        git(&["add", "."])?;
+        git(&["commit", "-qm", "A commit"])?;
+        git(&["rm", "-q", "deleted.txt"])?;
         write("changed.txt", "staged\n")?;
-        git(&dir, &["add", "changed.txt"])?;
+        git(&["add", "changed.txt"])?;
         write("changed.txt", "staged, then changed again\n")?;
         write("untracked.txt", "untracked\n")?;
         Ok(())

@@ -1,0 +1,255 @@
+//! What root does where a data directory belongs to the agents' user: no process of that user is
+//! ever on root's terminal, and nothing that they could have written is run as root.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::lab::{Lab, SPOTKEEP, is_root, said, skip};
+
+/// Every process of a drill: the user that it runs as, and its command line.
+fn of_a_drill() -> Vec<(u32, String)> {
+    let entries = fs::read_dir("/proc").unwrap();
+    let of = |dir: PathBuf| {
+        let environment = fs::read(dir.join("environ")).ok()?;
+        let mut pairs = environment.split(|byte| *byte == 0);
+        let is_marked = pairs.any(|pair| pair.starts_with(b"SPOTKEEP_LIFE=drill-"));
+        let uid = fs::metadata(&dir).ok()?.uid();
+        let command = fs::read(dir.join("cmdline")).ok()?;
+        is_marked.then(|| (uid, String::from_utf8_lossy(&command).replace('\0', " ")))
+    };
+    entries
+        .filter_map(|entry| of(entry.unwrap().path()))
+        .collect()
+}
+
+fn write_script(path: &Path, script: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Root types a command in a terminal of its own, and reads what it shows.
+fn on_roots_terminal(lab: &Lab, line: &str) -> (Option<i32>, String) {
+    let mut command = Command::new("script");
+    let path = std::env::var("PATH").unwrap();
+    command
+        .args(["-qec", line, "/dev/null"])
+        .env_clear()
+        .env("PATH", format!("{}:{path}", lab.dir.join("shim").display()))
+        .env("HOME", "/nonexistent")
+        .env("SPOTKEEP_RUNTIME_DIR", lab.dir.join("run"))
+        .env("SPOTKEEP_LOOPBACK_ONLY", "1")
+        .env("SPOTKEEP_LIFE", lab.life())
+        .current_dir("/")
+        .stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+    (output.status.code(), shown)
+}
+
+#[test]
+fn a_verb_that_root_calls_to_read_runs_as_the_owner_without_a_terminal() {
+    if !is_root() {
+        return skip(
+            "a_verb_that_root_calls_to_read_runs_as_the_owner_without_a_terminal",
+            "it is about root",
+        );
+    }
+    let lab = Lab::of_a_user();
+    lab.declare("a", "", "");
+    // What becomes the owner writes down what it is, and what it has, before it goes on.
+    let facts = lab.dir.join("tmp/facts");
+    let write_down = "{ echo; id -u; cut -d\\  -f1,6,7 /proc/$$/stat; ls -l /proc/$$/fd; } >>\"$0\" 2>&1; exec \"$@\"";
+    write_script(
+        &lab.dir.join("shim/setpriv"),
+        &format!(
+            "PATH=${{PATH#*:}}; before=\nwhile [ \"$1\" != -- ]; do before=\"$before $1\"; shift; done\n\
+             shift\nexec setpriv $before -- /bin/sh -c '{write_down}' {} \"$@\"",
+            facts.display()
+        ),
+    );
+    lab.give_away();
+    let owner = fs::metadata(lab.file("session-state")).unwrap().uid();
+    assert_ne!(owner, 0);
+    for verb in [
+        "ls",
+        "status",
+        "doctor",
+        "metrics",
+        "events",
+        "report",
+        "logs a",
+        "notice",
+        "checkpoint ls a",
+        "up --dry-run",
+        "down --dry-run",
+        "restore --dry-run",
+    ] {
+        fs::remove_file(&facts).ok();
+        let line = format!("{SPOTKEEP} --root {} {verb}", lab.root().display());
+        let (_, shown) = on_roots_terminal(&lab, &line);
+        assert!(!shown.contains("belongs to"), "{verb}: {shown}");
+        let facts = fs::read_to_string(&facts).unwrap_or_else(|e| panic!("{e}: {verb}: {shown}"));
+        let mut lines = facts.lines().skip(1);
+        assert_eq!(lines.next(), Some(owner.to_string().as_str()), "{facts}");
+        // The leader of a session of its own, without a terminal (proc(5), fields 1, 6 and 7).
+        let fields: Vec<&str> = lines.next().unwrap().split(' ').collect();
+        assert!(
+            fields[0] == fields[1] && fields[2] == "0",
+            "{verb}: {facts}"
+        );
+        assert!(
+            !facts.contains("/dev/pts") && !facts.contains("/dev/tty"),
+            "{facts}"
+        );
+    }
+    let line = format!("{SPOTKEEP} --root {} ls", lab.root().display());
+    let (_, shown) = on_roots_terminal(&lab, &line);
+    assert_eq!(shown, lab.run(&["ls"]).ok().out);
+}
+
+#[test]
+fn a_verb_that_changes_something_of_the_owners_is_refused_to_root_and_starts_nothing() {
+    if !is_root() {
+        return skip(
+            "a_verb_that_changes_something_of_the_owners_is_refused_to_root_and_starts_nothing",
+            "it is about root",
+        );
+    }
+    let lab = Lab::of_a_user();
+    lab.declare("a", "", "");
+    lab.give_away();
+    let owner = fs::metadata(lab.file("session-state")).unwrap().uid();
+    let trace = lab.dir.join("trace");
+    for (verb, code) in [
+        ("add b --workspace workspaces/b", 2),
+        ("adopt --yes", 2),
+        ("rm a", 2),
+        ("up", 2),
+        ("down", 2),
+        ("start a", 2),
+        ("stop a", 2),
+        ("restart a", 2),
+        ("run", 2),
+        ("top", 2),
+        ("attach a", 2),
+        ("send a hello", 2),
+        ("save", 2),
+        ("checkpoint now", 2),
+        ("checkpoint rollback a latest --stop", 2),
+        ("restore", 2),
+        ("drill --live --yes", 2),
+        ("status --login-line", 0),
+    ] {
+        let line = format!(
+            "strace -f -qq -e trace=execve -o {} {SPOTKEEP} --root {} {verb}",
+            trace.display(),
+            lab.root().display()
+        );
+        let (ended, shown) = on_roots_terminal(&lab, &line);
+        assert_eq!(ended, Some(code), "{verb}: {shown}");
+        if code == 2 {
+            assert!(
+                shown.contains(&format!("belongs to {owner}")) && shown.contains("hint: "),
+                "{verb}: {shown}"
+            );
+        } else {
+            assert_eq!(shown, "", "{verb}");
+        }
+        let traced = fs::read_to_string(&trace).unwrap();
+        let started = traced.lines().filter(|line| line.contains("execve("));
+        assert_eq!(started.count(), 1, "{verb}: {traced}");
+    }
+}
+
+#[test]
+fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivileged() {
+    if !is_root() {
+        return skip(
+            "a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivileged",
+            "it is about root",
+        );
+    }
+    let lab = Lab::bare();
+    // A repository that somebody cloned.
+    let repository = lab.dir.join("repository");
+    let trap = format!("touch {}", lab.dir.join("trapped").display());
+    for at in [".claude-bin/99.0.0/claude", "claude", "bin/claude"] {
+        write_script(&repository.join(at), &trap);
+    }
+    let drill = |claude: &[&str]| {
+        let mut command = Command::new(SPOTKEEP);
+        command
+            .args(["drill", "--json", "--kind", "kill", "--agents", "1"])
+            .args(claude)
+            .env_clear()
+            .env(
+                "PATH",
+                ":.:bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env("HOME", "/nonexistent")
+            .env("SPOTKEEP_CLAUDE", repository.join("claude"))
+            .env("SPOTKEEP_LOOPBACK_ONLY", "1")
+            .current_dir(&repository)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let output = drill(&["--stand-in"]).wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let output = drill(&[]).wait_with_output().unwrap();
+    let report = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!lab.dir.join("trapped").exists(), "{report}");
+
+    // The program that root names may be in a directory of root's; it waits before it plays.
+    fs::set_permissions(&lab.dir, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(lab.dir.join("tmp"), fs::Permissions::from_mode(0o777)).unwrap();
+    let (started, gate) = (lab.dir.join("tmp/started"), lab.dir.join("tmp/gate"));
+    fs::write(&started, "").unwrap();
+    fs::set_permissions(&started, fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(
+        said(Command::new("mkfifo").args(["-m", "666"]).arg(&gate)).code,
+        0
+    );
+    let program = lab.dir.join("bin/spotkeep");
+    fs::copy(SPOTKEEP, &program).unwrap();
+    let claude = lab.dir.join("bin/claude");
+    write_script(
+        &claude,
+        &format!(
+            "case $* in *--version*) ;; *) echo on >>{0}; cat {1} >/dev/null;; esac\n\
+             exec {2} stand-in-agent \"$@\"",
+            started.display(),
+            gate.display(),
+            program.display()
+        ),
+    );
+    let child = drill(&["--claude", claude.to_str().unwrap()]);
+    lab.until("the agent starts", || {
+        let text = fs::read_to_string(&started).unwrap();
+        (!text.is_empty()).then_some(())
+    });
+    let all = of_a_drill();
+    for wanted in ["run", "tmux", "claude"] {
+        assert!(
+            all.iter().any(|(_, command)| command.contains(wanted)),
+            "{wanted}: {all:?}"
+        );
+    }
+    for (uid, command) in &all {
+        assert_ne!(*uid, 0, "{command}");
+    }
+    // For this start and the one after the cut.
+    let ordinary = lab.dir.join("tmp/ordinary");
+    fs::write(&ordinary, "").unwrap();
+    fs::set_permissions(&ordinary, fs::Permissions::from_mode(0o666)).unwrap();
+    let held = lab.dir.join("tmp/held");
+    fs::rename(&gate, &held).unwrap();
+    fs::rename(&ordinary, &gate).unwrap();
+    fs::write(&held, "").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
