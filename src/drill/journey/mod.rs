@@ -223,11 +223,10 @@ impl Rehearsal {
         if !prompts.all(|record| written.contains(&record.marker)) {
             return false;
         }
+        // The file is there before what is written into it is.
         let runs = || {
-            self.sandbox
-                .workspace(&player.name)
-                .join(OPEN_FILE)
-                .exists()
+            let file = self.sandbox.workspace(&player.name).join(OPEN_FILE);
+            std::fs::metadata(file).is_ok_and(|meta| meta.len() > 0)
         };
         match player.plan {
             Plan::Tool | Plan::Second | Plan::Hold => account.open.is_some() && runs(),
