@@ -222,63 +222,45 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     if let Some(code) = owner::stand_aside(&at, cli.verb.access())? {
         return Ok(code);
     }
+    let root = || Root::open(&at);
     match cli.verb {
         Verb::Init(args) => init::run(&at, &args),
+        Verb::Add(args) => add::run(&root()?, args),
+        Verb::Adopt(args) => adopt::run(&root()?, args),
+        Verb::Rm(args) => rm::run(&root()?, &args),
+        Verb::Up(args) => fleet::up(&root()?, &args),
+        Verb::Down(args) => fleet::down(&root()?, &args),
+        Verb::Start(args) => wish::start(&root()?, args),
+        Verb::Stop(args) => wish::stop(&root()?, args),
+        Verb::Restart(args) => wish::restart(&root()?, args),
+        Verb::Run(args) => run::run(&root()?, &args),
+        Verb::Ls(args) => ls::run(&at, &args),
+        Verb::Status(args) => status::run(&at, &args),
+        Verb::Top(args) => top::run(&root()?, &args),
+        Verb::Attach(args) => attach::run(&root()?, &args),
+        Verb::Logs(args) => logs::run(&root()?, &args),
+        Verb::Send(args) => send::run(&root()?, args),
+        Verb::Events(args) => events::run(&root()?, &args),
+        Verb::Report(args) => report::run(&root()?, &args),
+        Verb::Metrics(args) => metrics::run(&root()?, &args),
+        Verb::Save(args) => save::run(&root()?, &args),
+        Verb::Checkpoint(args) => checkpoint::run(&root()?, args),
+        Verb::Restore(args) if args.is_from_elsewhere() => restore::from(&at, args),
+        Verb::Restore(args) => restore::run(&root()?, &args),
+        Verb::Backup(args) => backup::run(&root()?, args),
+        Verb::Notice(args) => notice::run(&at, &args),
+        Verb::Doctor(args) => doctor::run(&at, args),
         Verb::Drill(args) => drill::run(&at, args),
+        Verb::Setup(args) => setup::run(&at, args),
+        Verb::SetupUser { request } => setup::as_user(&request),
         Verb::Gcp(args) => gcp::run(&args),
-        Verb::StandInAgent { arguments } => Ok(crate::drill::standin::main(&arguments)),
         Verb::Completions(args) => Ok(help::completions::run(&args)),
         Verb::Complete { words } => Ok(help::complete::run(&words)),
         Verb::Man(args) => help::man::run(&args),
-        Verb::Notice(args) => notice::run(&at, &args),
-        Verb::Doctor(args) => doctor::run(&at, args),
-        Verb::Ls(args) => ls::run(&at, &args),
-        Verb::Status(args) => status::run(&at, &args),
-        Verb::Setup(args) => setup::run(&at, args),
-        Verb::SetupUser { request } => setup::as_user(&request),
-        Verb::Restore(args) if args.is_from_elsewhere() => restore::from(&at, args),
-        verb => on_root(&Root::open(&at)?, verb),
-    }
-}
-
-fn on_root(root: &Root, verb: Verb) -> Result<ExitCode> {
-    match verb {
-        Verb::Add(args) => add::run(root, args),
-        Verb::Adopt(args) => adopt::run(root, args),
-        Verb::Rm(args) => rm::run(root, &args),
-        Verb::Up(args) => fleet::up(root, &args),
-        Verb::Down(args) => fleet::down(root, &args),
-        Verb::Start(args) => wish::start(root, args),
-        Verb::Stop(args) => wish::stop(root, args),
-        Verb::Restart(args) => wish::restart(root, args),
-        Verb::Run(args) => run::run(root, &args),
-        Verb::Top(args) => top::run(root, &args),
-        Verb::Attach(args) => attach::run(root, &args),
-        Verb::Logs(args) => logs::run(root, &args),
-        Verb::Send(args) => send::run(root, args),
-        Verb::Events(args) => events::run(root, &args),
-        Verb::Report(args) => report::run(root, &args),
-        Verb::Metrics(args) => metrics::run(root, &args),
-        Verb::Save(args) => save::run(root, &args),
-        Verb::Checkpoint(args) => checkpoint::run(root, args),
-        Verb::Restore(args) => restore::run(root, &args),
-        Verb::Backup(args) => backup::run(root, args),
-        Verb::AgentExec(args) => agent_exec::run(root, &args),
-        Verb::TmuxServer => tmux_server::run(root),
-        Verb::Units(args) => units::run(root, &args),
-        Verb::Init(_)
-        | Verb::Drill(_)
-        | Verb::StandInAgent { .. }
-        | Verb::Completions(_)
-        | Verb::Complete { .. }
-        | Verb::Man(_)
-        | Verb::Notice(_)
-        | Verb::Doctor(_)
-        | Verb::Gcp(_)
-        | Verb::Ls(_)
-        | Verb::Status(_)
-        | Verb::Setup(_)
-        | Verb::SetupUser { .. } => Ok(ExitCode::SUCCESS),
+        Verb::AgentExec(args) => agent_exec::run(&root()?, &args),
+        Verb::TmuxServer => tmux_server::run(&root()?),
+        Verb::Units(args) => units::run(&root()?, &args),
+        Verb::StandInAgent { arguments } => Ok(crate::drill::standin::main(&arguments)),
     }
 }
 
