@@ -44,6 +44,14 @@ pub struct Made {
     pub push: Option<Result<()>>,
 }
 
+impl Made {
+    /// Whether any of it could not be done.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.checkpoint.is_err() || self.push.as_ref().is_some_and(Result::is_err)
+    }
+}
+
 enum Order {
     Seen {
         name: AgentName,
@@ -52,6 +60,7 @@ enum Order {
     },
     Finished {
         name: AgentName,
+        failed: bool,
         /// Look again after so long, although it rests.
         again: Option<Duration>,
     },
@@ -120,12 +129,12 @@ impl Checkpoints {
         });
     }
 
-    /// A save begins: none is made until it has ended.
+    /// A save begins, or the root has gone: none is made until that is over.
     pub fn pause(&self) {
         self.order(Order::Pause);
     }
 
-    /// A save has ended.
+    /// The save has ended, or the root is back.
     pub fn resume(&self) {
         self.order(Order::Resume);
     }
@@ -172,9 +181,13 @@ impl Worker {
                     }
                     jobs.insert(name, job);
                 }
-                Ok(Order::Finished { name, again }) => schedule.done(now, &name, again),
+                Ok(Order::Finished {
+                    name,
+                    failed,
+                    again,
+                }) => schedule.done(now, &name, failed, again),
                 Ok(Order::Pause) => schedule.pause(),
-                Ok(Order::Resume) => schedule.resume(),
+                Ok(Order::Resume) => schedule.resume(now),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -192,14 +205,20 @@ impl Worker {
         let spawned = thread.spawn(move || {
             let made = worker.make(&of, &job, trigger);
             let again = worker.again(&job, &made);
+            let finished = Order::Finished {
+                name: of,
+                failed: made.checkpoint.is_err(),
+                again,
+            };
             (worker.deliver)(made);
-            worker.orders.send(Order::Finished { name: of, again }).ok();
+            worker.orders.send(finished).ok();
         });
         if let Err(error) = spawned {
             tracing::error!("cannot start a checkpoint: {error}");
             self.orders
                 .send(Order::Finished {
                     name,
+                    failed: true,
                     again: Some(AGAIN),
                 })
                 .ok();

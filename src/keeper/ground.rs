@@ -18,9 +18,6 @@ use crate::state::What;
 /// tells nobody.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The key of its trouble.
-const TROUBLE: &str = "the root";
-
 /// How the ground is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ground {
@@ -136,7 +133,9 @@ impl Keeper {
 
     fn lose(&mut self, why: String) {
         tracing::error!("{why}");
-        self.edges.trouble.insert(TROUBLE.into(), why.clone());
+        if self.lost.is_none() {
+            self.edges.checkpoints.pause();
+        }
         let since = self
             .lost
             .take()
@@ -170,9 +169,9 @@ impl Keeper {
             self.edges.journal().take_up()?;
         }
         self.lost = None;
-        self.edges.trouble.remove(TROUBLE);
         self.edges.write(None, &back);
         self.edges.write_what_is_left();
+        self.edges.checkpoints.resume();
         self.edges.follower.watch_again();
         let permit = self.permit();
         self.handle(Event::Permit(Some(permit)));

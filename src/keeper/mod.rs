@@ -296,6 +296,8 @@ impl Keeper {
             ))),
             Message::GoingDown(false) => self.end = Some(End::LetGo),
             Message::Ground(ground) => self.ground(ground),
+            // What fails while the root is away is no news, and is tried again when it is back.
+            Message::Checkpointed(made) if self.lost.is_some() && made.has_failed() => {}
             Message::Checkpointed(made) => self.edges.note_checkpoint(made),
             Message::Nothing => {}
         }

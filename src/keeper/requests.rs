@@ -254,7 +254,9 @@ impl Keeper {
         };
         let stand = Stand::read(&self.edges.root, &self.edges.config);
         tell_backups(&mut agents, stand.state.as_ref());
-        let mut trouble: Vec<String> = self.edges.trouble.values().cloned().collect();
+        // A root that is away comes first: it explains all others.
+        let mut trouble: Vec<String> = self.lost.iter().map(|lost| lost.why.clone()).collect();
+        trouble.extend(self.edges.trouble.values().cloned());
         trouble.extend(stand.trouble);
         Ok(Status {
             version: VERSION,

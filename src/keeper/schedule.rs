@@ -2,7 +2,9 @@
 //!
 //! An agent that works is due every so often, and at once when its turn ends. One that is idle is
 //! never due, unless a shell that it left in the background may still write. While a save runs
-//! nobody is: the save does it, and nothing is to get in its way.
+//! nobody is: the save does it, and nothing is to get in its way. While the root is away nobody is
+//! either, and a checkpoint that failed is due again as soon as the root is back: it may have
+//! failed for that alone.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,8 +19,8 @@ const AT_ONCE: usize = 2;
 #[derive(Debug, Default)]
 pub struct Schedule {
     agents: BTreeMap<AgentName, Row>,
-    /// Saves that are under way.
-    saves: usize,
+    /// Reasons to make none: saves that are under way, a root that is away.
+    pauses: usize,
 }
 
 #[derive(Debug)]
@@ -27,6 +29,17 @@ struct Row {
     busy: bool,
     running: bool,
     due: Option<(Instant, Trigger)>,
+    /// The last one could not be made.
+    failed: bool,
+    /// A pause began while the one that is running ran.
+    disturbed: bool,
+}
+
+impl Row {
+    fn due_at_once(&mut self, now: Instant) {
+        let trigger = self.due.map_or(Trigger::Time, |(_, trigger)| trigger);
+        self.due = Some((now, trigger));
+    }
 }
 
 impl Schedule {
@@ -45,35 +58,46 @@ impl Schedule {
         row.due = Some((now, Trigger::TurnEnded));
     }
 
-    /// Its checkpoint was made, or could not be. `again`: it is to be looked at after so long although it
-    /// rests, such as for a shell of its own that runs on in the background.
-    pub fn done(&mut self, now: Instant, name: &AgentName, again: Option<Duration>) {
+    /// Its checkpoint was made, or could not be (`failed`). `again`: it is to be looked at after so long
+    /// although it rests, such as for a shell of its own that runs on in the background.
+    pub fn done(&mut self, now: Instant, name: &AgentName, failed: bool, again: Option<Duration>) {
         let Some(row) = self.agents.get_mut(name) else {
             return;
         };
         row.running = false;
-        if let Some(pause) = again.or(row.busy.then_some(row.every)) {
+        row.failed = failed;
+        if std::mem::take(&mut row.disturbed) && failed {
+            row.due_at_once(now);
+        } else if let Some(pause) = again.or(row.busy.then_some(row.every)) {
             row.due.get_or_insert((now + pause, Trigger::Time));
         } else if row.due.is_none() {
             self.agents.remove(name);
         }
     }
 
-    /// A save has begun.
+    /// A save has begun, or the root has gone.
     pub fn pause(&mut self) {
-        self.saves += 1;
+        self.pauses += 1;
+        for row in self.agents.values_mut() {
+            row.disturbed |= row.running;
+        }
     }
 
-    /// A save has ended.
-    pub fn resume(&mut self) {
-        self.saves = self.saves.saturating_sub(1);
+    /// The save has ended, or the root is back.
+    pub fn resume(&mut self, now: Instant) {
+        self.pauses = self.pauses.saturating_sub(1);
+        for row in self.agents.values_mut() {
+            if row.failed && !row.running {
+                row.due_at_once(now);
+            }
+        }
     }
 
     /// The next one to be made now, which counts as running from here on; a turn that has ended goes
     /// before mere time.
     pub fn next(&mut self, now: Instant) -> Option<(AgentName, Trigger)> {
         let running = self.agents.values().filter(|row| row.running).count();
-        if self.saves > 0 || running >= AT_ONCE {
+        if self.pauses > 0 || running >= AT_ONCE {
             return None;
         }
         let due = self.agents.iter_mut().filter_map(|(name, row)| {
@@ -90,7 +114,7 @@ impl Schedule {
     #[must_use]
     pub fn wakeup(&self) -> Option<Instant> {
         let running = self.agents.values().filter(|row| row.running).count();
-        if self.saves > 0 || running >= AT_ONCE {
+        if self.pauses > 0 || running >= AT_ONCE {
             return None;
         }
         let waiting = self.agents.values().filter(|row| !row.running);
@@ -103,6 +127,8 @@ impl Schedule {
             busy: false,
             running: false,
             due: None,
+            failed: false,
+            disturbed: false,
         });
         row.every = every;
         row
@@ -128,7 +154,7 @@ mod tests {
         let due = start + MINUTE;
         assert_eq!(schedule.next(due), Some((name("a"), Trigger::Time)));
         assert_eq!(schedule.wakeup(), None, "it is under way");
-        schedule.done(due, &name("a"), None);
+        schedule.done(due, &name("a"), false, None);
         assert_eq!(schedule.wakeup(), Some(due + MINUTE));
         schedule.rests(due, &name("a"), MINUTE);
         assert_eq!(schedule.next(due), Some((name("a"), Trigger::TurnEnded)));
@@ -139,7 +165,7 @@ mod tests {
         let (mut schedule, now) = (Schedule::default(), Instant::now());
         schedule.rests(now, &name("a"), MINUTE);
         schedule.next(now).unwrap();
-        schedule.done(now, &name("a"), None);
+        schedule.done(now, &name("a"), false, None);
         assert_eq!(schedule.wakeup(), None);
         assert!(schedule.agents.is_empty());
     }
@@ -149,7 +175,7 @@ mod tests {
         let (mut schedule, now) = (Schedule::default(), Instant::now());
         schedule.rests(now, &name("a"), MINUTE);
         schedule.next(now).unwrap();
-        schedule.done(now, &name("a"), Some(MINUTE));
+        schedule.done(now, &name("a"), false, Some(MINUTE));
         assert_eq!(schedule.wakeup(), Some(now + MINUTE));
     }
 
@@ -164,7 +190,7 @@ mod tests {
             None,
             "one at a time in one workspace"
         );
-        schedule.done(now + MINUTE, &name("a"), None);
+        schedule.done(now + MINUTE, &name("a"), false, None);
         assert_eq!(
             schedule.next(now + MINUTE),
             Some((name("a"), Trigger::TurnEnded))
@@ -187,7 +213,7 @@ mod tests {
                 (name("c"), Trigger::TurnEnded)
             ]
         );
-        schedule.done(now, &name("b"), None);
+        schedule.done(now, &name("b"), false, None);
         assert_eq!(schedule.next(now), Some((name("a"), Trigger::Time)));
     }
 
@@ -197,7 +223,34 @@ mod tests {
         schedule.pause();
         schedule.rests(now, &name("a"), MINUTE);
         assert_eq!((schedule.next(now), schedule.wakeup()), (None, None));
-        schedule.resume();
+        schedule.resume(now);
         assert!(schedule.next(now).is_some());
+    }
+
+    /// Three that fail because the root goes: the first before that is known, the second after it is
+    /// back, and the third was under way all the time and could be made.
+    #[test]
+    fn what_fails_while_the_root_is_away_is_due_again_as_soon_as_it_is_back() {
+        let (mut schedule, now) = (Schedule::default(), Instant::now());
+        schedule.rests(now, &name("a"), MINUTE);
+        schedule.next(now).unwrap();
+        schedule.done(now, &name("a"), true, Some(5 * MINUTE));
+        for other in ["b", "c"] {
+            schedule.rests(now, &name(other), MINUTE);
+            schedule.next(now).unwrap();
+        }
+        schedule.pause();
+        schedule.done(now, &name("c"), false, None);
+        assert_eq!(schedule.next(now + 9 * MINUTE), None);
+        let back = now + MINUTE;
+        schedule.resume(back);
+        assert_eq!(schedule.next(back), Some((name("a"), Trigger::Time)));
+        schedule.done(back, &name("b"), true, Some(5 * MINUTE));
+        assert_eq!(schedule.next(back), Some((name("b"), Trigger::Time)));
+        schedule.done(back, &name("a"), false, None);
+        schedule.done(back, &name("b"), true, Some(5 * MINUTE));
+        // It has a reason of its own, then.
+        assert_eq!(schedule.next(back), None);
+        assert_eq!(schedule.wakeup(), Some(back + 5 * MINUTE));
     }
 }
