@@ -1,15 +1,17 @@
 //! Other programs, run to their end or to a limit.
 
-use std::io::{self, Write as _};
+use std::io::Write as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::process::Pidfd;
-use crate::error::{Context as _, Result, bail};
+use crate::error::{Context as _, Result, bail, ensure};
 
 /// What a command said.
 #[derive(Debug)]
@@ -64,15 +66,9 @@ fn run_to_its_end(command: &mut Command, input: &[u8], limit: Duration) -> Resul
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        let input = input.to_vec();
-        // Who does not read blocks this thread only, until it ends.
-        std::thread::spawn(move || stdin.write_all(&input).ok());
-    }
-    let pidfd = Pidfd::of_child(&child);
-    let stdout = read_aside(child.stdout.take());
-    let stderr = read_aside(child.stderr.take());
-    let ended = pidfd.is_none_or(|pidfd| pidfd.wait(Some(Instant::now() + limit)));
+    feed(&mut child, input.to_vec());
+    let mut ears = Ears::of(&mut child);
+    let ended = ears.hear(Instant::now() + limit);
     if !ended {
         child.kill().ok();
     }
@@ -82,14 +78,13 @@ fn run_to_its_end(command: &mut Command, input: &[u8], limit: Duration) -> Resul
     if !ended {
         bail!("{name} did not end within {} s", limit.as_secs_f32());
     }
-    let text = |pipe: &mpsc::Receiver<Vec<u8>>| {
-        let bytes = pipe.recv_timeout(PIPE_LIMIT).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
+    ears.hear_the_rest(Instant::now());
     Ok(Output {
         status,
-        stdout: text(&stdout),
-        stderr: text(&stderr).trim().to_owned(),
+        stdout: String::from_utf8_lossy(&ears.stdout.heard).into_owned(),
+        stderr: String::from_utf8_lossy(&ears.stderr.heard)
+            .trim()
+            .to_owned(),
     })
 }
 
@@ -110,6 +105,18 @@ pub struct Exchange {
 /// # Errors
 /// It cannot be started, or it took too long.
 pub fn exchange(command: &mut Command, input: Vec<u8>, until: Instant) -> Result<Exchange> {
+    hear_out(command, input, until, || {
+        until.max(Instant::now() + PIPE_LIMIT)
+    })
+}
+
+/// As [`exchange`]; `rest`, asked at its end, says until when its answer may take to end too.
+fn hear_out(
+    command: &mut Command,
+    input: Vec<u8>,
+    until: Instant,
+    rest: impl Fn() -> Instant,
+) -> Result<Exchange> {
     let name = command.get_program().to_string_lossy().into_owned();
     let stdin = if input.is_empty() {
         Stdio::null()
@@ -124,19 +131,13 @@ pub fn exchange(command: &mut Command, input: Vec<u8>, until: Instant) -> Result
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pidfd = Pidfd::of_child(&child);
-    let stdout = read_aside(child.stdout.take());
-    let stderr = read_aside(child.stderr.take());
-    if let Some(mut pipe) = child.stdin.take() {
-        // A program that ends early closes its end; its own words say why.
-        std::thread::spawn(move || pipe.write_all(&input).ok());
-    }
-    let wait = |until| pidfd.as_ref().is_none_or(|pidfd| pidfd.wait(Some(until)));
-    let ended = wait(until);
+    feed(&mut child, input);
+    let mut ears = Ears::of(&mut child);
+    let ended = ears.hear(until);
     if !ended && let Some(group) = group {
         // First a word, so that it removes its own temporary files and locks.
         rustix::process::kill_process_group(group, rustix::process::Signal::TERM).ok();
-        wait(Instant::now() + TERM_GRACE);
+        ears.hear(Instant::now() + TERM_GRACE);
         // Not waited for yet, so the number still names its group.
         rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
     }
@@ -147,16 +148,17 @@ pub fn exchange(command: &mut Command, input: Vec<u8>, until: Instant) -> Result
         bail!("{name} did not end in time");
     }
     // Half an answer is none, least of all an empty one: "nothing has changed" is said by saying nothing.
-    let left = until.saturating_duration_since(Instant::now());
-    let stdout = stdout
-        .recv_timeout(left.max(PIPE_LIMIT))
-        .ok()
-        .with_context(|| format!("{name} has ended, and its answer has no end"))?;
-    let text = stderr.recv_timeout(PIPE_LIMIT).unwrap_or_default();
+    ears.hear_the_rest(rest());
+    ensure!(
+        ears.stdout.pipe.is_none(),
+        "{name} has ended, and its answer has no end"
+    );
     Ok(Exchange {
         status,
-        stdout,
-        stderr: String::from_utf8_lossy(&text).trim().to_owned(),
+        stdout: ears.stdout.heard,
+        stderr: String::from_utf8_lossy(&ears.stderr.heard)
+            .trim()
+            .to_owned(),
     })
 }
 
@@ -166,18 +168,141 @@ const TERM_GRACE: Duration = Duration::from_millis(300);
 /// A command that has ended may have left a child behind that keeps its pipes open.
 const PIPE_LIMIT: Duration = Duration::from_secs(2);
 
-/// Reads a pipe to its end in a thread of its own, so that a full one blocks nobody.
-fn read_aside(pipe: Option<impl io::Read + Send + 'static>) -> mpsc::Receiver<Vec<u8>> {
-    let (done, read) = mpsc::channel();
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            // What could be read before an error is still worth showing.
-            pipe.read_to_end(&mut bytes).ok();
+/// Gives a child what it is to read, in a thread of its own: one that does not read blocks nobody else.
+fn feed(child: &mut Child, input: Vec<u8>) {
+    if let Some(mut pipe) = child.stdin.take() {
+        // A program that ends early closes its end; its own words say why.
+        std::thread::spawn(move || pipe.write_all(&input).ok());
+    }
+}
+
+/// A child's end, and what it says until then, heard in one place.
+///
+/// What a process has written is in the pipe before the process ends. So after its end a pipe that is
+/// empty, whoever else holds it open, has given all that the process itself had to say; no time has to
+/// pass to know that.
+struct Ears {
+    end: Option<Pidfd>,
+    stdout: Ear,
+    stderr: Ear,
+}
+
+struct Ear {
+    /// `None`: nobody can write to it any more.
+    pipe: Option<OwnedFd>,
+    heard: Vec<u8>,
+    /// Bytes that were in the pipe at the child's end, and have not been read yet.
+    owed: usize,
+}
+
+impl Ear {
+    fn of(pipe: Option<impl Into<OwnedFd>>) -> Self {
+        Self {
+            pipe: pipe.map(Into::into),
+            heard: Vec::new(),
+            owed: 0,
         }
-        done.send(bytes).ok();
-    });
-    read
+    }
+
+    fn count_owed(&mut self) {
+        let waiting = self.pipe.as_ref().map(rustix::io::ioctl_fionread);
+        let waiting = waiting.and_then(Result::ok).unwrap_or(0);
+        self.owed = usize::try_from(waiting).unwrap_or(usize::MAX);
+    }
+
+    /// Reads once, where there is something to be read.
+    fn read(&mut self) {
+        let Some(pipe) = &self.pipe else {
+            return;
+        };
+        let mut buffer = [0; 16 << 10];
+        match rustix::io::read(pipe, &mut buffer) {
+            Ok(0) => self.pipe = None,
+            Ok(length) => {
+                self.heard.extend(&buffer[..length]);
+                self.owed = self.owed.saturating_sub(length);
+            }
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            // What could be read before an error is still worth showing.
+            Err(_) => self.pipe = None,
+        }
+    }
+}
+
+impl Ears {
+    fn of(child: &mut Child) -> Self {
+        Self {
+            end: Pidfd::of_child(child),
+            stdout: Ear::of(child.stdout.take()),
+            stderr: Ear::of(child.stderr.take()),
+        }
+    }
+
+    /// Listens until the child has ended, at most until `until`. Returns whether it has ended. Where its end
+    /// cannot be waited for, the end of its words stands for it.
+    fn hear(&mut self, until: Instant) -> bool {
+        while let Some(end) = self.end.take() {
+            let woke = self.wait(Some(end.as_fd()), until);
+            let has_ended = woke.first().is_some_and(|woke| *woke);
+            self.end = Some(end);
+            if has_ended {
+                return true;
+            }
+            if woke.is_empty() {
+                return false;
+            }
+        }
+        self.hear_the_rest(until);
+        true
+    }
+
+    /// After the child's end: what is in the pipes, and what others that hold them say until `until`.
+    fn hear_the_rest(&mut self, until: Instant) {
+        self.stdout.count_owed();
+        self.stderr.count_owed();
+        while self.stdout.pipe.is_some() || self.stderr.pipe.is_some() {
+            let is_told = self.stdout.owed == 0 && self.stderr.owed == 0;
+            // Others may go on for ever.
+            if is_told && Instant::now() >= until {
+                return;
+            }
+            if self.wait(None, until).is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for an end or for words, and takes the words. Returns for each of what was waited for, in
+    /// the order of `end`, output, errors, whether it woke; nothing where the time was up.
+    fn wait(&mut self, end: Option<BorrowedFd<'_>>, until: Instant) -> Vec<bool> {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec {
+            tv_sec: 60,
+            tv_nsec: 0,
+        });
+        let pipes = [&self.stdout.pipe, &self.stderr.pipe];
+        let pipes = pipes.into_iter().flatten().map(AsFd::as_fd);
+        let mut fds: Vec<PollFd<'_>> = end
+            .into_iter()
+            .chain(pipes)
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        let count = poll(&mut fds, Some(&timeout));
+        let woke: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        match count {
+            Err(Errno::INTR) => return vec![false; woke.len()],
+            // A machine that cannot wait tells nothing either.
+            Ok(0) | Err(_) => return Vec::new(),
+            Ok(_) => {}
+        }
+        let mut pipes = woke.iter().skip(usize::from(end.is_some()));
+        for ear in [&mut self.stdout, &mut self.stderr] {
+            if ear.pipe.is_some() && pipes.next() == Some(&true) {
+                ear.read();
+            }
+        }
+        woke
+    }
 }
 
 #[cfg(test)]
@@ -197,6 +322,48 @@ mod tests {
         assert!(error.to_string().contains("did not end"), "{error}");
     }
 
+    /// Nobody waits for it: it is ended as soon as its number is known.
+    fn end_who_holds_the_pipe(file: &std::path::Path) {
+        let left = fs::read_to_string(file).unwrap().trim().parse().unwrap();
+        ProcessId::of(left)
+            .unwrap()
+            .open()
+            .unwrap()
+            .signal(Signal::Kill);
+    }
+
+    #[test]
+    fn what_a_command_itself_said_is_whole_while_another_process_holds_its_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let mut command = Command::new("sh");
+        command
+            .args([
+                "-c",
+                "tail -f /dev/null & echo $! >\"$0\"; head -c 300000 /dev/zero; echo end; echo why >&2",
+            ])
+            .arg(&file);
+        let said = run(&mut command, Duration::from_secs(600));
+        end_who_holds_the_pipe(&file);
+        let said = said.unwrap();
+        assert_eq!(said.stdout.len(), 300_004);
+        assert!(said.stdout.ends_with("end\n"));
+        assert_eq!(said.stderr, "why");
+    }
+
+    #[test]
+    fn a_process_that_goes_on_writing_into_the_pipe_of_a_command_that_has_ended_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo said; yes & echo $! >\"$0\""])
+            .arg(&file);
+        let said = run(&mut command, Duration::from_secs(600)).unwrap();
+        assert!(said.stdout.starts_with("said\n"));
+        // It has ended by itself, since nobody reads what it writes, or does so at its next word.
+    }
+
     #[test]
     fn an_answer_that_has_no_end_is_an_error_and_not_an_empty_answer() {
         let dir = tempfile::tempdir().unwrap();
@@ -205,18 +372,12 @@ mod tests {
         command
             .args(["-c", "tail -f /dev/null & echo $! >\"$0\""])
             .arg(&file);
-        let soon = Instant::now() + Duration::from_secs(1);
-        let said = exchange(&mut command, Vec::new(), soon);
-        let left = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
-        ProcessId::of(left)
-            .unwrap()
-            .open()
-            .unwrap()
-            .signal(Signal::Kill);
+        let late = Instant::now() + Duration::from_secs(600);
+        let said = hear_out(&mut command, Vec::new(), late, Instant::now);
+        end_who_holds_the_pipe(&file);
         assert!(said.is_err(), "{said:?}");
         let mut command = Command::new("sh");
-        let limit = Instant::now() + Duration::from_secs(10);
-        let said = exchange(command.args(["-c", "echo said"]), Vec::new(), limit).unwrap();
+        let said = exchange(command.args(["-c", "echo said"]), Vec::new(), late).unwrap();
         assert_eq!(said.stdout, b"said\n");
     }
 }

@@ -1,7 +1,7 @@
 //! Processes by identity, never by number alone: a pid is reused, a pid with its start time is not.
 
 use std::fs::{self, File};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -72,6 +72,12 @@ pub fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
 #[derive(Debug)]
 pub struct Pidfd {
     fd: OwnedFd,
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl Pidfd {
