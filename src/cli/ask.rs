@@ -35,7 +35,10 @@ pub(super) fn status_at(at: &Path) -> Result<Status> {
     };
     // Where nothing is there any more, the path stands for itself.
     let dir = std::fs::canonicalize(at).unwrap_or_else(|_| at.to_path_buf());
-    status_without_root(&dir).ok_or(error)
+    match status_without_root(&dir) {
+        Ok(status) => status.ok_or(error),
+        Err(silent) => Err(silent.context(format!("{error:#}"))),
+    }
 }
 
 /// The agents of a status that are named; all of them where none is.

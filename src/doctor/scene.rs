@@ -117,7 +117,7 @@ impl Scene {
         let status = match &root {
             Ok(root) => Some(status(root)),
             // Its disk may have gone away under a keeper, which can tell more than we can see.
-            Err(_) => status_without_root(at).map(Ok),
+            Err(_) => status_without_root(at).transpose(),
         };
         let unit = machine.read(&format!("{}/{}", units::UNIT_DIR, units::KEEPER));
         let has_units = unit.as_deref().and_then(units::version_of).is_some();

@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::protocol::{Reply, Request};
 use super::runtime::{self, Holder};
 use super::status::Status;
-use crate::error::{Context as _, Hint as _, Result};
+use crate::error::{Context as _, Hint as _, Result, anyhow};
 use crate::root::Root;
 
 /// The keeper answers within milliseconds; this is for a machine that is on its knees.
@@ -34,17 +35,46 @@ pub fn ask(root: &Root, request: &Request, patience: Duration) -> Result<Option<
 
 /// How everything stands at a root whose disk is away, as the keeper that still runs for it says over
 /// its socket, which is elsewhere. `None` where no keeper says that this is its root.
-#[must_use]
-pub fn status_without_root(dir: &Path) -> Option<Status> {
-    runtime::sockets().into_iter().find_map(|socket| {
-        let answer = ask_at(&socket, 0, &Request::Status, AWAY_PATIENCE);
-        let status: Status = serde_json::from_value(answer.ok()??).ok()?;
-        (status.root == dir).then_some(status)
-    })
+///
+/// # Errors
+/// None says so, and some keeper did not answer: it may be the one.
+pub fn status_without_root(dir: &Path) -> Result<Option<Status>> {
+    let (tell, told) = mpsc::channel();
+    // All at once: those of other roots are asked too, and need not be well.
+    for socket in runtime::sockets() {
+        let tell = tell.clone();
+        let ask = move || {
+            let answer = ask_at(&socket, 0, &Request::Status, PATIENCE);
+            tell.send((socket, answer)).ok();
+        };
+        std::thread::Builder::new()
+            .name("ask".into())
+            .spawn(ask)
+            .context("cannot start a thread that asks a keeper")?;
+    }
+    drop(tell);
+    let mut silent = None;
+    for (socket, answer) in told {
+        match answer {
+            Ok(data) => {
+                let status: Option<Status> =
+                    data.and_then(|data| serde_json::from_value(data).ok());
+                if let Some(status) = status.filter(|status| status.root == dir) {
+                    return Ok(Some(status));
+                }
+            }
+            Err(_) => silent = Some(socket),
+        }
+    }
+    match silent {
+        None => Ok(None),
+        Some(socket) => Err(anyhow!(
+            "the keeper at {} does not answer, and may be the one of this root",
+            socket.display()
+        ))
+        .hint("try again in a minute; the keepers that run: pgrep -a spotkeep"),
+    }
 }
-
-/// Keepers of other roots are asked too, and need not be well.
-const AWAY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The directories in which it shows that something has changed: records, the journal, saves, and what
 /// Claude says of itself. To be watched; what shows in none of them has to be asked for.
