@@ -317,7 +317,11 @@ fn unknown<'a>(
         .filter(|(process, _)| others::variable(process.pid, agent::MARKER).is_none())
         // Helpers of a Claude carry its name too.
         .filter(|(process, _)| process::session_of(process.pid) == Some(process.pid))
-        .filter(|(process, _)| !is_of_the_daemon(&others::arguments(process.pid)))
+        .filter(|(process, _)| {
+            let words = others::arguments(process.pid);
+            // Without words it has ended, or is just becoming another program.
+            !words.is_empty() && !is_of_the_daemon(&words)
+        })
         .map(|(process, _)| {
             format!(
                 "pid {} is a claude that does not say its session: it starts, or a dialog is open in it",

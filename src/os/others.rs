@@ -39,10 +39,14 @@ pub fn variable(pid: i32, name: &str) -> Option<OsString> {
     })
 }
 
-/// The arguments of a process, its program among them.
+/// The arguments of a process, its program among them; none where it has ended, or is just becoming
+/// another program.
 #[must_use]
 pub fn arguments(pid: i32) -> Vec<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if line.is_empty() {
+        return Vec::new();
+    }
     let line = line.strip_suffix(&[0]).unwrap_or(&line);
     line.split(|byte| *byte == 0)
         .map(|word| String::from_utf8_lossy(word).into_owned())
