@@ -26,8 +26,12 @@ const UNIT_LIMIT: Duration = Duration::from_secs(5);
 
 const INSTALL: &str = "install tmux (3.2 or newer), such as: sudo apt-get install tmux";
 
-/// How long tmux may take to notice that a pane's process has ended.
-const REAP_LIMIT: Duration = Duration::from_secs(2);
+/// The first and the longest pause between two questions whether tmux has noticed that a pane's process
+/// has ended: it does within some 10 ms, and a crowded machine is not to be crowded further.
+const REAP_PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(320));
+
+/// How often in a row tmux may not answer at all, each time for [`LIMIT`].
+const SILENT_MAX: u32 = 6;
 
 /// Agents do not start in a tiny terminal; a detached session has no other size than this.
 /// `remain-on-exit` keeps the exit status, and what was last on the screen.
@@ -177,30 +181,43 @@ impl Tmux {
         match ProcessId::of(pid) {
             Some(process) => Ok(process),
             None => {
+                let ended = ProcessId { pid, start_time: 0 };
+                let exit = self.exit_of(name, ended, || false);
                 let words = self.last_words(name).unwrap_or_default();
-                bail!("it ended at once: {} ({words})", self.exit_of(name));
+                bail!("it ended at once: {exit} ({words})");
             }
         }
     }
 
-    /// How the process of an agent's pane ended. Waits a moment for tmux to notice.
+    /// How the process of an agent's pane ended, once tmux has heard of it: until then nobody can say whether
+    /// it was done. `give_up` ends the wait.
     #[must_use]
-    pub fn exit_of(&self, name: &AgentName) -> Exit {
-        let until = Instant::now() + REAP_LIMIT;
-        loop {
-            let Ok(answer) = self.display(name, output::EXIT) else {
-                return Exit::Unseen;
-            };
-            if let Some(exit) = output::exit(&answer) {
-                return exit;
+    pub fn exit_of(
+        &self,
+        name: &AgentName,
+        process: ProcessId,
+        give_up: impl Fn() -> bool,
+    ) -> Exit {
+        let (mut pause, mut silent) = (REAP_PAUSES.0, 0);
+        while !give_up() {
+            match self.raw(&["display-message", "-p", "-t", &pane(name), output::EXIT]) {
+                Ok(said) if said.status.success() => {
+                    silent = 0;
+                    if let Some(exit) = output::exit(said.stdout.trim_end(), process.pid) {
+                        return exit;
+                    }
+                }
+                Ok(_) => return Exit::Unseen, // The pane is gone, or the server.
+                // A server that hangs is not one that knows nothing.
+                Err(_) if silent < SILENT_MAX => silent += 1,
+                Err(_) => return Exit::Unseen,
             }
             self.remind_of_children();
-            if Instant::now() >= until {
-                return Exit::Unseen;
-            }
             // tmux has no way to wait for a pane's end that survives the pane's own end.
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(REAP_PAUSES.1);
         }
+        Exit::Unseen
     }
 
     /// Where tmux is built with utempter, as Debian does, it loses about one SIGCHLD in seven
@@ -416,15 +433,15 @@ mod tests {
             let pidfd = process.open().unwrap();
             (process, pidfd)
         };
-        let (_, pidfd) = run("read line; exit 3");
+        let (process, pidfd) = run("read line; exit 3");
         tmux.paste(&name, "go").unwrap();
         tmux.press_enter(&name).unwrap();
-        assert!(pidfd.wait(Some(Instant::now() + LIMIT)));
-        assert_eq!(tmux.exit_of(&name), Exit::Code(3));
+        assert!(pidfd.wait(None));
+        let exit_of = |process| tmux.exit_of(&name, process, || false);
+        assert_eq!(exit_of(process), Exit::Code(3));
         let (process, pidfd) = run("echo here; exec tail -f /dev/null");
-        let until = Instant::now() + LIMIT;
         while !tmux.screen(&name).unwrap().contains("here") {
-            assert!(Instant::now() < until, "it says nothing");
+            std::thread::yield_now();
         }
         assert_eq!(
             process.pid,
@@ -433,12 +450,9 @@ mod tests {
                 .parse::<i32>()
                 .unwrap()
         );
-        while !tmux.screen(&name).unwrap().contains("here") {
-            std::thread::yield_now();
-        }
         pidfd.signal(process::Signal::Kill);
-        assert!(pidfd.wait(Some(Instant::now() + LIMIT)));
-        assert_eq!(tmux.exit_of(&name), Exit::Signal(9));
+        assert!(pidfd.wait(None));
+        assert_eq!(exit_of(process), Exit::Signal(9));
         // The news of its end scrolls the screen by a line.
         assert!(tmux.history(&name, 10).unwrap().contains("here"));
     }

@@ -1,5 +1,6 @@
 //! What tmux prints: the list of panes, the end of a process, and screens, on which an agent can show anything.
 
+use spotkeep::agent::Exit;
 use spotkeep::claude::screen;
 use spotkeep::state::AgentName;
 use spotkeep::tmux::output;
@@ -7,8 +8,8 @@ use spotkeep::tmux::output;
 /// Reads it as each of them.
 pub fn check(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    if output::exit(&text).is_some() {
-        assert!(text.starts_with("1 "), "{text:?}");
+    if output::exit(&text, 7).is_some_and(|exit| exit != Exit::Unseen) {
+        assert!(text.starts_with("7 1 "), "{text:?}");
     }
     only_its_own_session_tells_of_an_agent(&text);
     for count in 0..4 {

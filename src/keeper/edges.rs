@@ -126,7 +126,7 @@ impl Edges {
                     true => Exit::Unseen,
                     // tmux has to notice in any case, or it keeps the pane for alive.
                     false => {
-                        let seen = tmux.exit_of(&name);
+                        let seen = tmux.exit_of(&name, process, || door.is_closed());
                         out_of_memory(launch.as_ref()).unwrap_or(seen)
                     }
                 };

@@ -7,7 +7,7 @@ use crate::state::AgentName;
 pub const PANES: &str = "#{session_name} #{pane_dead}";
 
 /// The format of the answer that [`exit`] reads.
-pub const EXIT: &str = "#{pane_dead} #{pane_dead_status} #{pane_dead_signal}";
+pub const EXIT: &str = "#{pane_pid} #{pane_dead} #{pane_dead_status} #{pane_dead_signal}";
 
 /// Whether the process of an agent's pane has ended, out of a list of all panes; `None`: there is no session
 /// of this name. A session that somebody else made may be called anything, so also `agent-1 0`.
@@ -20,15 +20,18 @@ pub fn pane_is_dead(panes: &str, name: &AgentName) -> Option<bool> {
         .map(|(_, dead)| dead == "1")
 }
 
-/// How the process of a pane ended; `None` while tmux does not know: it sees the terminal close before it
-/// hears of the end.
+/// How the process `pid` of a pane ended; `None` while tmux does not know: it sees the terminal close before
+/// it hears of the end.
 #[must_use]
-pub fn exit(answer: &str) -> Option<Exit> {
-    let mut fields = answer.splitn(3, ' ');
-    if fields.next() != Some("1") {
+pub fn exit(answer: &str, pid: i32) -> Option<Exit> {
+    let mut fields = answer.splitn(4, ' ');
+    let mut number = || fields.next()?.trim().parse().ok();
+    if number() != Some(pid) {
+        return Some(Exit::Unseen); // Another one runs in it now.
+    }
+    if number() != Some(1) {
         return None;
     }
-    let mut number = || fields.next()?.trim().parse().ok();
     match (number(), number()) {
         (_, Some(signal)) => Some(Exit::Signal(signal)),
         (Some(status), None) => Some(Exit::Code(status)),
@@ -63,10 +66,12 @@ mod tests {
 
     #[test]
     fn an_end_is_read_only_once_it_is_known() {
-        assert_eq!(exit("0  "), None);
-        assert_eq!(exit("1  "), None);
-        assert_eq!(exit("1 143 "), Some(Exit::Code(143)));
-        assert_eq!(exit("1  9"), Some(Exit::Signal(9)));
+        assert_eq!(exit("7 0  ", 7), None);
+        assert_eq!(exit("7 1  ", 7), None);
+        assert_eq!(exit("7 1 143 ", 7), Some(Exit::Code(143)));
+        assert_eq!(exit("7 1  9", 7), Some(Exit::Signal(9)));
+        assert_eq!(exit("8 0  ", 7), Some(Exit::Unseen));
+        assert_eq!(exit("", 7), Some(Exit::Unseen));
     }
 
     #[test]
