@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Message;
 use super::checkpoints::{Checkpoints, Made};
@@ -33,6 +33,16 @@ use crate::tmux::{self, Tmux};
 
 /// A watcher only waits and asks tmux once.
 const SMALL_STACK: usize = 256 << 10;
+
+/// How long systemd is asked whether the machine goes down, after a save that it was said to.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The same after a SIGTERM: the unit is killed after 22 s, and what can be made safe until then takes
+/// its time too.
+const SIGTERM_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two questions.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// All that actions need.
 pub struct Edges {
@@ -102,9 +112,9 @@ impl Edges {
             Action::Save(notice) => self.save(core, notice),
             Action::LookForWork => self.look_for_work(core),
             Action::PowerOff => self.power_off(),
-            Action::AskShutdown => {
-                self.aside("ask-shutdown", || Event::ShuttingDown(is_shutting_down()));
-            }
+            Action::AskShutdown => self.aside("ask-shutdown", || {
+                Some(Event::ShuttingDown(is_shutting_down(SHUTDOWN_PATIENCE)))
+            }),
         }
     }
 
@@ -229,12 +239,15 @@ impl Edges {
         }
     }
 
-    /// Whatever may take its time is done aside: a tmux that hangs must not keep a notice waiting.
-    pub(super) fn aside(&self, what: &str, work: impl FnOnce() -> Event + Send + 'static) {
+    /// Whatever may take its time is done aside: a tmux that hangs must not keep a notice waiting. Work
+    /// that found nothing out is no event.
+    pub(super) fn aside(&self, what: &str, work: impl FnOnce() -> Option<Event> + Send + 'static) {
         let messages = self.messages.clone();
         let thread = std::thread::Builder::new().name(what.into());
         let spawned = thread.spawn(move || {
-            messages.send(Message::Event(work())).ok();
+            if let Some(event) = work() {
+                messages.send(Message::Event(event)).ok();
+            }
         });
         if let Err(error) = spawned {
             tracing::error!("cannot {what}: {error}");
@@ -244,28 +257,30 @@ impl Edges {
     pub(super) fn ask_whether_going_down(&self) {
         let messages = self.messages.clone();
         let ask = move || {
-            messages.send(Message::GoingDown(is_shutting_down())).ok();
+            let answer = is_shutting_down(SIGTERM_PATIENCE);
+            messages.send(Message::GoingDown(answer)).ok();
         };
         let thread = std::thread::Builder::new().name("ask-shutdown".into());
         if let Err(error) = thread.spawn(ask) {
             tracing::error!("cannot ask systemd: {error}");
-            self.messages.send(Message::GoingDown(false)).ok();
+            self.messages.send(Message::GoingDown(None)).ok();
         }
     }
 
     fn look_at_screen(&self, name: AgentName, attempt: Attempt) {
         let tmux = self.tmux.clone();
         self.aside("look-at-screen", move || {
-            let blocker = tmux.screen(&name).ok().and_then(|screen| {
-                let blocker = claude::screen::blocker(&screen)?;
+            // A pane that could not be looked at shows no dialog, and does not show that there is none.
+            let screen = tmux.screen(&name).ok()?;
+            let blocker = claude::screen::blocker(&screen).map(|blocker| {
                 let shown = tmux::output::last_lines(&screen, 4);
-                Some(format!("{blocker}; {} ({shown})", blocker.remedy()))
+                format!("{blocker}; {} ({shown})", blocker.remedy())
             });
-            Event::Screen {
+            Some(Event::Screen {
                 name,
                 attempt,
                 blocker,
-            }
+            })
         });
     }
 
@@ -283,12 +298,12 @@ impl Edges {
             let text = claude::note::nudge(stop);
             let refused = typing::nudge(&tmux, &name, &text, is_idle)
                 .unwrap_or_else(|error| Some(format!("{error:#}")));
-            Event::Nudged {
+            Some(Event::Nudged {
                 name,
                 process,
                 in_a_row,
                 refused,
-            }
+            })
         });
     }
 
@@ -447,12 +462,47 @@ fn out_of_memory(launch: Option<&Launch>) -> Option<Exit> {
     Some(Exit::OutOfMemory(leaf.out_of_memory()?.limit))
 }
 
-/// Whether systemd is taking the machine down.
-pub(super) fn is_shutting_down() -> bool {
-    Path::new("/run/systemd/system").exists()
-        && command::run(
-            std::process::Command::new("systemctl").arg("is-system-running"),
-            Duration::from_secs(2),
-        )
-        .is_ok_and(|output| output.stdout.trim() == "stopping")
+/// Whether systemd is taking the machine down; asked until it says so, at most for `patience`. `None`:
+/// it did not say, and both may be so.
+pub(super) fn is_shutting_down(patience: Duration) -> Option<bool> {
+    let until = Instant::now() + patience;
+    loop {
+        if !Path::new("/run/systemd/system").exists() {
+            return Some(false);
+        }
+        let mut ask = std::process::Command::new("systemctl");
+        ask.arg("is-system-running");
+        let left = until.saturating_duration_since(Instant::now());
+        let said = command::run(&mut ask, left.max(ASK_AGAIN));
+        if let Some(answer) = said.ok().and_then(|said| going_down(&said.stdout)) {
+            return Some(answer);
+        }
+        if Instant::now() >= until {
+            return None;
+        }
+        std::thread::sleep(ASK_AGAIN);
+    }
+}
+
+/// What the states of systemctl(1) say of that; `unknown` is its word for not having been told.
+fn going_down(state: &str) -> Option<bool> {
+    match state.trim() {
+        "stopping" => Some(true),
+        "initializing" | "starting" | "running" | "degraded" | "maintenance" | "offline" => {
+            Some(false)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_systemd_that_says_nothing_is_not_taken_for_one_that_says_no() {
+        assert_eq!(going_down("stopping\n"), Some(true));
+        assert_eq!(going_down("degraded\n"), Some(false));
+        assert_eq!((going_down(""), going_down("unknown\n")), (None, None));
+    }
 }

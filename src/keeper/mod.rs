@@ -105,8 +105,8 @@ enum Message {
     /// The length of the notice, as this VM's metadata have it.
     NoticeLength(Duration),
     SaveEnded(Box<Manifest>),
-    /// After a SIGTERM of systemd: whether the machine goes down.
-    GoingDown(bool),
+    /// After a SIGTERM of systemd: whether the machine goes down, where that is known.
+    GoingDown(Option<bool>),
     Ground(Ground),
     Checkpointed(checkpoints::Made),
     /// How telling somebody went.
@@ -289,12 +289,13 @@ impl Keeper {
             Message::Journal(what) => self.edges.write(None, &what),
             Message::NoticeLength(length) => self.notice_length = Some(length),
             Message::SaveEnded(manifest) => self.save_ended(*manifest),
-            Message::GoingDown(true) => self.handle(Event::Notice(Notice::new(
+            Message::GoingDown(Some(true)) => self.handle(Event::Notice(Notice::new(
                 Source::Signal,
                 Instant::now(),
                 None,
             ))),
-            Message::GoingDown(false) => self.end = Some(End::LetGo),
+            Message::GoingDown(Some(false)) => self.end = Some(End::LetGo),
+            Message::GoingDown(None) => self.save_and_let_go(),
             Message::Ground(ground) => self.ground(ground),
             // What fails while the root is away is no news, and is tried again when it is back.
             Message::Checkpointed(made) if self.lost.is_some() && made.has_failed() => {}
@@ -353,6 +354,17 @@ impl Keeper {
         } else if self.core.notice().is_none() {
             self.end = Some(End::LetGo);
         } // Nobody ends a save by asking twice.
+    }
+
+    /// All is made safe and nothing is ended, which is right whether the machine goes or stays.
+    fn save_and_let_go(&mut self) {
+        let what = "systemd does not say whether the machine goes down; saved, and agents go on";
+        self.edges.write(None, &What::Trouble { what: what.into() });
+        let notice = Notice::new(Source::Signal, Instant::now(), None);
+        let messages = self.edges.messages.clone();
+        self.edges.save_in_passing(&self.core, notice, move |_| {
+            messages.send(Message::GoingDown(Some(false))).ok();
+        });
     }
 
     fn save_ended(&mut self, manifest: Manifest) {

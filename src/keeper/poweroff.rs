@@ -31,7 +31,7 @@ impl Edges {
                 left.find(|left| process::session_of(left.pid) != own)
                     .map(|left| format!("{name} has left {} running", left.pid))
             });
-            Event::LookedForWork(found)
+            Some(Event::LookedForWork(found))
         });
     }
 

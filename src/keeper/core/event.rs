@@ -242,8 +242,8 @@ pub enum Event {
     },
     /// The save has done what it could.
     SaveEnded,
-    /// Whether the machine is shutting down, asked for by [`Action::AskShutdown`].
-    ShuttingDown(bool),
+    /// Whether the machine is shutting down, asked for by [`Action::AskShutdown`]; `None`: nobody could say.
+    ShuttingDown(Option<bool>),
     /// A human says that this life goes on after its notice.
     Survived,
 }

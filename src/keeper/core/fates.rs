@@ -124,8 +124,8 @@ fn news_of_another_launch_or_process_changes_nothing() {
     for event in [
         Event::Survived,
         Event::SaveEnded,
-        Event::ShuttingDown(true),
-        Event::ShuttingDown(false),
+        Event::ShuttingDown(Some(true)),
+        Event::ShuttingDown(Some(false)),
     ] {
         assert_eq!(core.step(now, event.clone()), [], "{event:?}");
     }
@@ -281,7 +281,7 @@ fn the_first_notice_counts_and_is_written_down_with_the_time_that_it_leaves() {
     let actions = core.step(now, wish(Wanted::Stopped));
     assert!(ended(&actions).is_empty());
     assert_eq!(core.step(now, restart(false)), []);
-    assert_eq!(core.step(now, Event::ShuttingDown(false)), []);
+    assert_eq!(core.step(now, Event::ShuttingDown(Some(false))), []);
     assert!(core.is_closed());
 }
 

@@ -278,12 +278,14 @@ impl Core {
             } => self.screen(now, &name, attempt, blocker, out),
             Event::Exited { name, process, end } => self.exited(now, &name, process, end, out),
             Event::SaveEnded => self.end_save(now, out),
-            Event::ShuttingDown(true) => {
+            Event::ShuttingDown(Some(false)) => {
+                self.survived("the machine was not taken away", out)
+            }
+            Event::ShuttingDown(Some(true) | None) => {
                 if let Phase::Over { check_at } = &mut self.phase {
                     *check_at = Some(now + SURVIVED_AFTER);
                 }
             }
-            Event::ShuttingDown(false) => self.survived("the machine was not taken away", out),
             Event::Survived => self.survived("a human said so", out),
         }
     }

@@ -24,11 +24,14 @@ fn a_machine_that_is_not_taken_away_resumes_its_fleet_a_minute_after_the_deadlin
     let due = core.next_wakeup().unwrap();
     assert_eq!(due, notice.deadline.at() + minute);
     assert_eq!(tick(&mut core, due), [Action::AskShutdown]);
-    // While systemd is at it, nothing starts, and it is asked again.
-    assert!(core.step(due, Event::ShuttingDown(true)).is_empty());
-    let later = due + minute;
-    assert_eq!(tick(&mut core, later), [Action::AskShutdown]);
-    let actions = core.step(later, Event::ShuttingDown(false));
+    // While systemd is at it, or says nothing, nothing starts, and it is asked again.
+    let mut later = due;
+    for answer in [Some(true), None] {
+        assert!(core.step(later, Event::ShuttingDown(answer)).is_empty());
+        later += minute;
+        assert_eq!(tick(&mut core, later), [Action::AskShutdown]);
+    }
+    let actions = core.step(later, Event::ShuttingDown(Some(false)));
     assert!(matches!(
         actions[0],
         Action::Journal(None, What::Survived { .. })
