@@ -53,14 +53,15 @@ fn top_shows_a_fleet_acts_on_it_and_gives_the_terminal_back() {
     pane.wait(&["⏎ attach"]);
 
     pane.press(&["/", "w", "e", "b", "Enter"]);
-    let screen = pane.wait(&["/web", "● running"]);
+    // The last line says so; a path in the journal may have the same letters.
+    let screen = pane.wait(&["/web  ⏎ attach", "● running"]);
     assert!(!screen.contains("– stopped   api"), "{screen}");
 
     // Its terminal, and back.
     pane.press(&["Enter"]);
     pane.wait(&["● Bash(", "spotkeep"]);
     pane.press(&["C-b", "d"]);
-    pane.wait(&["2 agents", "/web"]);
+    pane.wait(&["2 agents", "/web  ⏎ attach"]);
     assert!(pane.is_taken());
 
     pane.press(&["c"]);
