@@ -1,6 +1,6 @@
 //! Other programs, run to their end or to a limit.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,8 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use super::process::Pidfd;
-use crate::error::{Context as _, Result, bail, ensure};
+use super::process::{Pidfd, Signal};
+use crate::error::{Context as _, Result, ensure};
 
 /// What a command said.
 #[derive(Debug)]
@@ -24,7 +24,8 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Runs a command to its end, or until `limit` has passed, when it is killed.
+/// Runs a command to its end, or until `limit` has passed: then it is asked to end, and after a
+/// moment killed, with all that it has started.
 ///
 /// # Errors
 /// It cannot be started, or it took too long.
@@ -62,22 +63,17 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
 
 fn run_to_its_end(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
+    // Where a person can press ctrl-C, the key has to reach it too.
+    if !std::io::stdin().is_terminal() {
+        command.process_group(0);
+    }
     let mut child = command
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
     feed(&mut child, input.to_vec());
-    let mut ears = Ears::of(&mut child);
-    let ended = ears.hear(Instant::now() + limit);
-    if !ended {
-        child.kill().ok();
-    }
-    let status = child
-        .wait()
-        .with_context(|| format!("cannot wait for {name}"))?;
-    if !ended {
-        bail!("{name} did not end within {} s", limit.as_secs_f32());
-    }
+    let (status, mut ears) = hear_to_the_end(child, &name, Instant::now() + limit)?
+        .with_context(|| format!("{name} did not end within {} s", limit.as_secs_f32()))?;
     ears.hear_the_rest(Instant::now());
     Ok(Output {
         status,
@@ -130,23 +126,9 @@ fn hear_out(
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     feed(&mut child, input);
-    let mut ears = Ears::of(&mut child);
-    let ended = ears.hear(until);
-    if !ended && let Some(group) = group {
-        // First a word, so that it removes its own temporary files and locks.
-        rustix::process::kill_process_group(group, rustix::process::Signal::TERM).ok();
-        ears.hear(Instant::now() + TERM_GRACE);
-        // Not waited for yet, so the number still names its group.
-        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).ok();
-    }
-    let status = child
-        .wait()
-        .with_context(|| format!("cannot wait for {name}"))?;
-    if !ended {
-        bail!("{name} did not end in time");
-    }
+    let (status, mut ears) = hear_to_the_end(child, &name, until)?
+        .with_context(|| format!("{name} did not end in time"))?;
     // Half an answer is none, least of all an empty one: "nothing has changed" is said by saying nothing.
     ears.hear_the_rest(rest());
     ensure!(
@@ -160,6 +142,54 @@ fn hear_out(
             .trim()
             .to_owned(),
     })
+}
+
+/// Hears a child until it has ended; `None` where it had to be ended at `until`.
+fn hear_to_the_end(
+    mut child: Child,
+    name: &str,
+    until: Instant,
+) -> Result<Option<(ExitStatus, Ears)>> {
+    let mut ears = Ears::of(&mut child);
+    let ended = ears.hear(until);
+    if !ended {
+        let group = Group::of(&child);
+        // First a word, so that it removes its own temporary files and locks.
+        group.signal(Signal::Term);
+        ears.hear(Instant::now() + TERM_GRACE);
+        group.signal(Signal::Kill);
+    }
+    let status = child
+        .wait()
+        .with_context(|| format!("cannot wait for {name}"))?;
+    Ok(ended.then_some((status, ears)))
+}
+
+/// A child and all that it has started, where it leads a process group of its own; otherwise the
+/// child alone.
+pub(super) struct Group {
+    pid: Option<Pid>,
+    is_leader: bool,
+}
+
+impl Group {
+    /// That of a child that nobody has waited for yet: until then its number is its own.
+    pub(super) fn of(child: &Child) -> Self {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let is_leader = rustix::process::getpgid(pid).ok() == pid;
+        Self { pid, is_leader }
+    }
+
+    /// Signals all of it; what has ended is no error.
+    pub(super) fn signal(&self, signal: Signal) {
+        let Some(pid) = self.pid else { return };
+        let signal = signal.into();
+        if self.is_leader {
+            rustix::process::kill_process_group(pid, signal).ok();
+        } else {
+            rustix::process::kill_process(pid, signal).ok();
+        }
+    }
 }
 
 /// So long a program may take to end after it was asked to.
@@ -308,8 +338,9 @@ impl Ears {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Read as _;
 
-    use super::super::process::{ProcessId, Signal};
+    use super::super::process::ProcessId;
     use super::*;
 
     #[test]
@@ -320,6 +351,19 @@ mod tests {
         )
         .unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
+    }
+
+    #[test]
+    fn what_a_command_has_started_ends_with_it_at_the_limit() {
+        let (mut held, holds) = std::io::pipe().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "tail -f /dev/null & wait"]);
+        run_into(&mut command, holds.into(), Duration::from_millis(300)).unwrap_err();
+        drop(command);
+        // At its end once nobody holds it any more.
+        let mut said = Vec::new();
+        held.read_to_end(&mut said).unwrap();
+        assert_eq!(said, b"");
     }
 
     /// Nobody waits for it: it is ended as soon as its number is known.

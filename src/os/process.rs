@@ -113,15 +113,8 @@ impl Pidfd {
 
     /// Sends a signal; a process that has ended is no error.
     pub fn signal(&self, signal: Signal) {
-        let signal = match signal {
-            Signal::Term => rustix::process::Signal::TERM,
-            Signal::Kill => rustix::process::Signal::KILL,
-            Signal::Interrupt => rustix::process::Signal::INT,
-            Signal::Child => rustix::process::Signal::CHILD,
-            Signal::Stop => rustix::process::Signal::STOP,
-        };
         // ESRCH is the only answer that can come, and it is what we want.
-        pidfd_send_signal(&self.fd, signal).ok();
+        pidfd_send_signal(&self.fd, signal.into()).ok();
     }
 }
 
@@ -138,6 +131,18 @@ pub enum Signal {
     Child,
     /// Lets it do nothing from now on.
     Stop,
+}
+
+impl From<Signal> for rustix::process::Signal {
+    fn from(signal: Signal) -> Self {
+        match signal {
+            Signal::Term => Self::TERM,
+            Signal::Kill => Self::KILL,
+            Signal::Interrupt => Self::INT,
+            Signal::Child => Self::CHILD,
+            Signal::Stop => Self::STOP,
+        }
+    }
 }
 
 /// Every process whose environment holds `marker` (such as `NAME=value`), but not ourselves.

@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use super::command::Group;
 use super::process::{Pidfd, ProcessId, Signal};
 use crate::error::{Context as _, Result, anyhow};
 
@@ -157,9 +158,12 @@ fn has_ended(pidfd: Option<&Pidfd>, child: &mut Child, limit: Duration) -> bool 
 
 fn end(pidfd: Option<&Pidfd>, child: &mut Child) {
     if let Some(pidfd) = pidfd {
-        pidfd.signal(Signal::Interrupt);
-        if !pidfd.wait(Some(Instant::now() + GRACE)) {
-            pidfd.signal(Signal::Kill);
+        let group = Group::of(child);
+        group.signal(Signal::Interrupt);
+        let cleaned_up = pidfd.wait(Some(Instant::now() + GRACE));
+        // What it has started may outlive it.
+        group.signal(Signal::Kill);
+        if !cleaned_up {
             if !pidfd.wait(Some(Instant::now() + CORPSE)) {
                 return;
             }
