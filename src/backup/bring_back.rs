@@ -12,6 +12,7 @@ use super::snapshots::{self, Version};
 use super::{Repository, Settings, Stop};
 use crate::error::{Context as _, Result, ensure};
 use crate::os::crash::{Point, point};
+use crate::os::thread;
 use crate::state::new_uuid;
 use crate::time::{Timestamp, short};
 
@@ -205,7 +206,10 @@ fn stream(
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
     let mut taker = place::child(settings, order)?;
     taker.stdin(reader);
-    let taking = std::thread::spawn(move || crate::os::command::run_fed(&mut taker, LONG.total));
+    let taking = thread::spawn("take", move || {
+        crate::os::command::run_fed(&mut taker, LONG.total)
+    })
+    .context("cannot take in what restic gives")?;
     let given = repository.run_into(&mut dump, writer, LONG, stop);
     // It holds the other end of the pipe.
     drop(dump);

@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 
 use super::engine::Program;
 use super::{Settings, place};
-use crate::error::{Result, bail};
+use crate::error::{Context as _, Result};
 use crate::os::crash::{Point, point};
 use crate::os::process::ProcessId;
+use crate::os::thread;
 use crate::root::Root;
 use crate::state::{self, VERSION};
 use crate::time::Timestamp;
@@ -147,14 +148,14 @@ impl BackupState {
     /// The disk is full or gone.
     pub fn store(&self, settings: &Settings) -> Result<()> {
         // Both wait for the disk: at the same time, they wait once.
-        std::thread::scope(|scope| {
-            let shown = scope.spawn(|| place::publish(settings, self));
+        let store = || -> Result<()> {
             state::store(&path(settings), self)?;
             point(Point::BackupStored);
-            shown
-                .join()
-                .unwrap_or_else(|_| bail!("writing the copy of the state failed"))
-        })
+            Ok(())
+        };
+        let (shown, stored) = thread::both("publish", || place::publish(settings, self), store);
+        stored?;
+        shown.context("writing the copy of the state failed")?
     }
 
     /// All that a person has to know, in sentences.

@@ -12,10 +12,11 @@ use super::message::{self, Head, Kept, Nested, Stashed, State};
 use super::operation;
 use super::take::{OwnRef, Taking, inner, take_at};
 use super::worktree::{Seen, Worktree};
-use crate::error::{Context as _, Result, bail, ensure};
+use crate::error::{Context as _, Result, ensure};
 use crate::git::objects::{self, Object};
 use crate::git::{Git, Repository};
 use crate::os::process::current_life;
+use crate::os::thread;
 
 /// Repositories in repositories in repositories: so deep.
 const DEPTH: usize = 8;
@@ -58,15 +59,9 @@ pub(super) struct Found {
 impl Taking<'_> {
     pub fn look(&self, base: Base, again: Option<Again>) -> Result<Found> {
         // The files take the time; the refs are read meanwhile.
-        let (known, files) = std::thread::scope(|scope| {
-            let known = scope.spawn(|| self.known());
-            let files = self.files(base, again.is_some());
-            let known = known
-                .join()
-                .unwrap_or_else(|_| bail!("reading the refs failed"));
-            (known, files)
-        });
-        let known = known?;
+        let files = || self.files(base, again.is_some());
+        let (known, files) = thread::both("refs", || self.known(), files);
+        let known = known.context("reading the refs failed")??;
         let (memory, seen) = files?;
         let oid = |name: &str| known.objects.get(name).map(|object| object.oid.clone());
         let head = known

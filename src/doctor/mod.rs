@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use crate::error::{Error, hint_of};
+use crate::os::thread;
 use crate::state::VERSION;
 pub use scene::Options;
 use scene::Scene;
@@ -164,10 +165,7 @@ pub fn examine(at: &Path, options: &Options) -> Report {
 /// Does something in a thread, which is left behind with the process if it hangs.
 fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<Receiver<T>> {
     let (answer, answered) = mpsc::channel();
-    std::thread::Builder::new()
-        .name("ask".into())
-        .spawn(move || answer.send(work()).ok())
-        .ok()?;
+    thread::spawn("ask", move || answer.send(work()).ok()).ok()?;
     Some(answered)
 }
 

@@ -11,6 +11,7 @@ use super::fault::{Fault, Refusal, essence, is_partial};
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::os::command;
 use crate::os::socket::loopback_only;
+use crate::os::thread;
 use crate::time::Timestamp;
 
 /// The program.
@@ -48,19 +49,16 @@ pub fn ask_all<const N: usize>(
     for call in calls {
         cloud.show(&format!("$ {call}"));
     }
-    std::thread::scope(|scope| {
-        calls
-            .map(|call| scope.spawn(move || ask_quietly(cloud, call)))
-            .map(|thread| {
-                thread.join().unwrap_or_else(|_| {
-                    Err(Refusal {
-                        fault: Fault::Other,
-                        why: "cannot ask".to_owned(),
-                        text: "the thread that asked has failed".to_owned(),
-                        call: String::new(),
-                    })
-                })
+    let mut answers = thread::for_all("ask", &calls, |call| ask_quietly(cloud, call)).into_iter();
+    calls.map(|call| {
+        answers.next().flatten().unwrap_or_else(|| {
+            Err(Refusal {
+                fault: Fault::Other,
+                why: format!("cannot get this done: {}", call.why),
+                text: "the thread that asked has failed".to_owned(),
+                call: call.to_string(),
             })
+        })
     })
 }
 

@@ -10,6 +10,7 @@ use crate::agent;
 use crate::claude;
 use crate::error::Result;
 use crate::os::socket::loopback_only;
+use crate::os::thread;
 
 /// How often an API that does not answer is tried again.
 const EVERY: Duration = Duration::from_secs(1);
@@ -27,17 +28,15 @@ impl Edges {
             return;
         };
         let messages = self.messages.clone();
-        let prober = std::thread::Builder::new()
-            .name("probe-api".into())
-            .spawn(move || {
-                for _ in 0..TRIES {
-                    if answers(&endpoint) {
-                        messages.send(Message::Event(Event::ApiAnswers)).ok();
-                        return;
-                    }
-                    std::thread::sleep(EVERY);
+        let prober = thread::spawn("probe-api", move || {
+            for _ in 0..TRIES {
+                if answers(&endpoint) {
+                    messages.send(Message::Event(Event::ApiAnswers)).ok();
+                    return;
                 }
-            });
+                std::thread::sleep(EVERY);
+            }
+        });
         if prober.is_err() {
             self.send(Event::ApiAnswers);
         }

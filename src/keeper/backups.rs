@@ -10,6 +10,7 @@ use crate::backup::{BackupState, Settings};
 use crate::config::Config;
 use crate::error::{Context as _, Result};
 use crate::os::command;
+use crate::os::thread;
 use crate::root::Root;
 
 /// After a start, so that a machine that is often preempted has backups too, and the agents' own start is
@@ -94,10 +95,7 @@ pub fn start(root: &Root, may: impl Fn() -> bool + Send + 'static) -> Result<Clo
             }
         }
     };
-    std::thread::Builder::new()
-        .name("backups".into())
-        .spawn(run)
-        .context("cannot start the clock of the backups")?;
+    thread::spawn("backups", run).context("cannot start the clock of the backups")?;
     Ok(Clock { _alive: alive })
 }
 

@@ -15,6 +15,7 @@ use crate::config::{self, Config};
 use crate::error::{Context as _, Result};
 use crate::notice::Deadline;
 use crate::os::process::{self, ProcessId};
+use crate::os::thread;
 use crate::root::Root;
 use crate::state::AgentName;
 
@@ -97,9 +98,7 @@ impl Checkpoints {
             deliver: Arc::new(deliver),
             upkeep: Arc::default(),
         };
-        std::thread::Builder::new()
-            .name("checkpoints".into())
-            .spawn(move || worker.run(&queue))
+        thread::spawn("checkpoints", move || worker.run(&queue))
             .context("cannot start the checkpoint thread")?;
         Ok(Self { root, orders })
     }
@@ -201,8 +200,7 @@ impl Worker {
 
     fn start(&self, name: AgentName, job: Job, trigger: Trigger) {
         let (worker, of) = (self.clone(), name.clone());
-        let thread = std::thread::Builder::new().name("checkpoint".into());
-        let spawned = thread.spawn(move || {
+        let spawned = thread::spawn("checkpoint", move || {
             let made = worker.make(&of, &job, trigger);
             let again = worker.again(&job, &made);
             let finished = Order::Finished {

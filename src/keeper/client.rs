@@ -12,6 +12,7 @@ use super::protocol::{Reply, Request};
 use super::runtime::{self, Holder};
 use super::status::Status;
 use crate::error::{Context as _, Hint as _, Result, anyhow};
+use crate::os::thread;
 use crate::root::Root;
 
 /// The keeper answers within milliseconds; this is for a machine that is on its knees.
@@ -47,10 +48,7 @@ pub fn status_without_root(dir: &Path) -> Result<Option<Status>> {
             let answer = ask_at(&socket, 0, &Request::Status, PATIENCE);
             tell.send((socket, answer)).ok();
         };
-        std::thread::Builder::new()
-            .name("ask".into())
-            .spawn(ask)
-            .context("cannot start a thread that asks a keeper")?;
+        thread::spawn("ask", ask).context("cannot start a thread that asks a keeper")?;
     }
     drop(tell);
     let mut silent = None;

@@ -25,6 +25,7 @@ use crate::notice::Notice;
 use crate::notify::{self, Notifier};
 use crate::os::command;
 use crate::os::process::ProcessId;
+use crate::os::thread;
 use crate::root::Root;
 use crate::save::{Save, Subject};
 use crate::state::{AgentName, AgentState, Journal, Launch, Manifest, What};
@@ -124,38 +125,35 @@ impl Edges {
         self.follower.follow(name.clone(), process);
         let (name, tmux, messages) = (name.clone(), self.tmux.clone(), self.messages.clone());
         let door = Arc::clone(&self.door);
-        let watcher = std::thread::Builder::new()
-            .name(format!("agent-{name}"))
-            .stack_size(SMALL_STACK)
-            .spawn(move || {
-                if let Some(pidfd) = process.open() {
-                    let _ended = pidfd.wait(None);
+        let watcher = thread::spawn_with_stack(&format!("agent-{name}"), SMALL_STACK, move || {
+            if let Some(pidfd) = process.open() {
+                let _ended = pidfd.wait(None);
+            }
+            // A save ends the whole fleet at once, and sweeps once for all of it.
+            let exit = match door.is_closed() {
+                true => Exit::Unseen,
+                // tmux has to notice in any case, or it keeps the pane for alive.
+                false => {
+                    let seen = tmux.exit_of(&name, process, || door.is_closed());
+                    out_of_memory(launch.as_ref()).unwrap_or(seen)
                 }
-                // A save ends the whole fleet at once, and sweeps once for all of it.
-                let exit = match door.is_closed() {
-                    true => Exit::Unseen,
-                    // tmux has to notice in any case, or it keeps the pane for alive.
-                    false => {
-                        let seen = tmux.exit_of(&name, process, || door.is_closed());
-                        out_of_memory(launch.as_ref()).unwrap_or(seen)
-                    }
-                };
-                let mut last_words = None;
-                if !exit.is_clean() && !door.is_closed() {
-                    sweep(launch.as_slice(), SWEEP_LIMIT);
-                    last_words = tmux.last_words(&name);
-                } else if let Some(dir) = launch.and_then(|launch| launch.cgroup) {
-                    // What an agent that is done left running goes on; an empty one only lies about.
-                    Leaf::at(&dir).remove_if_empty();
-                }
-                messages
-                    .send(Message::Event(Event::Exited {
-                        name,
-                        process,
-                        end: Ending { exit, last_words },
-                    }))
-                    .ok();
-            });
+            };
+            let mut last_words = None;
+            if !exit.is_clean() && !door.is_closed() {
+                sweep(launch.as_slice(), SWEEP_LIMIT);
+                last_words = tmux.last_words(&name);
+            } else if let Some(dir) = launch.and_then(|launch| launch.cgroup) {
+                // What an agent that is done left running goes on; an empty one only lies about.
+                Leaf::at(&dir).remove_if_empty();
+            }
+            messages
+                .send(Message::Event(Event::Exited {
+                    name,
+                    process,
+                    end: Ending { exit, last_words },
+                }))
+                .ok();
+        });
         if let Err(error) = watcher {
             tracing::error!("cannot watch an agent: {error}");
         }
@@ -243,15 +241,11 @@ impl Edges {
     /// that found nothing out is no event.
     pub(super) fn aside(&self, what: &str, work: impl FnOnce() -> Option<Event> + Send + 'static) {
         let messages = self.messages.clone();
-        let thread = std::thread::Builder::new().name(what.into());
-        let spawned = thread.spawn(move || {
+        thread::spawn_or_do(what, move || {
             if let Some(event) = work() {
                 messages.send(Message::Event(event)).ok();
             }
         });
-        if let Err(error) = spawned {
-            tracing::error!("cannot {what}: {error}");
-        }
     }
 
     pub(super) fn ask_whether_going_down(&self) {
@@ -260,11 +254,7 @@ impl Edges {
             let answer = is_shutting_down(SIGTERM_PATIENCE);
             messages.send(Message::GoingDown(answer)).ok();
         };
-        let thread = std::thread::Builder::new().name("ask-shutdown".into());
-        if let Err(error) = thread.spawn(ask) {
-            tracing::error!("cannot ask systemd: {error}");
-            self.messages.send(Message::GoingDown(None)).ok();
-        }
+        thread::spawn_or_do("ask-shutdown", ask);
     }
 
     fn look_at_screen(&self, name: AgentName, attempt: Attempt) {
@@ -309,11 +299,8 @@ impl Edges {
 
     fn end(&self, name: &AgentName, process: ProcessId) {
         let name = name.clone();
-        let ending = std::thread::Builder::new()
-            .name(format!("end-{name}"))
-            .stack_size(SMALL_STACK)
-            // Its watcher tells the core, and sweeps up what it leaves behind.
-            .spawn(
+        let ending = // Its watcher tells the core, and sweeps up what it leaves behind.
+            thread::spawn_with_stack(&format!("end-{name}"), SMALL_STACK, 
                 move || tracing::info!(agent = %name, "ended: {:?}", end_process(process, GRACE)),
             );
         if let Err(error) = ending {
@@ -374,10 +361,8 @@ impl Edges {
             checkpoints.resume();
             messages.send(done(manifest)).ok();
         };
-        if let Err(error) = std::thread::Builder::new().name("save".into()).spawn(work) {
-            self.checkpoints.resume();
-            tracing::error!("cannot start the save: {error}");
-        }
+        // Without a thread it is the loop itself that saves: nothing is more urgent.
+        thread::spawn_or_do("save", work);
     }
 
     /// Every agent as a save needs it. What the core knows of a process is newer than the record.

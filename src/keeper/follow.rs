@@ -14,6 +14,7 @@ use crate::claude::{self, ApiStop, Lookup, Reader, Tail, TailState};
 use crate::error::{Context as _, Result};
 use crate::os::files;
 use crate::os::process::ProcessId;
+use crate::os::thread;
 use crate::os::watch::{Bell, Watch};
 use crate::root::Root;
 use crate::state::{AgentName, TranscriptMark};
@@ -72,9 +73,7 @@ impl Follower {
         watch.add(&sessions)?;
         let (orders, queue) = mpsc::channel();
         let bell = watch.bell();
-        std::thread::Builder::new()
-            .name("follow".into())
-            .spawn(move || run(&root, &watch, &queue, &deliver))
+        thread::spawn("follow", move || run(&root, &watch, &queue, &deliver))
             .context("cannot start the follower thread")?;
         Ok(Self { orders, bell })
     }
@@ -145,21 +144,19 @@ fn run(root: &Root, watch: &Watch, orders: &Receiver<Order>, deliver: &dyn Fn(Ne
 /// No thread can be had.
 pub fn sync_forever(root: &Root) -> Result<()> {
     let root = root.clone();
-    std::thread::Builder::new()
-        .name("sync".into())
-        .spawn(move || {
-            // At once: agents may have written for as long as there was no keeper.
-            loop {
-                // What is there instead is not ours to sync.
-                if root.ensure_there().is_ok()
-                    && let Err(error) = files::sync_filesystem(root.dir())
-                {
-                    tracing::error!("cannot sync {}: {error}", root.dir().display());
-                }
-                std::thread::sleep(SYNC_EVERY);
+    thread::spawn("sync", move || {
+        // At once: agents may have written for as long as there was no keeper.
+        loop {
+            // What is there instead is not ours to sync.
+            if root.ensure_there().is_ok()
+                && let Err(error) = files::sync_filesystem(root.dir())
+            {
+                tracing::error!("cannot sync {}: {error}", root.dir().display());
             }
-        })
-        .context("cannot start the sync thread")?;
+            std::thread::sleep(SYNC_EVERY);
+        }
+    })
+    .context("cannot start the sync thread")?;
     Ok(())
 }
 

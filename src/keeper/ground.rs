@@ -11,6 +11,7 @@ use super::{End, Keeper, Message};
 use crate::error::{Context as _, Result, ensure};
 use crate::os::files::LockFile;
 use crate::os::mounts::{self, Changes};
+use crate::os::thread;
 use crate::root::Root;
 use crate::state::What;
 
@@ -79,20 +80,18 @@ fn look(root: &Root) -> Sight {
 /// Looks for as long as the process lives, and delivers each change; the ground is firm at first.
 fn watch(root: Root, ours: String, deliver: impl Fn(Ground) + Send + 'static) -> Result<()> {
     let changes = Changes::new()?;
-    std::thread::Builder::new()
-        .name("ground".into())
-        .spawn(move || {
-            let mut last = Ground::Firm;
-            loop {
-                let now = judge(&look(&root), &ours, root.dir());
-                if now != last {
-                    last = now.clone();
-                    deliver(now);
-                }
-                changes.wait(EVERY);
+    thread::spawn("ground", move || {
+        let mut last = Ground::Firm;
+        loop {
+            let now = judge(&look(&root), &ours, root.dir());
+            if now != last {
+                last = now.clone();
+                deliver(now);
             }
-        })
-        .context("cannot start the ground thread")?;
+            changes.wait(EVERY);
+        }
+    })
+    .context("cannot start the ground thread")?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use super::Message;
 use super::core::Event;
 use crate::claude::credentials::{Guard, Looked};
 use crate::error::{Context as _, Result};
+use crate::os::thread;
 use crate::os::watch::Watch;
 use crate::root::Root;
 use crate::state::What;
@@ -33,32 +34,30 @@ pub fn spawn(root: &Root, deliver: impl Fn(Message) + Send + 'static) -> Result<
     let watch = Watch::new()?;
     watch.add(&root.claude())?;
     let mut guard = Guard::new(&root.claude(), &root.credentials_copy());
-    std::thread::Builder::new()
-        .name("guard".into())
-        .spawn(move || {
-            loop {
-                let doubtful = match guard.look(false) {
-                    Ok(looked) => {
-                        tell(looked, &deliver);
-                        looked == Looked::Doubtful
-                    }
-                    Err(error) => {
-                        tracing::error!("cannot watch over the login: {error:#}");
-                        false
-                    }
-                };
-                if doubtful {
-                    let look_at = Instant::now() + SETTLES;
-                    // What is written meanwhile is seen by the next look.
-                    while Instant::now() < look_at {
-                        watch.wait(look_at.saturating_duration_since(Instant::now()));
-                    }
-                } else {
-                    watch.wait(LOOK_EVERY);
+    thread::spawn("guard", move || {
+        loop {
+            let doubtful = match guard.look(false) {
+                Ok(looked) => {
+                    tell(looked, &deliver);
+                    looked == Looked::Doubtful
                 }
+                Err(error) => {
+                    tracing::error!("cannot watch over the login: {error:#}");
+                    false
+                }
+            };
+            if doubtful {
+                let look_at = Instant::now() + SETTLES;
+                // What is written meanwhile is seen by the next look.
+                while Instant::now() < look_at {
+                    watch.wait(look_at.saturating_duration_since(Instant::now()));
+                }
+            } else {
+                watch.wait(LOOK_EVERY);
             }
-        })
-        .context("cannot start the guard thread")?;
+        }
+    })
+    .context("cannot start the guard thread")?;
     Ok(())
 }
 

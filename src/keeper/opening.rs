@@ -32,6 +32,7 @@ use crate::os::crash::{Point, point};
 use crate::os::files::LockFile;
 use crate::os::process::{self, ProcessId};
 use crate::os::signal;
+use crate::os::thread;
 use crate::os::user;
 use crate::restore::{self, History};
 use crate::root::Root;
@@ -449,14 +450,12 @@ impl Keeper {
         if cloud.notice.is_none() {
             // Aside: the watch must not wait for it.
             let (metadata, messages) = (metadata.clone(), self.edges.messages.clone());
-            std::thread::Builder::new()
-                .name("notice-length".into())
-                .spawn(move || {
-                    if let Ok(Some(length)) = metadata.notice_length() {
-                        messages.send(Message::NoticeLength(length)).ok();
-                    }
-                })
-                .context("cannot start the thread that asks how long the notice is")?;
+            thread::spawn("notice-length", move || {
+                if let Ok(Some(length)) = metadata.notice_length() {
+                    messages.send(Message::NoticeLength(length)).ok();
+                }
+            })
+            .context("cannot start the thread that asks how long the notice is")?;
         }
         let messages = self.edges.messages.clone();
         let watcher = gcp::watch(&metadata, move |seen| {

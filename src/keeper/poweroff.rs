@@ -8,6 +8,7 @@ use super::edges::Edges;
 use crate::agent;
 use crate::os::command;
 use crate::os::process;
+use crate::os::thread;
 
 /// How long the command that ends the machine may take.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(30);
@@ -39,26 +40,24 @@ impl Edges {
         let words = self.config.machine.poweroff.clone();
         let words = words.unwrap_or_else(|| ["systemctl", "poweroff"].map(str::to_owned).into());
         let messages = self.messages.clone();
-        let spawned = std::thread::Builder::new()
-            .name("power-off".into())
-            .spawn(move || {
-                let failed = match words.split_first() {
-                    None => Some("there is no command for it".to_owned()),
-                    Some((program, arguments)) => {
-                        let mut command = std::process::Command::new(program);
-                        match command::run(command.args(arguments), POWER_OFF_LIMIT) {
-                            Ok(output) if output.status.success() => None,
-                            Ok(output) => Some(format!("{} {}", output.status, output.stderr)),
-                            Err(error) => Some(format!("{error:#}")),
-                        }
+        let spawned = thread::spawn("power-off", move || {
+            let failed = match words.split_first() {
+                None => Some("there is no command for it".to_owned()),
+                Some((program, arguments)) => {
+                    let mut command = std::process::Command::new(program);
+                    match command::run(command.args(arguments), POWER_OFF_LIMIT) {
+                        Ok(output) if output.status.success() => None,
+                        Ok(output) => Some(format!("{} {}", output.status, output.stderr)),
+                        Err(error) => Some(format!("{error:#}")),
                     }
-                };
-                if let Some(why) = failed {
-                    messages
-                        .send(Message::Event(Event::PowerOffFailed(why)))
-                        .ok();
                 }
-            });
+            };
+            if let Some(why) = failed {
+                messages
+                    .send(Message::Event(Event::PowerOffFailed(why)))
+                    .ok();
+            }
+        });
         if let Err(error) = spawned {
             self.send(Event::PowerOffFailed(error.to_string()));
         }

@@ -16,6 +16,7 @@ use super::{End, Keeper};
 use crate::config::Config;
 use crate::error::{Error, Hint as _, Kind, Result, anyhow};
 use crate::notice::{Notice, Source};
+use crate::os::thread;
 use crate::os::{files, user};
 use crate::state::{AgentName, AgentState, Fleet, Manifest, VERSION, What};
 
@@ -207,7 +208,7 @@ impl Keeper {
         }
         let tmux = self.edges.tmux.clone();
         let typing = Arc::clone(&self.edges.typing);
-        std::thread::spawn(move || {
+        thread::spawn_or_do("send", move || {
             // Two texts at once would become one.
             let _turn = typing.lock().unwrap_or_else(PoisonError::into_inner);
             let typed = type_politely(&tmux, &name, &text);

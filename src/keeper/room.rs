@@ -12,6 +12,7 @@ use super::Message;
 use super::core::{Event, Room};
 use super::ledger::Ledger;
 use crate::error::{Context as _, Result};
+use crate::os::thread;
 use crate::os::{files, process};
 use crate::root::Root;
 use crate::state::{AgentName, What};
@@ -89,32 +90,30 @@ pub fn spawn(
 ) -> Result<Sizes> {
     let sizes = Sizes::default();
     let (root, measured) = (root.clone(), sizes.clone());
-    std::thread::Builder::new()
-        .name("room".into())
-        .spawn(move || {
-            process::be_nice();
-            let mut last = (Room::Enough, None);
-            loop {
-                if let Ok(space) = files::space(root.dir()) {
-                    let now = judge(space.free, space.total);
-                    if now.0 != last.0 {
-                        deliver(Message::Event(Event::Room(now.0)));
-                    }
-                    if now.1 != last.1 {
-                        deliver(Message::Disk(now.1.clone()));
-                    }
-                    last = now;
+    thread::spawn("room", move || {
+        process::be_nice();
+        let mut last = (Room::Enough, None);
+        loop {
+            if let Ok(space) = files::space(root.dir()) {
+                let now = judge(space.free, space.total);
+                if now.0 != last.0 {
+                    deliver(Message::Event(Event::Room(now.0)));
                 }
-                for record in ledger.all() {
-                    if measured.is_due(&record.name) {
-                        let size = measure(&root.absolute(&record.cwd));
-                        measured.put(record.name, size);
-                    }
+                if now.1 != last.1 {
+                    deliver(Message::Disk(now.1.clone()));
                 }
-                std::thread::sleep(EVERY);
+                last = now;
             }
-        })
-        .context("cannot start the thread for the disk")?;
+            for record in ledger.all() {
+                if measured.is_due(&record.name) {
+                    let size = measure(&root.absolute(&record.cwd));
+                    measured.put(record.name, size);
+                }
+            }
+            std::thread::sleep(EVERY);
+        }
+    })
+    .context("cannot start the thread for the disk")?;
     Ok(sizes)
 }
 

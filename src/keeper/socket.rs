@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::protocol::{Reply, Request};
 use crate::error::{Context as _, Result};
 use crate::os::socket::owner_at;
+use crate::os::thread;
 
 /// A request is a short line; the longest holds a text to be typed.
 const REQUEST_MAX: u64 = 1 << 20;
@@ -60,25 +61,20 @@ pub fn listen(
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     let clients: Arc<(Mutex<usize>, Condvar)> = Arc::default();
     let counted = Arc::clone(&clients);
-    std::thread::Builder::new()
-        .name("socket".into())
-        .spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let (deliver, client) = (deliver.clone(), Client::enter(&counted));
-                // A thread that cannot be had drops the connection, and the client says so.
-                std::thread::Builder::new()
-                    .name("client".into())
-                    .stack_size(256 << 10)
-                    .spawn(move || {
-                        if let Err(error) = serve(&stream, deliver) {
-                            tracing::debug!("client: {error:#}");
-                        }
-                        drop(client);
-                    })
-                    .ok();
-            }
-        })
-        .context("cannot start the socket thread")?;
+    thread::spawn("socket", move || {
+        for stream in listener.incoming().flatten() {
+            let (deliver, client) = (deliver.clone(), Client::enter(&counted));
+            // A thread that cannot be had drops the connection, and the client says so.
+            thread::spawn_with_stack("client", 256 << 10, move || {
+                if let Err(error) = serve(&stream, deliver) {
+                    tracing::debug!("client: {error:#}");
+                }
+                drop(client);
+            })
+            .ok();
+        }
+    })
+    .context("cannot start the socket thread")?;
     Ok(Listening {
         path: path.to_path_buf(),
         clients,

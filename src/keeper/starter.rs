@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::error::{Context as _, Result, anyhow};
 use crate::os::crash::{Point, point};
 use crate::os::process::ProcessId;
+use crate::os::thread;
 use crate::restore::{self, Ground, History, Refused};
 use crate::root::Root;
 use crate::state::{AgentName, How, Journal, What};
@@ -115,38 +116,36 @@ impl Starter {
     /// No thread can be had.
     pub fn spawn(self, deliver: impl Fn(Event) + Send + 'static) -> Result<Sender<Job>> {
         let (jobs, queue): (_, Receiver<Job>) = mpsc::channel();
-        std::thread::Builder::new()
-            .name("starter".into())
-            .spawn(move || {
-                for job in queue {
-                    let closed = || Refused {
-                        why: anyhow!("this life has had its notice"),
-                        retry: true,
-                    };
-                    let launched = self
-                        .door
-                        .pass(|| self.launch_on_root(&job))
-                        .unwrap_or_else(|| Err(closed()));
-                    let event = match launched {
-                        Ok((process, how)) => Event::Launched {
-                            how,
-                            name: job.name,
-                            attempt: job.attempt,
-                            process,
+        thread::spawn("starter", move || {
+            for job in queue {
+                let closed = || Refused {
+                    why: anyhow!("this life has had its notice"),
+                    retry: true,
+                };
+                let launched = self
+                    .door
+                    .pass(|| self.launch_on_root(&job))
+                    .unwrap_or_else(|| Err(closed()));
+                let event = match launched {
+                    Ok((process, how)) => Event::Launched {
+                        how,
+                        name: job.name,
+                        attempt: job.attempt,
+                        process,
+                    },
+                    Err(Refused { why, retry }) => Event::Refused {
+                        name: job.name,
+                        attempt: job.attempt,
+                        refusal: Refusal {
+                            why: format!("{why:#}"),
+                            retry,
                         },
-                        Err(Refused { why, retry }) => Event::Refused {
-                            name: job.name,
-                            attempt: job.attempt,
-                            refusal: Refusal {
-                                why: format!("{why:#}"),
-                                retry,
-                            },
-                        },
-                    };
-                    deliver(event);
-                }
-            })
-            .context("cannot start the starter thread")?;
+                    },
+                };
+                deliver(event);
+            }
+        })
+        .context("cannot start the starter thread")?;
         Ok(jobs)
     }
 

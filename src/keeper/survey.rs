@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Context as _, Result};
+use crate::os::thread;
 use crate::root::Root;
 use crate::state::{AgentName, AgentRecord};
 use crate::workspace;
@@ -34,19 +35,17 @@ impl Survey {
         let counts: Arc<Mutex<BTreeMap<AgentName, u64>>> = Arc::default();
         let (jobs, queue) = mpsc::channel::<Job>();
         let results = Arc::clone(&counts);
-        std::thread::Builder::new()
-            .name("survey".into())
-            .spawn(move || {
-                for job in queue {
-                    if let Some(count) = count(&job) {
-                        results
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .insert(job.name, count);
-                    }
+        thread::spawn("survey", move || {
+            for job in queue {
+                if let Some(count) = count(&job) {
+                    results
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(job.name, count);
                 }
-            })
-            .context("cannot start the survey thread")?;
+            }
+        })
+        .context("cannot start the survey thread")?;
         Ok(Self {
             counts,
             jobs: Some(jobs),

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::config::Notify;
 use crate::error::{Context as _, Error, Result};
+use crate::os::thread;
 
 pub use message::Message;
 
@@ -46,9 +47,7 @@ impl Notifier {
     /// No thread can be had.
     pub fn spawn(done: impl Fn(Option<Error>) + Send + 'static) -> Result<Self> {
         let (orders, queue) = mpsc::sync_channel(QUEUE);
-        std::thread::Builder::new()
-            .name("notify".into())
-            .spawn(move || run(&queue, &done))
+        thread::spawn("notify", move || run(&queue, &done))
             .context("cannot start the thread that notifies")?;
         Ok(Self { orders })
     }

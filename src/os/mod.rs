@@ -14,6 +14,7 @@ pub mod place;
 pub mod process;
 pub mod signal;
 pub mod socket;
+pub mod thread;
 pub mod usage;
 pub mod user;
 pub mod watch;

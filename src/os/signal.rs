@@ -1,5 +1,6 @@
 //! Signals as values on a channel.
 
+use super::thread;
 use crate::error::{Context as _, Result};
 
 /// A signal that asks this process to end.
@@ -19,18 +20,16 @@ pub fn listen(mut deliver: impl FnMut(Ask) + Send + 'static) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGHUP, SIGINT])
         .context("cannot listen for signals")?;
-    std::thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in signals.forever() {
-                deliver(if signal == SIGINT {
-                    Ask::Interrupt
-                } else {
-                    Ask::Terminate
-                });
-            }
-        })
-        .context("cannot start the signal thread")?;
+    thread::spawn("signals", move || {
+        for signal in signals.forever() {
+            deliver(if signal == SIGINT {
+                Ask::Interrupt
+            } else {
+                Ask::Terminate
+            });
+        }
+    })
+    .context("cannot start the signal thread")?;
     Ok(())
 }
 
@@ -41,13 +40,11 @@ pub fn listen(mut deliver: impl FnMut(Ask) + Send + 'static) -> Result<()> {
 pub fn on_resize(mut deliver: impl FnMut() + Send + 'static) -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGWINCH])
         .context("cannot listen for signals")?;
-    std::thread::Builder::new()
-        .name("resize".into())
-        .spawn(move || {
-            for _ in signals.forever() {
-                deliver();
-            }
-        })
-        .context("cannot start the signal thread")?;
+    thread::spawn("resize", move || {
+        for _ in signals.forever() {
+            deliver();
+        }
+    })
+    .context("cannot start the signal thread")?;
     Ok(())
 }

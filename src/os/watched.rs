@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::command::Group;
 use super::process::{Pidfd, ProcessId, Signal};
+use super::thread;
 use crate::error::{Context as _, Result, anyhow};
 
 /// How often the watch looks up when the command says nothing.
@@ -190,7 +191,8 @@ fn push(kept: &mut Vec<String>, text: String) {
 fn lines_of(pipe: Option<impl std::io::Read + Send + 'static>) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     if let Some(pipe) = pipe {
-        std::thread::spawn(move || {
+        // Without a thread nothing is heard of the command, as if it had closed its output.
+        let listening = thread::spawn("lines", move || {
             let mut reader = BufReader::new(pipe);
             let mut bytes = Vec::new();
             // A line longer than this is no line.
@@ -206,6 +208,9 @@ fn lines_of(pipe: Option<impl std::io::Read + Send + 'static>) -> Receiver<Strin
                 bytes.clear();
             }
         });
+        if let Err(error) = listening {
+            tracing::warn!("what a command says is not heard: {error}");
+        }
     }
     lines
 }

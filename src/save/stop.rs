@@ -8,6 +8,7 @@ use crate::agent::{Ended, GRACE, SWEEP_LIMIT, end_process, sweep};
 use crate::claude::{self, Status};
 use crate::notice::{Deadline, Notice};
 use crate::os::process::ProcessId;
+use crate::os::thread;
 use crate::os::watch::Watch;
 use crate::root::Root;
 use crate::state::{AgentSaved, Launch};
@@ -26,17 +27,11 @@ pub(super) fn end_all(
     root: &Root,
     notice: &Notice,
 ) -> (Vec<AgentSaved>, usize) {
-    let rows = std::thread::scope(|scope| {
-        let ends: Vec<_> = agents
-            .iter()
-            .map(|subject| scope.spawn(|| end_one(subject, root, notice)))
-            .collect();
-        let join = |(end, subject): (std::thread::ScopedJoinHandle<'_, AgentSaved>, _)| {
-            end.join()
-                .unwrap_or_else(|_| row(subject, "could not be ended"))
-        };
-        ends.into_iter().zip(agents).map(join).collect()
-    });
+    let rows = thread::for_all("end", agents, |subject| end_one(subject, root, notice))
+        .into_iter()
+        .zip(agents)
+        .map(|(ended, subject)| ended.unwrap_or_else(|| row(subject, "could not be ended")))
+        .collect();
     (rows, sweep_all(agents, notice.deadline))
 }
 

@@ -3,18 +3,19 @@
 use std::sync::mpsc;
 
 use crate::notice::Deadline;
+use crate::os::thread;
 
 /// Runs `work` in a thread of its own and waits for it until the deadline. `None`: not done in
-/// time. The thread is then left behind: a call that hangs on a disk cannot be taken back.
+/// time. The thread is then left behind: a call that hangs on a disk cannot be taken back. Where there
+/// can be no thread, the caller does it, and may be late: late is better than not at all.
 pub(super) fn within<T: Send + 'static>(
     deadline: Deadline,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     let (done, result) = mpsc::channel();
-    std::thread::Builder::new()
-        .name("save".into())
-        .spawn(move || done.send(work()).ok())
-        .ok()?;
+    thread::spawn_or_do("save", move || {
+        done.send(work()).ok();
+    });
     result.recv_timeout(deadline.remaining()).ok()
 }
 

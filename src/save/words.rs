@@ -6,6 +6,7 @@ use super::Subject;
 use crate::claude::{self, Lookup, tail};
 use crate::notice::Deadline;
 use crate::os::files;
+use crate::os::thread;
 use crate::root::Root;
 use crate::state::{AgentRecord, AgentSaved};
 
@@ -27,13 +28,17 @@ pub(super) fn make_durable(
     deadline: Deadline,
 ) -> Vec<Option<Words>> {
     let (done, results) = mpsc::channel();
+    let mut without_thread = Vec::new();
     for (index, subject) in agents.iter().enumerate() {
         let (root, record, done) = (root.clone(), subject.record.clone(), done.clone());
         // Not scoped: a disk that hangs must not hold up those that do not.
-        std::thread::Builder::new()
-            .name("save-words".into())
-            .spawn(move || done.send((index, one(&root, &record))).ok())
-            .ok();
+        let sync = move || done.send((index, one(&root, &record))).ok();
+        if thread::spawn("save-words", sync).is_err() {
+            without_thread.push(index);
+        }
+    }
+    for index in without_thread {
+        done.send((index, one(root, &agents[index].record))).ok();
     }
     drop(done);
     let mut all: Vec<Option<Words>> = agents.iter().map(|_| None).collect();

@@ -12,6 +12,7 @@ use crate::checkpoint::{self, Outcome, Place, Trigger};
 use crate::claude::{self, Lookup};
 use crate::config::{self, Remote};
 use crate::notice::Deadline;
+use crate::os::thread;
 use crate::root::Root;
 use crate::state::{Manifest, WorkspaceSaved};
 
@@ -85,13 +86,10 @@ pub(super) fn push(
 fn in_parallel(order: &[usize], work: impl Fn(usize) + Sync) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..cores.min(order.len()) {
-            scope.spawn(|| {
-                while let Some(index) = order.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    work(*index);
-                }
-            });
+    let workers = vec![(); cores.min(order.len())];
+    thread::for_all("save-workspaces", &workers, |()| {
+        while let Some(index) = order.get(next.fetch_add(1, Ordering::SeqCst)) {
+            work(*index);
         }
     });
 }

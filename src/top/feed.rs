@@ -14,6 +14,7 @@ use crate::keeper::client::places_of_change;
 use crate::keeper::status::Status;
 use crate::notice::gcp::Metadata;
 use crate::os::files;
+use crate::os::thread;
 use crate::os::watch::{Bell, Watch};
 use crate::root::Root;
 use crate::state::{self, AgentName, Line, Manifest};
@@ -100,9 +101,7 @@ impl Feed {
         let mut eyes = Eyes::open(root.clone(), ask, &watch)?;
         let first = eyes.world();
         let inbox = Arc::clone(inbox);
-        std::thread::Builder::new()
-            .name("feed".into())
-            .spawn(move || eyes.run(&watch, &queue, &inbox, &bell))
+        thread::spawn("feed", move || eyes.run(&watch, &queue, &inbox, &bell))
             .context("cannot start a thread")?;
         Ok((feed, first))
     }
@@ -272,21 +271,18 @@ fn ask_machine(root: &Root, bell: Bell) -> Arc<Mutex<Machine>> {
         ..Machine::default()
     }));
     let (root, shared) = (root.clone(), Arc::clone(&machine));
-    let asked = std::thread::Builder::new()
-        .name("machine".into())
-        .spawn(move || {
-            let (config, _) =
-                Config::load_or_last_good(&root.config(), &root.config_copy()).ok()?;
-            let cloud = &config.cloud;
-            let metadata = Metadata::find(cloud.provider, cloud.metadata.as_deref()).ok()??;
-            let preemptible = metadata.preemptible().ok()?;
-            let mut machine = shared.lock().unwrap_or_else(PoisonError::into_inner);
-            machine.cloud = Some("gcp".to_owned());
-            machine.preemptible = preemptible;
-            drop(machine);
-            bell.ring();
-            Some(())
-        });
+    let asked = thread::spawn("machine", move || {
+        let (config, _) = Config::load_or_last_good(&root.config(), &root.config_copy()).ok()?;
+        let cloud = &config.cloud;
+        let metadata = Metadata::find(cloud.provider, cloud.metadata.as_deref()).ok()??;
+        let preemptible = metadata.preemptible().ok()?;
+        let mut machine = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        machine.cloud = Some("gcp".to_owned());
+        machine.preemptible = preemptible;
+        drop(machine);
+        bell.ring();
+        Some(())
+    });
     if let Err(error) = asked {
         tracing::debug!("the machine is not asked: {error}");
     }

@@ -32,6 +32,7 @@ use std::time::Duration;
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::os::command;
 use crate::os::signal::{self, Ask};
+use crate::os::thread;
 use crate::os::watch::{Bell, Watch};
 use crate::root::Root;
 use crate::state::AgentName;
@@ -155,26 +156,24 @@ impl Hands {
         let mut command = self.command(&arguments);
         let said = format!("spotkeep {}", arguments.join(" "));
         let (inbox, bell) = (Arc::clone(&self.inbox), self.bell.clone());
-        std::thread::Builder::new()
-            .name("command".into())
-            .spawn(move || {
-                let (worked, text) = match command::run(&mut command, COMMAND_LIMIT) {
-                    Ok(output) if output.status.success() => {
-                        let silent = output.stdout.trim().is_empty();
-                        (true, if silent { output.stderr } else { output.stdout })
-                    }
-                    Ok(output) => (false, in_a_line(&(output.stdout + &output.stderr))),
-                    Err(error) => (false, format!("{error:#}")),
-                };
-                inbox.say(News::Said {
-                    command: said,
-                    text,
-                    worked,
-                    show,
-                });
-                bell.ring();
-            })
-            .context("cannot start a thread")?;
+        thread::spawn("command", move || {
+            let (worked, text) = match command::run(&mut command, COMMAND_LIMIT) {
+                Ok(output) if output.status.success() => {
+                    let silent = output.stdout.trim().is_empty();
+                    (true, if silent { output.stderr } else { output.stdout })
+                }
+                Ok(output) => (false, in_a_line(&(output.stdout + &output.stderr))),
+                Err(error) => (false, format!("{error:#}")),
+            };
+            inbox.say(News::Said {
+                command: said,
+                text,
+                worked,
+                show,
+            });
+            bell.ring();
+        })
+        .context("cannot start a thread")?;
         self.feed.look();
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::claude::story::Story;
 use crate::claude::{self, Lookup, Reader};
 use crate::keeper::status::AgentStatus;
 use crate::os::process;
+use crate::os::thread;
 use crate::os::watch::{Bell, Watch};
 use crate::state::AgentName;
 
@@ -64,9 +65,7 @@ impl Transcripts {
     pub fn new(config_dir: PathBuf, bell: Bell) -> Self {
         let (jobs, queue) = mpsc::channel();
         let (done, counted) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("count".into())
-            .spawn(move || count(&queue, &done, &bell));
+        let thread = thread::spawn("count", move || count(&queue, &done, &bell));
         if let Err(error) = thread {
             tracing::debug!("tokens of long transcripts are not counted: {error}");
         }

@@ -9,11 +9,11 @@ mod question;
 
 use std::convert::Infallible;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
-use std::thread;
 use std::time::Instant;
 
 use crate::error::{Context as _, Result};
 use crate::http::Client;
+use crate::os::thread;
 
 pub use metadata::{Metadata, NOTICE_KEY};
 pub use poller::{Health, Poller, Seen, Step};
@@ -48,9 +48,7 @@ pub fn watch(metadata: &Metadata, deliver: impl FnMut(Seen) + Send + 'static) ->
     let client = Client::new();
     let metadata = metadata.with_client(client.clone());
     let (alive, ended) = channel();
-    thread::Builder::new()
-        .name("notice-gcp".into())
-        .spawn(move || run(&metadata, &ended, deliver))
+    thread::spawn("notice-gcp", move || run(&metadata, &ended, deliver))
         .context("cannot start the thread that watches the metadata server")?;
     Ok(Watcher {
         client,
