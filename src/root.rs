@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
+use crate::os::owner::first_open_to_others;
 use crate::os::{files, user};
 use crate::state::{self, AgentName, AgentRecord, RootFile};
 
@@ -39,7 +40,21 @@ impl Root {
     ///
     /// # Errors
     /// There is none: nothing there, an unmounted mount point, or a directory that is not a root.
+    ///
+    /// As root also: another user could change it. What an agent puts there, root would read, run
+    /// or write through.
     pub fn open(dir: &Path) -> Result<Self> {
+        if let Ok(dir) = fs::canonicalize(dir) {
+            refuse_for_root(&dir, "status")?;
+        }
+        Self::open_of_anybody(dir)
+    }
+
+    /// As [`Root::open`], for what root does with another user's: it follows and runs nothing there.
+    ///
+    /// # Errors
+    /// As [`Root::open`], but for the owner.
+    pub fn open_of_anybody(dir: &Path) -> Result<Self> {
         refuse_unmounted(dir, &fs::read_to_string("/etc/fstab").unwrap_or_default())?;
         let dir = fs::canonicalize(dir)
             .with_context(|| format!("no root at {}", dir.display()))
@@ -56,6 +71,12 @@ impl Root {
     /// The place cannot hold one, or holds one of a user that is not the caller.
     pub fn init(dir: &Path) -> Result<(Self, bool)> {
         refuse_unmounted(dir, &fs::read_to_string("/etc/fstab").unwrap_or_default())?;
+        let there = dir
+            .ancestors()
+            .find_map(|above| fs::canonicalize(above).ok());
+        if let Some(there) = there {
+            refuse_for_root(&there, "init")?;
+        }
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let root = Self::at(fs::canonicalize(dir)?)?;
         for (name, mode) in LAYOUT {
@@ -290,6 +311,26 @@ impl Root {
         self.ensure_there()?;
         state::store(&self.record(&record.name), record)
     }
+}
+
+/// Root uses no directory that another user could change under it.
+fn refuse_for_root(dir: &Path, verb: &str) -> Result<()> {
+    if user::id() != 0 {
+        return Ok(());
+    }
+    let Some(open) = first_open_to_others(dir) else {
+        return Ok(());
+    };
+    let owner = fs::metadata(open).map_or(0, |meta| meta.uid());
+    let words = ["spotkeep", "--root", &dir.display().to_string(), verb].map(str::to_owned);
+    Err(anyhow!(
+        "root uses no data directory that others can change: {} is not root's alone",
+        open.display()
+    ))
+    .hint(match owner {
+        0 => format!("sudo ls -ld {}", open.display()),
+        owner => user::as_user_hint(owner, &words),
+    })
 }
 
 fn place_of(dir: &Path) -> Result<(u64, u64)> {

@@ -223,6 +223,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         return Ok(code);
     }
     let root = || Root::open(&at);
+    // They guard themselves.
+    let anybodys = || Root::open_of_anybody(&at);
     match cli.verb {
         Verb::Init(args) => init::run(&at, &args),
         Verb::Add(args) => add::run(&root()?, args),
@@ -247,7 +249,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Checkpoint(args) => checkpoint::run(&root()?, args),
         Verb::Restore(args) if args.is_from_elsewhere() => restore::from(&at, args),
         Verb::Restore(args) => restore::run(&root()?, &args),
-        Verb::Backup(args) => backup::run(&root()?, args),
+        Verb::Backup(args) => backup::run(&anybodys()?, args),
         Verb::Notice(args) => notice::run(&at, &args),
         Verb::Doctor(args) => doctor::run(&at, args),
         Verb::Drill(args) => drill::run(&at, args),
@@ -259,7 +261,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Man(args) => help::man::run(&args),
         Verb::AgentExec(args) => agent_exec::run(&root()?, &args),
         Verb::TmuxServer => tmux_server::run(&root()?),
-        Verb::Units(args) => units::run(&root()?, &args),
+        Verb::Units(args) => units::run(&anybodys()?, &args),
         Verb::StandInAgent { arguments } => Ok(crate::drill::standin::main(&arguments)),
     }
 }

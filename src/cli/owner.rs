@@ -18,6 +18,7 @@ use super::term::{relay, relay_complaint};
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::os::place::Place;
 use crate::os::process;
+use crate::os::thread;
 use crate::os::user::{self, as_user_hint};
 use crate::setup::account::{self, Account};
 
@@ -54,12 +55,12 @@ pub(super) fn stand_aside(at: &Path, access: Access) -> Result<Option<ExitCode>>
     if access == Access::Own || user::id() != 0 {
         return Ok(None);
     }
-    let Some((uid, gid)) = somebody_else(at) else {
+    let Some(uid) = somebody_else(at) else {
         return Ok(None);
     };
     match access {
         Access::Own | Access::Acts => refuse(at, uid),
-        Access::Reads => read_as(uid, gid).map(Some),
+        Access::Reads => read_as(at, uid).map(Some),
     }
 }
 
@@ -69,19 +70,24 @@ pub(super) fn is_anothers(at: &Path) -> bool {
 }
 
 /// Runs this very command as the owner, without a terminal.
-fn read_as(uid: u32, gid: u32) -> Result<ExitCode> {
+fn read_as(at: &Path, uid: u32) -> Result<ExitCode> {
+    // A descriptor of root's, to its terminal or to a file of its own, would be theirs too.
+    process::keep_descriptors_to_ourselves();
     let (_held, program) = process::inheritable_self()?;
     let known = account::find(&Place::new(None), &uid.to_string())?;
     // The session is changed before the user is: no process of theirs is ever in root's.
     let mut command = Command::new("setsid");
     command
         .args(["--wait", "setpriv", "--pdeathsig", "TERM"])
-        .args(identity(uid, gid, known.as_ref()))
+        .args(identity(uid, known.as_ref()))
         .arg("--")
         .arg(program)
-        .args(std::env::args_os().skip(1))
+        .args(this_command(at).into_iter().skip(1))
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| is_kept(name)))
+        .env("PATH", user::absolute_path())
+        // Root's own may be where they cannot go, and be a way to what they cannot see.
+        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -95,11 +101,12 @@ fn read_as(uid: u32, gid: u32) -> Result<ExitCode> {
     let acting = || format!("cannot act as {}", user::name(uid));
     let mut child = command.spawn().with_context(acting)?;
     let (out, err) = (child.stdout.take(), child.stderr.take());
-    let status = std::thread::scope(|scope| {
-        scope.spawn(|| pass_on(err, relay_complaint));
-        pass_on(out, relay);
-        child.wait().with_context(acting)
-    })?;
+    thread::both(
+        "relay",
+        || pass_on(err, relay_complaint),
+        || pass_on(out, relay),
+    );
+    let status = child.wait().with_context(acting)?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
@@ -124,12 +131,12 @@ fn refuse(at: &Path, uid: u32) -> Result<Option<ExitCode>> {
         at.display()
     ))
     .kind(Kind::Usage);
-    let at = fs::canonicalize(at).unwrap_or_else(|_| at.to_owned());
-    refusal.hint(as_user_hint(uid, &this_command(&at)))
+    refusal.hint(as_user_hint(uid, &this_command(at)))
 }
 
 /// The words of this command, with the data directory named in full.
 fn this_command(at: &Path) -> Vec<String> {
+    let at = fs::canonicalize(at).unwrap_or_else(|_| at.to_owned());
     let mut given = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
     let program = given.next().unwrap_or_default();
     let program = match program.contains('/') {
@@ -139,6 +146,11 @@ fn this_command(at: &Path) -> Vec<String> {
     let mut words = vec![program, "--root".to_owned(), at.display().to_string()];
     while let Some(word) = given.next() {
         match word.as_str() {
+            "--" => {
+                words.push(word);
+                words.extend(given);
+                break;
+            }
             "--root" => drop(given.next()),
             _ if word.starts_with("--root=") => {}
             _ => words.push(word),
@@ -147,17 +159,18 @@ fn this_command(at: &Path) -> Vec<String> {
     words
 }
 
-/// User and group of a root that is not root's own. A link counts as whoever made it, so that nobody can
+/// The owner of a data directory that is not root's own. A link counts as whoever made it, so that nobody can
 /// pass off a directory of root's as his state.
-fn somebody_else(at: &Path) -> Option<(u32, u32)> {
+fn somebody_else(at: &Path) -> Option<u32> {
     let state: PathBuf = fs::canonicalize(at).ok()?.join("session-state");
     let meta = fs::symlink_metadata(state).ok()?;
-    (meta.uid() != 0).then(|| (meta.uid(), meta.gid()))
+    (meta.uid() != 0).then(|| meta.uid())
 }
 
 /// Arguments of `setpriv`. Who has no account here has no further groups.
-fn identity(uid: u32, gid: u32, known: Option<&Account>) -> Vec<String> {
-    let gid = known.map_or(gid, |account| account.gid);
+fn identity(uid: u32, known: Option<&Account>) -> Vec<String> {
+    // What group a foreign disk names is no reason to be in it.
+    let gid = known.map_or(uid, |account| account.gid);
     let groups = match known {
         Some(_) => "--init-groups",
         None => "--clear-groups",
@@ -197,12 +210,12 @@ mod tests {
         fs::create_dir(&mine).unwrap();
         std::os::unix::fs::symlink(&mine, dir.path().join("session-state")).unwrap();
         let me = user::id();
-        let of_link = somebody_else(dir.path()).map(|(uid, _)| uid);
+        let of_link = somebody_else(dir.path());
         assert_eq!(of_link, (me != 0).then_some(me));
         if me == 0 {
             let link = dir.path().join("session-state");
             std::os::unix::fs::lchown(&link, Some(48_211), Some(48_212)).unwrap();
-            assert_eq!(somebody_else(dir.path()), Some((48_211, 48_212)));
+            assert_eq!(somebody_else(dir.path()), Some(48_211));
         }
     }
 }

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::os::terminal::{is_plain, plain};
 use crate::state::AgentState;
 
 /// Prints a line. Whoever closed the pipe wanted no more.
@@ -19,16 +20,17 @@ fn put(line: &str) {
     }
 }
 
-/// Prints what another process has printed, line breaks included.
+/// Prints what another process has printed, line breaks included. It has no terminal, so what of it
+/// looks like a colour is none of ours.
 pub(super) fn relay(text: &str) {
-    if write!(io::stdout().lock(), "{}", harmless(text)).is_err() {
+    if write!(io::stdout().lock(), "{}", plain(text)).is_err() {
         std::process::exit(0);
     }
 }
 
 /// As [`relay`], beside the output.
 pub(super) fn relay_complaint(text: &str) {
-    write!(io::stderr().lock(), "{}", harmless(text)).ok();
+    write!(io::stderr().lock(), "{}", plain(text)).ok();
 }
 
 /// Prints a line for a human beside the output.
@@ -36,11 +38,13 @@ pub(super) fn complain(line: &str) {
     writeln!(io::stderr().lock(), "{}", harmless(line)).ok();
 }
 
+/// The longest code of a colour, in bytes: a foreground and a background of 24 bits, and a style.
+const LONGEST_COLOUR: usize = 40;
+
 /// Without what a terminal would obey, but for colours: what an agent, a model or a repository has written is shown
 /// among our own words, and must not move the cursor, set a title or type an answer.
 fn harmless(text: &str) -> Cow<'_, str> {
-    let plain = |c: char| !c.is_control() || c == '\n' || c == '\t';
-    if text.chars().all(plain) {
+    if text.chars().all(is_plain) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len());
@@ -48,12 +52,11 @@ fn harmless(text: &str) -> Cow<'_, str> {
     while let Some(c) = rest.chars().next() {
         let colour = rest.strip_prefix("\x1b[").and_then(|code| {
             let end = code.find(|c: char| !c.is_ascii_digit() && c != ';')?;
-            code[end..]
-                .starts_with('m')
+            (end <= LONGEST_COLOUR && code[end..].starts_with('m'))
                 .then_some("\x1b[".len() + end + 1)
         });
         let taken = colour.unwrap_or(c.len_utf8());
-        match colour.is_some() || plain(c) {
+        match colour.is_some() || is_plain(c) {
             true => shown.push_str(&rest[..taken]),
             false => shown.push(char::REPLACEMENT_CHARACTER),
         }
@@ -64,9 +67,26 @@ fn harmless(text: &str) -> Cow<'_, str> {
 
 /// Prints a value as JSON.
 pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
-    // It has escapes of its own for control characters, and a tool wants the rest as it is.
-    put(&serde_json::to_string_pretty(value)?);
+    put(&escape_controls(&serde_json::to_string_pretty(value)?));
     Ok(())
+}
+
+/// JSON escapes control characters up to U+001F itself. A terminal obeys those from U+007F to U+009F
+/// too, which can stand in strings only.
+fn escape_controls(json: &str) -> Cow<'_, str> {
+    let is_kept = |c: char| !c.is_control() || c == '\n';
+    if json.chars().all(is_kept) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        if is_kept(c) {
+            escaped.push(c);
+        } else {
+            escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 /// Whether colours are wanted: a terminal, and nobody said `NO_COLOR`.
@@ -180,6 +200,20 @@ mod tests {
     }
 
     #[test]
+    fn json_stays_what_it_is_and_moves_no_terminal() {
+        let value = serde_json::json!({ "a": "\u{9b}6n\x1b\u{7f}é" });
+        let shown = escape_controls(&serde_json::to_string_pretty(&value).unwrap()).into_owned();
+        assert!(
+            shown.chars().all(|c| !c.is_control() || c == '\n'),
+            "{shown:?}"
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&shown).unwrap(),
+            value
+        );
+    }
+
+    #[test]
     fn a_terminal_is_told_colours_and_nothing_else() {
         assert_eq!(
             harmless("\x1b[1;31mred\x1b[0m\ta\n"),
@@ -192,6 +226,8 @@ mod tests {
             ("a\rb\x08", "a\u{fffd}b\u{fffd}"),
             ("\u{9b}31m", "\u{fffd}31m"),
             ("\x1b[", "\u{fffd}["),
+            // Half of it in one write, another end from elsewhere.
+            (&format!("\x1b[{:041}m", 0), &format!("\u{fffd}[{:041}m", 0)),
             ("\x1b", "\u{fffd}"),
         ] {
             assert_eq!(harmless(text), shown);

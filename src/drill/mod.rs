@@ -21,6 +21,7 @@ pub mod script;
 pub mod session_file;
 pub mod standin;
 
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -30,6 +31,11 @@ use serde::{Deserialize, Serialize};
 pub use report::Report;
 
 use crate::error::{Context as _, Hint as _, Result, ensure};
+use crate::os::terminal::plain;
+use crate::os::{process, thread, user};
+
+/// What is shown at once of what is said inside, in bytes.
+const LONGEST_LINE: u64 = 64 << 10;
 
 /// Tells the program inside the namespace what to play.
 const INSIDE: &str = "SPOTKEEP_DRILL_INSIDE";
@@ -135,23 +141,47 @@ pub fn run(options: &Options) -> Result<Report> {
 /// Only root can, and then nothing that is started can reach beyond this machine.
 fn inside_a_namespace(options: &Options) -> Result<Report> {
     let exe = std::env::current_exe().context("cannot find the program itself")?;
+    process::keep_descriptors_to_ourselves();
     // Should this process end, the one inside is told, and clears up.
-    let script = "ip link set lo up && exec setpriv --pdeathsig TERM \"$0\" drill --json";
-    let mut command = program::isolated(script);
-    let output = command
+    let mut command = program::confined("ip link set lo up && exec \"$0\" drill --json");
+    let mut child = command
         .arg(exe)
         .env_clear()
         .envs(
-            ["PATH", "HOME", "TMPDIR", "TERM"]
+            ["HOME", "TMPDIR", "TERM"]
                 .into_iter()
                 .filter_map(|key| Some((key, std::env::var_os(key)?))),
         )
+        .env("PATH", user::absolute_path())
         .env(INSIDE, serde_json::to_string(options)?)
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .context("cannot run unshare")?;
-    serde_json::from_slice(&output.stdout).context("the drill ended without a report")
+    let (said, mut report) = (child.stderr.take(), Vec::new());
+    let read = || {
+        child
+            .stdout
+            .take()
+            .map(|mut out| out.read_to_end(&mut report))
+    };
+    thread::both("said", || pass_on(said), read);
+    child.wait().context("cannot wait for the drill")?;
+    serde_json::from_slice(&report).context("the drill ended without a report")
+}
+
+/// Shows what is said inside. Not the terminal itself goes there: a program of the drill could write
+/// to it, or type into the shell that it is of.
+fn pass_on(said: Option<impl Read>) {
+    let Some(said) = said else { return };
+    let mut lines = BufReader::new(said);
+    let mut line = Vec::new();
+    while matches!((&mut lines).take(LONGEST_LINE).read_until(b'\n', &mut line), Ok(n) if n > 0) {
+        let text = String::from_utf8_lossy(&line).into_owned();
+        write!(std::io::stderr(), "{}", plain(&text)).ok();
+        line.clear();
+    }
 }
 
 /// That this process can reach nothing but this machine: the variable alone proves nothing.

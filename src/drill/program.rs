@@ -77,6 +77,21 @@ pub fn can_isolate() -> bool {
 pub fn isolated(script: &str) -> Command {
     let mut command = Command::new("unshare");
     command.args(["-n", "-m", "--propagation", "private", "sh", "-c", script]);
+    command::look_in_absolute_directories(&mut command);
+    command
+}
+
+/// As [`isolated`], in a session without a terminal and among processes of its own: whatever it
+/// starts ends with it. It is told by SIGTERM when this process ends.
+#[must_use]
+pub fn confined(script: &str) -> Command {
+    let mut command = Command::new("setsid");
+    // unshare itself lets SIGTERM pass by (unshare(1)); its end is what the first process is told of.
+    command.args(["--wait", "setpriv", "--pdeathsig", "KILL", "unshare"]);
+    command.args(["-n", "-m", "-p", "--fork", "--kill-child=TERM"]);
+    command.args(["--mount-proc", "--propagation", "private"]);
+    command.args(["sh", "-c", script]);
+    command::look_in_absolute_directories(&mut command);
     command
 }
 

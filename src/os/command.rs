@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::Pid;
 
 use super::process::{Pidfd, Signal};
+use super::{thread, user};
 use crate::error::{Context as _, Result, ensure};
 
 /// What a command said.
@@ -63,6 +64,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
 
 fn run_to_its_end(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
+    look_in_absolute_directories(command);
     // Where a person can press ctrl-C, the key has to reach it too.
     if !std::io::stdin().is_terminal() {
         command.process_group(0);
@@ -144,6 +146,14 @@ fn hear_out(
     })
 }
 
+/// Root runs no program of the directory that it happens to stand in.
+pub fn look_in_absolute_directories(command: &mut Command) {
+    let is_set = command.get_envs().any(|(name, _)| name == "PATH");
+    if user::id() == 0 && !is_set {
+        command.env("PATH", user::absolute_path());
+    }
+}
+
 /// Hears a child until it has ended; `None` where it had to be ended at `until`.
 fn hear_to_the_end(
     mut child: Child,
@@ -202,7 +212,9 @@ const PIPE_LIMIT: Duration = Duration::from_secs(2);
 fn feed(child: &mut Child, input: Vec<u8>) {
     if let Some(mut pipe) = child.stdin.take() {
         // A program that ends early closes its end; its own words say why.
-        std::thread::spawn(move || pipe.write_all(&input).ok());
+        if let Err(error) = thread::spawn("feed", move || pipe.write_all(&input).ok()) {
+            tracing::warn!("a command gets nothing to read: {error}");
+        }
     }
 }
 

@@ -293,6 +293,29 @@ pub fn inheritable_self() -> Result<(File, PathBuf)> {
     Ok((file, at))
 }
 
+/// Keeps a child from getting any descriptor of ours but its input, output and errors: what the
+/// shell had open when it started us is otherwise passed on.
+pub fn keep_descriptors_to_ourselves() {
+    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let numbers: Vec<i32> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    for number in numbers {
+        set_close_on_exec(number);
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the descriptor is borrowed for one call that changes its flag and nothing else; one \
+              that was closed meanwhile is an error of that call"
+)]
+fn set_close_on_exec(number: i32) {
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC).ok();
+}
+
 /// Lets everybody else go first: this thread, and whatever is started from it. Not at the very lowest: where
 /// every core is wanted by several, that would be nothing at all for hours.
 pub fn step_back() {

@@ -1,5 +1,6 @@
 //! Users of this machine.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
 
@@ -7,6 +8,15 @@ use std::path::PathBuf;
 #[must_use]
 pub fn id() -> u32 {
     rustix::process::getuid().as_raw()
+}
+
+/// The directories of `PATH` that are the same wherever one stands. What a relative one holds, a
+/// cloned repository may have put there.
+#[must_use]
+pub fn absolute_path() -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let absolute = std::env::split_paths(&path).filter(|dir| dir.is_absolute());
+    std::env::join_paths(absolute).unwrap_or_default()
 }
 
 /// The name of a user, from `/etc/passwd`; the number where it has none.

@@ -165,6 +165,54 @@ fn a_verb_that_changes_something_of_the_owners_is_refused_to_root_and_starts_not
 }
 
 #[test]
+fn root_uses_no_data_directory_that_another_user_can_change() {
+    if !is_root() {
+        return skip(
+            "root_uses_no_data_directory_that_another_user_can_change",
+            "it is about root",
+        );
+    }
+    let lab = Lab::of_a_user();
+    let ran = lab.dir.join("tmp/ran");
+    fs::set_permissions(lab.dir.join("tmp"), fs::Permissions::from_mode(0o777)).unwrap();
+    write_script(
+        &lab.dir.join("bin/claude"),
+        &format!("id -u >>{}; echo 2.1.330", ran.display()),
+    );
+    lab.declare("a", "", "");
+    lab.give_away();
+    let (state, aside) = (lab.file("session-state"), lab.file("aside"));
+    let root_types = |verb: &str| {
+        let line = format!("{SPOTKEEP} --root {} {verb}", lab.root().display());
+        on_roots_terminal(&lab, &line)
+    };
+    // Without it, nobody would know whose directory it is.
+    fs::rename(&state, &aside).unwrap();
+    for verb in ["ls", "doctor", "up --dry-run", "up", "save", "init"] {
+        let (code, shown) = root_types(verb);
+        assert!(
+            code != Some(0) && shown.contains("is not root's alone"),
+            "{verb}: {shown}"
+        );
+    }
+    let (_, offered) = root_types(&format!(
+        "complete -- --root {} attach ''",
+        lab.root().display()
+    ));
+    assert_eq!(offered, "");
+    assert!(!state.exists());
+    // As if root had made one there before.
+    fs::create_dir(&state).unwrap();
+    fs::copy(aside.join("root.json"), state.join("root.json")).unwrap();
+    for verb in ["ls", "doctor", "up"] {
+        let (_, shown) = root_types(verb);
+        assert!(shown.contains("is not root's alone"), "{verb}: {shown}");
+    }
+    let ran = fs::read_to_string(&ran).unwrap_or_default();
+    assert!(!ran.lines().any(|uid| uid == "0"), "{ran}");
+}
+
+#[test]
 fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivileged() {
     if !is_root() {
         return skip(
@@ -208,6 +256,7 @@ fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivi
     fs::set_permissions(&lab.dir, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(lab.dir.join("tmp"), fs::Permissions::from_mode(0o777)).unwrap();
     let (started, gate) = (lab.dir.join("tmp/started"), lab.dir.join("tmp/gate"));
+    let terminal = lab.dir.join("tmp/terminal");
     fs::write(&started, "").unwrap();
     fs::set_permissions(&started, fs::Permissions::from_mode(0o666)).unwrap();
     assert_eq!(
@@ -220,11 +269,14 @@ fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivi
     write_script(
         &claude,
         &format!(
-            "case $* in *--version*) ;; *) echo on >>{0}; cat {1} >/dev/null;; esac\n\
+            "case $* in *--version*) cut -d\\  -f7 /proc/$$/stat >{3};;\n\
+             *) echo on >>{0}; cat {1} >/dev/null;; esac\n\
+             setsid env -i PATH=$PATH tail -f {0} </dev/null >/dev/null 2>&1 &\n\
              exec {2} stand-in-agent \"$@\"",
             started.display(),
             gate.display(),
-            program.display()
+            program.display(),
+            terminal.display()
         ),
     );
     let child = drill(&["--claude", claude.to_str().unwrap()]);
@@ -232,6 +284,8 @@ fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivi
         let text = fs::read_to_string(&started).unwrap();
         (!text.is_empty()).then_some(())
     });
+    // What runs in no pane of the drill's has no terminal at all.
+    assert_eq!(fs::read_to_string(&terminal).unwrap(), "0\n");
     let all = of_a_drill();
     for wanted in ["run", "tmux", "claude"] {
         assert!(
@@ -252,4 +306,11 @@ fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivi
     fs::write(&held, "").unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
+    // It hid from the drill, and has ended with it all the same.
+    let of = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).ok();
+    let entries = fs::read_dir("/proc").unwrap();
+    let commands: Vec<Vec<u8>> = entries.filter_map(|entry| of(entry.unwrap())).collect();
+    let started = started.to_str().unwrap();
+    let holds = |command: &Vec<u8>| String::from_utf8_lossy(command).contains(started);
+    assert!(!commands.iter().any(holds));
 }

@@ -161,10 +161,8 @@ impl Rehearsal {
             self.metadata = Metadata::start()?;
             let path = self.sandbox.root().join("spotkeep.toml");
             let text = std::fs::read_to_string(&path)?;
-            std::fs::write(
-                &path,
-                super::sandbox::point_at(&text, &self.metadata.address()),
-            )?;
+            let text = super::sandbox::point_at(&text, &self.metadata.address());
+            self.sandbox.write(&path, &text)?;
         }
         self.model.new_life();
         let started = Instant::now();

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use super::Sandbox;
 use crate::error::{Context as _, Result};
-use crate::os::files::create_private_dir;
 
 /// A dummy: nothing that a drill starts can reach anything that would take a key.
 const KEY: &str = "drill-key-that-opens-nothing";
@@ -50,15 +49,12 @@ impl Sandbox {
             "env",
             &format!("{{ {} }}", env.join(", ")),
         );
-        fs::write(&path, text)?;
+        self.write(&path, &text)?;
         // A user has said yes to the key once; everything else is the keeper's to merge.
         let tail = KEY.get(KEY.len().saturating_sub(20)..).unwrap_or(KEY);
         let known = serde_json::json!({"customApiKeyResponses": {"approved": [tail]}});
-        let config = self.root().join(".claude");
-        create_private_dir(&config)?;
-        fs::write(config.join(".claude.json"), known.to_string())?;
-        self.give(&config)?;
-        self.give(&config.join(".claude.json"))
+        let file = self.root().join(".claude/.claude.json");
+        self.write(&file, &known.to_string())
     }
 
     /// The stand-in as a program that takes Claude's arguments.

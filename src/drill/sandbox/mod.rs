@@ -45,11 +45,10 @@ impl Sandbox {
         let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid").context("no random id")?;
         let id = uuid.get(..8).unwrap_or("drill").to_owned();
         let temp = std::env::temp_dir();
-        let temp = if temp.as_os_str().len() > LONGEST_TEMP || !unprivileged::can_reach(&temp) {
-            "/tmp".into()
-        } else {
-            temp
-        };
+        let is_good = temp.is_absolute()
+            && temp.as_os_str().len() <= LONGEST_TEMP
+            && unprivileged::can_reach(&temp);
+        let temp = if !is_good { "/tmp".into() } else { temp };
         let sandbox = Self {
             dir: temp.join(format!("spotkeep-drill-{id}")),
             exe: std::env::current_exe().context("cannot find the program itself")?,

@@ -57,7 +57,7 @@ impl Sandbox {
     }
 
     /// Gives a file that root has made to the sandbox's user.
-    pub(super) fn give(&self, path: &Path) -> Result<()> {
+    fn give(&self, path: &Path) -> Result<()> {
         let Some(user) = self.user else { return Ok(()) };
         lchown(path, Some(user), Some(user))
             .with_context(|| format!("cannot give {} away", path.display()))

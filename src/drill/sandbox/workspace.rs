@@ -1,11 +1,33 @@
 //! A workspace in every state of undone work.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
-use super::Sandbox;
-use crate::error::Result;
-use crate::os::files::create_private_dir;
+use super::{LIMIT, Sandbox};
+use crate::error::{Result, ensure};
+use crate::os::command;
+
+/// In one shell, so that nothing of it is written by root, whose writes a program of the drill could
+/// lead elsewhere.
+const MAKE: &str = r#"
+g() { git -c user.name=Drill -c user.email=drill@localhost -c commit.gpgsign=false "$@"; }
+mkdir -p -m 700 "$0"
+cd "$0"
+mkdir -m 700 src
+g init -q -b main
+g config user.name Drill
+g config user.email drill@localhost
+for file in tracked.txt deleted.txt changed.txt src/run.sh; do
+    echo as committed >"$file"
+done
+chmod 755 src/run.sh
+g add .
+g commit -qm 'A commit'
+g rm -q deleted.txt
+echo staged >changed.txt
+g add changed.txt
+echo staged, then changed again >changed.txt
+echo untracked >untracked.txt
+"#;
 
 impl Sandbox {
     /// A repository with every kind of undone work.
@@ -13,30 +35,36 @@ impl Sandbox {
     /// # Errors
     /// Git failed.
     pub fn make_workspace(&self, name: &str) -> Result<()> {
-        let dir = self.workspace(name);
-        create_private_dir(&dir.join("src"))?;
-        let write = |file: &str, text: &str| {
-            fs::write(dir.join(file), text)?;
-            self.give(&dir.join(file))
-        };
-        let git = |args: &[&str]| self.git(name, args);
-        for made in [&dir, &dir.join("src")] {
-            self.give(made)?;
-        }
-        git(&["init", "-q", "-b", "main"])?;
-        git(&["config", "user.name", "Drill"])?;
-        git(&["config", "user.email", "drill@localhost"])?;
-        for file in ["tracked.txt", "deleted.txt", "changed.txt", "src/run.sh"] {
-            write(file, "as committed\n")?;
-        }
-        fs::set_permissions(dir.join("src/run.sh"), fs::Permissions::from_mode(0o755))?;
-        git(&["add", "."])?;
-        git(&["commit", "-qm", "A commit"])?;
-        git(&["rm", "-q", "deleted.txt"])?;
-        write("changed.txt", "staged\n")?;
-        git(&["add", "changed.txt"])?;
-        write("changed.txt", "staged, then changed again\n")?;
-        write("untracked.txt", "untracked\n")?;
+        let mut shell = self.command(Path::new("sh"));
+        shell
+            .args(["-ec", MAKE])
+            .arg(self.workspace(name))
+            .env("HOME", "/nonexistent");
+        let output = command::run(&mut shell, LIMIT)?;
+        ensure!(
+            output.status.success(),
+            "cannot make a workspace: {}",
+            output.stderr
+        );
+        Ok(())
+    }
+
+    /// Writes a file of the sandbox as its user, with the directory that it is in.
+    ///
+    /// # Errors
+    /// The disk is full.
+    pub fn write(&self, path: &Path, text: &str) -> Result<()> {
+        let mut shell = self.command(Path::new("sh"));
+        shell
+            .args(["-ec", "mkdir -p -m 700 \"${0%/*}\"; cat >\"$0\""])
+            .arg(path);
+        let output = command::run_with_input(&mut shell, text.as_bytes(), LIMIT)?;
+        ensure!(
+            output.status.success(),
+            "cannot write {}: {}",
+            path.display(),
+            output.stderr
+        );
         Ok(())
     }
 }
