@@ -62,19 +62,20 @@ fn judge(sight: &Sight, ours: &str, at: &Path) -> Ground {
     }
 }
 
-fn look(root: &Root) -> Sight {
+/// `None`: it could not be told, as where no file can be opened any more; that is no news of the root.
+fn look(root: &Root) -> Option<Sight> {
     let same_place = root.ensure_there().is_ok();
     let root_id = match same_place {
         true => None, // It is ours, whatever state the file is in.
         false => root.identity().ok().map(|identity| identity.root_id),
     };
-    let mounts = mounts::now().unwrap_or_default();
+    let mounts = mounts::now().ok()?;
     let read_only = mounts::holding(&mounts, root.dir()).and_then(mounts::Mount::read_only);
-    Sight {
+    Some(Sight {
         same_place,
         root_id,
         read_only,
-    }
+    })
 }
 
 /// Looks for as long as the process lives, and delivers each change; the ground is firm at first.
@@ -83,10 +84,12 @@ fn watch(root: Root, ours: String, deliver: impl Fn(Ground) + Send + 'static) ->
     thread::spawn("ground", move || {
         let mut last = Ground::Firm;
         loop {
-            let now = judge(&look(&root), &ours, root.dir());
-            if now != last {
-                last = now.clone();
-                deliver(now);
+            if let Some(sight) = look(&root) {
+                let now = judge(&sight, &ours, root.dir());
+                if now != last {
+                    last = now.clone();
+                    deliver(now);
+                }
             }
             changes.wait(EVERY);
         }
