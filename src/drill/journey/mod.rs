@@ -20,7 +20,7 @@ use super::sandbox::Sandbox;
 use super::script::{CONTINUED_FILE, OPEN_FILE};
 use super::session_file::{Live, live, transcript_marks};
 use super::{Kind, Options, marker as mark, program};
-use crate::error::{Context as _, Result, ensure};
+use crate::error::{Context as _, Result};
 use crate::os::signal;
 use crate::state::{Manifest, latest_manifest};
 use crate::time::Timestamp;
@@ -285,14 +285,13 @@ impl Rehearsal {
 
     fn lose_it_with_its_power(&mut self) -> Result<()> {
         let settled = Instant::now() + SETTLED;
-        let steady = |ledger: &Ledger| {
+        self.until("an agent goes on writing", |stage| {
+            let ledger = stage.model.ledger();
             let mut records = ledger.agents.values().flat_map(|agent| &agent.records);
-            records.any(|record| record.at >= settled)
-        };
-        ensure!(
-            self.model.wait(self.limit(), steady),
-            "no agent goes on writing"
-        );
+            let goes_on = records.any(|record| record.at >= settled);
+            let waits = (!goes_on).then(|| "none has written since".to_owned());
+            Ok(waits.into_iter().collect())
+        })?;
         let mut at = None;
         self.end_the_life(|sandbox| {
             at = Some(sandbox.cut_power()?);

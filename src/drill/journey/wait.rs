@@ -1,14 +1,17 @@
-//! Waiting for the fleet, by events and never for long.
+//! Waiting for the fleet, by events. A slow machine is no loss: what ends a wait in vain is a fleet in
+//! which nothing happens any more, or an agent that its keeper has given up.
 
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use super::Rehearsal;
 use crate::error::{Result, bail};
 use crate::os::watch::Watch;
 
-/// How long anything may take, and how much more each agent adds.
-const LIMIT: Duration = Duration::from_secs(30);
-const LIMIT_PER_AGENT: Duration = Duration::from_secs(3);
+/// How long nothing may happen at all. A Claude on a machine with a load of 50 takes a minute to start,
+/// and is not heard of meanwhile.
+const STILL: Duration = Duration::from_secs(180);
 /// Files may change without a word; then this often is looked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -20,7 +23,8 @@ impl Rehearsal {
         mut look: impl FnMut(&Self) -> Result<Vec<String>>,
     ) -> Result<()> {
         let watch = Watch::new()?;
-        let deadline = Instant::now() + self.limit();
+        let mut last = None;
+        let mut still_since = Instant::now();
         loop {
             let waiting = look(self)?;
             if waiting.is_empty() {
@@ -31,9 +35,19 @@ impl Rehearsal {
             {
                 bail!("the keeper ended by itself ({status}) before {what}");
             }
-            if Instant::now() >= deadline {
-                let limit = self.limit().as_secs();
-                bail!("{what}: not within {limit} s; {}", waiting.join("; "));
+            if let Some(why) = self.given_up() {
+                bail!("{what}: {why}");
+            }
+            let now = Some((self.happened(), waiting.clone()));
+            if now != last {
+                last = now;
+                still_since = Instant::now();
+            } else if still_since.elapsed() >= STILL {
+                let limit = STILL.as_secs();
+                bail!(
+                    "{what}: nothing happens for {limit} s; {}",
+                    waiting.join("; ")
+                );
             }
             // Directories appear as the life goes on.
             for dir in ["root/.claude/sessions", "root/session-state/saves"] {
@@ -43,8 +57,23 @@ impl Rehearsal {
         }
     }
 
-    /// How long this fleet may take for one thing.
-    pub(super) fn limit(&self) -> Duration {
-        LIMIT + LIMIT_PER_AGENT * u32::try_from(self.players.len()).unwrap_or(u32::MAX)
+    /// What the model was asked and the keeper has written so far.
+    fn happened(&self) -> (usize, u64) {
+        let ledger = self.model.ledger();
+        let records = ledger.agents.values().map(|agent| agent.records.len());
+        let journal = self.sandbox.root().join("session-state/journal.jsonl");
+        let length = std::fs::metadata(journal).map_or(0, |meta| meta.len());
+        (records.sum(), length)
+    }
+
+    /// An agent that is started no more, as its record says, and why.
+    fn given_up(&self) -> Option<String> {
+        let records = self.sandbox.root().join("session-state/agents");
+        self.players.iter().find_map(|player| {
+            let text = std::fs::read(records.join(format!("{}.json", player.name))).ok()?;
+            let record: Value = serde_json::from_slice(&text).ok()?;
+            let why = record["why"].as_str().unwrap_or("no reason is known");
+            (record["state"] == "failed").then(|| format!("{} has failed: {why}", player.name))
+        })
     }
 }
