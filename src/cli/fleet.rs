@@ -20,13 +20,16 @@ use crate::restore;
 use crate::root::Root;
 use crate::state::{self, AgentName, AgentState, Fleet};
 use crate::systemd::install;
-use crate::systemd::units::ALL;
+use crate::systemd::units::{ALL, KEEPER};
 
-/// How long a keeper's unit may take until it runs again.
+/// How long a keeper's unit may take until systemd has it under way again.
 const UNIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a keeper in the background may take until it answers.
-const KEEPER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a keeper that is under way may take until it answers. On a crowded machine it is slow.
+const KEEPER_LIMIT: Duration = Duration::from_secs(120);
+
+/// How often a keeper that is about to come is asked for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How long `up` waits for agents to come up; they go on starting after that.
 const UP_LIMIT: Duration = Duration::from_secs(90);
@@ -245,7 +248,8 @@ fn start_keeper(root: &Root) -> Result<()> {
         .context("cannot start a keeper")?;
     let until = Instant::now() + KEEPER_LIMIT;
     loop {
-        if status(root)?.keeper == "running" {
+        // One that holds the lock and has no time yet to answer is no failure.
+        if status(root).is_ok_and(|now| now.keeper == "running") {
             return Ok(());
         }
         if let Some(status) = child.try_wait()? {
@@ -261,15 +265,23 @@ fn start_keeper(root: &Root) -> Result<()> {
             return Err(anyhow!("the keeper does not answer"))
                 .hint(format!("tail {}", log.display()));
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 
 /// A second keeper, in a session of a user's, would hold the root against the unit's.
 fn wait_for_the_units_keeper(root: &Root) -> Result<()> {
-    let running = |status: &Status| status.keeper == "running";
-    if running(&wait(root, UNIT_LIMIT, running)?) {
-        return Ok(());
+    let began = Instant::now();
+    loop {
+        if status(root).is_ok_and(|now| now.keeper == "running") {
+            return Ok(());
+        }
+        let since = began.elapsed();
+        let is_coming = || install::is_under_way(KEEPER).unwrap_or(true);
+        if since >= KEEPER_LIMIT || (since >= UNIT_LIMIT && !is_coming()) {
+            break;
+        }
+        std::thread::sleep(LOOK_EVERY);
     }
     Err(anyhow!(
         "the keeper of this root is a systemd unit, and does not run"

@@ -197,6 +197,17 @@ pub fn is_active(unit: &str) -> Result<bool> {
         .success())
 }
 
+/// Whether a unit runs, or is on its way to that. A keeper that has ended by itself is started again after
+/// a moment, and is `activating` until then.
+///
+/// # Errors
+/// systemctl cannot be run, or does not answer.
+pub fn is_under_way(unit: &str) -> Result<bool> {
+    let output = run(Path::new("/"), &["is-active", unit], LIMIT)?;
+    let states = ["active", "reloading", "activating", "deactivating"];
+    Ok(states.contains(&output.stdout.trim()))
+}
+
 fn systemctl(prefix: &Path, arguments: &[&str], limit: Duration) -> Result<Output> {
     let output = run(prefix, arguments, limit)?;
     if !output.status.success() {
