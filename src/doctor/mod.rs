@@ -29,22 +29,30 @@ mod tools;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::error::{Error, hint_of};
-use crate::os::thread;
+use crate::os::{process, thread};
 use crate::state::VERSION;
 pub use scene::Options;
 use scene::Scene;
 
-/// What nobody answers for so long is said not to answer. All slow things are asked at once.
-const LIMIT: Duration = Duration::from_millis(1_500);
+/// What nobody answers for so long is said not to answer. All slow things are asked at once. Generous:
+/// a crowded machine is slow, not broken.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A group asks for several things one after the other, and each has its own limit.
-const GROUP_LIMIT: Duration = Duration::from_millis(2_500);
+const GROUP_LIMIT: Duration = Duration::from_secs(15);
+
+/// Who has waited for the kernel for so long, at each look, waits for a disk that hangs.
+const HANGS_AFTER: Duration = Duration::from_millis(2_500);
+
+/// How often is looked whether somebody waits for the kernel.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -112,8 +120,8 @@ impl Report {
     }
 }
 
-/// Looks everything over. Writes nothing, and takes some two seconds at most, but for the probe. A disk
-/// that hangs is told like everything else: who waits for it is left behind.
+/// Looks everything over. Writes nothing, and takes some two seconds at most where nothing is slow, but for
+/// the probe. A disk that hangs is told like everything else: who waits for it is left behind.
 #[must_use]
 pub fn examine(at: &Path, options: &Options) -> Report {
     type Group = (&'static str, fn(&Scene) -> Vec<Check>);
@@ -131,7 +139,10 @@ pub fn examine(at: &Path, options: &Options) -> Report {
     ];
     let (path, what) = (at.to_path_buf(), options.clone());
     let Some(scene) = in_time(GROUP_LIMIT, move || Scene::gather(&path, &what)) else {
-        let detail = format!("{} does not answer: its disk hangs", at.display());
+        let detail = format!(
+            "{} could not be looked at in time: its disk hangs, or the machine is overloaded",
+            at.display()
+        );
         let checks = vec![Check::wrong("root", detail, "dmesg | tail -n 30")];
         return Report {
             version: VERSION,
@@ -146,10 +157,10 @@ pub fn examine(at: &Path, options: &Options) -> Report {
     let until = Instant::now() + GROUP_LIMIT;
     let mut checks: Vec<Check> = Vec::new();
     for (name, group) in asked {
-        let left = until.saturating_duration_since(Instant::now());
-        let found = group.and_then(|found| found.recv_timeout(left).ok());
+        let found = group.and_then(|group| group.answer(until));
         checks.extend(found.unwrap_or_else(|| {
-            let detail = format!("{name} could not be looked over: something does not answer");
+            let detail =
+                format!("{name} could not be looked over in time: something does not answer");
             vec![Check::wrong("doctor", detail, "dmesg | tail -n 30")]
         }));
     }
@@ -162,11 +173,51 @@ pub fn examine(at: &Path, options: &Options) -> Report {
     }
 }
 
-/// Does something in a thread, which is left behind with the process if it hangs.
-fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<Receiver<T>> {
-    let (answer, answered) = mpsc::channel();
-    thread::spawn("ask", move || answer.send(work()).ok()).ok()?;
-    Some(answered)
+/// Something that is done in a thread, which is left behind with the process if it hangs.
+struct Aside<T> {
+    answer: Receiver<T>,
+    /// 0: it has not begun.
+    thread: Arc<AtomicI32>,
+}
+
+fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<Aside<T>> {
+    let (answered, answer) = mpsc::channel();
+    let thread = Arc::new(AtomicI32::new(0));
+    let itself = Arc::clone(&thread);
+    let ask = move || {
+        itself.store(process::this_thread(), Ordering::SeqCst);
+        answered.send(work()).ok();
+    };
+    thread::spawn("ask", ask).ok()?;
+    Some(Aside { answer, thread })
+}
+
+impl<T> Aside<T> {
+    /// What came of it; `None`: nothing until then, or the kernel does not come back to it. Whoever only
+    /// waits for a turn on a processor is given all the time there is.
+    fn answer(&self, until: Instant) -> Option<T> {
+        let mut in_kernel_since = None;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.answer.recv_timeout(left.min(LOOK_EVERY)) {
+                Ok(answer) => return Some(answer),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let now = Instant::now();
+            if process::thread_is_in_kernel(self.thread.load(Ordering::SeqCst)) {
+                let since = *in_kernel_since.get_or_insert(now);
+                if now.saturating_duration_since(since) >= HANGS_AFTER {
+                    return None;
+                }
+            } else {
+                in_kernel_since = None;
+            }
+            if now >= until {
+                return None;
+            }
+        }
+    }
 }
 
 /// What somebody answers in time.
@@ -174,7 +225,7 @@ fn in_time<T: Send + 'static>(
     limit: Duration,
     ask: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
-    aside(ask)?.recv_timeout(limit).ok()
+    aside(ask)?.answer(Instant::now() + limit)
 }
 
 /// `1 agent`, `2 agents`.
@@ -205,6 +256,16 @@ mod tests {
         let (good, warn) = (Check::good("a", "x"), Check::warn("b", "x", "y"));
         assert!(report(vec![good.clone(), warn]).passed());
         assert!(!report(vec![good, Check::wrong("c", "x", "y")]).passed());
+    }
+
+    #[test]
+    fn who_comes_to_an_end_is_heard_and_who_does_not_is_left_behind() {
+        assert_eq!(in_time(Duration::from_secs(3_600), || 7), Some(7));
+        let (_keep, never) = mpsc::channel::<()>();
+        assert_eq!(
+            in_time(Duration::from_millis(20), move || never.recv()),
+            None
+        );
     }
 
     #[test]

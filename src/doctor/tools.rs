@@ -1,9 +1,11 @@
 //! The programs that we call.
 
+use std::io;
 use std::process::Command;
 
 use super::scene::Scene;
 use super::{Check, LIMIT};
+use crate::error::{Error, Result};
 use crate::os::command;
 
 /// Since this version `GIT_CONFIG_COUNT` is obeyed, by which git is told to execute nothing of a repository's.
@@ -32,16 +34,20 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     checks
 }
 
-fn said(program: &str, argument: &str) -> Option<String> {
-    let output = command::run(Command::new(program).arg(argument), LIMIT).ok()?;
-    Some(output.stdout)
+fn said(program: &str, argument: &str) -> Result<String> {
+    let output = command::run(Command::new(program).arg(argument), LIMIT)?;
+    Ok(output.stdout)
 }
 
-fn judge(name: &'static str, said: &Option<String>, least: [u64; 2], who: &str) -> Check {
+fn judge(name: &'static str, said: &Result<String>, least: [u64; 2], who: &str) -> Check {
     let fix = format!("sudo apt-get install {name}");
     let [major, minor] = least;
-    let Some(said) = said else {
-        return Check::wrong(name, format!("not installed; {who} need it"), fix);
+    let said = match said {
+        Ok(said) => said,
+        Err(error) if is_missing(error) => {
+            return Check::wrong(name, format!("not installed; {who} need it"), fix);
+        }
+        Err(error) => return Check::warn(name, format!("{error:#}"), format!("{name} --version")),
     };
     match version(said) {
         Some(version) if version >= least => Check::good(name, said.trim()),
@@ -52,6 +58,14 @@ fn judge(name: &'static str, said: &Option<String>, least: [u64; 2], who: &str) 
         ),
         None => Check::warn(name, format!("says no version: {}", said.trim()), fix),
     }
+}
+
+/// Whether there is no such program; one that took too long is one.
+fn is_missing(error: &Error) -> bool {
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::NotFound)
 }
 
 /// The first two numbers: of `git version 2.47.3`, `tmux 3.3a`, `tmux next-3.5`.
@@ -81,10 +95,14 @@ mod tests {
             ("git of tomorrow", true, true),
         ];
         for (said, ok, warning) in table {
-            let check = judge("git", &Some(said.into()), GIT, "checkpoints");
+            let check = judge("git", &Ok(said.into()), GIT, "checkpoints");
             assert_eq!((check.ok, check.warning), (ok, warning), "{said}");
         }
-        assert!(!judge("tmux", &None, TMUX, "agents").ok);
+        let missing = said("spotkeep-no-such-program", "--version");
+        assert!(!judge("tmux", &missing, TMUX, "agents").ok);
+        let slow = Err(Error::msg("tmux did not end within 10 s"));
+        let slow = judge("tmux", &slow, TMUX, "agents");
+        assert!(slow.ok && slow.warning, "{slow:?}");
         assert_eq!(version("tmux 3.3a"), Some([3, 3]));
         assert_eq!(version("tmux next-3.5"), Some([3, 5]));
     }

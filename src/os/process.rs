@@ -249,6 +249,22 @@ pub fn available_memory() -> Option<u64> {
         .map(|kib| kib * 1024)
 }
 
+/// The kernel's number of the calling thread.
+#[must_use]
+pub fn this_thread() -> i32 {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+/// Whether a thread of this process waits in the kernel and can be interrupted by nothing (state `D`), as
+/// for a disk. One that has ended does not.
+#[must_use]
+pub fn thread_is_in_kernel(thread: i32) -> bool {
+    fs::read(format!("/proc/self/task/{thread}/stat"))
+        .ok()
+        .and_then(|stat| parse_stat(&stat))
+        .is_some_and(|(state, _)| state == 'D')
+}
+
 /// The session that a process belongs to; `None` if there is none of this pid.
 #[must_use]
 pub fn session_of(pid: i32) -> Option<i32> {
@@ -348,7 +364,7 @@ mod tests {
         let name = c"\u{43f}\u{440}\u{438}\u{43b}\u{43e}\u{436}\u{435}\xd0";
         let thread = std::thread::spawn(move || {
             rustix::thread::set_name(name).unwrap();
-            ProcessId::of(rustix::thread::gettid().as_raw_nonzero().get())
+            ProcessId::of(this_thread())
         });
         assert!(thread.join().unwrap().is_some());
     }
