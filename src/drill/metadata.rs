@@ -117,6 +117,15 @@ impl Metadata {
         state.faults.extend(std::iter::repeat_n(fault, times));
     }
 
+    /// From now on nothing goes wrong any more; what is slow is answered.
+    pub fn mend(&self) {
+        let mut state = self.double.state();
+        state.faults.clear();
+        state.mended += 1;
+        drop(state);
+        self.double.changed.notify_all();
+    }
+
     /// Every answer so far, oldest first.
     #[must_use]
     pub fn answers(&self) -> Vec<Answer> {
@@ -166,6 +175,8 @@ struct State {
     /// Counts changes; the `ETag` is made of it.
     generation: u64,
     faults: VecDeque<Fault>,
+    /// How often all was mended.
+    mended: u32,
     answers: Vec<Answer>,
     pollers: usize,
     stopped: bool,
@@ -240,9 +251,12 @@ impl Double {
             Some(Fault::Unavailable) => return (503, "unavailable".to_owned(), state.etag()),
             Some(Fault::NotFound) => return (404, "not found".to_owned(), state.etag()),
             Some(Fault::Slow(delay)) => {
+                let mended = state.mended;
                 let (after, _) = self
                     .changed
-                    .wait_timeout_while(state, delay, |state| !state.stopped)
+                    .wait_timeout_while(state, delay, |state| {
+                        !state.stopped && state.mended == mended
+                    })
                     .unwrap_or_else(PoisonError::into_inner);
                 state = after;
             }

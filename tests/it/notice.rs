@@ -1,5 +1,7 @@
 //! The cloud's word that the machine is about to go, and servers that say it badly.
 
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use spotkeep::drill::metadata::Fault;
@@ -15,6 +17,33 @@ fn wait_until_listening(lab: &Lab) {
         "{}",
         lab.account()
     );
+}
+
+/// A port that nobody listens on, nor can meanwhile: it is one end of a connection.
+pub struct NobodyListens {
+    taken: TcpStream,
+    _other_end: TcpListener,
+}
+
+impl NobodyListens {
+    pub fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self {
+            taken: TcpStream::connect(listener.local_addr().unwrap()).unwrap(),
+            _other_end: listener,
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.taken.local_addr().unwrap()
+    }
+
+    /// From now on somebody listens there.
+    pub fn listens(self) -> TcpListener {
+        let address = self.address();
+        drop(self);
+        TcpListener::bind(address).unwrap()
+    }
 }
 
 #[test]
@@ -167,7 +196,8 @@ fn a_server_that_fails_resets_and_forgets_is_asked_until_it_tells() {
 fn a_slow_server_delays_nobody_but_itself() {
     let lab = Lab::in_a_cloud();
     lab.declare("a", "idle", "");
-    lab.metadata().fault(Fault::Slow(Duration::from_secs(3)), 1);
+    // However often it is asked, until the agent is up.
+    lab.metadata().fault(Fault::Slow(Duration::MAX), 10_000);
     let _keeper = lab.keeper();
     lab.wait_done("a");
     let answers = lab.metadata().answers();
@@ -175,6 +205,7 @@ fn a_slow_server_delays_nobody_but_itself() {
         answers.iter().all(|answer| answer.key == NOTICE_KEY),
         "the agent is up before the server has answered once"
     );
+    lab.metadata().mend();
     wait_until_listening(&lab);
     lab.metadata().preempt();
     lab.wait_event("", "notice", 1);
@@ -183,13 +214,9 @@ fn a_slow_server_delays_nobody_but_itself() {
 #[test]
 fn a_server_that_is_not_there_stops_nothing() {
     let lab = Lab::new();
-    // A port that nobody listens on: it was had, and is let go.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
-    let cloud = format!("provider = \"gcp\"\nmetadata = \"127.0.0.1:{port}\"");
+    let nobody = NobodyListens::new();
+    let address = nobody.address();
+    let cloud = format!("provider = \"gcp\"\nmetadata = \"{address}\"");
     lab.write_config(&lab.config_text().replace("provider = \"none\"", &cloud));
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
@@ -253,13 +280,21 @@ fn the_length_of_the_notice_is_learnt_from_the_vm_unless_it_is_declared() {
     lab.metadata().set_notice("120s");
     let said = lab.run(&["notice", "--json"]).ok().json();
     assert_eq!(said["notice_ms"], 120_000);
-    let _keeper = lab.keeper();
+    let keeper = lab.keeper();
     wait_until_listening(&lab);
     lab.until("the length was asked for", || {
         let mut answers = lab.metadata().answers().into_iter();
         // The first one was the command's.
         answers.by_ref().find(|answer| answer.key == NOTICE_KEY)?;
         answers.find(|answer| answer.key == NOTICE_KEY)
+    });
+    // Its thread has told the keeper when it has ended, and what is seen later is told later.
+    let threads = format!("/proc/{}/task", keeper.process.pid);
+    lab.until("the answer was passed on", || {
+        let names = fs::read_dir(&threads).unwrap().flatten();
+        let names = names.map(|thread| fs::read_to_string(thread.path().join("comm")));
+        let asks = names.flatten().any(|name| name.trim() == "notice-length");
+        (!asks).then_some(())
     });
     lab.metadata().preempt();
     let notice = lab.wait_event("", "notice", 1);

@@ -3,6 +3,7 @@
 use spotkeep::os::process::Signal;
 
 use crate::lab::{Lab, arguments};
+use crate::notice::NobodyListens;
 
 fn fleet(restart: &str) -> Lab {
     let lab = Lab::new();
@@ -114,17 +115,18 @@ fn a_failure_of_one_agent_leaves_the_others_alone() {
 #[test]
 fn agents_wait_for_an_api_that_does_not_answer_yet_and_say_so() {
     let lab = Lab::new();
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = closed.local_addr().unwrap();
-    drop(closed);
-    let env = format!("env = {{ ANTHROPIC_BASE_URL = \"http://{address}\" }}");
+    let api = NobodyListens::new();
+    let env = format!(
+        "env = {{ ANTHROPIC_BASE_URL = \"http://{}\" }}",
+        api.address()
+    );
     lab.declare("a", "", &env);
     let _keeper = lab.keeper();
     lab.until("it says what it waits for", || {
         (lab.agent("a")["why"] == "waits for the API to answer").then_some(())
     });
     assert!(lab.events("a", "starting").is_empty());
-    let _answers = std::net::TcpListener::bind(address).unwrap();
+    let _answers = api.listens();
     lab.wait_up("a", 1);
 }
 
@@ -136,7 +138,7 @@ fn a_machine_whose_agents_have_finished_saves_and_ends_itself() {
     lab.configure(&format!("[machine]\nstop_when_idle = \"1s\"\n{poweroff}"));
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
-    lab.wait_done("a");
+    // A second after its turn the agent is ended, so nobody waits for it to be at rest.
     lab.until("the machine is ended", || off.exists().then_some(()));
     let why = lab.wait_event("", "powering-off", 1).data["why"].to_string();
     assert!(why.contains("finished"), "{why}");
