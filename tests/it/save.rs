@@ -164,13 +164,17 @@ fn a_keeper_that_dies_in_its_save_leaves_one_that_the_next_completes() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
     lab.declare("slow", "", "env = { STAND_IN_IGNORE_TERM = \"1\" }");
-    let keeper = lab.keeper_with(&["--sigterm", "save"]);
+    // As soon as it has begun, whatever it would have come to.
+    let keeper = lab.keeper_by(|command| {
+        command.args(["--sigterm", "save"]);
+        command.env("SPOTKEEP_CRASH_AT", "save/noticed");
+    });
     lab.wait_open("a");
     lab.wait_state("slow", "idle");
     let slow = lab.process("slow");
     keeper.signal(spotkeep::os::process::Signal::Term);
     lab.wait_event("", "notice", 1);
-    keeper.kill();
+    assert!(!keeper.end().success());
     assert!(slow.is_alive());
     let save = lab.run(&["save", "--final", "--json"]).ok().json();
     assert_eq!(save["clean"], true);

@@ -256,7 +256,9 @@ fn a_claude_that_ends_at_its_start_is_tried_again_with_the_reason() {
         first.data["why"].as_str().unwrap().contains("ended at"),
         "{first:?}"
     );
-    assert_eq!(lab.wait_state("a", "backoff")["restarts"], 1);
+    lab.until("each is counted", || {
+        (lab.agent("a")["restarts"] == lab.events("a", "backoff").len()).then_some(())
+    });
     // What was wrong is mended; nobody has to wait for the pause to end.
     lab.write_config(
         &lab.config_text()
