@@ -6,6 +6,7 @@ use serde_json::Value;
 use spotkeep::drill::model::Fault;
 use spotkeep::time::Timestamp;
 
+use crate::keeper::Keeper;
 use crate::lab::{Lab, prompt_of};
 
 const NO_RETRIES: &str = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\" }";
@@ -24,6 +25,13 @@ pub fn lasting(token: &str) -> String {
     )
 }
 
+/// A keeper whose pauses are as long as they are, so that nothing is tried again meanwhile.
+fn patient(lab: &Lab) -> Keeper {
+    lab.keeper_by(|command| {
+        command.env("SPOTKEEP_HASTE", "1");
+    })
+}
+
 fn continued(lab: &Lab, name: &str) -> u32 {
     let ledger = lab.model.ledger();
     let account = ledger.agents.get(name);
@@ -31,16 +39,24 @@ fn continued(lab: &Lab, name: &str) -> u32 {
 }
 
 #[test]
-fn an_agent_that_the_api_stopped_says_so_and_is_nudged_until_it_goes_on() {
+fn an_agent_that_the_api_stopped_says_so() {
+    let lab = Lab::new();
+    lab.model.fault(Fault::status(529), 1);
+    lab.declare("a", "idle", NO_RETRIES);
+    let _keeper = patient(&lab);
+    let agent = lab.wait_state("a", "stalled");
+    assert!(agent["why"].as_str().unwrap().contains("529"), "{agent}");
+    assert!(agent["next_try"].is_string(), "{agent}");
+}
+
+#[test]
+fn an_agent_that_the_api_stopped_is_nudged_until_it_goes_on() {
     let lab = Lab::new();
     lab.model.fault(Fault::status(529), 2);
     lab.declare("a", "idle", NO_RETRIES);
     let _keeper = lab.keeper();
     let stalled = lab.wait_event("a", "stalled", 1);
     assert_eq!(stalled.data["reason"], "overloaded");
-    let agent = lab.wait_state("a", "stalled");
-    assert!(agent["why"].as_str().unwrap().contains("529"), "{agent}");
-    assert!(agent["next_try"].is_string(), "{agent}");
     let again = lab.wait_event("a", "stalled", 2);
     assert_eq!(again.data["in_a_row"], 2);
     lab.until("it goes on", || (continued(&lab, "a") > 0).then_some(()));
@@ -92,7 +108,7 @@ fn one_lost_login_pauses_the_fleet_once_and_one_login_ends_that() {
     lab.model.fault(Fault::status(401), 2);
     lab.declare("a", "idle", NO_RETRIES);
     lab.declare("b", "idle", NO_RETRIES);
-    let _keeper = lab.keeper();
+    let _keeper = patient(&lab);
     lab.wait_state("a", "stalled");
     lab.wait_state("b", "stalled");
     assert_eq!(lab.status()["paused"], "login");
@@ -118,7 +134,7 @@ fn nothing_is_started_while_the_fleet_waits_for_a_login() {
     let lab = Lab::new();
     lab.model.fault(Fault::status(401), 1);
     lab.declare("a", "idle", NO_RETRIES);
-    let _keeper = lab.keeper();
+    let _keeper = patient(&lab);
     lab.wait_event("", "paused", 1);
     lab.declare("b", "idle", NO_RETRIES);
     lab.reload();
@@ -163,7 +179,7 @@ fn an_agent_that_was_stopped_by_the_api_is_resumed_with_a_word_to_go_on() {
     let lab = Lab::new();
     lab.model.fault(Fault::status(401), 1);
     lab.declare("a", "idle", NO_RETRIES);
-    let _keeper = lab.keeper();
+    let _keeper = patient(&lab);
     lab.wait_state("a", "stalled");
     lab.new_life();
     let _keeper = lab.keeper();
