@@ -61,11 +61,15 @@ impl ProcessId {
 #[must_use]
 pub fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
     let stat = String::from_utf8_lossy(stat);
-    let rest = stat.get(stat.rfind(')')? + 2..)?;
-    let mut fields = rest.split(' ');
+    let mut fields = fields_of_stat(&stat)?;
     let state = fields.next()?.chars().next()?;
     // The state is field 3, the start time field 22.
     Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// What follows the name in `/proc/PID/stat`: field 3 of proc(5), and so on.
+fn fields_of_stat(stat: &str) -> Option<impl Iterator<Item = &str>> {
+    Some(stat.get(stat.rfind(')')? + 2..)?.split(' '))
 }
 
 /// A handle on one process.
@@ -265,11 +269,18 @@ pub fn thread_is_in_kernel(thread: i32) -> bool {
         .is_some_and(|(state, _)| state == 'D')
 }
 
-/// The session that a process belongs to; `None` if there is none of this pid.
+/// The session that a process belongs to; `None` if there is no process of this pid, or if it was
+/// entered from outside of this process namespace, as by `docker exec`: then its session has no
+/// number here. getsid(2) says 0 of it, which rustix takes for impossible.
 #[must_use]
 pub fn session_of(pid: i32) -> Option<i32> {
-    let session = rustix::process::getsid(Some(Pid::from_raw(pid)?)).ok()?;
-    Some(session.as_raw_nonzero().get())
+    parse_session(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_session(stat: &[u8]) -> Option<i32> {
+    let stat = String::from_utf8_lossy(stat);
+    let session: i32 = fields_of_stat(&stat)?.nth(3)?.parse().ok()?;
+    (session != 0).then_some(session)
 }
 
 /// Lets the calling thread step back behind all others.
@@ -339,7 +350,8 @@ pub fn step_back() {
     rustix::process::nice(15).ok();
     // Where processes are scheduled by session, niceness counts within one session only, and this is the
     // session's own (sched(7)). Of a session that others are in it would slow them all.
-    if rustix::process::getsid(None).is_ok_and(|session| session == rustix::process::getpid()) {
+    let me = i32::try_from(std::process::id());
+    if me.is_ok_and(|me| session_of(me) == Some(me)) {
         fs::write("/proc/self/autogroup", "15").ok();
     }
     // The disk's turn comes by a class that only a program of its own can set without unsafe code.
@@ -367,6 +379,13 @@ mod tests {
             ProcessId::of(this_thread())
         });
         assert!(thread.join().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_process_entered_from_outside_of_its_namespace_has_no_session() {
+        let stat = |session: &str| format!("8 (a ) b) S 1 0 {session} 0 -1 4194560 107");
+        assert_eq!(parse_session(stat("7").as_bytes()), Some(7));
+        assert_eq!(parse_session(stat("0").as_bytes()), None);
     }
 
     #[test]
