@@ -25,11 +25,15 @@ use crate::systemd::units::{ALL, KEEPER};
 /// How long a keeper's unit may take until systemd has it under way again.
 const UNIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a keeper that is under way may take until it answers. On a crowded machine it is slow.
+/// How long a keeper's unit that is under way may take until it answers. On a crowded machine it is slow.
 const KEEPER_LIMIT: Duration = Duration::from_secs(120);
 
 /// How often a keeper that is about to come is asked for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// After so long it is said that a keeper in the background is waited for. It is waited for as long as
+/// it lives: a machine may be busy.
+const SAID_AFTER: Duration = Duration::from_secs(5);
 
 /// How long `up` waits for agents to come up; they go on starting after that.
 const UP_LIMIT: Duration = Duration::from_secs(90);
@@ -220,7 +224,7 @@ fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<Vec<AgentName
     Ok(changed)
 }
 
-/// Starts a keeper that outlives this terminal, and waits until it answers.
+/// Starts a keeper that outlives this terminal, and waits until it answers or has ended.
 fn start_keeper(root: &Root) -> Result<()> {
     if install::keeps(Path::new("/"), root.dir()) {
         return wait_for_the_units_keeper(root);
@@ -246,10 +250,10 @@ fn start_keeper(root: &Root) -> Result<()> {
         .stderr(open()?)
         .spawn()
         .context("cannot start a keeper")?;
-    let until = Instant::now() + KEEPER_LIMIT;
+    let mut say_at = Some(Instant::now() + SAID_AFTER);
     loop {
-        // One that holds the lock and has no time yet to answer is no failure.
-        if status(root).is_ok_and(|now| now.keeper == "running") {
+        let now = status(root);
+        if now.as_ref().is_ok_and(|now| now.keeper == "running") {
             return Ok(());
         }
         if let Some(status) = child.try_wait()? {
@@ -261,9 +265,15 @@ fn start_keeper(root: &Root) -> Result<()> {
             return Err(anyhow!("the keeper ended at once ({status}): {last}"))
                 .hint(format!("spotkeep --root {} run", root.dir().display()));
         }
-        if Instant::now() >= until {
-            return Err(anyhow!("the keeper does not answer"))
-                .hint(format!("tail {}", log.display()));
+        if say_at.is_some_and(|at| Instant::now() >= at) {
+            say_at = None;
+            let why = now.err().map(|error| format!(": {error:#}"));
+            complain(&format!(
+                "waiting for the keeper that was started (pid {}){}; what it does: tail -f {}",
+                child.id(),
+                why.unwrap_or_default(),
+                log.display()
+            ));
         }
         std::thread::sleep(LOOK_EVERY);
     }
