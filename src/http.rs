@@ -183,11 +183,10 @@ impl From<ureq::Error> for Failure {
 mod tests {
     use super::scripted::{Act, Scripted, unused_address};
     use super::*;
-
-    const LIMIT: Duration = Duration::from_secs(20);
+    use crate::wait::FOREVER;
 
     fn get(server: &Scripted) -> Result<Reply, Failure> {
-        Client::new().get(&format!("http://{}/x", server.address()), &[], LIMIT)
+        Client::new().get(&format!("http://{}/x", server.address()), &[], FOREVER)
     }
 
     #[test]
@@ -198,7 +197,7 @@ mod tests {
         });
         let url = format!("http://{}/x?y=1", server.address());
         let reply = Client::new()
-            .get(&url, &[("metadata-flavor", "Google")], LIMIT)
+            .get(&url, &[("metadata-flavor", "Google")], FOREVER)
             .unwrap();
         assert_eq!(reply.status, 503);
         assert_eq!(reply.etag(), Some("a1b2"));
@@ -232,11 +231,11 @@ mod tests {
         assert_eq!(huge, Err(Failure::TooLarge));
 
         let url = format!("http://{}/", unused_address());
-        let refused = Client::new().get(&url, &[], LIMIT);
+        let refused = Client::new().get(&url, &[], FOREVER);
         assert!(matches!(refused, Err(Failure::Connect(_))), "{refused:?}");
 
         let url = format!("http://{}/", Scripted::start(|_| Act::Reset).address());
-        let nonsense = Client::new().get(&url, &[("a b", "c")], LIMIT);
+        let nonsense = Client::new().get(&url, &[("a b", "c")], FOREVER);
         assert!(
             matches!(nonsense, Err(Failure::Protocol(_))),
             "{nonsense:?}"
@@ -266,7 +265,7 @@ mod tests {
         let server = Scripted::start(|_| Act::Silence);
         let client = Client::new();
         let (url, same) = (format!("http://{}/", server.address()), client.clone());
-        let waiting = std::thread::spawn(move || same.get(&url, &[], LIMIT));
+        let waiting = std::thread::spawn(move || same.get(&url, &[], FOREVER));
         server.wait_for(1);
         client.shutdown();
         let answer = waiting.join().unwrap();

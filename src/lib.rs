@@ -85,4 +85,6 @@ pub mod systemd;
 pub mod time;
 pub mod tmux;
 pub mod top;
+#[cfg(test)]
+mod wait;
 pub mod workspace;

@@ -13,6 +13,7 @@ use crate::notice::Deadline;
 use crate::os::command::run;
 use crate::root::Root;
 use crate::time::Timestamp;
+use crate::wait::FOREVER;
 
 struct Lab {
     _dir: tempfile::TempDir,
@@ -22,12 +23,7 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
-        // In memory where that can be: every object is synced.
-        let memory = Path::new("/dev/shm");
-        let dir = match memory.is_dir() {
-            true => tempfile::tempdir_in(memory).unwrap(),
-            false => tempfile::tempdir().unwrap(),
-        };
+        let dir = tempfile::tempdir().unwrap();
         let (root, _) = Root::init(&dir.path().join("r")).unwrap();
         let workspace = root.dir().join("workspaces/a");
         fs::create_dir_all(&workspace).unwrap();
@@ -57,7 +53,7 @@ impl Lab {
             .current_dir(&self.place.workspace)
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("HOME", "/nonexistent");
-        let output = run(&mut command, Duration::from_secs(60)).unwrap();
+        let output = run(&mut command, FOREVER).unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", output.stderr);
         output.stdout.trim().to_owned()
     }
@@ -67,7 +63,7 @@ impl Lab {
     }
 
     fn take(&self) -> String {
-        let deadline = Deadline::after(Duration::from_secs(60));
+        let deadline = Deadline::after(FOREVER);
         let turn = Turn::wait(&self.place, deadline).unwrap();
         match keep_in(&turn, &self.root, &self.place, Trigger::Time, deadline).unwrap() {
             Outcome::Taken(taken) => taken.id,
@@ -76,7 +72,7 @@ impl Lab {
     }
 
     fn thin(&self, keep: &Keep) -> Vec<String> {
-        let deadline = Deadline::after(Duration::from_secs(60));
+        let deadline = Deadline::after(FOREVER);
         thin_at(&self.place, keep, Timestamp::now(), true, deadline).unwrap()
     }
 
@@ -92,10 +88,7 @@ impl Lab {
         command
             .args(["cat-file", "-e", id])
             .current_dir(&self.place.workspace);
-        run(&mut command, Duration::from_secs(60))
-            .unwrap()
-            .status
-            .success()
+        run(&mut command, FOREVER).unwrap().status.success()
     }
 }
 
@@ -268,7 +261,7 @@ fn what_is_thinned_out_here_is_removed_there_and_what_vanished_is_not() {
         .into_owned();
     let remote: crate::config::Remote = remote.try_into().unwrap();
     let push = || {
-        let deadline = Deadline::after(Duration::from_secs(60));
+        let deadline = Deadline::after(FOREVER);
         crate::checkpoint::push(&lab.place, &remote, deadline).unwrap();
         let said = lab.git(&[
             "-C",

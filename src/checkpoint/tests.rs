@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use super::*;
+use crate::wait::FOREVER;
 
 struct Lab {
     dir: tempfile::TempDir,
@@ -58,12 +58,7 @@ impl Lab {
     }
 
     fn take(&self) -> Outcome {
-        take(
-            &self.place,
-            Trigger::Command,
-            Deadline::after(Duration::from_secs(60)),
-        )
-        .unwrap()
+        take(&self.place, Trigger::Command, Deadline::after(FOREVER)).unwrap()
     }
 
     fn taken(&self) -> Checkpoint {

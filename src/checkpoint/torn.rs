@@ -120,10 +120,11 @@ fn read_file(path: &Path) -> io::Result<(Metadata, Vec<u8>, Metadata)> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
     use crate::git::Repository;
+    use crate::wait::FOREVER;
 
     #[test]
     fn files_are_read_by_ourselves_as_git_would_and_what_has_vanished_is_taken_out() {
@@ -146,7 +147,7 @@ mod tests {
         plain(&["add", "gone"]);
         fs::remove_file(workspace.join("gone")).unwrap();
 
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + FOREVER;
         let repository = Repository::of(&workspace, until).unwrap().unwrap();
         let side = Side::open(&dir.path().join("side"), &repository).unwrap();
         let index = side.file("test.index");

@@ -192,6 +192,7 @@ pub(super) const KEPT: [&str; 5] = [LAST, HOME, "turn", "lock", "pushed.json"];
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wait::FOREVER;
 
     #[test]
     fn two_never_work_on_one_place_at_the_same_time() {
@@ -206,7 +207,7 @@ mod tests {
         assert!(Turn::wait(&place, Deadline::after(Duration::ZERO)).is_err());
         let waiting = std::thread::spawn({
             let place = place.clone();
-            move || Turn::wait(&place, Deadline::after(Duration::from_secs(60))).map(|_| ())
+            move || Turn::wait(&place, Deadline::after(FOREVER)).map(|_| ())
         });
         drop(first);
         waiting.join().unwrap().unwrap();

@@ -314,8 +314,7 @@ impl Handler for Double {
 mod tests {
     use super::super::http::{Response, send};
     use super::*;
-
-    const LONG: Duration = Duration::from_secs(30);
+    use crate::wait::{FOREVER, during};
 
     fn get(server: &Metadata, key: &str) -> io::Result<Response> {
         let url = format!("http://{}{BASE}{key}", server.address());
@@ -331,10 +330,12 @@ mod tests {
                 let key = format!("instance/preempted?wait_for_change=true&last_etag={etag}");
                 get(&server, &key).unwrap().text().unwrap()
             });
-            assert!(server.wait_for_pollers(1, LONG));
+            during("a poll is held", || server.wait_for_pollers(1, FOREVER));
             let flipped = server.preempt();
             assert_eq!(poll.join().unwrap(), "TRUE");
-            assert!(server.wait_for_answers(2, LONG));
+            during("the poll is answered", || {
+                server.wait_for_answers(2, FOREVER)
+            });
             assert!(server.answers()[1].at >= flipped);
             assert!(server.answers()[1].polled);
         });

@@ -461,8 +461,7 @@ fn block_events(index: usize, block: &Value) -> String {
 mod tests {
     use super::super::http::send;
     use super::*;
-
-    const LONG: Duration = Duration::from_secs(30);
+    use crate::wait::{FOREVER, during};
 
     fn ask(model: &Model, stream: bool, text: &str) -> super::super::http::Response {
         let body = json!({
@@ -481,7 +480,9 @@ mod tests {
             let answer = ask(&model, true, prompt).text().unwrap();
             assert!(answer.contains("message_stop"), "{answer}");
         }
-        assert!(model.wait(LONG, |ledger| ledger.agents["a"].records.len() == 5));
+        during("all is taken down", || {
+            model.wait(FOREVER, |ledger| ledger.agents["a"].records.len() == 5)
+        });
         let markers: Vec<_> = model.ledger().agents["a"]
             .records
             .iter()
@@ -506,7 +507,9 @@ mod tests {
         let url = format!("{}/v1/messages", model.url());
         let mut answer = send("POST", &url, &[], body.to_string().as_bytes()).unwrap();
         while !answer.line().unwrap().unwrap().contains("and so on") {}
-        assert!(model.wait(LONG, |ledger| ledger.agents["a"].open.is_some()));
+        during("the text is open", || {
+            model.wait(FOREVER, |ledger| ledger.agents["a"].open.is_some())
+        });
         assert!(model.ledger().agents["a"].records.is_empty());
     }
 

@@ -250,9 +250,9 @@ impl Git {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::time::Duration;
 
     use super::*;
+    use crate::wait::FOREVER;
 
     #[test]
     fn refs_are_written_where_they_belong_and_nothing_that_the_repository_is_set_to_is_known() {
@@ -271,7 +271,7 @@ mod tests {
         // A hook by configuration, as git knows since 2.54.
         plain(&["config", "hook.planted.event", "reference-transaction"]);
         plain(&["config", "hook.planted.command", "touch footprint"]);
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + FOREVER;
         for (at, workspace) in [&main, &linked].into_iter().enumerate() {
             let repository = Repository::of(workspace, until).unwrap().unwrap();
             let common = side::common(&dir.path().join("side"), &repository).unwrap();

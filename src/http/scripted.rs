@@ -4,7 +4,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
+
+use crate::wait::during;
 
 /// A request: which one it is, from 0, and its head.
 #[derive(Debug)]
@@ -89,14 +90,11 @@ impl Scripted {
     /// Waits until there have been this many requests.
     pub(crate) fn wait_for(&self, requests: usize) {
         let paths = self.log.paths.lock().unwrap();
-        let (paths, waited) = self
-            .log
-            .grew
-            .wait_timeout_while(paths, Duration::from_secs(30), |paths| {
-                paths.len() < requests
-            })
-            .unwrap();
-        assert!(!waited.timed_out(), "only these came: {paths:?}");
+        let came = during(&format!("request {requests}"), || {
+            let grew = &self.log.grew;
+            grew.wait_while(paths, |paths| paths.len() < requests)
+        });
+        drop(came.unwrap());
     }
 }
 

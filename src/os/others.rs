@@ -69,15 +69,10 @@ mod tests {
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         // `spawn` may come back a moment before the new program has its name.
-        let name = || {
-            let found = mine().into_iter().find(|(process, _)| process.pid == pid);
-            found.map(|(_, name)| name)
-        };
-        let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
-        while name().as_deref() != Some("cat") && std::time::Instant::now() < until {
-            std::thread::yield_now();
-        }
-        assert_eq!(name().as_deref(), Some("cat"));
+        crate::wait::until("a new process is known by its name", || {
+            let found = mine().into_iter().find(|(process, _)| process.pid == pid)?;
+            (found.1 == "cat").then_some(())
+        });
         assert_eq!(arguments(pid), ["cat", "-"]);
         assert_eq!(variable(pid, "OTHERS_TEST").unwrap(), "a=b");
         assert_eq!(variable(pid, "OTHERS"), None);

@@ -363,6 +363,7 @@ pub fn step_back() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wait::{during, until};
 
     #[test]
     fn the_start_time_is_read_past_a_name_with_spaces_and_brackets() {
@@ -410,17 +411,17 @@ mod tests {
             .env(key, value)
             .spawn()
             .unwrap();
-        let found = loop {
-            // Between fork and exec the environment is still the parent's.
+        // Between fork and exec the environment is still the parent's.
+        let found = until("one process has the marker", || {
             match with_marker(&marker)[..] {
-                [process] => break process,
-                _ => std::thread::yield_now(),
+                [process] => Some(process),
+                _ => None,
             }
-        };
+        });
         let pidfd = found.open().unwrap();
         assert!(!pidfd.wait(Some(Instant::now())));
         pidfd.signal(Signal::Kill);
-        assert!(pidfd.wait(Some(Instant::now() + Duration::from_secs(10))));
+        during("it ends", || pidfd.wait(None));
         child.wait().unwrap();
         assert!(!found.is_alive());
     }

@@ -140,8 +140,9 @@ fn watch(
     for text in out.try_iter() {
         line(&text);
     }
-    // A child of its own may keep the pipe open.
-    while let Ok(text) = err.recv_timeout(LOOK_EVERY) {
+    // A child of its own may keep the pipe open. What it said itself is in the pipe; who reads it may
+    // have to wait for a processor.
+    while let Ok(text) = err.recv_timeout(GRACE) {
         push(&mut stderr, text);
     }
     Ok(Ended {
@@ -272,11 +273,12 @@ fn ticks(stat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wait::FOREVER;
     use std::cell::Cell;
 
     const LONG: Limits = Limits {
-        total: Duration::from_secs(60),
-        stalled: Duration::from_secs(60),
+        total: FOREVER,
+        stalled: FOREVER,
     };
 
     #[test]

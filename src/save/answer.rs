@@ -92,9 +92,9 @@ fn is_older_than(file: &Path, age: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wait::FOREVER;
     use std::io::Write as _;
 
-    const LONG: Duration = Duration::from_secs(60);
     const QUESTION: &str = r#"{"type":"user","uuid":"1","message":{"role":"user","content":"x"}}"#;
     const ANSWER: &str = r#"{"type":"assistant","uuid":"2","message":{"id":"m","role":"assistant","stop_reason":"tool_use","content":[{"type":"tool_use","id":"t","name":"Bash","input":{}}]}}"#;
 
@@ -105,7 +105,7 @@ mod tests {
         fs::write(&path, format!("{QUESTION}\n")).unwrap();
         assert!(!wait_until_written(&path, Duration::from_millis(1)));
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| wait_until_written(&path, LONG));
+            let waiting = scope.spawn(|| wait_until_written(&path, FOREVER));
             let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
             writeln!(file, "{ANSWER}").unwrap();
             assert!(waiting.join().unwrap());
@@ -113,7 +113,7 @@ mod tests {
         // In a tool by now, but only just: the tool's answer may not have been written yet.
         let file = fs::File::options().append(true).open(&path).unwrap();
         let now = std::time::SystemTime::now();
-        file.set_modified(now + LONG).unwrap();
+        file.set_modified(now + Duration::from_secs(60)).unwrap();
         assert!(wait_until_written(&path, Duration::ZERO));
         file.set_modified(now).unwrap();
         assert!(!wait_until_written(&path, Duration::ZERO));

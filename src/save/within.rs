@@ -22,18 +22,14 @@ pub(super) fn within<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use crate::wait::FOREVER;
+    use std::time::Duration;
 
     #[test]
     fn work_that_hangs_is_left_behind_at_the_deadline() {
         let (_keep, never) = mpsc::channel::<()>();
-        let began = Instant::now();
         let deadline = Deadline::after(Duration::from_millis(20));
         assert!(within(deadline, move || never.recv().ok()).is_none());
-        assert!(began.elapsed() < Duration::from_secs(10));
-        assert_eq!(
-            within(Deadline::after(Duration::from_secs(10)), || 7),
-            Some(7)
-        );
+        assert_eq!(within(Deadline::after(FOREVER), || 7), Some(7));
     }
 }

@@ -75,8 +75,8 @@ mod tests {
     use super::*;
     use crate::os::command::run;
     use crate::os::user;
+    use crate::wait::FOREVER;
     use std::process::Command;
-    use std::time::Duration;
 
     #[test]
     fn it_is_put_in_once_and_taken_out_again() {
@@ -112,7 +112,7 @@ mod tests {
                     .args([options, "-c", ". \"$0\"; echo in"])
                     .arg(&path)
                     .env_clear();
-                let output = run(&mut shell, Duration::from_secs(20)).unwrap();
+                let output = run(&mut shell, FOREVER).unwrap();
                 assert_eq!(
                     output.stdout, "in\n",
                     "{program} {options} {}",

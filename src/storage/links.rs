@@ -392,9 +392,9 @@ mod tests {
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        while process::users_of(&link.at).is_empty() {
-            std::thread::yield_now();
-        }
+        crate::wait::until("the file is open", || {
+            (!process::users_of(&link.at).is_empty()).then_some(())
+        });
         let error = link.make().unwrap_err();
         child.kill().unwrap();
         child.wait().unwrap();

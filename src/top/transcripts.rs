@@ -236,6 +236,7 @@ mod tests {
 
     use super::*;
     use crate::keeper::status;
+    use crate::wait::{FOREVER, during};
 
     fn said(text: &str, id: &str) -> String {
         format!(
@@ -263,7 +264,7 @@ mod tests {
         assert_eq!(first.doing.as_deref(), Some("the end"));
         assert!(!first.is_whole && first.tokens < 6_002, "{first:?}");
         for _ in 0..100 {
-            watch.wait(Duration::from_secs(10));
+            during("more has been read", || watch.wait(FOREVER));
             all.look(&agents, &watch);
             if all.glances()[&agents[0].name].is_whole {
                 break;

@@ -42,8 +42,15 @@ pub fn somebody(lab: &Lab, cwd: &Path, name: &str, plan: &str) -> Person {
 fn before(lab: &Lab, cwd: &Path, name: &str) -> String {
     let person = somebody(lab, cwd, name, "idle");
     let session = person.session();
+    wait_written(lab, name, &session);
+    person.leaves();
+    session
+}
+
+/// Waits until all that an agent of before has said is in its transcript: it writes a tenth of a second later.
+fn wait_written(lab: &Lab, name: &str, session: &str) {
     lab.until("all of it is written", || {
-        let written = transcript_marks(&own_config(lab), &session);
+        let written = transcript_marks(&own_config(lab), session);
         let ledger = lab.model.ledger();
         let records = &ledger.agents.get(name)?.records;
         let all = records
@@ -51,8 +58,6 @@ fn before(lab: &Lab, cwd: &Path, name: &str) -> String {
             .all(|record| written.contains(&record.marker));
         all.then_some(())
     });
-    person.leaves();
-    session
 }
 
 /// The row of a session in the plan.
@@ -188,6 +193,7 @@ fn what_runs_in_a_terminal_is_refused_and_is_ended_and_taken_in_where_that_is_as
     let place = outside(&lab, "api");
     let person = somebody(&lab, &place, "api", "idle");
     let session = person.session();
+    wait_written(&lab, "api", &session);
     let planned = row(&lab, &[&session], &session);
     assert_eq!(planned["action"], "refused", "{planned}");
     assert_eq!(planned["live"]["pid"], person.claude.pid, "{planned}");
@@ -292,7 +298,7 @@ fn a_keeper_that_runs_starts_what_is_taken_in() {
 #[test]
 fn a_workspace_of_another_filesystem_is_copied_and_kept_aside() {
     let lab = Lab::new();
-    let elsewhere = tempfile::tempdir_in("/tmp").unwrap();
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
     let device = |path: &Path| fs::metadata(path).unwrap().dev();
     if device(elsewhere.path()) == device(&lab.dir) {
         return crate::lab::skip(

@@ -11,7 +11,8 @@ use std::time::Instant;
 use serde_json::Value;
 use spotkeep::os::process::{ProcessId, Signal};
 
-use crate::lab::{LIMIT, Lab, SPOTKEEP, Said, git, is_root, said, skip};
+use crate::lab::{Lab, SPOTKEEP, Said, git, is_root, said, skip};
+use crate::wait::during;
 
 /// Whether restic is here; otherwise the test says by name that it cannot run.
 pub fn has_restic(test: &str) -> bool {
@@ -309,7 +310,7 @@ fn kill_all(lab: &Lab, child: &mut Child) {
     child.wait().unwrap();
     while let Some(restic) = restic_of(lab).and_then(ProcessId::open) {
         restic.signal(Signal::Kill);
-        assert!(restic.wait(Some(Instant::now() + LIMIT)));
+        during("a killed restic ends", || restic.wait(None));
     }
 }
 
@@ -364,7 +365,7 @@ fn kill_at(lab: &Lab, args: &[&str], verb: &str, mut before: impl FnMut(u64)) {
         let (mut child, at_work) = begin();
         let began = Instant::now();
         let seen = at_work.and_then(ProcessId::open);
-        let ended = seen.map(|restic| restic.wait(Some(Instant::now() + LIMIT)));
+        let ended = seen.map(|restic| during("restic ends", || restic.wait(None)));
         let span = began.elapsed();
         child.wait().unwrap();
         (ended == Some(true)).then_some(span)

@@ -1,9 +1,6 @@
 //! The real Claude Code on a machine with real systemd.
 
-use spotkeep::drill::ledger::Ledger;
-
 use crate::boot::{Disk, Machine, agent, with_a_room};
-use crate::lab::LIMIT;
 use crate::real_claude::pinned;
 
 #[test]
@@ -28,8 +25,9 @@ fn real_claude_is_cut_in_a_tool_by_the_power_button_and_goes_on_after_the_boot()
 
         room.model.new_life();
         machine.boot(Some(&disk));
-        let ended = |ledger: &Ledger| ledger.agents["a"].turns_ended > 0;
-        assert!(room.model.wait(LIMIT, ended), "{}", machine.account());
+        machine.until_model("a has ended its turn", |ledger| {
+            ledger.agents["a"].turns_ended > 0
+        });
         machine.wait_state("a", "idle");
         assert_eq!(machine.agent("a")["session_id"], session);
     });

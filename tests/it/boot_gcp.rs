@@ -9,7 +9,7 @@ use spotkeep::gcp::{Call, Cloud, Refusal, preempt, quote, script};
 use spotkeep::time::Timestamp;
 
 use crate::boot::{Disk, Machine, Room, agent, with_a_room};
-use crate::lab::LIMIT;
+use crate::wait::{FOREVER, during};
 
 /// As Google's guest agent runs a start-up script.
 const UNIT: &str = "[Unit]\nWants=network-online.target\nAfter=network-online.target\n\
@@ -152,7 +152,9 @@ fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from
             disk: &disk,
             machine: Mutex::new(machine),
         };
-        let report = preempt::run(&group, "claude-sandbox", &guest, LIMIT).unwrap();
+        let report = during("the VM comes back", || {
+            preempt::run(&group, "claude-sandbox", &guest, FOREVER).unwrap()
+        });
         eprintln!("figure: {report:?}");
         assert_eq!(
             report.losses,

@@ -67,7 +67,14 @@ fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
         assert!(text.contains("Watchdog timeout"), "{text}");
         // One that is at work is not taken for one that hangs.
         let fourth = keeper();
-        machine.run("sleep 5").ok();
+        let pinged = || -> u64 {
+            let at = machine.property("spotkeep", "WatchdogTimestampMonotonic");
+            at.parse().unwrap()
+        };
+        let since = pinged();
+        machine.until("its watchdog would have barked", || {
+            (pinged() > since + 5_000_000).then_some(())
+        });
         assert_eq!(keeper(), fourth);
 
         // Without its unit there is no keeper: one of a user's own would hold the root against it.

@@ -3,11 +3,11 @@
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus};
-use std::time::Instant;
 
 use spotkeep::os::process::{ProcessId, Signal};
 
-use crate::lab::{LIMIT, Lab};
+use crate::lab::Lab;
+use crate::wait::during;
 
 impl Lab {
     /// Starts a keeper and waits until it answers.
@@ -91,13 +91,7 @@ impl Keeper {
 
     /// Waits for its end.
     pub fn end(mut self) -> ExitStatus {
-        if let Some(process) = self.process.open() {
-            assert!(
-                process.wait(Some(Instant::now() + LIMIT)),
-                "the keeper does not end"
-            );
-        }
-        self.child.wait().unwrap()
+        during("the keeper ends", || self.child.wait()).unwrap()
     }
 }
 

@@ -4,20 +4,15 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use spotkeep::drill::metadata::Metadata;
 use spotkeep::drill::model::Model;
-use spotkeep::os::command::run;
 use spotkeep::os::process::{ProcessId, Signal, with_marker};
 
-pub use crate::said::{Said, said};
+pub use crate::said::{Said, run, said};
 pub use crate::sight::arguments;
-
-/// Generous: what takes so long does not happen at all.
-pub const LIMIT: Duration = Duration::from_secs(45);
+use crate::wait::during;
 
 /// A user id that no account of this machine has.
 const ORDINARY: u32 = 48_213;
@@ -59,8 +54,9 @@ impl Lab {
     /// No root yet.
     pub fn bare() -> Self {
         let id = spotkeep::state::new_uuid();
-        // Short: a socket's path may have 108 bytes.
-        let dir = place().join(format!("sk-{}", &id[..8]));
+        // Short: a socket's path may have 108 bytes. Where tests are contained this is memory, so that no
+        // sync waits for a disk: what a sync is worth is proved by the power cuts.
+        let dir = std::env::temp_dir().join(format!("sk-{}", &id[..8]));
         for name in ["home", "run", "tmp", "bin"] {
             fs::create_dir_all(dir.join(name)).unwrap();
         }
@@ -305,9 +301,7 @@ impl Lab {
                 process.signal(Signal::Kill);
             }
             for process in &found {
-                if !process.wait(Some(Instant::now() + LIMIT)) {
-                    return;
-                }
+                during("a killed process ends", || process.wait(None));
             }
         }
     }
@@ -317,28 +311,10 @@ impl Drop for Lab {
     fn drop(&mut self) {
         self.end_everything();
         if let Some(mount) = &self.umount {
-            run(Command::new("umount").arg(mount), LIMIT).ok();
+            run(Command::new("umount").arg(mount)).ok();
         }
         fs::remove_dir_all(&self.dir).ok();
     }
-}
-
-/// Where labs are: in memory, where programs can be run from there, so that the builds and the
-/// other tests of a machine do not make every sync wait. What a sync is worth is proved by the
-/// power cuts, which have a disk of their own.
-fn place() -> PathBuf {
-    static PLACE: OnceLock<PathBuf> = OnceLock::new();
-    let find = || {
-        let shm = PathBuf::from("/dev/shm");
-        let probe = shm.join(format!("sk-probe-{}", std::process::id()));
-        let runs = fs::write(&probe, "#!/bin/sh\n").is_ok()
-            && fs::set_permissions(&probe, fs::Permissions::from_mode(0o755)).is_ok()
-            && run(&mut Command::new(&probe), LIMIT).is_ok_and(|output| output.status.success());
-        fs::remove_file(&probe).ok();
-        let roomy = spotkeep::os::files::free_bytes(&shm).is_ok_and(|bytes| bytes > 256 << 20);
-        if runs && roomy { shm } else { "/tmp".into() }
-    };
-    PLACE.get_or_init(find).clone()
 }
 
 /// What a drill's prompt says.
@@ -366,7 +342,7 @@ pub fn git(dir: &Path, args: &[&str]) -> String {
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("HOME", "/nonexistent")
         .env("GIT_CONFIG_NOSYSTEM", "1");
-    let output = run(&mut command, LIMIT).unwrap();
+    let output = run(&mut command).unwrap();
     assert!(output.status.success(), "git {args:?}: {}", output.stderr);
     output.stdout
 }

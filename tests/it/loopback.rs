@@ -3,25 +3,16 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
 
-use spotkeep::os::command::run;
+use crate::apart;
+pub use crate::apart::name_of;
 
 /// Set where a test runs once more.
 const INSIDE: &str = "SPOTKEEP_TEST_ON_LOOPBACK";
 
-/// `module::test`, as the test runner takes it.
-pub fn name_of<Play>() -> String {
-    let name = std::any::type_name::<Play>();
-    let name = name.strip_suffix("::{{closure}}").unwrap_or(name);
-    name.split_once("::")
-        .map_or(name, |(_, path)| path)
-        .to_owned()
-}
-
 /// Whether this is that second run. The variable alone proves nothing, so it is looked at.
 pub fn is_on_loopback() -> bool {
-    let inside = std::env::var_os(INSIDE).is_some();
+    let inside = apart::inside(INSIDE).is_some();
     if inside {
         ensure_only_loopback();
     }
@@ -29,46 +20,13 @@ pub fn is_on_loopback() -> bool {
 }
 
 /// Runs a test once more where nothing that it starts can reach beyond this machine.
-pub fn again_on_loopback(test: &str, limit: Duration) {
-    let mut inside = Command::new("unshare");
-    inside
-        .args([
-            "-n",
-            "-m",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            "ip link set lo up && exec \"$0\" \"$@\"",
-        ])
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env_clear()
-        .envs(
-            [
-                "PATH",
-                "SPOTKEEP_CI",
-                "RUST_BACKTRACE",
-                "CUTS",
-                "SPOTKEEP_VM_PROGRAM",
-                "SPOTKEEP_RECORD_REFUSALS",
-            ]
-            .iter()
-            .filter_map(|name| Some((name, std::env::var_os(name)?))),
-        )
-        .env("HOME", "/nonexistent")
-        .env(INSIDE, "1");
-    let output = run(&mut inside, limit).unwrap();
-    eprintln!("{}{}", output.stdout, output.stderr);
-    assert!(
-        output.status.success(),
-        "{test} failed on loopback: {}",
-        output.status
-    );
-    assert!(
-        output.stdout.contains("1 passed"),
-        "{test} did not run on loopback"
-    );
+pub fn again_on_loopback(test: &str) {
+    apart::again(test, INSIDE, |_| {
+        let mut enter = Command::new("unshare");
+        let up = "ip link set lo up && exec \"$0\" \"$@\"";
+        enter.args(["--net", "sh", "-c", up]);
+        enter
+    });
 }
 
 pub fn ensure_only_loopback() {

@@ -10,16 +10,20 @@
     reason = "a failed unwrap is a failed test"
 )]
 
+mod apart;
 mod boot;
 mod gcp;
 mod keeper;
 mod lab;
+mod loop_device;
 mod loopback;
 mod pane;
 mod real_claude;
 mod s3;
 mod said;
 mod sight;
+#[path = "../../src/wait.rs"]
+mod wait;
 
 mod adopt;
 mod backup;

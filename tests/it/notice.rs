@@ -8,16 +8,7 @@ use spotkeep::drill::metadata::Fault;
 use spotkeep::notice::gcp::NOTICE_KEY;
 use spotkeep::os::process::Signal;
 
-use crate::lab::{LIMIT, Lab};
-
-/// The keeper's question is held by the server, so the next flip is seen at once.
-fn wait_until_listening(lab: &Lab) {
-    assert!(
-        lab.metadata().wait_for_pollers(1, LIMIT),
-        "{}",
-        lab.account()
-    );
-}
+use crate::lab::Lab;
 
 /// A port that nobody listens on, nor can meanwhile: it is one end of a connection.
 pub struct NobodyListens {
@@ -54,7 +45,7 @@ fn a_preemption_ends_every_agent_and_loses_nothing() {
     let _keeper = lab.keeper();
     lab.wait_open("a");
     lab.wait_done("b");
-    wait_until_listening(&lab);
+    lab.wait_asked();
     lab.metadata().preempt();
     lab.wait_event("", "saved", 1);
     assert_eq!(lab.wait_event("", "notice", 1).data["source"], "metadata");
@@ -146,16 +137,13 @@ fn an_etag_that_changes_alone_is_no_notice() {
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
     lab.wait_done("a");
-    for count in 1..=4 {
-        wait_until_listening(&lab);
+    for _ in 1..=4 {
+        lab.wait_asked();
         let answers = lab.metadata().answers().len();
         lab.metadata().touch();
-        assert!(
-            lab.metadata().wait_for_answers(answers + 1, LIMIT),
-            "flip {count}"
-        );
+        lab.wait_answered(answers + 1);
     }
-    wait_until_listening(&lab);
+    lab.wait_asked();
     assert!(lab.events("", "notice").is_empty() && lab.manifests().is_empty());
     lab.metadata().preempt();
     lab.wait_event("", "notice", 1);
@@ -178,7 +166,7 @@ fn a_server_that_fails_resets_and_forgets_is_asked_until_it_tells() {
             .starts_with("no usable answer"),
         "{health:?}"
     );
-    wait_until_listening(&lab);
+    lab.wait_asked();
     let statuses: Vec<u16> = lab
         .metadata()
         .answers()
@@ -206,7 +194,7 @@ fn a_slow_server_delays_nobody_but_itself() {
         "the agent is up before the server has answered once"
     );
     lab.metadata().mend();
-    wait_until_listening(&lab);
+    lab.wait_asked();
     lab.metadata().preempt();
     lab.wait_event("", "notice", 1);
 }
@@ -281,7 +269,7 @@ fn the_length_of_the_notice_is_learnt_from_the_vm_unless_it_is_declared() {
     let said = lab.run(&["notice", "--json"]).ok().json();
     assert_eq!(said["notice_ms"], 120_000);
     let keeper = lab.keeper();
-    wait_until_listening(&lab);
+    lab.wait_asked();
     lab.until("the length was asked for", || {
         let mut answers = lab.metadata().answers().into_iter();
         // The first one was the command's.

@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::Value;
 
-use crate::lab::{LIMIT, Lab, skip};
+use crate::lab::{Lab, skip};
+use crate::wait::during;
 
 /// What a request to a webhook says.
 fn body_of(stream: &TcpStream) -> Value {
@@ -57,6 +58,11 @@ fn webhook(answers: bool) -> (String, Receiver<Value>) {
     (url, tells)
 }
 
+/// What the webhook is told next.
+fn next(tells: &Receiver<Value>) -> Value {
+    during("the webhook is told", || tells.recv()).unwrap()
+}
+
 fn has_curl() -> bool {
     let path = std::env::var_os("PATH").unwrap();
     std::env::split_paths(&path).any(|dir| dir.join("curl").is_file())
@@ -74,7 +80,7 @@ fn a_webhook_that_hangs_is_not_in_the_way_of_a_save() {
     lab.declare("b", "", "env_file = \"missing.env\"");
     let _keeper = lab.keeper();
     lab.wait_open("a");
-    assert_eq!(tells.recv_timeout(LIMIT).unwrap()["event"], "failed");
+    assert_eq!(next(&tells)["event"], "failed");
     let saved = lab.run(&["save", "--final", "--json"]).ok().json();
     assert_eq!(saved["clean"], true, "{saved}");
     // Half a minute is spent on each message that nobody takes: the save is over, and not even its
@@ -99,15 +105,15 @@ fn a_webhook_is_told_of_a_failure_and_of_the_save_also_if_it_was_busy_at_first()
     lab.declare("b", "", "env_file = \"missing.env\"");
     let _keeper = lab.keeper();
     lab.wait_done("a");
-    let failed = tells.recv_timeout(LIMIT).unwrap();
+    let failed = next(&tells);
     assert_eq!(
         (&failed["event"], &failed["agent"]),
         (&"failed".into(), &"b".into())
     );
     assert_eq!(failed["version"], 1);
     lab.run(&["save", "--final"]).ok();
-    assert_eq!(tells.recv_timeout(LIMIT).unwrap()["event"], "notice");
-    let safe = tells.recv_timeout(LIMIT).unwrap();
+    assert_eq!(next(&tells)["event"], "notice");
+    let safe = next(&tells);
     assert_eq!(safe["event"], "safe");
     assert!(safe["text"].as_str().unwrap().contains("safe after"));
 }

@@ -5,24 +5,22 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use spotkeep::claude::seed::{Seed, seed};
 use spotkeep::claude::session;
-use spotkeep::os::command::run;
 use spotkeep::os::process::{ProcessId, Signal};
 use spotkeep::os::watch::Watch;
 use spotkeep::state::AgentName;
 use spotkeep::tmux::Tmux;
 
-use crate::lab::{LIMIT, Lab, is_root, skip};
+use crate::lab::{Lab, is_root, run, skip};
 use crate::loopback::{again_on_loopback, ensure_only_loopback, is_on_loopback, name_of};
+use crate::wait::{during, until, until_with};
 
 /// A key that opens nothing. Of this Claude remembers the last 20 characters.
 pub const KEY: &str = "lab-key-that-opens-nothing";
-/// For a test with all its versions; the runner's own limit comes later.
-const TEST_LIMIT: Duration = Duration::from_secs(255);
 
 /// A pinned version.
 pub struct Version {
@@ -55,7 +53,7 @@ fn with<Play: Fn(&Version)>(which: fn(Vec<Version>) -> Vec<Version>, play: Play)
         return;
     };
     if !is_on_loopback() {
-        return again_on_loopback(&test, TEST_LIMIT);
+        return again_on_loopback(&test);
     }
     for version in which(versions) {
         eprintln!("with Claude Code {}", version.number);
@@ -200,7 +198,7 @@ pub fn said_by_hand(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) ->
     words.extend(arguments.iter().map(|word| (*word).to_owned()));
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).current_dir(cwd);
-    let output = run(&mut command, LIMIT).unwrap();
+    let output = run(&mut command).unwrap();
     assert!(output.status.success(), "{output:?}");
     output.stdout
 }
@@ -247,25 +245,27 @@ impl Person {
     pub fn session(&self) -> String {
         let config = &self.config;
         let watch = Watch::new().unwrap();
-        let until = Instant::now() + LIMIT;
-        loop {
+        let pause = || {
             watch.add(&session::sessions_dir(config)).ok();
-            match session::read(config, self.claude.pid) {
-                Some(file) if file.status == Some(session::Status::Idle) => return file.session_id,
-                _ => assert!(Instant::now() < until, "no session:\n{}", self.screen()),
-            }
             watch.wait(Duration::from_millis(100));
-        }
+        };
+        until_with(
+            "a person's session is idle",
+            || self.screen(),
+            pause,
+            || {
+                let file = session::read(config, self.claude.pid)?;
+                (file.status == Some(session::Status::Idle)).then_some(file.session_id)
+            },
+        )
     }
 
     /// Types it and sends it. A person sees their words before they press Enter.
     pub fn says(&self, text: &str) {
         self.tmux.paste(&self.name, text).unwrap();
-        let until = Instant::now() + LIMIT;
-        while !self.screen().contains(text) {
-            assert!(Instant::now() < until, "{text}:\n{}", self.screen());
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        until(&format!("the screen shows {text}"), || {
+            self.screen().contains(text).then_some(())
+        });
         self.tmux.press_enter(&self.name).unwrap();
     }
 
@@ -277,7 +277,7 @@ impl Person {
     pub fn leaves(self) {
         let claude = self.claude.open().unwrap();
         claude.signal(Signal::Term);
-        assert!(claude.wait(Some(Instant::now() + LIMIT)));
+        during("a person's claude ends", || claude.wait(None));
     }
 }
 
@@ -310,17 +310,10 @@ pub fn times_said(transcript: &Path, text: &str) -> usize {
 
 /// Waits until an agent's model has been asked so often in all.
 pub fn wait_requests(lab: &Lab, name: &str, count: u64) {
-    let enough = |ledger: &spotkeep::drill::ledger::Ledger| {
-        ledger
-            .agents
-            .get(name)
-            .is_some_and(|account| account.requests >= count)
-    };
-    assert!(
-        lab.model.wait(LIMIT, enough),
-        "{name} has not asked {count} times: {}",
-        lab.account()
-    );
+    lab.until_model(&format!("{name} has asked {count} times"), |ledger| {
+        let account = ledger.agents.get(name);
+        account.is_some_and(|account| account.requests >= count)
+    });
 }
 
 /// How often an agent's model was asked.

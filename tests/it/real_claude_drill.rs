@@ -1,16 +1,11 @@
 //! The drill with the real Claude Code, in all three kinds.
 
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
-use spotkeep::os::command::run;
 
-use crate::lab::{Lab, SPOTKEEP};
+use crate::lab::{Lab, SPOTKEEP, run};
 use crate::real_claude::{Version, with_oldest_and_newest};
-
-/// A drill has limits of its own, which come first.
-const LIMIT: Duration = Duration::from_secs(85);
 
 /// `spotkeep drill` with this version, as anybody would run it, and what holds for every kind.
 /// Returns the report.
@@ -23,7 +18,7 @@ fn drill(version: &Version, kind: &str) -> Value {
         .env("PATH", std::env::var_os("PATH").unwrap())
         .env("HOME", "/nonexistent")
         .env("SPOTKEEP_LOOPBACK_ONLY", "1");
-    let output = run(&mut command, LIMIT).unwrap();
+    let output = run(&mut command).unwrap();
     let report: Value =
         serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let passed = report["verdict"] == "pass";
@@ -89,7 +84,7 @@ fn the_doctor_s_probe_finds_a_claude_that_behaves_as_we_know_it() {
         lab.write_config(&lines.map(|line| format!("{line}\n")).collect::<String>());
         let mut command = lab.spotkeep(&["doctor", "--json", "--probe"]);
         command.env("SPOTKEEP_CLAUDE", &version.program);
-        let output = run(&mut command, LIMIT).unwrap();
+        let output = run(&mut command).unwrap();
         let report: Value = serde_json::from_str(&output.stdout).unwrap();
         let checks = report["checks"].as_array().unwrap();
         for name in ["claude", "claude-behaviour"] {

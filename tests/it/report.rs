@@ -4,12 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
-use spotkeep::os::command::run;
 
-use crate::lab::{LIMIT, Lab, is_root};
+use crate::lab::{Lab, is_root, run};
 
 /// A fleet that was preempted, and is back.
 fn preempted() -> Lab {
@@ -19,11 +17,7 @@ fn preempted() -> Lab {
     let keeper = lab.keeper();
     lab.wait_open("a");
     lab.wait_done("b");
-    assert!(
-        lab.metadata().wait_for_pollers(1, LIMIT),
-        "{}",
-        lab.account()
-    );
+    lab.wait_asked();
     lab.metadata().preempt();
     lab.wait_event("", "saved", 1);
     lab.until("the save is known", || {
@@ -204,7 +198,7 @@ fn draw(browser: &Path, page: &Path, scheme: u8) -> Vec<u8> {
         "-c",
         &line,
     ]);
-    let output = run(&mut command, Duration::from_secs(120)).unwrap();
+    let output = run(&mut command).unwrap();
     let bytes = fs::read(&picture).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     assert!(bytes.starts_with(b"\x89PNG"));
     bytes

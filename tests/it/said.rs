@@ -2,14 +2,12 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
-use spotkeep::os::command::run;
+use spotkeep::error::Result;
+use spotkeep::os::command::{self, Output};
 
-/// For one command. A backup starts restic several times, which derives a key from the password each time: seconds
-/// on a machine that is busy.
-const COMMAND_LIMIT: Duration = Duration::from_secs(150);
+use crate::wait::{FOREVER, during};
 
 /// What a command said.
 #[derive(Debug)]
@@ -67,9 +65,22 @@ impl Said {
     }
 }
 
+/// Runs a command to its end.
+///
+/// # Errors
+/// It cannot be started.
+pub fn run(command: &mut Command) -> Result<Output> {
+    let words = command.get_args().map(|word| word.to_string_lossy());
+    let line: Vec<_> = std::iter::once(command.get_program().to_string_lossy())
+        .chain(words)
+        .collect();
+    let line = format!("the end of {}", line.join(" "));
+    during(&line, || command::run(command, FOREVER))
+}
+
 /// Runs a command to its end, and takes down what it said.
 pub fn said(command: &mut Command) -> Said {
-    let output = run(command, COMMAND_LIMIT).unwrap();
+    let output = run(command).unwrap();
     let code = output
         .status
         .code()

@@ -2,7 +2,7 @@
 
 use spotkeep::drill::digest::Digest;
 
-use crate::lab::{LIMIT, Lab};
+use crate::lab::Lab;
 
 #[test]
 fn a_save_in_passing_leaves_agents_and_workspaces_as_they_are() {
@@ -195,7 +195,7 @@ fn a_long_notice_lets_agents_in_a_turn_work_on() {
     lab.declare("a", "steady", "");
     let _keeper = lab.keeper();
     lab.wait_state("a", "running");
-    assert!(lab.metadata().wait_for_pollers(1, LIMIT));
+    lab.wait_asked();
     lab.metadata().preempt();
     let notice = lab.wait_event("", "notice", 1);
     assert!(
@@ -205,10 +205,9 @@ fn a_long_notice_lets_agents_in_a_turn_work_on() {
     // It works on: more steps are taken after the notice than there were at its time.
     let steps = |lab: &Lab| lab.model.ledger().agents["a"].requests;
     let then = steps(&lab);
-    assert!(
-        lab.model
-            .wait(LIMIT, |ledger| ledger.agents["a"].requests >= then + 3)
-    );
+    lab.until_model("it works on", |ledger| {
+        ledger.agents["a"].requests >= then + 3
+    });
     assert!(lab.events("", "safe").is_empty());
     assert_eq!(lab.agent("a")["state"], "saving");
 }

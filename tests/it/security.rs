@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use spotkeep::drill::http::{Handler, Reply, Request, Server};
-use spotkeep::os::command::run;
 
-use crate::lab::{LIMIT, Lab, SPOTKEEP, is_root, said, skip};
+use crate::lab::{Lab, SPOTKEEP, is_root, run, said, skip};
 use crate::loopback::name_of;
 use crate::s3::S3;
+use crate::wait::{during, until};
 
 /// Everything below a directory, links not followed.
 fn below(dir: &Path) -> Vec<PathBuf> {
@@ -138,6 +138,8 @@ impl Watchman {
                 count.fetch_add(1, Ordering::SeqCst);
                 std::thread::park_timeout(Duration::from_millis(2));
             }
+            // Nobody is held any more.
+            count.store(usize::MAX, Ordering::SeqCst);
             seen
         });
         Self {
@@ -168,11 +170,10 @@ struct Elsewhere {
 
 impl Handler for Elsewhere {
     fn answer(&self, request: &Request, reply: Reply<'_>) -> io::Result<()> {
-        let until = Instant::now() + LIMIT;
         let round = self.rounds.load(Ordering::SeqCst);
-        while self.rounds.load(Ordering::SeqCst) < round + 2 && Instant::now() < until {
-            std::thread::yield_now();
-        }
+        until("everybody's arguments have been looked at", || {
+            (self.rounds.load(Ordering::SeqCst) >= round.saturating_add(2)).then_some(())
+        });
         if request.path.starts_with("/hook") {
             self.told.fetch_add(1, Ordering::SeqCst);
             return reply.send(200, &[], b"");
@@ -360,10 +361,9 @@ const REFUSED: i32 = 42;
 /// Asks the keeper, and returns what it says.
 fn knock(socket: &Path) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
     stream.write_all(b"{\"verb\":\"status\"}\n").ok();
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok();
+    during("the keeper answers", || stream.read_to_string(&mut answer)).ok();
     answer
 }
 
@@ -411,7 +411,7 @@ fn the_control_socket_answers_its_owner_and_root_and_nobody_else() {
         .arg(&exe)
         .args([&test, "--exact", "--nocapture"])
         .env(SOCKET, socket);
-    let output = run(&mut nobody, LIMIT).unwrap();
+    let output = run(&mut nobody).unwrap();
     assert_eq!(output.status.code(), Some(REFUSED), "{output:?}");
     assert!(
         knock(socket).contains("\"life\""),
@@ -533,12 +533,10 @@ type Harm = fn(&mut TcpStream) -> io::Result<()>;
 
 /// As long as somebody listens.
 fn for_ever(stream: &mut TcpStream, bytes: &[u8], pause: Duration) -> io::Result<()> {
-    let until = Instant::now() + LIMIT;
-    while Instant::now() < until {
+    loop {
         stream.write_all(bytes)?;
         std::thread::park_timeout(pause);
     }
-    Ok(())
 }
 
 const HARMS: [(&str, Harm); 9] = [

@@ -6,14 +6,15 @@ use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use spotkeep::os::cut::cut_power;
 use spotkeep::os::files::is_mount_point;
 use spotkeep::root::Root;
 
-use crate::lab::{LIMIT, said};
+use crate::lab::said;
 use crate::setup_lab::{UID, Vm, owned, tool};
+use crate::wait::{during, until};
 
 const MIB: u64 = 1 << 20;
 /// What a root needs at least.
@@ -391,8 +392,13 @@ fn a_setup_that_is_killed_at_any_moment_is_completed_by_the_next_one() {
             .unwrap();
         std::thread::sleep(whole.mul_f64(share(kill)));
         // All of it at once, as an interrupt from the keyboard.
-        tool("kill", &["-KILL", "--", &format!("-{}", setup.id())]);
+        let group = format!("-{}", setup.id());
+        tool("kill", &["-KILL", "--", &group]);
         ended += u32::from(!setup.wait().unwrap().success());
+        until("what it started has ended", || {
+            let left = said(Command::new("kill").args(["-0", "--", &group]));
+            (left.code != 0).then_some(())
+        });
         vm.ready("d").ok();
         let words = fs::read_to_string(vm.at("home/ann/.claude/history.jsonl")).unwrap();
         assert_eq!(words.len(), 6000, "kill {kill}");
@@ -523,19 +529,18 @@ fn a_disk_that_comes_late_is_waited_for() {
     let device = vm.disk("d", ENOUGH);
     let link = vm.at("dev/disk/by-id/google-d");
     fs::remove_file(&link).unwrap();
-    let mut setup = vm
+    let setup = vm
         .command(&["--disk", "d", "--user", "ann", "--dry-run", "--wait", "60s"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let until = Instant::now() + LIMIT;
-    // It has looked once when it has read the directory; nothing tells, so it gets a moment.
-    while setup.try_wait().unwrap().is_none() && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(300));
-        if !link.exists() {
-            std::os::unix::fs::symlink(&device, &link).unwrap();
-        }
-    }
-    let output = setup.wait_with_output().unwrap();
+    // What it does between two looks.
+    let wchan = format!("/proc/{}/wchan", setup.id());
+    until("setup has looked for its disk once", || {
+        let sleeps = fs::read_to_string(&wchan).unwrap().contains("nanosleep");
+        sleeps.then_some(())
+    });
+    std::os::unix::fs::symlink(&device, &link).unwrap();
+    let output = during("setup has its disk", || setup.wait_with_output()).unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("would format"));
 }

@@ -5,62 +5,27 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use spotkeep::os::command::run;
 use spotkeep::os::files::is_mount_point;
 
-use crate::lab::{LIMIT, SPOTKEEP, Said, is_root, said, skip};
+use crate::lab::{SPOTKEEP, Said, is_root, said, skip};
+use crate::loop_device::LoopDevice;
 
 /// A user id that no account of the machine under the test has.
 pub const UID: u32 = 48_211;
 
-/// Set where a test runs once more, in a mount namespace of its own.
-const APART: &str = "SPOTKEEP_TEST_APART";
-
-/// Lets go of what other tests have mounted, which the new namespace would hold; then the test.
-const IN_APART: &str = "awk '$5 ~ \"^/(tmp|dev/shm)/\" { print $5 }' /proc/self/mountinfo |
-    while read -r at; do umount -l \"$at\" 2>/dev/null || :; done
-    exec \"$0\" \"$@\"";
-
-/// For a test that is played apart; the runner's own limit comes sooner.
-const APART_LIMIT: Duration = Duration::from_secs(360);
-
-fn play_apart(test: &str) {
-    let mut unshare = Command::new("unshare");
-    unshare
-        .args(["--mount", "--propagation", "private", "sh", "-c", IN_APART])
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env(APART, "1");
-    let output = run(&mut unshare, APART_LIMIT).unwrap();
-    // A name that no test has would end well too.
-    let passed = output.status.success() && output.stdout.contains("1 passed");
-    assert!(passed, "{}\n{}", output.stdout, output.stderr);
-    // What it skipped, if anything, is said here too.
-    eprint!("{}", output.stderr);
-}
-
 pub struct Vm {
     _dir: tempfile::TempDir,
     pub prefix: PathBuf,
-    loops: Vec<String>,
+    loops: Vec<LoopDevice>,
     mounts: Vec<PathBuf>,
 }
 
 impl Vm {
-    /// `None` where this cannot be played, which is said, and where it has been played: in a mount
-    /// namespace of its own, so that no other test's namespace holds a disk of this one.
-    #[track_caller]
+    /// `None` where this cannot be played, which is said.
     pub fn new(test: &str) -> Option<Self> {
         if !is_root() {
             skip(test, "loop devices and mounts need root");
-            return None;
-        }
-        if std::env::var_os(APART).is_none() {
-            let file = Path::new(std::panic::Location::caller().file());
-            let module = file.file_stem().unwrap().to_str().unwrap();
-            play_apart(&format!("{module}::{test}"));
             return None;
         }
         let dir = tempfile::Builder::new().prefix("sk-vm-").tempdir().unwrap();
@@ -163,13 +128,9 @@ impl Vm {
 
     /// Attaches the image of that name, under the name that the cloud's rule gives it.
     pub fn attach(&mut self, name: &str, options: &[&str]) -> String {
-        let mut losetup = Command::new("losetup");
-        losetup
-            .args(["--find", "--show"])
-            .args(options)
-            .arg(self.image(name));
-        let device = said(&mut losetup).ok().out.trim().to_owned();
-        self.loops.push(device.clone());
+        let attached = LoopDevice::attach(&self.image(name), options);
+        let device = attached.path.to_str().unwrap().to_owned();
+        self.loops.push(attached);
         self.name(name, &device);
         device
     }
@@ -238,17 +199,15 @@ impl Drop for Vm {
         mounts.push(self.root());
         for mount in mounts {
             while is_mount_point(&mount).unwrap_or(false) {
-                if !run(Command::new("umount").arg(&mount), LIMIT).is_ok_and(|o| o.status.success())
-                {
-                    run(Command::new("umount").arg("-l").arg(&mount), LIMIT).ok();
+                if said(Command::new("umount").arg(&mount)).code != 0 {
+                    said(Command::new("umount").arg("-l").arg(&mount));
                     break;
                 }
             }
         }
         for device in &self.loops {
             // Those that the kernel has not found by itself it does not forget by itself.
-            run(Command::new("partx").args(["--delete", device]), LIMIT).ok();
-            run(Command::new("losetup").args(["-d", device]), LIMIT).ok();
+            said(Command::new("partx").arg("--delete").arg(&device.path));
         }
     }
 }

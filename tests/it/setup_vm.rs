@@ -9,8 +9,9 @@ use std::process::{Child, Command, Stdio};
 use spotkeep::os::command::run_with_input;
 use spotkeep::os::process::users_of;
 
-use crate::lab::{LIMIT, SPOTKEEP, is_root, said};
+use crate::lab::{SPOTKEEP, is_root, said};
 use crate::setup_lab::{UID, Vm, owned, tool};
+use crate::wait::{FOREVER, during};
 
 const ENOUGH: u64 = 512 << 20;
 
@@ -458,7 +459,9 @@ fn whoever_is_at_a_terminal_is_asked_whether_transcripts_shall_be_kept_for_longe
         terminal
             .args(["-qec", &format!("'{SPOTKEEP}'{line}"), "/dev/null"])
             .env("SPOTKEEP_LOOPBACK_ONLY", "1");
-        run_with_input(&mut terminal, answer.as_bytes(), LIMIT).unwrap()
+        during("setup at a terminal ends", || {
+            run_with_input(&mut terminal, answer.as_bytes(), FOREVER).unwrap()
+        })
     };
     let no = asked("n\n");
     assert!(

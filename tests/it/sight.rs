@@ -2,16 +2,22 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
+use spotkeep::drill::ledger::Ledger;
+use spotkeep::drill::model::Model;
 use spotkeep::drill::session_file::transcript_marks;
 use spotkeep::os::process::ProcessId;
 use spotkeep::os::watch::Watch;
 use spotkeep::state::{AgentName, Line, lines};
 use spotkeep::tmux::Tmux;
 
-use crate::lab::{LIMIT, Lab, said};
+use crate::lab::{Lab, said};
+use crate::wait::{until, until_with};
+
+/// How long one look at something waits that says itself when it changes.
+const A_LOOK: Duration = Duration::from_millis(500);
 
 impl Lab {
     /// `status --json`.
@@ -40,17 +46,10 @@ impl Lab {
 
     /// Waits until an agent that was told to leave its turn open has come there.
     pub fn wait_open(&self, name: &str) {
-        let open = |ledger: &spotkeep::drill::ledger::Ledger| {
-            ledger
-                .agents
-                .get(name)
-                .is_some_and(|account| account.open.is_some())
-        };
-        assert!(
-            self.model.wait(LIMIT, open),
-            "{name} is not at its open call: {}",
-            self.account()
-        );
+        self.until_model(&format!("{name} is at its open call"), |ledger| {
+            let account = ledger.agents.get(name);
+            account.is_some_and(|account| account.open.is_some())
+        });
         self.until("the open tool runs and is taken down", || {
             let runs = self.workspace(name).join("open.txt").exists();
             (runs && self.unwritten(name).is_empty()).then_some(())
@@ -75,17 +74,10 @@ impl Lab {
     /// Waits until an agent has ended a turn and rests. One that was told to end in the midst of
     /// an answer may lack that answer, and what its tool said: a message is whole or is not.
     pub fn wait_rest(&self, name: &str) {
-        let done = |ledger: &spotkeep::drill::ledger::Ledger| {
-            ledger
-                .agents
-                .get(name)
-                .is_some_and(|account| account.turns_ended > 0)
-        };
-        assert!(
-            self.model.wait(LIMIT, done),
-            "{name} ended no turn: {}",
-            self.account()
-        );
+        self.until_model(&format!("{name} has ended a turn"), |ledger| {
+            let account = ledger.agents.get(name);
+            account.is_some_and(|account| account.turns_ended > 0)
+        });
         self.wait_state(name, "idle");
         self.until(&format!("{name} lacks one message at most"), || {
             (self.unwritten(name).len() <= 3).then_some(())
@@ -253,7 +245,7 @@ impl Lab {
     }
 
     /// Waits for something that shows in the root's state, or in Claude's.
-    pub fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    pub fn until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
         let watch = Watch::new().unwrap();
         for dir in [
             "session-state",
@@ -263,19 +255,36 @@ impl Lab {
         ] {
             watch.add(&self.root().join(dir)).ok();
         }
-        let until = Instant::now() + LIMIT;
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            assert!(
-                Instant::now() < until,
-                "not within {LIMIT:?}: {what}\n{}",
-                self.account()
-            );
-            // What shows elsewhere, such as in a process, is looked at again soon.
+        // What shows elsewhere, such as in a process, is looked at again soon.
+        let pause = || {
             watch.wait(Duration::from_millis(100));
-        }
+        };
+        until_with(what, || self.account(), pause, look)
+    }
+
+    /// Waits until the model has heard or said something.
+    pub fn until_model(&self, what: &str, so: impl Fn(&Ledger) -> bool) {
+        until_model(&self.model, what, || self.account(), so);
+    }
+
+    /// Waits until a keeper's question is held by the metadata server, so that the next change is seen at
+    /// once.
+    pub fn wait_asked(&self) {
+        until("the metadata server is asked", || {
+            self.metadata().wait_for_pollers(1, A_LOOK).then_some(())
+        });
+    }
+
+    /// Waits until the metadata server has answered so often.
+    pub fn wait_answered(&self, count: usize) {
+        until(
+            &format!("the metadata server has answered {count} times"),
+            || {
+                self.metadata()
+                    .wait_for_answers(count, A_LOOK)
+                    .then_some(())
+            },
+        );
     }
 
     /// All there is to know when a test fails.
@@ -289,6 +298,17 @@ impl Lab {
             status.out, status.err
         )
     }
+}
+
+/// Waits until a model has heard or said something.
+pub fn until_model(
+    model: &Model,
+    what: &str,
+    account: impl Fn() -> String,
+    so: impl Fn(&Ledger) -> bool,
+) {
+    let look = || model.wait(A_LOOK, &so).then_some(());
+    until_with(what, account, || (), look);
 }
 
 /// The arguments that a process was started with.

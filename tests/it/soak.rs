@@ -3,15 +3,10 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::Value;
-use spotkeep::os::command::run;
 
-use crate::lab::{SPOTKEEP, is_root, skip};
-
-/// It ends by itself long before.
-const LIMIT: Duration = Duration::from_secs(170);
+use crate::lab::{SPOTKEEP, is_root, run, skip};
 
 #[test]
 fn a_fleet_that_is_preempted_again_and_again_at_random_moments_loses_nothing() {
@@ -19,12 +14,12 @@ fn a_fleet_that_is_preempted_again_and_again_at_random_moments_loses_nothing() {
     if !is_root() {
         return skip(test, "cutting the power of a disk needs root");
     }
-    if run(Command::new("python3").arg("--version"), LIMIT).is_err() {
+    if run(Command::new("python3").arg("--version")).is_err() {
         return skip(test, "the checker is written in Python");
     }
     let mut soak = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/soak/run"));
-    soak.args(["-n", "10", "--minutes", "1.5", "--spotkeep", SPOTKEEP]);
-    let ran = run(&mut soak, LIMIT).unwrap();
+    soak.args(["-n", "4", "--spotkeep", SPOTKEEP]);
+    let ran = run(&mut soak).unwrap();
     assert!(ran.status.success(), "{}{}", ran.stderr, ran.stdout);
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
     let count = |name: &str| report[name].as_u64().unwrap();

@@ -99,7 +99,7 @@ fn top_counts_down_while_a_preemption_is_saved() {
     lab.wait_state("stubborn", "idle");
     let pane = top(&lab, 100, 24);
     pane.wait(&["2 agents", "gcp, preemptible", "no notice"]);
-    assert!(lab.metadata().wait_for_pollers(1, crate::lab::LIMIT));
+    lab.wait_asked();
     lab.metadata().preempt();
     pane.wait(&["PREEMPTION", "s left", "1 still running", "◍ saving"]);
     let screen = pane.wait(&["all safe after", "✓ words", "✓ disk", "✓ work"]);

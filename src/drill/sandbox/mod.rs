@@ -322,9 +322,9 @@ mod tests {
             .spawn()
             .unwrap();
         let dir = sandbox.dir().to_path_buf();
-        while with_marker(&sandbox.marker()).is_empty() {
-            std::thread::yield_now();
-        }
+        crate::wait::until("its process is there", || {
+            (!with_marker(&sandbox.marker()).is_empty()).then_some(())
+        });
         drop(sandbox);
         assert!(!dir.exists());
         assert!(!child.wait().unwrap().success());

@@ -1,12 +1,13 @@
 use super::*;
+use crate::drill::ledger::Ledger;
 use crate::drill::model::Model;
 use crate::os::process::{ProcessId, Signal, with_marker};
 use crate::os::watch::Watch;
+use crate::wait::{FOREVER, during, until_with};
 use std::fs;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-const LONG: Duration = Duration::from_secs(30);
 const U: &str = "11111111-2222-4333-8444-555555555555";
 
 /// Not a test by itself: the program that the tests below start, in a process of its own.
@@ -97,18 +98,21 @@ impl Bench {
     /// Waits until something holds, looking whenever the configuration directory changes.
     fn until(&self, what: impl Fn() -> bool) {
         let watch = Watch::new().unwrap();
-        let deadline = Instant::now() + LONG;
-        while !what() {
-            assert!(
-                Instant::now() < deadline,
-                "never came: {}",
-                self.transcript()
-            );
+        let pause = || {
             for entry in ["cfg", "cfg/sessions", "work"] {
                 watch.add(&self.dir.path().join(entry)).ok();
             }
             watch.wait(Duration::from_millis(50));
-        }
+        };
+        let account = || self.transcript();
+        until_with("what the stand-in writes", account, pause, || {
+            what().then_some(())
+        });
+    }
+
+    /// Waits until the model has heard or said something.
+    fn until_model(&self, so: impl Fn(&Ledger) -> bool) {
+        during("what the model is asked", || self.model.wait(FOREVER, so));
     }
 
     fn session_file(&self, child: &Child) -> serde_json::Value {
@@ -119,13 +123,11 @@ impl Bench {
         serde_json::from_slice(&fs::read(path).unwrap_or_default()).unwrap_or_default()
     }
 
-    fn open(&self) -> bool {
-        self.model.wait(LONG, |ledger| {
-            ledger
-                .agents
-                .get("a")
-                .is_some_and(|agent| agent.open.is_some())
-        })
+    fn wait_open(&self) {
+        self.until_model(|ledger| {
+            let agent = ledger.agents.get("a");
+            agent.is_some_and(|agent| agent.open.is_some())
+        });
     }
 }
 
@@ -155,7 +157,7 @@ fn a_turn_cut_by_sigterm_is_whole_on_disk_and_goes_on_with_the_note() {
         "a",
         "DRILL agent=a plan=tool [[a:p:1]]",
     ]);
-    assert!(bench.open());
+    bench.wait_open();
     bench.until(|| bench.work().join("open.txt").exists());
     assert_eq!(bench.session_file(&first)["status"], "busy");
     assert_eq!(signal(&mut first, Signal::Term), Some(143));
@@ -173,11 +175,7 @@ fn a_turn_cut_by_sigterm_is_whole_on_disk_and_goes_on_with_the_note() {
 
     bench.model.new_life();
     let mut second = bench.start(&["--resume", U, "-n", "a", "[spotkeep] you were cut"]);
-    assert!(
-        bench
-            .model
-            .wait(LONG, |ledger| ledger.agents["a"].turns_ended == 1)
-    );
+    bench.until_model(|ledger| ledger.agents["a"].turns_ended == 1);
     let seen = bench.model.ledger().agents["a"].first.clone().unwrap();
     // The open call is dropped from what the model sees, and nothing else is.
     let missing: Vec<_> = ledger.agents["a"]
@@ -196,17 +194,13 @@ fn a_turn_cut_by_sigterm_is_whole_on_disk_and_goes_on_with_the_note() {
 fn a_text_cut_by_sigkill_leaves_the_whole_records_before_it() {
     let bench = Bench::new();
     let mut first = bench.start(&["--session-id", U, "DRILL agent=a plan=stream [[a:p:1]]"]);
-    assert!(bench.open());
+    bench.wait_open();
     bench.until(|| bench.transcript().contains("tool_result"));
     signal(&mut first, Signal::Kill);
     assert!(!bench.transcript().contains("and so on"));
     bench.model.new_life();
     let mut second = bench.start(&["--resume", U, "[spotkeep] you were cut"]);
-    assert!(
-        bench
-            .model
-            .wait(LONG, |ledger| ledger.agents["a"].continued == 1)
-    );
+    bench.until_model(|ledger| ledger.agents["a"].continued == 1);
     signal(&mut second, Signal::Kill);
 }
 

@@ -1,12 +1,13 @@
 //! The watch: the poller by table, the loop against a scripted server.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Barrier};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::*;
 use crate::http::scripted::{Act, Asked, Scripted, unused_address};
 use crate::http::{Failure, Reply};
+use crate::wait::during;
 
 const AT_ONCE: Duration = Duration::from_millis(1);
 
@@ -265,7 +266,7 @@ struct Told(Receiver<Seen>);
 
 impl Told {
     fn next(&self) -> Seen {
-        self.0.recv_timeout(Duration::from_secs(30)).unwrap()
+        during("the watch says something", || self.0.recv()).unwrap()
     }
 
     fn wait_for(&self, wanted: &Seen) {
@@ -301,11 +302,9 @@ fn a_preemption_during_a_wait_is_seen_at_once() {
     assert_eq!(told.next(), Seen::Health(Health::Waiting));
     server.wait_for(2);
     assert!(server.asked()[1].contains("last_etag=a&"));
-    let flipped = Instant::now();
     flip.wait();
+    // No poll is in between: none after this one is answered.
     assert_eq!(told.next(), Seen::Preempted);
-    // It takes about a millisecond; the bound only says that no pause and no poll is in between.
-    assert!(flipped.elapsed() < Duration::from_secs(1));
 }
 
 #[test]
@@ -345,6 +344,5 @@ fn a_watch_ends_when_it_is_dropped_whatever_it_waits_for() {
     let (server, watcher, told) = watched(|_| Act::Silence);
     server.wait_for(1);
     drop(watcher);
-    let ended = told.0.recv_timeout(Duration::from_secs(30));
-    assert_eq!(ended, Err(RecvTimeoutError::Disconnected));
+    during("the watch ends", || told.0.recv()).unwrap_err();
 }

@@ -4,15 +4,17 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
-use spotkeep::os::command::run;
+use spotkeep::drill::ledger::Ledger;
 use spotkeep::os::process::{ProcessId, Signal};
 
 use super::journal::Journal;
 use super::{Disk, Room};
-use crate::lab::{LIMIT, SPOTKEEP, Said, prompt_of, said};
+use crate::lab::{SPOTKEEP, Said, prompt_of, said};
+use crate::sight::until_model;
+use crate::wait::{during, until_with};
 
 /// Where the data disk is, by the name that Compute Engine gives it.
 pub const DEVICE: &str = "/dev/disk/by-id/google-claude-persist";
@@ -130,7 +132,7 @@ impl<'r> Machine<'r> {
             .arg(format!("--machine={id}"))
             .arg("-D")
             .arg(self.boot_disk.join("root"))
-            .args(disk.map(|disk| format!("--bind={}:{DEVICE}", disk.device.display())))
+            .args(disk.map(|disk| format!("--bind={}:{DEVICE}", disk.device().display())))
             .args(&self.extra)
             .env_clear()
             .env("PATH", PATH)
@@ -185,10 +187,10 @@ impl<'r> Machine<'r> {
 
     fn wait_off(&mut self, leader: ProcessId) -> ExitStatus {
         if let Some(pidfd) = leader.open() {
-            let off = pidfd.wait(Some(Instant::now() + 2 * LIMIT));
-            assert!(off, "the machine does not go off:\n{}", self.console());
+            during("the machine goes off", || pidfd.wait(None));
         }
-        self.nspawn.take().unwrap().wait().unwrap()
+        let mut nspawn = self.nspawn.take().unwrap();
+        during("its nspawn ends", || nspawn.wait()).unwrap()
     }
 
     fn console(&self) -> String {
@@ -311,15 +313,10 @@ impl<'r> Machine<'r> {
 
     /// Waits until an agent that was told to leave its turn open has come there.
     pub fn wait_open(&self, name: &str) {
-        let open = |ledger: &spotkeep::drill::ledger::Ledger| {
+        self.until_model(&format!("{name} is at its open call"), |ledger| {
             let account = ledger.agents.get(name);
             account.is_some_and(|account| account.open.is_some())
-        };
-        assert!(
-            self.room.model.wait(LIMIT, open),
-            "{name} is not at its open call:\n{}",
-            self.account()
-        );
+        });
         // An agent writes its words down a moment after it has heard them. One that is cut before has
         // never been asked anything, and begins anew.
         let ledger = self.room.model.ledger();
@@ -341,21 +338,16 @@ impl<'r> Machine<'r> {
         said.out.trim().to_owned()
     }
 
-    /// Waits for something; fails with all that is known of the machine.
-    pub fn until<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-        let until = Instant::now() + LIMIT;
-        loop {
-            if let Some(found) = look() {
-                return found;
-            }
-            assert!(
-                Instant::now() < until,
-                "not within {LIMIT:?}: {what}\n{}",
-                self.account()
-            );
-            // systemd and what it runs tell nobody outside of the machine.
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    /// Waits for something.
+    pub fn until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
+        // systemd and what it runs tell nobody outside of the machine.
+        let pause = || std::thread::sleep(Duration::from_millis(20));
+        until_with(what, || self.account(), pause, look)
+    }
+
+    /// Waits until the model has heard or said something.
+    pub fn until_model(&self, what: &str, so: impl Fn(&Ledger) -> bool) {
+        until_model(&self.room.model, what, || self.account(), so);
     }
 
     /// All that may explain a failure.
@@ -376,14 +368,8 @@ impl Drop for Machine<'_> {
         }
         if let Some(mut nspawn) = self.nspawn.take() {
             // Without its first process nspawn ends by itself, and otherwise with us.
-            let process =
-                ProcessId::of(i32::try_from(nspawn.id()).unwrap()).and_then(ProcessId::open);
-            if process.is_none_or(|process| process.wait(Some(Instant::now() + LIMIT))) {
-                nspawn.wait().ok();
-            }
+            during("its nspawn ends", || nspawn.wait()).ok();
         }
-        let root = self.boot_disk.join("root");
-        run(Command::new("umount").arg(root), LIMIT).ok();
     }
 }
 

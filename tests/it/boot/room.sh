@@ -1,5 +1,4 @@
-# $0 is the room's directory, $1 the image, $2 its cgroups, the rest what is to be run in it. This
-# shell is the first process of its namespace: when it ends, everything in it does.
+# $0 is the room's directory, $1 the image, $2 its cgroups, the rest what is to be run in it.
 dir=$0 image=$1 groups=$2
 shift 2
 ip link set lo up
@@ -7,7 +6,6 @@ ip address add 169.254.169.254/32 dev lo
 for group in $groups; do echo 0 >"$group/cgroup.procs" || true; done
 # What containers leave in /run is in memory of our own.
 mount -t tmpfs tmpfs /run
-mount -t tmpfs -o mode=755 tmpfs "$dir"
 mkdir "$dir/tree"
 mount -o loop,ro "$image" "$dir/tree"
 exec "$@"

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use spotkeep::checkpoint::{Checkpoint, Outcome, Place, Trigger, take};
 use spotkeep::error::Result;
 use spotkeep::notice::Deadline;
+
+use crate::wait::FOREVER;
 
 /// A directory with a workspace in it.
 pub struct Bench {
@@ -25,11 +26,7 @@ pub struct Bench {
 impl Bench {
     /// No repository yet.
     pub fn bare() -> Self {
-        // In memory where that is: hundreds of repositories are synced.
-        let memory = Path::new("/dev/shm");
-        let kept = tempfile::tempdir_in(memory)
-            .or_else(|_| tempfile::tempdir())
-            .unwrap();
+        let kept = tempfile::tempdir().unwrap();
         let dir = fs::canonicalize(kept.path()).unwrap();
         fs::create_dir(dir.join("home")).unwrap();
         let workspace = dir.join("w");
@@ -109,11 +106,7 @@ impl Bench {
     }
 
     pub fn try_take(&self) -> Result<Outcome> {
-        take(
-            &self.place(),
-            Trigger::Command,
-            Deadline::after(Duration::from_secs(60)),
-        )
+        take(&self.place(), Trigger::Command, Deadline::after(FOREVER))
     }
 
     pub fn taken(&self) -> Checkpoint {

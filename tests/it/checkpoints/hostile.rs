@@ -4,7 +4,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use spotkeep::checkpoint::{
     Layer, Outcome, difference, list, rebuild, repair, rollback, sizes, thin_at,
@@ -15,6 +14,7 @@ use spotkeep::root::Root;
 use spotkeep::time::Timestamp;
 
 use super::bench::{Bench, each};
+use crate::wait::FOREVER;
 
 /// A trap: settings or files, and a plain git command that falls into it.
 struct Trap {
@@ -419,7 +419,7 @@ fn nothing_that_a_repository_says_is_executed() {
 
 /// Everything else that is done to a repository: it is counted, compared, thinned out and mended.
 fn look_after(bench: &Bench, name: &str) {
-    let (place, deadline) = (bench.place(), Deadline::after(Duration::from_secs(60)));
+    let (place, deadline) = (bench.place(), Deadline::after(FOREVER));
     let (root, _) = Root::init(&bench.dir.join("root")).unwrap();
     // As if an editor had written it again: git has to look inside of it.
     bench.write("b", "b as committed\n");

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use spotkeep::checkpoint::{Outcome, Trigger, list, rollback, take};
 use spotkeep::error::hint_of;
@@ -13,6 +13,7 @@ use spotkeep::notice::Deadline;
 
 use super::bench::Bench;
 use crate::lab::{is_root, said, skip};
+use crate::wait::FOREVER;
 
 /// A shell that does something over and over, and ends a round that it has begun when it is dropped: its git
 /// would outlive it otherwise.
@@ -305,12 +306,7 @@ fn variables_that_lead_git_elsewhere_are_not_inherited() {
     if let Some(workspace) = std::env::var_os(INNER) {
         let bench = Bench::bare();
         let place = bench.place_at(workspace.as_ref(), "private");
-        let taken = take(
-            &place,
-            Trigger::Command,
-            Deadline::after(Duration::from_secs(60)),
-        )
-        .unwrap();
+        let taken = take(&place, Trigger::Command, Deadline::after(FOREVER)).unwrap();
         assert!(matches!(taken, Outcome::Taken(_)));
         return;
     }
@@ -348,14 +344,12 @@ fn a_checkpoint_ends_by_its_deadline_and_leaves_no_lock() {
     // git waits for somebody to write into it.
     let pipe = bench.path(".gitignore");
     assert_eq!(said(Command::new("mkfifo").arg(&pipe)).code, 0);
-    let began = Instant::now();
     let late = take(
         &bench.place(),
         Trigger::Save,
         Deadline::after(Duration::from_secs(2)),
     );
     assert!(format!("{:#}", late.unwrap_err()).contains("in time"));
-    assert!(began.elapsed() < Duration::from_secs(30));
     fs::remove_file(&pipe).unwrap();
     bench.taken();
     assert_eq!(bench.git(&["status", "--porcelain"]), " M a\n");

@@ -6,18 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use spotkeep::gcp::script::startup;
-use spotkeep::os::command::{Output, run};
+use spotkeep::os::command::Output;
 
-use crate::lab::{LIMIT, is_root, skip};
+use crate::lab::{is_root, run, skip};
+use crate::loop_device::LoopDevice;
 
 /// A machine's corner: a disk, and the directories that the script writes to.
 struct Vm {
     dir: PathBuf,
-    device: Option<String>,
+    disk: LoopDevice,
 }
 
 fn sh(line: &str) -> Output {
-    let output = run(Command::new("sh").args(["-c", line]), LIMIT).unwrap();
+    let output = run(Command::new("sh").args(["-c", line])).unwrap();
     assert!(output.status.success(), "{line}: {}", output.stderr);
     output
 }
@@ -29,16 +30,14 @@ impl Vm {
         for name in ["by-id", "run", "lib", "mnt"] {
             fs::create_dir_all(dir.join(name)).unwrap();
         }
-        let mut vm = Self { dir, device: None };
-        let image = vm.dir.join("disk.img");
+        let image = dir.join("disk.img");
         fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
-        let said = sh(&format!("losetup --find --show '{}'", image.display()));
-        vm.device = Some(said.stdout.trim().to_owned());
-        vm
+        let disk = LoopDevice::attach(&image, &[]);
+        Self { dir, disk }
     }
 
     fn device(&self) -> &str {
-        self.device.as_deref().unwrap()
+        self.disk.path.to_str().unwrap()
     }
 
     fn attach(&self) {
@@ -75,7 +74,7 @@ impl Vm {
         );
         let mut inside = Command::new("unshare");
         inside.args(["-m", "--propagation", "private", "sh", "-c", &line]);
-        let output = run(&mut inside, LIMIT).unwrap();
+        let output = run(&mut inside).unwrap();
         let said = |line: &str| line.starts_with("problem: ") || line.starts_with("error: ");
         assert!(output.stderr.lines().all(said), "{output:?}");
         fs::read_to_string(self.dir.join("run/spotkeep-startup"))
@@ -112,9 +111,6 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        if let Some(device) = &self.device {
-            run(Command::new("losetup").args(["-d", device]), LIMIT).ok();
-        }
         fs::remove_dir_all(&self.dir).ok();
     }
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use spotkeep::drill::http::{Handler, Reply, Request, Server};
 
-use crate::lab::LIMIT;
+use crate::wait::FOREVER;
 
 /// What was asked to be changed.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,7 +134,7 @@ impl Handler for Api {
         let answered = self.0.lock().unwrap().answer(request);
         let Some((status, body)) = answered else {
             // Who asks has given up long before.
-            std::thread::park_timeout(LIMIT);
+            std::thread::park_timeout(FOREVER);
             return Ok(());
         };
         let bytes = body.to_string().into_bytes();

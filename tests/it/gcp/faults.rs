@@ -5,11 +5,10 @@ use std::path::Path;
 
 use spotkeep::gcp::Fault;
 use spotkeep::gcp::fault::is_partial;
-use spotkeep::os::command::run;
 
 use super::compute::{Answer, Fault as Ordered, ZONE};
 use super::{Laptop, agent, look, on_a_laptop};
-use crate::lab::LIMIT;
+use crate::lab::run;
 
 /// One call that goes wrong: what it means, its words, and what is changed in its environment.
 struct Case {
@@ -142,7 +141,7 @@ fn play(case: &Case) -> String {
             None => gcloud.env_remove(name),
         };
     }
-    let output = run(&mut gcloud, LIMIT * 4).unwrap();
+    let output = run(&mut gcloud).unwrap();
     assert!(
         !output.status.success() || is_partial(&output.stderr),
         "{}: {output:?}",
@@ -240,7 +239,7 @@ fn gcp_a_create_that_fails_half_way_says_why_and_what_to_do() {
 #[test]
 fn gcp_a_notice_that_this_gcloud_cannot_ask_for_is_refused_before_anything_is_made() {
     on_a_laptop(|laptop| {
-        let said = run(laptop.program("gcloud").arg("version"), LIMIT).unwrap();
+        let said = run(laptop.program("gcloud").arg("version")).unwrap();
         let version = said.stdout.split_whitespace().nth(3).unwrap();
         let number: u32 = version.split('.').next().unwrap().parse().unwrap();
         let create = ["create", "--zone", ZONE, "--notice", "120s"];

@@ -11,15 +11,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use serde_json::json;
 use spotkeep::gcp::shape::{Notice, Shape, Wish};
-use spotkeep::os::command::run;
 
 use compute::{Compute, PROJECT, ZONE};
 
-use crate::lab::{LIMIT, SPOTKEEP, is_root, skip};
+use crate::lab::{SPOTKEEP, is_root, run, skip};
 use crate::loopback::{again_on_loopback, ensure_only_loopback, is_on_loopback, name_of};
 use crate::said::Said;
 
@@ -32,7 +30,7 @@ pub struct Laptop {
 /// Plays on a laptop, where nothing can leave the machine. `play` is a closure of the test itself.
 pub fn on_a_laptop<Play: Fn(&Laptop)>(play: Play) {
     let test = name_of::<Play>();
-    let gcloud = run(Command::new("gcloud").arg("--version"), LIMIT);
+    let gcloud = run(Command::new("gcloud").arg("--version"));
     if !gcloud.is_ok_and(|output| output.status.success()) {
         // Said aloud by .ci/run, which has tried to install it. The stand-in of `src/gcp/double.rs`, which checks
         // every call against the recorded flags of the real one, plays in any case.
@@ -44,7 +42,7 @@ pub fn on_a_laptop<Play: Fn(&Laptop)>(play: Play) {
     }
     if is_root() {
         if !is_on_loopback() {
-            return again_on_loopback(&test, Duration::from_secs(330));
+            return again_on_loopback(&test);
         }
         ensure_only_loopback();
     }
@@ -232,7 +230,7 @@ impl Laptop {
         let mut command = self.program(SPOTKEEP);
         command.arg("gcp").args(words);
         edit(&mut command);
-        let output = run(&mut command, LIMIT * 4).unwrap();
+        let output = run(&mut command).unwrap();
         Said {
             code: output.status.code().unwrap_or(-1),
             out: self.plain(&output.stdout),
@@ -286,7 +284,7 @@ pub fn agent(name: &str, state: &str) -> String {
 pub fn assert_is_shell(script: &str, at: &Path) {
     fs::write(at, script).unwrap();
     for shell in ["bash", "sh"] {
-        let output = run(Command::new(shell).arg("-n").arg(at), LIMIT).unwrap();
+        let output = run(Command::new(shell).arg("-n").arg(at)).unwrap();
         assert!(output.status.success(), "{shell}: {}", output.stderr);
     }
 }

@@ -18,11 +18,6 @@ use machine::{BOOT_LIMIT, DataDisk, LIMIT, Machine};
 /// From the ACPI signal of a spot VM to its end: <https://cloud.google.com/compute/docs/instances/spot>.
 const CLOUD_WAITS: Duration = Duration::from_secs(30);
 
-/// For a test with all its machines, of which there is one more with each cut.
-fn test_limit() -> Duration {
-    Duration::from_secs(1500) + Duration::from_secs(240) * cuts()
-}
-
 /// How often the power is cut without a notice.
 fn cuts() -> u32 {
     std::env::var("CUTS").map_or(2, |cuts| cuts.parse().unwrap())
@@ -52,7 +47,7 @@ fn with_machines<Play: Fn()>(play: Play) {
     if is_on_loopback() {
         play();
     } else {
-        again_on_loopback(&test, test_limit());
+        again_on_loopback(&test);
     }
 }
 
