@@ -38,6 +38,7 @@ mod boot_shutdown;
 mod checkpoint;
 mod checkpoints;
 mod cli;
+mod contained;
 mod crash;
 mod crowd;
 mod damage;
