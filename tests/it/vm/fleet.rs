@@ -43,8 +43,9 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    pub fn new() -> Self {
-        let garage = Garage::new();
+    /// For the test of this name, without a machine.
+    pub fn new(test: &str) -> Self {
+        let garage = Garage::new(test);
         // An optimized one, where there is one: an emulated processor is slow enough.
         let program = std::env::var("SPOTKEEP_VM_PROGRAM");
         let program = program.unwrap_or_else(|_| env!("CARGO_BIN_EXE_spotkeep").to_owned());

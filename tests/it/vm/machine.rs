@@ -26,9 +26,10 @@ const END_MARK: u8 = 0x1e;
 /// In the place of Claude, whose own start takes an emulated processor half a minute.
 const STAND_IN: &str = "#!/bin/sh\nexec /mnt/persist/bin/spotkeep stand-in-agent \"$@\"\n";
 
-/// Where the disks of machines and what they need lie.
+/// Where the disks of machines and what they need lie: gigabytes, so not in `/tmp`, which may be
+/// memory.
 pub struct Garage {
-    dir: tempfile::TempDir,
+    dir: PathBuf,
     booted: usize,
     /// A boot disk that outlives its machine.
     kept: Option<PathBuf>,
@@ -59,10 +60,13 @@ pub struct Left {
 }
 
 impl Garage {
-    /// With a data disk of 1 GiB without a byte on it.
-    pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data.img");
+    /// With a blank data disk of 1 GiB. The place is the test's own; what is left of a
+    /// run that was killed goes now.
+    pub fn new(test: &str) -> Self {
+        let dir = made().join(test.replace("::", "-"));
+        fs::remove_dir_all(&dir).ok();
+        fs::create_dir(&dir).unwrap();
+        let data = dir.join("data.img");
         fs::File::create(data).unwrap().set_len(1 << 30).unwrap();
         Self {
             dir,
@@ -73,7 +77,7 @@ impl Garage {
 
     /// One more new boot disk, which all machines from now on have, and leave as it is when they end.
     pub fn keep_the_boot_disk(&mut self) {
-        let kept = self.dir.path().join("boot.img");
+        let kept = self.dir.join("boot.img");
         succeed(
             Command::new("cp")
                 .arg("--sparse=always")
@@ -86,7 +90,7 @@ impl Garage {
     /// What the cloud hands to the machines from now on: `startup` is run at each boot; `program`
     /// lies beside it, where one is given.
     pub fn hand_over(&self, startup: &str, program: Option<&Path>) {
-        let payload = self.dir.path().join("payload");
+        let payload = self.dir.join("payload");
         fs::create_dir_all(&payload).unwrap();
         fs::write(payload.join("startup"), startup).unwrap();
         fs::write(payload.join("claude"), STAND_IN).unwrap();
@@ -97,7 +101,7 @@ impl Garage {
             None => fs::remove_file(&spotkeep).unwrap_or_default(),
         }
         succeed(Command::new("chmod").arg("-R").arg("a+rx").arg(&payload));
-        let image = self.dir.path().join("payload.img");
+        let image = self.dir.join("payload.img");
         let blank = fs::File::create(&image).unwrap();
         blank.set_len(128 << 20).unwrap();
         succeed(
@@ -110,13 +114,13 @@ impl Garage {
 
     /// The data disk, as a file.
     pub fn data(&self) -> PathBuf {
-        self.dir.path().join("data.img")
+        self.dir.join("data.img")
     }
 
     /// Switches a new machine on. Its boot disk has never been booted before, unless one is kept.
     pub fn power_on(&mut self, disk: DataDisk) -> Machine {
         self.booted += 1;
-        let dir = self.dir.path();
+        let dir = &self.dir;
         let console = dir.join(format!("console-{}", self.booted));
         let boot = match &self.kept {
             Some(kept) => format!("file={},snapshot=off", kept.display()),
@@ -200,8 +204,8 @@ impl Garage {
     /// A copy of the data disk as it is now, mounted: what its journal brings back is there, and the
     /// disk itself is left for the next machine.
     pub fn look_at_the_data<Seen>(&self, look: impl FnOnce(&Path) -> Seen) -> Seen {
-        let copy = self.dir.path().join("copy.img");
-        let mount = self.dir.path().join("mount");
+        let copy = self.dir.join("copy.img");
+        let mount = self.dir.join("mount");
         succeed(
             Command::new("cp")
                 .arg("--sparse=always")
@@ -218,6 +222,12 @@ impl Garage {
         let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(&mount)));
         succeed(Command::new("umount").arg(&mount));
         seen.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Garage {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.dir).ok();
     }
 }
 

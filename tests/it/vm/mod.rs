@@ -31,7 +31,7 @@ const AGENTS: usize = 4;
 const WORDS_WINDOW: Duration = Duration::from_secs(2);
 
 /// Plays where a machine can be emulated, on loopback only.
-fn with_machines<Play: Fn()>(play: Play) {
+fn with_machines<Play: Fn(Fleet)>(play: Play) {
     let test = name_of::<Play>();
     if std::env::var_os("SPOTKEEP_WITHOUT_VM").is_some() {
         eprintln!("skipped: {test}: virtual machines are `make vm-drill`");
@@ -45,7 +45,7 @@ fn with_machines<Play: Fn()>(play: Play) {
         return skip(&test, "there is no boot disk (scripts/vm-image)");
     }
     if is_on_loopback() {
-        play();
+        play(Fleet::new(&test));
     } else {
         again_on_loopback(&test);
     }
@@ -53,8 +53,7 @@ fn with_machines<Play: Fn()>(play: Play) {
 
 #[test]
 fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_its_agents_back() {
-    with_machines(|| {
-        let mut fleet = Fleet::new();
+    with_machines(|mut fleet| {
         let mut machine = fleet.power_on(DataDisk::Attached);
         fleet.set_up(&mut machine, AGENTS);
         fleet.wait_until_at_work(&mut machine);
@@ -160,9 +159,8 @@ fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &Fleet, machine: &m
 
 #[test]
 fn a_vm_that_loses_its_power_without_a_word_loses_nothing_older_than_two_seconds() {
-    with_machines(|| {
+    with_machines(|mut fleet| {
         let cuts = cuts();
-        let mut fleet = Fleet::new();
         let mut machine = fleet.power_on(DataDisk::Attached);
         fleet.set_up(&mut machine, AGENTS);
         let (mut records, mut lost) = (0, Vec::new());
