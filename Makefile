@@ -28,12 +28,17 @@ drill: ## Build, and rehearse a preemption of three agents in a sandbox (ARGS="-
 	    echo 'Claude Code could not be fetched: the drill uses its stand-in.' >&2
 	@PATH="$$PATH:$(CLAUDE_DIR)" target/debug/spotkeep drill $(ARGS)
 
+# Whatever is killed, make, Cargo or the test, all that it had started is killed with it: each asks
+# the kernel to be killed with its parent. What is below the test, scripts/contain takes along.
 vm-drill: ## Cut the power of a whole virtual machine, with and without a notice (as root; CUTS=20)
 	@scripts/need vm
 	@scripts/vm-image
 	@$(CARGO) build --quiet --locked --release
-	@SPOTKEEP_CI=1 SPOTKEEP_VM_PROGRAM=$(CURDIR)/target/release/spotkeep \
-	    $(CARGO) test --locked --test it vm::a_vm -- --nocapture --test-threads=1
+	@host=$$($(CARGO) -vV | sed -n 's/^host: //p') && \
+	    export SPOTKEEP_CI=1 SPOTKEEP_VM_PROGRAM=$(CURDIR)/target/release/spotkeep && \
+	    exec setpriv --pdeathsig KILL $(CARGO) test \
+	    --config "target.$$host.runner = 'setpriv --pdeathsig KILL $(wildcard scripts/contain)'" \
+	    --locked --test it vm::a_vm -- --nocapture --test-threads=1
 
 # Random preemptions of a fleet that writes without end, counted by a checker that shares nothing with spotkeep. Play one again
 # with the seed that it prints: make soak ARGS="--seed 7".
