@@ -38,7 +38,7 @@ pub struct Fleet {
     names: Vec<String>,
     sessions: BTreeMap<String, String>,
     at_cut: Ledger,
-    /// What was missing after some cut, or was said to a machine that was off already.
+    /// What was missing after some cut or an agent's own end, or was said to what was off already.
     gone: BTreeSet<Marker>,
 }
 
@@ -124,7 +124,7 @@ impl Fleet {
             "runuser -u agent -- tee /mnt/persist/spotkeep.toml >/dev/null <<'END'
 [defaults]
 args = [\"--dangerously-skip-permissions\"]
-memory_max = \"400M\"
+memory_max = \"64M\"
 env = {{ ANTHROPIC_BASE_URL = \"http://127.0.0.1:{MODEL_PORT}\", ANTHROPIC_API_KEY = \"lab-key-that-opens-nothing\" }}
 {declared}
 END
@@ -203,21 +203,19 @@ runuser -u agent -- spotkeep up
                 let record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
                 let session = record["session_id"].as_str().unwrap().to_owned();
                 let transcript = transcript_marks(&root.join(".claude"), &session);
-                let resumed: Option<&BTreeSet<_>> = None;
                 let evidence = Evidence {
                     records: &ledger.agents[name].records,
-                    resumed,
+                    resumed: None,
                     transcript: &transcript,
                 };
-                let lost = count(&evidence, cut).lost;
-                losses.extend(lost.into_iter().filter(|lost| !gone.contains(&lost.marker)));
-                let ever = count(&evidence, Instant::now()).lost;
-                missing.extend(ever.into_iter().map(|lost| lost.marker));
+                losses.extend(lost_now(&evidence, cut, gone));
+                missing.extend(lost_now(&evidence, Instant::now(), gone));
                 sessions.insert(name.clone(), session);
             }
             (losses, missing, sessions)
         });
-        self.gone.extend(missing);
+        self.gone
+            .extend(missing.into_iter().map(|lost| lost.marker));
         if !self.sessions.is_empty() {
             assert_eq!(
                 self.sessions, sessions,
@@ -225,6 +223,43 @@ runuser -u agent -- spotkeep up
             );
         }
         self.sessions = sessions;
+        losses
+    }
+
+    /// One of the agents has ended, and the machine has not: each one's next request is its first.
+    pub fn an_agent_has_ended(&self) {
+        self.model.new_life();
+    }
+
+    /// What was said before an agent's own end, which had come by `ended`, and is not in the
+    /// conversation that it was resumed with. What that end cost counts here, and at no later cut.
+    pub fn losses_at_its_end(
+        &mut self,
+        machine: &mut Machine,
+        name: &str,
+        ended: Instant,
+    ) -> Vec<Lost> {
+        let resumed = |ledger: &Ledger| ledger.agents[name].first.is_some();
+        if !self.model.wait(BACK_LIMIT, resumed) {
+            panic!("{name} asked nothing:\n{}", how_it_stands(machine));
+        }
+        let account = self.model.ledger().agents.remove(name).unwrap();
+        let first = account.first.unwrap();
+        assert!(first.note.is_some(), "{name} was told nothing");
+        let session = &self.sessions[name];
+        let marks =
+            format!("grep -ho '\\[\\[[^]]*]]' /mnt/persist/.claude/projects/*/{session}.jsonl");
+        let transcript = Marker::all_in(&machine.must(&marks)).collect();
+        let evidence = Evidence {
+            records: &account.records,
+            resumed: Some(&first.markers),
+            transcript: &transcript,
+        };
+        let losses = lost_now(&evidence, ended, &self.gone);
+        // Until the first request of the new process, the model may have gone on to the old one.
+        let missing = lost_now(&evidence, first.at, &self.gone);
+        self.gone
+            .extend(missing.into_iter().map(|lost| lost.marker));
         losses
     }
 
@@ -262,6 +297,13 @@ runuser -u agent -- spotkeep up
             assert!(first.note.is_some(), "{name} was told nothing");
         }
     }
+}
+
+/// What `cut` cost, without what an earlier one had.
+fn lost_now(evidence: &Evidence<'_>, cut: Instant, gone: &BTreeSet<Marker>) -> Vec<Lost> {
+    let mut lost = count(evidence, cut).lost;
+    lost.retain(|lost| !gone.contains(&lost.marker));
+    lost
 }
 
 /// For a human who has to find out why nothing moves.

@@ -27,7 +27,7 @@ fn cuts() -> u32 {
 /// seconds.
 const AGENTS: usize = 4;
 
-/// What a power cut without a notice may cost of the words.
+/// What an end without a notice, of the machine or of one agent, may cost of the words.
 const WORDS_WINDOW: Duration = Duration::from_secs(2);
 
 /// Plays where a machine can be emulated, on loopback only.
@@ -87,10 +87,12 @@ fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_i
             "a new boot disk to every agent resumed: {:.1?}",
             on.elapsed()
         );
-        one_agent_out_of_memory_is_ended_alone_and_resumed(&fleet, &mut machine);
+        one_agent_out_of_memory_is_ended_alone_and_resumed(&mut fleet, &mut machine);
 
         // The same machine again, whose boot gives the disk up before it comes; nothing but units is there.
         fleet.without_a_startup_script();
+        // What the model says from here on, it may say to agents that have ended.
+        let pressed = Instant::now();
         machine.press_power_button();
         assert!(
             machine.is_off_by(Instant::now() + LIMIT),
@@ -98,7 +100,7 @@ fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_i
             machine.console()
         );
         fleet.machine_is_gone();
-        let losses = fleet.losses_on_the_disk(Instant::now());
+        let losses = fleet.losses_on_the_disk(pressed);
         assert!(losses.is_empty(), "{losses:?}");
         let mut machine = fleet.power_on(DataDisk::Later);
         machine.until(
@@ -119,7 +121,7 @@ fn a_vm_whose_power_button_is_pressed_saves_in_time_and_a_new_boot_disk_brings_i
     });
 }
 
-fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &Fleet, machine: &mut Machine) {
+fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &mut Fleet, machine: &mut Machine) {
     let before = fleet.agents(machine);
     let greedy = "agent-1";
     let pid = before[greedy]["pid"].as_i64().unwrap();
@@ -130,6 +132,7 @@ fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &Fleet, machine: &m
         ),
         LIMIT,
     );
+    let ended = Instant::now();
     assert_eq!(eaten.code, 128 + 9, "{eaten:?}");
     let events = "spotkeep --root /mnt/persist events -n 200 --json";
     let told = machine.until("it is told", LIMIT, events, |left| {
@@ -139,6 +142,7 @@ fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &Fleet, machine: &m
             .find(|line| line["cause"]["kind"] == "out-of-memory")
     });
     eprintln!("out of memory: {told}");
+    fleet.an_agent_has_ended();
     machine.until(
         "it is back",
         LIMIT,
@@ -155,6 +159,15 @@ fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &Fleet, machine: &m
         assert_eq!(agent["session_id"], after[name]["session_id"], "{name}");
         assert_eq!(agent["pid"] != after[name]["pid"], name == greedy, "{name}");
     }
+    // What the process had not read, or was gathering for its next write (for a tenth of a second,
+    // as Claude does), ends with it: nobody could save that. What it had written, the kernel keeps.
+    let losses = fleet.losses_at_its_end(machine, greedy, ended);
+    let oldest = losses.iter().map(|lost| lost.age).max();
+    eprintln!(
+        "out of memory: {} records lost, the oldest {oldest:?} old",
+        losses.len()
+    );
+    assert!(oldest <= Some(WORDS_WINDOW), "{losses:?}");
 }
 
 #[test]
