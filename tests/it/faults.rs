@@ -128,9 +128,15 @@ fn a_save_on_a_slow_disk_makes_words_durable_before_anything_else() {
     let keeper = lab.keeper_with(&["--sigterm", "save"]);
     lab.wait_done("a");
     lab.wait_open("b");
+    // The disk is what is slow here. The keeper, who traces it and what it starts go before all others, so that
+    // the deadline holds on a crowded machine too.
+    let pid = keeper.process.pid.to_string();
+    let first = ["--all-tasks", "--rr", "--pid", "1", pid.as_str()];
+    said(Command::new("chrt").args(first)).ok();
     let order = lab.dir.join("order");
-    let mut strace = Command::new("strace");
+    let mut strace = Command::new("chrt");
     strace
+        .args(["--rr", "1", "strace"])
         .args(["-f", "-qq", "-y", "-e", "trace=fsync,fdatasync,syncfs"])
         .args([
             "-e",
@@ -138,7 +144,7 @@ fn a_save_on_a_slow_disk_makes_words_durable_before_anything_else() {
             "-o",
         ])
         .arg(&order)
-        .args(["-p", &keeper.process.pid.to_string()])
+        .args(["-p", &pid])
         .stdin(Stdio::null());
     let strace = Aside(strace.spawn().unwrap());
     let traced = format!("/proc/{}/status", keeper.process.pid);
