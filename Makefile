@@ -12,7 +12,7 @@ CLAUDE_DIR := $(CURDIR)/.claude-bin/$(CLAUDE_VERSION)
 export SPOTKEEP_LOOPBACK_ONLY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help drill vm-drill soak fuzz mutants test claude lint docs bench deb install
+.PHONY: help drill vm-drill soak fuzz mutants test test-busy claude lint docs bench deb install
 
 help: ## Print this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -61,17 +61,27 @@ mutants: ## Break the core and the state in some 700 ways, and list what no test
 	@CARGO_PROFILE_DEV_DEBUG=0 PROPTEST_DISABLE_FAILURE_PERSISTENCE=1 PROPTEST_MAX_SHRINK_TIME=1 \
 	    $(CARGO) mutants --output target --cap-lints=true $(ARGS)
 
+# How long all tests take, as measured last: on two quiet cores, as root, with all tiers.
+TEST_TIME := MINUTES minutes (measured on 2026-11-29)
+
 # Documentation tests come first, so that the last lines are the summary of all others.
 test: ## Run all tests that this machine can run, and say which it cannot
 	@scripts/need test
 	@[ "$$(id -u)" -ne 0 ] || scripts/boot-root >/dev/null || true
 	@scripts/tiers
+	@echo 'All tests, once they are built, take on two quiet cores: $(TEST_TIME).'
 	@$(CARGO) test --quiet --locked --doc
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-	    $(CARGO) nextest run --locked $(ARGS); \
+	    scripts/run-tests $(CARGO) nextest run --locked $(ARGS); \
 	else \
 	    $(CARGO) test --locked --lib --bins --tests $(ARGS); \
 	fi
+
+# The test run is one command of its own, so that it ends with make.
+LOAD ?= 40
+test-busy: ## Run all tests while forty others want the processors (hours; ARGS=gcp_: only these)
+	@$(CARGO) test --quiet --locked --no-run
+	@scripts/busy $(LOAD) $(MAKE) --no-print-directory test
 
 claude: ## Fetch the pinned Claude Code from npm into .claude-bin/
 	@scripts/fetch-claude

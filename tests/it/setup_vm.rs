@@ -11,7 +11,7 @@ use spotkeep::os::process::users_of;
 
 use crate::lab::{SPOTKEEP, is_root, said};
 use crate::setup_lab::{UID, Vm, owned, tool};
-use crate::wait::{FOREVER, during};
+use crate::wait::{FOREVER, during, until};
 
 const ENOUGH: u64 = 512 << 20;
 
@@ -194,9 +194,12 @@ fn nothing_is_moved_under_a_process_that_uses_it() {
             .spawn()
             .unwrap(),
     );
-    while users_of(dir).is_empty() {
-        std::thread::yield_now();
-    }
+    until("tail is there", || {
+        users_of(dir)
+            .iter()
+            .any(|(_, name)| name == "tail")
+            .then_some(())
+    });
     let pid = user.0.id().to_string();
     vm.ready("d").refused(
         1,
