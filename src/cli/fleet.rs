@@ -25,9 +25,6 @@ use crate::systemd::units::{ALL, KEEPER};
 /// How long a keeper's unit may take until systemd has it under way again.
 const UNIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a keeper's unit that is under way may take until it answers. On a crowded machine it is slow.
-const KEEPER_LIMIT: Duration = Duration::from_secs(120);
-
 /// How often a keeper that is about to come is asked for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -283,12 +280,12 @@ fn start_keeper(root: &Root) -> Result<()> {
 fn wait_for_the_units_keeper(root: &Root) -> Result<()> {
     let began = Instant::now();
     loop {
+        // One that holds the lock and has no time yet to answer is no failure.
         if status(root).is_ok_and(|now| now.keeper == "running") {
             return Ok(());
         }
-        let since = began.elapsed();
         let is_coming = || install::is_under_way(KEEPER).unwrap_or(true);
-        if since >= KEEPER_LIMIT || (since >= UNIT_LIMIT && !is_coming()) {
+        if began.elapsed() >= UNIT_LIMIT && !is_coming() {
             break;
         }
         std::thread::sleep(LOOK_EVERY);
