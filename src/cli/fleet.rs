@@ -1,6 +1,7 @@
 //! `spotkeep up` and `spotkeep down`
 
 use std::fs::OpenOptions;
+use std::io::IsTerminal as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -48,6 +49,9 @@ pub(super) struct UpArgs {
     /// Do not wait until the agents are up.
     #[arg(long)]
     no_wait: bool,
+    /// End agents that run and are not declared any more, without asking.
+    #[arg(long)]
+    yes: bool,
 }
 
 impl UpArgs {
@@ -96,6 +100,10 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
+    let ends = undeclared(&config, &before);
+    if !ends.is_empty() && !args.yes {
+        ask_to_end(&ends)?;
+    }
     if before.keeper == "stopped" {
         write_fleet(root, Fleet::Up)?;
         start_keeper(root)?;
@@ -109,6 +117,35 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
     }
     let after = wait(root, UP_LIMIT, |now| !now.agents.iter().any(is_moving))?;
     Ok(conclude(&after))
+}
+
+/// The agents that run and are not declared any more.
+fn undeclared<'a>(config: &Config, now: &'a Status) -> Vec<&'a str> {
+    now.agents
+        .iter()
+        .filter(|agent| agent.pid.is_some() && !config.agents.contains_key(&agent.name))
+        .map(|agent| agent.name.as_str())
+        .collect()
+}
+
+/// A file that was cut short looks like one that an agent was taken out of.
+fn ask_to_end(names: &[&str]) -> Result<()> {
+    let names = names.join(", ");
+    let refusal = || {
+        Err(anyhow!("not declared any more, and running: {names}"))
+            .hint("to end them: spotkeep up --yes; to keep them: declare them in spotkeep.toml")
+            .kind(Kind::NotAsDeclared)
+    };
+    if !std::io::stdin().is_terminal() {
+        return refusal();
+    }
+    complain(&format!("this ends {names}; type yes to go on:"));
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    match line.trim() {
+        "yes" => Ok(()),
+        _ => refusal(),
+    }
 }
 
 /// Has those whose settings have changed started anew, without cutting a turn.
@@ -202,13 +239,8 @@ fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<Vec<AgentName
         };
         rows.push([name.to_string(), what]);
     }
-    for agent in &now.agents {
-        if !config.agents.contains_key(&agent.name) && agent.pid.is_some() {
-            rows.push([
-                agent.name.to_string(),
-                "ends: it is not declared any more".into(),
-            ]);
-        }
+    for name in undeclared(config, now) {
+        rows.push([name.to_owned(), "ends: it is not declared any more".into()]);
     }
     if rows.is_empty() {
         say("no agents are declared");

@@ -135,18 +135,20 @@ pub struct Agent {
 }
 
 impl Config {
-    /// Reads the file. A missing one declares nothing.
+    /// Reads the file.
     ///
     /// # Errors
-    /// A syntax error, an unknown key, a wrong type: with line and column. Two agents that share
+    /// It is gone or blank, which is damage. A syntax error, an unknown key, a wrong type: with line and column. Two agents that share
     /// a workspace.
     pub fn load(path: &Path) -> Result<Self> {
+        if is_blank(path) {
+            return lost(path, &path.with_file_name("session-state/spotkeep.toml"));
+        }
         match fs::read_to_string(path) {
             Ok(text) => Self::parse(&text)
                 .and_then(|config| config.check_on_disk(path).map(|()| config))
                 .with_context(|| format!("{} is not as it should be", path.display()))
                 .hint(format!("edit {}; nothing was changed", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
     }
@@ -158,17 +160,13 @@ impl Config {
     /// The file is wrong, and no keeper ever found it good.
     pub fn load_or_last_good(path: &Path, copy: &Path) -> Result<(Self, Option<Error>)> {
         let last_good = || Self::last_good(copy);
+        if is_blank(path) {
+            return Ok(match last_good() {
+                Some(config) if !config.agents.is_empty() => (config, lost::<()>(path, copy).err()),
+                _ => (Self::default(), None),
+            });
+        }
         match Self::load(path) {
-            // Gone, or emptied by a power cut: nobody takes a whole fleet out of the file in this way.
-            Ok(_) if is_blank(path) => match last_good() {
-                Some(config) if !config.agents.is_empty() => {
-                    let lost: Result<()> =
-                        Err(anyhow!("{} is gone, or has nothing in it", path.display()));
-                    let lost = lost.hint(format!("cp {} {}", copy.display(), path.display()));
-                    Ok((config, lost.err()))
-                }
-                _ => Ok((Self::default(), None)),
-            },
             Ok(config) => Ok((config, None)),
             Err(error) => match last_good() {
                 Some(config) => Ok((config, Some(error))),
@@ -325,6 +323,17 @@ fn shared(one: &AgentName, other: &AgentName, workspace: &Path) -> Error {
         "the agents {one} and {other} share the workspace {}",
         workspace.display()
     )
+}
+
+/// The error of a file that is gone, or that a power cut has emptied: nobody takes a whole fleet out
+/// of the file in this way.
+fn lost<T>(path: &Path, copy: &Path) -> Result<T> {
+    let refusal = Err(anyhow!("{} is gone, or has nothing in it", path.display()));
+    if copy.exists() {
+        return refusal.hint(format!("cp {} {}", copy.display(), path.display()));
+    }
+    let root = path.parent().unwrap_or(path);
+    refusal.hint(format!("spotkeep --root {} init", root.display()))
 }
 
 fn is_blank(path: &Path) -> bool {

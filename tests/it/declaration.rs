@@ -86,6 +86,44 @@ fn a_fleet_comes_back_on_the_last_good_file_where_it_was_edited_wrongly() {
 }
 
 #[test]
+fn a_declaration_that_is_gone_ends_no_agent() {
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    let good = lab.config_text();
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    let process = lab.process("a");
+    for lost in [None, Some(""), Some("\n \n")] {
+        match lost {
+            None => std::fs::remove_file(lab.config()).unwrap(),
+            Some(text) => lab.write_config(text),
+        }
+        for verb in [&["up"][..], &["up", "--yes"], &["add", "b"]] {
+            lab.run(verb)
+                .refused(1, "is gone, or has nothing in it", "cp ");
+        }
+        assert_eq!(lab.process("a"), process);
+    }
+    // Cut short, it looks as if somebody had taken an agent out.
+    let short = good.split("[agents.a]").next().unwrap();
+    lab.write_config(short);
+    let up = lab.run(&["up"]);
+    up.refused(
+        3,
+        "not declared any more, and running: a",
+        "spotkeep up --yes",
+    );
+    assert_eq!(lab.process("a"), process);
+    lab.write_config(&good);
+    lab.run(&["up"]).ok();
+    assert_eq!(lab.process("a"), process);
+    assert_eq!(lab.events("a", "starting").len(), 1);
+    lab.write_config(short);
+    lab.run(&["up", "--yes"]).ok();
+    lab.until("it has ended", || (!process.is_alive()).then_some(()));
+}
+
+#[test]
 fn names_that_tmux_cannot_take_are_refused_with_one_that_it_can() {
     let lab = Lab::new();
     let before = lab.config_text();
