@@ -293,8 +293,7 @@ impl Tmux {
     /// # Errors
     /// It has none.
     pub fn press_enter(&self, name: &AgentName) -> Result<()> {
-        self.tmux(&["send-keys", "-t", &pane(name), "Enter"])?;
-        Ok(())
+        self.press(name, "Enter")
     }
 
     /// Presses Escape in an agent's pane.
@@ -302,7 +301,14 @@ impl Tmux {
     /// # Errors
     /// It has none.
     pub fn press_escape(&self, name: &AgentName) -> Result<()> {
-        self.tmux(&["send-keys", "-t", &pane(name), "Escape"])?;
+        self.press(name, "Escape")
+    }
+
+    /// Where somebody scrolls in a pane, keys would be tmux's own.
+    fn press(&self, name: &AgentName, key: &str) -> Result<()> {
+        let pane = pane(name);
+        let leave = ["copy-mode", "-q", "-t", &pane, ";"];
+        self.tmux(&[&leave[..], &["send-keys", "-t", &pane, key]].concat())?;
         Ok(())
     }
 
@@ -331,7 +337,10 @@ impl Tmux {
     }
 
     /// `None`: no session of this name. Otherwise whether its process has ended.
-    fn pane_is_dead(&self, name: &AgentName) -> Result<Option<bool>> {
+    ///
+    /// # Errors
+    /// tmux cannot be run.
+    pub fn pane_is_dead(&self, name: &AgentName) -> Result<Option<bool>> {
         let listing = self.raw(&["list-panes", "-a", "-F", output::PANES])?;
         if !listing.status.success() {
             return Ok(None); // "no server running", or no sessions.

@@ -1,6 +1,7 @@
 //! What tmux prints: the list of panes, the end of a process, and screens, on which an agent can show anything.
 
 use spotkeep::agent::Exit;
+use spotkeep::claude::input::{InputBox, pasteable};
 use spotkeep::claude::screen;
 use spotkeep::state::AgentName;
 use spotkeep::tmux::output;
@@ -20,7 +21,8 @@ pub fn check(bytes: &[u8]) {
     let words = output::last_words(&text).unwrap_or_default();
     assert!(!words.contains('\n'), "{words:?}");
     what_blocks_is_told_in_a_line(&text);
-    what_is_not_shown_is_not_unsent(&text);
+    what_is_not_shown_is_not_typed(&text);
+    what_is_pasted_presses_no_key(&text);
 }
 
 fn only_its_own_session_tells_of_an_agent(panes: &str) {
@@ -43,22 +45,32 @@ fn what_blocks_is_told_in_a_line(text: &str) {
         assert!(told.chars().count() < 200, "{told:?}");
         assert!(!told.contains(char::is_control), "{told:?}");
     }
-    if let Some(input) = screen::input(text) {
-        assert!(text.ends_with(input) && !input.contains('❯'));
-    }
+    assert!(!screen::title(text).contains(char::is_control));
     if screen::shows_limit_question(text) {
         assert!(text.to_lowercase().contains("wait for limit to reset"));
     }
 }
 
-/// Words that nobody sees, because the line holds only what colours it, are nobody's; words without any colour are.
-fn what_is_not_shown_is_not_unsent(text: &str) {
-    let line = screen::input(text).map(|input| input.lines().next().unwrap_or_default());
-    let unsent = screen::has_unsent_text(text);
-    let shows = |text: &str| text.contains(|c: char| !c.is_whitespace() && !c.is_control());
-    match line {
-        None => assert!(!unsent),
-        Some(line) if !line.contains('\u{1b}') => assert_eq!(unsent, shows(line)),
-        Some(line) => assert!(!unsent || shows(line)),
+/// Words that nobody sees, because the box holds only what colours it, are nobody's; and what stands on no line
+/// of the screen stands in no box.
+fn what_is_not_shown_is_not_typed(text: &str) {
+    let Some(input) = InputBox::find(text) else {
+        return;
+    };
+    assert!(text.contains("───"));
+    assert!(!input.is_empty() || !input.holds("a word"));
+    if !input.is_empty() && !input.is_of_session_list() {
+        assert!(text.contains(|c: char| !c.is_whitespace() && !c.is_control()));
     }
+}
+
+/// Nothing that is pasted ends the paste, presses a key, or is longer than what was given.
+fn what_is_pasted_presses_no_key(text: &str) {
+    let pasted = pasteable(text);
+    assert!(
+        !pasted.contains(|c: char| c.is_control() && c != '\n' && c != '\t'),
+        "{pasted:?}"
+    );
+    assert!(pasted.len() <= text.len() + 1 && !pasted.ends_with('\\'));
+    assert_eq!(pasteable(&pasted).trim_end(), pasted.trim_end());
 }

@@ -11,6 +11,7 @@
 //! | [`seed`], `mend` | the configuration that lets it start without a human |
 //! | [`credentials`] | the login of a subscription, guarded |
 //! | [`screen`] | what a pane shows that blocks a start |
+//! | [`input`] | pure: the input box of a pane, and when Enter may be pressed |
 //! | [`session`] | `sessions/<pid>.json`: which session a process has, and what it does |
 //! | [`login`] | whether it can log in, and how long it keeps transcripts |
 //! | [`archive`], [`jobs`] | the conversations that there are, and Claude's own background jobs |
@@ -25,6 +26,7 @@ mod api_stop;
 pub mod archive;
 pub mod binary;
 pub mod credentials;
+pub mod input;
 pub mod jobs;
 pub mod launch;
 mod line;

@@ -73,21 +73,26 @@ pub fn blocker(pane_text: &str) -> Option<Blocker> {
     known.or_else(|| dialog(pane_text).map(Blocker::Other))
 }
 
-/// The title of a dialog that a pane shows, by the line of keys that is below every one of them, and
-/// below the answer that is lit.
-#[must_use]
-pub fn dialog(pane_text: &str) -> Option<String> {
-    let below = input(pane_text).unwrap_or(pane_text);
+/// The title of a dialog that blocks a start, by the line of keys that is below every one of them, and
+/// below the answer that is lit, which has this sign before it.
+fn dialog(pane_text: &str) -> Option<String> {
+    let below = pane_text
+        .rsplit_once('❯')
+        .map_or(pane_text, |(_, below)| below);
     let flat = below.to_lowercase();
     let shown = flat.contains("enter to confirm") || flat.contains("enter to continue");
-    shown.then(|| first_words(pane_text))
+    shown.then(|| title(pane_text))
 }
 
-/// What stands in the input line, with all that is below it; `None` where there is no such line.
-/// Both versions begin it with this sign, and what was said before with the same.
+/// What is shown in place of the input box: the first words of it. A dialog lies below a line, and
+/// all that was said before above it.
 #[must_use]
-pub fn input(pane_text: &str) -> Option<&str> {
-    pane_text.rsplit_once('❯').map(|(_, input)| input)
+pub fn title(pane_text: &str) -> String {
+    let is_border = |line: &&str| line.starts_with("───") || line.starts_with("▔▔▔");
+    let below = pane_text.lines().skip_while(|line| !is_border(line));
+    first_words(below.filter(|line| !is_border(line)))
+        .or_else(|| first_words(pane_text.lines().filter(|line| !is_border(line))))
+        .unwrap_or_else(|| "a dialog".into())
 }
 
 /// Whether the pane shows the question that Claude asks at a usage limit. Its first answer, to wait,
@@ -101,54 +106,17 @@ pub fn shows_limit_question(pane_text: &str) -> bool {
     })
 }
 
-/// Whether somebody's unsent words stand in the input line of a pane that was captured with its
-/// colours. What Claude itself shows there, a dimmed proposal behind a reversed cursor, is none.
-#[must_use]
-pub fn has_unsent_text(coloured_pane: &str) -> bool {
-    let Some((_, input)) = coloured_pane.rsplit_once('❯') else {
-        return false;
-    };
-    let line = input.lines().next().unwrap_or_default();
-    let (mut dim, mut reversed) = (false, false);
-    let mut rest = line;
-    while let Some(first) = rest.chars().next() {
-        if let Some(sequence) = rest.strip_prefix("\u{1b}[") {
-            let end = sequence.find(|c: char| c.is_ascii_alphabetic());
-            let (codes, after) = sequence.split_at(end.unwrap_or(sequence.len()));
-            if after.starts_with('m') {
-                for code in codes.split(';') {
-                    match code {
-                        "" | "0" => (dim, reversed) = (false, false),
-                        "2" => dim = true,
-                        "22" => dim = false,
-                        "7" => reversed = true,
-                        "27" => reversed = false,
-                        _ => {}
-                    }
-                }
-            }
-            rest = after.get(1..).unwrap_or_default();
-            continue;
-        }
-        if !first.is_whitespace() && !first.is_control() && !dim && !reversed {
-            return true;
-        }
-        rest = &rest[first.len_utf8()..];
-    }
-    false
-}
-
 /// The first line that holds words, which is a dialog's title.
-fn first_words(pane_text: &str) -> String {
-    pane_text
-        .lines()
-        .map(str::trim)
-        .find(|line| line.chars().any(char::is_alphabetic))
-        .unwrap_or("a dialog")
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(120)
-        .collect()
+fn first_words<'a>(lines: impl Iterator<Item = &'a str>) -> Option<String> {
+    let mut lines = lines.map(str::trim);
+    let words = lines.find(|line| line.chars().any(char::is_alphabetic))?;
+    Some(
+        words
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(120)
+            .collect(),
+    )
 }
 
 impl Blocker {
@@ -241,13 +209,6 @@ mod tests {
     }
 
     #[test]
-    fn the_input_is_behind_what_was_said() {
-        let pane = "❯ said before\n● done\n────\n❯ not sent\n────\n  ⏵⏵ bypass permissions on";
-        assert!(input(pane).is_some_and(|input| input.starts_with(" not sent\n")));
-        assert_eq!(input("$ "), None);
-    }
-
-    #[test]
     fn the_question_at_a_limit_is_known_and_no_other() {
         let old = "❯ /rate-limit-options\n────\n  What do you want to do?\n  ❯ 1. Stop and wait for limit to reset\n    2. Upgrade your plan\n  Enter to confirm · Esc to cancel";
         let new = "▔▔▔\n  What do you want to do?\n  ❯ 1. Stop and wait for limit to reset\n    2. Wait here, then continue automatically at Nov 25, 11:40pm\n    3. Upgrade your plan\n  Enter to confirm · Esc to cancel";
@@ -258,19 +219,24 @@ mod tests {
     }
 
     #[test]
-    fn a_proposal_of_claude_is_not_taken_for_unsent_words() {
-        for (pane, unsent) in [
-            ("❯ said\n────\n❯ \n────\n  ⏵⏵ bypass", false),
+    fn what_is_shown_is_named_by_its_first_words_and_not_by_what_was_said_before() {
+        for (pane, expected) in [
             (
-                "❯ \u{1b}[7mT\u{1b}[27m\u{1b}[2mry \"fix lint errors\"\u{1b}[0m\n────",
-                false,
+                "❯ run it\n● Bash(x)\n─────\n Bash command\n\n   touch x\n ❯ 1. Yes",
+                "Bash command",
             ),
-            ("❯ \u{1b}[7m \u{1b}[0m\n────", false),
-            ("❯ fix the\u{1b}[7m \u{1b}[0m\n────", true),
-            ("\u{1b}[39m❯\u{1b}[0m\u{a0}hello\n────", true),
-            ("$ ", false),
+            (
+                "❯ /model\n▔▔▔▔▔\n  Select model\n  ❯ 1. Default",
+                "Select model",
+            ),
+            (
+                "● ok\n─── ↑ 2 more ── a ─\n\n─────\n  Background\n\n  Esc",
+                "Background",
+            ),
+            ("  Rewind\n\n  ❯ (current)\n───── a ─\n", "Rewind"),
+            ("─────\n❯ \n", "a dialog"),
         ] {
-            assert_eq!(has_unsent_text(pane), unsent, "{pane:?}");
+            assert_eq!(title(pane), expected, "{pane}");
         }
     }
 

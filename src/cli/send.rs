@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::ask::{named, status};
 use super::term::{complain, say};
 use crate::error::{Context as _, Error, Hint as _, Kind, Result, ensure, hint_of, kind_of};
-use crate::keeper::client::{PATIENCE, ask, places_of_change};
+use crate::keeper::client::{ask, places_of_change};
 use crate::keeper::protocol::Request;
 use crate::os::watch::Watch;
 use crate::root::Root;
@@ -16,6 +16,9 @@ use crate::time::parse_duration;
 
 /// The longest text, in bytes: more is better given as a file.
 const TEXT_MAX: usize = 512 << 10;
+
+/// How long a keeper may take to type: one text after another, each up to half a minute.
+const TYPING_LIMIT: Duration = Duration::from_secs(120);
 
 /// While agents are waited for, they are looked at this often at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -200,7 +203,7 @@ impl Sending<'_> {
             text: self.text.clone(),
             when_idle: self.when_idle,
         };
-        ask(self.root, &request, PATIENCE)?
+        ask(self.root, &request, TYPING_LIMIT)?
             .context("no keeper runs")
             .hint("spotkeep up")?;
         Ok(())

@@ -15,9 +15,8 @@ use super::metrics::Tally;
 use super::room::Sizes;
 use super::starter::{Door, Job};
 use super::survey::Survey;
-use super::typing;
+use super::typing::Typist;
 use crate::agent::{self, Exit, GRACE, SWEEP_LIMIT, end_process, sweep};
-use crate::claude::session::{self, Status};
 use crate::claude::{self, ApiStop};
 use crate::config::Config;
 use crate::error::{Context as _, Result};
@@ -278,16 +277,15 @@ impl Edges {
         let (tmux, typing) = (self.tmux.clone(), Arc::clone(&self.typing));
         let (config, door) = (self.root.claude(), Arc::clone(&self.door));
         self.aside("nudge", move || {
-            let is_idle = || {
-                !door.is_closed()
-                    && session::read(&config, process.pid).is_some_and(|file| {
-                        file.process == process && file.status == Some(Status::Idle)
-                    })
-            };
             let _turn = typing.lock().unwrap_or_else(PoisonError::into_inner);
-            let text = claude::note::nudge(stop);
-            let refused = typing::nudge(&tmux, &name, &text, is_idle)
-                .unwrap_or_else(|error| Some(format!("{error:#}")));
+            let typist = Typist {
+                tmux: &tmux,
+                name: &name,
+                process,
+                config: &config,
+            };
+            let typed = typist.nudge(&claude::note::nudge(stop), || !door.is_closed());
+            let refused = typed.err().map(|error| format!("{error:#}"));
             Some(Event::Nudged {
                 name,
                 process,

@@ -11,12 +11,13 @@ use super::metrics::{self, Sample};
 use super::protocol::{Reply, Request};
 use super::socket::ReplyTo;
 use super::status::{AgentStatus, BackupSeen, LastSave, Status, notice_of, tell_backups};
-use super::typing::type_politely;
+use super::typing::Typist;
 use super::{End, Keeper};
 use crate::config::Config;
 use crate::error::{Error, Hint as _, Kind, Result, anyhow};
 use crate::notice::{Notice, Source};
 use crate::os::thread;
+use crate::os::process::ProcessId;
 use crate::os::{files, user};
 use crate::state::{AgentName, AgentState, Fleet, Manifest, VERSION, What};
 
@@ -202,28 +203,42 @@ impl Keeper {
     /// Types in a thread of its own, since it takes its time; never into a dialog or a question,
     /// which the text would answer.
     fn answer_send(&self, name: AgentName, text: String, when_idle: bool, reply: ReplyTo) {
-        if let Err(error) = self.check_can_type(&name, when_idle) {
-            reply.send(Reply::from(Err(error))).ok();
-            return;
-        }
-        let tmux = self.edges.tmux.clone();
+        let process = match self.check_can_type(&name, when_idle) {
+            Ok(process) => process,
+            Err(error) => {
+                reply.send(Reply::from(Err(error))).ok();
+                return;
+            }
+        };
+        let (tmux, config) = (self.edges.tmux.clone(), self.edges.root.claude());
         let typing = Arc::clone(&self.edges.typing);
         thread::spawn_or_do("send", move || {
             // Two texts at once would become one.
             let _turn = typing.lock().unwrap_or_else(PoisonError::into_inner);
-            let typed = type_politely(&tmux, &name, &text);
+            let typist = Typist {
+                tmux: &tmux,
+                name: &name,
+                process,
+                config: &config,
+            };
+            let typed = typist.submit(&text);
             reply.send(Reply::from(typed.map(|()| Value::Null))).ok();
         });
     }
 
-    fn check_can_type(&self, name: &AgentName, when_idle: bool) -> Result<()> {
+    /// The process to type into.
+    fn check_can_type(&self, name: &AgentName, when_idle: bool) -> Result<ProcessId> {
         self.check(std::slice::from_ref(name))?;
-        match self.core.view(name).map(|view| view.state) {
-            Some(AgentState::Running) if when_idle => Err(anyhow!("{name} is in a turn"))
+        let view = self.core.view(name);
+        let process = view.as_ref().and_then(|view| view.process);
+        match (view.map(|view| view.state), process) {
+            (Some(AgentState::Running), _) if when_idle => Err(anyhow!("{name} is in a turn"))
                 .hint(format!("spotkeep attach {name}"))
                 .kind(Kind::NotAsDeclared),
-            Some(AgentState::Running | AgentState::Idle | AgentState::Stalled) => Ok(()),
-            Some(AgentState::Waiting) => Err(anyhow!(
+            (Some(AgentState::Running | AgentState::Idle | AgentState::Stalled), Some(process)) => {
+                Ok(process)
+            }
+            (Some(AgentState::Waiting), _) => Err(anyhow!(
                 "{name} waits for a human; a text could answer its question"
             ))
             .hint(format!("spotkeep attach {name}"))

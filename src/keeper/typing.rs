@@ -1,104 +1,183 @@
-//! Typing into an agent so that the text really is sent.
+//! Typing into an agent: a text is submitted by one Enter, and answers no question.
 //!
-//! Claude swallows an Enter that comes right behind a paste (measured on 2.1.197: in about one of
-//! four). So the text is waited for on the screen, Enter comes a moment later, and again while the
-//! text still stands in the input line. The state that Claude tells of itself does not serve: a
-//! short turn changes nothing in it (measured on both versions), a command of its own neither.
+//! Whether a text was taken is read from the screen. The state that Claude tells of itself does not
+//! serve: a short turn changes nothing in it (measured on 2.1.197 and 2.1.330), nor does a command of
+//! Claude's own.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::claude::{self, screen};
+use crate::claude::input::{InputBox, Landing, Next, pasteable};
+use crate::claude::screen;
+use crate::claude::session::{self, Status};
 use crate::error::{Hint as _, Kind, Result, anyhow};
+use crate::os::process::ProcessId;
 use crate::state::AgentName;
 use crate::tmux::Tmux;
-
-/// How long the text may take to appear; a busy screen may never show it.
-const SHOW_LIMIT: Duration = Duration::from_secs(1);
 
 /// How often the screen is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// By how many of its last characters a text is known.
-const LANDMARK: usize = 24;
+/// How long an input box may take to be there, and empty: a look may come upon a screen that is
+/// half drawn.
+const READY_LIMIT: Duration = Duration::from_secs(1);
 
-/// Between the text and Enter: with this much, none of ten was swallowed.
-const PAUSE: Duration = Duration::from_millis(150);
+/// How long a text may take to stand in the input box. At a load of ten per processor, half of them
+/// took 0.5 s and the slowest 1.2 s.
+const SHOW_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a text may still stand in the input line after Enter.
-const TAKE_LIMIT: Duration = Duration::from_secs(2);
+/// How long Claude may take for Enter; at that load 2.2 s.
+const TAKE_LIMIT: Duration = Duration::from_secs(10);
 
-/// How often Enter is pressed. On an empty input it does nothing.
-const TRIES: usize = 3;
+/// In how many looks in a row a text has to be gone: one may see a screen that is half drawn.
+const GONE_LOOKS: u32 = 3;
 
-/// Types `text` into an agent and sends it.
-///
-/// # Errors
-/// It has no pane, or the text stays in its input line.
-fn type_text(tmux: &Tmux, name: &AgentName, text: &str) -> Result<()> {
-    let before = tmux.screen(name)?;
-    tmux.paste(name, text)?;
-    wait(SHOW_LIMIT, || {
-        Ok(landed(&before, &tmux.screen(name)?, text))
-    })?;
-    std::thread::sleep(PAUSE);
-    for _ in 0..TRIES {
-        tmux.press_enter(name)?;
-        if wait(TAKE_LIMIT, || Ok(!is_in_input(&tmux.screen(name)?, text)))? {
-            return Ok(());
+/// One agent's terminal, typed into.
+pub(super) struct Typist<'a> {
+    pub(super) tmux: &'a Tmux,
+    pub(super) name: &'a AgentName,
+    pub(super) process: ProcessId,
+    /// Claude's configuration directory.
+    pub(super) config: &'a Path,
+}
+
+impl Typist<'_> {
+    /// Types a text and submits it, by one Enter.
+    ///
+    /// # Errors
+    /// Nothing was typed: a question or something else is shown in place of the input box, or a text of somebody
+    /// stands in it. Or the text was typed and is not submitted: it did not come to stand there alone, or Claude
+    /// did not take the Enter.
+    pub(super) fn submit(&self, text: &str) -> Result<()> {
+        let text = pasteable(text);
+        if text.is_empty() {
+            return Err(anyhow!("there is nothing to send")).kind(Kind::Usage);
+        }
+        self.wait_until_ready()?;
+        let landing = Landing::begin(Instant::now());
+        self.tmux.paste(self.name, &text)?;
+        self.wait_until_it_stands(&text, landing)?;
+        self.tmux.press_enter(self.name)?;
+        self.wait_until_gone(&text)
+    }
+
+    /// Types a nudge. The question at a usage limit, whose first answer is to wait, is left.
+    ///
+    /// # Errors
+    /// The agent is in a turn; as [`Typist::submit`].
+    pub(super) fn nudge(&self, text: &str, may_go_on: impl Fn() -> bool) -> Result<()> {
+        let shows_question = || -> Result<bool> {
+            let shown = self.tmux.screen(self.name)?;
+            Ok(screen::shows_limit_question(&shown))
+        };
+        if shows_question()? {
+            self.tmux.press_escape(self.name)?;
+            wait(READY_LIMIT, || Ok(!shows_question()?))?;
+        }
+        let is_idle = || Ok(may_go_on() && self.status() == Some(Status::Idle));
+        if !wait(READY_LIMIT, is_idle)? {
+            return Err(anyhow!("{} is not at its prompt", self.name));
+        }
+        self.submit(text)
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let mut hindrance = None;
+        wait(READY_LIMIT, || {
+            hindrance = self.hindrance()?;
+            Ok(hindrance.is_none())
+        })?;
+        match hindrance {
+            None => Ok(()),
+            Some(why) => Err(anyhow!("{} {why}", self.name))
+                .hint(format!("spotkeep attach {}", self.name))
+                .kind(Kind::NotAsDeclared),
         }
     }
-    Err(anyhow!("the text stays in the input line of {name}"))
-        .hint(format!("spotkeep attach {name}"))
-        .kind(Kind::NotAsDeclared)
-}
 
-/// Types `text` into an agent and sends it, unless somebody else's words stand there already: they
-/// would be sent with it.
-///
-/// # Errors
-/// There are such words; as [`type_text`].
-pub(super) fn type_politely(tmux: &Tmux, name: &AgentName, text: &str) -> Result<()> {
-    if screen::has_unsent_text(&tmux.coloured_screen(name)?) {
-        return Err(anyhow!(
-            "unsent words stand in the input line of {name}, and would be sent with these"
+    /// Why nothing may be typed now, to be read behind the agent's name.
+    fn hindrance(&self) -> Result<Option<String>> {
+        if self.is_asking() {
+            return Ok(Some(
+                "waits for a human; a text could answer its question".into(),
+            ));
+        }
+        Ok(match self.input()? {
+            None => {
+                let title = screen::title(&self.tmux.screen(self.name)?);
+                Some(format!("shows something else than its input box: {title}"))
+            }
+            Some(input) if input.is_of_session_list() => {
+                Some("shows the list of sessions; a text would begin another one".into())
+            }
+            Some(input) if !input.is_empty() => {
+                Some("has unsubmitted input, which would be submitted with the text".into())
+            }
+            Some(_) => None,
+        })
+    }
+
+    fn wait_until_it_stands(&self, text: &str, mut landing: Landing) -> Result<()> {
+        let until = Instant::now() + SHOW_LIMIT;
+        loop {
+            let began = Instant::now();
+            let stands = self.input()?.is_some_and(|input| input.holds(text));
+            match landing.look(began, Instant::now(), stands) {
+                Next::Press => return Ok(()),
+                Next::Renew => self.tmux.paste(self.name, " ")?,
+                Next::Wait => {}
+            }
+            if Instant::now() >= until {
+                let why = match self.hindrance()? {
+                    Some(why) => format!("{} {why}", self.name),
+                    None => "its input box is empty".into(),
+                };
+                return self.unsubmitted(&format!("it does not stand in the input box: {why}"));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn wait_until_gone(&self, text: &str) -> Result<()> {
+        let mut gone = 0;
+        let is_taken = wait(TAKE_LIMIT, || {
+            // What a Claude that has ended left on the screen stands in no box.
+            let input = self.input()?.filter(|input| input.may_hold(text));
+            let stands = input.is_some() && self.tmux.pane_is_dead(self.name)? == Some(false);
+            gone = if stands { 0 } else { gone + 1 };
+            Ok(gone >= GONE_LOOKS)
+        })?;
+        match is_taken {
+            true => Ok(()),
+            false => self.unsubmitted("Claude did not take the Enter that was pressed"),
+        }
+    }
+
+    fn input(&self) -> Result<Option<InputBox>> {
+        Ok(InputBox::find(&self.tmux.coloured_screen(self.name)?))
+    }
+
+    fn unsubmitted(&self, why: &str) -> Result<()> {
+        let name = self.name;
+        Err(anyhow!(
+            "the text was typed into {name} and is not submitted: {why}"
         ))
         .hint(format!("spotkeep attach {name}"))
-        .kind(Kind::NotAsDeclared);
+        .kind(Kind::NotAsDeclared)
     }
-    type_text(tmux, name, text)
-}
 
-/// Types a nudge, if nothing that a person is about to do is in its way; the reason if there is.
-///
-/// # Errors
-/// It has no pane, or the text stays in its input line.
-pub(super) fn nudge(
-    tmux: &Tmux,
-    name: &AgentName,
-    text: &str,
-    is_idle: impl Fn() -> bool,
-) -> Result<Option<String>> {
-    if claude::screen::shows_limit_question(&tmux.screen(name)?) {
-        tmux.press_escape(name)?;
-        wait(SHOW_LIMIT, || {
-            Ok(!claude::screen::shows_limit_question(&tmux.screen(name)?))
-        })?;
+    fn is_asking(&self) -> bool {
+        matches!(self.status(), Some(Status::Waiting { .. }))
     }
-    if !wait(SHOW_LIMIT, || Ok(is_idle()))? {
-        return Ok(Some("it is not at its prompt".into()));
+
+    fn status(&self) -> Option<Status> {
+        let file = session::read(self.config, self.process.pid)?;
+        file.status.filter(|_| file.process == self.process)
     }
-    let screen = tmux.screen(name)?;
-    if let Some(dialog) = claude::screen::dialog(&screen) {
-        return Ok(Some(format!("it shows a dialog: {dialog}")));
-    }
-    if claude::screen::has_unsent_text(&tmux.coloured_screen(name)?) {
-        return Ok(Some("unsent words stand in its input line".into()));
-    }
-    type_text(tmux, name, text).map(|()| None)
 }
 
 /// Whether it came true within the limit. What a pane shows can only be asked for.
-fn wait(limit: Duration, is_true: impl Fn() -> Result<bool>) -> Result<bool> {
+fn wait(limit: Duration, mut is_true: impl FnMut() -> Result<bool>) -> Result<bool> {
     let until = Instant::now() + limit;
     loop {
         if is_true()? {
@@ -108,76 +187,5 @@ fn wait(limit: Duration, is_true: impl Fn() -> Result<bool>) -> Result<bool> {
             return Ok(false);
         }
         std::thread::sleep(LOOK_EVERY);
-    }
-}
-
-/// Whether a text is shown in the input line, and thus was not sent.
-fn is_in_input(screen: &str, text: &str) -> bool {
-    let end = landmark(text);
-    let input = screen::input(screen).map(squeeze).unwrap_or_default();
-    !end.is_empty() && (input.contains(&end) || input.contains(LONG))
-}
-
-/// Whether a screen shows a pasted text that it did not show before: its end, wherever lines were
-/// broken, or what Claude shows in place of a long one.
-fn landed(before: &str, after: &str, text: &str) -> bool {
-    let (before, after, end) = (squeeze(before), squeeze(after), landmark(text));
-    let shows_more = |what: &str| after.matches(what).count() > before.matches(what).count();
-    end.is_empty() || shows_more(&end) || shows_more(LONG)
-}
-
-/// What Claude shows in place of a long text, squeezed.
-const LONG: &str = "[Pastedtext";
-
-/// The last characters of a text, squeezed.
-fn landmark(text: &str) -> String {
-    let last_line = text.trim_end().lines().next_back().unwrap_or_default();
-    let end: Vec<char> = squeeze(last_line).chars().collect();
-    end[end.len().saturating_sub(LANDMARK)..].iter().collect()
-}
-
-/// Without any space, since lines are broken anywhere.
-fn squeeze(text: &str) -> String {
-    text.split_whitespace().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pasted_text_has_landed_when_it_shows_once_more_than_before() {
-        let said = "❯ run the tests again\n● Done.\n";
-        let text = "run the tests again";
-        assert!(!landed(said, said, text));
-        assert!(!landed(said, &format!("{said}✻ Thinking"), text));
-        assert!(landed(
-            said,
-            &format!("{said}❯ run the tests\n  again\n"),
-            text
-        ));
-        assert!(landed(
-            said,
-            &format!("{said}❯ [Pasted text #1 +30 lines]"),
-            "one\ntwo\n"
-        ));
-        assert!(landed(said, said, "\n"));
-    }
-    #[test]
-    fn a_text_is_unsent_while_it_stands_in_the_input_line() {
-        let text = "run the tests again";
-        assert!(is_in_input(
-            "❯ before\n● Done.\n───\n❯ run the tests\n  again\n───\n",
-            text
-        ));
-        assert!(is_in_input("❯ [Pasted text #1 +30 lines]\n", "one\ntwo\n"));
-        assert!(!is_in_input(
-            "❯ run the tests again\n● Done.\n───\n❯ \n───\n",
-            text
-        ));
-        assert!(
-            !is_in_input("run the tests again\n", text),
-            "it has no such line"
-        );
     }
 }

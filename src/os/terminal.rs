@@ -1,6 +1,11 @@
-//! Text of others on its way to a terminal.
+//! A terminal: what is harmless on it, and its keys one by one.
 
 use std::borrow::Cow;
+use std::io::{IsTerminal as _, stdin};
+
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+use crate::error::{Context as _, Result};
 
 /// Whether a terminal only shows it.
 #[must_use]
@@ -19,4 +24,20 @@ pub fn plain(text: &str) -> Cow<'_, str> {
         false => char::REPLACEMENT_CHARACTER,
     };
     Cow::Owned(text.chars().map(shown).collect())
+}
+
+/// Has keys come one by one, and shows none of them; signals keep their keys, and lines are written
+/// as ever. Returns whether standard input is a terminal at all.
+///
+/// # Errors
+/// The terminal is gone.
+pub fn take_keys() -> Result<bool> {
+    let stdin = stdin();
+    if !stdin.is_terminal() {
+        return Ok(false);
+    }
+    let mut modes = tcgetattr(&stdin).context("cannot read the terminal's modes")?;
+    modes.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
+    tcsetattr(&stdin, OptionalActions::Now, &modes).context("cannot set the terminal's modes")?;
+    Ok(true)
 }

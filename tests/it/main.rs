@@ -60,6 +60,7 @@ mod real_claude_drill;
 mod real_claude_note;
 mod real_claude_session;
 mod real_claude_start;
+mod real_claude_typing;
 mod real_claude_weather;
 mod report;
 mod root;

@@ -11,10 +11,11 @@
 
 mod gate;
 mod session;
+mod terminal;
 mod transcript;
 mod turn;
 
-use std::io::{BufRead as _, Write as _};
+use std::io::BufRead as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,7 +23,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::error::{Context as _, Result};
 use crate::os::signal::{self, Ask};
+use crate::os::terminal::take_keys;
 use session::Session;
+use terminal::{Keys, open_box, show};
 
 /// What reaches the program from outside.
 enum Event {
@@ -130,16 +133,23 @@ fn run(arguments: &Arguments) -> Result<u8> {
     }
     let session = Arc::new(Session::begin(place, opened, arguments.name.clone())?);
     let prompts = turn::start(Arc::clone(&session))?;
+    open_box(true);
     if let Some(prompt) = &arguments.prompt {
         prompts.send(prompt.clone()).ok();
     }
-    Ok(wait_for_the_end(&events, Some((&session, &prompts))))
+    let code = wait_for_the_end(&events, Some((&session, &prompts)));
+    open_box(false);
+    Ok(code)
 }
 
-/// Signals and lines as they come, from threads of their own.
+/// Signals and texts as they come, from threads of their own.
 fn listen() -> Result<Receiver<Event>> {
     let (sender, events) = channel();
     let lines = sender.clone();
+    let has_keys = take_keys()?;
+    if has_keys {
+        terminal::mark_pastes();
+    }
     signal::listen(move |ask| {
         sender.send(Event::Signal(ask)).ok();
     })?;
@@ -147,14 +157,29 @@ fn listen() -> Result<Receiver<Event>> {
         .name("stdin".into())
         .stack_size(128 * 1024)
         .spawn(move || {
-            for line in std::io::stdin().lock().lines().map_while(Result::ok) {
-                if lines.send(Event::Line(line)).is_err() {
+            let stdin = std::io::stdin().lock();
+            let texts: Box<dyn Iterator<Item = String>> = match has_keys {
+                true => Box::new(typed(stdin)),
+                false => Box::new(stdin.lines().map_while(Result::ok)),
+            };
+            for text in texts {
+                if lines.send(Event::Line(text)).is_err() {
                     return;
                 }
             }
         })
         .context("cannot read the terminal")?;
     Ok(events)
+}
+
+/// What is submitted with Enter, key by key.
+fn typed(mut stdin: impl std::io::Read) -> impl Iterator<Item = String> {
+    let (mut keys, mut bytes) = (Keys::default(), vec![0; 4096]);
+    let chunks = std::iter::from_fn(move || {
+        let count = stdin.read(&mut bytes).ok().filter(|count| *count > 0)?;
+        Some(keys.take(&bytes[..count]))
+    });
+    chunks.flatten()
 }
 
 /// Hands typed lines on until something ends the program; returns its exit code.
@@ -183,11 +208,6 @@ fn wait_for_the_end(events: &Receiver<Event>, session: Option<(&Session, &Sender
 
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// Shows a line in the terminal; nobody looking is no error.
-fn show(text: &str) {
-    writeln!(std::io::stdout(), "{text}").ok();
 }
 
 #[cfg(test)]

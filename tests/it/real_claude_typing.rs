@@ -1,0 +1,138 @@
+//! What `send` types into the real Claude Code: one Enter, and none for a question that nobody saw.
+
+use crate::lab::{Lab, SPOTKEEP, prompt_of, said};
+use crate::real_claude::{Version, lab, requests, times_said, wait_requests, with_each_version};
+use crate::said::Said;
+
+/// A lab whose agents ask before they run anything.
+fn asking_lab(version: &Version) -> Lab {
+    let lab = lab(version);
+    let text = lab.config_text();
+    let asks = text.replace(
+        "[\"--dangerously-skip-permissions\"]",
+        "[\"--permission-mode\", \"default\"]",
+    );
+    assert_ne!(asks, text);
+    lab.write_config(&asks);
+    lab
+}
+
+/// `printf TEXT | spotkeep send NAME -`
+fn send(lab: &Lab, name: &str, text: &str) -> Said {
+    let script = r#"printf '%s\n' "$1" | "$2" --root "$3" send "$4" -"#;
+    let root = lab.root();
+    let words = ["-c", script, "sh", text, SPOTKEEP, root.to_str().unwrap()];
+    said(lab.program("sh").args(words).arg(name))
+}
+
+/// Presses a key in an agent's terminal, as a person who is attached does.
+fn press(lab: &Lab, name: &str, key: &str) {
+    let mut tmux = lab.program("tmux");
+    tmux.arg("-S").arg(lab.tmux().socket());
+    said(tmux.args(["send-keys", "-t", name, key])).ok();
+}
+
+fn screen(lab: &Lab, name: &str) -> String {
+    let name = spotkeep::state::AgentName::new(name).unwrap();
+    lab.tmux().screen(&name).unwrap()
+}
+
+/// Fails if the question that a first prompt leads to has been answered.
+fn assert_still_asked(lab: &Lab, name: &str) {
+    let shown = screen(lab, name);
+    assert!(shown.contains("Do you want to proceed?"), "{shown}");
+    assert!(!lab.workspace(name).join("staged-by-agent.txt").exists());
+    assert_eq!(lab.agent(name)["state"], "waiting", "{shown}");
+}
+
+#[test]
+fn real_claude_is_asked_a_question_that_a_text_which_leads_to_it_does_not_answer() {
+    with_each_version(|version| {
+        let lab = asking_lab(version);
+        // Words that stand in the question, and in the lines below the input of one version or other.
+        let words = [("a", "to"), ("b", "y"), ("c", "on")];
+        for (name, _) in words {
+            lab.declare(name, "", "");
+        }
+        let _keeper = lab.keeper();
+        for (name, word) in words {
+            lab.wait_state(name, "idle");
+            let text = format!("{}\n{word}", prompt_of(name, "tool", 1));
+            let sent = send(&lab, name, &text);
+            lab.wait_state(name, "waiting");
+            assert_still_asked(&lab, name);
+            sent.ok();
+            lab.until("the text is in the transcript", || {
+                (times_said(&lab.transcript(name), &text) == 1).then_some(())
+            });
+        }
+        // Now that it is open, a text would answer it.
+        send(&lab, "a", "x\ny").refused(3, "waits for a human", "attach a");
+        assert_still_asked(&lab, "a");
+    });
+}
+
+#[test]
+fn real_claude_gets_each_text_whole_by_one_enter_whatever_it_is() {
+    with_each_version(|version| {
+        let lab = lab(version);
+        lab.declare("a", "idle", "");
+        let _keeper = lab.keeper();
+        lab.wait_done("a");
+        let texts = [
+            "the first: y".to_owned(),
+            "the second\n\nto".to_owned(),
+            format!("the third\n{}on", "line\n".repeat(30)),
+            format!("the fourth {}hi", "word ".repeat(200)),
+            "the fifth is a file: @tracked.txt".to_owned(),
+            "the sixth ends so: \\".to_owned(),
+            "the seventh: ünï\t日本語 👍".to_owned(),
+        ];
+        let asked = requests(&lab, "a");
+        for (text, turns) in texts.iter().zip(1..) {
+            lab.wait_state("a", "idle");
+            send(&lab, "a", text).ok();
+            wait_requests(&lab, "a", asked + turns);
+            lab.until("the text is in the transcript", || {
+                // A tab is drawn, and sent on, as four spaces.
+                let text = text.replace('\t', "    ");
+                (times_said(&lab.transcript("a"), &text) == 1).then_some(())
+            });
+        }
+        assert_eq!(screen(&lab, "a").matches("Unknown").count(), 0);
+    });
+}
+
+#[test]
+fn real_claude_is_typed_nothing_where_it_shows_no_input_box() {
+    with_each_version(|version| {
+        let lab = lab(version);
+        lab.declare("a", "idle", "");
+        let _keeper = lab.keeper();
+        lab.wait_done("a");
+        lab.wait_state("a", "idle");
+        // Claude itself calls this idle.
+        press(&lab, "a", "C-o");
+        lab.until("the whole transcript is shown", || {
+            screen(&lab, "a")
+                .contains("detailed transcript")
+                .then_some(())
+        });
+        send(&lab, "a", "x\ny").refused(3, "shows something else than its input box", "attach a");
+        press(&lab, "a", "C-o");
+        lab.until("the input box is back", || {
+            (!screen(&lab, "a").contains("detailed transcript")).then_some(())
+        });
+        // Somebody scrolls: the keys are not tmux's.
+        let mut tmux = lab.program("tmux");
+        tmux.arg("-S").arg(lab.tmux().socket());
+        said(tmux.args(["copy-mode", "-t", "a"])).ok();
+        let asked = requests(&lab, "a");
+        send(&lab, "a", "the only words").ok();
+        wait_requests(&lab, "a", asked + 1);
+        lab.until("the text is in the transcript", || {
+            (times_said(&lab.transcript("a"), "the only words") == 1).then_some(())
+        });
+        assert_eq!(times_said(&lab.transcript("a"), "x\ny"), 0);
+    });
+}
