@@ -16,8 +16,8 @@ use super::{End, Keeper};
 use crate::config::Config;
 use crate::error::{Error, Hint as _, Kind, Result, anyhow};
 use crate::notice::{Notice, Source};
-use crate::os::thread;
 use crate::os::process::ProcessId;
+use crate::os::thread;
 use crate::os::{files, user};
 use crate::state::{AgentName, AgentState, Fleet, Manifest, VERSION, What};
 

@@ -37,10 +37,13 @@ fn screen(lab: &Lab, name: &str) -> String {
     lab.tmux().screen(&name).unwrap()
 }
 
-/// Fails if the question that a first prompt leads to has been answered.
+/// Fails if the question that a first prompt leads to has been answered. Claude says that it waits
+/// before it has drawn the question.
 fn assert_still_asked(lab: &Lab, name: &str) {
-    let shown = screen(lab, name);
-    assert!(shown.contains("Do you want to proceed?"), "{shown}");
+    let shown = lab.until("the question is shown", || {
+        let shown = screen(lab, name);
+        shown.contains("Do you want to proceed?").then_some(shown)
+    });
     assert!(!lab.workspace(name).join("staged-by-agent.txt").exists());
     assert_eq!(lab.agent(name)["state"], "waiting", "{shown}");
 }
