@@ -16,6 +16,9 @@ pub const NUDGE_MARK: &str = "[spotkeep] The API ";
 /// How much is kept of a prompt, in characters.
 const PROMPT_LIMIT: usize = 2_000;
 
+/// A record continues one of so many before it, or one that comes behind it.
+const RECENT: usize = 64;
+
 /// Follows a transcript record by record.
 #[derive(Debug, Clone, Default)]
 pub struct TailState {
@@ -29,6 +32,45 @@ pub struct TailState {
     last_prompt: Option<String>,
     found_request: bool,
     stops: Stops,
+    order: Order,
+}
+
+/// Whether records come in the order in which they were made. Claude writes from several places at once: on a
+/// crowded machine 2.1.197 wrote the end of a turn before the prompt that it answers (seen in 1 of 100
+/// turns that end at once, for want of a login).
+#[derive(Debug, Clone, Default)]
+struct Order {
+    /// Ids of the last records.
+    recent: VecDeque<String>,
+    /// When the last words of Claude's were made, where what they continue was not there yet.
+    ahead: Option<Timestamp>,
+}
+
+impl Order {
+    /// Whether a record was made before the words of Claude's that are there already, and is a part of what
+    /// led to them.
+    fn is_late(&mut self, record: &Record) -> bool {
+        if let Some(uuid) = &record.uuid {
+            if self.recent.len() == RECENT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(uuid.clone());
+        }
+        if matches!(record.kind, Kind::Assistant { .. } | Kind::ApiError { .. }) {
+            let parent = record.parent.as_ref();
+            if self.ahead.is_some() || parent.is_some_and(|parent| !self.recent.contains(parent)) {
+                self.ahead = record.timestamp.or(self.ahead);
+            }
+            return false;
+        }
+        let made = record.timestamp;
+        let ahead = self.ahead;
+        let is_late = ahead.is_some_and(|ahead| made.is_some_and(|made| made < ahead));
+        if !is_late && matches!(record.kind, Kind::Prompt { .. }) {
+            self.ahead = None;
+        }
+        is_late
+    }
 }
 
 /// How often the API has stopped the turn that the user asked for last, with no word of the model in
@@ -68,10 +110,12 @@ impl TailState {
         if record.sidechain {
             return;
         }
-        if record.timestamp.is_some() {
+        let is_late = self.order.is_late(record);
+        if record.timestamp.is_some() && !is_late {
             self.last_activity = record.timestamp;
         }
         match &record.kind {
+            Kind::Prompt { text, by } if is_late => self.late_prompt(text, *by),
             Kind::Prompt { text, by } => self.prompt(text, *by),
             Kind::Absorbed(text) => {
                 self.unqueue(Some(text));
@@ -80,7 +124,9 @@ impl TailState {
             Kind::Assistant { blocks, stop, .. } => self.assistant(blocks, stop.as_deref()),
             Kind::ToolResults(results) => {
                 self.answered(results, record.timestamp);
-                self.turn = Turn::Running;
+                if !is_late {
+                    self.turn = Turn::Running;
+                }
             }
             Kind::ApiError {
                 error,
@@ -233,12 +279,23 @@ impl TailState {
             self.tasks.clear();
             return;
         }
+        self.stops.in_a_row = 0;
+        self.asked(text);
+    }
+
+    /// What came of it is known already.
+    fn late_prompt(&mut self, text: &str, by: Speaker) {
+        if by == Speaker::Human && !text.starts_with(OWN_MARK) {
+            self.asked(text);
+        }
+    }
+
+    fn asked(&mut self, text: &str) {
         if let Some(at) = self.queue.iter().position(|queued| queued == text) {
             self.queue.remove(at);
         }
         self.request(text);
         self.found_request = true;
-        self.stops.in_a_row = 0;
     }
 
     fn task_ended(&mut self, notification: &str) {

@@ -151,6 +151,64 @@ fn what_the_api_said_is_told_apart() {
     }
 }
 
+/// As 2.1.197 wrote it on a crowded machine, with what says nothing here left out.
+#[test]
+fn the_end_of_a_turn_that_is_written_before_its_prompt_is_its_end() {
+    let lines = [
+        r#"{"type":"assistant","uuid":"e","parentUuid":"c","timestamp":"2026-11-29T15:30:44.579Z","message":{"role":"assistant","stop_reason":"stop_sequence","content":[{"type":"text","text":"Not logged in · Please run /login"}]},"error":"authentication_failed","isApiErrorMessage":true}"#,
+        r#"{"type":"system","subtype":"turn_duration","uuid":"d","parentUuid":"e","timestamp":"2026-11-29T15:30:44.606Z"}"#,
+        r#"{"type":"user","uuid":"a","parentUuid":null,"timestamp":"2026-11-29T15:30:41.778Z","message":{"role":"user","content":"go"},"origin":{"kind":"human"}}"#,
+        r#"{"type":"attachment","uuid":"b","parentUuid":"a","timestamp":"2026-11-29T15:30:41.780Z","attachment":{"type":"skill_listing"}}"#,
+        r#"{"type":"attachment","uuid":"c","parentUuid":"b","timestamp":"2026-11-29T15:30:41.781Z","attachment":{"type":"agent_listing_delta"}}"#,
+    ];
+    let said = |lines: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("u.jsonl");
+        std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+        read(&path).unwrap().0
+    };
+    let state = said(&lines);
+    assert!(
+        matches!(
+            &state.tail(),
+            Tail::StoppedByApi {
+                reason: ApiStop::Login,
+                ..
+            }
+        ),
+        "{state:?}"
+    );
+    assert_eq!(
+        (state.last_prompt(), state.stops_in_a_row()),
+        (Some("go"), 1)
+    );
+    let at = state.last_activity().unwrap();
+    assert!(
+        at.to_string().starts_with("2026-11-29T15:30:44.606"),
+        "{at}"
+    );
+
+    // Of an answer in two parts as well, whose second continues the first.
+    let more = r#"{"type":"assistant","uuid":"g","parentUuid":"e","timestamp":"2026-11-29T15:30:44.580Z","message":{"role":"assistant","stop_reason":"end_turn","content":[{"type":"text","text":"so it is"}]}}"#;
+    let state = said(&[lines[0], more, lines[2], lines[3]]);
+    assert_eq!(state.tail(), Tail::Idle);
+
+    // In whatever order they were written, what is asked after that begins another turn, also where the clock was
+    // set back meanwhile and everything is in its place.
+    let next = |time: &str| {
+        format!(
+            r#"{{"type":"user","uuid":"f","parentUuid":"d","timestamp":"{time}","message":{{"role":"user","content":"on"}}}}"#
+        )
+    };
+    let later = next("2026-11-29T15:31:00.000Z");
+    let state = said(&[&lines[..], &[later.as_str()]].concat());
+    assert_eq!(state.tail(), Tail::CutInStream);
+    let [end, duration, prompt, first, second] = lines;
+    let earlier = next("2016-11-29T15:31:00.000Z");
+    let state = said(&[prompt, first, second, end, duration, earlier.as_str()]);
+    assert_eq!(state.tail(), Tail::CutInStream);
+}
+
 #[test]
 fn both_versions_say_to_the_minute_when_a_limit_ends() {
     for (name, expected) in [
