@@ -279,7 +279,7 @@ impl Core {
             Event::Exited { name, process, end } => self.exited(now, &name, process, end, out),
             Event::SaveEnded => self.end_save(now, out),
             Event::ShuttingDown(Some(false)) => {
-                self.survived("the machine was not taken away", out)
+                self.survived("the machine was not taken away", out);
             }
             Event::ShuttingDown(Some(true) | None) => {
                 if let Phase::Over { check_at } = &mut self.phase {
