@@ -507,9 +507,8 @@ mod tests {
             format!(
                 "{LINE}\n  Select model\n\n  ❯ 1. Default ✔\n    2. Opus\n\n  Enter to save\n{OLD}"
             ),
-            format!(
-                "▔▔▔▔▔▔▔▔▔▔▔▔\n  Select model\n\n  ❯ 1. Default ✔\n    2. Opus\n\n  Enter to save"
-            ),
+            "▔▔▔▔▔▔▔▔▔▔▔▔\n  Select model\n\n  ❯ 1. Default ✔\n    2. Opus\n\n  Enter to save"
+                .to_owned(),
             format!(
                 "{OLD}\n\n{LINE}\n  Background\n\n  No tasks currently running\n\n  Esc to close"
             ),

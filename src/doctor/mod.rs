@@ -140,7 +140,7 @@ pub fn examine(at: &Path, options: &Options) -> Report {
     let (path, what) = (at.to_path_buf(), options.clone());
     let Some(scene) = in_time(GROUP_LIMIT, move || Scene::gather(&path, &what)) else {
         let detail = format!(
-            "{} could not be looked at in time: its disk hangs, or the machine is overloaded",
+            "{} does not answer in time: its disk hangs, or the machine is overloaded",
             at.display()
         );
         let checks = vec![Check::wrong("root", detail, "dmesg | tail -n 30")];

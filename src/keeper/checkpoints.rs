@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,8 +13,9 @@ use super::core::Activity;
 use super::schedule::Schedule;
 use crate::checkpoint::{self, Outcome, Place, Trigger};
 use crate::config::{self, Config};
-use crate::error::{Context as _, Result};
+use crate::error::{Context as _, Error, Result};
 use crate::notice::Deadline;
+use crate::os::files;
 use crate::os::process::{self, ProcessId};
 use crate::os::thread;
 use crate::root::Root;
@@ -254,7 +256,7 @@ impl Worker {
         self.upkeep().insert(name.clone(), upkeep);
         Made {
             name: name.clone(),
-            checkpoint,
+            checkpoint: checkpoint.map_err(|error| name_a_full_disk(error, &job.place.workspace)),
             push,
         }
     }
@@ -296,4 +298,15 @@ fn has_shells(claude: ProcessId) -> bool {
         pids.collect::<Vec<i32>>()
     });
     pids.any(|pid| process::session_of(pid).is_some_and(|session| session != own))
+}
+/// With less than this, in bytes, git cannot write what a checkpoint takes.
+const FULL: u64 = 128 << 10;
+
+/// git does not always say why it could not write: of a ref it says only that it could not.
+fn name_a_full_disk(error: Error, workspace: &Path) -> Error {
+    let is_full = files::free_bytes(workspace).is_ok_and(|free| free < FULL);
+    match is_full && !format!("{error:#}").contains("No space left") {
+        true => error.context("No space left on the disk"),
+        false => error,
+    }
 }

@@ -165,10 +165,8 @@ fn end(pidfd: Option<&Pidfd>, child: &mut Child) {
         let cleaned_up = pidfd.wait(Some(Instant::now() + GRACE));
         // What it has started may outlive it.
         group.signal(Signal::Kill);
-        if !cleaned_up {
-            if !pidfd.wait(Some(Instant::now() + CORPSE)) {
-                return;
-            }
+        if !cleaned_up && !pidfd.wait(Some(Instant::now() + CORPSE)) {
+            return;
         }
     }
     // It has ended; its corpse is taken away.

@@ -147,7 +147,11 @@ fn another_root_in_the_place_of_ours_is_left_alone() {
     // Prepared elsewhere, so that it comes whole.
     let other = lab.dir.join("other");
     fs::create_dir(&other).unwrap();
-    must("mount", &["-t", "tmpfs", "tmpfs", &text(&other)]);
+    let mode = "mode=755";
+    must(
+        "mount",
+        &["-t", "tmpfs", "-o", mode, "tmpfs", &text(&other)],
+    );
     let made = said(
         lab.program(crate::lab::SPOTKEEP)
             .arg("--root")
