@@ -27,7 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The text is pasted as a whole, whatever lines it has, and Enter is pressed once. It is refused while the
-agent waits for a human, whose question it could answer, and while unsent words stand in its input line.
+agent waits for a human, whose question it could answer, while it shows anything else than its input box, and
+while unsubmitted input stands in that.
 An agent in a turn reads it when Claude has a moment; with --when-idle it gets it after the turn.
 
 Examples:

@@ -22,11 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// half drawn.
 const READY_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a text may take to stand in the input box. At a load of ten per processor, half of them
-/// took 0.5 s and the slowest 1.2 s.
+/// How long a text may take to stand in the input box. On a busy machine the slowest of 480 took 2.3 s.
 const SHOW_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long Claude may take for Enter; at that load 2.2 s.
+/// How long Claude may take for Enter; the slowest took 2.1 s.
 const TAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// In how many looks in a row a text has to be gone: one may see a screen that is half drawn.
@@ -45,9 +44,9 @@ impl Typist<'_> {
     /// Types a text and submits it, by one Enter.
     ///
     /// # Errors
-    /// Nothing was typed: a question or something else is shown in place of the input box, or a text of somebody
-    /// stands in it. Or the text was typed and is not submitted: it did not come to stand there alone, or Claude
-    /// did not take the Enter.
+    /// Nothing was typed: a question or something else is shown in place of the input box, or a text
+    /// of somebody stands in it. Or the text was typed and is not submitted: it did not come to stand
+    /// there alone, or Claude did not take the Enter.
     pub(super) fn submit(&self, text: &str) -> Result<()> {
         let text = pasteable(text);
         if text.is_empty() {
@@ -160,7 +159,7 @@ impl Typist<'_> {
     fn unsubmitted(&self, why: &str) -> Result<()> {
         let name = self.name;
         Err(anyhow!(
-            "the text was typed into {name} and is not submitted: {why}"
+            "the text typed into {name} is not submitted: {why}"
         ))
         .hint(format!("spotkeep attach {name}"))
         .kind(Kind::NotAsDeclared)
