@@ -137,7 +137,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         args.name,
         root.absolute(&workspace).display()
     ));
-    match ask(root, &Request::Reload, PATIENCE)? {
+    match ask(root, &Request::Reload { ends: Vec::new() }, PATIENCE)? {
         Some(_) => say("the keeper takes it from here: spotkeep ls"),
         None => say(&format!(
             "next: spotkeep --root {} up",

@@ -124,7 +124,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         .collect();
     let any_taken = done.iter().flatten().any(|done| done.failure.is_none());
     if any_taken && keeper {
-        ask(root, &Request::Reload, PATIENCE)?;
+        ask(root, &Request::Reload { ends: Vec::new() }, PATIENCE)?;
     }
     if args.json {
         let sessions: Vec<Value> = entries

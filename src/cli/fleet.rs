@@ -13,7 +13,7 @@ use super::term::{complain, say, state, table};
 use crate::config::Config;
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::keeper::client::{PATIENCE, ask};
-use crate::keeper::protocol::Request;
+use crate::keeper::protocol::{Request, refuse_to_end};
 use crate::keeper::runtime;
 use crate::keeper::status::{AgentStatus, Status};
 use crate::os::process;
@@ -108,7 +108,7 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
         write_fleet(root, Fleet::Up)?;
         start_keeper(root)?;
     } else {
-        ask(root, &Request::Reload, PATIENCE)?;
+        ask(root, &Request::Reload { ends }, PATIENCE)?;
         ask(root, &Request::Fleet { wanted: Fleet::Up }, PATIENCE)?;
     }
     roll_out(root, changed)?;
@@ -120,31 +120,29 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
 }
 
 /// The agents that run and are not declared any more.
-fn undeclared<'a>(config: &Config, now: &'a Status) -> Vec<&'a str> {
+fn undeclared(config: &Config, now: &Status) -> Vec<AgentName> {
     now.agents
         .iter()
         .filter(|agent| agent.pid.is_some() && !config.agents.contains_key(&agent.name))
-        .map(|agent| agent.name.as_str())
+        .map(|agent| agent.name.clone())
         .collect()
 }
 
 /// A file that was cut short looks like one that an agent was taken out of.
-fn ask_to_end(names: &[&str]) -> Result<()> {
-    let names = names.join(", ");
-    let refusal = || {
-        Err(anyhow!("not declared any more, and running: {names}"))
-            .hint("to end them: spotkeep up --yes; to keep them: declare them in spotkeep.toml")
-            .kind(Kind::NotAsDeclared)
-    };
+fn ask_to_end(names: &[AgentName]) -> Result<()> {
+    let names: Vec<&str> = names.iter().map(AgentName::as_str).collect();
     if !std::io::stdin().is_terminal() {
-        return refusal();
+        return refuse_to_end(&names);
     }
-    complain(&format!("this ends {names}; type yes to go on:"));
+    complain(&format!(
+        "this ends {}; type yes to go on:",
+        names.join(", ")
+    ));
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     match line.trim() {
         "yes" => Ok(()),
-        _ => refusal(),
+        _ => refuse_to_end(&names),
     }
 }
 
@@ -240,7 +238,7 @@ fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<Vec<AgentName
         rows.push([name.to_string(), what]);
     }
     for name in undeclared(config, now) {
-        rows.push([name.to_owned(), "ends: it is not declared any more".into()]);
+        rows.push([name.to_string(), "ends: it is not declared any more".into()]);
     }
     if rows.is_empty() {
         say("no agents are declared");

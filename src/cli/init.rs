@@ -4,9 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::term::say;
-use crate::config;
+use crate::config::{Config, LaidDown};
 use crate::error::Result;
-use crate::os::files;
 use crate::root::Root;
 
 /// Arguments.
@@ -33,17 +32,17 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let (root, is_new) = Root::init(at)?;
-    let has_config = root.config().exists();
-    if !has_config {
-        files::write_atomic(&root.config(), config::template(args.unattended).as_bytes())?;
-    }
+    let laid_down = Config::lay_down(&root.config(), &root.config_copy(), args.unattended)?;
     let place = root.dir().display();
-    say(&match (is_new, has_config) {
+    say(&match (is_new, laid_down) {
         (true, _) => format!("made a root at {place}"),
-        (false, false) => format!("the root at {place} has a spotkeep.toml again"),
-        (false, true) => format!("{place} is a root already; nothing was changed"),
+        (false, LaidDown::LastGood) => {
+            format!("the root at {place} has its spotkeep.toml again, as it last was")
+        }
+        (false, LaidDown::Template) => format!("the root at {place} has a spotkeep.toml again"),
+        (false, LaidDown::Nothing) => format!("{place} is a root already; nothing was changed"),
     });
-    if args.unattended && !has_config {
+    if args.unattended && laid_down == LaidDown::Template {
         say(
             "agents will run every command without asking: give this machine nothing that you would not give them",
         );

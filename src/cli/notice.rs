@@ -30,8 +30,9 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     let root = Root::open(at).ok();
     let config = root
         .as_ref()
-        .map(|root| Config::load(&root.config()))
+        .map(|root| Config::load_or_last_good(&root.config(), &root.config_copy()))
         .transpose()?
+        .map(|(config, _)| config)
         .unwrap_or_default();
     let provider = config.cloud.provider.resolve(Path::new("/"));
     let metadata = Metadata::find(config.cloud.provider, config.cloud.metadata.as_deref())?;

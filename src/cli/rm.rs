@@ -42,7 +42,8 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     config::remove_agent(&root.config(), name)?;
-    ask(root, &Request::Reload, PATIENCE)?;
+    let ends = vec![name.clone()];
+    ask(root, &Request::Reload { ends }, PATIENCE)?;
     say(&format!(
         "{name} is not declared any more; its workspace, its session and its record stay"
     ));

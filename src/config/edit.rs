@@ -188,6 +188,9 @@ fn collect<'t>(root: &'t mut Table, found: &mut Vec<&'t mut Table>) {
 }
 
 fn edit(path: &Path, change: impl FnOnce(&str, &mut DocumentMut) -> Result<String>) -> Result<()> {
+    if super::is_blank(path) {
+        return super::lost(path, &super::copy_beside(path));
+    }
     let bytes = files::read_optional(path)?.unwrap_or_default();
     let text =
         String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))?;

@@ -134,15 +134,26 @@ pub struct Agent {
     pub memory_max: Option<Size>,
 }
 
+/// What [`Config::lay_down`] wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaidDown {
+    /// Nothing: the file is there.
+    Nothing,
+    /// The last one that a keeper found good.
+    LastGood,
+    /// The one of a new root.
+    Template,
+}
+
 impl Config {
     /// Reads the file.
     ///
     /// # Errors
-    /// It is gone or blank, which is damage. A syntax error, an unknown key, a wrong type: with line and column. Two agents that share
-    /// a workspace.
+    /// It is gone or blank, which is damage. A syntax error, an unknown key, a wrong type: with line
+    /// and column. Two agents that share a workspace.
     pub fn load(path: &Path) -> Result<Self> {
         if is_blank(path) {
-            return lost(path, &path.with_file_name("session-state/spotkeep.toml"));
+            return lost(path, &copy_beside(path));
         }
         match fs::read_to_string(path) {
             Ok(text) => Self::parse(&text)
@@ -153,22 +164,15 @@ impl Config {
         }
     }
 
-    /// Reads the file for a fleet that has to come back: where it was edited wrongly, the last good
-    /// one counts until it is mended, and the error is returned beside it.
+    /// Reads the file for a fleet that has to come back: where it is gone, or was edited wrongly, the
+    /// last good one counts until it is mended, and the error is returned beside it.
     ///
     /// # Errors
-    /// The file is wrong, and no keeper ever found it good.
+    /// The file is gone or wrong, and no keeper ever found it good.
     pub fn load_or_last_good(path: &Path, copy: &Path) -> Result<(Self, Option<Error>)> {
-        let last_good = || Self::last_good(copy);
-        if is_blank(path) {
-            return Ok(match last_good() {
-                Some(config) if !config.agents.is_empty() => (config, lost::<()>(path, copy).err()),
-                _ => (Self::default(), None),
-            });
-        }
         match Self::load(path) {
             Ok(config) => Ok((config, None)),
-            Err(error) => match last_good() {
+            Err(error) => match Self::last_good(copy) {
                 Some(config) => Ok((config, Some(error))),
                 None => Err(error),
             },
@@ -191,6 +195,23 @@ impl Config {
             Some(now) if last.as_ref() != Some(&now) => files::write_atomic(copy, &now),
             _ => Ok(()),
         }
+    }
+
+    /// Writes the file where it is gone or blank: as a keeper last found it good, or else with nothing
+    /// but each setting explained. A template in place of a lost file would take the fleet out of it.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn lay_down(path: &Path, copy: &Path, unattended: bool) -> Result<LaidDown> {
+        if !is_blank(path) {
+            return Ok(LaidDown::Nothing);
+        }
+        let (text, laid_down) = match fs::read_to_string(copy) {
+            Ok(text) if Self::parse(&text).is_ok() => (text, LaidDown::LastGood),
+            _ => (template(unattended), LaidDown::Template),
+        };
+        files::write_atomic(path, text.as_bytes())?;
+        Ok(laid_down)
     }
 
     /// Reads the text of the file.
@@ -325,6 +346,11 @@ fn shared(one: &AgentName, other: &AgentName, workspace: &Path) -> Error {
     )
 }
 
+/// Where a root keeps the last good one.
+fn copy_beside(path: &Path) -> PathBuf {
+    path.with_file_name("session-state/spotkeep.toml")
+}
+
 /// The error of a file that is gone, or that a power cut has emptied: nobody takes a whole fleet out
 /// of the file in this way.
 fn lost<T>(path: &Path, copy: &Path) -> Result<T> {
@@ -433,7 +459,7 @@ mod tests {
         let (config, error) = Config::load_or_last_good(&path, &copy).unwrap();
         assert_eq!(config.agents.len(), 1);
         assert!(format!("{:#}", error.unwrap()).contains("workspac"));
-        for lost in [Some(""), None] {
+        for lost in [Some(""), Some(" \n"), None] {
             match lost {
                 Some(text) => fs::write(&path, text).unwrap(),
                 None => fs::remove_file(&path).unwrap(),
@@ -441,6 +467,9 @@ mod tests {
             let (config, error) = Config::load_or_last_good(&path, &copy).unwrap();
             assert_eq!(config.agents.len(), 1);
             assert!(format!("{:#}", error.unwrap()).contains("nothing in it"));
+            assert!(Config::load(&path).is_err());
+            let b = AgentName::new("b").unwrap();
+            assert!(add_agent(&path, &b, Path::new("b"), None, &[]).is_err());
         }
         fs::write(&path, "# nobody\n").unwrap();
         let (config, error) = Config::load_or_last_good(&path, &copy).unwrap();
@@ -448,6 +477,24 @@ mod tests {
         fs::write(&path, "[agents.a]\nworkspac = \"w\"\n").unwrap();
         fs::remove_file(&copy).unwrap();
         assert!(Config::load_or_last_good(&path, &copy).is_err());
+        fs::remove_file(&path).unwrap();
+        assert!(Config::load_or_last_good(&path, &copy).is_err());
+    }
+
+    #[test]
+    fn in_place_of_a_lost_file_comes_the_last_good_one_and_a_template_only_where_there_was_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("spotkeep.toml"), dir.path().join("copy"));
+        let laid_down = || Config::lay_down(&path, &copy, false).unwrap();
+        let agents = || Config::load(&path).unwrap().agents.len();
+        assert_eq!((laid_down(), agents()), (LaidDown::Template, 0));
+        assert_eq!(laid_down(), LaidDown::Nothing);
+        fs::write(&copy, "[agents.a]\nworkspace = \"w\"\n").unwrap();
+        fs::write(&path, " ").unwrap();
+        assert_eq!((laid_down(), agents()), (LaidDown::LastGood, 1));
+        fs::remove_file(&path).unwrap();
+        fs::write(&copy, "[agents").unwrap();
+        assert_eq!((laid_down(), agents()), (LaidDown::Template, 0));
     }
 
     #[test]

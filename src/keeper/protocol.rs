@@ -37,7 +37,11 @@ pub enum Request {
         wanted: Fleet,
     },
     /// The file has changed.
-    Reload,
+    Reload {
+        /// Agents that run, are not declared any more, and may end. Others may not.
+        #[serde(default)]
+        ends: Vec<AgentName>,
+    },
     /// Type a text into an agent.
     Send {
         /// Which.
@@ -67,6 +71,17 @@ pub enum Request {
         /// The one made before.
         undo: Option<String>,
     },
+}
+
+/// Refuses a change of the file that would end these agents, which nobody has agreed to.
+///
+/// # Errors
+/// Always.
+pub fn refuse_to_end(names: &[&str]) -> Result<()> {
+    let names = names.join(", ");
+    Err(anyhow!("not declared any more, and running: {names}"))
+        .hint("to end them: spotkeep up --yes; to keep them: declare them in spotkeep.toml")
+        .kind(Kind::NotAsDeclared)
 }
 
 /// What the keeper answers.

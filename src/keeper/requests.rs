@@ -6,9 +6,9 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::backups::Stand;
-use super::core::Event;
+use super::core::{Event, View};
 use super::metrics::{self, Sample};
-use super::protocol::{Reply, Request};
+use super::protocol::{Reply, Request, refuse_to_end};
 use super::socket::ReplyTo;
 use super::status::{AgentStatus, BackupSeen, LastSave, Status, notice_of, tell_backups};
 use super::typing::Typist;
@@ -120,9 +120,11 @@ impl Keeper {
                 Ok(Value::Null)
             }
             Request::Fleet { wanted } => self.set_fleet(wanted),
-            Request::Reload => {
+            Request::Reload { ends } => {
                 self.check_ground()?;
-                self.edges.config = Arc::new(Config::load(&self.edges.root.config())?);
+                let config = Config::load(&self.edges.root.config())?;
+                self.check_ends(&config, &ends)?;
+                self.edges.config = Arc::new(config);
                 self.tell_of_config(None);
                 let declared = self
                     .edges
@@ -185,6 +187,26 @@ impl Keeper {
             Some(lost) => Err(anyhow!("{}", lost.why))
                 .hint("spotkeep doctor")
                 .kind(Kind::NotAsDeclared),
+        }
+    }
+
+    /// A file that was cut short looks like one that agents were taken out of.
+    fn check_ends(&self, config: &Config, ends: &[AgentName]) -> Result<()> {
+        let views = self.core.views();
+        let is_lost = |view: &&View| {
+            view.process.is_some()
+                && self.edges.config.agents.contains_key(&view.name)
+                && !config.agents.contains_key(&view.name)
+                && !ends.contains(&view.name)
+        };
+        let lost: Vec<&str> = views
+            .iter()
+            .filter(is_lost)
+            .map(|view| view.name.as_str())
+            .collect();
+        match lost.as_slice() {
+            [] => Ok(()),
+            lost => refuse_to_end(lost),
         }
     }
 

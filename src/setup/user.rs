@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::account::Account;
 use super::machine;
 use crate::claude::{binary, retention};
-use crate::config::{self, Config};
+use crate::config::{Config, LaidDown};
 use crate::error::{Context as _, Hint as _, Result, anyhow, bail, ensure, hint_of};
 use crate::os::command;
 use crate::os::command::Output;
@@ -154,7 +154,7 @@ pub fn serve(request: &str) -> Result<Value> {
         }
         Request::NewMachine { root, machine } => {
             let root = Root::open(&root)?;
-            let config = Config::load(&root.config())?;
+            let (config, _) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
             serde_json::to_value(vec![machine::run(&root, &config, &machine)?])
         }
         Request::Send(path) => {
@@ -183,8 +183,11 @@ fn look(
         report.retention = retention::days(&here.claude());
         // On a disk that is mounted for a look nobody can hold it.
         report.keeper = tree == root && LockFile::try_take(&here.lock())?.is_none();
-        match Config::load(&here.config()) {
-            Ok(config) => {
+        match Config::load_or_last_good(&here.config(), &here.config_copy()) {
+            Ok((config, wrong)) => {
+                report
+                    .problems
+                    .extend(wrong.map(|error| format!("{error:#}")));
                 report.pending = machine::pending(&here, &config, machine)?;
                 pieces = config.machine.home;
             }
@@ -244,10 +247,14 @@ fn inhabit(root: &Path, user: &str, unattended: bool) -> Result<Vec<String>> {
     if is_new {
         said.push(format!("{} is a root", root.dir().display()));
     }
-    if !root.config().exists() {
-        files::write_atomic(&root.config(), config::template(unattended).as_bytes())?;
-        said.push("a spotkeep.toml with everything explained is in it".to_owned());
-    }
+    said.extend(
+        match Config::lay_down(&root.config(), &root.config_copy(), unattended)? {
+            LaidDown::Nothing => None,
+            LaidDown::LastGood => Some("its spotkeep.toml was gone, and is as it last was"),
+            LaidDown::Template => Some("a spotkeep.toml with everything explained is in it"),
+        }
+        .map(str::to_owned),
+    );
     // A keeper that runs writes the same file.
     if let Some(_lock) = LockFile::try_take(&root.lock())? {
         let mut identity = root.identity()?;

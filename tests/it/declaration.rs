@@ -3,7 +3,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::lab::{Lab, git};
+use crate::lab::{Lab, SPOTKEEP, git};
+use crate::pane::Pane;
 
 #[test]
 fn every_mistake_in_the_file_is_told_with_line_and_column_and_stops_nothing_that_runs() {
@@ -107,12 +108,11 @@ fn a_declaration_that_is_gone_ends_no_agent() {
     // Cut short, it looks as if somebody had taken an agent out.
     let short = good.split("[agents.a]").next().unwrap();
     lab.write_config(short);
-    let up = lab.run(&["up"]);
-    up.refused(
-        3,
-        "not declared any more, and running: a",
-        "spotkeep up --yes",
-    );
+    let refusal = "not declared any more, and running: a";
+    lab.run(&["up"]).refused(3, refusal, "spotkeep up --yes");
+    // Nor does another change of the file take it along.
+    lab.run(&["add", "b"])
+        .refused(3, refusal, "spotkeep up --yes");
     assert_eq!(lab.process("a"), process);
     lab.write_config(&good);
     lab.run(&["up"]).ok();
@@ -120,6 +120,71 @@ fn a_declaration_that_is_gone_ends_no_agent() {
     assert_eq!(lab.events("a", "starting").len(), 1);
     lab.write_config(short);
     lab.run(&["up", "--yes"]).ok();
+    lab.until("it has ended", || (!process.is_alive()).then_some(()));
+}
+
+#[test]
+fn a_keeper_that_finds_no_declaration_goes_on_with_the_last_good_one() {
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    let good = lab.config_text();
+    let keeper = lab.keeper();
+    lab.wait_done("a");
+    let (process, session) = (lab.process("a"), lab.session_of("a"));
+    keeper.kill();
+    fs::remove_file(lab.config()).unwrap();
+    let keeper = lab.keeper();
+    let trouble = lab.status()["trouble"].to_string();
+    assert!(
+        trouble.contains("is gone, or has nothing in it"),
+        "{trouble}"
+    );
+    assert_eq!(lab.wait_state("a", "idle")["pid"], process.pid);
+    keeper.kill();
+
+    // Without any good one, it is not known who is to run: nobody is ended for that.
+    let copy = lab.file("session-state/spotkeep.toml");
+    let kept = fs::read(&copy).unwrap();
+    fs::remove_file(&copy).unwrap();
+    lab.run(&["run"])
+        .refused(1, "is gone, or has nothing in it", "init");
+    assert!(process.is_alive());
+    fs::write(&copy, kept).unwrap();
+
+    lab.new_life();
+    let _keeper = lab.keeper();
+    lab.wait_up("a", 2);
+    assert_eq!(lab.session_of("a"), session);
+    let again = lab.run(&["init"]).ok().out;
+    assert!(
+        again.contains("has its spotkeep.toml again, as it last was"),
+        "{again}"
+    );
+    assert_eq!(lab.config_text(), good);
+    lab.run(&["up"]).ok();
+    assert_eq!(lab.status()["trouble"], serde_json::json!([]));
+}
+
+#[test]
+fn a_person_is_asked_before_up_ends_an_agent() {
+    let lab = Lab::new();
+    lab.declare("a", "idle", "");
+    let good = lab.config_text();
+    let _keeper = lab.keeper();
+    lab.wait_done("a");
+    let process = lab.process("a");
+    lab.write_config(good.split("[agents.a]").next().unwrap());
+    let up = format!(
+        "'{SPOTKEEP}' --root '{}' up; echo ended with $?",
+        lab.root().display()
+    );
+    let pane = Pane::run(&lab, 100, 30, &format!("{up}; {up}"));
+    pane.wait(&["this ends a; type yes to go on:"]);
+    pane.press(&["n", "o", "Enter"]);
+    pane.wait(&["not declared any more, and running: a", "ended with 3"]);
+    assert!(process.is_alive());
+    pane.press(&["y", "e", "s", "Enter"]);
+    pane.wait(&["ended with 0"]);
     lab.until("it has ended", || (!process.is_alive()).then_some(()));
 }
 

@@ -19,7 +19,7 @@ impl Lab {
     pub fn reload(&self) {
         let root = spotkeep::root::Root::open(&self.root()).unwrap();
         let patience = spotkeep::keeper::client::PATIENCE;
-        let reload = spotkeep::keeper::protocol::Request::Reload;
+        let reload = spotkeep::keeper::protocol::Request::Reload { ends: Vec::new() };
         spotkeep::keeper::client::ask(&root, &reload, patience)
             .unwrap()
             .expect("a keeper");
