@@ -331,7 +331,7 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
         (".claude/.credentials.json", vec![&of_login]),
         ("session-state/credentials.json", vec![&of_login]),
     ];
-    let config_copy = spotkeep::root::Root::open(&lab.root())
+    let config_copy = spotkeep::root::Root::open_of_anybody(&lab.root())
         .unwrap()
         .config_copy();
     for path in below(&lab.dir) {
