@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use super::log;
 use crate::error::Result;
 use crate::keeper::{self, Options};
-use crate::os::process;
+use crate::os::{command, process};
 use crate::root::Root;
 
 /// Arguments.
@@ -41,6 +41,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     if args.background {
         process::leave_terminal();
     }
+    command::lead_groups();
     log::begin(&process::current_life()?);
     let options = Options {
         sigterm_saves: args.sigterm == Sigterm::Save,

@@ -1,9 +1,10 @@
 //! Other programs, run to their end or to a limit.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,7 +27,7 @@ pub struct Output {
 }
 
 /// Runs a command to its end, or until `limit` has passed: then it is asked to end, and after a
-/// moment killed, with all that it has started.
+/// moment killed; with all that it has started, after [`lead_groups`].
 ///
 /// # Errors
 /// It cannot be started, or it took too long.
@@ -62,11 +63,21 @@ pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> R
     run_to_its_end(command, input, limit)
 }
 
+/// Whether a command leads a process group of its own.
+static OWN_GROUPS: AtomicBool = AtomicBool::new(false);
+
+/// From now on each command of this process leads a process group of its own, and what it has started
+/// is ended with it at its limit. For a process that outlives its commands by far: of any other, an
+/// interrupt from the keyboard, or who ends its group, has to reach its commands too.
+pub fn lead_groups() {
+    OWN_GROUPS.store(true, Ordering::Relaxed);
+}
+
 fn run_to_its_end(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
     let name = command.get_program().to_string_lossy().into_owned();
     look_in_absolute_directories(command);
-    // Where a person can press ctrl-C, the key has to reach it too.
-    if !std::io::stdin().is_terminal() {
+    let leads = OWN_GROUPS.load(Ordering::Relaxed);
+    if leads {
         command.process_group(0);
     }
     let mut child = command
@@ -74,7 +85,7 @@ fn run_to_its_end(command: &mut Command, input: &[u8], limit: Duration) -> Resul
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
     feed(&mut child, input.to_vec());
-    let (status, mut ears) = hear_to_the_end(child, &name, Instant::now() + limit)?
+    let (status, mut ears) = hear_to_the_end(child, &name, Instant::now() + limit, leads)?
         .with_context(|| format!("{name} did not end within {} s", limit.as_secs_f32()))?;
     ears.hear_the_rest(Instant::now());
     Ok(Output {
@@ -129,7 +140,7 @@ fn hear_out(
         .spawn()
         .with_context(|| format!("cannot run {name}"))?;
     feed(&mut child, input);
-    let (status, mut ears) = hear_to_the_end(child, &name, until)?
+    let (status, mut ears) = hear_to_the_end(child, &name, until, true)?
         .with_context(|| format!("{name} did not end in time"))?;
     // Half an answer is none, least of all an empty one: "nothing has changed" is said by saying nothing.
     ears.hear_the_rest(rest());
@@ -159,11 +170,12 @@ fn hear_to_the_end(
     mut child: Child,
     name: &str,
     until: Instant,
+    leads_group: bool,
 ) -> Result<Option<(ExitStatus, Ears)>> {
     let mut ears = Ears::of(&mut child);
     let ended = ears.hear(until);
     if !ended {
-        let group = Group::of(&child);
+        let group = Group::of(&child, leads_group);
         // First a word, so that it removes its own temporary files and locks.
         group.signal(Signal::Term);
         ears.hear(Instant::now() + TERM_GRACE);
@@ -183,10 +195,11 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// That of a child that nobody has waited for yet: until then its number is its own.
-    pub(super) fn of(child: &Child) -> Self {
+    /// That of a child that nobody has waited for yet: until then its number is its own. Whether it
+    /// leads a group is known to who started it; the kernel cannot say so where the group is one of
+    /// another process namespace.
+    pub(super) fn of(child: &Child, is_leader: bool) -> Self {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let is_leader = rustix::process::getpgid(pid).ok() == pid;
         Self { pid, is_leader }
     }
 
@@ -367,6 +380,7 @@ mod tests {
 
     #[test]
     fn what_a_command_has_started_ends_with_it_at_the_limit() {
+        lead_groups();
         let (mut held, holds) = std::io::pipe().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", "tail -f /dev/null & wait"]);

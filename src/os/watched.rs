@@ -160,7 +160,7 @@ fn has_ended(pidfd: Option<&Pidfd>, child: &mut Child, limit: Duration) -> bool 
 
 fn end(pidfd: Option<&Pidfd>, child: &mut Child) {
     if let Some(pidfd) = pidfd {
-        let group = Group::of(child);
+        let group = Group::of(child, true);
         group.signal(Signal::Interrupt);
         let cleaned_up = pidfd.wait(Some(Instant::now() + GRACE));
         // What it has started may outlive it.
