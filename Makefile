@@ -69,7 +69,7 @@ test: ## Run all tests that this machine can run, and say which it cannot
 	@scripts/need test
 	@[ "$$(id -u)" -ne 0 ] || scripts/boot-root >/dev/null || true
 	@scripts/tiers
-	@echo 'All tests, once they are built, take on two quiet cores: $(TEST_TIME).'
+	@echo 'All tests, once they are built, take on two cores: $(TEST_TIME).'
 	@$(CARGO) test --quiet --locked --doc
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    scripts/run-tests $(CARGO) nextest run --locked $(ARGS); \
