@@ -9,7 +9,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -18,6 +17,7 @@ use super::term::{relay, relay_complaint};
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::os::place::Place;
 use crate::os::process;
+use crate::os::terminal::pass_on;
 use crate::os::thread;
 use crate::os::user::{self, as_user_hint};
 use crate::setup::account::{self, Account};
@@ -31,9 +31,6 @@ const KEPT: [&str; 6] = [
     "RUST_LOG",
     "TZ",
 ];
-
-/// The longest piece of a line that is passed on at once, in bytes.
-const PIECE: u64 = 64 << 10;
 
 /// What a verb does on a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,17 +106,6 @@ fn read_as(at: &Path, uid: u32) -> Result<ExitCode> {
     let status = child.wait().with_context(acting)?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
-}
-
-/// Passes on what a pipe brings, line by line; `print` makes it harmless.
-fn pass_on(pipe: Option<impl Read>, print: fn(&str)) {
-    let Some(pipe) = pipe else { return };
-    let mut reader = BufReader::new(pipe);
-    let mut bytes = Vec::new();
-    while matches!((&mut reader).take(PIECE).read_until(b'\n', &mut bytes), Ok(n) if n > 0) {
-        print(&String::from_utf8_lossy(&bytes));
-        bytes.clear();
-    }
 }
 
 /// Says how the owner runs this command.

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::os::terminal::{is_plain, plain};
+use crate::os::terminal::is_plain;
 use crate::state::AgentState;
 
 /// Prints a line. Whoever closed the pipe wanted no more.
@@ -20,17 +20,16 @@ fn put(line: &str) {
     }
 }
 
-/// Prints what another process has printed, line breaks included. It has no terminal, so what of it
-/// looks like a colour is none of ours.
+/// Prints what another process has printed and [`crate::os::terminal::pass_on`] has made harmless.
 pub(super) fn relay(text: &str) {
-    if write!(io::stdout().lock(), "{}", plain(text)).is_err() {
+    if write!(io::stdout().lock(), "{text}").is_err() {
         std::process::exit(0);
     }
 }
 
 /// As [`relay`], beside the output.
 pub(super) fn relay_complaint(text: &str) {
-    write!(io::stderr().lock(), "{}", plain(text)).ok();
+    write!(io::stderr().lock(), "{text}").ok();
 }
 
 /// Prints a line for a human beside the output.

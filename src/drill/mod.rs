@@ -21,7 +21,7 @@ pub mod script;
 pub mod session_file;
 pub mod standin;
 
-use std::io::{BufRead as _, BufReader, Read, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -31,11 +31,8 @@ use serde::{Deserialize, Serialize};
 pub use report::Report;
 
 use crate::error::{Context as _, Hint as _, Result, ensure};
-use crate::os::terminal::plain;
+use crate::os::terminal::pass_on;
 use crate::os::{process, thread, user};
-
-/// What is shown at once of what is said inside, in bytes.
-const LONGEST_LINE: u64 = 64 << 10;
 
 /// Tells the program inside the namespace what to play.
 const INSIDE: &str = "SPOTKEEP_DRILL_INSIDE";
@@ -166,22 +163,10 @@ fn inside_a_namespace(options: &Options) -> Result<Report> {
             .take()
             .map(|mut out| out.read_to_end(&mut report))
     };
-    thread::both("said", || pass_on(said), read);
+    let show = |line: &str| drop(write!(std::io::stderr(), "{line}"));
+    thread::both("said", || pass_on(said, show), read);
     child.wait().context("cannot wait for the drill")?;
     serde_json::from_slice(&report).context("the drill ended without a report")
-}
-
-/// Shows what is said inside. Not the terminal itself goes there: a program of the drill could write
-/// to it, or type into the shell that it is of.
-fn pass_on(said: Option<impl Read>) {
-    let Some(said) = said else { return };
-    let mut lines = BufReader::new(said);
-    let mut line = Vec::new();
-    while matches!((&mut lines).take(LONGEST_LINE).read_until(b'\n', &mut line), Ok(n) if n > 0) {
-        let text = String::from_utf8_lossy(&line).into_owned();
-        write!(std::io::stderr(), "{}", plain(&text)).ok();
-        line.clear();
-    }
 }
 
 /// That this process can reach nothing but this machine: the variable alone proves nothing.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::os::user::in_quotes;
+
 /// A question. gcloud itself needs about a second.
 const READ_LIMIT: Duration = Duration::from_secs(120);
 /// A change, and the wait for its operation.
@@ -153,10 +155,6 @@ pub fn quote(word: &str) -> String {
         return format!("{flag}={}", in_quotes(value));
     }
     in_quotes(word)
-}
-
-fn in_quotes(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]

@@ -1,11 +1,26 @@
 //! A terminal: what is harmless on it, and its keys one by one.
 
 use std::borrow::Cow;
-use std::io::{IsTerminal as _, stdin};
+use std::io::{BufRead as _, BufReader, IsTerminal as _, Read, stdin};
 
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::error::{Context as _, Result};
+
+/// The longest piece of a line that is passed on at once, in bytes.
+const PIECE: u64 = 64 << 10;
+
+/// Passes on what another process says into a pipe, line by line, without anything that a terminal
+/// would obey. The terminal itself is not for that process: it could type into the shell there.
+pub fn pass_on(pipe: Option<impl Read>, print: impl Fn(&str)) {
+    let Some(pipe) = pipe else { return };
+    let mut lines = BufReader::new(pipe);
+    let mut line = Vec::new();
+    while matches!((&mut lines).take(PIECE).read_until(b'\n', &mut line), Ok(n) if n > 0) {
+        print(&plain(&String::from_utf8_lossy(&line)));
+        line.clear();
+    }
+}
 
 /// Whether a terminal only shows it.
 #[must_use]

@@ -61,7 +61,7 @@ pub fn as_user_hint(uid: u32, words: &[String]) -> String {
         return format!("{sudo}{line}");
     }
     let name = name(uid);
-    let su = format!("{sudo}su --pty - {name} -c {}", single(&line));
+    let su = format!("{sudo}su --pty - {name} -c {}", in_quotes(&line));
     match name == uid.to_string() {
         false => su,
         true => format!("give the user id {uid} an account first: {sudo}useradd --uid {uid} NAME"),
@@ -73,11 +73,13 @@ fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
     match !word.is_empty() && word.chars().all(is_plain) {
         true => word.to_owned(),
-        false => single(word),
+        false => in_quotes(word),
     }
 }
 
-fn single(text: &str) -> String {
+/// A text as one word of shell.
+#[must_use]
+pub fn in_quotes(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
@@ -91,7 +93,7 @@ mod tests {
         let line = words.iter().map(|word| quoted(word)).collect::<Vec<_>>();
         let script = format!(
             "sh -c {}",
-            single(&format!("printf '%s|' {}", line.join(" ")))
+            in_quotes(&format!("printf '%s|' {}", line.join(" ")))
         );
         let output = std::process::Command::new("sh")
             .args(["-c", &script])

@@ -28,7 +28,9 @@ impl Sandbox {
             return Ok(self);
         }
         let count = IDS.end() - IDS.start() + 1;
-        self.user = Some(IDS.start() + std::process::id() % count);
+        // Not by the process id, which is 1 in a process namespace of every drill's own.
+        let random = u32::from_str_radix(&self.id, 16).unwrap_or_default();
+        self.user = Some(IDS.start() + random % count);
         set_mode(&self.dir, 0o711)?;
         set_mode(&self.dir.join("bin"), 0o755)?;
         // Root's own copy may lie where nobody else gets to.
