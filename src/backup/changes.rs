@@ -138,12 +138,14 @@ fn is_tag(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::root::Root;
 
     #[test]
     fn only_what_would_be_kept_counts_as_a_change() {
         let dir = tempfile::tempdir().unwrap();
         let (root, _) = Root::init(dir.path()).unwrap();
+        Config::lay_down(&root.config(), &root.config_copy(), false).unwrap();
         let work = root.dir().join("workspaces/a");
         for name in ["target", "src", "cached", ".git/refs/heads"] {
             fs::create_dir_all(work.join(name)).unwrap();

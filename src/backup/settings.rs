@@ -376,6 +376,7 @@ mod tests {
     fn a_key_is_made_once_and_never_for_a_repository_that_has_one_already() {
         let dir = tempfile::tempdir().unwrap();
         let (root, _) = Root::init(dir.path()).unwrap();
+        Config::lay_down(&root.config(), &root.config_copy(), false).unwrap();
         let settings = Settings::load(&root).unwrap();
         let Key::File(path) = settings.ensure_key().unwrap() else {
             panic!("a file");

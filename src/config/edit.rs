@@ -188,7 +188,7 @@ fn collect<'t>(root: &'t mut Table, found: &mut Vec<&'t mut Table>) {
 }
 
 fn edit(path: &Path, change: impl FnOnce(&str, &mut DocumentMut) -> Result<String>) -> Result<()> {
-    if super::is_blank(path) {
+    if Config::is_lost(path) {
         return super::lost(path, &super::copy_beside(path));
     }
     let bytes = files::read_optional(path)?.unwrap_or_default();

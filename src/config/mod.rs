@@ -152,7 +152,7 @@ impl Config {
     /// It is gone or blank, which is damage. A syntax error, an unknown key, a wrong type: with line
     /// and column. Two agents that share a workspace.
     pub fn load(path: &Path) -> Result<Self> {
-        if is_blank(path) {
+        if Self::is_lost(path) {
             return lost(path, &copy_beside(path));
         }
         match fs::read_to_string(path) {
@@ -197,13 +197,22 @@ impl Config {
         }
     }
 
+    /// Whether the file is gone, or blank.
+    #[must_use]
+    pub fn is_lost(path: &Path) -> bool {
+        fs::read_to_string(path).map_or_else(
+            |error| error.kind() == std::io::ErrorKind::NotFound,
+            |text| text.trim().is_empty(),
+        )
+    }
+
     /// Writes the file where it is gone or blank: as a keeper last found it good, or else with nothing
     /// but each setting explained. A template in place of a lost file would take the fleet out of it.
     ///
     /// # Errors
     /// It cannot be read or written.
     pub fn lay_down(path: &Path, copy: &Path, unattended: bool) -> Result<LaidDown> {
-        if !is_blank(path) {
+        if !Self::is_lost(path) {
             return Ok(LaidDown::Nothing);
         }
         let (text, laid_down) = match fs::read_to_string(copy) {
@@ -360,13 +369,6 @@ fn lost<T>(path: &Path, copy: &Path) -> Result<T> {
     }
     let root = path.parent().unwrap_or(path);
     refusal.hint(format!("spotkeep --root {} init", root.display()))
-}
-
-fn is_blank(path: &Path) -> bool {
-    fs::read_to_string(path).map_or_else(
-        |error| error.kind() == std::io::ErrorKind::NotFound,
-        |text| text.trim().is_empty(),
-    )
 }
 
 #[cfg(test)]

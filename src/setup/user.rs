@@ -179,18 +179,22 @@ fn look(
         && tree.join("session-state/root.json").exists()
     {
         let here = Root::open(tree)?;
-        report.inhabited = Root::is_complete(tree) && here.config().exists();
+        let lost = Config::is_lost(&here.config());
+        report.inhabited = Root::is_complete(tree) && !lost;
         report.retention = retention::days(&here.claude());
         // On a disk that is mounted for a look nobody can hold it.
         report.keeper = tree == root && LockFile::try_take(&here.lock())?.is_none();
         match Config::load_or_last_good(&here.config(), &here.config_copy()) {
             Ok((config, wrong)) => {
+                // A file that is lost is laid down again by this very run.
+                let wrong = wrong.filter(|_| !lost);
                 report
                     .problems
                     .extend(wrong.map(|error| format!("{error:#}")));
                 report.pending = machine::pending(&here, &config, machine)?;
                 pieces = config.machine.home;
             }
+            Err(_) if lost => {}
             // A machine has to come back; what the file asks for is done when it is mended.
             Err(error) => report.problems.push(format!("{error:#}")),
         }

@@ -91,6 +91,27 @@ fn a_blank_disk_becomes_a_root_and_a_second_setup_changes_nothing() {
 }
 
 #[test]
+fn a_spotkeep_toml_that_is_lost_is_laid_down_by_the_next_setup() {
+    let Some(mut vm) = Vm::new("a_spotkeep_toml_that_is_lost_is_laid_down_by_the_next_setup")
+    else {
+        return;
+    };
+    vm.disk("d", ENOUGH);
+    vm.ready("d").ok();
+    let declared = vm.root().join("spotkeep.toml");
+    let template = fs::read_to_string(&declared).unwrap();
+    fs::remove_file(&declared).unwrap();
+    vm.setup(&["--disk", "d"]).ok();
+    assert_eq!(fs::read_to_string(&declared).unwrap(), template);
+    fs::write(&declared, "\n").unwrap();
+    let last = vm.root().join("session-state/spotkeep.toml");
+    fs::write(&last, "[defaults]\n").unwrap();
+    let again = vm.setup(&["--disk", "d"]).ok();
+    assert!(again.out.contains("is as it last was"), "{again:?}");
+    assert_eq!(fs::read_to_string(&declared).unwrap(), "[defaults]\n");
+}
+
+#[test]
 fn whatever_is_on_a_disk_is_named_and_never_touched() {
     let Some(mut vm) = Vm::new("whatever_is_on_a_disk_is_named_and_never_touched") else {
         return;
