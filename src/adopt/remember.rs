@@ -7,8 +7,9 @@ use crate::claude::{self, Lookup};
 use crate::config::Config;
 use crate::error::{Hint as _, Kind, Result, anyhow};
 use crate::os::process;
+use crate::os::uuid::is_uuid;
 use crate::root::Root;
-use crate::state::{AgentName, AgentRecord, TranscriptMark, Wanted, is_uuid};
+use crate::state::{AgentName, AgentRecord, TranscriptMark, Wanted};
 
 /// What is known of the session of before.
 #[derive(Debug, Clone, PartialEq, Eq)]

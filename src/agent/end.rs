@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_ran_away_into_a_session_of_its_own_is_ended_and_nothing_else() {
-        let marker = crate::state::new_uuid();
+        let marker = crate::os::uuid::new_uuid();
         let mut parent = Command::new("sh")
             .args([
                 "-c",

@@ -13,7 +13,7 @@ use super::{Repository, Settings, Stop};
 use crate::error::{Context as _, Result, ensure};
 use crate::os::crash::{Point, point};
 use crate::os::thread;
-use crate::state::new_uuid;
+use crate::os::uuid::new_uuid;
 use crate::time::{Timestamp, short};
 
 /// What was brought back.
@@ -78,7 +78,7 @@ pub fn transcript(
 /// The repository cannot be read.
 pub fn transcripts(repository: &Repository, session_id: &str, stop: &Stop) -> Result<Vec<Version>> {
     ensure!(
-        crate::state::is_uuid(session_id),
+        crate::os::uuid::is_uuid(session_id),
         "{session_id} is not the id of a session"
     );
     let mut versions =

@@ -12,7 +12,7 @@ use super::snapshots::{self, Node};
 use super::{Repository, Settings, Stop};
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
 use crate::os::files::{self, LockFile};
-use crate::state::new_uuid;
+use crate::os::uuid::new_uuid;
 use crate::time::Timestamp;
 
 /// What a restore would do with one file.

@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::agent::read_env_file;
 use crate::config::{Backup, Config, KeepBackups};
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
+use crate::os::uuid::new_uuid;
 use crate::os::{command, files, user};
 use crate::root::Root;
-use crate::state::{self, VERSION, new_uuid};
+use crate::state::{self, VERSION};
 
 /// All that a backup needs to know.
 #[derive(Debug, Clone)]

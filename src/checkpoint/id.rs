@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::state::new_uuid;
+use crate::os::uuid::new_uuid;
 use crate::time::Timestamp;
 
 /// A name that sorts after `newest`, also when the clock was set back since.

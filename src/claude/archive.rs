@@ -12,7 +12,7 @@ use super::line;
 use super::locate::{SLUG_LIMIT, has_user_record, slug};
 use super::record::Kind;
 use super::transcript::Reader;
-use crate::state::is_uuid;
+use crate::os::uuid::is_uuid;
 use crate::time::Timestamp;
 
 /// How much of a transcript is read for its directory, at most, in bytes. It is in every record of a turn.

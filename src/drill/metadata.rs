@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::http::{Handler, Reply, Request, Server};
 use crate::error::Result;
-use crate::notice::gcp::NOTICE_KEY;
+use crate::notice::provider::NOTICE_KEY;
 
 /// Below this path lies everything.
 const BASE: &str = "/computeMetadata/v1/";

@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::Trigger;
 use crate::state::AgentName;
+use crate::state::Trigger;
 
 /// So many at once: on two cores, an agent's own work still gets one.
 const AT_ONCE: usize = 2;

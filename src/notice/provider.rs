@@ -6,6 +6,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+/// Where `spotkeep gcp` writes down the length of the notice, such as `120s`.
+pub const NOTICE_KEY: &str = "instance/attributes/spotkeep-notice";
+
 /// A cloud whose notice we understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

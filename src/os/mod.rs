@@ -19,5 +19,6 @@ pub mod terminal;
 pub mod thread;
 pub mod usage;
 pub mod user;
+pub mod uuid;
 pub mod watch;
 pub mod watched;

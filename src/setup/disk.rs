@@ -87,7 +87,7 @@ pub fn look(ask: &Ask, disk: &str) -> Result<Facts> {
             other => (other, None),
         }
     };
-    let uuid = crate::state::new_uuid();
+    let uuid = crate::os::uuid::new_uuid();
     let (kind, id) = match &content {
         Content::Filesystem(filesystem) => (filesystem.kind, filesystem.uuid.clone()),
         _ => (Kind::Ext4, uuid.clone()),

@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::error::{Context as _, Result, bail, ensure};
 use crate::os::place::Place;
 use crate::os::process::{self, Signal, with_marker};
+use crate::os::uuid;
 use crate::root::Root;
 use crate::state::{self, VERSION};
 use crate::time::Timestamp;
@@ -68,7 +69,7 @@ pub enum Ran {
 #[must_use]
 pub fn id(place: &Place) -> Option<String> {
     let text = fs::read_to_string(place.at(STAMP)).ok()?;
-    state::is_uuid(text.trim()).then(|| text.trim().to_owned())
+    uuid::is_uuid(text.trim()).then(|| text.trim().to_owned())
 }
 
 /// Gives this boot disk an id.
@@ -79,7 +80,7 @@ pub fn stamp(place: &Place) -> Result<String> {
     if let Some(id) = id(place) {
         return Ok(id);
     }
-    let (id, path) = (state::new_uuid(), place.at(STAMP));
+    let (id, path) = (uuid::new_uuid(), place.at(STAMP));
     let dir = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     crate::os::files::write_atomic(&path, format!("{id}\n").as_bytes())?;
@@ -153,7 +154,7 @@ fn execute(root: &Root, script: &Path) -> Result<()> {
     let path = root.absolute(script);
     let log = root.session_state().join(LOG);
     let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    let marker = format!("SPOTKEEP_NEW_MACHINE={}", state::new_uuid());
+    let marker = format!("SPOTKEEP_NEW_MACHINE={}", uuid::new_uuid());
     let (key, value) = marker.split_once('=').unwrap_or_default();
     let mut child = Command::new(&path)
         .current_dir(root.dir())

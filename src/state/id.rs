@@ -1,4 +1,4 @@
-//! Names and ids. The only module that names `uuid`.
+//! Names of agents, and ids of saves.
 
 use std::fmt;
 use std::ops::Deref;
@@ -7,12 +7,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::{Error, Hint as _, Kind, Result, anyhow, hint_of};
-
-/// A new random id (version 4), as Claude Code wants session ids.
-#[must_use]
-pub fn new_uuid() -> String {
-    Uuid::new_v4().to_string()
-}
 
 /// A new id that comes after `last`: in the order of time (version 7), and also where the clock was set back.
 #[must_use]
@@ -28,12 +22,6 @@ pub fn new_save_id(last: Option<&str>) -> String {
             Uuid::from_u128(time << 80 | rest).to_string()
         }
     }
-}
-
-/// Whether a text is a UUID in its usual form.
-#[must_use]
-pub fn is_uuid(text: &str) -> bool {
-    text.len() == 36 && Uuid::parse_str(text).is_ok()
 }
 
 /// The longest agent name, in bytes: it is a file name, a tmux session and a line in a table.
@@ -152,7 +140,7 @@ mod tests {
             // A thousandth of a second after the last one, and else an id of version 7 like any other.
             let time = format!("ff000000-000{nth}-7");
             assert!(
-                next > last && next.starts_with(&time) && is_uuid(&next),
+                next > last && next.starts_with(&time) && crate::os::uuid::is_uuid(&next),
                 "{next} {last}"
             );
             assert_ne!(next[24..], last[24..], "by chance, too");
@@ -203,16 +191,5 @@ mod tests {
         let numbered = AgentName::any().numbered(2);
         assert_eq!(numbered.as_ref().map(AgentName::as_str), Some("agent-2"));
         assert_eq!(AgentName::new(&full).unwrap().numbered(2), None);
-    }
-
-    #[test]
-    fn an_id_is_a_uuid_as_claude_writes_it_and_no_two_are_the_same() {
-        let (one, two) = (new_uuid(), new_uuid());
-        assert!(is_uuid(&one) && is_uuid(&two) && one != two);
-        assert_eq!(&one[14..15], "4", "{one}");
-        let bare = one.replace('-', "");
-        for other in [&bare, &format!("{{{one}}}"), &format!("{bare}----"), ""] {
-            assert!(!is_uuid(other), "{other}");
-        }
     }
 }

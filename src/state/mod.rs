@@ -11,6 +11,7 @@ mod manifest;
 pub mod recall;
 mod record;
 mod root_file;
+mod trigger;
 
 use std::path::Path;
 
@@ -21,7 +22,7 @@ use crate::error::{Context as _, Hint as _, Result};
 use crate::os::files;
 
 pub use cause::Cause;
-pub use id::{AgentName, is_uuid, new_save_id, new_uuid};
+pub use id::{AgentName, new_save_id};
 pub use journal::{Change, How, Journal, Line, What, each_line, lines, lines_of_tail, parse_line};
 pub use manifest::{
     AgentSaved, Manifest, Stages, WorkspaceSaved, all as all_manifests,
@@ -30,6 +31,7 @@ pub use manifest::{
 };
 pub use record::{AgentRecord, AgentState, Launch, TranscriptMark, Wanted};
 pub use root_file::{Fleet, RootFile};
+pub use trigger::Trigger;
 
 /// The version that this build writes into every file.
 pub const VERSION: u32 = 1;

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{AgentName, Cause, VERSION, new_uuid};
+use super::{AgentName, Cause, VERSION};
 use crate::os::process::ProcessId;
+use crate::os::uuid::new_uuid;
 
 /// What the user last said of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{VERSION, new_uuid};
+use super::VERSION;
 use crate::os::user;
+use crate::os::uuid::new_uuid;
 use crate::time::Timestamp;
 
 /// Whether the fleet as a whole is wanted; it outlives a reboot.

@@ -18,8 +18,9 @@ use std::time::Duration;
 use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::git::{self, without_secret};
 use crate::os::command;
+use crate::os::uuid::new_uuid;
 use crate::root::Root;
-use crate::state::{AgentName, new_uuid};
+use crate::state::AgentName;
 
 /// Anything but a download or a checkout.
 const SHORT: Duration = Duration::from_secs(60);

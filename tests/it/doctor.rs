@@ -8,8 +8,8 @@ use std::process::Command;
 
 use serde_json::Value;
 use spotkeep::os::user;
+use spotkeep::os::uuid::new_uuid;
 use spotkeep::setup::login_line;
-use spotkeep::state::new_uuid;
 use spotkeep::systemd::install;
 use spotkeep::systemd::units::{ALL, UNIT_DIR, UnitPaths};
 

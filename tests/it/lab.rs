@@ -53,7 +53,7 @@ impl Lab {
 
     /// No root yet.
     pub fn bare() -> Self {
-        let id = spotkeep::state::new_uuid();
+        let id = spotkeep::os::uuid::new_uuid();
         // Short: a socket's path may have 108 bytes. Where tests are contained this is memory, so that no
         // sync waits for a disk: what a sync is worth is proved by the power cuts.
         let dir = std::env::temp_dir().join(format!("sk-{}", &id[..8]));

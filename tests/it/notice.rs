@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use spotkeep::drill::metadata::Fault;
-use spotkeep::notice::gcp::NOTICE_KEY;
+use spotkeep::notice::provider::NOTICE_KEY;
 use spotkeep::os::process::Signal;
 
 use crate::lab::Lab;

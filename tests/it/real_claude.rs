@@ -225,7 +225,7 @@ impl Person {
 
     fn with(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) -> Self {
         // Of its own: the server of the one before may still hold its socket.
-        let id = spotkeep::state::new_uuid();
+        let id = spotkeep::os::uuid::new_uuid();
         let dir = lab.dir.join(format!("person-{}", &id[..8]));
         fs::create_dir_all(&dir).unwrap();
         let (tmux, name) = (Tmux::new(&dir), AgentName::new("person").unwrap());

@@ -198,7 +198,7 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
         }
     }
     let lab = Lab::new();
-    let id = spotkeep::state::new_uuid().replace('-', "");
+    let id = spotkeep::os::uuid::new_uuid().replace('-', "");
     let secret = |of: &str| format!("sk-{of}-{}", &id[..20]);
     let (of_agent, of_webhook, of_push, of_login, of_copy) = (
         secret("agent"),

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::super::Deadline;
-use super::super::provider::{Choice, Provider};
+use super::super::provider::{Choice, NOTICE_KEY, Provider};
 use super::question::{Answer, Request};
 use crate::error::{Context as _, Hint as _, Result, bail, ensure};
 use crate::http::{Client, Failure, Reply};
@@ -30,9 +30,6 @@ const RETRY_EVERY: Duration = Duration::from_millis(250);
 
 /// The longest notice that there is.
 const LONGEST_NOTICE: Duration = Duration::from_secs(120);
-
-/// Where `spotkeep gcp` writes down the length of the notice, such as `120s`.
-pub const NOTICE_KEY: &str = "instance/attributes/spotkeep-notice";
 
 /// A metadata server.
 #[derive(Debug, Clone)]

@@ -15,7 +15,7 @@ use crate::error::{Context as _, Result};
 use crate::http::Client;
 use crate::os::thread;
 
-pub use metadata::{Metadata, NOTICE_KEY};
+pub use metadata::Metadata;
 pub use poller::{Health, Poller, Seen, Step};
 pub use question::{Answer, Request};
 

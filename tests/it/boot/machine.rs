@@ -43,7 +43,7 @@ impl<'r> Machine<'r> {
     pub fn new(room: &'r Room) -> Self {
         let boot_disk = room
             .dir
-            .join(format!("boot-{}", &spotkeep::state::new_uuid()[..8]));
+            .join(format!("boot-{}", &spotkeep::os::uuid::new_uuid()[..8]));
         for name in ["upper", "work", "root"] {
             fs::create_dir_all(boot_disk.join(name)).unwrap();
         }

@@ -119,7 +119,7 @@ impl Groups {
         for place in &places {
             remove_forsaken(place);
         }
-        let name = format!("{GROUP}{}", &spotkeep::state::new_uuid()[..8]);
+        let name = format!("{GROUP}{}", &spotkeep::os::uuid::new_uuid()[..8]);
         let made = places.iter().map(|place| group(&place.join(&name)));
         Self(made.collect())
     }

@@ -25,7 +25,7 @@ fn sh(line: &str) -> Output {
 
 impl Vm {
     fn new() -> Self {
-        let id = spotkeep::state::new_uuid();
+        let id = spotkeep::os::uuid::new_uuid();
         let dir = std::env::temp_dir().join(format!("sk-boot-{}", &id[..8]));
         for name in ["by-id", "run", "lib", "mnt"] {
             fs::create_dir_all(dir.join(name)).unwrap();

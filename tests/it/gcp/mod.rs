@@ -51,7 +51,7 @@ pub fn on_a_laptop<Play: Fn(&Laptop)>(play: Play) {
 
 impl Laptop {
     fn new() -> Self {
-        let id = spotkeep::state::new_uuid();
+        let id = spotkeep::os::uuid::new_uuid();
         let dir = std::env::temp_dir().join(format!("sk-gcp-{}", &id[..8]));
         for name in ["home/.ssh", "bin", "gcloud"] {
             fs::create_dir_all(dir.join(name)).unwrap();
