@@ -6,35 +6,33 @@
 //! |---|---|
 //! | [`cli`] | one file per verb: arguments in, text out, no decisions |
 //! | [`top`] | the fleet on a screen: a pure model and a pure view, a feed that waits for changes
-//! | [`keeper`] | the daemon: a pure [`keeper::core`] that decides, one loop, edges that act, the control socket |
-//! | [`save`], [`restore`] | the two journeys: from a notice to *safe*; from a new life to resumed agents |
+//! | [`keeper`] | the daemon: a pure [`supervisor`] that decides, one loop, edges that act, the control socket |
+//! | [`save`], [`resume`] | the two journeys: from a notice to *safe*; from a new life to resumed agents |
 //! | [`adopt`] | sessions that exist already become agents |
 //! | [`setup`], [`doctor`] | a VM made ready, and looked over |
 //! | [`gcp`] | the VM from outside: made with gcloud so that it comes back by itself |
 //! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own ledger |
 //! | [`report`] | what became of the fleet over a week, out of the journal: figures, and a page to look at |
-//! | [`agent`] | how one agent becomes claude, how it ends, when and how many are started again |
-//! | [`notice`] | who can tell that the machine is about to end; one [`notice::Notice`], one [`notice::Deadline`] |
+//! | [`metadata`] | the metadata server of a cloud: who tells that the machine is about to end |
+//! | [`supervisor`] | what is decided, purely: events in, actions out; one [`supervisor::notice::Notice`] |
 //! | [`notify`] | telling somebody else: a webhook, a command |
 //! | [`backup`] | history in a restic repository: made, copied, checked, given back |
 //! | [`checkpoint`] | uncommitted work as hidden commits: taken, listed, thinned, given back |
 //! | [`storage`], [`systemd`] | the disk, its mount and the links to it; units, cgroups, the word to the service manager |
-//! | [`workspace`], [`git`] | where an agent works; the real git, with nothing of the repository executed |
 //! | [`claude`] | all that is known of Claude Code; nothing else knows it |
 //! | [`tmux`] | our own tmux server, one session per agent |
-//! | [`root`], [`state`], [`config`] | the directory that survives: its layout, what we remember in it, what the user declares |
-//! | [`os`], [`http`], [`time`], [`error`] | files, processes, signals; one blocking GET; clocks; errors with hints |
+//! | [`state`] | the directory that survives: its layout, what we remember in it, what the user declares |
+//! | [`sys`] | files, processes, signals; one blocking GET; clocks; errors with hints |
 //!
-//! Arrows run downwards: a room uses rooms below it. (Two types are borrowed from above: [`config`] reads a
-//! [`notice::provider::Choice`], [`tmux`] tells an [`agent::Exit`].)
+//! Arrows run downwards: a room uses rooms below it.
 //!
 //! # The way of the data
 //!
 //! Signals, the metadata server, the control socket, Claude's session files and the ends of processes become
-//! [events](keeper::core::Event). The core takes one at a time, together with the time, and answers with
-//! [actions](keeper::core::Action); the edges do them, and what comes of them are events again. A notice is one
-//! action, [`keeper::core::Action::Save`], and one journey, [`save::Save::run_final`]; each start goes through
-//! [`restore::prepare`], is made durable, and only then through [`restore::run`].
+//! [events](supervisor::Event). The core takes one at a time, together with the time, and answers with
+//! [actions](supervisor::Action); the edges do them, and what comes of them are events again. A notice is one
+//! action, [`supervisor::Action::Save`], and one journey, [`save::Save::run_final`]; each start goes through
+//! [`resume::prepare`], is made durable, and only then through [`resume::run`].
 //!
 //! # What always holds
 //!
@@ -58,33 +56,26 @@
 )]
 
 pub mod adopt;
-pub mod agent;
 pub mod backup;
 pub mod checkpoint;
 pub mod claude;
 pub mod cli;
-pub mod config;
 pub mod doctor;
 pub mod drill;
-pub mod error;
 pub mod gcp;
-pub mod git;
-pub mod http;
 pub mod keeper;
-pub mod notice;
+pub mod metadata;
 pub mod notify;
-pub mod os;
 pub mod report;
-pub mod restore;
-pub mod root;
+pub mod resume;
 pub mod save;
 pub mod setup;
 pub mod state;
 pub mod storage;
+pub mod supervisor;
+pub mod sys;
 pub mod systemd;
-pub mod time;
 pub mod tmux;
 pub mod top;
 #[cfg(test)]
 mod wait;
-pub mod workspace;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use spotkeep::drill::sandbox::Sandbox;
-use spotkeep::error::{Context as _, Result, ensure};
+use spotkeep::sys::error::{Context as _, Result, ensure};
 
 use super::options::Options;
 use super::place::{Place, run, say};

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use spotkeep::agent::{self, Limits};
-use spotkeep::claude::launch;
-use spotkeep::config::Config;
+use spotkeep::claude::command_line;
 use spotkeep::drill::session_file::live;
-use spotkeep::error::{Context as _, Result};
-use spotkeep::keeper::runtime::Holder;
-use spotkeep::os::watch::Watch;
-use spotkeep::root::Root;
+use spotkeep::keeper::runtime_dir::Holder;
+use spotkeep::state::config::Config;
+use spotkeep::state::layout::Root;
+use spotkeep::supervisor::start_limits::Limits;
+use spotkeep::sys::error::{Context as _, Result};
+use spotkeep::sys::inotify::Watch;
 
 use super::fleet::Fleet;
 use super::place::run;
@@ -89,8 +89,8 @@ fn commands(root: &Root) -> Result<Vec<Command>> {
             &cwd,
         ];
         let mut arguments = fixed.map(str::to_owned).to_vec();
-        let environment = agent::environment(root, &config, agent)?;
-        for (key, value) in launch::environment(&root.claude())
+        let environment = spotkeep::keeper::agent_exec::environment(root, &config, agent)?;
+        for (key, value) in command_line::environment(&root.claude())
             .into_iter()
             .chain(environment)
         {

@@ -6,18 +6,18 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use spotkeep::drill::ledger::Ledger;
-use spotkeep::drill::metadata::Metadata;
-use spotkeep::drill::model::Model;
+use spotkeep::drill::fake_api::Model;
+use spotkeep::drill::fake_api::log::Ledger;
+use spotkeep::drill::fake_api::script::OPEN_FILE;
+use spotkeep::drill::fake_metadata::Metadata;
 use spotkeep::drill::sandbox::{Sandbox, point_at};
-use spotkeep::drill::script::OPEN_FILE;
 use spotkeep::drill::session_file::{Live, live};
-use spotkeep::error::{Context as _, Result, bail, ensure};
-use spotkeep::keeper::runtime::Holder;
-use spotkeep::os::watch::Watch;
-use spotkeep::root::Root;
+use spotkeep::keeper::runtime_dir::Holder;
+use spotkeep::state::layout::Root;
 use spotkeep::state::{Manifest, latest_manifest};
-use spotkeep::time::Timestamp;
+use spotkeep::sys::error::{Context as _, Result, bail, ensure};
+use spotkeep::sys::inotify::Watch;
+use spotkeep::sys::time::Timestamp;
 use spotkeep::tmux::Tmux;
 
 use super::place::Place;

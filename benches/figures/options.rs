@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use spotkeep::error::{Context as _, Result, bail, ensure};
+use spotkeep::sys::error::{Context as _, Result, bail, ensure};
 
 use super::FIGURES;
 

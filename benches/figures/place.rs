@@ -7,10 +7,10 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use spotkeep::drill::program;
+use spotkeep::drill::claude_program;
 use spotkeep::drill::sandbox::Sandbox;
-use spotkeep::error::{Context as _, Result, ensure};
-use spotkeep::os::{command, process, signal};
+use spotkeep::sys::error::{Context as _, Result, ensure};
+use spotkeep::sys::{command, process, signal};
 
 use super::options::Options;
 
@@ -23,10 +23,10 @@ static OPEN: Mutex<Vec<Weak<Sandbox>>> = Mutex::new(Vec::new());
 /// Starts this program again where there is no network but loopback, and waits for it. `None`:
 /// we are there already, or are not root and cannot go there.
 pub fn isolate() -> Result<Option<ExitCode>> {
-    if std::env::var_os(INSIDE).is_some() || !program::can_isolate() {
+    if std::env::var_os(INSIDE).is_some() || !claude_program::can_isolate() {
         return Ok(None);
     }
-    let mut command = program::isolated(
+    let mut command = claude_program::isolated(
         // Should this process end, the one inside is told, and clears up.
         "ip link set lo up && exec setpriv --pdeathsig TERM \"$0\" \"$@\"",
     );
@@ -88,7 +88,7 @@ impl Place {
         }
         let sandbox = place.sandbox(false)?;
         for claude in &place.claudes {
-            let version = program::version(claude, sandbox.command(claude))?;
+            let version = claude_program::version(claude, sandbox.command(claude))?;
             place.versions.push(version);
         }
         Ok(place)
@@ -143,7 +143,7 @@ fn claudes(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
         }
         return named.iter().map(|path| Ok(path.canonicalize()?)).collect();
     }
-    let Some(found) = program::find(None)? else {
+    let Some(found) = claude_program::find(None)? else {
         return Ok(Vec::new());
     };
     let fetched = fs::read_dir(".claude-bin").into_iter().flatten();

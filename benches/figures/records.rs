@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use spotkeep::drill::Report;
-use spotkeep::error::{Context as _, Result};
-use spotkeep::os::command;
+use spotkeep::sys::command;
+use spotkeep::sys::error::{Context as _, Result};
 
 use super::options::Options;
 use super::place::{Place, say};

@@ -9,9 +9,9 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
-use spotkeep::http::{Client, Failure, MAX_BODY, Reply};
-use spotkeep::notice::gcp::{Answer, Metadata, Poller, Request, Seen};
-use spotkeep::time::{parse_age, parse_duration};
+use spotkeep::metadata::gcp::{Answer, Metadata, Poller, Request, Seen};
+use spotkeep::sys::http::{Client, Failure, MAX_BODY, Reply};
+use spotkeep::sys::time::{parse_age, parse_duration};
 
 /// Answers as the input says, and looks at what follows.
 pub fn check(bytes: &[u8]) {

@@ -1,13 +1,13 @@
 //! `sessions/<pid>.json`, which Claude writes of itself, read by the program and, apart from it, by the drill; and the line
 //! of `/proc/PID/stat` that tells whether its process still runs.
 
-use spotkeep::claude::{Status, session};
+use spotkeep::claude::{Status, session_file};
 use spotkeep::drill::session_file as drill;
-use spotkeep::os::process::parse_stat;
+use spotkeep::sys::process::parse_stat;
 
 /// Both readers agree on what they both read.
 pub fn check(bytes: &[u8]) {
-    let file = session::parse(bytes);
+    let file = session_file::parse(bytes);
     let live = drill::parse(bytes);
     if let (Some(file), Some((process, live))) = (&file, &live) {
         assert_eq!(file.process, *process);
@@ -25,7 +25,7 @@ pub fn check(bytes: &[u8]) {
     }
     // What was cut is no file: a torn one is never taken for another session's.
     let cut = &bytes[..super::choice(bytes, bytes.len())];
-    if let (Some(file), Some(torn)) = (file, session::parse(cut)) {
+    if let (Some(file), Some(torn)) = (file, session_file::parse(cut)) {
         assert_eq!(file, torn);
     }
     a_process_may_be_called_anything(bytes);

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use spotkeep::state::{
-    self, AgentName, AgentRecord, Journal, Line, Manifest, RootFile, What, recall,
+    self, AgentName, AgentRecord, Journal, Line, Manifest, RootFile, What, rebuild,
 };
 
 /// Reads the bytes as each of these files.
@@ -88,7 +88,7 @@ fn all_readers_of_the_journal_agree(path: &Path, bytes: &[u8]) -> Vec<Line> {
 
 fn what_is_recalled_was_written(lines: &[Line], save: &Path) {
     let mut root = RootFile::new("/root".into());
-    if recall::root(&mut root, lines) {
+    if rebuild::root(&mut root, lines) {
         assert!(lines.iter().all(|line| line.epoch <= root.epoch));
         assert!(lines.iter().any(|line| line.root_id == root.root_id));
     }
@@ -104,7 +104,7 @@ fn what_is_recalled_was_written(lines: &[Line], save: &Path) {
         let mut record = AgentRecord::new(name, "workspaces/a".into());
         let minted = record.session_id.clone();
         // An agent that had a session is never begun anew.
-        let known = recall::agent(&mut record, lines, save.as_ref());
+        let known = rebuild::agent(&mut record, lines, save.as_ref());
         assert_eq!(known, record.session_id != minted);
         assert!(!record.past_sessions.contains(&record.session_id));
     }

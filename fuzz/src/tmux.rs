@@ -1,9 +1,9 @@
 //! What tmux prints: the list of panes, the end of a process, and screens, on which an agent can show anything.
 
-use spotkeep::agent::Exit;
-use spotkeep::claude::input::{InputBox, pasteable};
+use spotkeep::claude::input_box::{InputBox, pasteable};
 use spotkeep::claude::screen;
 use spotkeep::state::AgentName;
+use spotkeep::sys::exit::Exit;
 use spotkeep::tmux::output;
 
 /// Reads it as each of them.

@@ -4,11 +4,12 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
 
-use spotkeep::claude::note::{self, Cause, Cut};
-use spotkeep::claude::said::said;
-use spotkeep::claude::story::Story;
-use spotkeep::claude::{Kind, Mark, Reader, Record, Tail, TailState, archive, tail};
-use spotkeep::time::Timestamp;
+use spotkeep::claude::resume_note::{self, Cause, Cut};
+use spotkeep::claude::transcript::render::said;
+use spotkeep::claude::transcript::summary::Story;
+use spotkeep::claude::transcript::{index, tail};
+use spotkeep::claude::{Kind, Mark, Reader, Record, Tail, TailState};
+use spotkeep::sys::time::Timestamp;
 
 /// What Claude writes next, behind whatever is there.
 const NEXT: &str = r#"{"type":"custom-title","customTitle":"next","sessionId":"s"}"#;
@@ -23,7 +24,7 @@ pub fn check(bytes: &[u8]) {
     a_tail_is_the_end_of_the_whole(&path, bytes, &whole, at);
     what_is_told_is_for_a_terminal(&whole);
     the_end_says_what_all_of_it_says(&path, &whole, at);
-    archive::about(&path).unwrap();
+    index::about(&path).unwrap();
     a_reader_that_looks_in_between_sees_the_same(&path, bytes, at);
     a_cut_costs_one_record(&path, bytes, at);
 }
@@ -119,9 +120,9 @@ fn a_note_can_be_an_argument(state: &TailState) {
         workspace: None,
         brought_back: &[],
     };
-    let details = note::details(&cut);
+    let details = resume_note::details(&cut);
     assert!(queued.iter().all(|queued| details.contains(queued)));
-    if let Some(note) = note::prompt(&cut, Path::new("/root/note.md")) {
+    if let Some(note) = resume_note::prompt(&cut, Path::new("/root/note.md")) {
         assert!(!note.contains(char::is_control), "{note:?}");
         assert!(note.len() < 4_000, "{}", note.len());
     }

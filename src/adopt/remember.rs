@@ -4,12 +4,12 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::claude::{self, Lookup};
-use crate::config::Config;
-use crate::error::{Hint as _, Kind, Result, anyhow};
-use crate::os::process;
-use crate::os::uuid::is_uuid;
-use crate::root::Root;
+use crate::state::config::Config;
+use crate::state::layout::Root;
 use crate::state::{AgentName, AgentRecord, TranscriptMark, Wanted};
+use crate::sys::error::{Hint as _, Kind, Result, anyhow};
+use crate::sys::process;
+use crate::sys::uuid::is_uuid;
 
 /// What is known of the session of before.
 #[derive(Debug, Clone, PartialEq, Eq)]

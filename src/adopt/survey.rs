@@ -7,17 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::place::{self, Place};
-use crate::agent;
-use crate::claude::archive::{self, Conversation};
-use crate::claude::{self, SessionFile, Status, jobs, session};
-use crate::config::Config;
-use crate::error::{Context as _, Result};
-use crate::os::others;
-use crate::os::process::{self, ProcessId};
-use crate::os::user;
-use crate::root::Root;
+use crate::claude::transcript::index::{self, Conversation};
+use crate::claude::{self, SessionFile, Status, background_jobs, session_file};
+use crate::state::config::Config;
+use crate::state::layout::Root;
 use crate::state::{AgentName, AgentRecord};
-use crate::time::Timestamp;
+use crate::sys::error::{Context as _, Result};
+use crate::sys::proc_usage_others;
+use crate::sys::process::{self, ProcessId};
+use crate::sys::time::Timestamp;
+use crate::sys::user;
 
 /// A session that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +105,7 @@ pub struct Survey {
 /// # Errors
 /// A configuration directory, or the records, cannot be read.
 pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey> {
-    let processes = others::mine();
+    let processes = proc_usage_others::mine();
     let dirs = config_dirs(root, more, &processes);
     let records = root.all_records()?;
     let mut all = BTreeMap::<String, Vec<(Conversation, &PathBuf)>>::new();
@@ -114,7 +113,7 @@ pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey
     let mut jobs_by_session = BTreeMap::new();
     let mut notes = Vec::new();
     for dir in &dirs {
-        let looked = archive::conversations(dir)
+        let looked = index::conversations(dir)
             .with_context(|| format!("cannot look for sessions in {}", dir.display()));
         let conversations = match looked {
             Ok(conversations) => conversations,
@@ -129,10 +128,10 @@ pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey
             let same = all.entry(one.session_id.clone()).or_default();
             same.push((one, dir));
         }
-        for file in session::live(dir) {
+        for file in session_file::live(dir) {
             live.insert(file.session_id.clone(), file);
         }
-        for job in jobs::all(dir) {
+        for job in background_jobs::all(dir) {
             jobs_by_session.insert(job.session_id.clone(), job);
         }
     }
@@ -152,7 +151,7 @@ pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey
             .filter(|path| !begins_with(&one.transcript, path))
             .cloned();
         let job = jobs_by_session.get(&session_id);
-        let about = match archive::about(&one.transcript) {
+        let about = match index::about(&one.transcript) {
             Ok(about) => about,
             Err(error) => {
                 notes.push(format!("cannot read {}: {error}", one.transcript.display()));
@@ -208,13 +207,13 @@ pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey
 }
 
 /// What a resume has to be given again.
-fn arguments_of(process: Option<&SessionFile>, job: Option<&jobs::Job>) -> Vec<String> {
+fn arguments_of(process: Option<&SessionFile>, job: Option<&background_jobs::Job>) -> Vec<String> {
     let words = match (process, job) {
         (_, Some(job)) => job.arguments.clone(),
-        (Some(file), None) => others::arguments(file.process.pid),
+        (Some(file), None) => proc_usage_others::arguments(file.process.pid),
         (None, None) => Vec::new(),
     };
-    claude::launch::kept(&words)
+    claude::command_line::kept(&words)
 }
 
 /// The root's, the user's own, those that are named, and those of processes that run.
@@ -226,8 +225,10 @@ fn config_dirs(root: &Root, more: &[PathBuf], processes: &[(ProcessId, String)])
     // An agent of another root is in good hands.
     let of_processes = processes
         .iter()
-        .filter(|(process, _)| others::variable(process.pid, agent::MARKER).is_none())
-        .filter_map(|(process, _)| others::variable(process.pid, "CLAUDE_CONFIG_DIR"))
+        .filter(|(process, _)| {
+            proc_usage_others::variable(process.pid, crate::keeper::terminate::MARKER).is_none()
+        })
+        .filter_map(|(process, _)| proc_usage_others::variable(process.pid, "CLAUDE_CONFIG_DIR"))
         .map(PathBuf::from);
     let mut dirs = Vec::new();
     let all = [root.claude()]
@@ -259,8 +260,9 @@ fn homes() -> Vec<PathBuf> {
 
 fn live_of(file: &SessionFile) -> Live {
     let pid = file.process.pid;
-    let tmux = others::variable(pid, "TMUX").and_then(|value| value.into_string().ok());
-    let pane = others::variable(pid, "TMUX_PANE").and_then(|value| value.into_string().ok());
+    let tmux = proc_usage_others::variable(pid, "TMUX").and_then(|value| value.into_string().ok());
+    let pane =
+        proc_usage_others::variable(pid, "TMUX_PANE").and_then(|value| value.into_string().ok());
     let socket = tmux.and_then(|tmux| Some(PathBuf::from(tmux.split(',').next()?)));
     let status = file.status.as_ref().map(|status| match status {
         Status::Busy => "busy".to_owned(),
@@ -280,14 +282,14 @@ fn live_of(file: &SessionFile) -> Live {
             .zip(pane)
             .map(|(socket, id)| Pane { socket, id })
             .filter(|pane| !pane.socket.as_os_str().is_empty()),
-        kept: others::variable(pid, agent::MARKER).is_some(),
+        kept: proc_usage_others::variable(pid, crate::keeper::terminate::MARKER).is_some(),
         background: file.kind.as_deref() == Some("bg"),
     }
 }
 
 /// Whether the process of a job that was stopped has ended, or does so within moments: `claude stop` says that it is
 /// done 0.1 to 0.4 s before (measured on 2.1.197 and 2.1.330).
-fn ends_now(job: &jobs::Job, process: ProcessId) -> bool {
+fn ends_now(job: &background_jobs::Job, process: ProcessId) -> bool {
     let stopped = job.state.as_deref() == Some("stopped");
     stopped
         && process
@@ -314,11 +316,11 @@ fn unknown<'a>(
         .iter()
         .filter(|(process, name)| name == "claude" && !known.contains(process));
     silent
-        .filter(|(process, _)| others::variable(process.pid, agent::MARKER).is_none())
+        .filter(|(process, _)| proc_usage_others::variable(process.pid, crate::keeper::terminate::MARKER).is_none())
         // Helpers of a Claude carry its name too.
         .filter(|(process, _)| process::session_of(process.pid) == Some(process.pid))
         .filter(|(process, _)| {
-            let words = others::arguments(process.pid);
+            let words = proc_usage_others::arguments(process.pid);
             // Without words it has ended, or is just becoming another program.
             !words.is_empty() && !is_of_the_daemon(&words)
         })

@@ -9,18 +9,19 @@ use super::place::{Place, Tie};
 use super::plan::{Entry, How, Verdict};
 use super::remember::{Past, remember};
 use super::survey::{Found, Live};
-use crate::claude::{archive, session};
-use crate::config;
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
-use crate::git;
-use crate::os::command;
-use crate::os::dirs::rename_new;
-use crate::os::files;
-use crate::os::process::{self, Signal};
-use crate::root::Root;
+use crate::checkpoint::git;
+use crate::checkpoint::workspace;
+use crate::claude::session_file;
+use crate::claude::transcript::index;
+use crate::state::config;
+use crate::state::layout::Root;
 use crate::state::{TranscriptMark, Wanted};
-use crate::storage::{copy, links};
-use crate::workspace;
+use crate::storage::{links, merge_tree};
+use crate::sys::command;
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
+use crate::sys::files;
+use crate::sys::process::{self, Signal};
+use crate::sys::secure_dir::rename_new;
 
 /// How long a Claude that is ended may take: some hundred milliseconds, and what a hook of the user's takes.
 const END_LIMIT: Duration = Duration::from_secs(15);
@@ -121,7 +122,7 @@ fn end(live: &Live) -> Result<String> {
 }
 
 fn refuse_open(found: &Found) -> Result<()> {
-    let open = session::live(&found.config_dir);
+    let open = session_file::live(&found.config_dir);
     if let Some(file) = open.iter().find(|file| file.session_id == found.session_id) {
         return Err(anyhow!("it is open in pid {}", file.process.pid))
             .hint("leave it with /exit")
@@ -163,9 +164,9 @@ fn refuse_used(workspace: &Path) -> Result<()> {
 fn bring_words(root: &Root, found: &Found, workspace: &Path) -> Result<PathBuf> {
     let old = found.transcript.parent().and_then(Path::file_name);
     let old = old.unwrap_or_default().to_string_lossy().into_owned();
-    let new = archive::folder(workspace).unwrap_or_else(|| old.clone());
+    let new = index::folder(workspace).unwrap_or_else(|| old.clone());
     let claude = root.claude();
-    let pairs = archive::belongings(&found.session_id, &old, &new);
+    let pairs = index::belongings(&found.session_id, &old, &new);
     let is_here = root.holds(&found.config_dir);
     for (from, to) in &pairs {
         let (from, to) = (found.config_dir.join(from), claude.join(to));
@@ -189,12 +190,12 @@ fn bring_words(root: &Root, found: &Found, workspace: &Path) -> Result<PathBuf> 
 fn copied(from: &Path, to: &Path, is_shared: bool) -> Result<()> {
     let parent = to.parent().unwrap_or(Path::new("/"));
     files::create_private_dir(parent)?;
-    copy::ensure_room(copy::weigh(from)?.1, parent)?;
-    let merged = copy::merge(from, to)?;
+    merge_tree::ensure_room(merge_tree::weigh(from)?.1, parent)?;
+    let merged = merge_tree::merge(from, to)?;
     if let Some(kept) = merged.kept.first().filter(|_| !is_shared) {
         bail!("{} holds something else already", to.join(kept).display());
     }
-    copy::verify(from, to, &merged)?;
+    merge_tree::verify(from, to, &merged)?;
     Ok(())
 }
 
@@ -209,9 +210,9 @@ fn rename(from: &Path, to: &Path) -> Result<()> {
 /// Copies a workspace aside, compares, and gives it its name. The original stays.
 fn copy_workspace(from: &Path, to: &Path) -> Result<String> {
     let parent = to.parent().unwrap_or(Path::new("/"));
-    copy::ensure_room(copy::weigh(from)?.1, parent)?;
+    merge_tree::ensure_room(merge_tree::weigh(from)?.1, parent)?;
     let draft = draft(to);
-    let merged = copy::merge(from, &draft)?;
+    let merged = merge_tree::merge(from, &draft)?;
     if let Some(kept) = merged.kept.first() {
         bail!(
             "{} was changed since it was copied in part; remove {} and try again",
@@ -219,7 +220,7 @@ fn copy_workspace(from: &Path, to: &Path) -> Result<String> {
             draft.display()
         );
     }
-    copy::verify(from, &draft, &merged)?;
+    merge_tree::verify(from, &draft, &merged)?;
     files::sync_filesystem(parent)?;
     settle(&draft, to)?;
     Ok(format!(
@@ -269,7 +270,7 @@ fn settle(from: &Path, to: &Path) -> Result<()> {
     Ok(files::sync_dir(to.parent().unwrap_or(Path::new("/")))?)
 }
 
-fn is_another_filesystem(error: &crate::error::Error) -> bool {
+fn is_another_filesystem(error: &crate::sys::error::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == io::ErrorKind::CrossesDevices)

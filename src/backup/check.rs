@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::engine::{LONG, SHORT, Trouble, trouble};
+use super::restic::{LONG, SHORT, Trouble, trouble};
 use super::{Repository, Stop};
-use crate::error::{Context as _, Result};
-use crate::os::watched;
+use crate::sys::error::{Context as _, Result};
+use crate::sys::watched;
 
 /// Files given to one `sha256sum`.
 const BATCH: usize = 500;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::engine::{self, LONG, Restic, SHORT, Trouble};
+use super::restic::{self, LONG, Restic, SHORT, Trouble};
 use super::state::Copied;
-use super::{BackupState, Repository, Settings, Stop, check, tend};
-use crate::error::{Result, bail};
-use crate::os::crash::{Point, point};
-use crate::time::Timestamp;
+use super::{BackupState, Repository, Settings, Stop, check, maintain};
+use crate::sys::error::{Result, bail};
+use crate::sys::failpoint::{Point, point};
+use crate::sys::time::Timestamp;
 
 /// Pauses before each new try, so that a network that blinks costs no quarter of an hour.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
@@ -25,7 +25,7 @@ pub fn is_due(settings: &Settings, state: &BackupState) -> bool {
     let copied = state.copy.as_ref();
     last.is_some()
         && copied
-            .is_none_or(|copy| copy.to != engine::without_password(url) || copy.id.as_ref() != last)
+            .is_none_or(|copy| copy.to != restic::without_password(url) || copy.id.as_ref() != last)
 }
 
 /// Copies what is not there yet. A copy that does not succeed is remembered and told, and tried again with
@@ -39,7 +39,7 @@ pub fn run(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<
         state.store(settings)?;
         return Ok(None);
     };
-    let name = engine::without_password(&url);
+    let name = restic::without_password(&url);
     let id = state.last.as_ref().map(|made| made.id.clone());
     let copied = copy(settings, &url, stop);
     point(Point::BackupCopied);
@@ -71,7 +71,7 @@ pub fn run(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<
 }
 
 fn copy(settings: &Settings, url: &str, stop: &Stop) -> Result<()> {
-    engine::ensure_allowed(url)?;
+    restic::ensure_allowed(url)?;
     let local = Repository::open(settings)?;
     let there = remote(settings, url)?;
     let mut pauses = PAUSES.iter();
@@ -106,7 +106,7 @@ pub fn thin(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result
         }
         match found.locked {
             true => Ok(()), // The next time will do.
-            false => tend::forget(&there, settings, stop),
+            false => maintain::forget(&there, settings, stop),
         }
     });
     stop.check()?;
@@ -138,11 +138,11 @@ fn once(local: &Repository, there: &Repository, stop: &Stop) -> Result<()> {
         if ended.status.success() {
             return Ok(());
         }
-        match engine::trouble(&ended.stderr) {
+        match restic::trouble(&ended.stderr) {
             // Only what restic says so plainly is taken for "there is none": a repository is never made in
             // place of one that does not answer.
             Trouble::Absent if may_init && is_plainly_absent(&ended.stderr) => {
-                engine::init(there, Some(local), stop)?;
+                restic::init(there, Some(local), stop)?;
             }
             Trouble::Locked if may_init => {
                 // By restic's own rule, since what runs elsewhere is not ours to judge.

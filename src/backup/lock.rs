@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::engine::SHORT;
+use super::restic::SHORT;
 use super::state::Worker;
 use super::{Repository, Settings, Stop};
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::os::files::LockFile;
-use crate::os::process::{self, ProcessId};
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::sys::files::LockFile;
+use crate::sys::process::{self, ProcessId};
 
 /// How often a turn is asked for again.
 const ASK_EVERY: Duration = Duration::from_millis(200);

@@ -25,25 +25,25 @@
 //! restic writes each file aside and renames it, and a snapshot last: what was interrupted is not listed,
 //! and its data are found again by the next backup or removed by the next prune.
 
-pub mod bring_back;
-pub mod changes;
+pub mod bootstrap;
+pub mod cancel;
 pub mod check;
-pub mod contents;
 pub mod copy;
-pub mod engine;
-pub mod fresh;
-pub mod give_back;
+pub mod fingerprint;
+pub mod include;
 pub mod lock;
-pub mod now;
-pub mod place;
+pub mod maintain;
+pub mod privileged_write;
+pub mod recover;
+pub mod restic;
+pub mod restore;
+pub mod run;
 pub mod settings;
 pub mod snapshots;
 pub mod state;
-pub mod stop;
-pub mod tend;
 
-pub use engine::{Progress, Repository};
+pub use cancel::Stop;
+pub use restic::{Progress, Repository};
 pub use settings::Settings;
 pub use snapshots::Snapshot;
 pub use state::BackupState;
-pub use stop::Stop;

@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::agent::read_env_file;
-use crate::config::{Backup, Config, KeepBackups};
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
-use crate::os::uuid::new_uuid;
-use crate::os::{command, files, user};
-use crate::root::Root;
+use crate::keeper::agent_exec::read_env_file;
+use crate::state::config::{Backup, Config, KeepBackups};
+use crate::state::layout::Root;
 use crate::state::{self, VERSION};
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
+use crate::sys::uuid::new_uuid;
+use crate::sys::{command, files, user};
 
 /// All that a backup needs to know.
 #[derive(Debug, Clone)]

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::SHORT;
+use super::restic::SHORT;
 use super::{Repository, Stop};
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::time::Timestamp;
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::sys::time::Timestamp;
 
 /// The tag of all that is ours begins so; the root's id follows.
 const TAG: &str = "root=";

@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::engine::Program;
-use super::{Settings, place};
-use crate::error::{Context as _, Result};
-use crate::os::crash::{Point, point};
-use crate::os::process::ProcessId;
-use crate::os::thread;
-use crate::root::Root;
+use super::restic::Program;
+use super::{Settings, privileged_write};
+use crate::state::layout::Root;
 use crate::state::{self, VERSION};
-use crate::time::Timestamp;
+use crate::sys::error::{Context as _, Result};
+use crate::sys::failpoint::{Point, point};
+use crate::sys::process::ProcessId;
+use crate::sys::thread;
+use crate::sys::time::Timestamp;
 
 /// `backups/spotkeep.json`, and its copy `session-state/backup.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub struct BackupState {
     /// The newest backup.
     #[serde(default)]
     pub last: Option<Made>,
-    /// What the tree was like when that was begun; see [`super::changes`].
+    /// What the tree was like when that was begun; see [`super::fingerprint`].
     #[serde(default)]
     pub fingerprint: Option<String>,
     /// Why there is no newer one, although there should be.
@@ -153,7 +153,11 @@ impl BackupState {
             point(Point::BackupStored);
             Ok(())
         };
-        let (shown, stored) = thread::both("publish", || place::publish(settings, self), store);
+        let (shown, stored) = thread::both(
+            "publish",
+            || privileged_write::publish(settings, self),
+            store,
+        );
         stored?;
         shown.context("writing the copy of the state failed")?
     }

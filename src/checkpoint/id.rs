@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::os::uuid::new_uuid;
-use crate::time::Timestamp;
+use crate::sys::time::Timestamp;
+use crate::sys::uuid::new_uuid;
 
 /// A name that sorts after `newest`, also when the clock was set back since.
 pub(super) fn after(newest: Option<&str>, now: Timestamp) -> String {

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Checkpoint, Trigger};
-use crate::error::{Context as _, Result, ensure};
-use crate::git::Git;
-use crate::time::Timestamp;
+use super::Checkpoint;
+use crate::checkpoint::git::Git;
+use crate::state::Trigger;
+use crate::sys::error::{Context as _, Result, ensure};
+use crate::sys::time::Timestamp;
 
 /// The version of the JSON.
 const VERSION: u32 = 1;

@@ -25,53 +25,46 @@
 //!
 //! The agent's index is read, never opened for writing. Ours is a copy with its stat data, so that only files that
 //! differ are hashed, and it is kept from one checkpoint to the next. It lies in a git directory of ours
-//! ([`crate::git::Side`]), which shares nothing with the repository but its objects. All that a checkpoint adds to
+//! ([`crate::checkpoint::git::Side`]), which shares nothing with the repository but its objects. All that a checkpoint adds to
 //! the repository is objects, and at the very end one ref.
 
-mod base;
-mod call;
-mod collide;
-mod compare;
-mod head;
+mod capture;
+mod commit;
+mod create;
+mod diff;
+pub mod git;
 mod id;
-mod keep;
-mod look;
+mod lock;
 pub mod message;
-mod operation;
-mod prepared;
 mod push;
-mod rebuild;
 mod repair;
-mod ring;
+mod restore;
+mod retention;
+mod retention_policy;
 #[cfg(test)]
-mod ring_tests;
-mod rollback;
-mod take;
+mod retention_tests;
 #[cfg(test)]
 mod tests;
-mod thin;
-mod torn;
-mod turn;
-mod worktree;
+pub mod workspace;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Result, ensure};
-use crate::git::{Git, Repository};
-use crate::notice::Deadline;
+use crate::checkpoint::git::{Git, Repository};
 pub use crate::state::Trigger;
-use crate::time::Timestamp;
+use crate::sys::deadline::Deadline;
+use crate::sys::error::{Result, ensure};
+use crate::sys::time::Timestamp;
 
-pub use compare::{Change, Layer, Size, changes, difference, sizes};
+pub use diff::{Change, Layer, Size, changes, difference, sizes};
+pub use lock::{Last, Turn, home, keep, keep_in, last, list_at, remember};
 pub use message::{Head, Nested};
 pub use push::push;
 pub use repair::{Findings, bring_back, repair};
-pub use ring::{remove, thin, thin_at};
-pub use thin::superfluous;
-pub use turn::{Last, Turn, home, keep, keep_in, last, list_at, remember};
+pub use retention::{remove, thin, thin_at};
+pub use retention_policy::superfluous;
 
 /// So long reading or giving back may take where nobody waits for a deadline.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -126,7 +119,7 @@ pub enum Outcome {
 /// # Errors
 /// git cannot do it, the disk is full, or the deadline has passed; earlier checkpoints are as they were.
 pub fn take(place: &Place, trigger: Trigger, deadline: Deadline) -> Result<Outcome> {
-    take::take(place, trigger, deadline)
+    create::take(place, trigger, deadline)
 }
 
 /// All checkpoints of a place, newest first. A ref that holds none of ours is left out.
@@ -140,7 +133,7 @@ pub fn list(place: &Place) -> Result<Vec<Checkpoint>> {
         return Ok(Vec::new());
     };
     let git = Git::refs(&repository, until);
-    let mut names = take::own_refs(&git, place)?;
+    let mut names = create::own_refs(&git, place)?;
     names.reverse();
     let names: Vec<String> = names.into_iter().map(|(_, commit)| commit).collect();
     let kept = message::read_all(&git, &names)?;
@@ -153,7 +146,7 @@ pub fn list(place: &Place) -> Result<Vec<Checkpoint>> {
 /// # Errors
 /// There is no such checkpoint, or git cannot.
 pub fn rollback(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>> {
-    rollback::rollback(place, id, with_head, Deadline::after(LIMIT).at())
+    restore::rollback(place, id, with_head, Deadline::after(LIMIT).at())
 }
 
 /// What [`rollback`] would do to HEAD, in words; nothing of the workspace is changed.
@@ -162,7 +155,7 @@ pub fn rollback(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>>
 /// There is no such checkpoint, or what a rollback would refuse as well.
 pub fn plan(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>> {
     ensure_names(place)?;
-    rollback::plan(place, id, with_head, Deadline::after(LIMIT).at())
+    restore::plan(place, id, with_head, Deadline::after(LIMIT).at())
 }
 
 /// Makes a workspace anew, in an empty or absent directory, from a checkpoint in the repository at `repository`.
@@ -171,7 +164,7 @@ pub fn plan(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>> {
 /// # Errors
 /// There is no such checkpoint, or git cannot.
 pub fn rebuild(place: &Place, repository: &Path, id: &str) -> Result<Vec<String>> {
-    rebuild::rebuild(place, repository, id, Deadline::after(LIMIT).at())
+    restore::worktree::rebuild(place, repository, id, Deadline::after(LIMIT).at())
 }
 
 /// The agent's id becomes a part of a ref's name.

@@ -11,15 +11,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::call::ask;
+use super::git::call::ask;
 use super::{Place, Turn, list};
-use crate::config::Remote;
-use crate::error::{Context as _, Hint as _, Result, anyhow};
-use crate::git::{self, without_secret};
-use crate::notice::Deadline;
-use crate::os::{command, files};
+use crate::checkpoint::git::{self, without_secret};
+use crate::checkpoint::workspace;
+use crate::state::config::Remote;
 use crate::state::{self, VERSION};
-use crate::workspace;
+use crate::sys::deadline::Deadline;
+use crate::sys::error::{Context as _, Hint as _, Result, anyhow};
+use crate::sys::{command, files};
 
 /// ssh asks nobody, and does not wait for ever for a host that does not answer.
 const SSH: &str = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10";
@@ -114,7 +114,7 @@ fn with_nested(place: &Place) -> Vec<Place> {
         at += 1;
         let newest = list(&place).unwrap_or_default().into_iter().next();
         let nested = newest.map(|newest| newest.nested).unwrap_or_default();
-        places.extend(super::ring::nested_places(&place, &nested));
+        places.extend(super::retention::nested_places(&place, &nested));
     }
     places
 }

@@ -13,7 +13,7 @@ struct Lab {
 }
 
 fn git(dir: &Path, arguments: &[&str]) -> String {
-    let mut command = crate::git::command(dir);
+    let mut command = crate::checkpoint::git::command(dir);
     command
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .args(["-c", "core.fsync=none"])

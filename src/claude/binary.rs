@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::launch;
-use crate::error::{Context as _, Hint as _, Result, bail, ensure};
-use crate::os::command;
+use super::command_line;
+use crate::sys::command;
+use crate::sys::error::{Context as _, Hint as _, Result, bail, ensure};
 
 /// `--version` takes a second where the binary has to be read from a cold disk.
 const VERSION_LIMIT: Duration = Duration::from_secs(30);
@@ -80,7 +80,7 @@ pub fn version_within(claude: &Path, limit: Duration) -> Result<String> {
     let mut command = Command::new(claude);
     command.arg("--version").env("DISABLE_AUTOUPDATER", "1");
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(launch::strip) {
+        if name.to_str().is_some_and(command_line::strip) {
             command.env_remove(name);
         }
     }

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::mend::resolve;
-use crate::error::Result;
-use crate::os::files;
-use crate::time::Timestamp;
+use super::config_repair::resolve;
+use crate::sys::error::Result;
+use crate::sys::files;
+use crate::sys::time::Timestamp;
 
 /// What a file of credentials is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

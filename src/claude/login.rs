@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::mend::{self, Content};
-use crate::os::files;
-use crate::time::Timestamp;
+use super::config_repair::{self, Content};
+use crate::sys::files;
+use crate::sys::time::Timestamp;
 
 /// Variables that log Claude in, or say that another service does. Documented by Anthropic.
 pub const VARIABLES: [&str; 6] = [
@@ -41,8 +41,8 @@ pub enum Credentials {
 /// Reads the credentials file, for what it is.
 #[must_use]
 pub fn credentials(config_dir: &Path) -> Credentials {
-    let path = mend::resolve(&config_dir.join(".credentials.json"));
-    let object = match mend::content(files::read_optional(&path).unwrap_or_default()) {
+    let path = config_repair::resolve(&config_dir.join(".credentials.json"));
+    let object = match config_repair::content(files::read_optional(&path).unwrap_or_default()) {
         Content::Missing => return Credentials::Missing,
         Content::Torn(_) => return Credentials::Blank,
         Content::Whole(object) => object,
@@ -67,8 +67,8 @@ pub fn credentials(config_dir: &Path) -> Credentials {
 /// A key of `settings.json`; `None` where it is not set, or where the file cannot be read.
 #[must_use]
 pub fn setting(config_dir: &Path, key: &str) -> Option<Value> {
-    let path = mend::resolve(&config_dir.join("settings.json"));
-    match mend::content(files::read_optional(&path).ok()?) {
+    let path = config_repair::resolve(&config_dir.join("settings.json"));
+    match config_repair::content(files::read_optional(&path).ok()?) {
         Content::Whole(object) => object.get(key).cloned(),
         _ => None,
     }
@@ -77,18 +77,18 @@ pub fn setting(config_dir: &Path, key: &str) -> Option<Value> {
 /// Whether the user said no to this API key once; Claude then does not use it.
 #[must_use]
 pub fn is_rejected(config_dir: &Path, key: &str) -> bool {
-    let path = mend::resolve(&config_dir.join(".claude.json"));
+    let path = config_repair::resolve(&config_dir.join(".claude.json"));
     let Ok(bytes) = files::read_optional(&path) else {
         return false;
     };
-    let Content::Whole(object) = mend::content(bytes) else {
+    let Content::Whole(object) = config_repair::content(bytes) else {
         return false;
     };
     let rejected = object
         .get("customApiKeyResponses")
         .and_then(|responses| responses.get("rejected"))
         .and_then(Value::as_array);
-    let tail = super::seed::key_tail(key);
+    let tail = super::onboarding::key_tail(key);
     rejected.is_some_and(|keys| keys.iter().any(|known| known.as_str() == Some(&tail)))
 }
 

@@ -6,56 +6,47 @@
 //! | file | what it knows |
 //! |---|---|
 //! | [`binary`] | where `claude` is, and which version |
-//! | [`launch`] | its arguments and environment |
+//! | [`command_line`] | its arguments and environment |
 //! | [`retention`] | for how many days Claude keeps transcripts |
-//! | [`seed`], `mend` | the configuration that lets it start without a human |
+//! | [`onboarding`], `mend` | the configuration that lets it start without a human |
 //! | [`credentials`] | the login of a subscription, guarded |
 //! | [`screen`] | what a pane shows that blocks a start |
-//! | [`input`] | pure: the input box of a pane, and when Enter may be pressed |
-//! | [`session`] | `sessions/<pid>.json`: which session a process has, and what it does |
+//! | [`input_box`] | pure: the input box of a pane, and when Enter may be pressed |
+//! | [`session_file`] | `sessions/<pid>.json`: which session a process has, and what it does |
 //! | [`login`] | whether it can log in, and how long it keeps transcripts |
-//! | [`archive`], [`jobs`] | the conversations that there are, and Claude's own background jobs |
-//! | [`mod@locate`] | where the transcript of a session is |
+//! | [`transcript::index`], [`background_jobs`] | the conversations that there are, and Claude's own background jobs |
+//! | [`mod@transcript::locate`] | where the transcript of a session is |
 //! | `lock` | Claude's own lock on a file of its configuration |
-//! | [`record`], `record_json`, `line`, [`transcript`] | one tolerant reader of transcripts |
-//! | [`tail`], `tail_state`, `api_stop` | pure: what the end of a transcript says |
-//! | [`mod@said`], [`story`], [`tally`] | pure: a transcript for people: its lines, what is being done, what it cost
-//! | [`note`] | pure: the truthful note to an agent whose turn was cut |
+//! | [`transcript::record`], `record_json`, `line`, [`transcript::reader`] | one tolerant reader of transcripts |
+//! | [`transcript::tail`], `tail_state`, `api_stop` | pure: what the end of a transcript says |
+//! | [`mod@transcript::render`], [`transcript::summary`], [`transcript::tokens`] | pure: a transcript for people: its lines, what is being done, what it cost
+//! | [`resume_note`] | pure: the truthful note to an agent whose turn was cut |
 
-mod api_stop;
-pub mod archive;
+mod api_error;
+pub mod background_jobs;
 pub mod binary;
+pub mod command_line;
+mod config_lock;
+mod config_repair;
 pub mod credentials;
-pub mod input;
-pub mod jobs;
-pub mod launch;
-mod line;
-pub mod locate;
-mod lock;
+pub mod input_box;
 pub mod login;
-mod mend;
-pub mod note;
-pub mod record;
-mod record_json;
+pub mod onboarding;
+pub mod resume_note;
 pub mod retention;
-pub mod said;
 pub mod screen;
-pub mod seed;
-pub mod session;
-pub mod story;
-pub mod tail;
-mod tail_state;
-pub mod tally;
-pub mod transcript;
+pub mod session_file;
 
 /// The versions that all tests are run with: the two whose behaviour was measured, and one from half-way between.
 pub const TESTED: [&str; 3] = ["2.1.197", "2.1.263", "2.1.330"];
 
-pub use locate::{Lookup, locate};
-pub use record::{Kind, Record};
-pub use session::{SessionFile, Status};
-pub use tail::{ApiStop, NUDGE_MARK, OpenTool, Tail, TailState};
-pub use transcript::{Mark, Reader};
+pub use api_error::ApiStop;
+pub use session_file::{SessionFile, Status};
+pub use transcript::locate::{Lookup, locate};
+pub use transcript::reader::{Mark, Reader};
+pub use transcript::record::{Kind, Record};
+pub use transcript::tail::{OpenTool, Tail};
+pub use transcript::tail_state::{NUDGE_MARK, TailState};
 
 /// What lies in its configuration directory and is not worth keeping: logs, copies of programs, and what is
 /// written anew by the next start.
@@ -71,3 +62,5 @@ pub const TRANSIENT: [&str; 7] = [
 
 /// Its login.
 pub const SECRETS: [&str; 1] = [".credentials.json"];
+
+pub mod transcript;

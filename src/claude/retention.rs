@@ -5,10 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::config_repair::{self, Content};
 use super::login;
-use super::mend::{self, Content};
-use super::seed::update;
-use crate::error::Result;
+use super::onboarding::update;
+use crate::sys::error::Result;
 
 const KEY: &str = "cleanupPeriodDays";
 
@@ -37,7 +37,7 @@ pub fn is_enough(days: Option<u64>) -> bool {
 /// The file cannot be read or written.
 pub fn raise(config_dir: &Path) -> Result<Vec<String>> {
     let mut said = Vec::new();
-    let path = mend::resolve(&config_dir.join("settings.json"));
+    let path = config_repair::resolve(&config_dir.join("settings.json"));
     update(&path, &mut said, |content, _| {
         let mut object = match content {
             Content::Whole(object) => object,

@@ -4,19 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::ask::instead_of_keeper;
-use super::term::{complain, say};
+use super::daemon::instead_of_keeper;
+use super::output::{complain, say};
 use crate::adopt::{Past, remember, session_mark};
+use crate::checkpoint::workspace::{self, Made, Source};
 use crate::claude;
-use crate::config::{self, Config};
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::keeper::canonical_cwd;
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
-use crate::os::files::LockFile;
-use crate::root::Root;
+use crate::state::config::{self, Config};
+use crate::state::layout::Root;
 use crate::state::{AgentName, AgentRecord, Wanted};
-use crate::workspace::{self, Made, Source};
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::sys::files::LockFile;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -55,7 +55,7 @@ pub(super) struct Args {
 
 pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
     let declared = Config::load(&root.config())?;
-    claude::launch::check_extra(&args.arguments).kind(Kind::Usage)?;
+    claude::command_line::check_extra(&args.arguments).kind(Kind::Usage)?;
     let workspace = match &args.workspace {
         Some(given) => existing(root, given)?,
         None => Path::new("workspaces").join(args.name.as_str()),

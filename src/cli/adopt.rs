@@ -7,21 +7,21 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::ask::instead_of_keeper;
-use super::term::{bytes, complain, json as print_json, say, shorten, table};
+use super::daemon::instead_of_keeper;
+use super::output::{bytes, complain, json as print_json, say, shorten, table};
 use crate::adopt::{
     Choice, Entry, How, Occupied, Request as TakeRequest, Survey, Verdict, plan, survey, take,
     where_it_runs,
 };
-use crate::claude::tail;
-use crate::config::Config;
-use crate::error::{Hint as _, Kind, Result, anyhow, hint_of};
+use crate::claude::transcript::tail;
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
-use crate::root::Root;
+use crate::state::config::Config;
+use crate::state::layout::Root;
 use crate::state::{AgentName, VERSION, Wanted};
-use crate::storage::copy;
-use crate::time::{Timestamp, parse_duration};
+use crate::storage::merge_tree;
+use crate::sys::error::{Hint as _, Kind, Result, anyhow, hint_of};
+use crate::sys::time::{Timestamp, parse_duration};
 
 /// The longest reason in a table.
 const PLAN_MAX: usize = 90;
@@ -268,7 +268,7 @@ impl Seen {
             tail.was_cut(None).then(|| tail.to_string())
         };
         Self {
-            workspace_bytes: cwd.and_then(|cwd| Some(copy::weigh(cwd).ok()?.1)),
+            workspace_bytes: cwd.and_then(|cwd| Some(merge_tree::weigh(cwd).ok()?.1)),
             turn_open: open(),
         }
     }

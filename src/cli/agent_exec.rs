@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use crate::agent::become_claude;
-use crate::error::Result;
-use crate::root::Root;
+use crate::keeper::agent_exec::become_claude;
 use crate::state::AgentName;
+use crate::state::layout::Root;
+use crate::sys::error::Result;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

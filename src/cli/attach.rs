@@ -3,11 +3,11 @@
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 
-use super::ask::status;
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::keeper::runtime::Holder;
-use crate::root::Root;
+use super::daemon::status;
+use crate::keeper::runtime_dir::Holder;
 use crate::state::AgentName;
+use crate::state::layout::Root;
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::tmux::Tmux;
 
 /// Arguments.

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::term::{json, mark, say};
+use super::output::{json, mark, say};
 use crate::doctor::{Check, Options, Report, examine};
-use crate::error::{Kind, Result};
+use crate::sys::error::{Kind, Result};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use super::owner::Access;
-use super::term::{complain, json, say};
+use super::drop_privileges::Access;
+use super::output::{complain, json, say};
 use crate::drill::{self, Kind, Options, Report};
-use crate::error::{Hint as _, Kind as Failure, Result, anyhow};
-use crate::root::Root;
+use crate::state::layout::Root;
+use crate::sys::error::{Hint as _, Kind as Failure, Result, anyhow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -124,7 +124,7 @@ fn live(at: &Path, args: &Args) -> Result<ExitCode> {
         .kind(Failure::Usage);
     }
     let root = Root::open(at)?;
-    let running = drill::live::running(&root)?;
+    let running = crate::cli::drill_live::running(&root)?;
     let names: Vec<&str> = running.iter().map(|agent| agent.name.as_str()).collect();
     complain(&format!(
         "this ends {} agents of {} and resumes them: {}",
@@ -141,7 +141,7 @@ fn live(at: &Path, args: &Args) -> Result<ExitCode> {
                 .hint("spotkeep drill --live --yes, where nobody can type");
         }
     }
-    let report = drill::live::run(&root)?;
+    let report = crate::cli::drill_live::run(&root)?;
     show(&report, args.json)?;
     Ok(verdict(&report))
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::term::{complain, say};
-use crate::error::{Context as _, Result};
-use crate::os::watch::Watch;
-use crate::root::Root;
+use super::output::{complain, say};
+use crate::state::layout::Root;
 use crate::state::{Line, lines, parse_line};
+use crate::sys::error::{Context as _, Result};
+use crate::sys::inotify::Watch;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

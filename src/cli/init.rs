@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::term::say;
-use crate::config::{Config, LaidDown};
-use crate::error::Result;
-use crate::root::Root;
+use super::output::say;
+use crate::state::config::{Config, LaidDown};
+use crate::state::layout::Root;
+use crate::sys::error::Result;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -4,16 +4,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::ask::{named, status};
-use super::term::{complain, say, shorten};
-use crate::claude::said::{Said, Who, said};
+use super::daemon::{named, status};
+use super::output::{complain, say, shorten};
+use crate::claude::transcript::render::{Said, Who, said};
 use crate::claude::{self, Lookup, Reader};
-use crate::error::{Context as _, Hint as _, Kind as Failure, Result, anyhow};
-use crate::keeper::runtime::Holder;
-use crate::os::watch::Watch;
-use crate::root::Root;
+use crate::keeper::runtime_dir::Holder;
+use crate::state::layout::Root;
 use crate::state::{AgentName, VERSION};
-use crate::time::Timestamp;
+use crate::sys::error::{Context as _, Hint as _, Kind as Failure, Result, anyhow};
+use crate::sys::inotify::Watch;
+use crate::sys::time::Timestamp;
 use crate::tmux::Tmux;
 
 /// Bytes at the end of a transcript that are read at first.

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::ask::status_at;
-use super::term::{bytes, json, say, shorten, state, table};
-use crate::error::Result;
+use super::daemon::status_at;
+use super::output::{bytes, json, say, shorten, state, table};
 use crate::keeper::client::places_of_change;
 use crate::keeper::status::{AgentStatus, Status};
-use crate::os::watch::Watch;
-use crate::root::Root;
-use crate::time::{Timestamp, short};
+use crate::state::layout::Root;
+use crate::sys::error::Result;
+use crate::sys::inotify::Watch;
+use crate::sys::time::{Timestamp, short};
 
 /// The longest reason in a table; the whole of it is in `--json`.
 const WHY_MAX: usize = 70;

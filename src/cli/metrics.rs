@@ -5,14 +5,14 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::term::say;
-use crate::error::{Result, anyhow};
+use super::output::say;
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::metrics::{Sample, text};
 use crate::keeper::protocol::Request;
 use crate::keeper::status::from_files;
-use crate::os::files;
-use crate::root::Root;
+use crate::state::layout::Root;
+use crate::sys::error::{Result, anyhow};
+use crate::sys::files;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -4,14 +4,15 @@
 mod add;
 mod adopt;
 mod agent_exec;
-mod ask;
 mod attach;
 mod backup;
 mod checkpoint;
+mod daemon;
 mod doctor;
 mod drill;
+pub mod drill_live;
+mod drop_privileges;
 mod events;
-mod fleet;
 mod gcp;
 mod help;
 mod init;
@@ -20,7 +21,7 @@ mod logs;
 mod ls;
 mod metrics;
 mod notice;
-mod owner;
+mod output;
 mod report;
 mod restore;
 mod rm;
@@ -28,28 +29,28 @@ mod run;
 mod save;
 mod send;
 mod setup;
+mod start_stop;
 mod status;
-mod term;
 mod tmux_server;
 mod top;
 mod units;
-mod wish;
+mod up_down;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::{Error, Result, hint_of, kind_of};
-use crate::root::{self, Root};
-use owner::Access;
+use crate::state::layout::{self, Root};
+use crate::sys::error::{Error, Result, hint_of, kind_of};
+use drop_privileges::Access;
 
 /// Keeps Claude Code agents alive across spot VM preemptions.
 #[derive(Debug, Parser)]
 #[command(name = "spotkeep", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
 struct Cli {
     /// The root: the directory that survives.
-    #[arg(long, global = true, env = "SPOTKEEP_ROOT", hide_env_values = true, default_value = root::DEFAULT, value_name = "DIR")]
+    #[arg(long, global = true, env = "SPOTKEEP_ROOT", hide_env_values = true, default_value = layout::DEFAULT, value_name = "DIR")]
     root: PathBuf,
 
     #[command(subcommand)]
@@ -76,15 +77,15 @@ enum Verb {
     /// Stop an agent and take it out of spotkeep.toml; its session and its work stay.
     Rm(rm::Args),
     /// Show what spotkeep.toml asks for, then make it so.
-    Up(fleet::UpArgs),
+    Up(up_down::UpArgs),
     /// End all agents; nothing runs until `up`, not even after a reboot.
-    Down(fleet::DownArgs),
+    Down(up_down::DownArgs),
     /// Let agents run (all, where none is named).
-    Start(wish::Args),
+    Start(start_stop::Args),
     /// Stop agents; they stay stopped over a reboot.
-    Stop(wish::Args),
+    Stop(start_stop::Args),
     /// End agents and resume them, so that changed settings are applied.
-    Restart(wish::RestartArgs),
+    Restart(start_stop::RestartArgs),
     /// The keeper itself, in the foreground.
     Run(run::Args),
     /// The agents, a line each.
@@ -216,10 +217,12 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<ExitCode> {
     let at = cli.root;
     // The line at a login is for the owner; root's shell waits for no process of theirs.
-    if matches!(&cli.verb, Verb::Status(args) if args.is_login_line()) && owner::is_anothers(&at) {
+    if matches!(&cli.verb, Verb::Status(args) if args.is_login_line())
+        && drop_privileges::is_anothers(&at)
+    {
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(code) = owner::stand_aside(&at, cli.verb.access())? {
+    if let Some(code) = drop_privileges::stand_aside(&at, cli.verb.access())? {
         return Ok(code);
     }
     let root = || Root::open(&at);
@@ -230,11 +233,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Add(args) => add::run(&root()?, args),
         Verb::Adopt(args) => adopt::run(&root()?, args),
         Verb::Rm(args) => rm::run(&root()?, &args),
-        Verb::Up(args) => fleet::up(&root()?, &args),
-        Verb::Down(args) => fleet::down(&root()?, &args),
-        Verb::Start(args) => wish::start(&root()?, args),
-        Verb::Stop(args) => wish::stop(&root()?, args),
-        Verb::Restart(args) => wish::restart(&root()?, args),
+        Verb::Up(args) => up_down::up(&root()?, &args),
+        Verb::Down(args) => up_down::down(&root()?, &args),
+        Verb::Start(args) => start_stop::start(&root()?, args),
+        Verb::Stop(args) => start_stop::stop(&root()?, args),
+        Verb::Restart(args) => start_stop::restart(&root()?, args),
         Verb::Run(args) => run::run(&root()?, &args),
         Verb::Ls(args) => ls::run(&at, &args),
         Verb::Status(args) => status::run(&at, &args),
@@ -262,15 +265,15 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::AgentExec(args) => agent_exec::run(&root()?, &args),
         Verb::TmuxServer => tmux_server::run(&root()?),
         Verb::Units(args) => units::run(&anybodys()?, &args),
-        Verb::StandInAgent { arguments } => Ok(crate::drill::standin::main(&arguments)),
+        Verb::StandInAgent { arguments } => Ok(crate::drill::fake_claude::main(&arguments)),
     }
 }
 
 /// What, where, and what to do.
 fn tell(error: &Error) -> ExitCode {
-    term::complain(&format!("error: {error:#}"));
+    output::complain(&format!("error: {error:#}"));
     if let Some(hint) = hint_of(error) {
-        term::complain(&format!("hint: {hint}"));
+        output::complain(&format!("hint: {hint}"));
     }
     ExitCode::from(kind_of(error) as u8)
 }

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::ask::status;
-use super::term::{self, say};
-use crate::config::Config;
-use crate::error::Result;
-use crate::notice::gcp::Metadata;
-use crate::notice::provider::Provider;
-use crate::root::Root;
+use super::daemon::status;
+use super::output::{self, say};
+use crate::metadata::gcp::Metadata;
 use crate::state::VERSION;
-use crate::time::short;
+use crate::state::config::Config;
+use crate::state::layout::Root;
+use crate::sys::cloud_provider::Provider;
+use crate::sys::error::Result;
+use crate::sys::time::short;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         _ => declared,
     };
     if args.json {
-        term::json(&json!({
+        output::json(&json!({
             "version": VERSION,
             "provider": provider,
             "metadata": metadata.as_ref().map(Metadata::address),

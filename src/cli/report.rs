@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::ask;
-use super::term::{complain, json, say, table};
-use crate::error::{Context as _, Hint as _, Kind, Result};
-use crate::os::files;
+use super::daemon;
+use super::output::{complain, json, say, table};
 use crate::report::{self, About, Doing, Preemption, Report};
-use crate::root::Root;
-use crate::time::{Timestamp, parse_age, short};
+use crate::state::layout::Root;
+use crate::sys::error::{Context as _, Hint as _, Kind, Result};
+use crate::sys::files;
+use crate::sys::time::{Timestamp, parse_age, short};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -58,7 +58,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
 
 /// The life of the keeper that runs now. One that does not answer looks on no more than none.
 fn life_under_watch(root: &Root) -> Option<String> {
-    let status = ask::status(root).ok()?;
+    let status = daemon::status(root).ok()?;
     (status.keeper == "running").then_some(status.life)
 }
 

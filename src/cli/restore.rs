@@ -3,20 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::ask::status;
 use super::backup::until_signalled;
-use super::fleet;
-use super::owner::Access;
-use super::term::{complain, json, say, table};
-use crate::backup::fresh;
+use super::daemon::status;
+use super::drop_privileges::Access;
+use super::output::{complain, json, say, table};
+use super::up_down;
+use crate::backup::bootstrap;
 use crate::backup::settings::Key;
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
-use crate::os::process;
-use crate::restore;
-use crate::root::Root;
+use crate::resume;
+use crate::state::layout::Root;
 use crate::state::{Journal, VERSION, What};
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::sys::process;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -91,16 +91,16 @@ pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
                 .kind(Kind::Usage);
         }
     };
-    let from = fresh::From {
+    let from = bootstrap::From {
         url: args.from.unwrap_or_default(),
         key,
         env_file: args.env_file,
         root_id: args.root_id,
         id: args.backup,
     };
-    fresh::ensure_free(dir)?;
+    bootstrap::ensure_free(dir)?;
     let stop = until_signalled()?;
-    let (repository, snapshot) = fresh::find(&from, &stop)?;
+    let (repository, snapshot) = bootstrap::find(&from, &stop)?;
     if args.dry_run {
         say(&format!(
             "would make {} from the backup {} of {}",
@@ -110,7 +110,7 @@ pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    let made = fresh::make(dir, &from, &repository, snapshot, &stop)?;
+    let made = bootstrap::make(dir, &from, &repository, snapshot, &stop)?;
     if args.json {
         json(&made)?;
         return Ok(ExitCode::SUCCESS);
@@ -135,7 +135,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     }
     let now = status(root)?;
     if now.notice.is_some() && ask(root, &Request::Survived, PATIENCE)?.is_none() {
-        let _lock = super::ask::instead_of_keeper(root)?;
+        let _lock = super::daemon::instead_of_keeper(root)?;
         let identity = root.identity()?;
         let mut journal = Journal::open(
             &root.journal(),
@@ -153,7 +153,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
             .context("cannot say that this life goes on")
             .hint("free some space, then: spotkeep restore")?;
     }
-    fleet::up(root, &fleet::UpArgs::default())
+    up_down::up(root, &up_down::UpArgs::default())
 }
 
 fn show_plan(root: &Root, as_json: bool) -> Result<ExitCode> {
@@ -163,7 +163,7 @@ fn show_plan(root: &Root, as_json: bool) -> Result<ExitCode> {
         .into_iter()
         .filter_map(|(_, record)| record.ok())
         .collect();
-    let steps = restore::plan(root, &records, &life);
+    let steps = resume::plan(root, &records, &life);
     if as_json {
         json(&serde_json::json!({ "version": VERSION, "agents": steps }))?;
         return Ok(ExitCode::SUCCESS);

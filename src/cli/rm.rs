@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 
-use super::ask::status;
-use super::term::say;
-use crate::config;
-use crate::error::{Hint as _, Result, anyhow};
+use super::daemon::status;
+use super::output::say;
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
-use crate::root::Root;
 use crate::state::AgentName;
+use crate::state::config;
+use crate::state::layout::Root;
+use crate::sys::error::{Hint as _, Result, anyhow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 
 use super::log;
-use crate::error::Result;
 use crate::keeper::{self, Options};
-use crate::os::{command, process};
-use crate::root::Root;
+use crate::state::layout::Root;
+use crate::sys::error::Result;
+use crate::sys::{command, process};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

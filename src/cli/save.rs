@@ -4,21 +4,20 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::ask::instead_of_keeper;
-use super::term::{complain, json, say, table};
-use crate::agent;
-use crate::config::Config;
-use crate::error::{Context as _, Kind, Result};
+use super::daemon::instead_of_keeper;
+use super::output::{complain, json, say, table};
 use crate::keeper::client::ask;
 use crate::keeper::protocol::Request;
-use crate::keeper::runtime::Holder;
-use crate::notice::{Notice, Source};
-use crate::os::files::LockFile;
-use crate::os::process::{self, ProcessId, Signal};
-use crate::root::Root;
+use crate::keeper::runtime_dir::Holder;
 use crate::save::{Save, Subject};
+use crate::state::config::Config;
+use crate::state::layout::Root;
 use crate::state::{Journal, Manifest, What};
-use crate::time::short;
+use crate::supervisor::notice::{Notice, Source};
+use crate::sys::error::{Context as _, Kind, Result};
+use crate::sys::files::LockFile;
+use crate::sys::process::{self, ProcessId, Signal};
+use crate::sys::time::short;
 
 /// The keeper keeps to its own deadline; this is for one that is stuck.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -157,7 +156,7 @@ fn alone(root: &Root, args: &Args) -> Result<Manifest> {
         .map(|record| Subject {
             process: record
                 .live_process(&life)
-                .or_else(|| agent::launched(&record, &life)),
+                .or_else(|| crate::keeper::terminate::launched(&record, &life)),
             record,
         })
         .collect();

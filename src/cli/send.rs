@@ -4,15 +4,15 @@ use std::io::Read as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use super::ask::{named, status};
-use super::term::{complain, say};
-use crate::error::{Context as _, Error, Hint as _, Kind, Result, ensure, hint_of, kind_of};
+use super::daemon::{named, status};
+use super::output::{complain, say};
 use crate::keeper::client::{ask, places_of_change};
 use crate::keeper::protocol::Request;
-use crate::os::watch::Watch;
-use crate::root::Root;
+use crate::state::layout::Root;
 use crate::state::{AgentName, AgentState};
-use crate::time::parse_duration;
+use crate::sys::error::{Context as _, Error, Hint as _, Kind, Result, ensure, hint_of, kind_of};
+use crate::sys::inotify::Watch;
+use crate::sys::time::parse_duration;
 
 /// The longest text, in bytes: more is better given as a file.
 const TEXT_MAX: usize = 512 << 10;

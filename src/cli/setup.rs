@@ -5,13 +5,13 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use super::term::{complain, say};
-use crate::error::{Context as _, Kind, Result};
-use crate::os::place::Place;
-use crate::root::Root;
+use super::output::{complain, say};
 use crate::setup::upgrade::upgrade;
-use crate::setup::{self, Ask, Outcome, Told, startup, undo, user};
-use crate::time::parse_duration;
+use crate::setup::{self, Ask, Outcome, Told, startup, undo, user_helper};
+use crate::state::layout::Root;
+use crate::sys::error::{Context as _, Kind, Result};
+use crate::sys::prefix::Place;
+use crate::sys::time::parse_duration;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -168,7 +168,7 @@ fn agrees(question: &str) -> bool {
 
 /// The part that runs as the user.
 pub(super) fn as_user(request: &str) -> Result<ExitCode> {
-    if let Some(answer) = user::answer(request)? {
+    if let Some(answer) = user_helper::answer(request)? {
         say(&answer);
     }
     Ok(ExitCode::SUCCESS)

@@ -4,16 +4,16 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::ask;
+use super::daemon;
 use super::ls::agents;
-use super::term::{json, say};
-use crate::error::{Kind, Result};
+use super::output::{json, say};
 use crate::keeper::status::Status;
-use crate::os::process;
-use crate::restore::homecoming;
-use crate::root::Root;
+use crate::resume::homecoming;
+use crate::state::layout::Root;
 use crate::state::{self, AgentState, Fleet};
-use crate::time::{Timestamp, short};
+use crate::sys::error::{Kind, Result};
+use crate::sys::process;
+use crate::sys::time::{Timestamp, short};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let now = ask::status_at(at)?;
+    let now = daemon::status_at(at)?;
     if args.json {
         json(&now)?;
     } else {

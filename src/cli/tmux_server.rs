@@ -2,17 +2,17 @@
 
 use std::process::ExitCode;
 
-use crate::error::Result;
-use crate::keeper::runtime;
-use crate::os::process;
-use crate::root::Root;
+use crate::keeper::runtime_dir;
+use crate::state::layout::Root;
+use crate::sys::error::Result;
+use crate::sys::process;
 use crate::systemd::cgroup::Delegated;
 use crate::tmux::Tmux;
 
 /// Becomes the tmux server, at the very place where the keeper looks for it.
 pub(super) fn run(root: &Root) -> Result<ExitCode> {
     let life = process::current_life()?;
-    let runtime = runtime::directory(root, &root.identity()?.root_id, &life)?;
+    let runtime = runtime_dir::directory(root, &root.identity()?.root_id, &life)?;
     // Without cgroups agents run all the same; then they have no limits of memory.
     Delegated::arrange();
     Err(Tmux::new(&runtime).become_server())

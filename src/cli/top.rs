@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use super::ask::status;
-use super::term;
-use crate::error::Result;
-use crate::root::Root;
+use super::daemon::status;
+use super::output;
+use crate::state::layout::Root;
+use crate::sys::error::Result;
 use crate::top::{self, Look};
 
 /// Arguments.
@@ -18,7 +18,7 @@ pub(super) struct Args {}
 pub(super) fn run(root: &Root, _: &Args) -> Result<ExitCode> {
     let of = root.clone();
     let look = Look {
-        colour: term::colourful(),
+        colour: output::colourful(),
     };
     top::run(root, Box::new(move || status(&of)), look)?;
     Ok(ExitCode::SUCCESS)

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::term::say;
-use crate::error::{Hint as _, Kind, Result, anyhow};
-use crate::os::user;
-use crate::root::Root;
+use super::output::say;
+use crate::state::layout::Root;
+use crate::sys::error::{Hint as _, Kind, Result, anyhow};
+use crate::sys::user;
 use crate::systemd::install;
 use crate::systemd::units::UnitPaths;
 

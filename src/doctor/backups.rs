@@ -1,9 +1,9 @@
 //! Whether there is history, here and elsewhere, and whether it is whole.
 
 use super::Check;
-use super::scene::Scene;
+use super::facts::Scene;
 use crate::backup::BackupState;
-use crate::time::{Timestamp, short};
+use crate::sys::time::{Timestamp, short};
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     let Ok(root) = &scene.root else {

@@ -2,15 +2,14 @@
 
 use std::path::Path;
 
-use super::scene::Scene;
+use super::facts::Scene;
 use super::{Check, LIMIT, count};
-use crate::agent;
 use crate::claude::login::{self, Credentials, RETENTION_DAYS, VARIABLES};
-use crate::claude::{TESTED, binary, launch};
+use crate::claude::{TESTED, binary, command_line};
 use crate::drill;
-use crate::restore::find_claude;
-use crate::root::Root;
-use crate::time::Timestamp;
+use crate::resume::find_claude;
+use crate::state::layout::Root;
+use crate::sys::time::Timestamp;
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     let Ok(root) = &scene.root else {
@@ -135,7 +134,7 @@ struct Means {
 impl Means {
     fn gather(scene: &Scene, root: &Root) -> Self {
         let claude = root.claude();
-        let settings = launch::settings_environment(&claude);
+        let settings = command_line::settings_environment(&claude);
         let agents: Vec<_> = scene.config.agents.iter().collect();
         let mut means = Self {
             credentials: Some(login::credentials(&claude)),
@@ -148,7 +147,7 @@ impl Means {
         for (name, agent) in &agents {
             // What is wrong with an env_file is told under `secrets`.
             let mut variables: Vec<(String, String)> =
-                agent::environment(root, &scene.config, agent)
+                crate::keeper::agent_exec::environment(root, &scene.config, agent)
                     .unwrap_or_default()
                     .into_iter()
                     .collect();

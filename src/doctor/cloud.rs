@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::scene::Scene;
+use super::facts::Scene;
 use super::{Check, LIMIT, in_time};
-use crate::error::Result;
-use crate::notice::gcp::Metadata;
-use crate::notice::provider::{Choice, Provider};
-use crate::time::short;
+use crate::metadata::gcp::Metadata;
+use crate::sys::cloud_provider::{Choice, Provider};
+use crate::sys::error::Result;
+use crate::sys::time::short;
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     let cloud = &scene.config.cloud;

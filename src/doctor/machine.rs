@@ -1,8 +1,8 @@
 //! The machine under it all: memory, pages that are not written yet, `/tmp`.
 
-use super::scene::{Machine, Scene};
+use super::facts::{Machine, Scene};
 use super::{Check, count, size};
-use crate::os::files;
+use crate::sys::files;
 
 /// What an agent takes at a start; 500 MB with a large transcript (measured).
 const PER_AGENT: u64 = 400 << 20;

@@ -16,15 +16,15 @@
 //! | `cloud` | the metadata server and the notice |
 
 mod backups;
-mod belongings;
 mod claude;
 mod cloud;
-mod keeping;
+mod daemon;
+mod data_dir;
+mod facts;
 mod machine;
-mod papers;
-mod place;
-mod scene;
+mod permissions;
 mod service;
+mod state;
 mod tools;
 
 use std::path::Path;
@@ -35,11 +35,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::error::{Error, hint_of};
-use crate::os::{process, thread};
 use crate::state::VERSION;
-pub use scene::Options;
-use scene::Scene;
+use crate::sys::error::{Error, hint_of};
+use crate::sys::{process, thread};
+pub use facts::Options;
+use facts::Scene;
 
 /// What nobody answers for so long is said not to answer. All slow things are asked at once. Generous:
 /// a crowded machine is slow, not broken.
@@ -126,10 +126,10 @@ impl Report {
 pub fn examine(at: &Path, options: &Options) -> Report {
     type Group = (&'static str, fn(&Scene) -> Vec<Check>);
     let groups: [Group; 10] = [
-        ("place", place::checks),
-        ("belongings", belongings::checks),
-        ("papers", papers::checks),
-        ("keeping", keeping::checks),
+        ("place", data_dir::checks),
+        ("belongings", permissions::checks),
+        ("papers", state::checks),
+        ("keeping", daemon::checks),
         ("claude", claude::checks),
         ("tools", tools::checks),
         ("backups", backups::checks),

@@ -3,10 +3,10 @@
 use std::io;
 use std::process::Command;
 
-use super::scene::Scene;
+use super::facts::Scene;
 use super::{Check, LIMIT};
-use crate::error::{Error, Result};
-use crate::os::command;
+use crate::sys::command;
+use crate::sys::error::{Error, Result};
 
 /// Since this version `GIT_CONFIG_COUNT` is obeyed, by which git is told to execute nothing of a repository's.
 const GIT: [u64; 2] = [2, 36];

@@ -1,25 +1,18 @@
 //! The drill: a rehearsed preemption in a sandbox, measured.
 //!
 //! The way: [`run`] goes into a namespace with nothing but loopback, `journey` plays two lives of
-//! a fleet in a [`sandbox`], between the doubles [`metadata`] and [`model`]; [`count`] and
-//! [`digest`] judge, [`report`] tells. The doubles serve the tests of other rooms too.
+//! a fleet in a [`sandbox`], between the doubles [`fake_metadata`] and [`fake_api`]; [`verify::records`] and
+//! [`verify::workspace_digest`] judge, [`report`] tells. The doubles serve the tests of other rooms too.
 
-pub mod conversation;
-pub mod count;
-pub mod digest;
+pub mod claude_program;
+pub mod fake_api;
+pub mod fake_claude;
+pub mod fake_metadata;
 pub mod http;
-mod journey;
-pub mod ledger;
-pub mod live;
-pub mod marker;
-pub mod metadata;
-pub mod model;
-pub mod program;
 pub mod report;
 pub mod sandbox;
-pub mod script;
+mod scenario;
 pub mod session_file;
-pub mod standin;
 
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
@@ -30,9 +23,9 @@ use serde::{Deserialize, Serialize};
 
 pub use report::Report;
 
-use crate::error::{Context as _, Hint as _, Result, ensure};
-use crate::os::terminal::pass_on;
-use crate::os::{process, thread, user};
+use crate::sys::error::{Context as _, Hint as _, Result, ensure};
+use crate::sys::terminal::pass_on;
+use crate::sys::{process, thread, user};
 
 /// Tells the program inside the namespace what to play.
 const INSIDE: &str = "SPOTKEEP_DRILL_INSIDE";
@@ -114,25 +107,25 @@ pub fn run(options: &Options) -> Result<Report> {
     if let Some(inside) = std::env::var_os(INSIDE) {
         ensure_only_loopback()?;
         let options = serde_json::from_str(&inside.to_string_lossy()).context(INSIDE)?;
-        return journey::rehearse(&options, "in a network namespace with only loopback");
+        return scenario::rehearse(&options, "in a network namespace with only loopback");
     }
     ensure!(options.agents > 0, "a drill needs an agent");
     let mut options = options.clone();
     options.claude = match options.stand_in {
         true => None,
-        false => program::find(options.claude.as_deref())?,
+        false => claude_program::find(options.claude.as_deref())?,
     };
-    if program::can_isolate() {
+    if claude_program::can_isolate() {
         return inside_a_namespace(&options);
     }
     if options.kind == Kind::PowerCut {
-        let refused: Result<Report> = Err(crate::error::anyhow!(
+        let refused: Result<Report> = Err(crate::sys::error::anyhow!(
             "a power cut needs root: it is rehearsed on a filesystem of its own"
         ));
         return refused.hint("sudo spotkeep drill --kind power-cut");
     }
     let place = "on this machine's loopback";
-    journey::rehearse(&options, place)
+    scenario::rehearse(&options, place)
 }
 
 /// Only root can, and then nothing that is started can reach beyond this machine.
@@ -140,7 +133,7 @@ fn inside_a_namespace(options: &Options) -> Result<Report> {
     let exe = std::env::current_exe().context("cannot find the program itself")?;
     process::keep_descriptors_to_ourselves();
     // Should this process end, the one inside is told, and clears up.
-    let mut command = program::confined("ip link set lo up && exec \"$0\" drill --json");
+    let mut command = claude_program::confined("ip link set lo up && exec \"$0\" drill --json");
     let mut child = command
         .arg(exe)
         .env_clear()
@@ -186,3 +179,5 @@ pub fn ensure_only_loopback() -> Result<()> {
     );
     Ok(())
 }
+
+pub mod verify;

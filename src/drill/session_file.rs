@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::marker::Marker;
-use crate::os::process::ProcessId;
+use super::fake_api::marker::Marker;
+use crate::sys::process::ProcessId;
 
 /// A process that runs a session now.
 #[derive(Debug, Clone, PartialEq, Eq)]

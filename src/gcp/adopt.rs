@@ -6,15 +6,15 @@
 
 use serde_json::Value;
 
-use super::call::Call;
-use super::cloud::{Cloud, ask_quietly};
 use super::create::{Options, Prepared};
-use super::fault::{Fault, Refusal};
+use super::discover::{self, Found, last, text};
+use super::gcloud::{Cloud, ask_quietly};
+use super::gcloud_command::Call;
+use super::gcloud_error::{Fault, Refusal};
 use super::plan::{self, Plan};
-use super::questions;
-use super::shape::{Shape, check_name};
-use super::survey::{self, Found, last, text};
-use crate::error::{Hint as _, Kind, Result, anyhow};
+use super::queries;
+use super::vm_spec::{Shape, check_name};
+use crate::sys::error::{Hint as _, Kind, Result, anyhow};
 
 /// What a VM made by hand is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,14 +85,14 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     let name = &options.wish.name;
     check_name("VM", name)?;
     if let Some(zone) = &options.wish.zone {
-        super::shape::region_of(zone)?;
+        super::vm_spec::region_of(zone)?;
     }
-    let mut found = survey::first(cloud, name, options.project.as_deref())?;
+    let mut found = discover::first(cloud, name, options.project.as_deref())?;
     let zone = match &options.wish.zone {
         Some(zone) => zone.clone(),
-        None => zone_of(name, &found, survey::zones_of(cloud, name)?)?,
+        None => zone_of(name, &found, discover::zones_of(cloud, name)?)?,
     };
-    let question = questions::instance(name, &zone);
+    let question = queries::instance(name, &zone);
     cloud.show(&format!("$ {question}"));
     let old = match ask_quietly(cloud, &question) {
         Ok(instance) => Old::of(&instance),
@@ -115,7 +115,7 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     wish.disk = Some(old.disk(wish.disk.as_deref())?);
     wish.machine_type = wish.machine_type.or_else(|| Some(old.machine_type.clone()));
     let shape = Shape::of(&wish, found.shape(), found.gcloud)?;
-    survey::second(
+    discover::second(
         cloud,
         &mut found,
         name,
@@ -163,7 +163,7 @@ fn gone(name: &str, zone: &str, found: &Found) -> String {
 
 /// Everything that can fail for want of rights or quota comes before the old VM is touched.
 fn plan(
-    wish: &super::shape::Wish,
+    wish: &super::vm_spec::Wish,
     shape: &Shape,
     mut found: Found,
     old: &Old,
@@ -223,7 +223,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::error::hint_of;
+    use crate::sys::error::hint_of;
 
     fn old(data: &[&str]) -> Old {
         let mut disks = vec![json!({"boot": true, "source": "x/disks/vm"})];

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use super::cloud::{Cloud, ask_quietly, make};
-use super::family::{self, Arch};
-use super::guest::{self, FirstTime, Guest, Look, Startup};
+use super::discover::{self, Found, Member};
+use super::gcloud::{Cloud, ask_quietly, make};
+use super::machine_family::{self, Arch};
 use super::plan::{self, Plan};
-use super::questions;
-use super::script::{self, Part};
-use super::shape::{Shape, Wish, check_name};
-use super::survey::{self, Found, Member};
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::time::short;
+use super::queries;
+use super::scripts::{self, Part};
+use super::ssh::{self, FirstTime, Guest, Look, Startup};
+use super::vm_spec::{Shape, Wish, check_name};
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::sys::time::short;
 
 /// What is wanted beside the VM itself.
 #[derive(Debug, Clone)]
@@ -57,21 +57,21 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
         check_name("disk", disk)?;
     }
     if let Some(zone) = &wish.zone {
-        super::shape::region_of(zone)?;
+        super::vm_spec::region_of(zone)?;
     }
     // Before anybody is asked: what is wrong in every project of the world.
     if let Some(machine_type) = &wish.machine_type {
         let disk_type = wish
             .disk_type
             .as_deref()
-            .unwrap_or_else(|| family::data_disk_type(machine_type));
-        family::check(machine_type, disk_type)?;
+            .unwrap_or_else(|| machine_family::data_disk_type(machine_type));
+        machine_family::check(machine_type, disk_type)?;
     }
-    let mut found = survey::first(cloud, &wish.name, options.project.as_deref())?;
+    let mut found = discover::first(cloud, &wish.name, options.project.as_deref())?;
     let zone = plan::zone_of(wish, &found)?;
     let shape = Shape::of(wish, found.shape(), found.gcloud)?;
     same_disk(wish, &found)?;
-    survey::second(
+    discover::second(
         cloud,
         &mut found,
         &wish.name,
@@ -115,7 +115,7 @@ fn check_binary(options: &Options, shape: &Shape) -> Result<()> {
     std::fs::File::open(&options.first.binary)
         .and_then(|mut file| file.read_exact(&mut head))
         .with_context(|| format!("cannot read {path}"))?;
-    let wanted = family::arch(&shape.machine_type);
+    let wanted = machine_family::arch(&shape.machine_type);
     let built = Arch::of_program(&head);
     if built == Some(wanted) {
         return Ok(());
@@ -153,7 +153,7 @@ pub fn script(prepared: &Prepared, options: &Options, verb: &str) -> String {
     parts.push(Part::If(guest.is_new(), setup));
     parts.push(Part::Call(guest.look_call(1)));
     let title = format!("spotkeep gcp {verb}, by hand: {}.", options.wish.name);
-    script::by_hand(&title, &parts)
+    scripts::by_hand(&title, &parts)
 }
 
 fn guest_of(prepared: &Prepared) -> Guest {
@@ -181,7 +181,7 @@ pub fn run(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<
     let guest = guest_of(prepared);
     let look = guest.wait_started(cloud, options.patience)?;
     let look = first_time(cloud, &guest, look, prepared, options)?;
-    let (said, hint) = guest::in_words(&look, &options.wish.name);
+    let (said, hint) = ssh::in_words(&look, &options.wish.name);
     Ok(Outcome { said, hint })
 }
 
@@ -211,7 +211,7 @@ fn first_time(
     }
     check_binary(options, &prepared.shape)?;
     let calls = guest.first_setup(&prepared.shape.disk, &options.first);
-    guest::set_up(cloud, &calls)?;
+    ssh::set_up(cloud, &calls)?;
     guest.wait_started(cloud, options.patience)
 }
 
@@ -226,7 +226,7 @@ pub fn wait_running(
     zone: &str,
     patience: Duration,
 ) -> Result<Member> {
-    let question = questions::members(group, zone);
+    let question = queries::members(group, zone);
     cloud.show(&format!("$ {question}   (again until it runs)"));
     let began = cloud.now();
     let mut told = String::new();

@@ -1,11 +1,11 @@
 //! `gcp delete`: what `create` made goes, the data disk stays unless its own name was typed.
 
-use super::call::Call;
-use super::cloud::{Cloud, make};
+use super::discover::{self, Found, schedule_name};
+use super::gcloud::{Cloud, make};
+use super::gcloud_command::Call;
 use super::plan::{self, Plan};
-use super::shape::{Wish, check_name, region_of};
-use super::survey::{self, Found, schedule_name};
-use crate::error::{Hint as _, Kind, Result, anyhow, bail};
+use super::vm_spec::{Wish, check_name, region_of};
+use crate::sys::error::{Hint as _, Kind, Result, anyhow, bail};
 
 /// Looks, and plans.
 ///
@@ -18,7 +18,7 @@ pub fn prepare(
     project: Option<&str>,
 ) -> Result<Plan> {
     check_name("VM", &wish.name)?;
-    let mut found = survey::first(cloud, &wish.name, project)?;
+    let mut found = discover::first(cloud, &wish.name, project)?;
     let shape = found
         .shape()
         .or_else(|| {
@@ -55,7 +55,7 @@ pub fn prepare(
     let zone = plan::zone_of(wish, &found)?;
     let disk = disk.unwrap_or_else(|| "claude-persist".to_owned());
     let machine = shape.map_or_else(|| "e2-standard-4".to_owned(), |shape| shape.machine_type);
-    survey::second(cloud, &mut found, &wish.name, &zone, &disk, &machine)?;
+    discover::second(cloud, &mut found, &wish.name, &zone, &disk, &machine)?;
     if and_data.is_some() && !is_told {
         must_be_ours(wish, &found, &disk, &zone)?;
     }

@@ -2,11 +2,11 @@
 //! the next plan is shorter, so a plan that was cut is continued by planning again.
 
 use super::LABEL;
-use super::call::Call;
-use super::family;
-use super::shape::{Shape, Wish, region_of};
-use super::survey::{Disk, Found, schedule_name};
-use crate::error::{Hint as _, Kind, Result, anyhow, bail};
+use super::discover::{Disk, Found, schedule_name};
+use super::gcloud_command::Call;
+use super::machine_family;
+use super::vm_spec::{Shape, Wish, region_of};
+use crate::sys::error::{Hint as _, Kind, Result, anyhow, bail};
 
 /// The data disk's size, if nobody says otherwise.
 const DATA_GB: u64 = 50;
@@ -61,8 +61,8 @@ pub fn check_pair(wish: &Wish, shape: &Shape) -> Result<()> {
     let disk_type = wish
         .disk_type
         .as_deref()
-        .unwrap_or_else(|| family::data_disk_type(&shape.machine_type));
-    family::check(&shape.machine_type, disk_type)
+        .unwrap_or_else(|| machine_family::data_disk_type(&shape.machine_type));
+    machine_family::check(&shape.machine_type, disk_type)
 }
 
 /// All that `create` has to do.
@@ -95,12 +95,12 @@ pub fn create(wish: &Wish, shape: &Shape, found: &Found, zone: &str) -> Result<P
     data_disk(&mut plan, wish, shape, found)?;
     template_and_group(&mut plan, name, shape, found, region);
     member(&mut plan, name, shape, found);
-    if shape.notice_seconds == 0 && shape.notice == super::shape::Notice::Auto {
+    if shape.notice_seconds == 0 && shape.notice == super::vm_spec::Notice::Auto {
         plan.notes.push(format!(
             "gcloud {} cannot ask for the 120 s of notice, so the VM has none but the shutdown itself (up to 30 s); \
              upgrade gcloud ({} or newer) and run this again",
             found.gcloud,
-            super::shape::NOTICE_SINCE
+            super::vm_spec::NOTICE_SINCE
         ));
     }
     Ok(plan)
@@ -186,7 +186,7 @@ fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &Found) -> Resu
         let disk_type = wish
             .disk_type
             .as_deref()
-            .unwrap_or_else(|| family::data_disk_type(&shape.machine_type));
+            .unwrap_or_else(|| machine_family::data_disk_type(&shape.machine_type));
         plan.calls.push(
             Call::change(
                 format!("make the data disk {}, empty", shape.disk),
@@ -268,7 +268,7 @@ fn fits(plan: &Plan, wish: &Wish, shape: &Shape, disk: &Disk, found: &Found) -> 
         .hint(format!("--size={}GB or more", disk.size_gb))
         .kind(Kind::Usage);
     }
-    family::check(&shape.machine_type, &disk.disk_type)
+    machine_family::check(&shape.machine_type, &disk.disk_type)
 }
 
 fn template_and_group(plan: &mut Plan, name: &str, shape: &Shape, found: &Found, region: &str) {

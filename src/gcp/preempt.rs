@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::call::Call;
-use super::cloud::{Cloud, ask_quietly, make};
 use super::create::progress;
-use super::fault::Refusal;
-use super::guest::{Fleet, Guest, Look, is_for_ever};
-use super::questions;
-use super::survey::Member;
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use super::discover::Member;
+use super::gcloud::{Cloud, ask_quietly, make};
+use super::gcloud_command::Call;
+use super::gcloud_error::Refusal;
+use super::queries;
+use super::ssh::{Fleet, Guest, Look, is_for_ever};
 use crate::state::{Line, VERSION, Wanted};
-use crate::time::{Timestamp, short};
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::sys::time::{Timestamp, short};
 
 /// Lines of the journal that are read: enough for a fleet of some hundred agents.
 const EVENTS: u32 = 2000;
@@ -74,7 +74,7 @@ pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, patience: Duration) ->
     ));
     cloud.show(&format!(
         "$ {}   (while it does not)",
-        questions::members(group, &guest.zone)
+        queries::members(group, &guest.zone)
     ));
     let mut told = String::new();
     loop {
@@ -111,7 +111,7 @@ pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, patience: Duration) ->
 
 /// Why the VM does not answer: what the group says, which knows of a dry zone.
 fn away(cloud: &dyn Cloud, group: &str, guest: &Guest, refusal: &Refusal) -> String {
-    let members = ask_quietly(cloud, &questions::members(group, &guest.zone));
+    let members = ask_quietly(cloud, &queries::members(group, &guest.zone));
     let member = members
         .ok()
         .and_then(|members| members.as_array()?.first().map(Member::of));
@@ -146,7 +146,7 @@ fn arrived(before: &Fleet, look: &Look) -> Option<String> {
 /// What the two looks say. Pure.
 fn report(before: &Fleet, look: &Look, away: Duration) -> Report {
     let after = look.fleet.as_ref();
-    let ran = |agent: &&super::guest::Agent| agent.wanted == Wanted::Running && agent.is_up();
+    let ran = |agent: &&super::ssh::Agent| agent.wanted == Wanted::Running && agent.is_up();
     let mut losses = Vec::new();
     let mut resumed = 0;
     let total = before.agents.iter().filter(ran).count();
@@ -247,7 +247,7 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::guest::parse;
+    use super::super::ssh::parse;
     use super::*;
 
     fn look(life: &str, save: &str, agents: &str, events: &str) -> Look {

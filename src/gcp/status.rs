@@ -3,15 +3,15 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::cloud::{Cloud, ask_all};
-use super::fault::{Fault, Refusal};
-use super::guest::{self, Guest};
-use super::power;
-use super::questions;
-use super::survey::{self, Disk, Found, Member, moment, text};
-use crate::error::Result;
+use super::discover::{self, Disk, Found, Member, moment, text};
+use super::gcloud::{Cloud, ask_all};
+use super::gcloud_error::{Fault, Refusal};
+use super::queries;
+use super::ssh::{self, Guest};
+use super::start_stop;
 use crate::state::VERSION;
-use crate::time::{Timestamp, short};
+use crate::sys::error::Result;
+use crate::sys::time::{Timestamp, short};
 
 /// Everything that is told.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -58,7 +58,7 @@ pub fn gather(
     project: Option<&str>,
     ask_vm: bool,
 ) -> Result<Report> {
-    let found = power::look(cloud, name, project)?;
+    let found = start_stop::look(cloud, name, project)?;
     let zone = found.need_group(name)?.zone.clone();
     let vm = found.members.first().map_or(name, |member| &member.name);
     let disk_name = found
@@ -68,10 +68,10 @@ pub fn gather(
     let [instance, errors, preemptions, disks] = ask_all(
         cloud,
         [
-            &questions::instance(vm, &zone),
-            &questions::errors(name, &zone),
-            &questions::preemptions(vm, &zone),
-            &questions::disks(&[&disk_name]),
+            &queries::instance(vm, &zone),
+            &queries::errors(name, &zone),
+            &queries::preemptions(vm, &zone),
+            &queries::disks(&[&disk_name]),
         ],
     );
     let instance = match instance {
@@ -90,7 +90,7 @@ pub fn gather(
         .map(Disk::of)
         .find(|disk| disk.name == disk_name && disk.zone == zone);
     if ask_vm && report.state == "running" {
-        report.agents = Some(agents(cloud, &power::guest(&found, name)?, name));
+        report.agents = Some(agents(cloud, &start_stop::guest(&found, name)?, name));
     }
     Ok(report)
 }
@@ -98,7 +98,7 @@ pub fn gather(
 fn agents(cloud: &dyn Cloud, guest: &Guest, name: &str) -> String {
     cloud.show(&format!("$ {}", guest.look_call(1)));
     match guest.look(cloud, 1) {
-        Ok(look) => guest::in_words(&look, name).0,
+        Ok(look) => ssh::in_words(&look, name).0,
         Err(refusal) => format!("it does not answer: {}", refusal.text),
     }
 }
@@ -121,7 +121,7 @@ pub fn judge(
         .flatten()
         .filter(|operation| {
             text(operation, "operationType") == "compute.instances.preempted"
-                && survey::last(&text(operation, "targetLink")) == vm
+                && discover::last(&text(operation, "targetLink")) == vm
         })
         .filter_map(|operation| moment(operation, "insertTime"))
         .collect();
@@ -161,7 +161,7 @@ pub fn judge(
         zone: group.map(|group| group.zone.clone()).unwrap_or_default(),
         state,
         machine_type: instance
-            .map(|instance| survey::last(&text(instance, "machineType")))
+            .map(|instance| discover::last(&text(instance, "machineType")))
             .or_else(|| shape.map(|shape| shape.machine_type.clone())),
         notice_seconds: notice,
         group_action: member.map(|member| member.action.clone()),
@@ -189,7 +189,7 @@ fn declared_notice(instance: &Value) -> Option<u64> {
 fn dry_since(errors: &Value, after: Option<Timestamp>) -> Option<Timestamp> {
     let is_full = errors
         .as_array()
-        .is_some_and(|errors| errors.len() >= questions::ERRORS);
+        .is_some_and(|errors| errors.len() >= queries::ERRORS);
     let first = errors
         .as_array()
         .into_iter()

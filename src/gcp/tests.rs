@@ -6,13 +6,13 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::create::{self, Options, Outcome};
-use super::double::{Double, ZONE};
-use super::fault::Fault;
-use super::guest::FirstTime;
-use super::shape::{Notice, Wish};
-use super::{adopt, delete, power, preempt, status};
-use crate::error::{Result, hint_of, kind_of};
-use crate::time::Timestamp;
+use super::fake_gcloud::{Double, ZONE};
+use super::gcloud_error::Fault;
+use super::ssh::FirstTime;
+use super::vm_spec::{Notice, Wish};
+use super::{adopt, delete, preempt, start_stop, status};
+use crate::sys::error::{Result, hint_of, kind_of};
+use crate::sys::time::Timestamp;
 
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -330,17 +330,17 @@ fn a_dry_zone_is_told_and_the_group_goes_on_trying() {
     let report = status::gather(&double, "vm", None, true).unwrap();
     assert_eq!(report.state, "no-capacity");
     // It can be stopped all the same, and the disk is free and there.
-    let found = power::look(&double, "vm", None).unwrap();
+    let found = start_stop::look(&double, "vm", None).unwrap();
     changed(&double);
-    power::stop(&double, &found, "vm", PATIENCE).unwrap();
+    start_stop::stop(&double, &found, "vm", PATIENCE).unwrap();
     assert_eq!(
         changed(&double),
         ["instance-groups managed delete-instances vm"]
     );
     double.edit(|world| world.dry = false);
     double.says(&[UP]);
-    let found = power::look(&double, "vm", None).unwrap();
-    power::start(&double, &found, "vm", PATIENCE).unwrap();
+    let found = start_stop::look(&double, "vm", None).unwrap();
+    start_stop::start(&double, &found, "vm", PATIENCE).unwrap();
     assert_eq!(
         changed(&double),
         ["instance-groups managed create-instance vm"]
@@ -351,9 +351,9 @@ fn a_dry_zone_is_told_and_the_group_goes_on_trying() {
 fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
     let double = made();
     let before = double.world.lock().unwrap().clone();
-    let look = || power::look(&double, "vm", None).unwrap();
-    power::stop(&double, &look(), "vm", PATIENCE).unwrap();
-    let again = power::stop(&double, &look(), "vm", PATIENCE).unwrap();
+    let look = || start_stop::look(&double, "vm", None).unwrap();
+    start_stop::stop(&double, &look(), "vm", PATIENCE).unwrap();
+    let again = start_stop::stop(&double, &look(), "vm", PATIENCE).unwrap();
     assert!(again.contains("already"), "{again}");
     assert_eq!(
         changed(&double),
@@ -363,7 +363,7 @@ fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
         status::gather(&double, "vm", None, true).unwrap().state,
         "stopped"
     );
-    let done = power::start(&double, &look(), "vm", PATIENCE).unwrap();
+    let done = start_stop::start(&double, &look(), "vm", PATIENCE).unwrap();
     assert_eq!(done.said, "1 agent running");
     assert_eq!(
         changed(&double),
@@ -371,7 +371,7 @@ fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
     );
     let after = double.world.lock().unwrap().clone();
     assert_eq!((after.disks, after.member), (before.disks, before.member));
-    let said = refused(power::look(&double, "other", None));
+    let said = refused(start_stop::look(&double, "other", None));
     assert!(said.contains("spotkeep gcp create --name=other"), "{said}");
 }
 
@@ -385,11 +385,11 @@ fn a_vm_whose_name_a_disk_has_is_started_under_its_own_name_again() {
     double.edit(|world| {
         world.member.as_mut().unwrap()["instanceStatus"] = json!(null);
     });
-    let found = power::look(&double, "old", None).unwrap();
-    power::stop(&double, &found, "old", PATIENCE).unwrap();
+    let found = start_stop::look(&double, "old", None).unwrap();
+    start_stop::stop(&double, &found, "old", PATIENCE).unwrap();
     changed(&double);
-    let found = power::look(&double, "old", None).unwrap();
-    power::start(&double, &found, "old", PATIENCE).unwrap();
+    let found = start_stop::look(&double, "old", None).unwrap();
+    start_stop::start(&double, &found, "old", PATIENCE).unwrap();
     assert_eq!(
         changed(&double),
         ["instance-groups managed create-instance old"]
@@ -402,8 +402,8 @@ fn a_vm_whose_name_a_disk_has_is_started_under_its_own_name_again() {
 fn a_vm_that_does_not_run_is_not_waited_for() {
     let double = made();
     let refused = |double: &Double| {
-        let found = power::look(double, "vm", None).unwrap();
-        refused(power::running_guest(&found, "vm"))
+        let found = start_stop::look(double, "vm", None).unwrap();
+        refused(start_stop::running_guest(&found, "vm"))
     };
     let member = |edit: &dyn Fn(&mut serde_json::Value)| {
         double.edit(|world| edit(world.member.as_mut().unwrap()));
@@ -416,16 +416,16 @@ fn a_vm_that_does_not_run_is_not_waited_for() {
     );
     // And a stop that is under way is waited for, and not taken for one that is over.
     member(&|member| member["instanceStatus"] = json!("RUNNING"));
-    let found = power::look(&double, "vm", None).unwrap();
-    power::stop(&double, &found, "vm", PATIENCE).unwrap();
+    let found = start_stop::look(&double, "vm", None).unwrap();
+    start_stop::stop(&double, &found, "vm", PATIENCE).unwrap();
     let said = refused(&double);
     assert!(
         said.contains("vm is stopped / spotkeep gcp start --name=vm"),
         "{said}"
     );
     member(&|member| member["instanceStatus"] = json!("STOPPING"));
-    let found = power::look(&double, "vm", None).unwrap();
-    let said = crate::gcp::tests::refused(power::stop(&double, &found, "vm", PATIENCE));
+    let found = start_stop::look(&double, "vm", None).unwrap();
+    let said = crate::gcp::tests::refused(start_stop::stop(&double, &found, "vm", PATIENCE));
     assert!(said.contains("has not ended after"), "{said}");
 }
 
@@ -676,11 +676,11 @@ fn a_preemption_is_counted_from_the_vms_own_journal() {
 {"version":1,"seq":9,"at":"2026-11-22T10:00:21Z","root_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"a","continued":true}
 "#;
     double.says(&[UP, UP, "! Connection timed out", &back]);
-    let found = power::look(&double, "vm", None).unwrap();
+    let found = start_stop::look(&double, "vm", None).unwrap();
     let report = preempt::run(
         &double,
         "vm",
-        &power::running_guest(&found, "vm").unwrap(),
+        &start_stop::running_guest(&found, "vm").unwrap(),
         PATIENCE,
     )
     .unwrap();
@@ -705,8 +705,8 @@ fn a_preemption_into_a_dry_zone_says_so_and_a_lost_login_is_not_waited_out() {
     let double = made();
     double.says(&[UP, "! Connection timed out"]);
     let preempt = || {
-        let found = power::look(&double, "vm", None).unwrap();
-        let guest = power::running_guest(&found, "vm").unwrap();
+        let found = start_stop::look(&double, "vm", None).unwrap();
+        let guest = start_stop::running_guest(&found, "vm").unwrap();
         refused(preempt::run(&double, "vm", &guest, PATIENCE))
     };
     let said = preempt();
@@ -751,18 +751,18 @@ fn what_gcloud_says_is_explained() {
 
 #[test]
 fn a_status_tells_since_when_the_zone_is_dry() {
-    let mut found = super::survey::Found {
-        group: Some(super::survey::Group {
+    let mut found = super::discover::Found {
+        group: Some(super::discover::Group {
             name: "vm".into(),
             zone: ZONE.into(),
             template: "t".into(),
             target_size: 1,
             stopped_size: 0,
         }),
-        ..super::survey::Found::default()
+        ..super::discover::Found::default()
     };
     let member = json!({"instance": "x/vm", "currentAction": "CREATING"});
-    found.members = vec![super::survey::Member::of(&member)];
+    found.members = vec![super::discover::Member::of(&member)];
     let error = |minute: u32| json!({"timestamp": format!("2026-11-22T10:{minute:02}:00Z"), "error": {"code": "ZONE_RESOURCE_POOL_EXHAUSTED"}});
     let errors = json!([error(50), error(40), error(20)]);
     let preempted = json!([
@@ -777,7 +777,7 @@ fn a_status_tells_since_when_the_zone_is_dry() {
         Timestamp::parse("2026-11-22T10:40:00Z")
     );
     // With so many failures that the list is full, older ones are not told: it is dry since the VM was there last.
-    let full: Vec<_> = (0..super::questions::ERRORS).map(|_| error(50)).collect();
+    let full: Vec<_> = (0..super::queries::ERRORS).map(|_| error(50)).collect();
     let long = status::judge("vm", &found, None, &json!(full), &preempted);
     assert_eq!(
         long.no_capacity_since,

@@ -9,11 +9,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::protocol::{Reply, Request};
-use super::runtime::{self, Holder};
+use super::runtime_dir::{self, Holder};
 use super::status::Status;
-use crate::error::{Context as _, Hint as _, Result, anyhow};
-use crate::os::thread;
-use crate::root::Root;
+use crate::state::layout::Root;
+use crate::sys::error::{Context as _, Hint as _, Result, anyhow};
+use crate::sys::thread;
 
 /// The keeper answers within milliseconds; this is for a machine that is on its knees.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ pub fn ask(root: &Root, request: &Request, patience: Duration) -> Result<Option<
         return Ok(None);
     };
     ask_at(
-        &runtime::socket(&holder.runtime),
+        &runtime_dir::socket(&holder.runtime),
         holder.pid,
         request,
         patience,
@@ -42,7 +42,7 @@ pub fn ask(root: &Root, request: &Request, patience: Duration) -> Result<Option<
 pub fn status_without_root(dir: &Path) -> Result<Option<Status>> {
     let (tell, told) = mpsc::channel();
     // All at once: those of other roots are asked too, and need not be well.
-    for socket in runtime::sockets() {
+    for socket in runtime_dir::sockets() {
         let tell = tell.clone();
         let ask = move || {
             let answer = ask_at(&socket, 0, &Request::Status, PATIENCE);
@@ -82,7 +82,7 @@ pub fn places_of_change(root: &Root) -> [PathBuf; 4] {
         root.session_state(),
         root.records(),
         root.saves(),
-        crate::claude::session::sessions_dir(&root.claude()),
+        crate::claude::session_file::sessions_dir(&root.claude()),
     ]
 }
 

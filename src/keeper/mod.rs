@@ -1,7 +1,7 @@
 //! The keeper: the daemon that starts agents, follows them, and saves them when the notice comes.
 //!
 //! Threads and one channel. Everything that happens becomes a `Message`; one loop hands events
-//! to the [`core`], which decides, and the `edges` do what it says. No thread shares state with
+//! to the [`crate::supervisor`], which decides, and the `edges` do what it says. No thread shares state with
 //! another but for the ledger of records and the journal, which are files first.
 //!
 //! ```text
@@ -12,61 +12,60 @@
 //! watchers ┘
 //! ```
 
-mod api;
-pub mod backups;
-mod checkpoints;
+pub mod agent_exec;
+mod api_probe;
+pub mod backup_timer;
+mod checkpoint_worker;
 pub mod client;
-pub mod core;
-mod diary;
-mod edges;
-mod follow;
-mod ground;
-mod guard;
-mod ledger;
+mod disk_watch;
+mod effects;
+mod git_status;
+mod launcher;
+mod login_watch;
 pub mod metrics;
-mod opening;
+mod mount_watch;
 mod poweroff;
+mod prompt_input;
 pub mod protocol;
+mod records;
 mod requests;
-mod room;
-pub mod runtime;
-mod schedule;
+pub mod runtime_dir;
+mod session_watch;
 mod socket;
-mod starter;
+mod startup;
 pub mod status;
-mod survey;
-mod typing;
+pub mod terminate;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
-use crate::error::{Error, Result, anyhow};
-use crate::notice::gcp::Seen;
-use crate::notice::{Notice, Source};
+use crate::metadata::gcp::Seen;
 use crate::notify;
-use crate::os::files::LockFile;
-use crate::os::process;
-use crate::os::signal::Ask;
-use crate::restore::History;
-use crate::root::Root;
+use crate::resume::History;
+use crate::state::config::Config;
+use crate::state::layout::Root;
 use crate::state::{AgentName, Journal, Manifest, TranscriptMark, What};
-use crate::systemd::notify::Manager;
-use crate::time::Timestamp;
+use crate::supervisor::notice::{Notice, Source};
+use crate::sys::error::{Error, Result, anyhow};
+use crate::sys::files::LockFile;
+use crate::sys::process;
+use crate::sys::signal::Ask;
+use crate::sys::time::Timestamp;
+use crate::systemd::sd_notify::Manager;
 use crate::tmux;
 
-use core::{Core, Event};
-use diary::Diary;
-use edges::Edges;
-use ground::{Ground, Lost};
-use opening::Taken;
+use crate::supervisor::activity_log::Diary;
+use crate::supervisor::{Core, Event};
+use effects::Edges;
+use mount_watch::{Ground, Lost};
 use protocol::Request;
 use requests::Waiting;
 use socket::ReplyTo;
+use startup::Taken;
 
-pub use ledger::{Ledger, canonical_cwd};
+pub use records::{Ledger, canonical_cwd};
 
 /// How often the core is told of time and memory when nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -108,7 +107,7 @@ enum Message {
     /// After a SIGTERM of systemd: whether the machine goes down, where that is known.
     GoingDown(Option<bool>),
     Ground(Ground),
-    Checkpointed(checkpoints::Made),
+    Checkpointed(checkpoint_worker::Made),
     /// How telling somebody went.
     Notified(Option<Error>),
     /// What the room on the disk comes to, where it is little.
@@ -144,7 +143,7 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
         history,
         is_new_life,
         torn,
-    } = opening::take(root, &life)?;
+    } = startup::take(root, &life)?;
     let journal = Journal::open(&root.journal(), &identity.root_id, identity.epoch, &life)?;
 
     let (messages, queue) = mpsc::channel();
@@ -159,7 +158,7 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
     let mut manager = Manager::of_this_process();
     manager.ready();
     let door = Arc::clone(&keeper.edges.door);
-    let _clock = backups::start(root, move || !door.is_closed())?;
+    let _clock = backup_timer::start(root, move || !door.is_closed())?;
     let end = keeper.serve(&queue, &mut manager);
     manager.stopping();
     keeper.say_goodbye(end);
@@ -282,7 +281,8 @@ impl Keeper {
                 self.edges.note_trouble("notify", told);
             }
             Message::Disk(trouble) => {
-                self.edges.write(None, &room::words(trouble.as_deref()));
+                self.edges
+                    .write(None, &disk_watch::words(trouble.as_deref()));
                 let told = trouble.map_or(Ok(()), |what| Err(anyhow!(what)));
                 self.edges.note_trouble("the disk", told);
             }

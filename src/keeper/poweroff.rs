@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use super::Message;
-use super::core::{Core, Event};
-use super::edges::Edges;
-use crate::agent;
-use crate::os::command;
-use crate::os::process;
-use crate::os::thread;
+use super::effects::Edges;
+use crate::supervisor::{Core, Event};
+use crate::sys::command;
+use crate::sys::process;
+use crate::sys::thread;
 
 /// How long the command that ends the machine may take.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(30);
@@ -26,7 +25,7 @@ impl Edges {
         self.aside("look-for-work", move || {
             let found = running.into_iter().find_map(|(name, process, marker)| {
                 let own = process::session_of(process.pid);
-                let marker = format!("{}={marker}", agent::MARKER);
+                let marker = format!("{}={marker}", crate::keeper::terminate::MARKER);
                 let left = process::with_marker(&marker);
                 let mut left = left.into_iter();
                 left.find(|left| process::session_of(left.pid) != own)

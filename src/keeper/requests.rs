@@ -5,21 +5,21 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::backups::Stand;
-use super::core::{Event, View};
+use super::backup_timer::Stand;
 use super::metrics::{self, Sample};
+use super::prompt_input::Typist;
 use super::protocol::{Reply, Request, refuse_to_end};
 use super::socket::ReplyTo;
 use super::status::{AgentStatus, BackupSeen, LastSave, Status, notice_of, tell_backups};
-use super::typing::Typist;
 use super::{End, Keeper};
-use crate::config::Config;
-use crate::error::{Error, Hint as _, Kind, Result, anyhow};
-use crate::notice::{Notice, Source};
-use crate::os::process::ProcessId;
-use crate::os::thread;
-use crate::os::{files, user};
+use crate::state::config::Config;
 use crate::state::{AgentName, AgentState, Fleet, Manifest, VERSION, What};
+use crate::supervisor::notice::{Notice, Source};
+use crate::supervisor::{Event, View};
+use crate::sys::error::{Error, Hint as _, Kind, Result, anyhow};
+use crate::sys::process::ProcessId;
+use crate::sys::thread;
+use crate::sys::{files, user};
 
 /// Who waits for the save that is under way.
 #[derive(Debug, Default)]

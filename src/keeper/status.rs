@@ -5,20 +5,20 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::backups::Stand;
-use super::core::{Core, View};
+use super::backup_timer::Stand;
 use crate::backup::BackupState;
 use crate::checkpoint;
-use crate::config::Config;
-use crate::error::Result;
-use crate::os::process;
-use crate::root::Root;
+use crate::checkpoint::workspace;
+use crate::state::config::Config;
+use crate::state::layout::Root;
 use crate::state::{
     self, AgentName, AgentRecord, AgentState, Cause, Fleet, Manifest, VERSION, Wanted,
     latest_manifest,
 };
-use crate::time::{Timestamp, moment};
-use crate::workspace;
+use crate::supervisor::{Core, View};
+use crate::sys::error::Result;
+use crate::sys::process;
+use crate::sys::time::{Timestamp, moment};
 
 /// The whole of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

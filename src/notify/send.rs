@@ -5,10 +5,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::message::Message;
-use crate::config::Format;
-use crate::error::{Context as _, Hint as _, Result, anyhow, ensure};
-use crate::os::command::run_with_input;
-use crate::os::socket::loopback_only;
+use crate::state::config::Format;
+use crate::sys::command::run_with_input;
+use crate::sys::error::{Context as _, Hint as _, Result, anyhow, ensure};
+use crate::sys::socket::loopback_only;
 
 /// How long one try may take.
 const LIMIT: Duration = Duration::from_secs(10);

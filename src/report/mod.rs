@@ -4,24 +4,24 @@
 //! Pure but for [`read`]. Free text (what an agent said, what a screen showed) never gets into a report,
 //! since reports are passed on.
 
-mod ends;
-mod facts;
+mod events;
 pub mod html;
-mod lanes;
+mod preemptions;
 #[cfg(test)]
 pub(crate) mod tests;
+mod timeline;
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::error::Result;
-use crate::root::Root;
+use crate::state::layout::Root;
 use crate::state::{self, Line, Manifest, VERSION};
-use crate::time::Timestamp;
+use crate::sys::error::Result;
+use crate::sys::time::Timestamp;
 
-pub use ends::{Kind, Preemption};
-pub use lanes::{Resumed, Span};
+pub use preemptions::{Kind, Preemption};
+pub use timeline::{Resumed, Span};
 
 /// What an agent is doing, as far as a report tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -237,7 +237,7 @@ pub struct About {
 /// They cannot be read.
 pub fn read(root: &Root, about: About) -> Result<Report> {
     let mut lives = Vec::new();
-    let torn = state::each_line(&root.journal(), |line| facts::take(&mut lives, &line))?;
+    let torn = state::each_line(&root.journal(), |line| events::take(&mut lives, &line))?;
     let saves = state::all_manifests(&root.saves())?;
     Ok(make(about, &lives, &saves, torn))
 }
@@ -251,12 +251,12 @@ pub fn of<'a>(
 ) -> Report {
     let mut lives = Vec::new();
     for line in lines {
-        facts::take(&mut lives, line);
+        events::take(&mut lives, line);
     }
     make(about, &lives, saves, 0)
 }
 
-fn make(about: About, lives: &[facts::Life], saves: &[Manifest], torn: usize) -> Report {
+fn make(about: About, lives: &[events::Life], saves: &[Manifest], torn: usize) -> Report {
     let About {
         root,
         root_id,
@@ -268,10 +268,10 @@ fn make(about: About, lives: &[facts::Life], saves: &[Manifest], torn: usize) ->
         watched_life.is_some() && lives.last().map(|life| &life.id) == watched_life.as_ref();
     let within = |at: Timestamp| at >= from && at <= until;
     let count = |times: &[Timestamp]| times.iter().filter(|at| within(**at)).count();
-    let agents = lanes::draw(lives, until, watched)
+    let agents = timeline::draw(lives, until, watched)
         .into_iter()
         .map(|(name, lane)| {
-            let timeline = lanes::clip(lane.spans, from, until);
+            let timeline = timeline::clip(lane.spans, from, until);
             let mut uptime = Uptime::default();
             for span in &timeline {
                 uptime.add(span.doing, span.until.since(span.from));
@@ -290,7 +290,7 @@ fn make(about: About, lives: &[facts::Life], saves: &[Manifest], torn: usize) ->
         })
         .filter(|agent| !agent.timeline.is_empty());
     let agents: Vec<AgentTime> = agents.collect();
-    let mut preemptions = ends::find(lives, saves);
+    let mut preemptions = preemptions::find(lives, saves);
     preemptions.retain(|end| within(end.at) || end.back_at.is_some_and(within));
     Report {
         version: VERSION,

@@ -5,26 +5,26 @@
 //! notice ─ agents end ─ words durable ─▶ manifest "words safe" ─ syncfs ─▶ "safe" ─ workspaces ─▶ done
 //! ```
 
-mod answer;
-mod stop;
-mod within;
-mod words;
+mod drain;
+mod end_agents;
+mod transcripts;
 mod workspaces;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::config;
-use crate::notice::{Deadline, Notice};
-use crate::os::crash::{Point, point};
-use crate::os::files;
-use crate::os::process::ProcessId;
-use crate::root::Root;
+use crate::state::config;
+use crate::state::layout::Root;
 use crate::state::{
     AgentRecord, AgentSaved, Journal, Manifest, What, last_save_id, new_save_id, prune_manifests,
     store_manifest,
 };
-use within::within;
+use crate::supervisor::notice::Notice;
+use crate::sys::deadline::Deadline;
+use crate::sys::failpoint::{Point, point};
+use crate::sys::files;
+use crate::sys::process::ProcessId;
+use crate::sys::time_limit::within;
 
 /// One agent as the save finds it.
 #[derive(Debug, Clone)]
@@ -67,7 +67,8 @@ impl Save<'_> {
         let mut manifest = self.begin(notice.source.to_string(), true);
         manifest.deadline_ms = Some(millis(notice.deadline.remaining()));
 
-        (manifest.agents, manifest.stragglers) = stop::end_all(&self.agents, self.root, notice);
+        (manifest.agents, manifest.stragglers) =
+            end_agents::end_all(&self.agents, self.root, notice);
         manifest.stages.agents_ended_ms = Some(millis(began.elapsed()));
         point(Point::SaveEnded);
 
@@ -75,7 +76,7 @@ impl Save<'_> {
         let ended = manifest
             .agents
             .iter()
-            .all(|agent| agent.end != stop::STILL_THERE);
+            .all(|agent| agent.end != end_agents::STILL_THERE);
         manifest.clean = words_safe && ended && !notice.deadline.has_passed();
         self.keep_manifest(&mut manifest, notice.deadline);
         let safe = What::Safe {
@@ -86,7 +87,7 @@ impl Save<'_> {
         self.note(safe, notice.deadline);
         point(Point::SaveSafe);
         // What forks faster than it was found before has more time now that the words are safe.
-        manifest.stragglers += stop::sweep_all(&self.agents, notice.deadline);
+        manifest.stragglers += end_agents::sweep_all(&self.agents, notice.deadline);
 
         self.finish(&mut manifest, began, notice.deadline);
         manifest
@@ -98,7 +99,7 @@ impl Save<'_> {
         let began = Instant::now();
         let mut manifest = self.begin("command".into(), false);
         manifest.deadline_ms = Some(millis(deadline.remaining()));
-        manifest.agents = self.agents.iter().map(stop::goes_on).collect();
+        manifest.agents = self.agents.iter().map(end_agents::goes_on).collect();
         manifest.clean = self.make_safe(&mut manifest, began, deadline);
         self.finish(&mut manifest, began, deadline);
         manifest
@@ -106,8 +107,8 @@ impl Save<'_> {
 
     /// Words first, then everything on the filesystem. Returns whether all of it is durable.
     fn make_safe(&self, manifest: &mut Manifest, began: Instant, deadline: Deadline) -> bool {
-        let transcripts = words::make_durable(self.root, &self.agents, deadline);
-        words::enter(transcripts, &mut manifest.agents);
+        let transcripts = transcripts::make_durable(self.root, &self.agents, deadline);
+        transcripts::enter(transcripts, &mut manifest.agents);
         let words_safe = manifest.agents.iter().all(|agent| agent.words_safe);
         manifest.stages.words_safe_ms = words_safe.then(|| millis(began.elapsed()));
         point(Point::SaveWords);

@@ -7,14 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::Subject;
-use super::within::within;
-use crate::checkpoint::{self, Outcome, Place, Trigger};
+use crate::checkpoint::{self, Outcome, Place};
 use crate::claude::{self, Lookup};
-use crate::config::{self, Remote};
-use crate::notice::Deadline;
-use crate::os::thread;
-use crate::root::Root;
+use crate::state::Trigger;
+use crate::state::config::{self, Remote};
+use crate::state::layout::Root;
 use crate::state::{Manifest, WorkspaceSaved};
+use crate::sys::deadline::Deadline;
+use crate::sys::thread;
+use crate::sys::time_limit::within;
 
 /// What may still be put down when the deadline has passed.
 const PASSED: Duration = Duration::from_millis(500);
@@ -112,7 +113,7 @@ fn most_recently_active_first(config_dir: &Path, agents: &[Subject]) -> Vec<usiz
     order.into_iter().map(|(_, index)| index).collect()
 }
 
-fn in_words(result: crate::error::Result<Outcome>) -> WorkspaceSaved {
+fn in_words(result: crate::sys::error::Result<Outcome>) -> WorkspaceSaved {
     let (checkpoint, note) = match result {
         Ok(Outcome::Taken(taken)) => {
             let note = match taken.left_out.len() {

@@ -7,19 +7,19 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::account::{self, Account};
-use super::step::Step;
-use super::user::{Request, User};
-use super::vm::{OWNER, unit_paths};
-use super::{Ask, layout, login_line, machine, packages};
-use crate::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
-use crate::os::crash::{Point, point};
-use crate::os::dirs::{Dir, Entry, Ownership};
-use crate::os::place::Place;
-use crate::os::{command, files};
-use crate::storage::blank::{self, Content};
+use super::steps::Step;
+use super::system_plan::{OWNER, unit_paths};
+use super::user_helper::{Request, User};
+use super::{Ask, first_boot_script, layout, login_line, packages};
+use crate::storage::blank_check::{self, Content};
 use crate::storage::device::Device;
 use crate::storage::filesystem::{self, Kind};
 use crate::storage::links::{Link, State, aside};
+use crate::sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
+use crate::sys::failpoint::{Point, point};
+use crate::sys::prefix::Place;
+use crate::sys::secure_dir::{Dir, Entry, Ownership};
+use crate::sys::{command, files};
 use crate::systemd::install;
 
 /// systemd answers at once; udev may have a queue on a machine that has just booted.
@@ -98,7 +98,7 @@ pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<St
             login_line::install(place.prefix(), &root.join("bin/spotkeep"), &root, uid)?;
         }
         Step::Script(_) => {
-            let machine = machine::stamp(place)?;
+            let machine = first_boot_script::stamp(place)?;
             return as_user(Request::NewMachine { root, machine });
         }
         Step::Start { restart: false } => install::start()?,
@@ -115,7 +115,7 @@ fn format(device: &Device, uuid: &str) -> Result<()> {
         "{} has changed since it was looked at",
         device.name.display()
     );
-    match blank::look(&now)? {
+    match blank_check::look(&now)? {
         Content::Blank => filesystem::make(&now, uuid),
         _ => bail!("{} is not blank any more", device.name.display()),
     }

@@ -1,9 +1,9 @@
 //! What belongs to root in a root, and what to the user. Root makes three directories and gives
 //! nothing away that has content; everything else the user makes.
 
-use crate::error::{Hint as _, Result, anyhow};
-use crate::os::dirs::{Dir, Entry, Ownership};
 use crate::storage::links::aside;
+use crate::sys::error::{Hint as _, Result, anyhow};
+use crate::sys::secure_dir::{Dir, Entry, Ownership};
 
 /// Directories that the user makes and owns.
 const OF_THE_USER: [&str; 4] = [".claude", "home", "workspaces", "session-state"];

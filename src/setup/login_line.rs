@@ -7,8 +7,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::error::{Context as _, Hint as _, Result, anyhow};
-use crate::os::files;
+use crate::sys::error::{Context as _, Hint as _, Result, anyhow};
+use crate::sys::files;
 
 /// Where it is, below the root of the file system.
 pub const PATH: &str = "etc/profile.d/spotkeep.sh";
@@ -73,8 +73,8 @@ pub fn remove(prefix: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::os::command::run;
-    use crate::os::user;
+    use crate::sys::command::run;
+    use crate::sys::user;
     use crate::wait::FOREVER;
     use std::process::Command;
 

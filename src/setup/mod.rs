@@ -6,36 +6,36 @@
 //! cut off is continued by the next, and a dry run shows the same list.
 //!
 //! Root executes and follows nothing that the user can write: what is the user's is done by a process
-//! of the user ([`user`]), what root makes on the disk it makes through open directories
-//! ([`crate::os::dirs`]), and whose disk it is stands where only root can write ([`account`]).
+//! of the user ([`user_helper`]), what root makes on the disk it makes through open directories
+//! ([`crate::sys::secure_dir`]), and whose disk it is stands where only root can write ([`account`]).
 
 pub mod account;
 mod apply;
-pub mod disk;
-pub mod handover;
+pub mod disk_plan;
+pub mod first_boot_script;
 pub mod layout;
 pub mod login_line;
-pub mod machine;
 pub mod packages;
+pub mod reexec;
 pub mod startup;
-pub mod step;
+pub mod steps;
+pub mod system_plan;
 pub mod undo;
 pub mod upgrade;
-pub mod user;
-pub mod vm;
+pub mod user_helper;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::os::crash::{Point, point};
-use crate::os::files::{self, LockFile};
-use crate::os::place::Place;
-use crate::storage::blank::Content;
+use crate::storage::blank_check::Content;
 use crate::storage::filesystem::{Inside, Peek};
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::sys::failpoint::{Point, point};
+use crate::sys::files::{self, LockFile};
+use crate::sys::prefix::Place;
 use account::{Account, Verdict};
-use step::Step;
+use steps::Step;
 
 /// How long a disk is waited for that is just being attached.
 pub const WAIT: Duration = Duration::from_secs(30);
@@ -120,13 +120,13 @@ pub struct Outcome {
 /// # Errors
 /// Something is in the way, with what to do about it; or a step failed, and the next run goes on there.
 pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
-    vm::ensure_root()?;
+    system_plan::ensure_root()?;
     let _lock = lock(&ask.place)?;
     let mut outcome = Outcome::default();
     let root = ask.place.at(&ask.root);
     if let Some(disk) = &ask.disk {
-        let facts = disk::look(ask, disk)?;
-        let steps = disk::plan(&facts, ask)?;
+        let facts = disk_plan::look(ask, disk)?;
+        let steps = disk_plan::plan(&facts, ask)?;
         let was_full = matches!(facts.inside, Some(Inside::Other(_)));
         perform(&steps, ask, None, &mut outcome, tell)?;
         // A journal that was replayed may have brought to light what a look could not see.
@@ -138,16 +138,16 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
             .hint("to make the root beside them, and change none of them: --beside-other-files");
         }
         outcome.device = Some(facts.device.name.clone());
-        if let Some(note) = disk::partition_note(&facts.device) {
+        if let Some(note) = disk_plan::partition_note(&facts.device) {
             tell(Told::Did(note));
         }
     }
     ensure_mounted(ask, &root)?;
-    outcome.handover = handover::to(&root)?;
+    outcome.handover = reexec::to(&root)?;
     if outcome.handover.is_some() {
         return Ok(outcome);
     }
-    let account = match vm::account(ask, Some(&root))? {
+    let account = match system_plan::account(ask, Some(&root))? {
         Verdict::There(account) => account,
         Verdict::Make(wanted) => {
             perform(
@@ -160,8 +160,8 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
             account::find(&ask.place, &wanted.name)?.context("the account is not there")?
         }
     };
-    let facts = vm::look(ask, Some(&root), &account)?;
-    let (steps, problems) = vm::plan(&facts, ask)?;
+    let facts = system_plan::look(ask, Some(&root), &account)?;
+    let (steps, problems) = system_plan::plan(&facts, ask)?;
     perform(&steps, ask, Some(&account), &mut outcome, tell)?;
     outcome.short_retention =
         !ask.retain && !crate::claude::retention::is_enough(facts.report.retention);
@@ -177,7 +177,7 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
 /// # Errors
 /// As [`run`], as far as it can be known.
 pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
-    vm::ensure_root()?;
+    system_plan::ensure_root()?;
     let mut outcome = Outcome::default();
     let root = ask.place.at(&ask.root);
     // A root that is not mounted is mounted for a look, and unmounted at the end.
@@ -186,8 +186,8 @@ pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
         .unwrap_or(false)
         .then(|| root.clone());
     if let Some(disk) = &ask.disk {
-        let facts = disk::look(ask, disk)?;
-        would(&disk::plan(&facts, ask)?, &mut outcome, tell);
+        let facts = disk_plan::look(ask, disk)?;
+        would(&disk_plan::plan(&facts, ask)?, &mut outcome, tell);
         if tree.is_none()
             && let Content::Filesystem(filesystem) = &facts.content
         {
@@ -198,19 +198,19 @@ pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
     } else {
         ensure_mounted(ask, &root)?;
     }
-    let theirs = tree.as_deref().map(handover::to).transpose()?.flatten();
+    let theirs = tree.as_deref().map(reexec::to).transpose()?.flatten();
     if theirs.is_some() && peek.is_none() {
         outcome.handover = theirs;
         return Ok(outcome);
     }
-    let account = match vm::account(ask, tree.as_deref())? {
+    let account = match system_plan::account(ask, tree.as_deref())? {
         Verdict::There(account) => account,
         Verdict::Make(wanted) => {
             would(&[Step::Account(wanted.clone())], &mut outcome, tell);
-            vm::imagined(&wanted)
+            system_plan::imagined(&wanted)
         }
     };
-    let mut facts = vm::look(ask, tree.as_deref(), &account)?;
+    let mut facts = system_plan::look(ask, tree.as_deref(), &account)?;
     if theirs.is_some() {
         // What it would do is told by this one, as it is mounted for a look only.
         tell(Told::Would(
@@ -218,7 +218,7 @@ pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
         ));
         facts.program = Some(true);
     }
-    let (steps, problems) = vm::plan(&facts, ask)?;
+    let (steps, problems) = system_plan::plan(&facts, ask)?;
     would(&steps, &mut outcome, tell);
     for problem in problems {
         outcome.problems += 1;
@@ -255,7 +255,7 @@ fn perform(
             }
             Err(error) if step.is_optional() => {
                 outcome.problems += 1;
-                let hint = crate::error::hint_of(&error).map(|hint| format!(" ({hint})"));
+                let hint = crate::sys::error::hint_of(&error).map(|hint| format!(" ({hint})"));
                 tell(Told::Problem(format!(
                     "{error:#}{}",
                     hint.unwrap_or_default()

@@ -6,13 +6,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::account::Verdict;
-use super::user::{Request, User};
-use super::{Ask, Outcome, Told, login_line, vm};
-use crate::error::{Context as _, Result};
-use crate::os::command;
-use crate::os::crash::{Point, point};
+use super::user_helper::{Request, User};
+use super::{Ask, Outcome, Told, login_line, system_plan};
 use crate::storage::filesystem;
 use crate::storage::links::{Link, State};
+use crate::sys::command;
+use crate::sys::error::{Context as _, Result};
+use crate::sys::failpoint::{Point, point};
 use crate::systemd::install;
 use crate::systemd::units::mount_unit;
 
@@ -23,12 +23,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// # Errors
 /// Something of it cannot be taken out.
 pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
-    vm::ensure_root()?;
+    system_plan::ensure_root()?;
     let mut outcome = Outcome::default();
     let place = &ask.place;
     let root = place.at(&ask.root);
-    let is_mounted = crate::os::files::is_mount_point(&root).unwrap_or(false);
-    let account = match vm::account(ask, is_mounted.then_some(root.as_path())) {
+    let is_mounted = crate::sys::files::is_mount_point(&root).unwrap_or(false);
+    let account = match system_plan::account(ask, is_mounted.then_some(root.as_path())) {
         Ok(Verdict::There(account)) => Some(account),
         _ => None,
     };
@@ -46,7 +46,7 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<Outcome> 
         Ok(())
     };
     if let Some(account) = &account {
-        if let Some(paths) = vm::unit_paths(ask, account)
+        if let Some(paths) = system_plan::unit_paths(ask, account)
             && install::differences(place.prefix(), &paths)?.len()
                 < crate::systemd::units::render(&paths)?.len()
         {

@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
-use crate::os::crash::{Point, point};
-use crate::os::{command, files, user};
-use crate::root::Root;
+use crate::state::layout::Root;
+use crate::sys::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
+use crate::sys::failpoint::{Point, point};
+use crate::sys::{command, files, user};
 use crate::systemd::install;
 use crate::systemd::units::{KEEPER, UnitPaths};
 

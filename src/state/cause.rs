@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::time::Timestamp;
+use crate::sys::time::Timestamp;
 
 /// Why an agent does not work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::error::{Error, Hint as _, Kind, Result, anyhow, hint_of};
+use crate::sys::error::{Error, Hint as _, Kind, Result, anyhow, hint_of};
 
 /// A new id that comes after `last`: in the order of time (version 7), and also where the clock was set back.
 #[must_use]
@@ -130,7 +130,7 @@ impl fmt::Display for AgentName {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::hint_of;
+    use crate::sys::error::hint_of;
 
     #[test]
     fn the_id_of_a_save_comes_after_the_last_one_also_where_the_clock_was_set_back() {
@@ -140,7 +140,7 @@ mod tests {
             // A thousandth of a second after the last one, and else an id of version 7 like any other.
             let time = format!("ff000000-000{nth}-7");
             assert!(
-                next > last && next.starts_with(&time) && crate::os::uuid::is_uuid(&next),
+                next > last && next.starts_with(&time) && crate::sys::uuid::is_uuid(&next),
                 "{next} {last}"
             );
             assert_ne!(next[24..], last[24..], "by chance, too");

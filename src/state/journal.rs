@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{AgentName, Cause, VERSION};
-use crate::error::{Context as _, Error, Result};
-use crate::os::files::{self, AppendFile, read_tail};
-use crate::time::Timestamp;
+use crate::sys::error::{Context as _, Error, Result};
+use crate::sys::files::{self, AppendFile, read_tail};
+use crate::sys::time::Timestamp;
 
 /// Bytes at the end of the journal that are looked at when it is opened. A life that has had its
 /// notice starts nothing after it, so a notice of this life is always within.

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{AgentName, VERSION, load as load_state, store as store_state};
-use crate::error::{Context as _, Result};
-use crate::time::Timestamp;
+use crate::sys::error::{Context as _, Result};
+use crate::sys::time::Timestamp;
 
 /// How many manifests are kept.
 const KEPT: usize = 200;
@@ -208,7 +208,7 @@ pub fn last_id(saves: &Path) -> Option<String> {
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn damaged(saves: &Path) -> Result<Vec<crate::error::Error>> {
+pub fn damaged(saves: &Path) -> Result<Vec<crate::sys::error::Error>> {
     let all = ids(saves)?;
     Ok(all.iter().filter_map(|id| load(saves, id).err()).collect())
 }

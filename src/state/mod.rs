@@ -5,10 +5,12 @@
 //! rewritten by this one: each structure carries what it did not understand in `unknown`.
 
 mod cause;
+pub mod config;
 mod id;
 mod journal;
+pub mod layout;
 mod manifest;
-pub mod recall;
+pub mod rebuild;
 mod record;
 mod root_file;
 mod trigger;
@@ -18,8 +20,8 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Context as _, Hint as _, Result};
-use crate::os::files;
+use crate::sys::error::{Context as _, Hint as _, Result};
+use crate::sys::files;
 
 pub use cause::Cause;
 pub use id::{AgentName, new_save_id};
@@ -46,7 +48,7 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         return Ok(None);
     };
     if bytes.iter().all(u8::is_ascii_whitespace) || bytes.contains(&0) {
-        return Err(crate::error::anyhow!(
+        return Err(crate::sys::error::anyhow!(
             "{} is damaged: empty, or holds NUL bytes",
             path.display()
         ))
@@ -73,7 +75,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::error::hint_of;
+    use crate::sys::error::hint_of;
 
     #[test]
     fn a_damaged_file_is_named_with_a_way_out_and_left_as_it_is() {

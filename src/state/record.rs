@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{AgentName, Cause, VERSION};
-use crate::os::process::ProcessId;
-use crate::os::uuid::new_uuid;
+use crate::sys::process::ProcessId;
+use crate::sys::uuid::new_uuid;
 
 /// What the user last said of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

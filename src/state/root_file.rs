@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::VERSION;
-use crate::os::user;
-use crate::os::uuid::new_uuid;
-use crate::time::Timestamp;
+use crate::sys::time::Timestamp;
+use crate::sys::user;
+use crate::sys::uuid::new_uuid;
 
 /// Whether the fleet as a whole is wanted; it outlives a reboot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::os::block::{self, Number};
-use crate::os::place::Place;
+use crate::sys::block::{self, Number};
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::sys::prefix::Place;
 
 /// Bytes in a sector as `/sys` counts them, whatever the disk's own are.
 const SECTOR: u64 = 512;
@@ -226,9 +226,9 @@ fn candidates(place: &Place) -> Vec<String> {
                 .find(|id| fs::canonicalize(by_id.join(id)).is_ok_and(|path| path == device.path));
             let stable = stable.map_or_else(String::new, |id| format!(" ({id})"));
             let used = device.in_use().unwrap_or_else(|| {
-                match super::blank::signatures(&device.path).as_deref() {
+                match super::blank_check::signatures(&device.path).as_deref() {
                     Ok([]) => "nothing known on it".to_owned(),
-                    Ok(found) => super::blank::in_words(found),
+                    Ok(found) => super::blank_check::in_words(found),
                     Err(_) => "cannot be read".to_owned(),
                 }
             });

@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::device::Device;
-use crate::error::{Context as _, Hint as _, Result, bail, ensure};
-use crate::os::command;
-use crate::os::command::Output;
-use crate::os::dirs::{Dir, Entry};
+use crate::sys::command;
+use crate::sys::command::Output;
+use crate::sys::error::{Context as _, Hint as _, Result, bail, ensure};
+use crate::sys::secure_dir::{Dir, Entry};
 
 /// Making the tables of a large disk on a slow one takes minutes; so does growing it.
 const MAKE_LIMIT: Duration = Duration::from_secs(900);
@@ -334,7 +334,7 @@ impl Peek {
         let peek = Self { at };
         mount(device, kind, &options, &peek.at)?;
         ensure!(
-            crate::os::files::is_mount_point(&peek.at)?,
+            crate::sys::files::is_mount_point(&peek.at)?,
             "nothing is mounted at {}",
             peek.at.display()
         );
@@ -350,7 +350,7 @@ impl Peek {
 
 impl Drop for Peek {
     fn drop(&mut self) {
-        if crate::os::files::is_mount_point(&self.at).unwrap_or(false)
+        if crate::sys::files::is_mount_point(&self.at).unwrap_or(false)
             && let Err(error) = unmount(&self.at)
         {
             tracing::warn!("{error:#}");

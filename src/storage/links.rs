@@ -8,13 +8,13 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::copy::{self, Merged};
-use crate::claude::session;
-use crate::error::{Context as _, Hint as _, Result, anyhow, bail};
-use crate::os::dirs::rename_new;
-use crate::os::files;
-use crate::os::process::{self, ProcessId};
-use crate::time::Timestamp;
+use super::merge_tree::{self, Merged};
+use crate::claude::session_file;
+use crate::sys::error::{Context as _, Hint as _, Result, anyhow, bail};
+use crate::sys::files;
+use crate::sys::process::{self, ProcessId};
+use crate::sys::secure_dir::rename_new;
+use crate::sys::time::Timestamp;
 
 /// A link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +112,7 @@ impl Link {
         if fs::canonicalize(&self.at).is_ok_and(|real| real == self.to) {
             return Ok(State::Right);
         }
-        let (files, bytes) = copy::weigh(&self.at)?;
+        let (files, bytes) = merge_tree::weigh(&self.at)?;
         Ok(State::Content { files, bytes })
     }
 
@@ -177,9 +177,9 @@ impl Link {
     pub fn copy_in(&self, bytes: u64) -> Result<String> {
         let parent = self.to.parent().unwrap_or(Path::new("/"));
         files::create_private_dir(parent)?;
-        copy::ensure_room(bytes, parent)?;
-        let merged = copy::merge(&self.at, &self.to)?;
-        let (count, _) = copy::verify(&self.at, &self.to, &merged)?;
+        merge_tree::ensure_room(bytes, parent)?;
+        let merged = merge_tree::merge(&self.at, &self.to)?;
+        let (count, _) = merge_tree::verify(&self.at, &self.to, &merged)?;
         files::sync_filesystem(parent)?;
         Ok(self.words(&merged, count))
     }
@@ -213,7 +213,7 @@ impl Link {
     /// One does.
     pub fn refuse_in_use(&self) -> Result<()> {
         let mut users: Vec<(ProcessId, String)> = process::users_of(&self.at);
-        for file in session::live(&self.at) {
+        for file in session_file::live(&self.at) {
             users.push((file.process, "a live Claude session".to_owned()));
         }
         // Claude opens `.claude.json` and files of sessions for a moment only; its directory tells.
@@ -224,7 +224,7 @@ impl Link {
         {
             let beside = self.at.with_file_name(".claude");
             users.extend(
-                session::live(&beside)
+                session_file::live(&beside)
                     .into_iter()
                     .map(|file| (file.process, "a live Claude session".to_owned())),
             );

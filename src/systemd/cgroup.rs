@@ -16,9 +16,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::error::{Context as _, Result};
-use crate::os::usage::Usage;
 use crate::state::AgentName;
+use crate::sys::error::{Context as _, Result};
+use crate::sys::proc_usage::Usage;
 
 /// The leaf of the tmux server.
 const SERVER: &str = "server";

@@ -2,5 +2,5 @@
 
 pub mod cgroup;
 pub mod install;
-pub mod notify;
+pub mod sd_notify;
 pub mod units;

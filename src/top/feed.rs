@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use super::loads::Loads;
 use super::transcripts::Transcripts;
 use super::world::{Machine, News, World};
-use crate::config::Config;
-use crate::error::{Context as _, Result};
 use crate::keeper::client::places_of_change;
 use crate::keeper::status::Status;
-use crate::notice::gcp::Metadata;
-use crate::os::files;
-use crate::os::thread;
-use crate::os::watch::{Bell, Watch};
-use crate::root::Root;
+use crate::metadata::gcp::Metadata;
+use crate::state::config::Config;
+use crate::state::layout::Root;
 use crate::state::{self, AgentName, Line, Manifest};
+use crate::sys::error::{Context as _, Result};
+use crate::sys::files;
+use crate::sys::inotify::{Bell, Watch};
+use crate::sys::thread;
 
 /// What shows in no file, such as a count of dirty files, is asked for this often.
 const STATUS_EVERY: Duration = Duration::from_secs(2);

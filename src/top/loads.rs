@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::world::Load;
 use crate::keeper::status::AgentStatus;
-use crate::os::usage::{Processes, Usage};
 use crate::state::AgentName;
+use crate::sys::proc_usage::{Processes, Usage};
 use crate::systemd::cgroup::Leaf;
 
 /// The last look, and what came of it.

@@ -7,7 +7,7 @@ use super::pager::Pager;
 use super::row::Row;
 use super::world::{News, World};
 use crate::state::{AgentName, AgentState};
-use crate::time::Timestamp;
+use crate::sys::time::Timestamp;
 
 /// For how long the answer to a command is shown.
 const SAID_FOR: Duration = Duration::from_secs(8);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{Glance, Load, World};
 use crate::keeper::status::AgentStatus;
 use crate::state::{AgentSaved, AgentState};
-use crate::time::{Timestamp, short};
+use crate::sys::time::{Timestamp, short};
 
 /// One agent.
 #[derive(Debug, Clone)]

@@ -8,14 +8,14 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use super::world::Glance;
-use crate::claude::said::Said;
-use crate::claude::story::Story;
+use crate::claude::transcript::render::Said;
+use crate::claude::transcript::summary::Story;
 use crate::claude::{self, Lookup, Reader};
 use crate::keeper::status::AgentStatus;
-use crate::os::process;
-use crate::os::thread;
-use crate::os::watch::{Bell, Watch};
 use crate::state::AgentName;
+use crate::sys::inotify::{Bell, Watch};
+use crate::sys::process;
+use crate::sys::thread;
 
 /// The end of a transcript that is read at once, in bytes.
 const FIRST_LOOK: u64 = 256 << 10;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::claude::said::Said;
+use crate::claude::transcript::render::Said;
 use crate::keeper::status::Status;
-use crate::os::files::Space;
 use crate::state::{AgentName, Line, Manifest};
-use crate::time::Timestamp;
+use crate::sys::files::Space;
+use crate::sys::time::Timestamp;
 
 /// All of it.
 #[derive(Debug, Clone, PartialEq)]

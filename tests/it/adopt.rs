@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use spotkeep::claude::locate::slug;
+use spotkeep::claude::transcript::locate::slug;
 use spotkeep::drill::session_file::transcript_marks;
-use spotkeep::os::process::ProcessId;
+use spotkeep::sys::process::ProcessId;
 
 use crate::lab::{Lab, arguments, git, prompt_of};
 use crate::real_claude::Person;
@@ -183,7 +183,7 @@ fn a_turn_that_was_cut_before_goes_on_and_nobody_speaks_of_a_preemption() {
 }
 
 pub fn session_of(config: &Path, claude: ProcessId) -> String {
-    let file = spotkeep::claude::session::read(config, claude.pid).unwrap();
+    let file = spotkeep::claude::session_file::read(config, claude.pid).unwrap();
     file.session_id
 }
 
@@ -308,7 +308,7 @@ fn a_workspace_of_another_filesystem_is_copied_and_kept_aside() {
     }
     let inside = lab.make_workspace("api");
     let place = elsewhere.path().join("api");
-    spotkeep::storage::copy::merge(&inside, &place).unwrap();
+    spotkeep::storage::merge_tree::merge(&inside, &place).unwrap();
     fs::remove_dir_all(&inside).unwrap();
     let session = before(&lab, &place, "api");
     let said = lab.run(&["adopt", "--yes", "--move", &session]).ok();

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
-use spotkeep::os::process::{ProcessId, Signal};
+use spotkeep::sys::process::{ProcessId, Signal};
 
 use crate::lab::{Lab, SPOTKEEP, Said, git, is_root, said, skip};
 use crate::wait::during;

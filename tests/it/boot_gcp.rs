@@ -4,9 +4,9 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use spotkeep::gcp::guest::{FirstTime, Guest, Look, Startup, in_words, parse};
-use spotkeep::gcp::{Call, Cloud, Refusal, preempt, quote, script};
-use spotkeep::time::Timestamp;
+use spotkeep::gcp::ssh::{FirstTime, Guest, Look, Startup, in_words, parse};
+use spotkeep::gcp::{Call, Cloud, Refusal, preempt, quote, scripts};
+use spotkeep::sys::time::Timestamp;
 
 use crate::boot::{Disk, Machine, Room, agent, with_a_room};
 use crate::wait::{FOREVER, during};
@@ -19,7 +19,7 @@ const UNIT: &str = "[Unit]\nWants=network-online.target\nAfter=network-online.ta
 /// A new VM of the group: a fresh boot disk, the start-up script, and a person who may become root.
 fn vm<'r>(room: &'r Room, disk: &Disk) -> Machine<'r> {
     let mut machine = Machine::new(room);
-    let startup = script::startup("claude-persist");
+    let startup = scripts::startup("claude-persist");
     machine.script("/startup", startup.trim_start_matches("#!/bin/sh\n"));
     machine.write("/etc/systemd/system/google-startup-scripts.service", UNIT);
     machine.link(

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use spotkeep::os::user;
-use spotkeep::os::uuid::new_uuid;
 use spotkeep::setup::login_line;
+use spotkeep::sys::user;
+use spotkeep::sys::uuid::new_uuid;
 use spotkeep::systemd::install;
 use spotkeep::systemd::units::{ALL, UNIT_DIR, UnitPaths};
 
@@ -793,7 +793,7 @@ fn a_keeper_is_known_by_its_version_and_its_agents_by_where_they_live() {
     lab.process("a")
         .open()
         .unwrap()
-        .signal(spotkeep::os::process::Signal::Kill);
+        .signal(spotkeep::sys::process::Signal::Kill);
     keeper.let_go();
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus};
 
-use spotkeep::os::process::{ProcessId, Signal};
+use spotkeep::sys::process::{ProcessId, Signal};
 
 use crate::lab::Lab;
 use crate::wait::during;
@@ -17,7 +17,7 @@ impl Lab {
 
     /// Tells the keeper that the file has changed, and no more than that.
     pub fn reload(&self) {
-        let root = spotkeep::root::Root::open_of_anybody(&self.root()).unwrap();
+        let root = spotkeep::state::layout::Root::open_of_anybody(&self.root()).unwrap();
         let patience = spotkeep::keeper::client::PATIENCE;
         let reload = spotkeep::keeper::protocol::Request::Reload { ends: Vec::new() };
         spotkeep::keeper::client::ask(&root, &reload, patience)

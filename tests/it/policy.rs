@@ -1,6 +1,6 @@
 //! What happens when an agent ends by itself.
 
-use spotkeep::os::process::Signal;
+use spotkeep::sys::process::Signal;
 
 use crate::lab::{Lab, arguments};
 use crate::notice::NobodyListens;

@@ -8,11 +8,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use spotkeep::claude::seed::{Seed, seed};
-use spotkeep::claude::session;
-use spotkeep::os::process::{ProcessId, Signal};
-use spotkeep::os::watch::Watch;
+use spotkeep::claude::onboarding::{Seed, seed};
+use spotkeep::claude::session_file;
 use spotkeep::state::AgentName;
+use spotkeep::sys::inotify::Watch;
+use spotkeep::sys::process::{ProcessId, Signal};
 use spotkeep::tmux::Tmux;
 
 use crate::lab::{Lab, is_root, run, skip};
@@ -225,7 +225,7 @@ impl Person {
 
     fn with(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) -> Self {
         // Of its own: the server of the one before may still hold its socket.
-        let id = spotkeep::os::uuid::new_uuid();
+        let id = spotkeep::sys::uuid::new_uuid();
         let dir = lab.dir.join(format!("person-{}", &id[..8]));
         fs::create_dir_all(&dir).unwrap();
         let (tmux, name) = (Tmux::new(&dir), AgentName::new("person").unwrap());
@@ -246,7 +246,7 @@ impl Person {
         let config = &self.config;
         let watch = Watch::new().unwrap();
         let pause = || {
-            watch.add(&session::sessions_dir(config)).ok();
+            watch.add(&session_file::sessions_dir(config)).ok();
             watch.wait(Duration::from_millis(100));
         };
         until_with(
@@ -254,8 +254,8 @@ impl Person {
             || self.screen(),
             pause,
             || {
-                let file = session::read(config, self.claude.pid)?;
-                (file.status == Some(session::Status::Idle)).then_some(file.session_id)
+                let file = session_file::read(config, self.claude.pid)?;
+                (file.status == Some(session_file::Status::Idle)).then_some(file.session_id)
             },
         )
     }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::Value;
-use spotkeep::claude::locate::slug;
+use spotkeep::claude::transcript::locate::slug;
 
 use crate::adopt::{outside, own_config, session_of, somebody};
 use crate::lab::{arguments, prompt_of};

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use spotkeep::claude::locate::slug;
+use spotkeep::claude::transcript::locate::slug;
 
 use crate::lab::{Lab, prompt_of, said};
 use crate::real_claude::{KEY, lab, with_each_version};

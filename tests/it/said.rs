@@ -4,8 +4,8 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
 use serde_json::Value;
-use spotkeep::error::Result;
-use spotkeep::os::command::{self, Output};
+use spotkeep::sys::command::{self, Output};
+use spotkeep::sys::error::Result;
 
 use crate::wait::{FOREVER, during};
 

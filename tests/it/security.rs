@@ -198,7 +198,7 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
         }
     }
     let lab = Lab::new();
-    let id = spotkeep::os::uuid::new_uuid().replace('-', "");
+    let id = spotkeep::sys::uuid::new_uuid().replace('-', "");
     let secret = |of: &str| format!("sk-{of}-{}", &id[..20]);
     let (of_agent, of_webhook, of_push, of_login, of_copy) = (
         secret("agent"),
@@ -331,7 +331,7 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
         (".claude/.credentials.json", vec![&of_login]),
         ("session-state/credentials.json", vec![&of_login]),
     ];
-    let config_copy = spotkeep::root::Root::open_of_anybody(&lab.root())
+    let config_copy = spotkeep::state::layout::Root::open_of_anybody(&lab.root())
         .unwrap()
         .config_copy();
     for path in below(&lab.dir) {
@@ -457,7 +457,10 @@ fn no_name_leads_out_of_its_place() {
         }
         let quoted = serde_json::Value::from(name).to_string();
         let text = format!("[agents.{quoted}]\nworkspace = \"workspaces/x\"\n");
-        assert!(spotkeep::config::Config::parse(&text).is_err(), "{text}");
+        assert!(
+            spotkeep::state::config::Config::parse(&text).is_err(),
+            "{text}"
+        );
     }
     let is_new = |path: &PathBuf| {
         let is_log =

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use spotkeep::os::cut::cut_power;
-use spotkeep::os::files::is_mount_point;
-use spotkeep::root::Root;
+use spotkeep::state::layout::Root;
+use spotkeep::sys::files::is_mount_point;
+use spotkeep::sys::power_cut::cut_power;
 
 use crate::lab::said;
 use crate::setup_lab::{UID, Vm, owned, tool};

@@ -6,8 +6,8 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use spotkeep::os::command::run_with_input;
-use spotkeep::os::process::users_of;
+use spotkeep::sys::command::run_with_input;
+use spotkeep::sys::process::users_of;
 
 use crate::lab::{SPOTKEEP, is_root, said};
 use crate::setup_lab::{UID, Vm, owned, tool};

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
-use spotkeep::drill::ledger::Ledger;
-use spotkeep::drill::model::Model;
+use spotkeep::drill::fake_api::Model;
+use spotkeep::drill::fake_api::log::Ledger;
 use spotkeep::drill::session_file::transcript_marks;
-use spotkeep::os::process::ProcessId;
-use spotkeep::os::watch::Watch;
 use spotkeep::state::{AgentName, Line, lines};
+use spotkeep::sys::inotify::Watch;
+use spotkeep::sys::process::ProcessId;
 use spotkeep::tmux::Tmux;
 
 use crate::lab::{Lab, said};

@@ -3,8 +3,8 @@
 use std::fs;
 
 use serde_json::Value;
-use spotkeep::drill::model::Fault;
-use spotkeep::time::Timestamp;
+use spotkeep::drill::fake_api::Fault;
+use spotkeep::sys::time::Timestamp;
 
 use crate::keeper::Keeper;
 use crate::lab::{Lab, prompt_of};

@@ -12,13 +12,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use super::call::{ask, feed, try_feed};
-use super::{Checkpoint, Place, Turn, list, list_at, rebuild, turn};
-use crate::error::{Context as _, Result};
-use crate::git::{Git, Repository, side};
-use crate::notice::Deadline;
-use crate::root::Root;
-use crate::workspace::{self, git_dir};
+use super::git::call::{ask, feed, try_feed};
+use super::rebuild;
+use super::{Checkpoint, Place, Turn, list, list_at, lock};
+use crate::checkpoint::git::{Git, Repository, shadow_dir};
+use crate::checkpoint::workspace::{self, git_dir};
+use crate::state::layout::Root;
+use crate::sys::deadline::Deadline;
+use crate::sys::error::{Context as _, Result};
 
 /// So many are named; of the rest, how many.
 const NAMED: usize = 3;
@@ -67,7 +68,7 @@ pub fn bring_back(
     place: &Place,
     deadline: Deadline,
 ) -> Result<Option<(Checkpoint, Vec<String>)>> {
-    let Some(repository) = turn::home(root, &place.private) else {
+    let Some(repository) = lock::home(root, &place.private) else {
         return Ok(None);
     };
     if !repository.is_dir() || repository.starts_with(&place.workspace) {
@@ -98,7 +99,7 @@ fn drop_private(place: &Place) -> Result<()> {
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if name.to_str().is_some_and(|name| turn::KEPT.contains(&name)) {
+        if name.to_str().is_some_and(|name| lock::KEPT.contains(&name)) {
             continue;
         }
         let path = entry.path();
@@ -115,7 +116,7 @@ fn drop_private(place: &Place) -> Result<()> {
 fn relink(root: &Root, place: &Place, found: &mut Findings, deadline: Deadline) {
     let dot_git = place.workspace.join(".git");
     let torn = fs::read(&dot_git).is_ok_and(|bytes| bytes.is_empty() || bytes.contains(&0));
-    let Some(repository) = turn::home(root, &place.private).filter(|_| torn) else {
+    let Some(repository) = lock::home(root, &place.private).filter(|_| torn) else {
         return;
     };
     let workspace = place.workspace.to_string_lossy().into_owned();
@@ -191,7 +192,7 @@ fn mend_index(place: &Place, own: &Path, found: &mut Findings, deadline: Deadlin
     fs::rename(&index, &aside).with_context(|| format!("cannot move {}", index.display()))?;
     let repository = Repository::of(dir, deadline.at())?
         .with_context(|| format!("{} is no git workspace", dir.display()))?;
-    let common = side::common(&place.private.join("git"), &repository)?;
+    let common = shadow_dir::common(&place.private.join("git"), &repository)?;
     let git = Git::writing(&repository, &common, deadline.at());
     let read = |tree: &str| git.run(&["read-tree", tree], Vec::new());
     let made = match &source {

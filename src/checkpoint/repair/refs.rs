@@ -4,12 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::Place;
-use super::super::call::try_feed;
+use super::super::git::call::try_feed;
 use super::{Findings, is_hollow};
-use crate::error::{Context as _, Result};
-use crate::notice::Deadline;
-use crate::os::files;
-use crate::workspace::{git_dir, git_lives_in, is_open_anywhere};
+use crate::checkpoint::workspace::{git_dir, git_lives_in, is_open_anywhere};
+use crate::sys::deadline::Deadline;
+use crate::sys::error::{Context as _, Result};
+use crate::sys::files;
 
 /// Locks whose owner is provably gone: nobody has them open, and no git works in this repository.
 pub(super) fn remove_locks(

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{show, until_signalled};
-use crate::backup::engine::Repository;
-use crate::backup::{Settings, give_back, snapshots};
-use crate::error::{Hint as _, Kind, Result, anyhow};
-use crate::root::Root;
+use crate::backup::restic::Repository;
+use crate::backup::{Settings, restore, snapshots};
+use crate::state::layout::Root;
+use crate::sys::error::{Hint as _, Kind, Result, anyhow};
 
 /// What a person wants back.
 pub(super) struct Wish {
@@ -45,28 +45,28 @@ pub(super) fn give(settings: &Settings, wish: &Wish, to: Option<&Path>) -> Resul
     let repository = Repository::open(settings)?;
     let all = snapshots::list(&repository, &stop)?;
     let snapshot = snapshots::pick(&all, &wish.id)?;
-    let steps = give_back::plan(settings, &repository, &snapshot.id, &wish.paths, &stop)?;
+    let steps = restore::plan(settings, &repository, &snapshot.id, &wish.paths, &stop)?;
     if wish.dry_run {
         return show::plan(&steps, to, wish.json);
     }
     if let Some(to) = to {
-        give_back::beside(&repository, &snapshot.id, &wish.paths, to, &stop)?;
-        let given = give_back::Given {
+        restore::beside(&repository, &snapshot.id, &wish.paths, to, &stop)?;
+        let given = restore::Given {
             restored: u64::try_from(steps.len()).unwrap_or(u64::MAX),
-            ..give_back::Given::default()
+            ..restore::Given::default()
         };
         return show::given(&given, to, wish.json);
     }
     let differing = steps
         .iter()
-        .filter(|step| matches!(step.now, give_back::Now::Older | give_back::Now::Newer));
+        .filter(|step| matches!(step.now, restore::Now::Older | restore::Now::Newer));
     let newer = differing
         .clone()
-        .filter(|step| step.now == give_back::Now::Newer);
+        .filter(|step| step.now == restore::Now::Newer);
     let (differing, newer) = (differing.count(), newer.count());
     let over = wish.overwrite || (differing > 0 && !wish.json && asks(differing, newer)?);
     let id = &snapshot.id;
-    let given = give_back::into_root(settings, &repository, id, &steps, &wish.paths, over, &stop)?;
+    let given = restore::into_root(settings, &repository, id, &steps, &wish.paths, over, &stop)?;
     show::given(&given, settings.root.dir(), wish.json)
 }
 

@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use super::super::term::{complain, say};
+use super::super::output::{complain, say};
 use super::{code, until_signalled};
-use crate::backup::place::Order;
-use crate::backup::{Settings, Stop, bring_back, place};
-use crate::error::Result;
-use crate::os::process;
-use crate::restore;
+use crate::backup::privileged_write::Order;
+use crate::backup::{Settings, Stop, privileged_write, recover};
+use crate::resume;
+use crate::sys::error::Result;
+use crate::sys::process;
 
 /// Looks through the agents that do not run.
 pub(super) fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Result<ExitCode> {
@@ -20,11 +20,11 @@ pub(super) fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Resu
         if record.live_process(&life).is_some() {
             continue;
         }
-        for loss in restore::losses(&settings.root, &record) {
+        for loss in resume::losses(&settings.root, &record) {
             // A checkpoint is newer, and the keeper's to use.
-            if matches!(loss, restore::Loss::Workspace(_))
+            if matches!(loss, resume::Loss::Workspace(_))
                 && !workspaces
-                && restore::may_have_checkpoint(&settings.root, &settings.config, &record)
+                && resume::may_have_checkpoint(&settings.root, &settings.config, &record)
             {
                 continue;
             }
@@ -40,7 +40,7 @@ pub(super) fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Resu
                         name: name.clone(),
                         words,
                     };
-                    place::order(settings, &tell)?;
+                    privileged_write::order(settings, &tell)?;
                 }
                 Ok(None) => {
                     all_good = false;
@@ -58,13 +58,13 @@ pub(super) fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Resu
 
 fn bring(
     settings: &Settings,
-    loss: &restore::Loss,
+    loss: &resume::Loss,
     stop: &Stop,
-) -> Result<Option<bring_back::Brought>> {
+) -> Result<Option<recover::Brought>> {
     match loss {
-        restore::Loss::Transcript { session_id, left } => {
-            bring_back::transcript(settings, session_id, *left, stop)
+        resume::Loss::Transcript { session_id, left } => {
+            recover::transcript(settings, session_id, *left, stop)
         }
-        restore::Loss::Workspace(path) => bring_back::directory(settings, path, stop),
+        resume::Loss::Workspace(path) => recover::directory(settings, path, stop),
     }
 }

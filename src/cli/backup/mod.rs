@@ -12,17 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Subcommand;
 
-use super::term::{complain, json, say};
-use crate::backup::engine::{Repository, SHORT};
+use super::output::{complain, json, say};
 use crate::backup::lock::{Turn, remove_stale, this_worker};
-use crate::backup::now::{How, Outcome};
-use crate::backup::place::Order;
+use crate::backup::privileged_write::Order;
+use crate::backup::restic::{Repository, SHORT};
+use crate::backup::run::{How, Outcome};
 use crate::backup::settings::Key;
-use crate::backup::{BackupState, Settings, Stop, check, copy, now, place, tend};
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::os::{process, signal};
-use crate::root::Root;
+use crate::backup::{BackupState, Settings, Stop, check, copy, maintain, privileged_write, run};
 use crate::state::VERSION;
+use crate::state::layout::Root;
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::sys::{process, signal};
 
 pub(super) use show::Bar;
 
@@ -154,7 +154,7 @@ enum Verb {
 pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
     if let Verb::CarryOut { order } = &args.verb {
         let order: Order = serde_json::from_str(order).context("cannot read the order")?;
-        place::carry_out(root, &order, &mut std::io::stdin().lock())?;
+        privileged_write::carry_out(root, &order, &mut std::io::stdin().lock())?;
         return Ok(ExitCode::SUCCESS);
     }
     let settings = Settings::load(root)?;
@@ -166,7 +166,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
             json,
         } => {
             if dry_run {
-                say(&now::plan(&settings, always)?);
+                say(&run::plan(&settings, always)?);
                 return Ok(ExitCode::SUCCESS);
             }
             let watched = !scheduled && !json && std::io::stderr().is_terminal();
@@ -234,7 +234,7 @@ fn make(settings: &Settings, how: How, as_json: bool) -> Result<ExitCode> {
     let life = process::current_life()?;
     let stop = until_signalled()?.or_at_the_notice(&settings.root, &life);
     let mut bar = Bar::new(!how.watched);
-    let report = now::run(
+    let report = run::run(
         settings,
         how,
         &stop,
@@ -284,7 +284,7 @@ fn look(
             .as_deref()
             .context("no copy_to is declared in [backup]")
             .kind(Kind::Usage)?;
-        crate::backup::engine::ensure_allowed(url)?;
+        crate::backup::restic::ensure_allowed(url)?;
         check::run(&crate::backup::copy::remote(settings, url)?, depth, &stop)?
     } else {
         // Without the password nothing can be read, and a check is where a person looks first.
@@ -298,11 +298,11 @@ fn look(
         remove_stale(&repository, state.worker.as_ref(), &worker.life, &stop).ok();
         let found = check::run(&repository, depth, &stop)?;
         if !found.locked {
-            tend::note(&mut state, found.damage.clone());
+            maintain::note(&mut state, found.damage.clone());
             state.store(settings)?;
         }
         if prune && found.damage.is_empty() && !found.locked {
-            tend::forget(&repository, settings, &stop)?;
+            maintain::forget(&repository, settings, &stop)?;
             copy::thin(settings, &mut state, &stop)?;
             for trouble in state.troubles() {
                 complain(&format!("warning: {trouble}"));

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::term::{bytes, json as print, say, table};
+use super::super::output::{bytes, json as print, say, table};
 use super::code;
-use crate::backup::give_back::{Given, Now, Step};
-use crate::backup::now::{Outcome, Report};
-use crate::backup::{Progress, Repository, Settings, Stop, bring_back, snapshots};
-use crate::error::Result;
+use crate::backup::restore::{Given, Now, Step};
+use crate::backup::run::{Outcome, Report};
+use crate::backup::{Progress, Repository, Settings, Stop, recover, snapshots};
 use crate::state::VERSION;
-use crate::time::{Timestamp, short};
+use crate::sys::error::Result;
+use crate::sys::time::{Timestamp, short};
 
 /// Signs in a full bar.
 const BAR: usize = 24;
@@ -110,7 +110,7 @@ pub(super) fn list(settings: &Settings, session: Option<&str>, as_json: bool) ->
     }
     let repository = Repository::open(settings)?;
     if let Some(session) = session {
-        let versions = bring_back::transcripts(&repository, session, &never)?;
+        let versions = recover::transcripts(&repository, session, &never)?;
         if as_json {
             print(&json!({ "version": VERSION, "backups": versions }))?;
             return Ok(ExitCode::SUCCESS);

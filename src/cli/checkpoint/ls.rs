@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use super::{LIMIT, Subject};
 use crate::checkpoint::{self, Checkpoint, Size};
-use crate::cli::ask::names_or_all;
-use crate::cli::term::{json, say, shorten, table};
-use crate::error::Result;
-use crate::notice::Deadline;
-use crate::root::Root;
+use crate::cli::daemon::names_or_all;
+use crate::cli::output::{json, say, shorten, table};
+use crate::state::layout::Root;
 use crate::state::{AgentName, VERSION};
+use crate::sys::deadline::Deadline;
+use crate::sys::error::Result;
 
 /// The longest list of what was left out, in a table.
 const LEFT_OUT_MAX: usize = 60;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Subcommand, ValueEnum};
 
 use crate::state::AgentName;
-use crate::time::parse_duration;
+use crate::sys::time::parse_duration;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -9,14 +9,14 @@ use std::process::ExitCode;
 pub(super) use args::Args;
 use args::{Adopt, Create, Delete, HowLong, Machine, Preempt, Ssh, Status, Verb};
 
-use super::term::{complain, json, say};
-use crate::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use super::output::{complain, json, say};
 use crate::gcp::create::{Options, Outcome, Prepared};
-use crate::gcp::guest::FirstTime;
-use crate::gcp::shape::{Notice, Wish, check_name};
-use crate::gcp::{Cloud, Gcloud, adopt, create, delete, power, preempt, script, status};
+use crate::gcp::ssh::FirstTime;
+use crate::gcp::vm_spec::{Notice, Wish, check_name};
+use crate::gcp::{Cloud, Gcloud, adopt, create, delete, preempt, scripts, start_stop, status};
 use crate::state::AgentName;
-use crate::time::Timestamp;
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::sys::time::Timestamp;
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     check_name("VM", &args.name)?;
@@ -135,15 +135,15 @@ fn told(outcome: Outcome) -> ExitCode {
 }
 
 fn start(cloud: &dyn Cloud, args: &Args, dry_run: bool) -> Result<ExitCode> {
-    let found = power::look(cloud, &args.name, args.project.as_deref())?;
+    let found = start_stop::look(cloud, &args.name, args.project.as_deref())?;
     if dry_run {
         return Ok(print_script(
             "start",
             args,
-            power::plan_start(&found, &args.name)?.calls,
+            start_stop::plan_start(&found, &args.name)?.calls,
         ));
     }
-    Ok(told(power::start(
+    Ok(told(start_stop::start(
         cloud,
         &found,
         &args.name,
@@ -152,22 +152,24 @@ fn start(cloud: &dyn Cloud, args: &Args, dry_run: bool) -> Result<ExitCode> {
 }
 
 fn stop(cloud: &dyn Cloud, args: &Args, dry_run: bool) -> Result<ExitCode> {
-    let found = power::look(cloud, &args.name, args.project.as_deref())?;
+    let found = start_stop::look(cloud, &args.name, args.project.as_deref())?;
     if dry_run {
-        let calls = power::plan_stop(&found, &args.name)?.into_iter().collect();
+        let calls = start_stop::plan_stop(&found, &args.name)?
+            .into_iter()
+            .collect();
         return Ok(print_script("stop", args, calls));
     }
-    say(&power::stop(cloud, &found, &args.name, args.patience)?);
+    say(&start_stop::stop(cloud, &found, &args.name, args.patience)?);
     Ok(ExitCode::SUCCESS)
 }
 
 fn print_script(verb: &str, args: &Args, calls: Vec<crate::gcp::Call>) -> ExitCode {
-    let mut parts: Vec<script::Part> = calls.into_iter().map(script::Part::Call).collect();
+    let mut parts: Vec<scripts::Part> = calls.into_iter().map(scripts::Part::Call).collect();
     if parts.is_empty() {
-        parts.push(script::Part::Note("Nothing is to be done.".to_owned()));
+        parts.push(scripts::Part::Note("Nothing is to be done.".to_owned()));
     }
     let title = format!("spotkeep gcp {verb}, by hand: {}.", args.name);
-    say(script::by_hand(&title, &parts).trim_end());
+    say(scripts::by_hand(&title, &parts).trim_end());
     ExitCode::SUCCESS
 }
 
@@ -191,8 +193,8 @@ fn status(cloud: &dyn Cloud, args: &Args, asked: &Status) -> Result<ExitCode> {
 }
 
 fn ssh(gcloud: &Gcloud<'_>, args: &Args, asked: &Ssh) -> Result<ExitCode> {
-    let found = power::look(gcloud, &args.name, args.project.as_deref())?;
-    let guest = power::running_guest(&found, &args.name)?;
+    let found = start_stop::look(gcloud, &args.name, args.project.as_deref())?;
+    let guest = start_stop::running_guest(&found, &args.name)?;
     let call = guest.terminal(asked.agent.as_ref().map(AgentName::as_str));
     if asked.dry_run {
         say(&call.to_string());
@@ -234,8 +236,8 @@ fn delete(cloud: &dyn Cloud, args: &Args, asked: &Delete) -> Result<ExitCode> {
 }
 
 fn preempt(cloud: &dyn Cloud, args: &Args, asked: &Preempt) -> Result<ExitCode> {
-    let found = power::look(cloud, &args.name, args.project.as_deref())?;
-    let guest = power::running_guest(&found, &args.name)?;
+    let found = start_stop::look(cloud, &args.name, args.project.as_deref())?;
+    let guest = start_stop::running_guest(&found, &args.name)?;
     if asked.dry_run {
         return Ok(print_script("preempt", args, vec![preempt::call(&guest)]));
     }

@@ -12,10 +12,10 @@ use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, Command};
 
 use super::{tree, verbs};
-use crate::cli::term::say;
-use crate::config::Config;
-use crate::root::{self, Root};
+use crate::cli::output::say;
 use crate::state::AgentName;
+use crate::state::config::Config;
+use crate::state::layout::{self, Root};
 
 /// What may stand there, and what it is.
 type Choice = (String, String);
@@ -33,7 +33,7 @@ fn agents(root: Option<&Path>) -> Vec<Choice> {
     let root = root
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("SPOTKEEP_ROOT").map(PathBuf::from))
-        .unwrap_or_else(|| root::DEFAULT.into());
+        .unwrap_or_else(|| layout::DEFAULT.into());
     let Ok(root) = Root::open(&root) else {
         return Vec::new();
     };

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::cli::term::say;
+use crate::cli::output::say;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

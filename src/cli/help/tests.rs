@@ -9,7 +9,7 @@ use clap::{Command, Parser as _};
 use super::page::{Page, after, split};
 use super::{man, markdown, tree, verbs};
 use crate::cli::Cli;
-use crate::config::Config;
+use crate::state::config::Config;
 
 fn here() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::wire::{Request, read_request};
-use crate::error::{Context as _, Result, ensure};
+use crate::sys::error::{Context as _, Result, ensure};
 
 /// Answers the requests of a [`Server`], from many threads.
 pub trait Handler: Send + Sync + 'static {

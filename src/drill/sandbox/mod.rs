@@ -1,7 +1,7 @@
 //! A place of its own for a drill: a root, a home, git workspaces in every state of undone work,
 //! a cleaned environment, and an end that leaves nothing behind.
 
-mod declaration;
+mod config;
 mod unprivileged;
 mod workspace;
 
@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::drill::digest::{Digest, git};
-use crate::error::{Context as _, Result, bail, ensure};
-use crate::os::command;
-use crate::os::cut::cut_power;
-use crate::os::files::create_private_dir;
-use crate::os::process::{self, Pidfd, Signal, with_marker};
-pub use declaration::point_at;
+use crate::drill::verify::workspace_digest::{Digest, git};
+use crate::sys::command;
+use crate::sys::error::{Context as _, Result, bail, ensure};
+use crate::sys::files::create_private_dir;
+use crate::sys::power_cut::cut_power;
+use crate::sys::process::{self, Pidfd, Signal, with_marker};
+pub use config::point_at;
 
 /// How long a tool of the system, or a command of ours, may take.
 const LIMIT: Duration = Duration::from_secs(60);

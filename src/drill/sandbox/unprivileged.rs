@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::Sandbox;
-use crate::drill::program;
-use crate::error::{Context as _, Hint as _, Result, anyhow};
-use crate::os::user;
+use crate::drill::claude_program;
+use crate::sys::error::{Context as _, Hint as _, Result, anyhow};
+use crate::sys::user;
 
 /// The ids that systemd gives to services for as long as they run, and no distribution to an
 /// account (systemd.io/UIDS-GIDS).
@@ -71,7 +71,7 @@ impl Sandbox {
     /// # Errors
     /// There is no room, or it is a script, which needs what lies beside it.
     pub fn within_reach(&self, claude: &Path) -> Result<PathBuf> {
-        if self.user.is_none() || program::is_everybodys(claude) {
+        if self.user.is_none() || claude_program::is_everybodys(claude) {
             return Ok(claude.to_owned());
         }
         let failed = || format!("cannot copy {} into the sandbox", claude.display());
@@ -92,7 +92,7 @@ impl Sandbox {
 
 /// Whether the sandbox's user can get to what is made in `dir`.
 pub(super) fn can_reach(dir: &Path) -> bool {
-    user::id() != 0 || program::is_everybodys(dir)
+    user::id() != 0 || claude_program::is_everybodys(dir)
 }
 
 fn is_binary(program: &Path) -> std::io::Result<bool> {

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{LIMIT, Sandbox};
-use crate::error::{Result, ensure};
-use crate::os::command;
+use crate::sys::command;
+use crate::sys::error::{Result, ensure};
 
 /// In one shell, so that nothing of it is written by root, whose writes a program of the drill could
 /// lead elsewhere.

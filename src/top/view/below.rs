@@ -6,7 +6,7 @@ use super::Lines;
 use super::look::Look;
 use super::text::{bytes, count, fit, flow, width};
 use crate::state::{AgentState, Line};
-use crate::time::brief;
+use crate::sys::time::brief;
 use crate::top::model::{Deed, Mode, Model};
 use crate::top::row::Row;
 

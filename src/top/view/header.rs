@@ -9,7 +9,7 @@ use super::look::Look;
 use super::text::{bytes, count, fit, flow, width};
 use crate::keeper::status::NoticeSeen;
 use crate::state::{AgentState, Fleet, Manifest};
-use crate::time::{Timestamp, brief, short};
+use crate::sys::time::{Timestamp, brief, short};
 use crate::top::model::Model;
 
 /// So many of the things that are wrong are shown; `spotkeep status` tells all.

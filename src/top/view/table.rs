@@ -5,7 +5,7 @@ use ratatui::text::Span;
 use super::Lines;
 use super::look::Look;
 use super::text::{bytes, count, fit, width};
-use crate::time::brief;
+use crate::sys::time::brief;
 use crate::top::model::{Mode, Model};
 use crate::top::row::Row;
 

@@ -10,11 +10,11 @@ use serde_json::json;
 
 use super::*;
 use crate::backup::BackupState;
-use crate::claude::said::{Said, Who};
+use crate::claude::transcript::render::{Said, Who};
 use crate::keeper::status::{AgentStatus, BackupSeen, NoticeSeen, Status, sample};
-use crate::os::files::Space;
 use crate::state::{AgentName, AgentState, Fleet, Manifest};
-use crate::time::Timestamp;
+use crate::sys::files::Space;
+use crate::sys::time::Timestamp;
 use crate::top::key::Key;
 use crate::top::world::{Glance, Load, Machine, News, World};
 

@@ -7,8 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use spotkeep::drill::ledger::Ledger;
-use spotkeep::os::process::{ProcessId, Signal};
+use spotkeep::drill::fake_api::log::Ledger;
+use spotkeep::sys::process::{ProcessId, Signal};
 
 use super::journal::Journal;
 use super::{Disk, Room};
@@ -43,7 +43,7 @@ impl<'r> Machine<'r> {
     pub fn new(room: &'r Room) -> Self {
         let boot_disk = room
             .dir
-            .join(format!("boot-{}", &spotkeep::os::uuid::new_uuid()[..8]));
+            .join(format!("boot-{}", &spotkeep::sys::uuid::new_uuid()[..8]));
         for name in ["upper", "work", "root"] {
             fs::create_dir_all(boot_disk.join(name)).unwrap();
         }

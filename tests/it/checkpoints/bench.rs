@@ -10,9 +10,10 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use spotkeep::checkpoint::{Checkpoint, Outcome, Place, Trigger, take};
-use spotkeep::error::Result;
-use spotkeep::notice::Deadline;
+use spotkeep::checkpoint::{Checkpoint, Outcome, Place, take};
+use spotkeep::state::Trigger;
+use spotkeep::sys::deadline::Deadline;
+use spotkeep::sys::error::Result;
 
 use crate::wait::FOREVER;
 

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use spotkeep::checkpoint::{
     Layer, Outcome, difference, list, rebuild, repair, rollback, sizes, thin_at,
 };
-use spotkeep::config::{Keep, Span};
-use spotkeep::notice::Deadline;
-use spotkeep::root::Root;
-use spotkeep::time::Timestamp;
+use spotkeep::state::config::{Keep, Span};
+use spotkeep::state::layout::Root;
+use spotkeep::sys::deadline::Deadline;
+use spotkeep::sys::time::Timestamp;
 
 use super::bench::{Bench, each};
 use crate::wait::FOREVER;
@@ -424,7 +424,7 @@ fn look_after(bench: &Bench, name: &str) {
     // As if an editor had written it again: git has to look inside of it.
     bench.write("b", "b as committed\n");
     let aside = bench.dir.join("private-survey");
-    let said = spotkeep::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
+    let said = spotkeep::checkpoint::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
     assert!(said.is_some(), "{name}");
     let all = list(&place).unwrap();
     sizes(&bench.workspace, &all, deadline).unwrap();
@@ -445,7 +445,7 @@ fn look_after(bench: &Bench, name: &str) {
     assert!(!gone.is_empty(), "{name}");
     fs::write(bench.path(".git/index"), "torn").unwrap();
     repair(&root, &place, deadline).unwrap();
-    let said = spotkeep::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
+    let said = spotkeep::checkpoint::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
     assert!(said.is_some(), "{name}: the index was not made again");
 }
 
@@ -457,7 +457,7 @@ fn a_git_directory_that_does_not_acknowledge_the_workspace_is_not_written_to() {
         let objects = count(&victim.path(".git"));
         let error = bench.try_take().unwrap_err();
         assert!(
-            spotkeep::error::hint_of(&error).is_some(),
+            spotkeep::sys::error::hint_of(&error).is_some(),
             "{what}: {error:#}"
         );
         assert_eq!(super::bench::print(&victim), before, "{what}");

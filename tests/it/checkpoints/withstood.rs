@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use spotkeep::checkpoint::{Outcome, Trigger, list, rollback, take};
-use spotkeep::error::hint_of;
-use spotkeep::notice::Deadline;
+use spotkeep::checkpoint::{Outcome, list, rollback, take};
+use spotkeep::state::Trigger;
+use spotkeep::sys::deadline::Deadline;
+use spotkeep::sys::error::hint_of;
 
 use super::bench::Bench;
 use crate::lab::{is_root, said, skip};
@@ -245,7 +246,7 @@ fn a_checkpoint_that_was_taken_survives_a_power_cut() {
     }
     bench.git(&["init", "-q", "-b", "main"]);
     bench.fill();
-    spotkeep::os::files::sync_filesystem(&bench.workspace).unwrap();
+    spotkeep::sys::files::sync_filesystem(&bench.workspace).unwrap();
     // From here on nothing but the checkpoint's own care makes it durable.
     for number in 0..200 {
         bench.write(
@@ -260,7 +261,7 @@ fn a_checkpoint_that_was_taken_survives_a_power_cut() {
     bench.write("a", "staged\n");
     bench.git(&["add", "a"]);
     let checkpoint = bench.taken();
-    spotkeep::os::cut::cut_power(&bench.workspace).unwrap();
+    spotkeep::sys::power_cut::cut_power(&bench.workspace).unwrap();
     umount();
     assert_eq!(mount().code, 0);
     let found = list(&bench.place());

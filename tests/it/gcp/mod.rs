@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::json;
-use spotkeep::gcp::shape::{Notice, Shape, Wish};
+use spotkeep::gcp::vm_spec::{Notice, Shape, Wish};
 
 use compute::{Compute, PROJECT, ZONE};
 
@@ -51,7 +51,7 @@ pub fn on_a_laptop<Play: Fn(&Laptop)>(play: Play) {
 
 impl Laptop {
     fn new() -> Self {
-        let id = spotkeep::os::uuid::new_uuid();
+        let id = spotkeep::sys::uuid::new_uuid();
         let dir = std::env::temp_dir().join(format!("sk-gcp-{}", &id[..8]));
         for name in ["home/.ssh", "bin", "gcloud"] {
             fs::create_dir_all(dir.join(name)).unwrap();

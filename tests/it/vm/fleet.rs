@@ -6,12 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use spotkeep::drill::count::{Evidence, Lost, count};
-use spotkeep::drill::ledger::Ledger;
-use spotkeep::drill::marker::Marker;
-use spotkeep::drill::metadata::Metadata;
-use spotkeep::drill::model::Model;
+use spotkeep::drill::fake_api::Model;
+use spotkeep::drill::fake_api::log::Ledger;
+use spotkeep::drill::fake_api::marker::Marker;
+use spotkeep::drill::fake_metadata::Metadata;
 use spotkeep::drill::session_file::transcript_marks;
+use spotkeep::drill::verify::records::{Evidence, Lost, count};
 
 use super::machine::{BOOT_LIMIT, DataDisk, Garage, LIMIT, Machine};
 

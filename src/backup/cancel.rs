@@ -1,0 +1,119 @@
+//! When a backup has to end before it is done: a signal, or the notice. It is never in the way of a save.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::state::layout::Root;
+use crate::state::lines;
+use crate::sys::error::{Result, bail};
+
+/// The reason to stop, once there is one.
+#[derive(Debug)]
+pub struct Stop {
+    asked: Arc<AtomicBool>,
+    notice: Option<Notice>,
+}
+
+/// The journal, looked at again whenever it has grown.
+#[derive(Debug)]
+struct Notice {
+    journal: PathBuf,
+    life: String,
+    seen: RefCell<(u64, bool)>,
+}
+
+impl Stop {
+    /// Stops when `asked` is set.
+    #[must_use]
+    pub fn when(asked: Arc<AtomicBool>) -> Self {
+        Self {
+            asked,
+            notice: None,
+        }
+    }
+
+    /// Never stops.
+    #[must_use]
+    pub fn never() -> Self {
+        Self::when(Arc::default())
+    }
+
+    /// Stops for the notice of this life too, as the journal tells it: so it reaches a backup of the
+    /// keeper's and one of a unit's alike.
+    #[must_use]
+    pub fn or_at_the_notice(mut self, root: &Root, life: &str) -> Self {
+        self.notice = Some(Notice {
+            journal: root.journal(),
+            life: life.to_owned(),
+            seen: RefCell::new((0, false)),
+        });
+        self
+    }
+
+    /// The reason, if there is one.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        if self.asked.load(Ordering::SeqCst) {
+            return Some("asked to end".into());
+        }
+        let noticed = self.notice.as_ref().is_some_and(Notice::has_come);
+        noticed.then(|| "this machine has had its notice".into())
+    }
+
+    /// Fails once there is a reason.
+    ///
+    /// # Errors
+    /// The reason.
+    pub fn check(&self) -> Result<()> {
+        match self.reason() {
+            Some(why) => bail!("stopped: {why}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Notice {
+    fn has_come(&self) -> bool {
+        let length = std::fs::metadata(&self.journal).map_or(0, |meta| meta.len());
+        let mut seen = self.seen.borrow_mut();
+        if length != seen.0 {
+            let lines = lines(&self.journal).unwrap_or_default().0;
+            let last = lines
+                .iter()
+                .rev()
+                .filter(|line| line.life == self.life)
+                .find(|line| line.event == "notice" || line.event == "survived");
+            *seen = (length, last.is_some_and(|line| line.event == "notice"));
+        }
+        seen.1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Journal, What};
+
+    #[test]
+    fn a_backup_stops_at_the_notice_of_this_life_and_goes_on_when_it_came_to_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let stop = Stop::never().or_at_the_notice(&root, "now");
+        let told = |life: &str, what: &What| {
+            let mut journal = Journal::open(&root.journal(), "r", 1, life).unwrap();
+            journal.write(None, what).unwrap();
+        };
+        let notice = What::Notice {
+            source: "metadata".into(),
+            deadline_ms: None,
+        };
+        told("before", &notice);
+        assert_eq!(stop.reason(), None);
+        told("now", &notice);
+        assert!(stop.check().is_err());
+        told("now", &What::Survived { reason: "x".into() });
+        assert_eq!(stop.reason(), None);
+    }
+}

@@ -1,0 +1,174 @@
+//! Whether anything has changed since the last backup, without starting anything or opening a file: a number
+//! over the names, sizes and times of all that would be kept.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs;
+use std::hash::{Hash as _, Hasher as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::include;
+use super::{Settings, Stop};
+use crate::sys::error::{Context as _, Result};
+
+/// The mark of a directory that holds nothing but what can be had again (bford.info/cachedir).
+const CACHE_TAG: &str = "CACHEDIR.TAG";
+
+/// What it begins with.
+const CACHE_MARK: &[u8; 43] = b"Signature: 8a477f597d28d172789f06886806bc55";
+
+/// How many entries are looked at between two looks at the time.
+const PIECE: u32 = 1024;
+
+/// The tree of a root, as a walk saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tree {
+    /// The number.
+    pub fingerprint: String,
+    /// What is left out because it is made again, relative to the root.
+    pub made_again: Vec<PathBuf>,
+}
+
+/// Walks the tree.
+///
+/// The number, as it stands now. It is the same on this machine for a tree that is the same; a new version of
+/// spotkeep may count otherwise, which costs one backup.
+///
+/// # Errors
+/// A directory cannot be read, or there is a reason to stop.
+pub fn look(settings: &Settings, stop: &Stop) -> Result<Tree> {
+    let mut walk = Walk {
+        settings,
+        stop,
+        hasher: DefaultHasher::new(),
+        seen: 0,
+        made_again: Vec::new(),
+    };
+    // What is kept depends on these too.
+    include::patterns(settings, &[]).hash(&mut walk.hasher);
+    for part in include::parts(settings) {
+        walk.look(&part)?;
+    }
+    Ok(Tree {
+        fingerprint: format!("{:016x}-{}", walk.hasher.finish(), walk.seen),
+        made_again: walk.made_again,
+    })
+}
+
+struct Walk<'a> {
+    settings: &'a Settings,
+    stop: &'a Stop,
+    hasher: DefaultHasher,
+    seen: u32,
+    made_again: Vec<PathBuf>,
+}
+
+impl Walk<'_> {
+    fn look(&mut self, path: &Path) -> Result<()> {
+        if include::is_made_again(path) && self.leaves_out(path) {
+            return Ok(());
+        }
+        self.seen += 1;
+        if self.seen.is_multiple_of(PIECE) {
+            self.stop.check()?;
+        }
+        let absolute = self.settings.root.absolute(path);
+        let Ok(meta) = fs::symlink_metadata(&absolute) else {
+            return Ok(()); // It was there a moment ago; its directory has changed then.
+        };
+        path.as_os_str().as_bytes().hash(&mut self.hasher);
+        // A directory's own times tell of things in it that are left out, and nothing more than its entries do.
+        if meta.is_dir() {
+            (meta.mode(), meta.uid(), meta.gid()).hash(&mut self.hasher);
+            return self.enter(path, &absolute);
+        }
+        let times = (
+            meta.mtime(),
+            meta.mtime_nsec(),
+            meta.ctime(),
+            meta.ctime_nsec(),
+        );
+        (meta.len(), meta.ino(), times).hash(&mut self.hasher);
+        Ok(())
+    }
+
+    /// Remembers what is left out. Some of it may be kept all the same: then a backup is made too often, and never too
+    /// seldom.
+    fn leaves_out(&mut self, path: &Path) -> bool {
+        self.made_again.push(path.to_path_buf());
+        self.settings.table.keep_ignored.is_empty() || !path.starts_with("workspaces")
+    }
+
+    fn enter(&mut self, path: &Path, absolute: &Path) -> Result<()> {
+        let entries = match fs::read_dir(absolute) {
+            Ok(entries) => entries,
+            // The backup itself will name it.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", absolute.display()));
+            }
+        };
+        let mut names: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.file_name()))
+            .collect();
+        let is_cache =
+            names.iter().any(|name| name == CACHE_TAG) && is_tag(&absolute.join(CACHE_TAG));
+        if is_cache && self.leaves_out(path) {
+            return Ok(());
+        }
+        names.sort_unstable();
+        for name in names {
+            self.look(&path.join(name))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file is such a mark: its beginning tells.
+fn is_tag(path: &Path) -> bool {
+    use std::io::Read as _;
+    let mut head = [0; CACHE_MARK.len()];
+    crate::sys::files::open_no_follow(path)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .is_ok_and(|()| head == *CACHE_MARK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::config::Config;
+    use crate::state::layout::Root;
+
+    #[test]
+    fn only_what_would_be_kept_counts_as_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        Config::lay_down(&root.config(), &root.config_copy(), false).unwrap();
+        let work = root.dir().join("workspaces/a");
+        for name in ["target", "src", "cached", ".git/refs/heads"] {
+            fs::create_dir_all(work.join(name)).unwrap();
+        }
+        fs::write(work.join("cached/CACHEDIR.TAG"), CACHE_MARK).unwrap();
+        fs::create_dir(work.join("plain")).unwrap();
+        fs::write(work.join("plain/CACHEDIR.TAG"), "no mark of one").unwrap();
+        fs::write(work.join("src/x"), "1").unwrap();
+        let settings = Settings::load(&root).unwrap();
+        let now = || look(&settings, &Stop::never()).unwrap().fingerprint;
+        let before = now();
+        fs::write(work.join("target/o"), "1").unwrap();
+        fs::write(work.join("cached/o"), "1").unwrap();
+        fs::write(root.dir().join("session-state/backup.json"), "{}").unwrap();
+        assert_eq!(now(), before);
+        let mut last = before;
+        for path in ["src/x", "new", "plain/x", ".git/refs/heads/target"] {
+            fs::write(work.join(path), "22").unwrap();
+            let next = now();
+            assert_ne!(next, last, "{path}");
+            last = next;
+        }
+        fs::remove_file(work.join("src/x")).unwrap();
+        assert_ne!(now(), last);
+    }
+}

@@ -1,0 +1,220 @@
+//! What is in a backup, and what is left out. Pure, but for looking whether a path exists.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::Settings;
+use crate::claude;
+
+/// The parts of a root that are kept, where they exist. `bin/` can be had again, `backups/` is it.
+const PARTS: [&str; 5] = [
+    ".claude",
+    "session-state",
+    "spotkeep.toml",
+    "home",
+    "workspaces",
+];
+
+/// Directories in workspaces that a build makes again.
+const MADE_AGAIN: [&str; 16] = [
+    "target",
+    "node_modules",
+    "bower_components",
+    "__pycache__",
+    ".venv",
+    "venv",
+    ".cache",
+    ".gradle",
+    ".tox",
+    ".nox",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".terraform",
+    ".next",
+    ".turbo",
+];
+
+/// State that is changed by a backup, can be made again, or means nothing on another machine.
+const OWN: [&str; 3] = [
+    "session-state/backup.json",
+    "session-state/checkpoints",
+    "session-state/lock",
+];
+
+/// Our copy of Claude's login.
+const LOGIN: &str = "session-state/credentials.json";
+
+/// Files that hold secrets by custom, wherever they lie. A name alone costs restic a tenth of what a path with `**` in
+/// it does (measured), and it looks at each file with each pattern.
+const ENVIRONMENTS: [&str; 3] = [".env", ".envrc", ".env.*local"];
+
+/// Secrets in a home.
+const KEYS: [&str; 12] = [
+    ".ssh/id_*",
+    ".ssh/*.pem",
+    ".ssh/*.key",
+    ".gnupg",
+    ".netrc",
+    ".git-credentials",
+    ".config/gh/hosts.yml",
+    ".config/gcloud",
+    ".aws/credentials",
+    ".azure",
+    ".docker/config.json",
+    ".npmrc",
+];
+
+/// Paths relative to the root that a backup is made of, as they exist now.
+#[must_use]
+pub fn parts(settings: &Settings) -> Vec<PathBuf> {
+    let script = settings.config.machine.on_new_machine.iter();
+    let inside = |path: &&PathBuf| {
+        path.is_relative()
+            && path
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)))
+    };
+    PARTS
+        .iter()
+        .map(PathBuf::from)
+        .chain(script.filter(inside).cloned())
+        .filter(|path| settings.root.absolute(path).symlink_metadata().is_ok())
+        .collect()
+}
+
+/// Patterns for restic's `--exclude`. The last that matches a path counts, and one that begins with `!`
+/// keeps it.
+///
+/// What is made again was found by the walk before and is named path by path: restic compares each file with each
+/// pattern, and one that may match at any depth costs it as much as looking at the file does (measured). Secrets
+/// are named by patterns all the same, since one may come in between.
+#[must_use]
+pub fn patterns(settings: &Settings, made_again: &[PathBuf]) -> Vec<String> {
+    let root = escape(settings.root.dir());
+    let in_root = |pattern: &str| format!("{root}/{pattern}");
+    let mut all: Vec<String> = made_again
+        .iter()
+        .map(|path| escape(&settings.root.absolute(path)))
+        .collect();
+    all.extend(settings.table.exclude.iter().map(|text| user(&root, text)));
+    if !settings.table.secrets {
+        all.extend(claude::SECRETS.map(|name| in_root(&format!(".claude/{name}"))));
+        all.push(in_root(LOGIN));
+        all.extend(ENVIRONMENTS.map(str::to_owned));
+        if has_entries(&settings.root.absolute(Path::new("home"))) {
+            all.extend(KEYS.map(|name| in_root(&format!("home/{name}"))));
+            all.push(format!("!{}", in_root("home/.ssh/*.pub")));
+        }
+        all.extend(env_files(settings).map(|path| escape(&settings.root.absolute(&path))));
+    }
+    let kept = settings.table.keep_ignored.iter();
+    all.extend(kept.map(|text| format!("!{}", user(&root, text))));
+    all
+}
+
+/// Environment files that are declared: they are secrets wherever they lie.
+pub fn env_files(settings: &Settings) -> impl Iterator<Item = PathBuf> + '_ {
+    let agents = settings.config.agents.values();
+    settings
+        .config
+        .defaults
+        .env_file
+        .iter()
+        .chain(agents.filter_map(|agent| agent.env_file.as_ref()))
+        .chain(&settings.config.backup.env_file)
+        .cloned()
+}
+
+fn has_entries(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+/// A user's pattern: with a slash in front it begins at the root, otherwise it matches anywhere.
+fn user(root: &str, pattern: &str) -> String {
+    match pattern.strip_prefix('/') {
+        Some(rest) => format!("{root}/{rest}"),
+        None => pattern.trim_end_matches('/').to_owned(),
+    }
+}
+
+/// A path as a pattern that matches it and nothing else.
+fn escape(path: &Path) -> String {
+    let mut text = String::new();
+    for c in path.to_string_lossy().chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\') {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text
+}
+
+/// Whether something in the tree, by its path relative to the root, is left out because it is made again, or means
+/// nothing elsewhere. A branch may be called "target": a name in a repository is never a build's.
+#[must_use]
+pub fn is_made_again(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return false;
+    };
+    if path.starts_with("workspaces") {
+        let in_repository = || {
+            let mut above = path.parent().into_iter().flat_map(Path::components);
+            above.any(|part| part.as_os_str().as_encoded_bytes().ends_with(b".git"))
+        };
+        return MADE_AGAIN.contains(&name) && !in_repository();
+    }
+    let of_claude = path.strip_prefix(".claude").ok();
+    of_claude.is_some_and(|path| claude::TRANSIENT.iter().any(|name| path == Path::new(name)))
+        || OWN.iter().any(|own| path == Path::new(own))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::layout::Root;
+
+    fn settings(text: &str) -> (tempfile::TempDir, Settings) {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        std::fs::write(root.config(), text).unwrap();
+        let settings = Settings::load(&root).unwrap();
+        (dir, settings)
+    }
+
+    #[test]
+    fn a_branch_called_target_is_no_build() {
+        let made = |path: &str| is_made_again(Path::new(path));
+        assert!(made("workspaces/a/target"));
+        assert!(made("workspaces/a/web/node_modules"));
+        assert!(!made("workspaces/a/.git/refs/heads/target"));
+        assert!(!made("workspaces/b.git/refs/heads/target"));
+        assert!(!made(".claude/projects/target"));
+        assert!(made("session-state/backup.json"));
+    }
+
+    #[test]
+    fn secrets_are_left_out_unless_they_are_asked_for() {
+        let (_dir, without) = settings("[defaults]\nenv_file = \"x/secrets.env\"\n");
+        std::fs::write(without.root.dir().join("home/.netrc"), "").unwrap();
+        let patterns_without = patterns(&without, &["workspaces/a/target".into()]);
+        let named = |all: &[String], end: &str| all.iter().any(|text| text.ends_with(end));
+        for end in [
+            ".claude/.credentials.json",
+            ".env",
+            "id_*",
+            "x/secrets.env",
+            "workspaces/a/target",
+        ] {
+            assert!(named(&patterns_without, end), "{end}");
+        }
+        let (_dir, with) = settings("[backup]\nsecrets = true\n");
+        assert!(!named(&patterns(&with, &[]), ".credentials.json"));
+        let (_dir, listed) = settings("[backup]\nkeep_ignored = [\".env\"]\n");
+        assert_eq!(patterns(&listed, &[]).last().unwrap(), "!.env");
+    }
+
+    #[test]
+    fn a_root_with_a_star_in_its_name_is_no_pattern() {
+        assert_eq!(escape(Path::new("/a*b/[c]")), "/a\\*b/\\[c\\]");
+    }
+}

@@ -1,0 +1,283 @@
+//! A restore by hand: into a directory of its own, or into the root. Nothing that is there is lost: without
+//! being asked to, it replaces nothing, and what it replaces is renamed.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::restic::LONG;
+use super::snapshots::{self, Node};
+use super::{Repository, Settings, Stop};
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
+use crate::sys::files::{self, LockFile};
+use crate::sys::time::Timestamp;
+use crate::sys::uuid::new_uuid;
+
+/// What a restore would do with one file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Step {
+    /// Relative to the root.
+    pub path: PathBuf,
+    /// How it stands.
+    pub now: Now,
+}
+
+/// How a file of a backup stands on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Now {
+    /// It is not there.
+    Missing,
+    /// It is there as it was.
+    Same,
+    /// It is there, is another, and was written before the backup's.
+    Older,
+    /// It is there, is another, and was written after.
+    Newer,
+}
+
+/// What came of it.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
+pub struct Given {
+    /// What was put in place.
+    pub restored: u64,
+    /// What was there and stayed.
+    pub left: Vec<PathBuf>,
+    /// What was there and was renamed.
+    pub renamed: Vec<PathBuf>,
+}
+
+/// Compares a backup with the root; the files only.
+///
+/// # Errors
+/// The repository cannot be read, or a path is not in the backup.
+pub fn plan(
+    settings: &Settings,
+    repository: &Repository,
+    id: &str,
+    paths: &[PathBuf],
+    stop: &Stop,
+) -> Result<Vec<Step>> {
+    let nodes = snapshots::nodes(repository, id, paths, stop)?;
+    for path in paths {
+        ensure_hinted(&nodes, path, id)?;
+    }
+    Ok(nodes
+        .into_iter()
+        .filter(|node| node.kind != "dir")
+        .map(|node| Step {
+            now: compare(&settings.root.absolute(&node.path), &node),
+            path: node.path,
+        })
+        .collect())
+}
+
+fn ensure_hinted(nodes: &[Node], path: &Path, id: &str) -> Result<()> {
+    if nodes.iter().any(|node| node.path.starts_with(path)) {
+        return Ok(());
+    }
+    Err(anyhow!("the backup {id} has no {}", path.display()))
+        .hint(format!(
+            "spotkeep backup restore {} --dry-run --json lists what it has",
+            id.get(..8).unwrap_or(id)
+        ))
+        .kind(Kind::Usage)
+}
+
+fn compare(path: &Path, node: &Node) -> Now {
+    let Ok(meta) = fs::symlink_metadata(path) else {
+        return Now::Missing;
+    };
+    let at = meta
+        .mtime()
+        .checked_mul(1000)
+        .and_then(|millis| Timestamp::from_millis(millis + meta.mtime_nsec() / 1_000_000));
+    let Some(at) = at else { return Now::Newer };
+    let same_time = at.as_millis() == node.mtime.as_millis();
+    // Of a link the length is that of its target's name, which restic does not tell.
+    let same_length = node.kind != "file" || meta.len() == node.size;
+    match at.as_millis() < node.mtime.as_millis() {
+        _ if same_time && same_length => Now::Same,
+        true => Now::Older,
+        false => Now::Newer,
+    }
+}
+
+/// Restores into a directory that is new or empty.
+///
+/// # Errors
+/// It holds something; restic failed.
+pub fn beside(
+    repository: &Repository,
+    id: &str,
+    paths: &[PathBuf],
+    to: &Path,
+    stop: &Stop,
+) -> Result<()> {
+    let is_empty = fs::read_dir(to).map(|mut entries| entries.next().is_none());
+    if !is_empty.unwrap_or(true) {
+        return Err(anyhow!("{} is not empty", to.display()))
+            .hint("name a directory that is new")
+            .kind(Kind::Usage);
+    }
+    files::create_private_dir(to)?;
+    extract(repository, id, paths, to, stop)
+}
+
+fn extract(
+    repository: &Repository,
+    id: &str,
+    paths: &[PathBuf],
+    to: &Path,
+    stop: &Stop,
+) -> Result<()> {
+    let mut command = repository.command(["restore", "--no-lock", id, "--target"]);
+    command.arg(to);
+    for path in paths {
+        command.arg("--include").arg(Path::new("/").join(path));
+    }
+    repository.ask(&mut command, LONG, stop)?;
+    Ok(())
+}
+
+/// Restores into the root. With `over`, what is there and differs is replaced and kept beside it.
+///
+/// # Errors
+/// Root acts for a user; a keeper runs and its files would be replaced; restic failed.
+pub fn into_root(
+    settings: &Settings,
+    repository: &Repository,
+    id: &str,
+    steps: &[Step],
+    paths: &[PathBuf],
+    over: bool,
+    stop: &Stop,
+) -> Result<Given> {
+    if settings.is_guarded() {
+        return Err(anyhow!(
+            "root does not write into what {} can change",
+            crate::sys::user::name(settings.owner.uid)
+        ))
+        .hint(format!(
+            "sudo spotkeep backup restore {id} --to DIR, and take from there"
+        ))
+        .kind(Kind::Usage);
+    }
+    let replaced = |step: &&Step| over && matches!(step.now, Now::Older | Now::Newer);
+    let is_live =
+        |step: &Step| step.path.starts_with(".claude") || step.path.starts_with("session-state");
+    if steps.iter().filter(replaced).any(is_live)
+        && LockFile::try_take(&settings.root.lock())?.is_none()
+    {
+        return Err(anyhow!(
+            "a keeper runs, and what its agents write would be replaced"
+        ))
+        .hint("spotkeep down, or restore beside it with --to DIR")
+        .kind(Kind::NotAsDeclared);
+    }
+    let root = settings.root.dir();
+    let aside = root.join(format!(".restored-{}", new_uuid()));
+    files::create_private_dir(&aside)?;
+    let mut given = Given::default();
+    let merged = extract(repository, id, paths, &aside, stop)
+        .and_then(|()| merge(&aside, root, Path::new(""), over, &mut given));
+    fs::remove_dir_all(&aside).with_context(|| format!("cannot remove {}", aside.display()))?;
+    merged?;
+    files::sync_filesystem(root).context("cannot sync")?;
+    Ok(given)
+}
+
+/// Moves what was restored into place, whole directories where there is none.
+fn merge(from: &Path, root: &Path, path: &Path, over: bool, given: &mut Given) -> Result<()> {
+    for entry in fs::read_dir(from.join(path))? {
+        let entry = entry?;
+        let (path, target) = (
+            path.join(entry.file_name()),
+            root.join(path).join(entry.file_name()),
+        );
+        let new = entry.metadata()?;
+        match fs::symlink_metadata(&target) {
+            Ok(old) if old.is_dir() && new.is_dir() => merge(from, root, &path, over, given)?,
+            Ok(old) if is_same(&old, &new) => {}
+            Ok(_) if !over => given.left.push(path),
+            Ok(_) => {
+                let mut name = entry.file_name();
+                name.push(format!(".before-restore-{}", Timestamp::now().as_millis()));
+                move_to(&target, &target.with_file_name(name))?;
+                move_to(&from.join(&path), &target)?;
+                given.renamed.push(path);
+                given.restored += 1;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                given.restored += count(&from.join(&path));
+                move_to(&from.join(&path), &target)?;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot look at {}", target.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_same(old: &fs::Metadata, new: &fs::Metadata) -> bool {
+    let times = |meta: &fs::Metadata| (meta.mtime(), meta.mtime_nsec());
+    old.file_type() == new.file_type() && old.len() == new.len() && times(old) == times(new)
+}
+
+fn move_to(from: &Path, to: &Path) -> Result<()> {
+    ensure!(!to.exists(), "{} is there", to.display());
+    fs::rename(from, to).with_context(|| format!("cannot put {} in place", to.display()))
+}
+
+/// Files below a path.
+fn count(path: &Path) -> u64 {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::read_dir(path).map_or(0, |entries| {
+            entries.flatten().map(|entry| count(&entry.path())).sum()
+        }),
+        Ok(_) => 1,
+        Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_there_is_replaced_unasked_and_nothing_that_is_replaced_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, root) = (dir.path().join("from"), dir.path().join("root"));
+        for (base, name, text) in [
+            (&from, "w/a", "old"),
+            (&from, "w/gone/x", "1"),
+            (&from, "w/gone/y", "2"),
+            (&root, "w/a", "newer"),
+        ] {
+            let path = base.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let mut given = Given::default();
+        merge(&from, &root, Path::new(""), false, &mut given).unwrap();
+        assert_eq!(
+            (given.restored, &given.left[..]),
+            (2, &[PathBuf::from("w/a")][..])
+        );
+        assert_eq!(fs::read_to_string(root.join("w/a")).unwrap(), "newer");
+        assert_eq!(fs::read_to_string(root.join("w/gone/y")).unwrap(), "2");
+        let mut given = Given::default();
+        merge(&from, &root, Path::new(""), true, &mut given).unwrap();
+        assert_eq!(given.renamed, [PathBuf::from("w/a")]);
+        assert_eq!(fs::read_to_string(root.join("w/a")).unwrap(), "old");
+        let kept = fs::read_dir(root.join("w")).unwrap().flatten();
+        assert!(kept.into_iter().any(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            name.starts_with("a.before-restore-")
+                && fs::read_to_string(entry.path()).unwrap() == "newer"
+        }));
+    }
+}

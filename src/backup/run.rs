@@ -1,0 +1,361 @@
+//! One backup, from the question whether anything changed to the copy elsewhere. Readable top to bottom.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::fingerprint;
+use super::lock::{self, Turn};
+use super::restic::{self, LONG, Progress, Restic};
+use super::state::{Made, Worker};
+use super::{BackupState, Repository, Settings, Stop, copy, include, maintain, snapshots};
+use crate::state::VERSION;
+use crate::sys::error::{Context as _, Error, Hint as _, Kind, Result, anyhow, bail};
+use crate::sys::failpoint::{Point, point};
+use crate::sys::files;
+use crate::sys::time::Timestamp;
+
+/// The least free space of a large disk, where `min_free` does not say.
+const FLOOR_MAX: u64 = 2 << 30;
+
+/// Of a small one: this part of it.
+const FLOOR_PART: u64 = 20;
+
+/// How long one that is asked for waits for another to end.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// How long a backup waits for a check or a prune by hand to end.
+const LOCKED_LIMIT: Duration = Duration::from_secs(60);
+
+/// Lines on what could not be read that are kept.
+const UNREADABLE_KEPT: usize = 5;
+
+/// How it was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct How {
+    /// By the clock, not by a human: it waits for nobody.
+    pub scheduled: bool,
+    /// Also where nothing has changed.
+    pub always: bool,
+    /// Somebody sees how far it is. Otherwise restic need not count in advance what there is to do.
+    pub watched: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Version of this form.
+    pub version: u32,
+    /// In a word.
+    pub outcome: Outcome,
+    /// The newest backup, whether it was made now or before.
+    pub backup: Option<Made>,
+    /// Where it was copied to.
+    pub copied_to: Option<String>,
+    /// Whether the repository was checked, and old backups were removed.
+    pub tended: bool,
+    /// What is not as declared, in sentences.
+    pub trouble: Vec<String>,
+}
+
+/// In a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// A backup was made.
+    Made,
+    /// Nothing had changed since the last.
+    Unchanged,
+}
+
+/// Makes a backup where something has changed, copies it, and tends the repository when it is due.
+///
+/// # Errors
+/// No backup was made. The reason is remembered, for `status`.
+pub fn run(
+    settings: &Settings,
+    how: How,
+    stop: &Stop,
+    waits: &mut dyn FnMut(),
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Report> {
+    settings.take_over()?;
+    settings.ensure_mine()?;
+    let patience = if how.scheduled {
+        Duration::ZERO
+    } else {
+        PATIENCE
+    };
+    let turn = Turn::take(settings, patience, stop, waits)?;
+    let mut state = BackupState::load(settings)?;
+    let made = make(settings, how, &mut state, stop, progress);
+    let outcome = match made {
+        Ok(outcome) => outcome,
+        // One that was stopped is not in trouble: the next goes on.
+        Err(error) if stop.reason().is_some() => return Err(error),
+        Err(error) => {
+            let why = format!("{error:#}");
+            if state.trouble.as_ref() != Some(&why) {
+                state.trouble = Some(why);
+                // On a full disk this fails as well, and the first error is the one to tell.
+                state.store(settings).ok();
+            }
+            return Err(error);
+        }
+    };
+    let (mut copied_to, mut tended) = (None, false);
+    if copy::is_due(settings, &state) {
+        copied_to = copy::run(settings, &mut state, stop)?;
+    }
+    if outcome == Outcome::Made && maintain::is_due(&state) && stop.reason().is_none() {
+        tended = maintain::run(settings, &mut state, stop)?;
+    }
+    drop(turn);
+    let mut trouble = state.troubles();
+    trouble.extend(settings.unapproved.clone());
+    if let Some(made) = state
+        .last
+        .as_ref()
+        .filter(|made| !made.unreadable.is_empty())
+    {
+        trouble.push(format!(
+            "not all could be read: {}",
+            made.unreadable.join("; ")
+        ));
+    }
+    Ok(Report {
+        version: VERSION,
+        outcome,
+        backup: state.last,
+        copied_to,
+        tended,
+        trouble,
+    })
+}
+
+/// What [`run`] would do.
+///
+/// # Errors
+/// The tree cannot be read.
+pub fn plan(settings: &Settings, always: bool) -> Result<String> {
+    settings.ensure_mine()?;
+    let state = BackupState::load(settings)?;
+    ensure_space(settings)?;
+    let tree = fingerprint::look(settings, &Stop::never())?;
+    if !always && is_unchanged(&state, &tree.fingerprint) {
+        return Ok("nothing has changed since the last backup; nothing would be done".into());
+    }
+    let parts: Vec<String> = include::parts(settings)
+        .iter()
+        .map(|part| part.display().to_string())
+        .collect();
+    let copy = match &settings.table.copy_to {
+        Some(url) => format!(", and copy it to {}", restic::without_password(url)),
+        None => String::new(),
+    };
+    Ok(format!(
+        "would keep {} in {}{copy}",
+        parts.join(", "),
+        settings.repository().display()
+    ))
+}
+
+fn make(
+    settings: &Settings,
+    how: How,
+    state: &mut BackupState,
+    stop: &Stop,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Outcome> {
+    ensure_space(settings)?;
+    stop.check()?;
+    // Taken before: what changes while restic is at work is a change for the next.
+    let tree = fingerprint::look(settings, stop)?;
+    if !how.always && is_unchanged(state, &tree.fingerprint) {
+        return Ok(Outcome::Unchanged);
+    }
+    point(Point::BackupLooked);
+    let (restic, program) = Restic::find_unless(state.restic.as_ref())?;
+    let key = settings.ensure_key()?;
+    let repository = Repository::local(restic, settings, key);
+    if !settings.has_repository() {
+        restic::init(&repository, None, stop)?;
+        point(Point::BackupFounded);
+    }
+    let worker = lock::this_worker()?;
+    lock::remove_stale(&repository, state.worker.as_ref(), &worker.life, stop)?;
+    remember_worker(settings, state, worker)?;
+    point(Point::BackupBegun);
+    let last = state.last.as_ref();
+    let given = (tree.made_again.as_slice(), how.watched);
+    let made = backup(settings, &repository, last, given, stop, progress)?;
+    point(Point::BackupMade);
+    for (_, record) in settings.root.all_records()? {
+        // An agent that works outside of the root is not in it whole.
+        if let Ok(record) = record
+            && record.cwd.is_relative()
+        {
+            state.agents.insert(record.agent_id, made.at);
+        }
+    }
+    state.last = Some(made);
+    state.restic = Some(program);
+    state.fingerprint = Some(tree.fingerprint);
+    state.trouble = None;
+    state.since_check = state.since_check.saturating_add(1);
+    state.store(settings)?;
+    Ok(Outcome::Made)
+}
+
+/// Before restic is started, so that its locks can be told from those of the living.
+pub(super) fn remember_worker(
+    settings: &Settings,
+    state: &mut BackupState,
+    worker: Worker,
+) -> Result<()> {
+    let is_news = state
+        .worker
+        .as_ref()
+        .is_none_or(|last| (&last.life, &last.host) != (&worker.life, &worker.host));
+    if is_news {
+        state.worker = Some(worker);
+        state.store(settings)?;
+    }
+    Ok(())
+}
+
+fn is_unchanged(state: &BackupState, fingerprint: &str) -> bool {
+    state.trouble.is_none()
+        && state.last.is_some()
+        && state.fingerprint.as_deref() == Some(fingerprint)
+}
+
+/// Backups stop before the disk is full: agents need what is left.
+fn ensure_space(settings: &Settings) -> Result<()> {
+    let dir = settings.root.dir();
+    let space = files::space(dir)
+        .with_context(|| format!("cannot tell the free space of {}", dir.display()))?;
+    let floor = match settings.table.min_free {
+        Some(bytes) => bytes.0,
+        None => FLOOR_MAX.min(space.total / FLOOR_PART),
+    };
+    if space.free >= floor {
+        return Ok(());
+    }
+    Err(anyhow!(
+        "{} MiB are free on the disk, and backups stop below {} MiB ([backup] min_free)",
+        space.free >> 20,
+        floor >> 20
+    ))
+    .hint(format!("du -xh -d2 {} | sort -h | tail", dir.display()))
+    .kind(Kind::NotAsDeclared)
+}
+
+/// The last line of `restic backup --json`.
+#[derive(Debug, Deserialize)]
+struct Summary {
+    total_files_processed: u64,
+    total_bytes_processed: u64,
+    data_added: u64,
+    snapshot_id: String,
+}
+
+fn backup(
+    settings: &Settings,
+    repository: &Repository,
+    last: Option<&Made>,
+    (made_again, watched): (&[PathBuf], bool),
+    stop: &Stop,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Made> {
+    let until = Instant::now() + LOCKED_LIMIT;
+    let mut parent = last.map(|made| made.id.as_str());
+    loop {
+        let (at, began) = (Timestamp::now(), Instant::now());
+        let mut summary: Option<Summary> = None;
+        let mut command = command(settings, repository, parent, made_again);
+        if !watched {
+            command.arg("--quiet");
+        }
+        // By their names alone, so that what is restored fits a root that is mounted elsewhere.
+        command.arg("--").args(include::parts(settings));
+        let ended = repository.run(&mut command, LONG, stop, &mut |line| {
+            if line.contains("\"summary\"") {
+                summary = serde_json::from_str(line).ok();
+            } else if let Ok(at) = serde_json::from_str(line) {
+                progress(&at);
+            }
+        })?;
+        let code = ended.status.code();
+        // 3: made, but for files that could not be read.
+        if let (Some(summary), Some(0 | 3)) = (summary, code) {
+            return Ok(Made {
+                id: summary.snapshot_id,
+                at,
+                files: summary.total_files_processed,
+                bytes: summary.total_bytes_processed,
+                bytes_added: summary.data_added,
+                duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+                unreadable: unreadable(&ended.stderr, settings.root.dir()),
+            });
+        }
+        if code == Some(0) {
+            bail!(
+                "restic made a backup and did not say which: is it a newer one that speaks otherwise?"
+            );
+        }
+        let failure: Error = repository.failure(&ended.stderr);
+        match restic::trouble(&ended.stderr) {
+            // The last one was removed by hand: without a parent every file is read again, no more.
+            _ if parent.is_some() && ended.stderr.contains("parent") => parent = None,
+            restic::Trouble::Locked if Instant::now() < until => {
+                std::thread::sleep(Duration::from_secs(1));
+                stop.check()?;
+            }
+            _ => return Err(failure),
+        }
+    }
+}
+
+fn command(
+    settings: &Settings,
+    repository: &Repository,
+    parent: Option<&str>,
+    made_again: &[PathBuf],
+) -> std::process::Command {
+    let mut command = repository.command(["backup", "--json", "--one-file-system"]);
+    command
+        .current_dir(settings.root.dir())
+        // A status line each second is enough for a person.
+        .env("RESTIC_PROGRESS_FPS", "1")
+        .arg("--tag")
+        .arg(snapshots::tag(&settings.root_id));
+    if let Some(parent) = parent {
+        command.args(["--parent", parent]);
+    }
+    for pattern in include::patterns(settings, made_again) {
+        command.arg("--exclude").arg(pattern);
+    }
+    command
+}
+
+/// What restic could not read. A file that was removed in the meantime is no loss, and not told.
+fn unreadable(stderr: &str, root: &Path) -> Vec<String> {
+    let root = format!("{}/", root.display());
+    stderr
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|told| told["message_type"] == "error")
+        .filter_map(|told| {
+            let why = told["error"]["Err"].as_u64().map_or_else(
+                || told["error"].to_string(),
+                |errno| format!("error {errno}"),
+            );
+            let item = told["item"].as_str().unwrap_or("?").replace(&root, "");
+            let is_gone = told["error"]["Err"] == 2 || why.contains("no such file");
+            (!is_gone).then(|| format!("{item} ({why})"))
+        })
+        .take(UNREADABLE_KEPT)
+        .collect()
+}

@@ -1,0 +1,175 @@
+//! Pure: a transcript in a glance: what is being done now, what was said last, what it cost.
+
+use std::collections::VecDeque;
+
+use super::record::{Block, Kind, Record};
+use super::render::{Said, call, one_line, said};
+use super::tokens::Tally;
+
+/// So many of the newest lines are kept.
+const LINES: usize = 400;
+
+/// A line is kept up to this length, in characters: a result may be a whole file.
+const LINE_MAX: usize = 4_000;
+
+/// Follows a transcript record by record.
+#[derive(Debug, Clone, Default)]
+pub struct Story {
+    tally: Tally,
+    /// Calls that have no answer yet, by their ids.
+    open: Vec<(String, String)>,
+    /// What the model said last, in this turn.
+    words: Option<String>,
+    /// The last turn has ended.
+    is_over: bool,
+    lines: VecDeque<Said>,
+}
+
+impl Story {
+    /// Takes in the next record of the file.
+    pub fn push(&mut self, record: &Record) {
+        self.tally.push(record);
+        if record.sidechain {
+            return;
+        }
+        for mut line in said(record) {
+            if let Some((end, _)) = line.text.char_indices().nth(LINE_MAX) {
+                line.text.truncate(end);
+            }
+            self.lines.push_back(line);
+        }
+        let surplus = self.lines.len().saturating_sub(LINES);
+        self.lines.drain(..surplus);
+        match &record.kind {
+            Kind::Prompt { .. } => {
+                self.is_over = false;
+                self.open.clear();
+                self.words = None;
+            }
+            Kind::Assistant { blocks, stop, .. } => {
+                blocks.iter().for_each(|block| self.block(block));
+                self.is_over = stop.as_deref() == Some("end_turn");
+            }
+            Kind::ToolResults(results) => {
+                self.is_over = false;
+                let is_open = |id: &str| !results.iter().any(|result| result.tool_use_id == id);
+                self.open.retain(|(id, _)| is_open(id));
+            }
+            Kind::Interrupted { .. } | Kind::ApiError { .. } | Kind::TurnEnd { .. } => {
+                self.is_over = true;
+                self.open.clear();
+            }
+            _ => {}
+        }
+    }
+
+    fn block(&mut self, block: &Block) {
+        match block {
+            Block::ToolUse { id, name, input } => self.open.push((id.clone(), call(name, input))),
+            Block::Text(text) => {
+                let first = text.lines().map(str::trim).find(|line| !line.is_empty());
+                self.words = first.map(one_line).or(self.words.take());
+            }
+            Block::Other(_) => {}
+        }
+    }
+
+    /// What it is doing now, or what it said last where it does nothing: a tool with what it is used
+    /// on, or words.
+    #[must_use]
+    pub fn doing(&self) -> Option<String> {
+        match &self.open[..] {
+            [] => self.words.clone(),
+            [(_, only)] => Some(only.clone()),
+            [.., (_, last)] => Some(format!("{last} (and {} more)", self.open.len() - 1)),
+        }
+    }
+
+    /// Whether the last turn has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// What it cost so far.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The newest lines, oldest first.
+    pub fn lines(&self) -> impl ExactSizeIterator<Item = &Said> + DoubleEndedIterator {
+        self.lines.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn push(story: &mut Story, json: Value) {
+        let Value::Object(json) = json else {
+            panic!("no object")
+        };
+        story.push(&Record::from_json(&json));
+    }
+
+    fn tool(id: &str, command: &str) -> Value {
+        json!({"type": "assistant", "message": {"stop_reason": "tool_use", "content": [
+            {"type": "tool_use", "id": id, "name": "Bash", "input": {"command": command}}]}})
+    }
+
+    fn text(text: &str, stop: &str) -> Value {
+        json!({"type": "assistant", "message": {"stop_reason": stop, "content": [
+            {"type": "text", "text": text}]}})
+    }
+
+    fn result(id: &str) -> Value {
+        json!({"type": "user", "message": {"content": [
+            {"type": "tool_result", "tool_use_id": id, "content": "ok"}]}})
+    }
+
+    #[test]
+    fn it_tells_the_open_tool_then_the_last_words() {
+        let mut story = Story::default();
+        assert_eq!(story.doing(), None);
+        push(
+            &mut story,
+            json!({"type": "user", "message": {"content": "go"}}),
+        );
+        assert_eq!(story.doing(), None);
+        push(&mut story, text("\nI look.\nThen more.", "tool_use"));
+        assert_eq!(story.doing().as_deref(), Some("I look."));
+        push(&mut story, tool("1", "make"));
+        push(&mut story, tool("2", "make test"));
+        assert_eq!(
+            story.doing().as_deref(),
+            Some("Bash make test (and 1 more)")
+        );
+        push(&mut story, result("2"));
+        assert_eq!(story.doing().as_deref(), Some("Bash make"));
+        push(&mut story, result("1"));
+        assert_eq!(story.doing().as_deref(), Some("I look."));
+        assert!(!story.is_over());
+        push(&mut story, text("All done.", "end_turn"));
+        assert!(story.is_over());
+        assert_eq!(story.doing().as_deref(), Some("All done."));
+        assert_eq!(story.lines().len(), 7);
+    }
+
+    #[test]
+    fn only_the_newest_lines_are_kept_and_none_is_endless() {
+        let mut story = Story::default();
+        for _ in 0..LINES + 5 {
+            push(&mut story, text(&"é".repeat(LINE_MAX + 5), "tool_use"));
+        }
+        assert_eq!(story.lines().len(), LINES);
+        assert!(
+            story
+                .lines()
+                .all(|line| line.text.chars().count() == LINE_MAX)
+        );
+    }
+}

@@ -1,0 +1,282 @@
+//! The drill on the user's own fleet: a final save, then the same machine goes on as if it were a
+//! new life. Nothing is killed that a preemption would not end.
+//!
+//! What was said is counted in the transcripts, since the real model keeps no log for us.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::workspace;
+use crate::claude::{self, Lookup};
+use crate::drill::report::{Report, Row};
+use crate::keeper::client::{PATIENCE, ask};
+use crate::keeper::protocol::Request;
+use crate::keeper::status::{AgentStatus, Status};
+use crate::state::layout::Root;
+use crate::state::{AgentState, Manifest, VERSION, lines};
+use crate::sys::error::{Context as _, Hint as _, Result, ensure};
+use crate::sys::inotify::Watch;
+
+/// The keeper keeps to its own deadline; this is for one that is stuck.
+const SAVE_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long the fleet may take to come back.
+const BACK_LIMIT: Duration = Duration::from_secs(180);
+
+/// The agents that a live drill would end and resume.
+///
+/// # Errors
+/// No keeper runs, or nothing does.
+pub fn running(root: &Root) -> Result<Vec<AgentStatus>> {
+    let now = status(root)?;
+    let running: Vec<AgentStatus> = now
+        .agents
+        .into_iter()
+        .filter(|agent| agent.pid.is_some())
+        .collect();
+    ensure!(
+        !running.is_empty(),
+        "no agent of {} runs",
+        root.dir().display()
+    );
+    Ok(running)
+}
+
+/// Rehearses a preemption of the fleet of `root`, which has been asked about.
+///
+/// # Errors
+/// The drill could not be played. The agents are then resumed by `spotkeep restore`.
+pub fn run(root: &Root) -> Result<Report> {
+    let before: Vec<Before> = running(root)?
+        .into_iter()
+        .map(|agent| Before::of(root, agent))
+        .collect();
+    let saved = ask(
+        root,
+        &Request::Save {
+            is_final: true,
+            unit: false,
+        },
+        SAVE_LIMIT,
+    )?
+    .context("the keeper has ended")?;
+    let manifest: Manifest = serde_json::from_value(saved)?;
+    let at_the_end: Vec<Option<String>> =
+        before.iter().map(|b| fingerprint(root, &b.agent)).collect();
+    let seq = lines(&root.journal())?.0.last().map_or(0, |line| line.seq);
+
+    let began = Instant::now();
+    let resumed: Result<_> = ask(root, &Request::Survived, PATIENCE);
+    resumed.hint("spotkeep restore")?;
+    let after = wait_until_back(root, &before)?;
+    let boot_to_resumed_ms = u64::try_from(began.elapsed().as_millis()).ok();
+    let continued = continued_since(root, seq)?;
+
+    let mut report = Report {
+        version: VERSION,
+        claude: claude_version(root),
+        kind: "notice".into(),
+        isolation: format!("on the live fleet of {}", root.dir().display()),
+        agents_total: before.len(),
+        notice_to_safe_ms: manifest.stages.notice_to_safe_ms,
+        boot_to_resumed_ms,
+        workspaces_identical: true,
+        ..Report::default()
+    };
+    for (agent, fingerprint_then) in before.iter().zip(at_the_end) {
+        enter(&mut report, agent, &manifest, &after, &continued);
+        if fingerprint_then != agent.fingerprint {
+            report.workspaces_identical = false;
+            report.losses.push(format!(
+                "{}: git status is not what it was",
+                agent.agent.name
+            ));
+        }
+    }
+    report.verdict = if report.losses.is_empty() {
+        "pass".into()
+    } else {
+        "fail".into()
+    };
+    Ok(report)
+}
+
+/// An agent before it was ended.
+struct Before {
+    agent: AgentStatus,
+    transcript: Option<PathBuf>,
+    words: Vec<u8>,
+    fingerprint: Option<String>,
+}
+
+impl Before {
+    fn of(root: &Root, agent: AgentStatus) -> Self {
+        let transcript = match claude::locate(&root.claude(), &agent.session_id) {
+            Lookup::Present(path) => Some(path),
+            _ => None,
+        };
+        let words = transcript
+            .as_ref()
+            .and_then(|path| fs::read(path).ok())
+            .unwrap_or_default();
+        Self {
+            fingerprint: fingerprint(root, &agent),
+            agent,
+            transcript,
+            words,
+        }
+    }
+
+    /// Records that the transcript had and has not any more.
+    fn records(&self) -> (usize, usize) {
+        let now = self
+            .transcript
+            .as_ref()
+            .and_then(|path| fs::read(path).ok())
+            .unwrap_or_default();
+        let count = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count();
+        let same = self
+            .words
+            .iter()
+            .zip(&now)
+            .take_while(|(a, b)| a == b)
+            .count();
+        (count(&self.words), count(&self.words[same..]))
+    }
+}
+
+fn enter(
+    report: &mut Report,
+    before: &Before,
+    manifest: &Manifest,
+    after: &Status,
+    continued: &[String],
+) {
+    let name = before.agent.name.to_string();
+    let saved = manifest
+        .agents
+        .iter()
+        .find(|saved| saved.name == before.agent.name);
+    let now = after
+        .agents
+        .iter()
+        .find(|agent| agent.name == before.agent.name);
+    let resumed = now.is_some_and(|now| {
+        now.session_id == before.agent.session_id
+            && now.pid.is_some()
+            && now.pid != before.agent.pid
+    });
+    let went_on = continued.contains(&name);
+    let (records_before, records_lost) = before.records();
+    if !resumed {
+        report
+            .losses
+            .push(format!("{name} is not back in its session"));
+    }
+    if records_lost > 0 {
+        report
+            .losses
+            .push(format!("{name}: {records_lost} records are gone"));
+    }
+    let cut = before.agent.state == AgentState::Running;
+    if cut && !went_on {
+        report
+            .losses
+            .push(format!("{name}: its turn does not go on"));
+    }
+    report.sessions_resumed += usize::from(resumed);
+    report.turns_cut += usize::from(cut);
+    report.turns_continued += usize::from(cut && went_on);
+    report.records_before += records_before;
+    report.records_lost += records_lost;
+    report.agents.push(Row {
+        name,
+        open: saved.map_or_else(String::new, |saved| saved.open.clone()),
+        saved: saved.map_or_else(|| "not in the save".into(), |saved| saved.end.clone()),
+        back: match (resumed, went_on) {
+            (true, true) => "same session, went on".into(),
+            (true, false) => "same session".into(),
+            (false, _) => "not back".into(),
+        },
+        records_before,
+        records_lost,
+        resumed,
+        cut,
+        continued: went_on,
+        resumed_ms: None,
+    });
+}
+
+/// Waits until every agent is up again, or has failed, or the time is over.
+fn wait_until_back(root: &Root, before: &[Before]) -> Result<Status> {
+    let until = Instant::now() + BACK_LIMIT;
+    let watch = Watch::new()?;
+    if let Some(dir) = root.journal().parent() {
+        watch.add(dir)?;
+    }
+    loop {
+        let now = status(root)?;
+        let settled = |name| {
+            let agent = now.agents.iter().find(|agent| agent.name == name);
+            agent.is_none_or(|agent| {
+                let up = agent.pid.is_some() && agent.state != AgentState::Starting;
+                up || agent.state == AgentState::Failed
+            })
+        };
+        if before
+            .iter()
+            .all(|before| settled(before.agent.name.clone()))
+            || Instant::now() >= until
+        {
+            return Ok(now);
+        }
+        watch.wait(Duration::from_secs(1));
+    }
+}
+
+/// The agents whose cut turns went on after the journal's line `seq`.
+fn continued_since(root: &Root, seq: u64) -> Result<Vec<String>> {
+    let (all, _) = lines(&root.journal())?;
+    let went_on = |line: &&crate::state::Line| {
+        line.seq > seq
+            && line.event == "resumed"
+            && line.data.get("continued") == Some(&true.into())
+    };
+    Ok(all
+        .iter()
+        .filter(went_on)
+        .filter_map(|line| line.agent.clone())
+        .collect())
+}
+
+fn status(root: &Root) -> Result<Status> {
+    let data = ask(root, &Request::Status, PATIENCE)?
+        .context("no keeper runs")
+        .hint("spotkeep up")?;
+    serde_json::from_value(data).context("the keeper speaks another version")
+}
+
+/// What git says of an agent's workspace; `None` where it is no git workspace.
+fn fingerprint(root: &Root, agent: &AgentStatus) -> Option<String> {
+    let record = root.load_record(&agent.name).ok()??;
+    let aside = root.checkpoints(&record.agent_id).join("drill");
+    let status = workspace::status(
+        &agent.workspace,
+        &aside,
+        &["--porcelain=v2", "--branch", "-uall"],
+    )?;
+    Some(format!(
+        "{:?}\n{status}",
+        workspace::branch(&agent.workspace)
+    ))
+}
+
+/// The version that the agents run, as one of them says itself: the program that a record names is
+/// not run for it.
+fn claude_version(root: &Root) -> String {
+    claude::session_file::live(&root.claude())
+        .into_iter()
+        .find_map(|session| session.version)
+        .unwrap_or_else(|| "unknown".into())
+}

@@ -1,0 +1,195 @@
+//! `spotkeep start`, `spotkeep stop` and `spotkeep restart`
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::daemon::{instead_of_keeper, is_moving, named, names_or_all, status, wait};
+use super::output::{complain, say, state};
+use crate::keeper::client::{PATIENCE, ask};
+use crate::keeper::protocol::Request;
+use crate::state::layout::Root;
+use crate::state::{AgentName, AgentState, Wanted};
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+
+/// How long to wait until the agents are where they were sent.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Arguments of `start` and `stop`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  spotkeep stop agent-1\n  spotkeep start")]
+pub(super) struct Args {
+    /// Which agents; all, where none is named.
+    names: Vec<AgentName>,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Arguments of `restart`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  spotkeep restart agent-1\n  spotkeep restart --when-idle --canary"
+)]
+pub(super) struct RestartArgs {
+    #[command(flatten)]
+    common: Args,
+    /// Each at its next idle moment, so that no turn is cut.
+    #[arg(long)]
+    when_idle: bool,
+    /// One of them first, and the others once it has lived for a minute; if it cannot, they stay as they are.
+    #[arg(long, requires = "when_idle")]
+    canary: bool,
+}
+
+pub(super) fn start(root: &Root, args: Args) -> Result<ExitCode> {
+    want(root, args, Wanted::Running)
+}
+
+pub(super) fn stop(root: &Root, args: Args) -> Result<ExitCode> {
+    want(root, args, Wanted::Stopped)
+}
+
+fn want(root: &Root, args: Args, wanted: Wanted) -> Result<ExitCode> {
+    let names = names_or_all(root, args.names)?;
+    named(&status(root)?, &names)?;
+    let verb = if wanted == Wanted::Running {
+        "start"
+    } else {
+        "stop"
+    };
+    if args.dry_run {
+        let names: Vec<&str> = names.iter().map(AgentName::as_str).collect();
+        say(&format!("would {verb} {}", names.join(", ")));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = Request::Want {
+        names: names.clone(),
+        wanted,
+    };
+    if ask(root, &request, PATIENCE)?.is_none() {
+        return remember(root, &names, wanted);
+    }
+    let there = move |state: AgentState, pid: Option<i32>| match wanted {
+        Wanted::Running => !matches!(state, AgentState::Starting),
+        Wanted::Stopped => pid.is_none(),
+    };
+    let after = wait(root, LIMIT, |now| {
+        let mut agents = now
+            .agents
+            .iter()
+            .filter(|agent| names.contains(&agent.name));
+        agents.all(|agent| there(agent.state, agent.pid))
+    })?;
+    let mut code = ExitCode::SUCCESS;
+    for agent in named(&after, &names)? {
+        let why = agent
+            .why
+            .as_ref()
+            .map(|why| format!(": {why}"))
+            .unwrap_or_default();
+        say(&format!("{}  {}{why}", state(agent.state), agent.name));
+        let failed = matches!(agent.state, AgentState::Failed | AgentState::Backoff);
+        if failed || !there(agent.state, agent.pid) {
+            code = ExitCode::from(Kind::NotAsDeclared as u8);
+        }
+    }
+    Ok(code)
+}
+
+/// Without a keeper the wish is written down, for the next one.
+fn remember(root: &Root, names: &[AgentName], wanted: Wanted) -> Result<ExitCode> {
+    let _lock = instead_of_keeper(root)?;
+    let mut left = Vec::new();
+    for name in names {
+        let mut record = root
+            .load_record(name)?
+            .with_context(|| format!("no keeper has taken {name} in yet"))
+            .hint("spotkeep up")?;
+        record.wanted = wanted;
+        if wanted == Wanted::Stopped {
+            record.why = Some("stopped by you".into());
+        }
+        root.store_record(&record)?;
+        if wanted == Wanted::Stopped
+            && record
+                .process
+                .is_some_and(crate::sys::process::ProcessId::is_alive)
+        {
+            left.push(name.to_string());
+        }
+    }
+    if !left.is_empty() {
+        return Err(anyhow!(
+            "{} still run: no keeper is there to end them",
+            left.join(", ")
+        ))
+        .hint(format!("spotkeep --root {} up", root.dir().display()))
+        .kind(Kind::NotAsDeclared);
+    }
+    complain("no keeper runs; this is remembered for the next one");
+    complain(&format!(
+        "hint: spotkeep --root {} up",
+        root.dir().display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn restart(root: &Root, args: RestartArgs) -> Result<ExitCode> {
+    let names = names_or_all(root, args.common.names)?;
+    let before = status(root)?;
+    let pids: Vec<_> = named(&before, &names)?
+        .iter()
+        .map(|agent| (agent.name.clone(), agent.pid))
+        .collect();
+    if args.common.dry_run {
+        for (name, pid) in &pids {
+            let now = pid.map_or_else(
+                || "is not running".into(),
+                |pid| format!("runs (pid {pid})"),
+            );
+            say(&format!("would restart {name}, which {now}"));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = Request::Restart {
+        names: names.clone(),
+        when_idle: args.when_idle,
+        canary: args.canary,
+    };
+    ask(root, &request, PATIENCE)?
+        .context("no keeper runs")
+        .hint(format!("spotkeep --root {} up", root.dir().display()))?;
+    if args.when_idle {
+        say(match args.canary {
+            true => "one agent is restarted at its next idle moment, and the others once it lives",
+            false => "each agent is restarted at its next idle moment",
+        });
+        return Ok(ExitCode::SUCCESS);
+    }
+    let after = wait(root, LIMIT, |now| {
+        let mut agents = now
+            .agents
+            .iter()
+            .filter(|agent| names.contains(&agent.name));
+        agents.all(|agent| {
+            let is_old = pids
+                .iter()
+                .any(|(name, pid)| *name == agent.name && pid.is_some() && *pid == agent.pid);
+            !is_old && !is_moving(agent)
+        })
+    })?;
+    let mut code = ExitCode::SUCCESS;
+    for agent in named(&after, &names)? {
+        let why = agent.why.as_ref().map(|why| format!(": {why}"));
+        say(&format!(
+            "{}  {}{}",
+            state(agent.state),
+            agent.name,
+            why.unwrap_or_default()
+        ));
+        if agent.pid.is_none() || is_moving(agent) {
+            code = ExitCode::from(Kind::NotAsDeclared as u8);
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,392 @@
+//! `spotkeep up` and `spotkeep down`
+
+use std::fs::OpenOptions;
+use std::io::IsTerminal as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use super::daemon::{instead_of_keeper, is_moving, status, wait};
+use super::drop_privileges::Access;
+use super::output::{complain, say, state, table};
+use crate::keeper::client::{PATIENCE, ask};
+use crate::keeper::protocol::{Request, refuse_to_end};
+use crate::keeper::runtime_dir;
+use crate::keeper::status::{AgentStatus, Status};
+use crate::resume;
+use crate::state::config::Config;
+use crate::state::layout::Root;
+use crate::state::{self, AgentName, AgentState, Fleet};
+use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use crate::sys::process;
+use crate::systemd::install;
+use crate::systemd::units::{ALL, KEEPER};
+
+/// How long a keeper's unit may take until systemd has it under way again.
+const UNIT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often a keeper that is about to come is asked for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// After so long it is said that a keeper in the background is waited for. It is waited for as long as
+/// it lives: a machine may be busy.
+const SAID_AFTER: Duration = Duration::from_secs(5);
+
+/// How long `up` waits for agents to come up; they go on starting after that.
+const UP_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long `down` waits for agents to end: their grace, and a little more.
+const DOWN_LIMIT: Duration = Duration::from_secs(15);
+
+/// Arguments of `up`.
+#[derive(Debug, Default, clap::Args)]
+#[command(after_help = "Examples:\n  spotkeep up --dry-run\n  spotkeep up")]
+pub(super) struct UpArgs {
+    /// Show the plan, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not wait until the agents are up.
+    #[arg(long)]
+    no_wait: bool,
+    /// End agents that run and are not declared any more, without asking.
+    #[arg(long)]
+    yes: bool,
+}
+
+impl UpArgs {
+    /// A plan is only read.
+    pub(super) fn access(&self) -> Access {
+        if self.dry_run {
+            Access::Reads
+        } else {
+            Access::Acts
+        }
+    }
+}
+
+/// Arguments of `down`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  spotkeep down")]
+pub(super) struct DownArgs {
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl DownArgs {
+    /// A plan is only read.
+    pub(super) fn access(&self) -> Access {
+        if self.dry_run {
+            Access::Reads
+        } else {
+            Access::Acts
+        }
+    }
+}
+
+pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
+    let config = Config::load(&root.config())?;
+    let before = status(root)?;
+    if let Some(notice) = &before.notice {
+        return Err(anyhow!(
+            "this life of the machine had its notice ({}); nothing is started in it",
+            notice.source
+        ))
+        .hint("if the machine stays after all: spotkeep restore")
+        .kind(Kind::NotAsDeclared);
+    }
+    let changed = show_plan(root, &config, &before)?;
+    if args.dry_run {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ends = undeclared(&config, &before);
+    if !ends.is_empty() && !args.yes {
+        ask_to_end(&ends)?;
+    }
+    if before.keeper == "stopped" {
+        write_fleet(root, Fleet::Up)?;
+        start_keeper(root)?;
+    } else {
+        ask(root, &Request::Reload { ends }, PATIENCE)?;
+        ask(root, &Request::Fleet { wanted: Fleet::Up }, PATIENCE)?;
+    }
+    roll_out(root, changed)?;
+    if args.no_wait {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let after = wait(root, UP_LIMIT, |now| !now.agents.iter().any(is_moving))?;
+    Ok(conclude(&after))
+}
+
+/// The agents that run and are not declared any more.
+fn undeclared(config: &Config, now: &Status) -> Vec<AgentName> {
+    now.agents
+        .iter()
+        .filter(|agent| agent.pid.is_some() && !config.agents.contains_key(&agent.name))
+        .map(|agent| agent.name.clone())
+        .collect()
+}
+
+/// A file that was cut short looks like one that an agent was taken out of.
+fn ask_to_end(names: &[AgentName]) -> Result<()> {
+    let names: Vec<&str> = names.iter().map(AgentName::as_str).collect();
+    if !std::io::stdin().is_terminal() {
+        return refuse_to_end(&names);
+    }
+    complain(&format!(
+        "this ends {}; type yes to go on:",
+        names.join(", ")
+    ));
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    match line.trim() {
+        "yes" => Ok(()),
+        _ => refuse_to_end(&names),
+    }
+}
+
+/// Has those whose settings have changed started anew, without cutting a turn.
+fn roll_out(root: &Root, changed: Vec<AgentName>) -> Result<()> {
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let names = changed.iter().map(AgentName::as_str).collect::<Vec<_>>();
+    let first = match names.len() {
+        1 => "",
+        _ => ", one first and the others once it lives",
+    };
+    let names = names.join(", ");
+    let request = Request::Restart {
+        names: changed,
+        when_idle: true,
+        canary: true,
+    };
+    ask(root, &request, PATIENCE)?;
+    say(&format!("restarts {names} when idle{first}"));
+    Ok(())
+}
+
+/// The last lines, and the exit code: 3 where an agent did not come up.
+fn conclude(after: &Status) -> ExitCode {
+    let is_up = |agent: &&AgentStatus| {
+        agent.pid.is_some() && !matches!(agent.state, AgentState::Starting | AgentState::Failed)
+    };
+    let up = after.agents.iter().filter(is_up).count();
+    say(&format!("{up} of {} agents are up", after.agents.len()));
+    for agent in &after.agents {
+        if agent.branch.is_none() && agent.workspace.is_dir() {
+            complain(&format!(
+                "note: the workspace of {} is no git repository, so no checkpoints of it are made",
+                agent.name
+            ));
+        }
+    }
+    let mut code = ExitCode::SUCCESS;
+    for agent in &after.agents {
+        let reason = match agent.state {
+            AgentState::Failed | AgentState::Backoff | AgentState::Starting => "no reason is known",
+            AgentState::Waiting => "waits for a human",
+            _ => continue,
+        };
+        let why = agent.why.as_deref().unwrap_or(reason);
+        complain(&format!("{} {}: {why}", state(agent.state), agent.name));
+        complain(&match agent.state {
+            AgentState::Waiting => format!("hint: spotkeep attach {}", agent.name),
+            AgentState::Starting => "hint: spotkeep ls".to_owned(),
+            _ => format!(
+                "hint: spotkeep logs --raw {0}; then: spotkeep start {0}",
+                agent.name
+            ),
+        });
+        if agent.state != AgentState::Waiting {
+            code = ExitCode::from(Kind::NotAsDeclared as u8);
+        }
+    }
+    code
+}
+
+/// Shows what would be done with each; returns those whose settings have changed under them.
+fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<Vec<AgentName>> {
+    let records: Vec<_> = root
+        .all_records()?
+        .into_iter()
+        .filter_map(|(name, record)| Some((name, record.ok()?)))
+        .collect();
+    let life = process::current_life()?;
+    let (mut rows, mut changed) = (Vec::new(), Vec::new());
+    for name in config.agents.keys() {
+        let known = records.iter().find(|(known, _)| known == name);
+        let step = known.map(|(_, record)| resume::plan(root, std::slice::from_ref(record), &life));
+        let what = step
+            .and_then(|mut steps| steps.pop())
+            .map_or_else(|| "starts for the first time".to_owned(), |step| step.what);
+        let changes = known.map_or_else(Vec::new, |(_, record)| {
+            resume::changes(root, config, record, &life)
+        });
+        let what = match changes.as_slice() {
+            [] => what,
+            changes => {
+                changed.push(name.clone());
+                format!(
+                    "{what}; changed: {}; restarted when idle",
+                    changes.join(", ")
+                )
+            }
+        };
+        rows.push([name.to_string(), what]);
+    }
+    for name in undeclared(config, now) {
+        rows.push([name.to_string(), "ends: it is not declared any more".into()]);
+    }
+    if rows.is_empty() {
+        say("no agents are declared");
+        complain("hint: spotkeep add agent-1 --prompt 'Fix issue 123.'");
+        return Ok(changed);
+    }
+    for line in table(["AGENT", "PLAN"], &rows) {
+        say(&line);
+    }
+    Ok(changed)
+}
+
+/// Starts a keeper that outlives this terminal, and waits until it answers or has ended.
+fn start_keeper(root: &Root) -> Result<()> {
+    if install::keeps(Path::new("/"), root.dir()) {
+        return wait_for_the_units_keeper(root);
+    }
+    let identity = root.identity()?;
+    let runtime = runtime_dir::directory(root, &identity.root_id, &process::current_life()?)?;
+    let log = runtime.join("keeper.log");
+    let open = || {
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(&log)
+    };
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let mut child = Command::new(program)
+        .arg("--root")
+        .arg(root.dir())
+        .args(["run", "--background"])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(open()?)
+        .stderr(open()?)
+        .spawn()
+        .context("cannot start a keeper")?;
+    let mut say_at = Some(Instant::now() + SAID_AFTER);
+    loop {
+        let now = status(root);
+        if now.as_ref().is_ok_and(|now| now.keeper == "running") {
+            return Ok(());
+        }
+        if let Some(status) = child.try_wait()? {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            let last = said
+                .lines()
+                .rfind(|line| line.starts_with("error"))
+                .unwrap_or("no reason was given");
+            return Err(anyhow!("the keeper ended at once ({status}): {last}"))
+                .hint(format!("spotkeep --root {} run", root.dir().display()));
+        }
+        if say_at.is_some_and(|at| Instant::now() >= at) {
+            say_at = None;
+            let why = now.err().map(|error| format!(": {error:#}"));
+            complain(&format!(
+                "waiting for the keeper that was started (pid {}){}; what it does: tail -f {}",
+                child.id(),
+                why.unwrap_or_default(),
+                log.display()
+            ));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// A second keeper, in a session of a user's, would hold the root against the unit's.
+fn wait_for_the_units_keeper(root: &Root) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        // One that holds the lock and has no time yet to answer is no failure.
+        if status(root).is_ok_and(|now| now.keeper == "running") {
+            return Ok(());
+        }
+        let is_coming = || install::is_under_way(KEEPER).unwrap_or(true);
+        if began.elapsed() >= UNIT_LIMIT && !is_coming() {
+            break;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Err(anyhow!(
+        "the keeper of this root is a systemd unit, and does not run"
+    ))
+    .hint(format!("sudo systemctl start {}", ALL.join(" ")))
+}
+
+pub(super) fn down(root: &Root, args: &DownArgs) -> Result<ExitCode> {
+    let before = status(root)?;
+    let running: Vec<String> = before
+        .agents
+        .iter()
+        .filter(|agent| agent.pid.is_some())
+        .map(|agent| agent.name.to_string())
+        .collect();
+    if args.dry_run {
+        say(&format!(
+            "would end {} agents: {}",
+            running.len(),
+            running.join(", ")
+        ));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if before.keeper == "stopped" {
+        write_fleet(root, Fleet::Down)?;
+        say("no keeper runs; no agent will be started until: spotkeep up");
+        if !running.is_empty() {
+            return Err(anyhow!(
+                "{} still run, and no keeper is there to end them",
+                running.join(", ")
+            ))
+            .hint("spotkeep run, which ends them")
+            .kind(Kind::NotAsDeclared);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let request = Request::Fleet {
+        wanted: Fleet::Down,
+    };
+    // A keeper with nothing left to end may be gone before it says so.
+    if ask(root, &request, PATIENCE)?.is_none() && root.identity()?.fleet != Fleet::Down {
+        write_fleet(root, Fleet::Down)?;
+    }
+    let after = wait(root, DOWN_LIMIT, |now| {
+        now.agents.iter().all(|agent| agent.pid.is_none())
+    })?;
+    let left = after
+        .agents
+        .iter()
+        .filter(|agent| agent.pid.is_some())
+        .count();
+    if left > 0 {
+        return Err(anyhow!("{left} agents have not ended yet"))
+            .hint("spotkeep ls")
+            .kind(Kind::NotAsDeclared);
+    }
+    say(&format!(
+        "ended {} agents; nothing is started until: spotkeep up",
+        running.len()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_fleet(root: &Root, fleet: Fleet) -> Result<()> {
+    let _lock = instead_of_keeper(root)?;
+    let mut identity = root.identity()?;
+    if identity.fleet != fleet {
+        identity.fleet = fleet;
+        state::store(&root.root_json(), &identity)?;
+    }
+    Ok(())
+}

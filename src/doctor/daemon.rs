@@ -1,0 +1,270 @@
+//! The keeper, the sessions that it keeps, and what would end them behind its back.
+
+use std::collections::BTreeMap;
+
+use super::facts::Scene;
+use super::{Check, count, service};
+use crate::claude::session_file;
+use crate::keeper::status::Status;
+use crate::state::layout::Root;
+use crate::state::{AgentRecord, AgentState, Fleet, Wanted};
+
+pub(super) fn checks(scene: &Scene) -> Vec<Check> {
+    let status = match &scene.status {
+        Some(Ok(status)) => status,
+        Some(Err(error)) => {
+            return vec![Check::failed("keeper", error, &scene.spotkeep("status"))];
+        }
+        None => return Vec::new(),
+    };
+    let mut checks = vec![judge_keeper(scene, status)];
+    checks.extend(judge_agents(scene, status));
+    if let Ok(root) = &scene.root {
+        checks.push(judge_sessions(&holders(root)));
+    }
+    let pid = status.agents.iter().find_map(|agent| agent.pid);
+    let cgroup = pid.and_then(|pid| scene.machine.read(&format!("proc/{pid}/cgroup")));
+    if let (Some(cgroup), true) = (cgroup, scene.systemd) {
+        let user = scene.owner.as_ref().map_or("", |owner| owner.name.as_str());
+        checks.extend(judge_cgroup(&Shelter {
+            cgroup: &cgroup,
+            kill_at_logout: service::setting(&scene.machine, "logind.conf", "KillUserProcesses")
+                .is_some_and(|value| service::is_yes(&value)),
+            lingers: scene
+                .machine
+                .path("var/lib/systemd/linger")
+                .join(user)
+                .exists(),
+            has_units: scene.has_units,
+            user,
+        }));
+    }
+    checks
+}
+
+fn judge_keeper(scene: &Scene, status: &Status) -> Check {
+    if let Some(trouble) = status.trouble.first() {
+        let more = status.trouble.len() - 1;
+        let detail = match more {
+            0 => trouble.clone(),
+            more => format!("{trouble}; and {more} more"),
+        };
+        return Check::wrong("keeper", detail, scene.spotkeep("status"));
+    }
+    let mine = env!("CARGO_PKG_VERSION");
+    let wanted = status
+        .agents
+        .iter()
+        .any(|agent| agent.wanted == Wanted::Running);
+    let by_unit = scene.has_units || scene.has_own_unit;
+    let start = match by_unit {
+        true => "sudo systemctl start spotkeep".to_owned(),
+        false => scene.spotkeep("up"),
+    };
+    let runs = status.keeper == "running";
+    match (runs, &status.keeper_version, status.fleet, &status.notice) {
+        (true, Some(version), _, _) if version == mine => {
+            Check::good("keeper", format!("runs, version {mine}"))
+        }
+        (true, version, _, _) => {
+            let other = version.as_deref().unwrap_or("an older one");
+            let restart = match by_unit {
+                true => "sudo systemctl restart spotkeep".to_owned(),
+                false => format!(
+                    "{}; then end the old one: see its pid there",
+                    scene.spotkeep("status")
+                ),
+            };
+            let detail = format!("runs version {other}, and this is {mine}");
+            Check::warn("keeper", detail, restart)
+        }
+        (false, _, Fleet::Down, _) => {
+            Check::good("keeper", "none runs; the fleet is down, as you said")
+        }
+        (false, _, _, Some(_)) => Check::warn(
+            "keeper",
+            "none runs: this life has had its notice, and nothing is started in it",
+            scene.spotkeep("restore"),
+        ),
+        (false, _, _, None) if wanted => {
+            Check::wrong("keeper", "none runs, and agents are wanted", start)
+        }
+        (false, _, _, None) => Check::good("keeper", "none runs, and no agent is wanted"),
+    }
+}
+
+fn judge_agents(scene: &Scene, status: &Status) -> Option<Check> {
+    if status.keeper != "running" {
+        return None;
+    }
+    let of = |state: AgentState| status.agents.iter().find(move |agent| agent.state == state);
+    let named = |name: &str, why: &Option<String>| {
+        format!("{name}: {}", why.as_deref().unwrap_or("no reason is known"))
+    };
+    if let Some(agent) = of(AgentState::Failed) {
+        let fix = scene.spotkeep(&format!(
+            "logs {0}; {1}",
+            agent.name,
+            scene.spotkeep(&format!("start {}", agent.name))
+        ));
+        return Some(Check::wrong(
+            "agents",
+            named(agent.name.as_str(), &agent.why),
+            fix,
+        ));
+    }
+    let standing = of(AgentState::Stalled).or_else(|| of(AgentState::Waiting));
+    Some(match standing {
+        Some(agent) => Check::warn(
+            "agents",
+            named(agent.name.as_str(), &agent.why),
+            scene.spotkeep(&format!("attach {}", agent.name)),
+        ),
+        None => Check::good(
+            "agents",
+            count(status.agents.len(), "agent") + ", none has failed",
+        ),
+    })
+}
+
+/// Who holds each session: agents by their records, processes by Claude's own files.
+fn holders(root: &Root) -> BTreeMap<String, Vec<String>> {
+    let mut holders: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let records = root.all_records().unwrap_or_default();
+    let records: Vec<AgentRecord> = records.into_iter().filter_map(|(_, r)| r.ok()).collect();
+    for record in records {
+        let key = format!("agent {}", record.session_id);
+        holders
+            .entry(key)
+            .or_default()
+            .push(record.name.to_string());
+    }
+    for file in session_file::live(&root.claude()) {
+        let key = format!("process {}", file.session_id);
+        holders
+            .entry(key)
+            .or_default()
+            .push(file.process.pid.to_string());
+    }
+    holders
+}
+
+/// Claude has no lock: two processes in one session each forget what the other did.
+fn judge_sessions(holders: &BTreeMap<String, Vec<String>>) -> Check {
+    match holders.iter().find(|(_, who)| who.len() > 1) {
+        Some((key, who)) => {
+            let (kind, session) = key.split_once(' ').unwrap_or(("", key));
+            match kind {
+                "process" => Check::wrong(
+                    "sessions",
+                    format!(
+                        "two claudes are in the session {session}: pids {}",
+                        who.join(" and ")
+                    ),
+                    format!(
+                        "end the one that you started by hand: kill {}",
+                        who[who.len() - 1]
+                    ),
+                ),
+                _ => Check::wrong(
+                    "sessions",
+                    format!("{} have one session, {session}", who.join(" and ")),
+                    format!(
+                        "spotkeep rm {}, then add it under another session",
+                        who[who.len() - 1]
+                    ),
+                ),
+            }
+        }
+        None => Check::good("sessions", "each is held by one"),
+    }
+}
+
+/// Where an agent's processes live, and what ends what lives there.
+struct Shelter<'a> {
+    cgroup: &'a str,
+    kill_at_logout: bool,
+    lingers: bool,
+    has_units: bool,
+    user: &'a str,
+}
+
+/// A tmux server that was first started from a login belongs to that login.
+fn judge_cgroup(shelter: &Shelter<'_>) -> Option<Check> {
+    let in_unit = shelter.cgroup.contains("spotkeep-tmux.service");
+    let in_login = shelter
+        .cgroup
+        .lines()
+        .any(|line| line.contains("/session-") && line.contains(".scope"));
+    let in_user = shelter.cgroup.contains("/user@");
+    let units = "spotkeep down; sudo systemctl restart spotkeep-tmux spotkeep; spotkeep up";
+    let linger = format!("sudo loginctl enable-linger {}", shelter.user);
+    let with_login = "the agents' tmux server belongs to a login";
+    Some(match (in_unit, in_login, in_user) {
+        (true, _, _) => Check::good("tmux-server", "in its own unit"),
+        (_, true, _) if shelter.has_units => Check::wrong(
+            "tmux-server",
+            format!("{with_login} and not to its unit: a shutdown may end it before the save"),
+            units,
+        ),
+        (_, true, _) if shelter.kill_at_logout => Check::wrong(
+            "tmux-server",
+            format!("{with_login}, and logind ends what is left of one (KillUserProcesses)"),
+            format!("{linger}; spotkeep down; systemd-run --user --scope spotkeep up"),
+        ),
+        (_, true, _) => Check::good("tmux-server", format!("{with_login}, and outlives it")),
+        (_, _, true) if !shelter.lingers => Check::warn(
+            "tmux-server",
+            "it belongs to the user's manager, which ends with the last login",
+            linger,
+        ),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_would_die_with_a_login_is_told() {
+        let shelter = |cgroup, kill_at_logout, lingers, has_units| Shelter {
+            cgroup,
+            kill_at_logout,
+            lingers,
+            has_units,
+            user: "ann",
+        };
+        let login = "0::/user.slice/user-1000.slice/session-3.scope\n";
+        let unit = "0::/system.slice/spotkeep-tmux.service/agents/a\n";
+        let manager = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/x.scope\n";
+        let table = [
+            (shelter(login, false, false, true), Some((false, false))),
+            (shelter(login, true, false, false), Some((false, false))),
+            (shelter(login, false, false, false), Some((true, false))),
+            (shelter(unit, true, false, true), Some((true, false))),
+            (shelter(manager, true, false, false), Some((true, true))),
+            (shelter(manager, true, true, false), None),
+            (shelter("0::/\n", true, true, false), None),
+        ];
+        for (shelter, expected) in table {
+            let seen = judge_cgroup(&shelter).map(|check| (check.ok, check.warning));
+            assert_eq!(seen, expected, "{}", shelter.cgroup);
+        }
+    }
+
+    #[test]
+    fn a_session_that_two_hold_is_wrong_whoever_they_are() {
+        let of = |pairs: &[(&str, &[&str])]| -> BTreeMap<String, Vec<String>> {
+            let owned = |who: &[&str]| who.iter().map(ToString::to_string).collect();
+            pairs
+                .iter()
+                .map(|(key, who)| ((*key).to_owned(), owned(who)))
+                .collect()
+        };
+        assert!(judge_sessions(&of(&[("agent s", &["a"]), ("process s", &["7"])])).ok);
+        let two = judge_sessions(&of(&[("process s", &["7", "9"])]));
+        assert!(!two.ok && two.detail.contains("7 and 9"), "{two:?}");
+        assert!(!judge_sessions(&of(&[("agent s", &["a", "b"])])).ok);
+    }
+}

@@ -1,0 +1,269 @@
+//! The root: whether it is there, on a disk that survives, that can be written and has room.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::facts::Scene;
+use super::{Check, size};
+use crate::sys::files::{self, Space};
+use crate::sys::mounts::{self, Mount};
+
+/// How long is counted what takes the room.
+const COUNT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Below this nothing can be relied on: a transcript, a build and git's objects all want to grow.
+const LEAST_BYTES: u64 = 256 << 20;
+
+/// Below this somebody should know.
+const FEW_BYTES: u64 = 2 << 30;
+
+pub(super) fn checks(scene: &Scene) -> Vec<Check> {
+    let root = match &scene.root {
+        Ok(root) => root,
+        Err(error) => return vec![Check::failed("root", error, &scene.spotkeep("init"))],
+    };
+    let mut checks = vec![match root.identity() {
+        Ok(identity) => Check::good(
+            "root",
+            format!(
+                "{}, {}, of {}",
+                root.dir().display(),
+                identity.root_id.get(..8).unwrap_or_default(),
+                identity.user
+            ),
+        ),
+        Err(error) => Check::failed("root", &error, &scene.spotkeep("init")),
+    }];
+    let text = scene
+        .machine
+        .read("proc/self/mountinfo")
+        .unwrap_or_default();
+    let all = mounts::parse(&text);
+    if let Some(mount) = mounts::holding(&all, root.dir()) {
+        let own = mount.point == root.dir();
+        checks.extend(judge_mount(mount, own, scene, root.dir()));
+        checks.push(judge_filesystem(mount, root.dir(), scene.is_vm()));
+    }
+    if let Ok(space) = files::space(root.dir()) {
+        let taker = || largest(&root.dir().join("workspaces"));
+        checks.push(judge_space(space, taker));
+        checks.extend(judge_inodes(space));
+    }
+    checks
+}
+
+fn judge_mount(mount: &Mount, own: bool, scene: &Scene, dir: &Path) -> Option<Check> {
+    let shown = dir.display();
+    match (own, scene.expects_mount(), scene.is_vm()) {
+        (true, _, _) => Some(Check::good(
+            "mount",
+            format!("a filesystem of its own ({})", mount.source),
+        )),
+        (false, true, _) => Some(Check::wrong(
+            "mount",
+            format!("{shown} is to be mounted and is not: this is the directory below"),
+            format!("sudo mount {shown}"),
+        )),
+        (false, false, true) => Some(Check::warn(
+            "mount",
+            format!(
+                "on the disk of {}, and goes with it: a VM that is made anew has another",
+                mount.point.display()
+            ),
+            "sudo spotkeep setup --disk NAME",
+        )),
+        (false, false, false) => None,
+    }
+}
+
+fn judge_filesystem(mount: &Mount, dir: &Path, vm: bool) -> Check {
+    let shown = dir.display();
+    let kind = mount.kind.as_str();
+    if let Some(why) = mount.read_only() {
+        let detail = format!("{kind} is read-only: {why}");
+        return Check::wrong(
+            "filesystem",
+            detail,
+            format!("sudo mount -o remount,rw {shown}"),
+        );
+    }
+    let bind = format!("docker run -v fleet:{shown} ...");
+    let (warn, wrong) = (Check::warn, Check::wrong);
+    match kind {
+        "tmpfs" | "ramfs" => wrong(
+            "filesystem",
+            format!("{kind}: it is in memory and survives nothing"),
+            "spotkeep --root DIR init, with DIR on a disk".to_owned(),
+        ),
+        "overlay" | "aufs" => warn(
+            "filesystem",
+            format!(
+                "{kind}: it is the container's own and goes with it, unless the root is a volume"
+            ),
+            bind,
+        ),
+        "vfat" | "exfat" | "ntfs" | "ntfs3" | "fuseblk" => wrong(
+            "filesystem",
+            format!("{kind} keeps neither owners nor links"),
+            "use ext4, xfs or btrfs".to_owned(),
+        ),
+        "nfs" | "nfs4" | "cifs" | "9p" | "virtiofs" | "ceph" => warn(
+            "filesystem",
+            format!(
+                "{kind}: locks and syncs are the server's word, and two machines may mount it at once"
+            ),
+            "run one keeper only".to_owned(),
+        ),
+        _ if mount.has("noexec") && vm => wrong(
+            "filesystem",
+            format!("{kind} with noexec: neither spotkeep nor claude can be run from {shown}/bin"),
+            format!("sudo mount -o remount,exec {shown}"),
+        ),
+        _ if mount.has("nobarrier") || mount.has("barrier=0") => wrong(
+            "filesystem",
+            format!("{kind} without barriers: what was synced may be gone after a power cut"),
+            format!("sudo mount -o remount,barrier=1 {shown}"),
+        ),
+        _ => Check::good("filesystem", format!("{kind}, can be written")),
+    }
+}
+
+fn judge_space(space: Space, taker: impl FnOnce() -> Option<(String, u64, bool)>) -> Check {
+    let percent = space.free.saturating_mul(100) / space.total.max(1);
+    let free = format!("{} of {} free", size(space.free), size(space.total));
+    let few = space.free < FEW_BYTES.min(space.total / 10).max(LEAST_BYTES);
+    if !few && percent >= 5 {
+        return Check::good("space", free);
+    }
+    let (detail, fix) = match taker() {
+        Some((name, bytes, whole)) => {
+            let at_least = if whole { "" } else { "at least " };
+            let detail = format!("{free}; most is in {name} ({at_least}{})", size(bytes));
+            (detail, format!("du -xsh {name}/* | sort -h | tail"))
+        }
+        None => (free, "df -h".to_owned()),
+    };
+    match space.free < LEAST_BYTES {
+        true => Check::wrong("space", detail, fix),
+        false => Check::warn("space", detail, fix),
+    }
+}
+
+/// Some filesystems have as many as they like, and say 0.
+fn judge_inodes(space: Space) -> Option<Check> {
+    let percent = space
+        .free_inodes
+        .saturating_mul(100)
+        .checked_div(space.inodes)?;
+    let detail = format!("{} of {} free", space.free_inodes, space.inodes);
+    let fix = "find . -xdev -type d -printf '%h\\n' | sort | uniq -c | sort -n | tail";
+    Some(match percent {
+        0..=1 => Check::wrong("inodes", detail, fix),
+        2..=9 => Check::warn("inodes", detail, fix),
+        _ => Check::good("inodes", detail),
+    })
+}
+
+/// The largest directory of `dir`, with its size, and whether it was counted to the end.
+fn largest(dir: &Path) -> Option<(String, u64, bool)> {
+    let until = Instant::now() + COUNT_LIMIT;
+    let entries = fs::read_dir(dir).ok()?;
+    let (bytes, path) = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .map(|path| (used(&path, until), path))
+        .max()?;
+    Some((path.display().to_string(), bytes, Instant::now() < until))
+}
+
+/// Bytes on the disk of all below, as far as there is time; links are not followed.
+fn used(path: &Path, until: Instant) -> u64 {
+    let mut total = 0;
+    let mut left = vec![path.to_path_buf()];
+    while let Some(path) = left.pop() {
+        if Instant::now() >= until {
+            break;
+        }
+        let Ok(meta) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        total += meta.blocks() * 512;
+        if meta.is_dir()
+            && let Ok(entries) = fs::read_dir(&path)
+        {
+            left.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(kind: &str, options: &str) -> Mount {
+        Mount {
+            kind: kind.into(),
+            options: options.split(',').map(str::to_owned).collect(),
+            ..Mount::default()
+        }
+    }
+
+    #[test]
+    fn a_filesystem_that_loses_things_is_told_from_one_that_keeps_them() {
+        let table = [
+            ("ext4", "rw,relatime", true, false),
+            ("xfs", "rw", true, false),
+            ("ext4", "ro", false, false),
+            ("ext4", "rw,emergency_ro", false, false),
+            ("ext4", "rw,nobarrier", false, false),
+            ("ext4", "rw,noexec", false, false),
+            ("tmpfs", "rw", false, false),
+            ("exfat", "rw", false, false),
+            ("overlay", "rw", true, true),
+            ("nfs4", "rw", true, true),
+        ];
+        for (kind, options, ok, warning) in table {
+            let check = judge_filesystem(&mount(kind, options), Path::new("/r"), true);
+            assert_eq!((check.ok, check.warning), (ok, warning), "{check:?}");
+            assert_eq!(check.fix.is_some(), !ok || warning, "{check:?}");
+        }
+        assert!(judge_filesystem(&mount("ext4", "noexec"), Path::new("/r"), false).ok);
+    }
+
+    #[test]
+    fn little_room_names_who_takes_it() {
+        let space = |free: u64, total: u64| Space {
+            free,
+            total,
+            free_inodes: 1,
+            inodes: 100,
+        };
+        let taker = || Some(("/r/workspaces/api".to_owned(), 7 << 30, false));
+        assert_eq!(judge_space(space(50 << 30, 100 << 30), || None).fix, None);
+        assert_eq!(judge_space(space(900 << 20, 1 << 30), || None).fix, None);
+        let few = judge_space(space(1 << 30, 100 << 30), taker);
+        assert!(
+            few.ok && few.warning && few.detail.contains("at least 7.0 GiB"),
+            "{few:?}"
+        );
+        let none = judge_space(space(1 << 20, 100 << 30), taker);
+        assert!(
+            !none.ok && none.detail.contains("workspaces/api"),
+            "{none:?}"
+        );
+        assert!(!judge_inodes(space(1, 1)).unwrap().ok);
+    }
+
+    #[test]
+    fn the_largest_workspace_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in [("small", 10), ("large", 100_000)] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("file"), vec![1; bytes]).unwrap();
+        }
+        let (name, bytes, whole) = largest(dir.path()).unwrap();
+        assert!(name.ends_with("/large") && bytes >= 100_000 && whole);
+    }
+}

@@ -1,0 +1,204 @@
+//! What several groups of checks need to know.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::keeper::client::{ask, status_without_root};
+use crate::keeper::protocol::Request;
+use crate::keeper::status::{Status, from_files};
+use crate::state::config::Config;
+use crate::state::layout::Root;
+use crate::sys::cloud_provider::Provider;
+use crate::sys::command;
+use crate::sys::error::{Error, Result};
+use crate::systemd::units;
+
+use super::LIMIT;
+
+/// What a doctor is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// A directory that stands for `/`, with programs of its own in `usr/bin`; for tests.
+    pub machine: Option<PathBuf>,
+    /// Play a preemption with Claude, to see whether it behaves as we know it.
+    pub probe: bool,
+}
+
+/// The machine, or a directory that stands for it.
+#[derive(Debug, Clone)]
+pub(super) struct Machine {
+    prefix: PathBuf,
+}
+
+impl Machine {
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        self.prefix.join(path.trim_start_matches('/'))
+    }
+
+    pub(super) fn prefix(&self) -> &Path {
+        &self.prefix
+    }
+
+    /// A small text file; `None` where it cannot be read.
+    pub(super) fn read(&self, path: &str) -> Option<String> {
+        std::fs::read_to_string(self.path(path)).ok()
+    }
+
+    /// A number in a file of its own.
+    pub(super) fn number(&self, path: &str) -> Option<u64> {
+        self.read(path)?.trim().parse().ok()
+    }
+
+    /// What a program of the machine says; `None` where there is none, or where it takes too long.
+    pub(super) fn ask(&self, program: &str, arguments: &[&str]) -> Option<String> {
+        let mut command = match self.prefix == Path::new("/") {
+            true => Command::new(program),
+            false => Command::new(self.path("usr/bin").join(program)),
+        };
+        let output = command::run(command.args(arguments), LIMIT).ok()?;
+        Some(output.stdout)
+    }
+}
+
+/// Whose agents these are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) uid: u32,
+    pub(super) name: String,
+    pub(super) home: Option<PathBuf>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub(super) struct Scene {
+    /// The root as it was asked for.
+    pub(super) at: PathBuf,
+    pub(super) root: Result<Root>,
+    pub(super) machine: Machine,
+    /// What is declared, or the last good declarations.
+    pub(super) config: Config,
+    /// Why the file of declarations does not count.
+    pub(super) config_wrong: Option<Error>,
+    pub(super) owner: Option<Owner>,
+    pub(super) status: Option<Result<Status>>,
+    /// Our units are installed.
+    pub(super) has_units: bool,
+    /// Somebody has written a unit for the keeper by hand.
+    pub(super) has_own_unit: bool,
+    /// systemd is the service manager.
+    pub(super) systemd: bool,
+    pub(super) provider: Provider,
+}
+
+impl Scene {
+    pub(super) fn gather(at: &Path, options: &Options) -> Self {
+        let prefix = options.machine.clone().unwrap_or_else(|| "/".into());
+        let machine = Machine { prefix };
+        let root = Root::open(at);
+        let (config, config_wrong) = match &root {
+            Ok(root) => match Config::load_or_last_good(&root.config(), &root.config_copy()) {
+                Ok((config, wrong)) => (config, wrong),
+                Err(error) => (Config::default(), Some(error)),
+            },
+            Err(_) => (Config::default(), None),
+        };
+        let owner = root
+            .as_ref()
+            .ok()
+            .and_then(|root| root.identity().ok())
+            .map(|identity| Owner {
+                home: home_of(
+                    &machine.read("etc/passwd").unwrap_or_default(),
+                    identity.uid,
+                ),
+                uid: identity.uid,
+                name: identity.user,
+            });
+        let status = match &root {
+            Ok(root) => Some(status(root)),
+            // Its disk may have gone away under a keeper, which can tell more than we can see.
+            Err(_) => status_without_root(at).transpose(),
+        };
+        let unit = machine.read(&format!("{}/{}", units::UNIT_DIR, units::KEEPER));
+        let has_units = unit.as_deref().and_then(units::version_of).is_some();
+        Self {
+            at: at.to_path_buf(),
+            has_units,
+            has_own_unit: unit.is_some() && !has_units,
+            systemd: machine.path("run/systemd/system").exists(),
+            provider: config.cloud.provider.resolve(machine.prefix()),
+            status,
+            root,
+            config,
+            config_wrong,
+            owner,
+            machine,
+        }
+    }
+
+    /// Whether this is a machine that spotkeep is to look after as a whole: a VM that may be taken
+    /// away, or one that was set up for it. On a laptop nothing is said of boot and shutdown.
+    pub(super) fn is_vm(&self) -> bool {
+        self.has_units || self.has_own_unit || self.provider == Provider::Gcp
+    }
+
+    /// The command line of spotkeep for this root.
+    pub(super) fn spotkeep(&self, verb: &str) -> String {
+        match self.at == Path::new(crate::state::layout::DEFAULT) {
+            true => format!("spotkeep {verb}"),
+            false => format!("spotkeep --root {} {verb}", self.at.display()),
+        }
+    }
+
+    /// Whether the root is meant to be a filesystem of its own: fstab or a mount unit says so.
+    pub(super) fn expects_mount(&self) -> bool {
+        let dir = match &self.root {
+            Ok(root) => root.dir().to_path_buf(),
+            Err(_) => self.at.clone(),
+        };
+        let unit = format!("{}/{}", units::UNIT_DIR, units::mount_unit(&dir));
+        let fstab = self.machine.read("etc/fstab").unwrap_or_default();
+        self.machine.path(&unit).exists() || lists(&fstab, &dir)
+    }
+}
+
+fn status(root: &Root) -> Result<Status> {
+    match ask(root, &Request::Status, LIMIT)? {
+        Some(data) => Ok(serde_json::from_value(data)?),
+        None => from_files(root),
+    }
+}
+
+fn lists(fstab: &str, dir: &Path) -> bool {
+    fstab
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .any(|point| Path::new(point) == dir)
+}
+
+fn home_of(passwd: &str, uid: u32) -> Option<PathBuf> {
+    passwd.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        (fields.get(2)?.parse() == Ok(uid)).then(|| fields.get(5).map(PathBuf::from))?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_is_found_by_the_number_of_its_user() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\nann:x:1000:1000::/home/ann:/bin/sh\n";
+        assert_eq!(home_of(passwd, 1000), Some("/home/ann".into()));
+        assert_eq!(home_of(passwd, 7), None);
+    }
+
+    #[test]
+    fn a_comment_in_fstab_mounts_nothing() {
+        let fstab = "# UUID=1 /mnt/persist ext4\nUUID=2 /srv ext4 defaults 0 2\n";
+        assert!(!lists(fstab, Path::new("/mnt/persist")));
+        assert!(lists(fstab, Path::new("/srv")));
+    }
+}

@@ -1,0 +1,268 @@
+//! What belongs to whom: owners and modes, secrets, and the links that lead into the root.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::facts::Scene;
+use super::{Check, count};
+use crate::state::layout::Root;
+
+/// What only the owner may look into.
+const PRIVATE: [&str; 10] = [
+    ".claude",
+    ".claude/.claude.json",
+    "session-state",
+    "session-state/agents",
+    "session-state/saves",
+    "session-state/notes",
+    "session-state/root.json",
+    "session-state/journal.jsonl",
+    "session-state/lock",
+    "session-state/spotkeep.toml",
+];
+
+/// What others may see, and not change.
+const OWNED: [&str; 2] = ["spotkeep.toml", "workspaces"];
+
+pub(super) fn checks(scene: &Scene) -> Vec<Check> {
+    let (Ok(root), Some(owner)) = (&scene.root, &scene.owner) else {
+        return Vec::new();
+    };
+    let look = |names: &[&str], private: bool| -> Vec<Thing> {
+        let paths = names.iter().map(|name| root.dir().join(name));
+        paths
+            .filter_map(|path| Thing::look(path, private))
+            .collect()
+    };
+    let things = [look(&PRIVATE, true), look(&OWNED, false)].concat();
+    let mut checks = vec![judge_owners(&things, owner.uid, &owner.name, root)];
+    checks.extend(judge_bin(scene, root));
+    checks.push(judge_secrets(&secrets(scene, root)));
+    if scene.has_units
+        && let Some(home) = &owner.home
+    {
+        checks.push(judge_links(&links(scene, root, home)));
+    }
+    checks
+}
+
+/// A file or a directory.
+#[derive(Debug, Clone)]
+struct Thing {
+    path: PathBuf,
+    uid: u32,
+    mode: u32,
+    private: bool,
+}
+
+impl Thing {
+    fn look(path: PathBuf, private: bool) -> Option<Self> {
+        let meta = fs::symlink_metadata(&path).ok()?;
+        (!meta.is_symlink()).then(|| Self {
+            uid: meta.uid(),
+            mode: meta.mode(),
+            path,
+            private,
+        })
+    }
+
+    fn is_exposed(&self) -> bool {
+        self.mode & if self.private { 0o077 } else { 0o002 } != 0
+    }
+}
+
+fn judge_owners(things: &[Thing], uid: u32, user: &str, root: &Root) -> Check {
+    if let Some(other) = things.iter().find(|thing| thing.uid != uid) {
+        return Check::wrong(
+            "owners",
+            format!(
+                "{} belongs to the user {} and not to {user}, whose agents need it",
+                other.path.display(),
+                crate::sys::user::name(other.uid)
+            ),
+            format!(
+                "sudo chown -R {user}: {0}/.claude {0}/session-state {0}/workspaces",
+                root.dir().display()
+            ),
+        );
+    }
+    match things.iter().find(|thing| thing.is_exposed()) {
+        Some(open) => {
+            let path = open.path.display();
+            let who = if open.private { "go-rwx" } else { "o-w" };
+            let detail = format!("others may use {path} (mode {:o})", open.mode & 0o7777);
+            Check::wrong("owners", detail, format!("chmod {who} {path}"))
+        }
+        None => Check::good("owners", format!("all of {user}, closed to others")),
+    }
+}
+
+/// Root runs what is in `bin` where units do: nobody else may put anything there.
+fn judge_bin(scene: &Scene, root: &Root) -> Option<Check> {
+    let bin = Thing::look(root.dir().join("bin"), false)?;
+    if !scene.has_units {
+        return None;
+    }
+    let replaceable = Thing::look(root.dir().to_path_buf(), false)
+        .is_some_and(|dir| dir.uid != 0 || (dir.mode & 0o022 != 0 && dir.mode & 0o1000 == 0));
+    let path = bin.path.display();
+    Some(match bin.uid != 0 || bin.mode & 0o022 != 0 || replaceable {
+        true => Check::wrong(
+            "bin",
+            format!("root runs what is in {path}, and an agent could replace it"),
+            "sudo spotkeep setup",
+        ),
+        false => Check::good("bin", "only root can change it"),
+    })
+}
+
+/// Every file that holds a login or a key; `Err` for one that is declared and missing.
+fn secrets(scene: &Scene, root: &Root) -> Vec<Result<Thing, PathBuf>> {
+    let agents = scene.config.agents.values();
+    let declared = agents
+        .filter_map(|agent| agent.env_file.as_ref())
+        .chain(&scene.config.defaults.env_file)
+        .map(|file| root.absolute(file));
+    let mut found: Vec<_> = declared
+        .map(|path| match fs::metadata(&path) {
+            Ok(meta) => Ok(Thing {
+                uid: meta.uid(),
+                mode: meta.mode(),
+                private: true,
+                path,
+            }),
+            Err(_) => Err(path),
+        })
+        .collect();
+    let login = root.claude().join(".credentials.json");
+    found.extend(Thing::look(login, true).map(Ok));
+    found
+}
+
+fn judge_secrets(secrets: &[Result<Thing, PathBuf>]) -> Check {
+    for secret in secrets {
+        match secret {
+            Err(path) => {
+                let path = path.display();
+                let detail = format!("the env_file {path} is missing; its agents do not start");
+                return Check::wrong("secrets", detail, format!("(umask 077; touch {path})"));
+            }
+            Ok(thing) if thing.is_exposed() => {
+                let path = thing.path.display();
+                let detail = format!("others can read {path}");
+                return Check::wrong("secrets", detail, format!("chmod 600 {path}"));
+            }
+            Ok(_) => {}
+        }
+    }
+    Check::good(
+        "secrets",
+        count(secrets.len(), "file") + ", closed to others",
+    )
+}
+
+/// The links that a set-up machine has, and where each should lead.
+fn links(scene: &Scene, root: &Root, home: &Path) -> Vec<Link> {
+    let home = scene.machine.path(&home.display().to_string());
+    let pieces = scene.config.machine.home.iter();
+    let wanted = [
+        (home.join(".claude"), root.claude()),
+        (
+            home.join(".claude.json"),
+            root.claude().join(".claude.json"),
+        ),
+        (
+            scene.machine.path("workspaces"),
+            root.dir().join("workspaces"),
+        ),
+    ];
+    pieces
+        .map(|piece| (home.join(piece), root.dir().join("home").join(piece)))
+        .chain(wanted)
+        .map(|(at, to)| Link {
+            leads: fs::read_link(&at).ok(),
+            exists: fs::symlink_metadata(&at).is_ok(),
+            at,
+            to,
+        })
+        .collect()
+}
+
+#[derive(Debug)]
+struct Link {
+    at: PathBuf,
+    to: PathBuf,
+    leads: Option<PathBuf>,
+    exists: bool,
+}
+
+fn judge_links(links: &[Link]) -> Check {
+    let wrong = links
+        .iter()
+        .find(|link| link.leads.as_deref() != Some(link.to.as_path()));
+    let Some(link) = wrong else {
+        return Check::good("links", format!("{} lead into the root", links.len()));
+    };
+    let (at, to) = (link.at.display(), link.to.display());
+    let detail = match (&link.leads, link.exists) {
+        (Some(other), _) => format!("{at} leads to {} and not to {to}", other.display()),
+        (None, true) => format!("{at} is on the boot disk, and not a link to {to}"),
+        (None, false) => format!("{at} is missing; it should lead to {to}"),
+    };
+    Check::wrong("links", detail, "sudo spotkeep setup")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thing(uid: u32, mode: u32, private: bool) -> Thing {
+        let path = "/r/x".into();
+        Thing {
+            path,
+            uid,
+            mode,
+            private,
+        }
+    }
+
+    #[test]
+    fn what_is_of_another_or_open_to_others_is_named_with_the_command_that_mends_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let judge = |thing: Thing| judge_owners(&[thing], 7, "ann", &root);
+        assert!(judge(thing(7, 0o700, true)).ok);
+        assert!(judge(thing(7, 0o755, false)).ok);
+        let of_root = judge(thing(0, 0o700, true));
+        assert!(!of_root.ok && of_root.fix.unwrap().contains("chown -R ann:"));
+        assert_eq!(
+            judge(thing(7, 0o750, true)).fix.unwrap(),
+            "chmod go-rwx /r/x"
+        );
+        assert_eq!(judge(thing(7, 0o777, false)).fix.unwrap(), "chmod o-w /r/x");
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_or_that_is_missing_is_wrong() {
+        assert!(judge_secrets(&[Ok(thing(7, 0o600, true))]).ok);
+        let open = judge_secrets(&[Ok(thing(7, 0o644, true))]);
+        assert_eq!(open.fix.unwrap(), "chmod 600 /r/x");
+        assert!(!judge_secrets(&[Err("/r/x".into())]).ok);
+    }
+
+    #[test]
+    fn a_link_that_leads_elsewhere_or_is_none_says_so() {
+        let link = |leads: Option<&str>, exists| Link {
+            at: "/home/ann/.claude".into(),
+            to: "/r/.claude".into(),
+            leads: leads.map(PathBuf::from),
+            exists,
+        };
+        assert!(judge_links(&[link(Some("/r/.claude"), true)]).ok);
+        let detail = |link: Link| judge_links(&[link]).detail;
+        assert!(detail(link(Some("/old"), true)).contains("leads to /old"));
+        assert!(detail(link(None, true)).contains("on the boot disk"));
+        assert!(detail(link(None, false)).contains("is missing"));
+    }
+}

@@ -1,0 +1,68 @@
+//! Whether the API can be reached, before agents that would all ask it are started.
+
+use std::net::{IpAddr, TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+
+use super::Message;
+use super::effects::Edges;
+use crate::claude;
+use crate::supervisor::Event;
+use crate::sys::error::Result;
+use crate::sys::socket::loopback_only;
+use crate::sys::thread;
+
+/// How often an API that does not answer is tried again.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How long one try may take.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// Tries before the prober gives up; the core's own patience ends before.
+const TRIES: usize = 60;
+
+impl Edges {
+    pub(super) fn probe_api(&self) {
+        let Some(endpoint) = self.api_endpoint() else {
+            self.send(Event::ApiAnswers); // It cannot be probed, so nothing waits for it.
+            return;
+        };
+        let messages = self.messages.clone();
+        let prober = thread::spawn("probe-api", move || {
+            for _ in 0..TRIES {
+                if answers(&endpoint) {
+                    messages.send(Message::Event(Event::ApiAnswers)).ok();
+                    return;
+                }
+                std::thread::sleep(EVERY);
+            }
+        });
+        if prober.is_err() {
+            self.send(Event::ApiAnswers);
+        }
+    }
+
+    /// Where the API is, by the environment of one agent, which stands for all: where they differ,
+    /// the others find out for themselves.
+    fn api_endpoint(&self) -> Option<(String, u16)> {
+        let one = self.config.agents.values().next()?;
+        let mut environment: Vec<(String, String)> = std::env::vars().collect();
+        // One that is wrong is told when the agent is launched.
+        environment
+            .extend(crate::keeper::agent_exec::environment(&self.root, &self.config, one).ok()?);
+        environment.extend(claude::command_line::settings_environment(
+            &self.root.claude(),
+        ));
+        let endpoint = claude::command_line::api_endpoint(&environment)?;
+        let address: Result<IpAddr, _> = endpoint.0.parse();
+        (!loopback_only() || address.is_ok_and(|address| address.is_loopback())).then_some(endpoint)
+    }
+}
+
+/// Whether anything listens there; a name that cannot be resolved is no answer.
+fn answers(endpoint: &(String, u16)) -> bool {
+    let Ok(addresses) = (endpoint.0.as_str(), endpoint.1).to_socket_addrs() else {
+        return false;
+    };
+    let mut addresses = addresses;
+    addresses.any(|address| TcpStream::connect_timeout(&address, LIMIT).is_ok())
+}

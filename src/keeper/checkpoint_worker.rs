@@ -1,0 +1,313 @@
+//! The thread that has checkpoints made in the background, and what goes with them: thinning,
+//! packing, pushing. It decides nothing; the [`schedule`](crate::supervisor::checkpoint_schedule) does. It sleeps until
+//! somebody is due.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::{self, Outcome, Place};
+use crate::state::AgentName;
+use crate::state::Trigger;
+use crate::state::config::{self, Config};
+use crate::state::layout::Root;
+use crate::supervisor::Activity;
+use crate::supervisor::checkpoint_schedule::Schedule;
+use crate::sys::deadline::Deadline;
+use crate::sys::error::{Context as _, Error, Result};
+use crate::sys::files;
+use crate::sys::process::{self, ProcessId};
+use crate::sys::thread;
+
+/// How long one may take: a large workspace on a cold disk, read for the first time.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// How often an agent's checkpoints are thinned.
+const THIN_EVERY: Duration = Duration::from_secs(3_600);
+
+/// How often they are pushed, if they are.
+const PUSH_EVERY: Duration = Duration::from_secs(900);
+
+/// One that failed is tried again after so long, although the agent rests.
+const AGAIN: Duration = Duration::from_secs(300);
+
+/// A push in the background that takes longer waits for the next one.
+const PUSH_LIMIT: Duration = Duration::from_secs(600);
+
+/// What became of one, for the main loop.
+#[derive(Debug)]
+pub struct Made {
+    /// Whose.
+    pub name: AgentName,
+    /// `Err`: in words.
+    pub checkpoint: Result<()>,
+    /// `None`: nothing was pushed.
+    pub push: Option<Result<()>>,
+}
+
+impl Made {
+    /// Whether any of it could not be done.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.checkpoint.is_err() || self.push.as_ref().is_some_and(Result::is_err)
+    }
+}
+
+enum Order {
+    Seen {
+        name: AgentName,
+        job: Job,
+        busy: bool,
+    },
+    Finished {
+        name: AgentName,
+        failed: bool,
+        /// Look again after so long, although it rests.
+        again: Option<Duration>,
+    },
+    Pause,
+    Resume,
+}
+
+/// All that is needed for one agent.
+#[derive(Debug, Clone)]
+struct Job {
+    place: Place,
+    settings: config::Checkpoint,
+    every: Duration,
+    process: Option<ProcessId>,
+}
+
+/// Gives orders to the thread.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    root: Root,
+    orders: Sender<Order>,
+}
+
+impl Checkpoints {
+    /// Starts the thread; `deliver` is told what became of each.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn spawn(root: Root, deliver: impl Fn(Made) + Send + Sync + 'static) -> Result<Self> {
+        let (orders, queue) = mpsc::channel();
+        let worker = Worker {
+            root: root.clone(),
+            orders: orders.clone(),
+            deliver: Arc::new(deliver),
+            upkeep: Arc::default(),
+        };
+        thread::spawn("checkpoints", move || worker.run(&queue))
+            .context("cannot start the checkpoint thread")?;
+        Ok(Self { root, orders })
+    }
+
+    /// An agent was seen at work or at rest, or (without a process) has ended.
+    pub fn seen(
+        &self,
+        config: &Config,
+        record: &crate::state::AgentRecord,
+        activity: &Activity,
+        process: Option<ProcessId>,
+    ) {
+        let every = config.agents.get(&record.name).map_or_else(
+            || config::CHECKPOINT_EVERY.0,
+            |agent| config.checkpoint_every(agent),
+        );
+        let job = Job {
+            place: Place::of(&self.root, &config.checkpoint, record),
+            settings: config.checkpoint.clone(),
+            every,
+            process,
+        };
+        self.order(Order::Seen {
+            name: record.name.clone(),
+            job,
+            busy: *activity == Activity::Busy,
+        });
+    }
+
+    /// A save begins, or the root has gone: none is made until that is over.
+    pub fn pause(&self) {
+        self.order(Order::Pause);
+    }
+
+    /// The save has ended, or the root is back.
+    pub fn resume(&self) {
+        self.order(Order::Resume);
+    }
+
+    fn order(&self, order: Order) {
+        // The thread ends only with the process.
+        self.orders.send(order).ok();
+    }
+}
+
+/// When an agent's checkpoints were last thinned and pushed.
+#[derive(Debug, Default, Clone, Copy)]
+struct Upkeep {
+    thinned: Option<Instant>,
+    pushed: Option<Instant>,
+    /// There are new ones since the last push.
+    unpushed: bool,
+}
+
+#[derive(Clone)]
+struct Worker {
+    root: Root,
+    orders: Sender<Order>,
+    deliver: Arc<dyn Fn(Made) + Send + Sync>,
+    upkeep: Arc<Mutex<BTreeMap<AgentName, Upkeep>>>,
+}
+
+impl Worker {
+    fn run(self, queue: &Receiver<Order>) {
+        let mut schedule = Schedule::default();
+        let mut jobs: BTreeMap<AgentName, Job> = BTreeMap::new();
+        loop {
+            let order = match schedule.wakeup() {
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => queue.recv_timeout(at.saturating_duration_since(Instant::now())),
+            };
+            let now = Instant::now();
+            match order {
+                Ok(Order::Seen { name, job, busy }) => {
+                    if busy {
+                        schedule.busy(now, &name, job.every);
+                    } else {
+                        schedule.rests(now, &name, job.every);
+                    }
+                    jobs.insert(name, job);
+                }
+                Ok(Order::Finished {
+                    name,
+                    failed,
+                    again,
+                }) => schedule.done(now, &name, failed, again),
+                Ok(Order::Pause) => schedule.pause(),
+                Ok(Order::Resume) => schedule.resume(now),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while let Some((name, trigger)) = schedule.next(now) {
+                if let Some(job) = jobs.get(&name).cloned() {
+                    self.start(name, job, trigger);
+                }
+            }
+        }
+    }
+
+    fn start(&self, name: AgentName, job: Job, trigger: Trigger) {
+        let (worker, of) = (self.clone(), name.clone());
+        let spawned = thread::spawn("checkpoint", move || {
+            let made = worker.make(&of, &job, trigger);
+            let again = worker.again(&job, &made);
+            let finished = Order::Finished {
+                name: of,
+                failed: made.checkpoint.is_err(),
+                again,
+            };
+            (worker.deliver)(made);
+            worker.orders.send(finished).ok();
+        });
+        if let Err(error) = spawned {
+            tracing::error!("cannot start a checkpoint: {error}");
+            self.orders
+                .send(Order::Finished {
+                    name,
+                    failed: true,
+                    again: Some(AGAIN),
+                })
+                .ok();
+        }
+    }
+
+    fn make(&self, name: &AgentName, job: &Job, trigger: Trigger) -> Made {
+        let deadline = Deadline::after(LIMIT);
+        let kept = checkpoint::keep(&self.root, &job.place, trigger, deadline);
+        let mut upkeep = self.upkeep_of(name);
+        let is_new = matches!(kept, Ok(Outcome::Taken(_)));
+        upkeep.unpushed |= is_new;
+        let now = Instant::now();
+        let is_due = |last: Option<Instant>, every| {
+            last.is_none_or(|last| now.saturating_duration_since(last) >= every)
+        };
+        let mut checkpoint = kept.map(|_| ());
+        if is_new && is_due(upkeep.thinned, THIN_EVERY) {
+            upkeep.thinned = Some(now);
+            let at_rest = trigger == Trigger::TurnEnded;
+            let thinned = checkpoint::thin(&job.place, &job.settings.keep, at_rest, deadline);
+            let thinned = thinned.map(|_| ()).context("cannot thin out checkpoints");
+            checkpoint = checkpoint.and(thinned);
+        }
+        let mut push = None;
+        if let Some(remote) = &job.settings.push
+            && upkeep.unpushed
+            && is_due(upkeep.pushed, PUSH_EVERY)
+        {
+            upkeep.pushed = Some(now);
+            let pushed = checkpoint::push(&job.place, remote, Deadline::after(PUSH_LIMIT));
+            upkeep.unpushed = pushed.is_err();
+            push = Some(pushed);
+        }
+        self.upkeep().insert(name.clone(), upkeep);
+        Made {
+            name: name.clone(),
+            checkpoint: checkpoint.map_err(|error| name_a_full_disk(error, &job.place.workspace)),
+            push,
+        }
+    }
+
+    fn again(&self, job: &Job, made: &Made) -> Option<Duration> {
+        let upkeep = self.upkeep_of(&made.name);
+        let since = upkeep.pushed.map_or(PUSH_EVERY, |pushed| pushed.elapsed());
+        let push = (job.settings.push.is_some() && upkeep.unpushed)
+            .then(|| PUSH_EVERY.saturating_sub(since));
+        let shells = job.process.is_some_and(has_shells).then_some(job.every);
+        let failed = made.checkpoint.is_err().then_some(AGAIN);
+        [push, shells, failed].into_iter().flatten().min()
+    }
+
+    fn upkeep_of(&self, name: &AgentName) -> Upkeep {
+        self.upkeep().get(name).copied().unwrap_or_default()
+    }
+
+    fn upkeep(&self) -> std::sync::MutexGuard<'_, BTreeMap<AgentName, Upkeep>> {
+        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a shell of Claude's runs in the background: its Bash tools have sessions of their own, while
+/// its servers share Claude's.
+fn has_shells(claude: ProcessId) -> bool {
+    let Some(own) = process::session_of(claude.pid) else {
+        return false;
+    };
+    let Ok(threads) = fs::read_dir(format!("/proc/{}/task", claude.pid)) else {
+        return false;
+    };
+    let children = threads.filter_map(|thread| {
+        let path = thread.ok()?.path().join("children");
+        fs::read_to_string(path).ok()
+    });
+    let mut pids = children.flat_map(|text| {
+        let pids = text.split_whitespace().filter_map(|pid| pid.parse().ok());
+        pids.collect::<Vec<i32>>()
+    });
+    pids.any(|pid| process::session_of(pid).is_some_and(|session| session != own))
+}
+/// With less than this, in bytes, git cannot write what a checkpoint takes.
+const FULL: u64 = 128 << 10;
+
+/// git does not always say why it could not write: of a ref it says only that it could not.
+fn name_a_full_disk(error: Error, workspace: &Path) -> Error {
+    let is_full = files::free_bytes(workspace).is_ok_and(|free| free < FULL);
+    match is_full && !format!("{error:#}").contains("No space left") {
+        true => error.context("No space left on the disk"),
+        false => error,
+    }
+}

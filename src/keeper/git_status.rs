@@ -1,0 +1,83 @@
+//! The thread that counts uncommitted changes, so that nobody who asks has to wait for git.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::checkpoint::workspace;
+use crate::state::layout::Root;
+use crate::state::{AgentName, AgentRecord};
+use crate::sys::error::{Context as _, Result};
+use crate::sys::thread;
+
+/// The last counts.
+#[derive(Debug, Clone, Default)]
+pub struct Survey {
+    counts: Arc<Mutex<BTreeMap<AgentName, u64>>>,
+    jobs: Option<Sender<Job>>,
+}
+
+/// A workspace to be looked at.
+#[derive(Debug)]
+struct Job {
+    name: AgentName,
+    workspace: PathBuf,
+    aside: PathBuf,
+}
+
+impl Survey {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn spawn() -> Result<Self> {
+        let counts: Arc<Mutex<BTreeMap<AgentName, u64>>> = Arc::default();
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let results = Arc::clone(&counts);
+        thread::spawn("survey", move || {
+            for job in queue {
+                if let Some(count) = count(&job) {
+                    results
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(job.name, count);
+                }
+            }
+        })
+        .context("cannot start the survey thread")?;
+        Ok(Self {
+            counts,
+            jobs: Some(jobs),
+        })
+    }
+
+    /// Counts an agent's workspace again, soon.
+    pub fn look(&self, root: &Root, record: &AgentRecord) {
+        if let Some(jobs) = &self.jobs {
+            let job = Job {
+                name: record.name.clone(),
+                workspace: root.absolute(&record.cwd),
+                aside: root.checkpoints(&record.agent_id).join("survey"),
+            };
+            jobs.send(job).ok();
+        }
+    }
+
+    /// The last count of an agent's workspace.
+    #[must_use]
+    pub fn dirty(&self, name: &AgentName) -> Option<u64> {
+        self.counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .copied()
+    }
+}
+
+/// Files with uncommitted changes; `None` where this is no git workspace.
+fn count(job: &Job) -> Option<u64> {
+    let arguments = ["--porcelain", "-z", "--no-renames"];
+    let changes = workspace::status(&job.workspace, &job.aside, &arguments)?;
+    u64::try_from(changes.split_terminator('\0').count()).ok()
+}

@@ -1,0 +1,260 @@
+//! The thread that launches agents, one after the other, and the door that a notice closes.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::records::Ledger;
+use crate::resume::{self, Ground, History, Refused};
+use crate::state::config::Config;
+use crate::state::layout::Root;
+use crate::state::{AgentName, How, Journal, What};
+use crate::supervisor::{Attempt, Event, Refusal};
+use crate::sys::error::{Context as _, Result, anyhow};
+use crate::sys::failpoint::{Point, point};
+use crate::sys::process::ProcessId;
+use crate::sys::thread;
+use crate::systemd::cgroup::Leaf;
+use crate::tmux::Tmux;
+
+/// How long a save waits for a launch under way. One takes about 50 ms; one that hangs on the
+/// disk must not hold up the save, whose sweep finds what it may still bring forth.
+const CLOSE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Whether launches may still happen. A save closes it and waits for the launch under way, so
+/// that none slips through between the notice and the save.
+#[derive(Debug, Default)]
+pub struct Door {
+    state: Mutex<DoorState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct DoorState {
+    closed: bool,
+    launching: bool,
+}
+
+impl Door {
+    /// Closes it; returns when no launch is under way, or after a moment all the same.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        let wait = self
+            .changed
+            .wait_timeout_while(state, CLOSE_LIMIT, |state| state.launching);
+        drop(wait.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether a save has closed it.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Opens it again, after a life that was said to end went on.
+    pub fn open(&self) {
+        self.lock().closed = false;
+    }
+
+    /// Runs `launch`, unless the door is closed.
+    fn pass<T>(&self, launch: impl FnOnce() -> T) -> Option<T> {
+        let mut state = self.lock();
+        if state.closed {
+            return None;
+        }
+        state.launching = true;
+        drop(state);
+        let result = launch();
+        self.lock().launching = false;
+        self.changed.notify_all();
+        Some(result)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, DoorState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A launch to be done.
+#[derive(Debug)]
+pub struct Job {
+    /// Which agent.
+    pub name: AgentName,
+    /// Its launch number.
+    pub attempt: Attempt,
+    /// What is declared now.
+    pub config: Arc<Config>,
+}
+
+/// What all launches have in common.
+#[derive(Debug, Clone)]
+pub struct Starter {
+    /// The root.
+    pub root: Root,
+    /// The life of the machine.
+    pub life: String,
+    /// The life before.
+    pub history: History,
+    /// Our tmux server.
+    pub tmux: Tmux,
+    /// This very program.
+    pub program: PathBuf,
+    /// The records.
+    pub ledger: Arc<Ledger>,
+    /// The journal.
+    pub journal: Arc<Mutex<Journal>>,
+    /// The door.
+    pub door: Arc<Door>,
+}
+
+impl Starter {
+    /// Starts the thread; `deliver` is told how each launch went.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn spawn(self, deliver: impl Fn(Event) + Send + 'static) -> Result<Sender<Job>> {
+        let (jobs, queue): (_, Receiver<Job>) = mpsc::channel();
+        thread::spawn("starter", move || {
+            for job in queue {
+                let closed = || Refused {
+                    why: anyhow!("this life has had its notice"),
+                    retry: true,
+                };
+                let launched = self
+                    .door
+                    .pass(|| self.launch_on_root(&job))
+                    .unwrap_or_else(|| Err(closed()));
+                let event = match launched {
+                    Ok((process, how)) => Event::Launched {
+                        how,
+                        name: job.name,
+                        attempt: job.attempt,
+                        process,
+                    },
+                    Err(Refused { why, retry }) => Event::Refused {
+                        name: job.name,
+                        attempt: job.attempt,
+                        refusal: Refusal {
+                            why: format!("{why:#}"),
+                            retry,
+                        },
+                    },
+                };
+                deliver(event);
+            }
+        })
+        .context("cannot start the starter thread")?;
+        Ok(jobs)
+    }
+
+    /// A root that goes away meanwhile makes everything look missing, and nothing is, for good.
+    fn launch_on_root(&self, job: &Job) -> Result<(ProcessId, How), Refused> {
+        self.root.ensure_there()?;
+        self.launch(job).map_err(|refused| {
+            let retry = refused.retry || self.root.ensure_there().is_err();
+            Refused { retry, ..refused }
+        })
+    }
+
+    fn launch(&self, job: &Job) -> Result<(ProcessId, How), Refused> {
+        let record = self.ledger.get(&job.name).context("it has no record")?;
+        if let Some(process) = crate::keeper::terminate::launched(&record, &self.life) {
+            // It runs already, and no keeper knew of it.
+            self.ledger
+                .update(&job.name, |record| record.process = Some(process))?;
+            return Ok((process, How::Resume));
+        }
+        let agent = job
+            .config
+            .agents
+            .get(&job.name)
+            .context("it is not declared any more")?;
+        let ground = Ground {
+            root: &self.root,
+            config: &job.config,
+            life: &self.life,
+            history: &self.history,
+            tmux: &self.tmux,
+            program: &self.program,
+        };
+        let prepared = resume::prepare(&ground, record, agent)?;
+        for what in prepared.readied {
+            self.write(Some(&job.name), &what);
+        }
+        for what in prepared.seeded {
+            self.write(None, &What::Repaired { what });
+        }
+        let leaf = prepared
+            .record
+            .launch
+            .as_ref()
+            .and_then(|launch| launch.cgroup.as_deref());
+        let can_limit = leaf.is_some_and(|dir| Leaf::at(dir).can_limit_memory());
+        if let Some(limit) = job.config.memory_max_of(agent).filter(|_| !can_limit) {
+            let what = format!(
+                "memory_max = \"{limit}\" has no effect: it takes spotkeep-tmux.service and cgroups of version 2"
+            );
+            self.write(Some(&job.name), &What::Trouble { what });
+        }
+        point(Point::RestorePrepared);
+        // Persisted before it is used: a keeper that dies here knows what it began.
+        let launching = prepared.record;
+        self.ledger.update(&job.name, |record| {
+            record.launch.clone_from(&launching.launch);
+            record.life.clone_from(&launching.life);
+            record.process = None;
+        })?;
+        point(Point::RestorePersisted);
+        self.write(
+            Some(&job.name),
+            &What::Starting {
+                session_id: launching.session_id.clone(),
+                how: prepared.how,
+            },
+        );
+        point(Point::RestoreStarting);
+        let process = resume::run(&ground, &launching)?;
+        point(Point::RestoreLaunched);
+        self.ledger
+            .update(&job.name, |record| record.process = Some(process))?;
+        point(Point::RestoreRecorded);
+        Ok((process, prepared.how))
+    }
+
+    fn write(&self, name: Option<&AgentName>, what: &What) {
+        what.log(name);
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = journal.write(name, what) {
+            tracing::error!("{error:#}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_passes_a_closed_door_and_closing_waits_for_who_is_inside() {
+        let door = Arc::new(Door::default());
+        let (inside, entered) = mpsc::channel();
+        let (leave, may_leave) = mpsc::channel::<()>();
+        let passing = Arc::clone(&door);
+        let launch = std::thread::spawn(move || {
+            passing.pass(|| {
+                inside.send(()).unwrap();
+                may_leave.recv().unwrap();
+            })
+        });
+        entered.recv().unwrap();
+        let closing = Arc::clone(&door);
+        let closed = std::thread::spawn(move || closing.close());
+        leave.send(()).unwrap();
+        assert!(launch.join().unwrap().is_some());
+        closed.join().unwrap();
+        assert!(door.pass(|| ()).is_none());
+        door.open();
+        assert!(door.pass(|| ()).is_some());
+    }
+}

@@ -1,0 +1,89 @@
+//! The thread that watches over the login.
+
+use std::time::{Duration, Instant};
+
+use super::Message;
+use crate::claude::credentials::{Guard, Looked};
+use crate::state::What;
+use crate::state::layout::Root;
+use crate::supervisor::Event;
+use crate::sys::error::{Context as _, Result};
+use crate::sys::inotify::Watch;
+use crate::sys::thread;
+
+/// Damage that lasts so long is no file that is just being written.
+const SETTLES: Duration = Duration::from_secs(3);
+
+/// It is looked at so often even if nothing is heard of it.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// A look at a login when no agent runs that could be writing it.
+///
+/// # Errors
+/// The disk is full or gone.
+pub fn look_once(root: &Root) -> Result<Option<What>> {
+    let mut guard = Guard::new(&root.claude(), &root.credentials_copy());
+    Ok(words(guard.look(true)?))
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// No thread or no watch can be had.
+pub fn spawn(root: &Root, deliver: impl Fn(Message) + Send + 'static) -> Result<()> {
+    let watch = Watch::new()?;
+    watch.add(&root.claude())?;
+    let mut guard = Guard::new(&root.claude(), &root.credentials_copy());
+    thread::spawn("guard", move || {
+        loop {
+            let doubtful = match guard.look(false) {
+                Ok(looked) => {
+                    tell(looked, &deliver);
+                    looked == Looked::Doubtful
+                }
+                Err(error) => {
+                    tracing::error!("cannot watch over the login: {error:#}");
+                    false
+                }
+            };
+            if doubtful {
+                let look_at = Instant::now() + SETTLES;
+                // What is written meanwhile is seen by the next look.
+                while Instant::now() < look_at {
+                    watch.wait(look_at.saturating_duration_since(Instant::now()));
+                }
+            } else {
+                watch.wait(LOOK_EVERY);
+            }
+        }
+    })
+    .context("cannot start the guard thread")?;
+    Ok(())
+}
+
+fn tell(looked: Looked, deliver: &impl Fn(Message)) {
+    if let Some(what) = words(looked) {
+        deliver(Message::Journal(what));
+    }
+    match looked {
+        Looked::Renewed => deliver(Message::Event(Event::Login("there is a new login".into()))),
+        Looked::PutBack => deliver(Message::Event(Event::Login(
+            "the login was put back".into(),
+        ))),
+        Looked::Same | Looked::Doubtful | Looked::Lost => {}
+    }
+}
+
+fn words(looked: Looked) -> Option<What> {
+    match looked {
+        Looked::PutBack => Some(What::Repaired {
+            what: ".credentials.json was damaged; the newest good copy was put back".into(),
+        }),
+        Looked::Lost => Some(What::Trouble {
+            what:
+                ".credentials.json is damaged, and there is no good copy; run /login in any agent"
+                    .into(),
+        }),
+        _ => None,
+    }
+}

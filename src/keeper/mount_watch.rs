@@ -1,0 +1,227 @@
+//! The ground that a keeper stands on: whether the root's disk is still there, is still that disk, and
+//! can be written. A disk can be unmounted, replaced or turned read-only under a running keeper, which
+//! then starts nothing and writes nothing, and goes on by itself once the same root is back.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::runtime_dir::Holder;
+use super::{End, Keeper, Message};
+use crate::state::What;
+use crate::state::layout::Root;
+use crate::supervisor::{Event, Permit};
+use crate::sys::error::{Context as _, Result, ensure};
+use crate::sys::files::LockFile;
+use crate::sys::mounts::{self, Changes};
+use crate::sys::thread;
+
+/// How often is looked without a mount having changed: a filesystem that turns read-only by itself
+/// tells nobody.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How the ground is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ground {
+    /// As it should be.
+    Firm,
+    /// The same filesystem, and nothing can be written to it; says why.
+    ReadOnly(String),
+    /// Something else is there, or nothing; says what.
+    Gone(String),
+}
+
+/// What is to be seen at the root's path.
+#[derive(Debug)]
+struct Sight {
+    /// The directory is the one that was opened.
+    same_place: bool,
+    /// The id in the `root.json` there.
+    root_id: Option<String>,
+    /// Why the mount that holds it cannot be written.
+    read_only: Option<&'static str>,
+}
+
+/// What that means for the root `ours` at `at`.
+fn judge(sight: &Sight, ours: &str, at: &Path) -> Ground {
+    let at = at.display();
+    let is_ours = sight.same_place || sight.root_id.as_deref() == Some(ours);
+    match (is_ours, &sight.root_id, sight.read_only) {
+        (false, None, _) => Ground::Gone(format!(
+            "the root {at} is gone: it was unmounted, or its disk was taken away. Nothing is started or \
+             written until it is back: sudo mount {at}"
+        )),
+        (false, Some(other), _) => Ground::Gone(format!(
+            "another root ({other}) is at {at} now. Nothing is started or written until ours ({ours}) is \
+             back: sudo umount {at}"
+        )),
+        (true, _, Some(why)) => Ground::ReadOnly(format!(
+            "the root {at} cannot be written: {why}. Nothing is started until that is over; see dmesg, then: \
+             sudo mount -o remount,rw {at}"
+        )),
+        (true, _, None) => Ground::Firm,
+    }
+}
+
+/// `None`: it could not be told, as where no file can be opened any more; that is no news of the root.
+fn look(root: &Root) -> Option<Sight> {
+    let same_place = root.ensure_there().is_ok();
+    let root_id = match same_place {
+        true => None, // It is ours, whatever state the file is in.
+        false => root.identity().ok().map(|identity| identity.root_id),
+    };
+    let mounts = mounts::now().ok()?;
+    let read_only = mounts::holding(&mounts, root.dir()).and_then(mounts::Mount::read_only);
+    Some(Sight {
+        same_place,
+        root_id,
+        read_only,
+    })
+}
+
+/// Looks for as long as the process lives, and delivers each change; the ground is firm at first.
+fn watch(root: Root, ours: String, deliver: impl Fn(Ground) + Send + 'static) -> Result<()> {
+    let changes = Changes::new()?;
+    thread::spawn("ground", move || {
+        let mut last = Ground::Firm;
+        loop {
+            if let Some(sight) = look(&root) {
+                let now = judge(&sight, &ours, root.dir());
+                if now != last {
+                    last = now.clone();
+                    deliver(now);
+                }
+            }
+            changes.wait(EVERY);
+        }
+    })
+    .context("cannot start the ground thread")?;
+    Ok(())
+}
+
+/// A ground that was lost.
+#[derive(Debug)]
+pub(super) struct Lost {
+    since: Instant,
+    pub(super) why: String,
+}
+
+impl Keeper {
+    /// Starts to look after the ground.
+    pub(super) fn watch_ground(&self) -> Result<()> {
+        let messages = self.edges.messages.clone();
+        let (root, ours) = (self.edges.root.clone(), self.edges.root_id.clone());
+        watch(root, ours, move |ground| {
+            messages.send(Message::Ground(ground)).ok();
+        })
+    }
+
+    pub(super) fn ground(&mut self, ground: Ground) {
+        match ground {
+            Ground::Firm => {
+                if let Err(error) = self.stand_again() {
+                    tracing::error!("{error:#}");
+                    self.end = Some(End::Replaced);
+                }
+            }
+            Ground::ReadOnly(why) => self.lose(why),
+            Ground::Gone(why) => {
+                // What is held open would keep the old filesystem from going.
+                self.lock = None;
+                self.edges.journal().let_go();
+                self.lose(why);
+            }
+        }
+    }
+
+    fn lose(&mut self, why: String) {
+        tracing::error!("{why}");
+        if self.lost.is_none() {
+            self.edges.checkpoints.pause();
+        }
+        let since = self
+            .lost
+            .take()
+            .map_or_else(Instant::now, |lost| lost.since);
+        self.lost = Some(Lost { since, why });
+        self.handle(Event::Permit(None));
+    }
+
+    /// The same root is back. Whoever took it meanwhile keeps it.
+    fn stand_again(&mut self) -> Result<()> {
+        let Some(lost) = &self.lost else {
+            return Ok(());
+        };
+        let back = What::RootBack {
+            away_ms: u64::try_from(lost.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            why: lost.why.clone(),
+        };
+        let root = self.edges.root.clone();
+        if self.lock.is_none() {
+            let mut lock = LockFile::try_take(&root.lock())?
+                .context("another keeper has taken the root while it was away")?;
+            let identity = root.identity()?;
+            ensure!(
+                identity.root_id == self.edges.root_id && identity.epoch == self.edges.epoch,
+                "another keeper had the root while it was away from this one"
+            );
+            let holder = Holder::this(&self.edges.life, &self.runtime);
+            lock.describe(&serde_json::to_string(&holder)?)?;
+            self.lock = Some(lock);
+            root.settle()?;
+            self.edges.journal().take_up()?;
+        }
+        self.lost = None;
+        self.edges.write(None, &back);
+        self.edges.write_what_is_left();
+        self.edges.checkpoints.resume();
+        self.edges.follower.watch_again();
+        let permit = self.permit();
+        self.handle(Event::Permit(Some(permit)));
+        Ok(())
+    }
+
+    /// The lock gives it, without end.
+    pub(super) fn permit(&self) -> Permit {
+        Permit {
+            epoch: self.edges.epoch,
+            until: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ground_is_firm_only_where_our_root_can_be_written() {
+        let table = [
+            (true, None, None, "firm"),
+            (false, Some("ours"), None, "firm"),
+            (true, None, Some("x"), "read-only"),
+            (false, Some("ours"), Some("x"), "read-only"),
+            (false, None, None, "gone"),
+            (false, None, Some("x"), "gone"),
+            (false, Some("theirs"), None, "gone"),
+        ];
+        for (same_place, root_id, read_only, expected) in table {
+            let sight = Sight {
+                same_place,
+                root_id: root_id.map(str::to_owned),
+                read_only,
+            };
+            let word = match judge(&sight, "ours", Path::new("/mnt/persist")) {
+                Ground::Firm => "firm",
+                Ground::ReadOnly(why) => {
+                    assert!(why.contains("remount,rw /mnt/persist"), "{why}");
+                    "read-only"
+                }
+                Ground::Gone(why) => {
+                    assert!(why.contains("sudo "), "{why}");
+                    "gone"
+                }
+            };
+            assert_eq!(word, expected, "{sight:?}");
+        }
+    }
+}

@@ -1,0 +1,469 @@
+//! How a keeper begins: takes the root, says who it is, takes in the agents, opens its ears.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::checkpoint_worker::Checkpoints;
+use super::disk_watch;
+use super::effects::Edges;
+use super::git_status::Survey;
+use super::launcher::{Door, Starter};
+use super::login_watch;
+use super::metrics::Tally;
+use super::records::Ledger;
+use super::requests::Waiting;
+use super::runtime_dir::{self, Holder};
+use super::session_watch::{self, Follower, News};
+use super::socket::{self, Listening};
+use super::{Keeper, Message, Options};
+use crate::backup;
+use crate::metadata::gcp::{self, Metadata, Watcher};
+use crate::notify::Notifier;
+use crate::resume::{self, History};
+use crate::state::config::Config;
+use crate::state::layout::Root;
+use crate::state::{self, AgentName, AgentRecord, Fleet, Journal, Line, RootFile, Wanted, What};
+use crate::supervisor::activity_log::Diary;
+use crate::supervisor::notice::{Notice, Source};
+use crate::supervisor::start_limits::Limits;
+use crate::supervisor::{Core, Event};
+use crate::sys::error::{Context as _, Error, Hint as _, Result, anyhow};
+use crate::sys::failpoint::{Point, point};
+use crate::sys::files::LockFile;
+use crate::sys::process::{self, ProcessId};
+use crate::sys::signal;
+use crate::sys::thread;
+use crate::sys::time::Timestamp;
+use crate::sys::user;
+use crate::tmux::Tmux;
+
+/// A root that is ours now.
+pub(super) struct Taken {
+    pub(super) lock: LockFile,
+    pub(super) identity: RootFile,
+    /// Where the sockets are.
+    pub(super) runtime: PathBuf,
+    pub(super) history: History,
+    /// No keeper was there before in this life.
+    pub(super) is_new_life: bool,
+    /// Lines of the journal that cannot be read.
+    pub(super) torn: usize,
+}
+
+/// Takes the root: the lock, what its journal says, a higher epoch, a place for the sockets.
+pub(super) fn take(root: &Root, life: &str) -> Result<Taken> {
+    let mut identity = root.identity()?;
+    let runtime = runtime_dir::directory(root, &identity.root_id, life)?;
+    let Some(mut lock) = LockFile::try_take(&root.lock())? else {
+        let pid =
+            Holder::of(root).map_or_else(|| "unknown".into(), |holder| holder.pid.to_string());
+        return Err(anyhow!(
+            "another keeper (pid {pid}) holds {}",
+            root.dir().display()
+        ))
+        .hint(format!("spotkeep --root {} status", root.dir().display()));
+    };
+    let (lines, torn) = state::lines(&root.journal())?;
+    // The epoch counts keepers; this one is not counted yet.
+    let history = match lines.is_empty() && identity.epoch > 0 {
+        true => History::lost(state::latest_manifest(&root.saves())?.as_ref(), life),
+        false => History::read(&lines, life),
+    };
+    let is_new_life = is_new(&lines, life);
+    identity.epoch += 1;
+    if is_new_life {
+        identity.lives += 1;
+        let was_preempted = history.noticed_by.as_deref() == Some("metadata");
+        identity.preemptions += u64::from(was_preempted);
+    }
+    state::store(&root.root_json(), &identity)?;
+    point(Point::RestoreEpoch);
+    lock.describe(&serde_json::to_string(&Holder::this(life, &runtime))?)?;
+    if let Err(error) = backup::privileged_write::forget_what_lies_aside(root) {
+        tracing::error!("{error:#}");
+    }
+    Ok(Taken {
+        lock,
+        identity,
+        runtime,
+        history,
+        is_new_life,
+        torn,
+    })
+}
+
+/// A save without a keeper writes into a new life's journal too. Where so much was written in this life
+/// that its beginning is not read any more, it had a keeper.
+fn is_new(lines: &[Line], life: &str) -> bool {
+    let is_cut = lines
+        .first()
+        .is_some_and(|line| line.seq > 1 && line.life == life);
+    let had_keeper = |line: &Line| line.life == life && line.event == "keeper-started";
+    !is_cut && !lines.iter().any(had_keeper)
+}
+
+impl Keeper {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called once, right above, with what was just made"
+    )]
+    pub(super) fn new(
+        root: &Root,
+        options: Options,
+        config: Config,
+        identity: RootFile,
+        life: String,
+        runtime: &Path,
+        journal: Journal,
+        history: History,
+        messages: Sender<Message>,
+    ) -> Result<Self> {
+        let tmux = match options.by_unit {
+            true => Tmux::new(runtime).kept_by_its_unit(),
+            false => Tmux::new(runtime),
+        };
+        let ledger = Arc::new(Ledger::new(root.clone()));
+        let journal = Arc::new(Mutex::new(journal));
+        let door = Arc::new(Door::default());
+        let deliver = messages.clone();
+        let starter = Starter {
+            root: root.clone(),
+            life: life.clone(),
+            history: history.clone(),
+            tmux: tmux.clone(),
+            program: std::env::current_exe().context("cannot tell where this program is")?,
+            ledger: Arc::clone(&ledger),
+            journal: Arc::clone(&journal),
+            door: Arc::clone(&door),
+        }
+        .spawn(move |event| {
+            deliver.send(Message::Event(event)).ok();
+        })?;
+        let deliver = messages.clone();
+        let follower = Follower::spawn(root.clone(), move |news| {
+            let message = match news {
+                News::Event(event) => Message::Event(event),
+                News::Durable { name, mark } => Message::Durable { name, mark },
+            };
+            deliver.send(message).ok();
+        })?;
+        let deliver = messages.clone();
+        let checkpoints = Checkpoints::spawn(root.clone(), move |made| {
+            deliver.send(Message::Checkpointed(made)).ok();
+        })?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let core = Core::new(
+            Limits::for_cores(cores).in_haste(std::env::var("SPOTKEEP_HASTE").ok()),
+            identity.fleet,
+            history.noticed_in_this_life && !history.save_unfinished,
+        );
+        let deliver = messages.clone();
+        let sizes = disk_watch::spawn(root, Arc::clone(&ledger), move |message| {
+            deliver.send(message).ok();
+        })?;
+        let deliver = messages.clone();
+        let notifier = Notifier::spawn(move |failed| {
+            deliver.send(Message::Notified(failed)).ok();
+        })?;
+        let edges = Edges {
+            notifier,
+            sizes,
+            root: root.clone(),
+            root_id: identity.root_id,
+            epoch: identity.epoch,
+            life,
+            config: Arc::new(config),
+            tmux,
+            typing: Arc::default(),
+            ledger,
+            journal,
+            door,
+            starter,
+            follower,
+            survey: Survey::spawn()?,
+            checkpoints,
+            messages,
+            trouble: BTreeMap::new(),
+            tally: Tally::default(),
+        };
+        let last_save = state::latest_manifest(&root.saves())?;
+        Ok(Self {
+            core,
+            edges,
+            options,
+            history,
+            waiting: Waiting::default(),
+            diary: Diary::default(),
+            began: Timestamp::now(),
+            lives: (identity.lives, identity.preemptions),
+            last_save,
+            notice_length: None,
+            runtime: runtime.to_path_buf(),
+            lock: None,
+            lost: None,
+            end: None,
+        })
+    }
+
+    pub(super) fn greet(&mut self, is_new_life: bool, torn: usize) {
+        let last_end = match &self.history {
+            _ if !is_new_life => "the same life",
+            history if !history.had_life => "the first life",
+            history if history.safe => "safe",
+            history if history.noticed_at.is_some() => "cut during its save",
+            _ => "without a notice",
+        };
+        let pid = i32::try_from(std::process::id()).unwrap_or(0);
+        self.edges.write(
+            None,
+            &What::KeeperStarted {
+                pid,
+                new_life: is_new_life,
+                last_end,
+                since_boot_ms: process::since_life_began()
+                    .and_then(|up| u64::try_from(up.as_millis()).ok()),
+            },
+        );
+        point(Point::RestoreGreeted);
+        if self.history.is_lost {
+            let what = "journal.jsonl is gone or has no line that can be read: how the last life ended is not known, so it \
+                        counts as one without a notice"
+                .to_owned();
+            self.edges.write(None, &What::Trouble { what });
+        }
+        if torn > 0 {
+            let what = format!("{torn} lines of the journal cannot be read and are passed over");
+            self.edges.write(None, &What::Trouble { what });
+        }
+    }
+
+    /// A good file is remembered; one that is wrong is shown until it is mended.
+    pub(super) fn tell_of_config(&mut self, wrong: Option<Error>) {
+        let root = &self.edges.root;
+        let told = match wrong {
+            None => {
+                let before = Config::last_good(&root.config_copy()).unwrap_or_default();
+                let kept = Config::remember_as_good(&root.config(), &root.config_copy());
+                self.tell_of_undeclared(&before);
+                kept
+            }
+            Some(error) => {
+                let error = error.context("the last good spotkeep.toml counts");
+                let what = format!("{error:#}");
+                self.edges.write(None, &What::Trouble { what });
+                Err(error)
+            }
+        };
+        self.edges.note_trouble("spotkeep.toml", told);
+    }
+
+    /// An agent that is declared no more is not missed by itself, and a file that was torn looks like one that was edited.
+    fn tell_of_undeclared(&mut self, before: &Config) {
+        let now = &self.edges.config.agents;
+        let gone = before.agents.keys().filter(|name| !now.contains_key(*name));
+        let gone: Vec<&str> = gone.map(|name| name.as_str()).collect();
+        if !gone.is_empty() {
+            let what = format!(
+                "spotkeep.toml does not declare {} any more; sessions and work stay where they are",
+                gone.join(", ")
+            );
+            self.edges.write(None, &What::Trouble { what });
+        }
+    }
+
+    /// The agents that are declared: those that still run are found again, and in a new life the
+    /// others are resumed as the core sees fit.
+    pub(super) fn take_in_agents(&mut self) {
+        let declared = self
+            .edges
+            .ledger
+            .declare(&self.edges.config, &self.edges.life);
+        for (name, what) in self.edges.ledger.recalled() {
+            self.edges.write(Some(&name), &What::Repaired { what });
+        }
+        self.recall_saved_words();
+        let found: Vec<(AgentName, ProcessId)> = declared
+            .iter()
+            .filter_map(|d| Some((d.name.clone(), d.process?)))
+            .collect();
+        let wanted = declared
+            .iter()
+            .filter(|d| d.process.is_none() && d.wanted == Wanted::Running)
+            .count();
+        let unwanted: Vec<AgentName> = declared
+            .iter()
+            .filter(|d| d.process.is_some() && d.wanted == Wanted::Stopped)
+            .map(|d| d.name.clone())
+            .collect();
+        if self.history.had_life && found.is_empty() && !self.core.is_closed() {
+            self.tell_of_restore();
+        }
+        if found.is_empty() {
+            match login_watch::look_once(&self.edges.root) {
+                Ok(Some(what)) => self.edges.write(None, &what),
+                Ok(None) => {}
+                Err(error) => tracing::error!("cannot look at the login: {error:#}"),
+            }
+        }
+        if wanted > 0 && !self.core.is_closed() {
+            self.seed_all();
+            point(Point::RestoreSeeded);
+        }
+        for (name, process) in found {
+            self.edges.watch(&name, process);
+        }
+        // Declared without a permit yet, so nothing can be launched before a save is taken up again.
+        // Those that run and are not in the file any more are known too, and ended.
+        let left_over = self.edges.ledger.left_over(&self.edges.life);
+        for (name, process) in left_over.iter().filter_map(|d| Some((&d.name, d.process?))) {
+            self.edges.watch(name, process);
+        }
+        if !left_over.is_empty() {
+            let all = declared.iter().cloned().chain(left_over).collect();
+            self.handle(Event::Declare(all));
+        }
+        self.handle(Event::Declare(declared));
+        // What was said while no keeper was there to do it.
+        for name in unwanted {
+            let by = user::name(user::id());
+            self.handle(Event::Want {
+                name,
+                wanted: Wanted::Stopped,
+                by,
+            });
+        }
+        self.tell_policies();
+        if self.core.fleet() == Fleet::Down {
+            self.handle(Event::Fleet(Fleet::Down));
+        }
+        if self.history.save_unfinished {
+            let notice = Notice::new(Source::Command, Instant::now(), None);
+            self.handle(Event::Notice(notice));
+        }
+        let permit = self.permit();
+        self.handle(Event::Permit(Some(permit)));
+        self.handle(Event::Tick {
+            available_memory: process::available_memory(),
+        });
+    }
+
+    /// The end may have come in the second before words were seen; the save has seen them.
+    fn recall_saved_words(&mut self) {
+        let Some(save) = &self.last_save else {
+            return;
+        };
+        let root = &self.edges.root;
+        let unseen = |record: AgentRecord| {
+            let mark = resume::saved_unseen(save, &record, &root.absolute(&record.cwd))?;
+            Some((record.name, mark))
+        };
+        let unseen: Vec<_> = self
+            .edges
+            .ledger
+            .all()
+            .into_iter()
+            .filter_map(unseen)
+            .collect();
+        for (name, mark) in unseen {
+            self.know_words(&name, mark);
+        }
+    }
+
+    /// Who is to come back, and what is left of their words: looked at before anybody says more.
+    fn tell_of_restore(&mut self) {
+        let mut records = self.edges.ledger.all();
+        records.retain(|record| record.wanted == Wanted::Running);
+        let last = self.last_save.as_ref();
+        let save = last.filter(|save| self.history.safe && save.life != self.edges.life);
+        let account = resume::account(&self.edges.root, &records, save);
+        let what = What::Restore {
+            agents: records.len(),
+            unclean: !self.history.safe,
+            names: records
+                .iter()
+                .map(|record| record.name.to_string())
+                .collect(),
+            short: account.short,
+            torn: account.torn,
+        };
+        self.edges.write(None, &what);
+        point(Point::RestoreTold);
+    }
+
+    /// What the file says of the machine as a whole.
+    pub(super) fn tell_policies(&mut self) {
+        let span = self.edges.config.machine.stop_when_idle;
+        self.handle(Event::StopWhenIdle(span.map(|span| span.0)));
+    }
+
+    /// For all agents before the first of them starts: a Claude that starts reads its file and
+    /// writes it back, and an answer that was merged in between is gone (seen with eight agents: one
+    /// stood before the question whether to trust its folder).
+    pub(super) fn seed_all(&mut self) {
+        let records = self.edges.ledger.all();
+        let cwds: Vec<PathBuf> = records
+            .iter()
+            .map(|record| self.edges.root.absolute(&record.cwd))
+            .collect();
+        let cwds: Vec<&Path> = cwds.iter().map(PathBuf::as_path).collect();
+        let defaults = &self.edges.config.defaults;
+        match resume::seed(&self.edges.root, &cwds, &defaults.env, &defaults.args) {
+            Ok(done) => {
+                for what in done {
+                    self.edges.write(None, &What::Repaired { what });
+                }
+            }
+            Err(error) => self.edges.write(
+                None,
+                &What::Trouble {
+                    what: format!("{error:#}"),
+                },
+            ),
+        }
+    }
+
+    /// Signals, the socket, the metadata server, the sync.
+    pub(super) fn open_ears(&mut self, runtime: &Path) -> Result<(Listening, Option<Watcher>)> {
+        let messages = self.edges.messages.clone();
+        signal::listen(move |ask| {
+            messages.send(Message::Signal(ask)).ok();
+        })?;
+        let messages = self.edges.messages.clone();
+        let listening = socket::listen(
+            &runtime_dir::socket(runtime),
+            move |request, user, reply| {
+                messages.send(Message::Request(request, user, reply)).ok();
+            },
+        )?;
+        let messages = self.edges.messages.clone();
+        login_watch::spawn(&self.edges.root, move |message| {
+            messages.send(message).ok();
+        })?;
+        self.watch_ground()?;
+        if self.edges.root.is_own_filesystem() {
+            session_watch::sync_forever(&self.edges.root)?;
+        }
+        let cloud = &self.edges.config.cloud;
+        let Some(metadata) = Metadata::find(cloud.provider, cloud.metadata.as_deref())? else {
+            return Ok((listening, None));
+        };
+        if cloud.notice.is_none() {
+            // Aside: the watch must not wait for it.
+            let (metadata, messages) = (metadata.clone(), self.edges.messages.clone());
+            thread::spawn("notice-length", move || {
+                if let Ok(Some(length)) = metadata.notice_length() {
+                    messages.send(Message::NoticeLength(length)).ok();
+                }
+            })
+            .context("cannot start the thread that asks how long the notice is")?;
+        }
+        let messages = self.edges.messages.clone();
+        let watcher = gcp::watch(&metadata, move |seen| {
+            messages.send(Message::Metadata(seen)).ok();
+        })?;
+        Ok((listening, Some(watcher)))
+    }
+}

@@ -1,0 +1,263 @@
+//! Each time that the fleet was cut off: how it was announced, what was safe when, who came back.
+//!
+//! Times of two lives are set against each other here, for a person to read; nothing is decided by it.
+
+use serde::Serialize;
+
+use super::events::{Life, Said};
+use crate::state::Manifest;
+use crate::sys::time::Timestamp;
+
+/// How a life ended, or might have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The cloud gave notice.
+    Preempted,
+    /// The machine was shut down, or the keeper was told to end with its fleet.
+    ShutDown,
+    /// Somebody typed `save --final`.
+    Saved,
+    /// Without a notice: power, a crash, a kill.
+    CutOff,
+}
+
+impl Kind {
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Preempted => "preempted",
+            Self::ShutDown => "shut down",
+            Self::Saved => "saved",
+            Self::CutOff => "cut off",
+        }
+    }
+
+    fn of(source: &str) -> Self {
+        match source {
+            "metadata" => Self::Preempted,
+            "command" => Self::Saved,
+            _ => Self::ShutDown,
+        }
+    }
+}
+
+/// One time that the fleet was cut off.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Preemption {
+    /// When the notice came; without one, the last word of that life: its end is not known any better.
+    pub at: Timestamp,
+    /// How.
+    pub kind: Kind,
+    /// The life that was ended.
+    pub life: String,
+    /// That life went on after its notice.
+    pub survived: bool,
+    /// The save; null without one.
+    pub save: Option<String>,
+    /// Every agent ended and everything was durable before the deadline.
+    pub clean: bool,
+    /// From the notice until every word was durable.
+    pub words_safe_ms: Option<u64>,
+    /// From the notice until everything was.
+    pub notice_to_safe_ms: Option<u64>,
+    /// When the next life began, or this one went on; null: not yet.
+    pub back_at: Option<Timestamp>,
+    /// From `at` until then: how long the machine was gone. Null where the clocks of both lives disagree.
+    pub gone_ms: Option<u64>,
+    /// From the beginning of the next life until the last agent was back; null where not all came back.
+    pub boot_to_resumed_ms: Option<u64>,
+    /// From `at` until the last of those who came back was back; null where nobody did.
+    pub away_ms: Option<u64>,
+    /// Who was to come back.
+    pub agents_total: usize,
+    /// Who did, before anything was given up.
+    pub agents_back: usize,
+    /// Those who did not.
+    pub missing: Vec<String>,
+    /// Turns that were cut.
+    pub turns_cut: usize,
+    /// Those that went on.
+    pub turns_continued: usize,
+    /// Those that did not.
+    pub turns_lost: usize,
+    /// Records that are known to be lost; null where that cannot be told: up to two seconds of words.
+    pub records_lost: Option<usize>,
+}
+
+/// All of them, oldest first.
+pub(super) fn find(lives: &[Life], saves: &[Manifest]) -> Vec<Preemption> {
+    let mut found = Vec::new();
+    let mut fleet_is_up = true;
+    for (index, life) in lives.iter().enumerate() {
+        let mut open: Option<usize> = None;
+        for (at, fact) in life.facts.iter().enumerate() {
+            match fact.said {
+                Said::Notice { .. } => open = Some(at),
+                Said::Survived => {
+                    if let Some(notice) = open.take() {
+                        found.push(survived(life, notice, at, saves));
+                    }
+                }
+                Said::Fleet { up } => fleet_is_up = up,
+                _ => {}
+            }
+        }
+        let next = lives.get(index + 1);
+        if open.is_some() || (next.is_some() && fleet_is_up) {
+            let end = end_of(life, open, next, saves);
+            // A machine that went while nobody was wanted cut nobody off.
+            if open.is_some() || end.agents_total > 0 {
+                found.push(end);
+            }
+        }
+    }
+    found
+}
+
+/// The end of a life, and what became of its agents in the next.
+fn end_of(
+    life: &Life,
+    notice: Option<usize>,
+    next: Option<&Life>,
+    saves: &[Manifest],
+) -> Preemption {
+    let mut end = begin(life, notice, saves);
+    let ran = ran(&end, saves);
+    let Some(next) = next else {
+        end.agents_total = ran.len();
+        return end;
+    };
+    let restore = next
+        .facts
+        .iter()
+        .position(|fact| matches!(fact.said, Said::Restore { .. }));
+    let mut lost = None;
+    let wanted = match restore.map(|at| &next.facts[at].said) {
+        Some(Said::Restore { names, short, torn }) => {
+            // Only a save that came to its end knows that nothing else is missing.
+            lost = (*short == 0 && end.clean).then_some(*torn);
+            names.clone()
+        }
+        _ => ran,
+    };
+    let back = next.began();
+    end.back_at = Some(back);
+    end.gone_ms = between(end.at, back);
+    return_of(&mut end, wanted, next, restore.unwrap_or(0), back);
+    end.records_lost = lost;
+    end
+}
+
+/// A notice after which the same life went on.
+fn survived(life: &Life, notice: usize, survived: usize, saves: &[Manifest]) -> Preemption {
+    let mut end = begin(life, Some(notice), saves);
+    let back = life.facts[survived].at;
+    end.survived = true;
+    end.back_at = Some(back);
+    let wanted = ran(&end, saves);
+    return_of(&mut end, wanted, life, survived, back);
+    end.records_lost = end.clean.then_some(0);
+    end
+}
+
+fn begin(life: &Life, notice: Option<usize>, saves: &[Manifest]) -> Preemption {
+    let since = notice.map_or(&[][..], |at| &life.facts[at..]);
+    let source = since.first().and_then(|fact| match &fact.said {
+        Said::Notice { source } => Some(source.as_str()),
+        _ => None,
+    });
+    // A later notice of the same life has a save of its own.
+    let own = since
+        .iter()
+        .skip(1)
+        .take_while(|fact| !matches!(fact.said, Said::Notice { .. }));
+    let safe = own.into_iter().find_map(|fact| match &fact.said {
+        Said::Safe { save, clean } => Some((save.clone(), *clean)),
+        _ => None,
+    });
+    let save = safe.as_ref().map(|(id, _)| id.clone());
+    let manifest = saves
+        .iter()
+        .find(|manifest| Some(&manifest.id) == save.as_ref());
+    let stages = manifest.map(|manifest| &manifest.stages);
+    Preemption {
+        at: since.first().map_or(life.last_at, |fact| fact.at),
+        kind: source.map_or(Kind::CutOff, Kind::of),
+        life: life.id.clone(),
+        survived: false,
+        clean: safe.is_some_and(|(_, clean)| clean),
+        save,
+        words_safe_ms: stages.and_then(|stages| stages.words_safe_ms),
+        notice_to_safe_ms: stages.and_then(|stages| stages.notice_to_safe_ms),
+        back_at: None,
+        gone_ms: None,
+        boot_to_resumed_ms: None,
+        away_ms: None,
+        agents_total: 0,
+        agents_back: 0,
+        missing: Vec::new(),
+        turns_cut: 0,
+        turns_continued: 0,
+        turns_lost: 0,
+        records_lost: None,
+    }
+}
+
+/// Whom the save of this end had to end.
+fn ran(end: &Preemption, saves: &[Manifest]) -> Vec<String> {
+    let manifest = saves
+        .iter()
+        .find(|save| Some(&save.id) == end.save.as_ref());
+    let rows = manifest.into_iter().flat_map(|save| &save.agents);
+    rows.filter(|row| row.exit_ms.is_some())
+        .map(|row| row.name.to_string())
+        .collect()
+}
+
+/// What became of those who were wanted, from this fact of a life on.
+fn return_of(
+    end: &mut Preemption,
+    wanted: Vec<String>,
+    life: &Life,
+    from: usize,
+    began: Timestamp,
+) {
+    end.agents_total = wanted.len();
+    let mut last = None;
+    for name in wanted {
+        let of_agent = life.facts[from..]
+            .iter()
+            .filter(|fact| fact.agent.as_deref() == Some(&name));
+        let (mut back, mut cut, mut went_on) = (None, false, false);
+        for fact in of_agent {
+            match fact.said {
+                Said::Starting { continues } => cut |= continues,
+                Said::Up { continued } => {
+                    (back, went_on) = (Some(fact.at), continued);
+                    break;
+                }
+                Said::Doing(super::Doing::Failed, _) => break,
+                _ => {}
+            }
+        }
+        end.turns_cut += usize::from(cut || went_on);
+        end.turns_continued += usize::from(went_on);
+        match back {
+            Some(at) => last = last.max(Some(at)),
+            None => end.missing.push(name),
+        }
+    }
+    end.agents_back = end.agents_total - end.missing.len();
+    end.turns_lost = end.turns_cut - end.turns_continued;
+    if end.missing.is_empty() {
+        end.boot_to_resumed_ms = last.and_then(|last| between(began, last));
+    }
+    end.away_ms = last.and_then(|last| between(end.at, last));
+}
+
+/// `None` where the later one seems to be the earlier.
+fn between(from: Timestamp, until: Timestamp) -> Option<u64> {
+    u64::try_from(until.as_millis() - from.as_millis()).ok()
+}

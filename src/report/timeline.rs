@@ -1,0 +1,267 @@
+//! What each agent was doing, moment by moment: one lane an agent.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Doing;
+use super::events::{Fact, Life, Said};
+use crate::sys::time::Timestamp;
+
+/// What lasted less is the beginning of what followed.
+const BLINK: Duration = Duration::from_secs(1);
+
+/// A stretch of time in which an agent did one thing.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Span {
+    /// What.
+    pub doing: Doing,
+    /// Why, in a word, where there is one: why it was stalled, how it had ended.
+    pub note: Option<String>,
+    /// From when.
+    pub from: Timestamp,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// When an agent was brought back.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Resumed {
+    /// When.
+    pub at: Timestamp,
+    /// With a note, in a turn that had been cut.
+    pub continued: bool,
+}
+
+/// One agent's time.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Lane {
+    pub(super) spans: Vec<Span>,
+    pub(super) resumed: Vec<Resumed>,
+    /// When it was started again, stopped by the API, nudged.
+    pub(super) restarts: Vec<Timestamp>,
+    pub(super) stalls: Vec<Timestamp>,
+    pub(super) nudges: Vec<Timestamp>,
+}
+
+/// Where a lane is while it is drawn.
+#[derive(Debug, Clone, Default)]
+struct Pen {
+    lane: Lane,
+    now: Option<(Doing, Option<String>, Timestamp)>,
+}
+
+impl Pen {
+    /// From `at` on it does this; `None`: there is no such agent any more.
+    fn turn(&mut self, at: Timestamp, doing: Option<Doing>, note: Option<&str>) {
+        let note = note.map(str::to_owned);
+        let Some((was, why, from)) = self.now.take() else {
+            self.now = doing.map(|doing| (doing, note, at));
+            return;
+        };
+        // A clock that was set back makes nothing undone.
+        let at = at.max(from);
+        if Some(was) == doing {
+            self.now = Some((was, why.or(note), from));
+            return;
+        }
+        // The end of a life, or of a keeper's watch, is not what anything was on the way to.
+        let is_cut = matches!(doing, None | Some(Doing::Away | Doing::Unwatched));
+        if was != Doing::Away && !is_cut && at.since(from) < BLINK {
+            // How it ended is why it is started again.
+            let cause = why.filter(|_| doing == Some(Doing::Starting));
+            self.take_over(from, doing, note.or(cause));
+            return;
+        }
+        if at > from {
+            self.lane.spans.push(Span {
+                doing: was,
+                note: why,
+                from,
+                until: at,
+            });
+        }
+        self.now = doing.map(|doing| (doing, note, at));
+    }
+
+    /// What lasted a blink was on the way to this.
+    fn take_over(&mut self, from: Timestamp, doing: Option<Doing>, note: Option<String>) {
+        let goes_on = |last: &mut Span| Some(last.doing) == doing && last.until == from;
+        let earlier = self.lane.spans.pop_if(goes_on);
+        self.now = doing.map(|doing| match earlier {
+            Some(earlier) => (doing, earlier.note.or(note), earlier.from),
+            None => (doing, note, from),
+        });
+    }
+
+    fn is(&self, wanted: impl Fn(Doing) -> bool) -> bool {
+        self.now.as_ref().is_some_and(|(doing, ..)| wanted(*doing))
+    }
+}
+
+/// Draws the lanes of all agents until `until`. `watched`: the last life is the one that is now, and a
+/// keeper of it looks on.
+pub(super) fn draw(lives: &[Life], until: Timestamp, watched: bool) -> BTreeMap<String, Lane> {
+    let mut pens: BTreeMap<String, Pen> = BTreeMap::new();
+    for (index, life) in lives.iter().enumerate() {
+        draw_life(&mut pens, life, until);
+        let is_last = index + 1 == lives.len();
+        if is_last && watched {
+            continue;
+        }
+        // What comes after the last word of a life is not known; that nobody was there at the end of it
+        // is, since another one follows.
+        let next = if is_last {
+            Doing::Unwatched
+        } else {
+            Doing::Away
+        };
+        for pen in pens.values_mut().filter(|pen| pen.is(Doing::is_up)) {
+            pen.turn(life.last_at.min(until), Some(next), None);
+        }
+    }
+    let close = |(name, mut pen): (String, Pen)| {
+        pen.turn(until, None, None);
+        (name, pen.lane)
+    };
+    pens.into_iter().map(close).collect()
+}
+
+fn draw_life(pens: &mut BTreeMap<String, Pen>, life: &Life, until: Timestamp) {
+    for moment in moments(life) {
+        let at = moment.at.min(until);
+        match moment.said {
+            Seen::Notice => {
+                for pen in pens.values_mut().filter(|pen| pen.is(Doing::is_up)) {
+                    pen.turn(at, Some(Doing::Away), None);
+                }
+            }
+            Seen::KeeperStopped => {
+                for pen in pens.values_mut().filter(|pen| pen.is(Doing::is_up)) {
+                    pen.turn(at, Some(Doing::Unwatched), None);
+                }
+            }
+            Seen::Of(name, what) => {
+                let pen = pens.entry(name.to_owned()).or_default();
+                match what {
+                    What::Doing(doing, note) => {
+                        // Whoever was cut off is away until it is back, or will not be.
+                        let still_away = pen.is(|now| now == Doing::Away)
+                            && matches!(doing, Some(Doing::Starting | Doing::Away));
+                        if !still_away {
+                            pen.turn(at, doing, note);
+                        }
+                        if doing == Some(Doing::Stalled) && note.is_some() {
+                            pen.lane.stalls.push(at);
+                        }
+                    }
+                    What::Up { continued } => {
+                        let doing = if continued {
+                            Doing::Working
+                        } else {
+                            Doing::Idle
+                        };
+                        pen.turn(at, Some(doing), None);
+                        pen.lane.resumed.push(Resumed { at, continued });
+                    }
+                    What::Restarts => {
+                        pen.lane.restarts.push(at);
+                        pen.turn(at, Some(Doing::Starting), None);
+                    }
+                    What::Nudged => pen.lane.nudges.push(at),
+                }
+            }
+        }
+    }
+}
+
+/// One thing that was seen, and its place in time.
+struct Moment<'a> {
+    at: Timestamp,
+    said: Seen<'a>,
+}
+
+enum Seen<'a> {
+    Notice,
+    KeeperStopped,
+    Of(&'a str, What<'a>),
+}
+
+enum What<'a> {
+    Doing(Option<Doing>, Option<&'a str>),
+    Up { continued: bool },
+    Restarts,
+    Nudged,
+}
+
+/// All of a life in the order of its clock: changes of state are written down some time after they
+/// happened. What was seen between a notice and the word that life goes on is how a save ends its agents.
+fn moments(life: &Life) -> Vec<Moment<'_>> {
+    let mut all = Vec::new();
+    for fact in &life.facts {
+        let mut put = |at, said| all.push(Moment { at, said });
+        match (&fact.said, fact.agent.as_deref()) {
+            (Said::Notice { .. }, _) => put(fact.at, Seen::Notice),
+            (Said::KeeperStopped, _) => put(fact.at, Seen::KeeperStopped),
+            (Said::Activity(changes), _) => {
+                for (name, at, doing) in changes {
+                    put(*at, Seen::Of(name, What::Doing(*doing, None)));
+                }
+            }
+            (said, Some(name)) => {
+                if let Some(what) = of_agent(said) {
+                    put(fact.at, Seen::Of(name, what));
+                }
+            }
+            _ => {}
+        }
+    }
+    // Stable: of one moment, the journal's order counts.
+    all.sort_by_key(|moment| moment.at);
+    let closed = closed(&life.facts);
+    let ends_it = |moment: &Moment<'_>| {
+        let within = closed
+            .iter()
+            .any(|(from, until)| moment.at >= *from && until.is_none_or(|until| moment.at < until));
+        within && matches!(moment.said, Seen::Of(_, What::Doing(..)))
+    };
+    all.retain(|moment| !ends_it(moment));
+    all
+}
+
+fn of_agent(said: &Said) -> Option<What<'_>> {
+    Some(match said {
+        Said::Starting { .. } => What::Doing(Some(Doing::Starting), None),
+        Said::Up { continued } => What::Up {
+            continued: *continued,
+        },
+        Said::Doing(doing, note) => What::Doing(Some(*doing), note.as_deref()),
+        Said::Restarts => What::Restarts,
+        Said::Nudged => What::Nudged,
+        _ => return None,
+    })
+}
+
+/// From each notice until life went on; `None`: it did not.
+fn closed(facts: &[Fact]) -> Vec<(Timestamp, Option<Timestamp>)> {
+    let mut all: Vec<(Timestamp, Option<Timestamp>)> = Vec::new();
+    for fact in facts {
+        match (&fact.said, all.last_mut()) {
+            (Said::Notice { .. }, _) => all.push((fact.at, None)),
+            (Said::Survived, Some((_, until @ None))) => *until = Some(fact.at),
+            _ => {}
+        }
+    }
+    all
+}
+
+/// The part of the spans that lies within.
+pub(super) fn clip(spans: Vec<Span>, from: Timestamp, until: Timestamp) -> Vec<Span> {
+    let within = spans.into_iter().map(|span| Span {
+        from: span.from.max(from),
+        until: span.until.min(until),
+        ..span
+    });
+    within.filter(|span| span.until > span.from).collect()
+}

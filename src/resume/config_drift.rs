@@ -1,0 +1,87 @@
+//! Whether a process still is what its agent's settings say now. Settings count from the next start, so one
+//! that runs on with others has to be started anew at some time.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use super::launch::find_claude;
+use crate::claude;
+use crate::state::AgentRecord;
+use crate::state::config::Config;
+use crate::state::layout::Root;
+use crate::sys::proc_usage_others;
+
+/// What of an agent's settings its process in this life was not started with, in words; empty where that is
+/// nothing, where it does not run, and where it cannot be told.
+#[must_use]
+pub fn changes(root: &Root, config: &Config, record: &AgentRecord, life: &str) -> Vec<String> {
+    let (Some(process), Some(launch), Some(declared)) = (
+        record.live_process(life),
+        &record.launch,
+        config.agents.get(&record.name),
+    ) else {
+        return Vec::new();
+    };
+    let mut changes = Vec::new();
+    let wanted = config.arguments_of(declared);
+    if claude::command_line::extra_of(&launch.arguments) != wanted {
+        changes.push("args".to_owned());
+    }
+    if let Ok(environment) = crate::keeper::agent_exec::environment(root, config, declared) {
+        let has = |name: &str| proc_usage_others::variable(process.pid, name);
+        changes.extend(differing(&environment, has));
+    }
+    if let Ok(program) = find_claude(root, config)
+        && (program != launch.program || is_replaced(process.pid, &program))
+    {
+        changes.push(program.display().to_string());
+    }
+    changes
+}
+
+/// The names of variables that have another value; never a value.
+fn differing(
+    wanted: &BTreeMap<String, String>,
+    has: impl Fn(&str) -> Option<std::ffi::OsString>,
+) -> Vec<String> {
+    let differs = |(name, value): &(&String, &String)| {
+        // Ours, whatever somebody declares.
+        *name != "CLAUDE_CONFIG_DIR" && has(name).is_none_or(|has| has != value.as_str())
+    };
+    wanted
+        .iter()
+        .filter(differs)
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// Whether another program is there now under the name of the one that runs. Scripts are run by another
+/// program than themselves, and tell nothing.
+fn is_replaced(pid: i32, program: &Path) -> bool {
+    let (Ok(now), Ok(runs)) = (
+        fs::canonicalize(program),
+        fs::read_link(format!("/proc/{pid}/exe")),
+    ) else {
+        return false;
+    };
+    claude::binary::is_native(&now) && now != runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_new_or_has_another_value_is_told_by_its_name() {
+        let wanted = [("A", "1"), ("B", "2"), ("C", "3")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let has = |name: &str| match name {
+            "A" => Some("1".into()),
+            "B" => Some("hunter2".into()),
+            _ => None,
+        };
+        assert_eq!(differing(&wanted, has), ["B", "C"]);
+    }
+}

@@ -1,0 +1,122 @@
+//! What the journal says of the life before this one. Pure.
+
+use crate::state::{Line, Manifest};
+use crate::sys::time::Timestamp;
+
+/// How the last life ended, as far as the journal can tell.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct History {
+    /// This life has had its notice, and nobody has said since that it goes on.
+    pub noticed_in_this_life: bool,
+    /// And its save did not come to its end, such as when the keeper was killed in it.
+    pub save_unfinished: bool,
+    /// There was a life before this one.
+    pub had_life: bool,
+    /// When the last life had its notice, if it had one.
+    pub noticed_at: Option<Timestamp>,
+    /// Who gave it: `metadata`, `signal`, `command` or `unit`.
+    pub noticed_by: Option<String>,
+    /// Whether its save ended with everything safe.
+    pub safe: bool,
+    /// The last word of that life.
+    pub last_seen: Option<Timestamp>,
+    /// There is no journal, although there was a keeper before this one.
+    pub is_lost: bool,
+}
+
+impl History {
+    /// What is known where the journal was lost: that there was a life, which may have ended in any way; and by the last final
+    /// save, whether this one has had its notice.
+    #[must_use]
+    pub fn lost(save: Option<&Manifest>, life: &str) -> Self {
+        Self {
+            noticed_in_this_life: save.is_some_and(|save| save.life == life),
+            had_life: true,
+            is_lost: true,
+            ..Self::default()
+        }
+    }
+
+    /// Reads it from the journal's lines, oldest first.
+    #[must_use]
+    pub fn read(lines: &[Line], life: &str) -> Self {
+        let of_this: Vec<&str> = lines
+            .iter()
+            .filter(|line| line.life == life)
+            .map(|line| line.event.as_str())
+            .collect();
+        let last = |wanted: &[&str]| of_this.iter().rposition(|event| wanted.contains(event));
+        let noticed = last(&["notice"]);
+        let noticed_in_this_life = noticed > last(&["survived"]);
+        let save_unfinished = noticed_in_this_life && noticed > last(&["saved"]);
+        let Some(last) = lines.iter().rev().find(|line| line.life != life) else {
+            return Self {
+                noticed_in_this_life,
+                save_unfinished,
+                ..Self::default()
+            };
+        };
+        let of_last: Vec<&Line> = lines.iter().filter(|line| line.life == last.life).collect();
+        let from_notice: Vec<&Line> = of_last
+            .iter()
+            .rposition(|line| line.event == "notice")
+            .map(|index| of_last[index..].to_vec())
+            .unwrap_or_default();
+        let survived = from_notice.iter().any(|line| line.event == "survived");
+        let notice = from_notice.first().filter(|_| !survived);
+        let is_safe =
+            |line: &&Line| line.event == "safe" && line.data.get("clean") == Some(&true.into());
+        Self {
+            noticed_in_this_life,
+            save_unfinished,
+            had_life: true,
+            noticed_at: notice.map(|line| line.at),
+            noticed_by: notice
+                .and_then(|line| line.data.get("source")?.as_str())
+                .map(str::to_owned),
+            safe: !survived && from_notice.iter().any(is_safe),
+            last_seen: Some(last.at),
+            is_lost: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(seq: u64, life: &str, event: &str, clean: bool) -> Line {
+        serde_json::from_value(serde_json::json!({
+            "version": 1, "seq": seq, "at": format!("2026-11-22T03:00:0{seq}.000Z"), "root_id": "r",
+            "epoch": 1, "life": life, "event": event, "clean": clean,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_life_that_had_its_notice_is_closed_until_it_is_said_to_go_on() {
+        let mut lines = vec![
+            line(1, "a", "keeper-started", false),
+            line(2, "a", "notice", false),
+        ];
+        assert!(History::read(&lines, "a").noticed_in_this_life);
+        assert!(!History::read(&lines, "b").noticed_in_this_life);
+        assert!(History::read(&lines, "a").save_unfinished);
+        lines.push(line(3, "a", "saved", false));
+        assert!(!History::read(&lines, "a").save_unfinished);
+        lines.push(line(3, "a", "survived", false));
+        assert!(!History::read(&lines, "a").noticed_in_this_life);
+        lines.push(line(4, "a", "notice", false));
+        assert!(History::read(&lines, "a").noticed_in_this_life);
+    }
+
+    #[test]
+    fn a_life_is_safe_only_if_its_last_notice_led_there() {
+        let mut lines = vec![line(1, "a", "notice", false), line(2, "a", "safe", true)];
+        assert!(History::read(&lines, "b").safe);
+        lines.push(line(3, "a", "survived", false));
+        let history = History::read(&lines, "b");
+        assert!(!history.safe && history.noticed_at.is_none() && history.had_life);
+        assert_eq!(History::read(&[], "b"), History::default());
+    }
+}

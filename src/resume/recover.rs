@@ -1,0 +1,184 @@
+//! Where what is lost on the disk is brought back from, before an agent is started: an ordered list.
+//!
+//! For a workspace: its checkpoints, then a backup (`workspace.rs`). For a transcript: a backup. The first source that
+//! has it wins; where none has, the start is refused as if there were no sources.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::decision::had_words;
+use crate::backup::{Settings, Stop, recover};
+use crate::checkpoint::{self, Place};
+use crate::claude::{self, Lookup};
+use crate::state::config::Config;
+use crate::state::layout::Root;
+use crate::state::{AgentName, AgentRecord};
+use crate::sys::error::{Result, hint_of};
+
+/// What an agent needs and the disk does not have any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// The transcript of its session, or the end of it.
+    Transcript {
+        /// Which session.
+        session_id: String,
+        /// Bytes that are left of it.
+        left: u64,
+    },
+    /// Its workspace, relative to the root.
+    Workspace(PathBuf),
+}
+
+impl Loss {
+    /// In words.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match self {
+            Self::Transcript {
+                session_id,
+                left: 0,
+            } => format!("the transcript of the session {session_id}"),
+            Self::Transcript { session_id, left } => {
+                format!("more than {left} bytes of the transcript of the session {session_id}")
+            }
+            Self::Workspace(path) => format!("the workspace {}", path.display()),
+        }
+    }
+}
+
+/// What came of looking for what is lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Brought {
+    /// What is there again, in words.
+    pub back: Vec<String>,
+    /// Why a source could not be asked, in words.
+    pub failures: Vec<String>,
+}
+
+/// What is lost of an agent, by what is remembered of it.
+#[must_use]
+pub fn losses(root: &Root, record: &AgentRecord) -> Vec<Loss> {
+    let mut losses = Vec::new();
+    if record.cwd.is_relative() && !root.absolute(&record.cwd).exists() {
+        losses.push(Loss::Workspace(record.cwd.clone()));
+    }
+    let lost = |left| Loss::Transcript {
+        session_id: record.session_id.clone(),
+        left,
+    };
+    match claude::locate(&root.claude(), &record.session_id) {
+        Lookup::Missing | Lookup::Blank(_) if had_words(record) => losses.push(lost(0)),
+        Lookup::Present(path) => losses.extend(shrunk(root, record, &path).map(lost)),
+        _ => {}
+    }
+    losses
+}
+
+/// Bytes that are left of a transcript that was longer once: it only grows, so its end is lost.
+fn shrunk(root: &Root, record: &AgentRecord, path: &Path) -> Option<u64> {
+    let mark = record.transcript.as_ref()?;
+    let is_it = mark.session_id == record.session_id && root.claude().join(&mark.path) == path;
+    let length = fs::metadata(path).ok()?.len();
+    (is_it && length < mark.length).then_some(length)
+}
+
+/// Brings back what is lost of an agent's transcript, as far as a backup has it. What was brought back for it since
+/// its last start, as by root, is told here too.
+#[must_use]
+pub fn bring_back(root: &Root, life: &str, record: &AgentRecord) -> Brought {
+    let mut brought = Brought::default();
+    let mended = mended(root, &record.name);
+    if let Ok(text) = fs::read_to_string(&mended) {
+        brought.back.extend(text.lines().map(str::to_owned));
+        fs::remove_file(&mended).ok();
+    }
+    for loss in losses(root, record) {
+        if matches!(loss, Loss::Workspace(_)) {
+            continue; // Its checkpoints come first: see `workspace.rs`.
+        }
+        match from_backups(root, life, &loss) {
+            Ok(Some(words)) => brought.back.push(words),
+            Ok(None) => {}
+            Err(error) => brought.failures.push(match hint_of(&error) {
+                Some(hint) => format!("{error:#} ({hint})"),
+                None => format!("{error:#}"),
+            }),
+        }
+    }
+    brought
+}
+
+/// Where it is written down what was brought back for an agent and it was not told yet.
+fn mended(root: &Root, name: &AgentName) -> PathBuf {
+    root.note(name).with_extension("mended")
+}
+
+/// Whether a workspace that is gone may be made anew from a checkpoint: a repository outside of it is remembered, and
+/// is there. git is not asked, since whoever asks may be root.
+#[must_use]
+pub fn may_have_checkpoint(root: &Root, config: &Config, record: &AgentRecord) -> bool {
+    let place = Place::of(root, &config.checkpoint, record);
+    checkpoint::home(root, &place.private)
+        .is_some_and(|home| home.is_dir() && !home.starts_with(&place.workspace))
+}
+
+/// Brings back what is lost from the backups; in words. `None`: no backup has it.
+///
+/// # Errors
+/// The backups cannot be read, as where they are root's.
+pub fn from_backups(root: &Root, life: &str, loss: &Loss) -> Result<Option<String>> {
+    let settings = Settings::load(root)?;
+    let was_never_made = settings.ensure_mine().is_ok() && !settings.has_repository();
+    if was_never_made {
+        return Ok(None);
+    }
+    let stop = Stop::never().or_at_the_notice(root, life);
+    let brought = match loss {
+        Loss::Transcript { session_id, left } => {
+            recover::transcript(&settings, session_id, *left, &stop)?
+        }
+        Loss::Workspace(path) => recover::directory(&settings, path, &stop)?,
+    };
+    Ok(brought.map(|brought| brought.words()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::TranscriptMark;
+
+    const USER: &str = r#"{"type":"user","message":{"content":"hello"}}"#;
+
+    #[test]
+    fn what_is_lost_is_told_by_what_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "workspaces/a".into());
+        assert_eq!(
+            losses(&root, &record),
+            [Loss::Workspace("workspaces/a".into())]
+        );
+        fs::create_dir(root.dir().join("workspaces/a")).unwrap();
+        assert_eq!(losses(&root, &record), []);
+        let path = PathBuf::from(format!("projects/-a/{}.jsonl", record.session_id));
+        record.transcript = Some(TranscriptMark {
+            session_id: record.session_id.clone(),
+            path: path.clone(),
+            generation: 0,
+            length: 100,
+        });
+        let lost = |left| Loss::Transcript {
+            session_id: record.session_id.clone(),
+            left,
+        };
+        assert_eq!(losses(&root, &record), [lost(0)]);
+        let file = root.claude().join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, "").unwrap();
+        assert_eq!(losses(&root, &record), [lost(0)]);
+        fs::write(&file, USER).unwrap();
+        assert_eq!(losses(&root, &record), [lost(USER.len() as u64)]);
+        fs::write(&file, format!("{USER}{}", " ".repeat(100))).unwrap();
+        assert_eq!(losses(&root, &record), []);
+    }
+}

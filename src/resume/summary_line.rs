@@ -1,0 +1,226 @@
+//! How the last preemption went, in one line for whoever logs in next. Pure.
+//!
+//! `preempted 03:12, back 03:15 UTC: 12 of 12 agents, 0 records lost, 5 turns continued`
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::previous_boot::History;
+use crate::state::Line;
+use crate::sys::time::Timestamp;
+
+/// Later than this it is no news any more.
+const NEWS: Duration = Duration::from_secs(24 * 3_600);
+
+/// So many agents that are not back are named.
+const NAMED: usize = 3;
+
+/// The line for the life that is now; `None` where there is nothing to tell: the first life, one that
+/// began a day ago, one in which no keeper has begun yet.
+#[must_use]
+pub fn homecoming(lines: &[Line], life: &str, now: Timestamp) -> Option<String> {
+    let began = lines
+        .iter()
+        .position(|line| line.life == life && line.event == "restore")?;
+    let restore = &lines[began];
+    if now.since(restore.at) > NEWS {
+        return None;
+    }
+    let history = History::read(&lines[..=began], life);
+    let went = match (history.noticed_at, history.noticed_by.as_deref()) {
+        (Some(at), Some("metadata")) => format!("preempted {}", moment(at, now)),
+        (Some(at), _) => format!("shut down {}", moment(at, now)),
+        (None, _) => format!("cut off after {}", moment(history.last_seen?, now)),
+    };
+    let back = moment(restore.at, now);
+    let since: Vec<&Line> = lines[began..]
+        .iter()
+        .filter(|line| line.life == life)
+        .collect();
+    let parts = [
+        agents(restore, &since),
+        words(restore, history.safe),
+        counted(continued(&since), "turn", "continued"),
+    ];
+    Some(format!("{went}, back {back} UTC: {}", parts.join(", ")))
+}
+
+/// Who was to come back, and who has.
+fn agents(restore: &Line, since: &[&Line]) -> String {
+    let wanted = names(restore, "names");
+    let total = wanted.len();
+    if total == 0 {
+        return "no agent was wanted".into();
+    }
+    let is_up = |name: &&&str| {
+        since.iter().any(|line| {
+            line.agent.as_deref() == Some(name)
+                && matches!(line.event.as_str(), "started" | "resumed")
+        })
+    };
+    let back = wanted.iter().filter(is_up).count();
+    let missing: Vec<&str> = wanted.iter().filter(|name| !is_up(name)).copied().collect();
+    let plural = if total == 1 { "agent" } else { "agents" };
+    let more = missing.len().saturating_sub(NAMED);
+    let named = missing[..missing.len().min(NAMED)].join(", ");
+    match (missing.len(), more) {
+        (0, _) => format!("{back} of {total} {plural}"),
+        (_, 0) => format!("{back} of {total} {plural} (not yet: {named}; see spotkeep ls)"),
+        (_, more) => format!(
+            "{back} of {total} {plural} (not yet: {named} and {more} more; see spotkeep ls)"
+        ),
+    }
+}
+
+/// Only a save that came to its end knows that nothing is missing.
+fn words(restore: &Line, safe: bool) -> String {
+    let (short, torn) = (names(restore, "short"), names(restore, "torn"));
+    match (short.is_empty(), torn.is_empty(), safe) {
+        (false, _, _) => format!("words of {} are missing", short.join(", ")),
+        (true, false, _) => {
+            counted(torn.len(), "record", "torn")
+                + if safe {
+                    ""
+                } else {
+                    ", up to 2 s of words lost"
+                }
+        }
+        (true, true, true) => "0 records lost".into(),
+        (true, true, false) => "up to 2 s of words lost".into(),
+    }
+}
+
+/// How many agents went on with a turn that was cut, when they first came back.
+fn continued(since: &[&Line]) -> usize {
+    let mut first: BTreeMap<&str, bool> = BTreeMap::new();
+    for line in since.iter().filter(|line| line.event == "resumed") {
+        if let Some(agent) = line.agent.as_deref() {
+            let went_on = line.data.get("continued") == Some(&true.into());
+            first.entry(agent).or_insert(went_on);
+        }
+    }
+    first.into_values().filter(|went_on| *went_on).count()
+}
+
+fn names<'a>(line: &'a Line, key: &str) -> Vec<&'a str> {
+    let list = line.data.get(key).and_then(|list| list.as_array());
+    list.into_iter()
+        .flatten()
+        .filter_map(|name| name.as_str())
+        .collect()
+}
+
+fn counted(count: usize, what: &str, done: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural} {done}")
+}
+
+/// The time alone where it was today.
+fn moment(at: Timestamp, now: Timestamp) -> String {
+    match at.day() == now.day() {
+        true => at.minute(),
+        false => format!("{} {}", at.day(), at.minute()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn line(minute: u32, life: &str, event: &str, more: Value) -> Line {
+        let mut line = json!({
+            "version": 1, "seq": 1, "at": format!("2026-11-22T03:{minute:02}:00.000Z"), "root_id": "r",
+            "epoch": 1, "life": life, "event": event,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            line[key] = value.clone();
+        }
+        serde_json::from_value(line).unwrap()
+    }
+
+    /// A life with a notice of this source, saved, then one with two agents to bring back.
+    fn story(source: &str, short: &[&str], torn: &[&str]) -> Vec<Line> {
+        vec![
+            line(10, "a", "keeper-started", json!({})),
+            line(12, "a", "notice", json!({ "source": source })),
+            line(12, "a", "safe", json!({ "clean": true })),
+            line(15, "b", "keeper-started", json!({})),
+            line(
+                15,
+                "b",
+                "restore",
+                json!({ "names": ["x", "y"], "short": short, "torn": torn }),
+            ),
+            line(
+                15,
+                "b",
+                "resumed",
+                json!({ "agent": "x", "continued": true }),
+            ),
+            line(
+                16,
+                "b",
+                "resumed",
+                json!({ "agent": "y", "continued": false }),
+            ),
+            line(
+                17,
+                "b",
+                "resumed",
+                json!({ "agent": "y", "continued": true }),
+            ),
+        ]
+    }
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_preemption_that_went_well_is_told_in_one_line() {
+        let now = at("2026-11-22T09:00:00Z");
+        assert_eq!(
+            homecoming(&story("metadata", &[], &[]), "b", now).unwrap(),
+            "preempted 03:12, back 03:15 UTC: 2 of 2 agents, 0 records lost, 1 turn continued"
+        );
+        let told = homecoming(&story("unit", &[], &[]), "b", at("2026-11-23T01:00:00Z")).unwrap();
+        assert!(
+            told.starts_with("shut down 2026-11-22 03:12, back 2026-11-22 03:15 UTC"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_or_not_well_is_not_called_well() {
+        let now = at("2026-11-22T09:00:00Z");
+        let tell = |lines: &[Line]| homecoming(lines, "b", now).unwrap();
+        assert!(tell(&story("metadata", &["y"], &[])).contains("words of y are missing"));
+        assert!(tell(&story("metadata", &[], &["y"])).contains("1 record torn"));
+        let without: Vec<Line> = story("metadata", &[], &[])
+            .into_iter()
+            .filter(|line| !matches!(line.event.as_str(), "notice" | "safe"))
+            .collect();
+        let told = tell(&without);
+        assert!(
+            told.starts_with("cut off after 03:10") && told.contains("up to 2 s"),
+            "{told}"
+        );
+        let unsafe_end: Vec<Line> = story("metadata", &[], &[])
+            .into_iter()
+            .filter(|line| line.event != "safe")
+            .collect();
+        assert!(tell(&unsafe_end).contains("up to 2 s of words lost"));
+        let half = tell(&story("metadata", &[], &[])[..6]);
+        assert!(half.contains("1 of 2 agents (not yet: y;"), "{half}");
+    }
+
+    #[test]
+    fn nothing_is_said_where_there_is_nothing_to_say() {
+        let lines = story("metadata", &[], &[]);
+        assert_eq!(homecoming(&lines, "a", at("2026-11-22T09:00:00Z")), None);
+        assert_eq!(homecoming(&lines, "c", at("2026-11-22T09:00:00Z")), None);
+        assert_eq!(homecoming(&lines, "b", at("2026-11-24T09:00:00Z")), None);
+        assert_eq!(homecoming(&[], "b", at("2026-11-22T09:00:00Z")), None);
+    }
+}

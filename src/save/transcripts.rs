@@ -1,0 +1,125 @@
+//! Making what was said durable: Claude never syncs a transcript (measured), so we do.
+
+use std::sync::mpsc;
+
+use super::Subject;
+use crate::claude::transcript::tail;
+use crate::claude::{self, Lookup};
+use crate::state::layout::Root;
+use crate::state::{AgentRecord, AgentSaved};
+use crate::sys::deadline::Deadline;
+use crate::sys::files;
+use crate::sys::thread;
+
+/// What became of one agent's transcript.
+#[derive(Debug)]
+pub(super) struct Words {
+    /// Durable bytes; `None`: there is no transcript.
+    bytes: Option<u64>,
+    /// What its tail says.
+    open: String,
+    trouble: Option<String>,
+}
+
+/// Syncs every transcript at the same time and reads its tail, until the deadline. An agent that
+/// was not done by then is `None`.
+pub(super) fn make_durable(
+    root: &Root,
+    agents: &[Subject],
+    deadline: Deadline,
+) -> Vec<Option<Words>> {
+    let (done, results) = mpsc::channel();
+    let mut without_thread = Vec::new();
+    for (index, subject) in agents.iter().enumerate() {
+        let (root, record, done) = (root.clone(), subject.record.clone(), done.clone());
+        // Not scoped: a disk that hangs must not hold up those that do not.
+        let sync = move || done.send((index, one(&root, &record))).ok();
+        if thread::spawn("save-words", sync).is_err() {
+            without_thread.push(index);
+        }
+    }
+    for index in without_thread {
+        done.send((index, one(root, &agents[index].record))).ok();
+    }
+    drop(done);
+    let mut all: Vec<Option<Words>> = agents.iter().map(|_| None).collect();
+    while let Ok((index, words)) = results.recv_timeout(deadline.remaining()) {
+        all[index] = Some(words);
+    }
+    all
+}
+
+fn one(root: &Root, record: &AgentRecord) -> Words {
+    let path = match claude::locate(&root.claude(), &record.session_id) {
+        Lookup::Present(path) | Lookup::Blank(path) => path,
+        Lookup::Several(paths) => match paths.into_iter().next() {
+            Some(path) => path,
+            None => {
+                return Words {
+                    bytes: None,
+                    open: "nothing said".into(),
+                    trouble: None,
+                };
+            }
+        },
+        Lookup::Missing if record.transcript.is_some() => {
+            return Words {
+                bytes: None,
+                open: "unknown".into(),
+                trouble: Some("its transcript is gone".into()),
+            };
+        }
+        Lookup::Missing => {
+            return Words {
+                bytes: None,
+                open: "nothing said".into(),
+                trouble: None,
+            };
+        }
+        Lookup::Unknown(why) => {
+            return Words {
+                bytes: None,
+                open: "unknown".into(),
+                trouble: Some(why),
+            };
+        }
+    };
+    let synced = files::sync_file(&path).and_then(|bytes| {
+        path.parent().map_or(Ok(()), files::sync_dir)?;
+        Ok(bytes)
+    });
+    match synced {
+        Ok(bytes) => Words {
+            bytes,
+            open: tail_in_words(&path),
+            trouble: None,
+        },
+        Err(error) => Words {
+            bytes: None,
+            open: "unknown".into(),
+            trouble: Some(format!("its transcript: {error}")),
+        },
+    }
+}
+
+fn tail_in_words(path: &std::path::Path) -> String {
+    match tail::read(path) {
+        Ok((state, _)) => state.tail().to_string(),
+        Err(error) => format!("unknown: {error}"),
+    }
+}
+
+/// Writes what became of the transcripts into the manifest's rows.
+pub(super) fn enter(words: Vec<Option<Words>>, rows: &mut [AgentSaved]) {
+    for (row, words) in rows.iter_mut().zip(words) {
+        match words {
+            Some(words) => {
+                row.words_safe = words.trouble.is_none();
+                row.transcript_bytes = words.bytes;
+                row.open = words.open;
+                row.trouble = words.trouble;
+            }
+            None => row.trouble = Some("its transcript was not synced in time".into()),
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! A boot disk that has not been seen before, and the user's script for it.
+//!
+//! The script is the user's own, on a disk that agents write to. So it runs as the user, never as
+//! root; it may use `sudo` where the user may.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Component, Path};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::state::config::Config;
+use crate::state::layout::Root;
+use crate::state::{self, VERSION};
+use crate::sys::error::{Context as _, Result, bail, ensure};
+use crate::sys::prefix::Place;
+use crate::sys::process::{self, Signal, with_marker};
+use crate::sys::time::Timestamp;
+use crate::sys::uuid;
+
+/// Where a boot disk says who it is. Not `/etc/machine-id`: images are made with one in them.
+const STAMP: &str = "/var/lib/spotkeep/machine-id";
+
+/// The state file, in `session-state/`, and the script's output beside it.
+const FILE: &str = "machine.json";
+const LOG: &str = "on-new-machine.log";
+
+/// A script that installs compilers takes its time; one that waits for a human is ended.
+const SCRIPT_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// What it left running gets so long to be gone.
+const SWEEP_LIMIT: Duration = Duration::from_secs(3);
+
+/// `session-state/machine.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Version of this file's format.
+    pub version: u32,
+    /// The boot disk that the script ran on last.
+    pub machine_id: String,
+    /// The script, as it was declared.
+    pub script: String,
+    /// When it began.
+    pub at: Timestamp,
+    /// How it went.
+    pub result: Ran,
+    /// What went wrong, in words.
+    pub why: Option<String>,
+    /// What a newer version wrote.
+    #[serde(flatten)]
+    pub unknown: Map<String, Value>,
+}
+
+/// How the script went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ran {
+    /// It runs, or was cut off.
+    Running,
+    /// It ended with 0.
+    Done,
+    /// It did not.
+    Failed,
+}
+
+/// The id of this boot disk; `None` where it has none yet.
+#[must_use]
+pub fn id(place: &Place) -> Option<String> {
+    let text = fs::read_to_string(place.at(STAMP)).ok()?;
+    uuid::is_uuid(text.trim()).then(|| text.trim().to_owned())
+}
+
+/// Gives this boot disk an id.
+///
+/// # Errors
+/// The disk refused.
+pub fn stamp(place: &Place) -> Result<String> {
+    if let Some(id) = id(place) {
+        return Ok(id);
+    }
+    let (id, path) = (uuid::new_uuid(), place.at(STAMP));
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    crate::sys::files::write_atomic(&path, format!("{id}\n").as_bytes())?;
+    // Whoever asks for the status may read it.
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    Ok(id)
+}
+
+/// The script that has yet to run on this boot disk, as declared.
+///
+/// # Errors
+/// `spotkeep.toml` or the state file cannot be read.
+pub fn pending(root: &Root, config: &Config, id: Option<&str>) -> Result<Option<String>> {
+    let Some(script) = &config.machine.on_new_machine else {
+        return Ok(None);
+    };
+    let ran: Option<Machine> = state::load(&root.session_state().join(FILE))?;
+    let is_done =
+        ran.is_some_and(|ran| Some(ran.machine_id.as_str()) == id && ran.result == Ran::Done);
+    Ok((!is_done).then(|| script.display().to_string()))
+}
+
+/// Runs the script, as the user who runs this, and writes down how it went.
+///
+/// # Errors
+/// It failed. The state file and the log say why, too.
+pub fn run(root: &Root, config: &Config, id: &str) -> Result<String> {
+    let Some(script) = &config.machine.on_new_machine else {
+        bail!("no script is declared");
+    };
+    let file = root.session_state().join(FILE);
+    let mut machine = Machine {
+        version: VERSION,
+        machine_id: id.to_owned(),
+        script: script.display().to_string(),
+        at: Timestamp::now(),
+        result: Ran::Running,
+        why: None,
+        unknown: state::load::<Machine>(&file)
+            .ok()
+            .flatten()
+            .map_or_else(Map::new, |m| m.unknown),
+    };
+    state::store(&file, &machine)?;
+    let ended = execute(root, script);
+    machine.result = if ended.is_ok() {
+        Ran::Done
+    } else {
+        Ran::Failed
+    };
+    machine.why = ended.as_ref().err().map(|error| format!("{error:#}"));
+    state::store(&file, &machine)?;
+    let log = root.session_state().join(LOG);
+    ended
+        .map(|()| {
+            format!(
+                "{} has run; its output is in {}",
+                script.display(),
+                log.display()
+            )
+        })
+        .with_context(|| format!("on_new_machine; its output is in {}", log.display()))
+}
+
+fn execute(root: &Root, script: &Path) -> Result<()> {
+    ensure!(
+        !script.components().any(|part| part == Component::ParentDir),
+        "{} leads out of the root",
+        script.display()
+    );
+    let path = root.absolute(script);
+    let log = root.session_state().join(LOG);
+    let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let marker = format!("SPOTKEEP_NEW_MACHINE={}", uuid::new_uuid());
+    let (key, value) = marker.split_once('=').unwrap_or_default();
+    let mut child = Command::new(&path)
+        .current_dir(root.dir())
+        .env(key, value)
+        .env("SPOTKEEP_ROOT", root.dir())
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(out)
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("cannot run {}", path.display()))?;
+    let pid = i32::try_from(child.id()).context("pid out of range")?;
+    let until = Instant::now() + SCRIPT_LIMIT;
+    // A process that has ended and is not waited for has no handle, and needs none.
+    let in_time = process::ProcessId::of(pid)
+        .and_then(process::ProcessId::open)
+        .is_none_or(|handle| handle.wait(Some(until)));
+    if !in_time {
+        for left in with_marker(&marker)
+            .into_iter()
+            .filter_map(process::ProcessId::open)
+        {
+            left.signal(Signal::Kill);
+            if !left.wait(Some(Instant::now() + SWEEP_LIMIT)) {
+                tracing::warn!("a process of {} does not end", path.display());
+            }
+        }
+        child.kill().ok();
+    }
+    let status = child.wait()?;
+    if !in_time {
+        bail!(
+            "{} did not end within {} minutes",
+            path.display(),
+            SCRIPT_LIMIT.as_secs() / 60
+        );
+    }
+    ensure!(status.success(), "{} ended with {status}", path.display());
+    Ok(())
+}
+
+/// What `status` has to say of it: a script that failed on this very boot disk.
+#[must_use]
+pub fn trouble(root: &Root) -> Option<String> {
+    let id = id(&Place::new(None))?;
+    told(root, &id)
+}
+
+fn told(root: &Root, id: &str) -> Option<String> {
+    let machine: Machine = state::load(&root.session_state().join(FILE))
+        .ok()
+        .flatten()?;
+    let why = match machine.result {
+        Ran::Failed => machine.why.unwrap_or_else(|| "it failed".to_owned()),
+        Ran::Running | Ran::Done => return None,
+    };
+    (machine.machine_id == id).then(|| {
+        format!(
+            "on_new_machine failed on this machine: {why} (its output is in {}; `sudo spotkeep setup` tries it again)",
+            root.session_state().join(LOG).display()
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn place(script: &str) -> (tempfile::TempDir, Root, Config) {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let path = root.dir().join("provision.sh");
+        let draft = root.dir().join("draft");
+        fs::write(&draft, script).unwrap();
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&draft, &path).unwrap();
+        let config = Config::parse("[machine]\non_new_machine = \"provision.sh\"\n").unwrap();
+        (dir, root, config)
+    }
+
+    #[test]
+    fn the_script_runs_once_on_each_boot_disk() {
+        let (_dir, root, config) = place("#!/bin/sh\necho said; pwd\n");
+        assert!(pending(&root, &config, None).unwrap().is_some());
+        run(&root, &config, "one").unwrap();
+        assert_eq!(pending(&root, &config, Some("one")).unwrap(), None);
+        assert!(pending(&root, &config, Some("two")).unwrap().is_some());
+        let log = fs::read_to_string(root.session_state().join(LOG)).unwrap();
+        assert_eq!(log, format!("said\n{}\n", root.dir().display()));
+        assert_eq!(told(&root, "one"), None);
+    }
+
+    #[test]
+    fn a_script_that_failed_is_told_and_tried_again() {
+        let (_dir, root, config) = place("#!/bin/sh\nexit 3\n");
+        let error = run(&root, &config, "one").unwrap_err();
+        assert!(format!("{error:#}").contains("exit status: 3"), "{error:#}");
+        assert!(told(&root, "one").unwrap().contains("exit status: 3"));
+        assert_eq!(told(&root, "two"), None);
+        assert!(pending(&root, &config, Some("one")).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_boot_disk_is_stamped_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::new(Some(dir.path()));
+        assert_eq!(id(&place), None);
+        let first = stamp(&place).unwrap();
+        assert_eq!(stamp(&place).unwrap(), first);
+        assert_eq!(id(&place), Some(first));
+    }
+}

@@ -1,0 +1,78 @@
+//! Two programs: the one of a package, in `/usr/bin`, and the one on the disk.
+//!
+//! A fleet runs the one on its disk, which travels with it, and its units are of the same version. So a
+//! package on the machine, older or newer, does not replace it by the way: it sees to the disk and the
+//! mount, and lets the one on the disk do the rest. A person replaces it, with `setup --upgrade`.
+
+use std::path::{Path, PathBuf};
+
+use crate::storage::merge_tree;
+use crate::sys::error::{Context as _, Result};
+use crate::sys::secure_dir::{Dir, Entry};
+
+/// Where a package puts its program.
+const PACKAGED: &str = "/usr/bin/spotkeep";
+
+/// Who goes on instead of this very program, for a root whose files are at `tree`; `None`: this one does.
+///
+/// # Errors
+/// It cannot be told.
+pub fn to(tree: &Path) -> Result<Option<PathBuf>> {
+    let this = std::env::current_exe().context("cannot find the program itself")?;
+    from(&this, tree)
+}
+
+fn from(this: &Path, tree: &Path) -> Result<Option<PathBuf>> {
+    let theirs = tree.join("bin/spotkeep");
+    if this != Path::new(PACKAGED) || !is_roots_alone(tree)? || !theirs.is_file() {
+        return Ok(None);
+    }
+    Ok((!merge_tree::same_bytes(this, &theirs)?).then_some(theirs))
+}
+
+/// Root executes nothing that somebody else could have put there.
+fn is_roots_alone(tree: &Path) -> Result<bool> {
+    let is_roots = |owner: u32, mode: u32| owner == 0 && mode & 0o022 == 0;
+    let root = Dir::open(tree)?;
+    let Entry::Directory(bin) = root.entry("bin")? else {
+        return Ok(false);
+    };
+    if !is_roots(bin.uid, bin.mode) {
+        return Ok(false);
+    }
+    use std::os::unix::fs::MetadataExt as _;
+    let program = tree.join("bin/spotkeep");
+    Ok(std::fs::symlink_metadata(program)
+        .is_ok_and(|meta| meta.is_file() && is_roots(meta.uid(), meta.mode())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn only_a_package_hands_over_and_only_to_a_program_that_is_roots_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path();
+        let set = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        assert!(!is_roots_alone(tree).unwrap(), "there is no bin");
+        fs::create_dir(tree.join("bin")).unwrap();
+        set(&tree.join("bin"), 0o755);
+        assert!(!is_roots_alone(tree).unwrap(), "there is no program");
+        let program = tree.join("bin/spotkeep");
+        fs::write(&program, "another").unwrap();
+        set(&program, 0o755);
+        let is_root = crate::sys::user::id() == 0;
+        assert_eq!(is_roots_alone(tree).unwrap(), is_root);
+        assert_eq!(from(Path::new("/tmp/spotkeep"), tree).unwrap(), None);
+        set(&program, 0o775);
+        assert!(!is_roots_alone(tree).unwrap());
+        fs::remove_file(&program).unwrap();
+        std::os::unix::fs::symlink("/usr/bin/true", &program).unwrap();
+        assert!(!is_roots_alone(tree).unwrap());
+    }
+}

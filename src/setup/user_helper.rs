@@ -1,0 +1,495 @@
+//! The user's part: everything in the home and in the user's directories of the root is looked at
+//! and changed by a process of that user, so that root follows nothing there. Root starts it, tells
+//! it what to do in one argument, and takes its answer for what it is: the word of somebody else.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::account::Account;
+use super::first_boot_script;
+use crate::claude::{binary, retention};
+use crate::state;
+use crate::state::config::{Config, LaidDown};
+use crate::state::layout::Root;
+use crate::storage::links::{self, Link, State};
+use crate::sys::command;
+use crate::sys::command::Output;
+use crate::sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure, hint_of};
+use crate::sys::files::{self, LockFile};
+use crate::sys::prefix::Place;
+use crate::sys::process;
+use crate::sys::user;
+
+/// The hidden verb.
+pub const VERB: &str = "setup-user";
+
+/// A look takes milliseconds; a cold disk and `claude --version` may take some seconds.
+const LOOK_LIMIT: Duration = Duration::from_secs(60);
+/// Copying a large home, or the user's own script with its own limit.
+const WORK_LIMIT: Duration = Duration::from_secs(3600);
+/// A program larger than this is not Claude.
+const PROGRAM_LIMIT: u64 = 2 << 30;
+
+/// What shall be done as the user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Tell how things stand.
+    Look {
+        /// Where the root's files are now; none where there are none yet.
+        tree: Option<PathBuf>,
+        /// Where the root will be.
+        root: PathBuf,
+        /// The home.
+        home: PathBuf,
+        /// The id of the boot disk.
+        machine: Option<String>,
+        /// Whether a claude is looked for.
+        claude: bool,
+    },
+    /// Make the user's part of the root.
+    Inhabit {
+        /// The root.
+        root: PathBuf,
+        /// The user's name.
+        user: String,
+        /// Whether a new `spotkeep.toml` lets agents run every command without asking.
+        unattended: bool,
+    },
+    /// Make a link.
+    Link(Link),
+    /// Copy what is in a link's way, and leave it there.
+    CopyIn(Link),
+    /// Take a link out.
+    Unlink(Link),
+    /// Keep transcripts longer.
+    Retain {
+        /// The root.
+        root: PathBuf,
+    },
+    /// Run the script of a new machine.
+    NewMachine {
+        /// The root.
+        root: PathBuf,
+        /// The id of the boot disk.
+        machine: String,
+    },
+    /// Write a program to standard output.
+    Send(PathBuf),
+    /// The version of a claude.
+    Version(PathBuf),
+}
+
+/// How the user's things stand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Whether the user's part of the root is whole.
+    pub inhabited: bool,
+    /// Each link of the home and how it stands.
+    pub links: Vec<(Link, State)>,
+    /// A script that has yet to run here.
+    pub pending: Option<String>,
+    /// The days for which transcripts are kept.
+    pub retention: Option<u64>,
+    /// A claude that could be kept: its version and where it is.
+    pub claude: Option<(String, PathBuf)>,
+    /// Why a link cannot be made now, with what to do: somebody uses what is in its way.
+    pub busy: Option<(String, String)>,
+    /// Whether a keeper holds the root.
+    pub keeper: bool,
+    /// What could not be told, in sentences.
+    pub problems: Vec<String>,
+}
+
+/// Does as it was told, as the user that this process runs as. For the hidden verb.
+///
+/// # Errors
+/// It cannot, or this process is root.
+pub fn serve(request: &str) -> Result<Value> {
+    ensure!(user::id() != 0, "this part is not for root");
+    let request: Request = serde_json::from_str(request).context("not a request")?;
+    let value = match request {
+        Request::Look {
+            tree,
+            root,
+            home,
+            machine,
+            claude,
+        } => serde_json::to_value(look(
+            tree.as_deref(),
+            &root,
+            &home,
+            machine.as_deref(),
+            claude,
+        )?),
+        Request::Inhabit {
+            root,
+            user,
+            unattended,
+        } => serde_json::to_value(inhabit(&root, &user, unattended)?),
+        Request::Link(link) => serde_json::to_value(link.make()?),
+        Request::CopyIn(link) => {
+            link.refuse_in_use()?;
+            let bytes = match link.state()? {
+                State::Content { bytes, .. } => bytes,
+                _ => 0,
+            };
+            serde_json::to_value(vec![link.copy_in(bytes)?])
+        }
+        Request::Unlink(link) => serde_json::to_value(link.undo()?.into_iter().collect::<Vec<_>>()),
+        Request::Retain { root } => {
+            let mut said = retention::raise(&root.join(".claude"))?;
+            said.push(format!(
+                "Claude keeps transcripts for {} days",
+                retention::LONG_DAYS
+            ));
+            serde_json::to_value(said)
+        }
+        Request::NewMachine { root, machine } => {
+            let root = Root::open(&root)?;
+            let (config, _) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
+            serde_json::to_value(vec![first_boot_script::run(&root, &config, &machine)?])
+        }
+        Request::Send(path) => {
+            send(&path)?;
+            return Ok(Value::Null);
+        }
+        Request::Version(path) => serde_json::to_value(binary::version(&path)?),
+    };
+    value.context("cannot answer")
+}
+
+fn look(
+    tree: Option<&Path>,
+    root: &Path,
+    home: &Path,
+    machine: Option<&str>,
+    claude: bool,
+) -> Result<Report> {
+    let mut report = Report::default();
+    let mut pieces = Vec::new();
+    if let Some(tree) = tree
+        && tree.join("session-state/root.json").exists()
+    {
+        let here = Root::open(tree)?;
+        let lost = Config::is_lost(&here.config());
+        report.inhabited = Root::is_complete(tree) && !lost;
+        report.retention = retention::days(&here.claude());
+        // On a disk that is mounted for a look nobody can hold it.
+        report.keeper = tree == root && LockFile::try_take(&here.lock())?.is_none();
+        match Config::load_or_last_good(&here.config(), &here.config_copy()) {
+            Ok((config, wrong)) => {
+                // A file that is lost is laid down again by this very run.
+                let wrong = wrong.filter(|_| !lost);
+                report
+                    .problems
+                    .extend(wrong.map(|error| format!("{error:#}")));
+                report.pending = first_boot_script::pending(&here, &config, machine)?;
+                pieces = config.machine.home;
+            }
+            Err(_) if lost => {}
+            // A machine has to come back; what the file asks for is done when it is mended.
+            Err(error) => report.problems.push(format!("{error:#}")),
+        }
+    }
+    let mut wanted = links::of_home(home, root, &[])?;
+    match links::of_home(home, root, &pieces) {
+        Ok(all) => wanted = all,
+        Err(error) => report.problems.push(format!("{error:#}")),
+    }
+    for link in wanted {
+        let state = link.state()?;
+        if matches!(state, State::Content { .. })
+            && let Err(error) = link.refuse_in_use()
+        {
+            let hint = hint_of(&error).unwrap_or_default().to_owned();
+            report.busy.get_or_insert((error.to_string(), hint));
+        }
+        report.links.push((link, state));
+    }
+    if claude {
+        report.claude = find_claude(home, &mut report.problems);
+    }
+    Ok(report)
+}
+
+/// A claude of this user that is one file and can be kept.
+fn find_claude(home: &Path, problems: &mut Vec<String>) -> Option<(String, PathBuf)> {
+    let path = std::env::var_os("PATH");
+    let search = binary::Search {
+        path: path.as_deref(),
+        home: Some(home),
+        ..binary::Search::default()
+    };
+    let found = binary::find(&search).ok()?;
+    if !binary::is_native(&found) {
+        problems.push(format!(
+            "{} is a script and not the native build, and cannot be kept on the disk; give one with --claude FILE",
+            found.display()
+        ));
+        return None;
+    }
+    match binary::version(&found) {
+        Ok(version) => Some((version, found)),
+        Err(error) => {
+            problems.push(format!("{error:#}"));
+            None
+        }
+    }
+}
+
+fn inhabit(root: &Path, user: &str, unattended: bool) -> Result<Vec<String>> {
+    let (root, is_new) = Root::init(root)?;
+    let mut said = Vec::new();
+    if is_new {
+        said.push(format!("{} is a root", root.dir().display()));
+    }
+    said.extend(
+        match Config::lay_down(&root.config(), &root.config_copy(), unattended)? {
+            LaidDown::Nothing => None,
+            LaidDown::LastGood => Some("its spotkeep.toml was gone, and is as it last was"),
+            LaidDown::Template => Some("a spotkeep.toml with everything explained is in it"),
+        }
+        .map(str::to_owned),
+    );
+    // A keeper that runs writes the same file.
+    if let Some(_lock) = LockFile::try_take(&root.lock())? {
+        let mut identity = root.identity()?;
+        let here = (user.to_owned(), user::id(), root.dir().to_path_buf());
+        if (
+            identity.user.clone(),
+            identity.uid,
+            identity.mount_path.clone(),
+        ) != here
+        {
+            (identity.user, identity.uid, identity.mount_path) = here;
+            state::store(&root.root_json(), &identity)?;
+        }
+    }
+    files::sync_filesystem(root.dir())?;
+    Ok(said)
+}
+
+fn send(path: &Path) -> Result<()> {
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let meta = file.metadata()?;
+    ensure!(
+        meta.is_file() && meta.len() < PROGRAM_LIMIT,
+        "{} is no program",
+        path.display()
+    );
+    let mut out = io::stdout().lock();
+    io::copy(&mut file, &mut out)?;
+    Ok(out.flush()?)
+}
+
+/// A way to act as a user.
+#[derive(Debug)]
+pub struct User<'a> {
+    account: &'a Account,
+    place: &'a Place,
+    program: (File, PathBuf),
+}
+
+impl<'a> User<'a> {
+    /// As this account.
+    ///
+    /// # Errors
+    /// It is root, or this program cannot be passed on.
+    pub fn new(account: &'a Account, place: &'a Place) -> Result<Self> {
+        ensure!(account.uid != 0, "agents do not run as root");
+        Ok(Self {
+            account,
+            place,
+            program: process::inheritable_self()?,
+        })
+    }
+
+    /// How the user's things stand.
+    ///
+    /// # Errors
+    /// They cannot be looked at.
+    pub fn look(&self, request: &Request) -> Result<Report> {
+        self.ask(request, LOOK_LIMIT)
+    }
+
+    /// Has something done; returns what was done, in sentences.
+    ///
+    /// # Errors
+    /// It could not be done, with the user's process's own hint.
+    pub fn act(&self, request: &Request) -> Result<Vec<String>> {
+        self.ask(request, WORK_LIMIT)
+    }
+
+    /// The version of a claude that the user may run.
+    ///
+    /// # Errors
+    /// It does not run, or says something that is no version.
+    pub fn version(&self, program: &Path) -> Result<String> {
+        let version: String = self.ask(&Request::Version(program.to_owned()), LOOK_LIMIT)?;
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
+        let starts = version.starts_with(|c: char| c.is_ascii_digit());
+        ensure!(
+            starts && version.len() < 64 && version.chars().all(good),
+            "{} says no version",
+            program.display()
+        );
+        Ok(version)
+    }
+
+    /// Has the user's process read a file, and writes that into ours. Root opens nothing by a name
+    /// that the user chose.
+    ///
+    /// # Errors
+    /// It cannot be read, or the disk is full.
+    pub fn fetch(&self, from: &Path, into: &File) -> Result<()> {
+        let mut command = self.command(&Request::Send(from.to_owned()))?;
+        let output = command::run_into(&mut command, into.try_clone()?.into(), WORK_LIMIT)?;
+        if !output.status.success() {
+            return Err(self.failure(&output));
+        }
+        Ok(())
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: &Request, limit: Duration) -> Result<T> {
+        let mut command = self.command(request)?;
+        let output = command::run_into(&mut command, Stdio::piped(), limit)?;
+        if !output.status.success() {
+            return Err(self.failure(&output));
+        }
+        let answer: Value =
+            serde_json::from_str(&output.stdout).context("the user's part gave no answer")?;
+        serde_json::from_value(cleaned(answer)).context("the user's part gave another answer")
+    }
+
+    /// What the process said, with its hint.
+    fn failure(&self, output: &Output) -> crate::sys::error::Error {
+        let mut lines = output.stderr.lines();
+        let error = lines.next().unwrap_or_default();
+        let error = printable(error.strip_prefix("error: ").unwrap_or(error));
+        let name = &self.account.name;
+        let error = match error.as_str() {
+            "" => anyhow!("the part of {name} ended with {}", output.status),
+            said => anyhow!("as {name}: {said}"),
+        };
+        match lines.find_map(|line| line.strip_prefix("hint: ")) {
+            Some(hint) => match Err::<(), _>(error).hint(printable(hint)) {
+                Err(error) => error,
+                Ok(()) => anyhow!("as {name}"),
+            },
+            None => error,
+        }
+    }
+
+    /// In a session of its own, so that it has no terminal of root's to type into; with the user's
+    /// groups; with nothing of root's environment.
+    fn command(&self, request: &Request) -> Result<Command> {
+        let account = self.account;
+        let mut command = Command::new("setsid");
+        command
+            .args(["--wait", "setpriv"])
+            .args(["--reuid", &account.uid.to_string()])
+            .args(["--regid", &account.gid.to_string()])
+            // A set-up that is interrupted leaves nobody at work behind it, in the way of the next one.
+            .args(["--pdeathsig", "KILL"]);
+        // Accounts of a prefix are no accounts of this machine.
+        command.arg(if self.place.is_real() {
+            "--init-groups"
+        } else {
+            "--clear-groups"
+        });
+        command
+            .arg("--")
+            .arg(&self.program.1)
+            .arg(VERB)
+            .arg(serde_json::to_string(request)?);
+        let home = &account.home;
+        let path = format!(
+            "{}/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            home.display()
+        );
+        command
+            .env_clear()
+            .env("HOME", home)
+            .env("USER", &account.name)
+            .env("LOGNAME", &account.name)
+            .env("SHELL", &account.shell)
+            .env("PATH", path)
+            .env("LANG", "C.UTF-8")
+            .current_dir("/");
+        if let Some(value) = std::env::var_os(crate::sys::socket::LOOPBACK_VARIABLE) {
+            command.env(crate::sys::socket::LOOPBACK_VARIABLE, value);
+        }
+        Ok(command)
+    }
+}
+
+/// The words of somebody else, without anything that a terminal would obey.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}
+
+/// An answer of which every text is printable.
+fn cleaned(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(printable(&text)),
+        Value::Array(list) => list.into_iter().map(cleaned).collect(),
+        Value::Object(object) => object
+            .into_iter()
+            .map(|(key, value)| (printable(&key), cleaned(value)))
+            .collect(),
+        other => other,
+    }
+}
+
+/// The answer of the hidden verb as it is printed; errors go the way of all errors.
+///
+/// # Errors
+/// As [`serve`].
+pub fn answer(request: &str) -> Result<Option<String>> {
+    match serve(request) {
+        Ok(Value::Null) => Ok(None),
+        Ok(value) => Ok(Some(value.to_string())),
+        Err(error) => {
+            // One line, so that nothing of it is lost on the way up.
+            let line = printable(&format!("{error:#}"));
+            match hint_of(&error) {
+                Some(hint) => Err(anyhow!(line)).hint(hint.to_owned()),
+                None => bail!(line),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_the_user_cannot_steer_a_terminal() {
+        assert_eq!(printable("a\x1b]0;x\x07b\nc"), "a ]0;x b c");
+        let answer = serde_json::json!({"links": [["\u{1b}[2J", 1]]});
+        assert_eq!(cleaned(answer)["links"][0][0], " [2J");
+    }
+
+    #[test]
+    fn requests_survive_the_way_down() {
+        let link = Link {
+            at: "/home/a/.x".into(),
+            to: "/r/home/.x".into(),
+        };
+        for request in [Request::Link(link), Request::Retain { root: "/r".into() }] {
+            let text = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        }
+    }
+}

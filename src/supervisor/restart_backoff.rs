@@ -1,0 +1,77 @@
+//! What happens after an agent ended by itself.
+
+use std::time::Duration;
+
+/// The pause after a first failure; each further one doubles it.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// Failures in a row after which a human is needed: with the pauses above, about ten minutes.
+const TRIES: u32 = 8;
+
+/// Running for so long makes an agent healthy: its failures are forgotten.
+pub const HEALTHY_AFTER: Duration = Duration::from_secs(600);
+
+/// What to do after a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Start it again after a pause.
+    Again(Duration),
+    /// Leave it to a human.
+    GiveUp,
+}
+
+/// Decides after the `failures`-th failure in a row (counted from 1).
+///
+/// `salt` spreads agents that fail together: the pause is lengthened by up to a quarter.
+#[must_use]
+pub fn after_failure(failures: u32, salt: u64) -> Next {
+    if failures >= TRIES {
+        return Next::GiveUp;
+    }
+    let pause = FIRST_PAUSE
+        .saturating_mul(1 << (failures.clamp(1, 16) - 1))
+        .min(LONGEST_PAUSE);
+    Next::Again(pause + spread(pause / 4, salt, failures))
+}
+
+/// A part of `most` that differs between agents and from try to try, and is the same each time it is
+/// asked for.
+pub(crate) fn spread(most: Duration, salt: u64, nth: u32) -> Duration {
+    // A multiplicative hash is enough: it has to differ, not to be unguessable.
+    let part = (salt ^ u64::from(nth)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
+    most.mul_f64(part as f64 / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_are_lengthened_by_less_than_a_quarter_and_end() {
+        for (failures, least) in (1..TRIES).zip([2, 4, 8, 16, 32, 64, 128]) {
+            let Next::Again(pause) = after_failure(failures, 7) else {
+                panic!("gave up early")
+            };
+            let least = Duration::from_secs(least);
+            assert!(
+                pause >= least && pause < least.mul_f64(1.25),
+                "{failures}: {pause:?}"
+            );
+        }
+        assert_eq!(after_failure(TRIES, 7), Next::GiveUp);
+    }
+
+    #[test]
+    fn agents_that_fail_together_do_not_all_start_together_again() {
+        for failures in 1..TRIES {
+            let pauses: Vec<Next> = (0..64).map(|salt| after_failure(failures, salt)).collect();
+            let mut others = pauses.clone();
+            others.sort_by_key(|next| format!("{next:?}"));
+            others.dedup();
+            assert!(others.len() > 48, "{failures}: {pauses:?}");
+        }
+    }
+}
