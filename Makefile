@@ -55,7 +55,7 @@ fuzz: ## Fuzz each reader of foreign bytes for SECONDS=60 (ARGS="transcript conf
 	@scripts/fuzz $(SECONDS) $(ARGS)
 
 # Mutants share one build directory, without debug information. proptest neither shrinks what a mutant fails with nor remembers it.
-# A part of it: ARGS="--file src/state/id.rs", ARGS="--shard 0/8", ARGS="--in-diff CHANGES.diff".
+# A part of it: ARGS="--file crates/state/src/id.rs", ARGS="--shard 0/8", ARGS="--in-diff CHANGES.diff".
 mutants: ## Break the core and the state in some 700 ways, and list what no test sees (hours; ARGS="--shard 0/8")
 	@scripts/need mutants
 	@CARGO_PROFILE_DEV_DEBUG=0 PROPTEST_DISABLE_FAILURE_PERSISTENCE=1 PROPTEST_MAX_SHRINK_TIME=1 \
@@ -88,7 +88,7 @@ claude: ## Fetch the pinned Claude Code from npm into .claude-bin/
 
 lint: ## Check format, lints, documentation links, and licences where cargo-deny is installed
 	@scripts/need build
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --quiet --locked --no-deps --lib

@@ -2,29 +2,34 @@
 //!
 //! # The rooms
 //!
+//! The crates below this one, each of which says in its manifest which others it may use:
+//!
+//! | crate | what it is for |
+//! |---|---|
+//! | [`sys`] | files, processes, signals; one blocking GET; clocks; errors with hints |
+//! | [`state`] | the directory that survives: its layout, what we remember in it, what the user declares |
+//! | [`claude`] | all that is known of Claude Code; nothing else knows it |
+//! | [`checkpoint`] | uncommitted work as hidden commits, by the real git with nothing of the repository executed |
+//! | [`supervisor`] | what the keeper decides, purely: events in, actions out; one [`supervisor::notice::Notice`] |
+//! | [`gcp`] | the VM from outside: made with gcloud so that it comes back by itself |
+//! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own ledger |
+//!
+//! The rooms of this one:
+//!
 //! | room | what it is for |
 //! |---|---|
 //! | [`cli`] | one file per verb: arguments in, text out, no decisions |
-//! | [`top`] | the fleet on a screen: a pure model and a pure view, a feed that waits for changes
-//! | [`keeper`] | the daemon: a pure [`supervisor`] that decides, one loop, edges that act, the control socket |
+//! | [`top`] | the fleet on a screen: a pure model and a pure view, a feed that waits for changes |
+//! | [`keeper`] | the daemon: one loop around the supervisor, effects that act, the control socket |
 //! | [`save`], [`resume`] | the two journeys: from a notice to *safe*; from a new life to resumed agents |
 //! | [`adopt`] | sessions that exist already become agents |
 //! | [`setup`], [`doctor`] | a VM made ready, and looked over |
-//! | [`gcp`] | the VM from outside: made with gcloud so that it comes back by itself |
-//! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own ledger |
 //! | [`report`] | what became of the fleet over a week, out of the journal: figures, and a page to look at |
 //! | [`metadata`] | the metadata server of a cloud: who tells that the machine is about to end |
-//! | [`supervisor`] | what is decided, purely: events in, actions out; one [`supervisor::notice::Notice`] |
 //! | [`notify`] | telling somebody else: a webhook, a command |
 //! | [`backup`] | history in a restic repository: made, copied, checked, given back |
-//! | [`checkpoint`] | uncommitted work as hidden commits: taken, listed, thinned, given back |
 //! | [`storage`], [`systemd`] | the disk, its mount and the links to it; units, cgroups, the word to the service manager |
-//! | [`claude`] | all that is known of Claude Code; nothing else knows it |
 //! | [`tmux`] | our own tmux server, one session per agent |
-//! | [`state`] | the directory that survives: its layout, what we remember in it, what the user declares |
-//! | [`sys`] | files, processes, signals; one blocking GET; clocks; errors with hints |
-//!
-//! Arrows run downwards: a room uses rooms below it.
 //!
 //! # The way of the data
 //!
@@ -57,12 +62,8 @@
 
 pub mod adopt;
 pub mod backup;
-pub mod checkpoint;
-pub mod claude;
 pub mod cli;
 pub mod doctor;
-pub mod drill;
-pub mod gcp;
 pub mod keeper;
 pub mod metadata;
 pub mod notify;
@@ -70,12 +71,7 @@ pub mod report;
 pub mod resume;
 pub mod save;
 pub mod setup;
-pub mod state;
 pub mod storage;
-pub mod supervisor;
-pub mod sys;
 pub mod systemd;
 pub mod tmux;
 pub mod top;
-#[cfg(test)]
-mod wait;

@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::state::AgentName;
-use crate::sys::command;
-use crate::sys::command::Output;
-use crate::sys::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
-use crate::sys::exit::Exit;
-use crate::sys::files;
-use crate::sys::process::{self, ProcessId};
+use state::AgentName;
+use sys::command;
+use sys::command::Output;
+use sys::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
+use sys::exit::Exit;
+use sys::files;
+use sys::process::{self, ProcessId};
 
 /// A tmux command answers in about 6 ms; a machine under load may take much longer.
 const LIMIT: Duration = Duration::from_secs(10);

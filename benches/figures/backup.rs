@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use spotkeep::drill::sandbox::Sandbox;
-use spotkeep::sys::error::{Context as _, Result, ensure};
+use drill::sandbox::Sandbox;
+use sys::error::{Context as _, Result, ensure};
 
 use super::options::Options;
 use super::place::{Place, run, say};

@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use spotkeep::claude::command_line;
-use spotkeep::drill::session_file::live;
+use claude::command_line;
+use drill::session_file::live;
 use spotkeep::keeper::runtime_dir::Holder;
-use spotkeep::state::config::Config;
-use spotkeep::state::layout::Root;
-use spotkeep::supervisor::start_limits::Limits;
-use spotkeep::sys::error::{Context as _, Result};
-use spotkeep::sys::inotify::Watch;
+use state::config::Config;
+use state::layout::Root;
+use supervisor::start_limits::Limits;
+use sys::error::{Context as _, Result};
+use sys::inotify::Watch;
 
 use super::fleet::Fleet;
 use super::place::run;

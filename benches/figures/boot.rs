@@ -1,6 +1,6 @@
 //! Figure 4: what the keeper costs at a boot, against a bare start of the same commands.
 
-use spotkeep::sys::error::Result;
+use sys::error::Result;
 
 use super::bare;
 use super::fleet::Fleet;

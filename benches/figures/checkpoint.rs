@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use spotkeep::checkpoint::{self, Outcome, Place as Workspace};
-use spotkeep::drill::sandbox::Sandbox;
-use spotkeep::state::Trigger;
-use spotkeep::state::config::Keep;
-use spotkeep::state::layout::Root;
-use spotkeep::sys::deadline::Deadline;
-use spotkeep::sys::error::{Context as _, Error, Result, bail, ensure};
-use spotkeep::sys::time::Timestamp;
+use checkpoint::{self, Outcome, Place as Workspace};
+use drill::sandbox::Sandbox;
+use state::Trigger;
+use state::config::Keep;
+use state::layout::Root;
+use sys::deadline::Deadline;
+use sys::error::{Context as _, Error, Result, bail, ensure};
+use sys::time::Timestamp;
 
 use super::options::Options;
 use super::place::{Place, run, say};

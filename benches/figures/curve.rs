@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use spotkeep::sys::error::{Context as _, Result};
+use sys::error::{Context as _, Result};
 
 use super::chart;
 use super::fleet::Fleet;
@@ -57,8 +57,7 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
     let (last, less) = (points.last(), points.iter().rev().nth(points.len() / 2));
     let (last, less) = last.zip(less).context("no fleets")?;
     // What it costs at rest is so little that the kernel's clock hardly sees it; the save is work.
-    let per_agent =
-        |point: &Point| Ok::<_, spotkeep::sys::error::Error>(point.safe / float(point.agents)?);
+    let per_agent = |point: &Point| Ok::<_, sys::error::Error>(point.safe / float(point.agents)?);
     let ratio = per_agent(last)? / per_agent(less)?;
     let rows = points.iter().map(|point| {
         format!(

@@ -6,19 +6,19 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use spotkeep::drill::fake_api::Model;
-use spotkeep::drill::fake_api::log::Ledger;
-use spotkeep::drill::fake_api::script::OPEN_FILE;
-use spotkeep::drill::fake_metadata::Metadata;
-use spotkeep::drill::sandbox::{Sandbox, point_at};
-use spotkeep::drill::session_file::{Live, live};
+use drill::fake_api::Model;
+use drill::fake_api::log::Ledger;
+use drill::fake_api::script::OPEN_FILE;
+use drill::fake_metadata::Metadata;
+use drill::sandbox::{Sandbox, point_at};
+use drill::session_file::{Live, live};
 use spotkeep::keeper::runtime_dir::Holder;
-use spotkeep::state::layout::Root;
-use spotkeep::state::{Manifest, latest_manifest};
-use spotkeep::sys::error::{Context as _, Result, bail, ensure};
-use spotkeep::sys::inotify::Watch;
-use spotkeep::sys::time::Timestamp;
 use spotkeep::tmux::Tmux;
+use state::layout::Root;
+use state::{Manifest, latest_manifest};
+use sys::error::{Context as _, Result, bail, ensure};
+use sys::inotify::Watch;
+use sys::time::Timestamp;
 
 use super::place::Place;
 

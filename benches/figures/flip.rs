@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use spotkeep::sys::error::Result;
+use sys::error::Result;
 
 use super::fleet::Fleet;
 use super::options::Options;

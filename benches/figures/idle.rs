@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use spotkeep::sys::error::{Context as _, Result};
+use sys::error::{Context as _, Result};
 
 use super::fleet::Fleet;
 use super::options::Options;
@@ -110,8 +110,7 @@ impl Counters {
         let rest = stat.rsplit_once(')').context("no stat")?.1;
         // Behind the name, utime and stime are the fields 12 and 13.
         let mut fields = rest.split_whitespace().skip(11).map(str::parse::<u64>);
-        let mut next =
-            || Ok::<_, spotkeep::sys::error::Error>(fields.next().context("a short stat")??);
+        let mut next = || Ok::<_, sys::error::Error>(fields.next().context("a short stat")??);
         let ticks = next()? + next()?;
         let io = fs::read_to_string(format!("/proc/{pid}/io"))?;
         Ok(Self {

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use options::Options;
 use place::Place;
-use spotkeep::sys::error::Result;
+use sys::error::Result;
 use table::Figure;
 
 /// The figures by number, as `--only` takes them. Those that share a fleet are measured together.

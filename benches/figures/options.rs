@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use spotkeep::sys::error::{Context as _, Result, bail, ensure};
+use sys::error::{Context as _, Result, bail, ensure};
 
 use super::FIGURES;
 

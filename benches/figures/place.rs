@@ -7,10 +7,10 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use spotkeep::drill::claude_program;
-use spotkeep::drill::sandbox::Sandbox;
-use spotkeep::sys::error::{Context as _, Result, ensure};
-use spotkeep::sys::{command, process, signal};
+use drill::claude_program;
+use drill::sandbox::Sandbox;
+use sys::error::{Context as _, Result, ensure};
+use sys::{command, process, signal};
 
 use super::options::Options;
 
@@ -66,7 +66,7 @@ impl Place {
     pub fn find(options: &Options) -> Result<Self> {
         let isolated = std::env::var_os(INSIDE).is_some();
         if isolated {
-            spotkeep::drill::ensure_only_loopback()?;
+            drill::ensure_only_loopback()?;
         }
         signal::listen(|_| {
             for sandbox in OPEN.lock().unwrap_or_else(PoisonError::into_inner).iter() {

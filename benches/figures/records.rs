@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use spotkeep::drill::Report;
-use spotkeep::sys::command;
-use spotkeep::sys::error::{Context as _, Result};
+use drill::Report;
+use sys::command;
+use sys::error::{Context as _, Result};
 
 use super::options::Options;
 use super::place::{Place, say};

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use spotkeep::state::Manifest;
-use spotkeep::sys::error::{Context as _, Result, ensure};
+use state::Manifest;
+use sys::error::{Context as _, Result, ensure};
 
 use super::backup::noise;
 use super::fleet::Fleet;

@@ -1,6 +1,6 @@
 //! Figure 2: from the notice to safe, with half of a large fleet in a tool.
 
-use spotkeep::sys::error::{Context as _, Result};
+use sys::error::{Context as _, Result};
 
 use super::fleet::Fleet;
 use super::options::Options;
@@ -29,9 +29,8 @@ pub fn measure(fleet: &mut Fleet, options: &Options) -> Result<Figure> {
         let slowest = save.agents.iter().filter_map(|agent| agent.exit_ms).max();
         let slowest = float(slowest.context("no agent ended")?)?;
         let to_save = float(preempted.to_save_ms)?;
-        let stage = |at: Option<u64>| {
-            Ok::<_, spotkeep::sys::error::Error>(float(at.context("not safe")?)? + to_save)
-        };
+        let stage =
+            |at: Option<u64>| Ok::<_, sys::error::Error>(float(at.context("not safe")?)? + to_save);
         let to_safe = stage(save.stages.notice_to_safe_ms)?;
         over.push(to_safe - slowest);
         safe.push(to_safe);

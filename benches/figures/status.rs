@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Instant;
 
-use spotkeep::sys::error::{Result, ensure};
+use sys::error::{Result, ensure};
 
 use super::fleet::Fleet;
 use super::options::Options;

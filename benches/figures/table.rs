@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use spotkeep::sys::error::Error;
+use sys::error::Error;
 
 /// One row.
 #[derive(Debug)]

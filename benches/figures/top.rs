@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use spotkeep::claude::Lookup;
-use spotkeep::claude::locate;
-use spotkeep::state::layout::Root;
-use spotkeep::state::{AgentName, lines};
-use spotkeep::sys::error::{Context as _, Result, bail, ensure};
-use spotkeep::sys::time::Timestamp;
+use claude::Lookup;
+use claude::locate;
+use state::layout::Root;
+use state::{AgentName, lines};
+use sys::error::{Context as _, Result, bail, ensure};
+use sys::time::Timestamp;
 
 use super::fleet::Fleet;
 use super::idle::Counters;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use spotkeep::state::AgentName;
-use spotkeep::state::config::{Agent, Config, add_agent, remove_agent};
+use state::AgentName;
+use state::config::{Agent, Config, add_agent, remove_agent};
 
 /// A file with something secret wherever there can be.
 const SECRETS: &str = r#"

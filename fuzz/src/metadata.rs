@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use spotkeep::metadata::gcp::{Answer, Metadata, Poller, Request, Seen};
-use spotkeep::sys::http::{Client, Failure, MAX_BODY, Reply};
-use spotkeep::sys::time::{parse_age, parse_duration};
+use sys::http::{Client, Failure, MAX_BODY, Reply};
+use sys::time::{parse_age, parse_duration};
 
 /// Answers as the input says, and looks at what follows.
 pub fn check(bytes: &[u8]) {

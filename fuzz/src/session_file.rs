@@ -1,9 +1,9 @@
 //! `sessions/<pid>.json`, which Claude writes of itself, read by the program and, apart from it, by the drill; and the line
 //! of `/proc/PID/stat` that tells whether its process still runs.
 
-use spotkeep::claude::{Status, session_file};
-use spotkeep::drill::session_file as drill;
-use spotkeep::sys::process::parse_stat;
+use claude::{Status, session_file};
+use drill::session_file as drill;
+use sys::process::parse_stat;
 
 /// Both readers agree on what they both read.
 pub fn check(bytes: &[u8]) {

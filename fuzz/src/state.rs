@@ -8,9 +8,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use spotkeep::state::{
-    self, AgentName, AgentRecord, Journal, Line, Manifest, RootFile, What, rebuild,
-};
+use state::{self, AgentName, AgentRecord, Journal, Line, Manifest, RootFile, What, rebuild};
 
 /// Reads the bytes as each of these files.
 pub fn check(bytes: &[u8]) {

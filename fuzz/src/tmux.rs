@@ -1,10 +1,10 @@
 //! What tmux prints: the list of panes, the end of a process, and screens, on which an agent can show anything.
 
-use spotkeep::claude::input_box::{InputBox, pasteable};
-use spotkeep::claude::screen;
-use spotkeep::state::AgentName;
-use spotkeep::sys::exit::Exit;
+use claude::input_box::{InputBox, pasteable};
+use claude::screen;
 use spotkeep::tmux::output;
+use state::AgentName;
+use sys::exit::Exit;
 
 /// Reads it as each of them.
 pub fn check(bytes: &[u8]) {

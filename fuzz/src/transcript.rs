@@ -4,12 +4,12 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::Path;
 
-use spotkeep::claude::resume_note::{self, Cause, Cut};
-use spotkeep::claude::transcript::render::said;
-use spotkeep::claude::transcript::summary::Story;
-use spotkeep::claude::transcript::{index, tail};
-use spotkeep::claude::{Kind, Mark, Reader, Record, Tail, TailState};
-use spotkeep::sys::time::Timestamp;
+use claude::resume_note::{self, Cause, Cut};
+use claude::transcript::render::said;
+use claude::transcript::summary::Story;
+use claude::transcript::{index, tail};
+use claude::{Kind, Mark, Reader, Record, Tail, TailState};
+use sys::time::Timestamp;
 
 /// What Claude writes next, behind whatever is there.
 const NEXT: &str = r#"{"type":"custom-title","customTitle":"next","sessionId":"s"}"#;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::workspace;
-use crate::state::layout::Root;
+use checkpoint::workspace;
+use state::layout::Root;
 
 /// A workspace as seen from the root.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::place::{Place, Tie};
 use super::survey::Found;
-use crate::state::AgentName;
-use crate::sys::error::{Hint as _, Kind, Result, anyhow};
-use crate::sys::time::Timestamp;
+use state::AgentName;
+use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::time::Timestamp;
 
 /// What somebody chose.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -378,7 +378,7 @@ fn name_for(one: &Found, names: &BTreeSet<AgentName>) -> AgentName {
 mod tests {
     use super::super::survey::{Job, Live, Pane};
     use super::*;
-    use crate::sys::process::ProcessId;
+    use sys::process::ProcessId;
 
     fn now() -> Timestamp {
         Timestamp::parse("2026-11-28T12:00:00Z").unwrap()

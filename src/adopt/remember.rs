@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::claude::{self, Lookup};
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{AgentName, AgentRecord, TranscriptMark, Wanted};
-use crate::sys::error::{Hint as _, Kind, Result, anyhow};
-use crate::sys::process;
-use crate::sys::uuid::is_uuid;
+use claude::{self, Lookup};
+use state::config::Config;
+use state::layout::Root;
+use state::{AgentName, AgentRecord, TranscriptMark, Wanted};
+use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::process;
+use sys::uuid::is_uuid;
 
 /// What is known of the session of before.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::place::{self, Place};
-use crate::claude::transcript::index::{self, Conversation};
-use crate::claude::{self, SessionFile, Status, background_jobs, session_file};
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{AgentName, AgentRecord};
-use crate::sys::error::{Context as _, Result};
-use crate::sys::proc_usage_others;
-use crate::sys::process::{self, ProcessId};
-use crate::sys::time::Timestamp;
-use crate::sys::user;
+use claude::transcript::index::{self, Conversation};
+use claude::{self, SessionFile, Status, background_jobs, session_file};
+use state::config::Config;
+use state::layout::Root;
+use state::{AgentName, AgentRecord};
+use sys::error::{Context as _, Result};
+use sys::proc_usage_others;
+use sys::process::{self, ProcessId};
+use sys::time::Timestamp;
+use sys::user;
 
 /// A session that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,19 +9,19 @@ use super::place::{Place, Tie};
 use super::plan::{Entry, How, Verdict};
 use super::remember::{Past, remember};
 use super::survey::{Found, Live};
-use crate::checkpoint::git;
-use crate::checkpoint::workspace;
-use crate::claude::session_file;
-use crate::claude::transcript::index;
-use crate::state::config;
-use crate::state::layout::Root;
-use crate::state::{TranscriptMark, Wanted};
 use crate::storage::{links, merge_tree};
-use crate::sys::command;
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
-use crate::sys::files;
-use crate::sys::process::{self, Signal};
-use crate::sys::secure_dir::rename_new;
+use checkpoint::git;
+use checkpoint::workspace;
+use claude::session_file;
+use claude::transcript::index;
+use state::config;
+use state::layout::Root;
+use state::{TranscriptMark, Wanted};
+use sys::command;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
+use sys::files;
+use sys::process::{self, Signal};
+use sys::secure_dir::rename_new;
 
 /// How long a Claude that is ended may take: some hundred milliseconds, and what a hook of the user's takes.
 const END_LIMIT: Duration = Duration::from_secs(15);
@@ -270,7 +270,7 @@ fn settle(from: &Path, to: &Path) -> Result<()> {
     Ok(files::sync_dir(to.parent().unwrap_or(Path::new("/")))?)
 }
 
-fn is_another_filesystem(error: &crate::sys::error::Error) -> bool {
+fn is_another_filesystem(error: &sys::error::Error) -> bool {
     error
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == io::ErrorKind::CrossesDevices)

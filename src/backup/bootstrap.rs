@@ -9,12 +9,11 @@ use serde::Serialize;
 use super::restic::{self, LONG, Restic};
 use super::settings::Key;
 use super::{Repository, Settings, Snapshot, Stop, include, snapshots};
-use crate::claude;
 use crate::keeper::agent_exec::read_env_file;
-use crate::state::VERSION;
-use crate::state::layout::Root;
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::files;
+use state::VERSION;
+use state::layout::Root;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::files;
 
 /// What lies in a root that is being made, until it is whole.
 const ASIDE: &str = ".restoring";
@@ -228,7 +227,7 @@ fn missing(root: &Root, settings: &Settings) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::time::Timestamp;
+    use sys::time::Timestamp;
 
     fn snapshot(id: &str, root: Option<&str>) -> Snapshot {
         Snapshot {

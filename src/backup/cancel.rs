@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::state::layout::Root;
-use crate::state::lines;
-use crate::sys::error::{Result, bail};
+use state::layout::Root;
+use state::lines;
+use sys::error::{Result, bail};
 
 /// The reason to stop, once there is one.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Notice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Journal, What};
+    use state::{Journal, What};
 
     #[test]
     fn a_backup_stops_at_the_notice_of_this_life_and_goes_on_when_it_came_to_nothing() {

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use super::restic::{LONG, SHORT, Trouble, trouble};
 use super::{Repository, Stop};
-use crate::sys::error::{Context as _, Result};
-use crate::sys::watched;
+use sys::error::{Context as _, Result};
+use sys::watched;
 
 /// Files given to one `sha256sum`.
 const BATCH: usize = 500;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::restic::{self, LONG, Restic, SHORT, Trouble};
 use super::state::Copied;
 use super::{BackupState, Repository, Settings, Stop, check, maintain};
-use crate::sys::error::{Result, bail};
-use crate::sys::failpoint::{Point, point};
-use crate::sys::time::Timestamp;
+use sys::error::{Result, bail};
+use sys::failpoint::{Point, point};
+use sys::time::Timestamp;
 
 /// Pauses before each new try, so that a network that blinks costs no quarter of an hour.
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];

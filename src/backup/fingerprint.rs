@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::include;
 use super::{Settings, Stop};
-use crate::sys::error::{Context as _, Result};
+use sys::error::{Context as _, Result};
 
 /// The mark of a directory that holds nothing but what can be had again (bford.info/cachedir).
 const CACHE_TAG: &str = "CACHEDIR.TAG";
@@ -130,7 +130,7 @@ impl Walk<'_> {
 fn is_tag(path: &Path) -> bool {
     use std::io::Read as _;
     let mut head = [0; CACHE_MARK.len()];
-    crate::sys::files::open_no_follow(path)
+    sys::files::open_no_follow(path)
         .and_then(|mut file| file.read_exact(&mut head))
         .is_ok_and(|()| head == *CACHE_MARK)
 }
@@ -138,8 +138,8 @@ fn is_tag(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::config::Config;
-    use crate::state::layout::Root;
+    use state::config::Config;
+    use state::layout::Root;
 
     #[test]
     fn only_what_would_be_kept_counts_as_a_change() {

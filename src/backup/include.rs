@@ -3,7 +3,6 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::Settings;
-use crate::claude;
 
 /// The parts of a root that are kept, where they exist. `bin/` can be had again, `backups/` is it.
 const PARTS: [&str; 5] = [
@@ -171,7 +170,7 @@ pub fn is_made_again(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::layout::Root;
+    use state::layout::Root;
 
     fn settings(text: &str) -> (tempfile::TempDir, Settings) {
         let dir = tempfile::tempdir().unwrap();

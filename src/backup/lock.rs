@@ -14,9 +14,9 @@ use serde::Deserialize;
 use super::restic::SHORT;
 use super::state::Worker;
 use super::{Repository, Settings, Stop};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::files::LockFile;
-use crate::sys::process::{self, ProcessId};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::files::LockFile;
+use sys::process::{self, ProcessId};
 
 /// How often a turn is asked for again.
 const ASK_EVERY: Duration = Duration::from_millis(200);

@@ -5,9 +5,9 @@ use super::check;
 use super::restic::{LONG, Trouble, trouble};
 use super::state::Checked;
 use super::{BackupState, Repository, Settings, Stop, copy, lock, run, snapshots};
-use crate::state::config::KeepBackups;
-use crate::sys::error::Result;
-use crate::sys::time::Timestamp;
+use state::config::KeepBackups;
+use sys::error::Result;
+use sys::time::Timestamp;
 
 /// Backups between two checks: a day of one each quarter of an hour. Counted and not timed, since the clocks
 /// of two lives are not compared.

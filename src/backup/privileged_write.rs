@@ -9,12 +9,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::{BackupState, Settings};
-use crate::claude;
-use crate::state::layout::Root;
-use crate::state::{self, AgentName};
-use crate::sys::error::{Context as _, Result, ensure};
-use crate::sys::time::Timestamp;
-use crate::sys::{command, files};
+use state::layout::Root;
+use state::{self, AgentName};
+use sys::error::{Context as _, Result, ensure};
+use sys::time::Timestamp;
+use sys::{command, files};
 
 /// For a child that writes one small file, or renames one.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -10,11 +10,11 @@ use super::privileged_write::{self, Order};
 use super::restic::LONG;
 use super::snapshots::{self, Version};
 use super::{Repository, Settings, Stop};
-use crate::sys::error::{Context as _, Result, ensure};
-use crate::sys::failpoint::{Point, point};
-use crate::sys::thread;
-use crate::sys::time::{Timestamp, short};
-use crate::sys::uuid::new_uuid;
+use sys::error::{Context as _, Result, ensure};
+use sys::failpoint::{Point, point};
+use sys::thread;
+use sys::time::{Timestamp, short};
+use sys::uuid::new_uuid;
 
 /// What was brought back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub fn transcript(
 /// The repository cannot be read.
 pub fn transcripts(repository: &Repository, session_id: &str, stop: &Stop) -> Result<Vec<Version>> {
     ensure!(
-        crate::sys::uuid::is_uuid(session_id),
+        sys::uuid::is_uuid(session_id),
         "{session_id} is not the id of a session"
     );
     let mut versions =
@@ -207,7 +207,7 @@ fn stream(
     let mut taker = privileged_write::child(settings, order)?;
     taker.stdin(reader);
     let taking = thread::spawn("take", move || {
-        crate::sys::command::run_fed(&mut taker, LONG.total)
+        sys::command::run_fed(&mut taker, LONG.total)
     })
     .context("cannot take in what restic gives")?;
     let given = repository.run_into(&mut dump, writer, LONG, stop);

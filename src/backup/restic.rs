@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::settings::Key;
 use super::{Settings, Stop};
-use crate::sys::command;
-use crate::sys::error::{Context as _, Error, Hint as _, Kind, Result, anyhow, ensure};
-use crate::sys::watched::{self, Ended, Limits};
+use sys::command;
+use sys::error::{Context as _, Error, Hint as _, Kind, Result, anyhow, ensure};
+use sys::watched::{self, Ended, Limits};
 
 /// Repositories of version 2, `copy --from-repo`.
 const OLDEST: (u32, u32) = (0, 14);
@@ -435,7 +435,7 @@ pub fn init(repository: &Repository, like: Option<&Repository>, stop: &Stop) -> 
 /// # Errors
 /// It does.
 pub fn ensure_allowed(url: &str) -> Result<()> {
-    if !crate::sys::socket::loopback_only() {
+    if !sys::loopback_only!() {
         return Ok(());
     }
     let is_path = url.starts_with('/') || url.starts_with('.');

@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::restic::LONG;
 use super::snapshots::{self, Node};
 use super::{Repository, Settings, Stop};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
-use crate::sys::files::{self, LockFile};
-use crate::sys::time::Timestamp;
-use crate::sys::uuid::new_uuid;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
+use sys::files::{self, LockFile};
+use sys::time::Timestamp;
+use sys::uuid::new_uuid;
 
 /// What a restore would do with one file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -158,7 +158,7 @@ pub fn into_root(
     if settings.is_guarded() {
         return Err(anyhow!(
             "root does not write into what {} can change",
-            crate::sys::user::name(settings.owner.uid)
+            sys::user::name(settings.owner.uid)
         ))
         .hint(format!(
             "sudo spotkeep backup restore {id} --to DIR, and take from there"

@@ -10,11 +10,11 @@ use super::lock::{self, Turn};
 use super::restic::{self, LONG, Progress, Restic};
 use super::state::{Made, Worker};
 use super::{BackupState, Repository, Settings, Stop, copy, include, maintain, snapshots};
-use crate::state::VERSION;
-use crate::sys::error::{Context as _, Error, Hint as _, Kind, Result, anyhow, bail};
-use crate::sys::failpoint::{Point, point};
-use crate::sys::files;
-use crate::sys::time::Timestamp;
+use state::VERSION;
+use sys::error::{Context as _, Error, Hint as _, Kind, Result, anyhow, bail};
+use sys::failpoint::{Point, point};
+use sys::files;
+use sys::time::Timestamp;
 
 /// The least free space of a large disk, where `min_free` does not say.
 const FLOOR_MAX: u64 = 2 << 30;

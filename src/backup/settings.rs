@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::keeper::agent_exec::read_env_file;
-use crate::state::config::{Backup, Config, KeepBackups};
-use crate::state::layout::Root;
-use crate::state::{self, VERSION};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
-use crate::sys::uuid::new_uuid;
-use crate::sys::{command, files, user};
+use state::config::{Backup, Config, KeepBackups};
+use state::layout::Root;
+use state::{self, VERSION};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
+use sys::uuid::new_uuid;
+use sys::{command, files, user};
 
 /// All that a backup needs to know.
 #[derive(Debug, Clone)]

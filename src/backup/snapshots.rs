@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::restic::SHORT;
 use super::{Repository, Stop};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::time::Timestamp;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::time::Timestamp;
 
 /// The tag of all that is ours begins so; the root's id follows.
 const TAG: &str = "root=";

@@ -9,13 +9,13 @@ use serde_json::{Map, Value};
 
 use super::restic::Program;
 use super::{Settings, privileged_write};
-use crate::state::layout::Root;
-use crate::state::{self, VERSION};
-use crate::sys::error::{Context as _, Result};
-use crate::sys::failpoint::{Point, point};
-use crate::sys::process::ProcessId;
-use crate::sys::thread;
-use crate::sys::time::Timestamp;
+use state::layout::Root;
+use state::{self, VERSION};
+use sys::error::{Context as _, Result};
+use sys::failpoint::{Point, point};
+use sys::process::ProcessId;
+use sys::thread;
+use sys::time::Timestamp;
 
 /// `backups/spotkeep.json`, and its copy `session-state/backup.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

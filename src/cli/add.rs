@@ -7,16 +7,15 @@ use std::process::ExitCode;
 use super::daemon::instead_of_keeper;
 use super::output::{complain, say};
 use crate::adopt::{Past, remember, session_mark};
-use crate::checkpoint::workspace::{self, Made, Source};
-use crate::claude;
 use crate::keeper::canonical_cwd;
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
-use crate::state::config::{self, Config};
-use crate::state::layout::Root;
-use crate::state::{AgentName, AgentRecord, Wanted};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::files::LockFile;
+use checkpoint::workspace::{self, Made, Source};
+use state::config::{self, Config};
+use state::layout::Root;
+use state::{AgentName, AgentRecord, Wanted};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::files::LockFile;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -13,15 +13,15 @@ use crate::adopt::{
     Choice, Entry, How, Occupied, Request as TakeRequest, Survey, Verdict, plan, survey, take,
     where_it_runs,
 };
-use crate::claude::transcript::tail;
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{AgentName, VERSION, Wanted};
 use crate::storage::merge_tree;
-use crate::sys::error::{Hint as _, Kind, Result, anyhow, hint_of};
-use crate::sys::time::{Timestamp, parse_duration};
+use claude::transcript::tail;
+use state::config::Config;
+use state::layout::Root;
+use state::{AgentName, VERSION, Wanted};
+use sys::error::{Hint as _, Kind, Result, anyhow, hint_of};
+use sys::time::{Timestamp, parse_duration};
 
 /// The longest reason in a table.
 const PLAN_MAX: usize = 90;

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use crate::keeper::agent_exec::become_claude;
-use crate::state::AgentName;
-use crate::state::layout::Root;
-use crate::sys::error::Result;
+use state::AgentName;
+use state::layout::Root;
+use sys::error::Result;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use super::daemon::status;
 use crate::keeper::runtime_dir::Holder;
-use crate::state::AgentName;
-use crate::state::layout::Root;
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use crate::tmux::Tmux;
+use state::AgentName;
+use state::layout::Root;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

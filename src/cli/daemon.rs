@@ -7,11 +7,11 @@ use crate::keeper::client::{PATIENCE, ask, status_without_root};
 use crate::keeper::protocol::Request;
 use crate::keeper::status::{AgentStatus, Status, from_files};
 use crate::setup::first_boot_script;
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{AgentName, AgentState};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::files::LockFile;
+use state::config::Config;
+use state::layout::Root;
+use state::{AgentName, AgentState};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::files::LockFile;
 
 /// How often a wait for agents looks again. The keeper answers in well under a millisecond.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::output::{json, mark, say};
 use crate::doctor::{Check, Options, Report, examine};
-use crate::sys::error::{Kind, Result};
+use sys::error::{Kind, Result};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

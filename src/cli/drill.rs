@@ -7,9 +7,9 @@ use clap::ValueEnum;
 
 use super::drop_privileges::Access;
 use super::output::{complain, json, say};
-use crate::drill::{self, Kind, Options, Report};
-use crate::state::layout::Root;
-use crate::sys::error::{Hint as _, Kind as Failure, Result, anyhow};
+use drill::{self, Kind, Options, Report};
+use state::layout::Root;
+use sys::error::{Hint as _, Kind as Failure, Result, anyhow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -7,16 +7,16 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::workspace;
-use crate::claude::{self, Lookup};
-use crate::drill::report::{Report, Row};
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
 use crate::keeper::status::{AgentStatus, Status};
-use crate::state::layout::Root;
-use crate::state::{AgentState, Manifest, VERSION, lines};
-use crate::sys::error::{Context as _, Hint as _, Result, ensure};
-use crate::sys::inotify::Watch;
+use checkpoint::workspace;
+use claude::{self, Lookup};
+use drill::report::{Report, Row};
+use state::layout::Root;
+use state::{AgentState, Manifest, VERSION, lines};
+use sys::error::{Context as _, Hint as _, Result, ensure};
+use sys::inotify::Watch;
 
 /// The keeper keeps to its own deadline; this is for one that is stuck.
 const SAVE_LIMIT: Duration = Duration::from_secs(180);
@@ -238,7 +238,7 @@ fn wait_until_back(root: &Root, before: &[Before]) -> Result<Status> {
 /// The agents whose cut turns went on after the journal's line `seq`.
 fn continued_since(root: &Root, seq: u64) -> Result<Vec<String>> {
     let (all, _) = lines(&root.journal())?;
-    let went_on = |line: &&crate::state::Line| {
+    let went_on = |line: &&state::Line| {
         line.seq > seq
             && line.event == "resumed"
             && line.data.get("continued") == Some(&true.into())

@@ -15,12 +15,12 @@ use std::process::{Command, ExitCode, Stdio};
 
 use super::output::{relay, relay_complaint};
 use crate::setup::account::{self, Account};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::prefix::Place;
-use crate::sys::process;
-use crate::sys::terminal::pass_on;
-use crate::sys::thread;
-use crate::sys::user::{self, as_user_hint};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::prefix::Place;
+use sys::process;
+use sys::terminal::pass_on;
+use sys::thread;
+use sys::user::{self, as_user_hint};
 
 /// What of root's environment is no secret, and makes a difference.
 const KEPT: [&str; 6] = [

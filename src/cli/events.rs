@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::output::{complain, say};
-use crate::state::layout::Root;
-use crate::state::{Line, lines, parse_line};
-use crate::sys::error::{Context as _, Result};
-use crate::sys::inotify::Watch;
+use state::layout::Root;
+use state::{Line, lines, parse_line};
+use sys::error::{Context as _, Result};
+use sys::inotify::Watch;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

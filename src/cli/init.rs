@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::output::say;
-use crate::state::config::{Config, LaidDown};
-use crate::state::layout::Root;
-use crate::sys::error::Result;
+use state::config::{Config, LaidDown};
+use state::layout::Root;
+use sys::error::Result;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use super::daemon::{named, status};
 use super::output::{complain, say, shorten};
-use crate::claude::transcript::render::{Said, Who, said};
-use crate::claude::{self, Lookup, Reader};
 use crate::keeper::runtime_dir::Holder;
-use crate::state::layout::Root;
-use crate::state::{AgentName, VERSION};
-use crate::sys::error::{Context as _, Hint as _, Kind as Failure, Result, anyhow};
-use crate::sys::inotify::Watch;
-use crate::sys::time::Timestamp;
 use crate::tmux::Tmux;
+use claude::transcript::render::{Said, Who, said};
+use claude::{self, Lookup, Reader};
+use state::layout::Root;
+use state::{AgentName, VERSION};
+use sys::error::{Context as _, Hint as _, Kind as Failure, Result, anyhow};
+use sys::inotify::Watch;
+use sys::time::Timestamp;
 
 /// Bytes at the end of a transcript that are read at first.
 const FIRST_LOOK: u64 = 128 << 10;

@@ -11,10 +11,10 @@ use super::daemon::status_at;
 use super::output::{bytes, json, say, shorten, state, table};
 use crate::keeper::client::places_of_change;
 use crate::keeper::status::{AgentStatus, Status};
-use crate::state::layout::Root;
-use crate::sys::error::Result;
-use crate::sys::inotify::Watch;
-use crate::sys::time::{Timestamp, short};
+use state::layout::Root;
+use sys::error::Result;
+use sys::inotify::Watch;
+use sys::time::{Timestamp, short};
 
 /// The longest reason in a table; the whole of it is in `--json`.
 const WHY_MAX: usize = 70;

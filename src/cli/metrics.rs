@@ -10,9 +10,9 @@ use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::metrics::{Sample, text};
 use crate::keeper::protocol::Request;
 use crate::keeper::status::from_files;
-use crate::state::layout::Root;
-use crate::sys::error::{Result, anyhow};
-use crate::sys::files;
+use state::layout::Root;
+use sys::error::{Result, anyhow};
+use sys::files;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -41,9 +41,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::state::layout::{self, Root};
-use crate::sys::error::{Error, Result, hint_of, kind_of};
 use drop_privileges::Access;
+use state::layout::{self, Root};
+use sys::error::{Error, Result, hint_of, kind_of};
 
 /// Keeps Claude Code agents alive across spot VM preemptions.
 #[derive(Debug, Parser)]
@@ -265,7 +265,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::AgentExec(args) => agent_exec::run(&root()?, &args),
         Verb::TmuxServer => tmux_server::run(&root()?),
         Verb::Units(args) => units::run(&anybodys()?, &args),
-        Verb::StandInAgent { arguments } => Ok(crate::drill::fake_claude::main(&arguments)),
+        Verb::StandInAgent { arguments } => Ok(::drill::fake_claude::main(&arguments)),
     }
 }
 

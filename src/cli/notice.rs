@@ -9,12 +9,12 @@ use serde_json::json;
 use super::daemon::status;
 use super::output::{self, say};
 use crate::metadata::gcp::Metadata;
-use crate::state::VERSION;
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::sys::cloud_provider::Provider;
-use crate::sys::error::Result;
-use crate::sys::time::short;
+use state::VERSION;
+use state::config::Config;
+use state::layout::Root;
+use sys::cloud_provider::Provider;
+use sys::error::Result;
+use sys::time::short;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

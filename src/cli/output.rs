@@ -5,9 +5,9 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use serde::Serialize;
 
-use crate::state::AgentState;
-use crate::sys::error::Result;
-use crate::sys::terminal::is_plain;
+use state::AgentState;
+use sys::error::Result;
+use sys::terminal::is_plain;
 
 /// Prints a line. Whoever closed the pipe wanted no more.
 pub(super) fn say(line: &str) {
@@ -20,7 +20,7 @@ fn put(line: &str) {
     }
 }
 
-/// Prints what another process has printed and [`crate::sys::terminal::pass_on`] has made harmless.
+/// Prints what another process has printed and [`sys::terminal::pass_on`] has made harmless.
 pub(super) fn relay(text: &str) {
     if write!(io::stdout().lock(), "{text}").is_err() {
         std::process::exit(0);

@@ -7,10 +7,10 @@ use std::time::Duration;
 use super::daemon;
 use super::output::{complain, json, say, table};
 use crate::report::{self, About, Doing, Preemption, Report};
-use crate::state::layout::Root;
-use crate::sys::error::{Context as _, Hint as _, Kind, Result};
-use crate::sys::files;
-use crate::sys::time::{Timestamp, parse_age, short};
+use state::layout::Root;
+use sys::error::{Context as _, Hint as _, Kind, Result};
+use sys::files;
+use sys::time::{Timestamp, parse_age, short};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -13,10 +13,10 @@ use crate::backup::settings::Key;
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
 use crate::resume;
-use crate::state::layout::Root;
-use crate::state::{Journal, VERSION, What};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::process;
+use state::layout::Root;
+use state::{Journal, VERSION, What};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::process;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

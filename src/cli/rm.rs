@@ -6,10 +6,10 @@ use super::daemon::status;
 use super::output::say;
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
-use crate::state::AgentName;
-use crate::state::config;
-use crate::state::layout::Root;
-use crate::sys::error::{Hint as _, Result, anyhow};
+use state::AgentName;
+use state::config;
+use state::layout::Root;
+use sys::error::{Hint as _, Result, anyhow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

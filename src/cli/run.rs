@@ -6,9 +6,9 @@ use clap::ValueEnum;
 
 use super::log;
 use crate::keeper::{self, Options};
-use crate::state::layout::Root;
-use crate::sys::error::Result;
-use crate::sys::{command, process};
+use state::layout::Root;
+use sys::error::Result;
+use sys::{command, process};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

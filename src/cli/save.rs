@@ -10,14 +10,14 @@ use crate::keeper::client::ask;
 use crate::keeper::protocol::Request;
 use crate::keeper::runtime_dir::Holder;
 use crate::save::{Save, Subject};
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{Journal, Manifest, What};
-use crate::supervisor::notice::{Notice, Source};
-use crate::sys::error::{Context as _, Kind, Result};
-use crate::sys::files::LockFile;
-use crate::sys::process::{self, ProcessId, Signal};
-use crate::sys::time::short;
+use state::config::Config;
+use state::layout::Root;
+use state::{Journal, Manifest, What};
+use supervisor::notice::{Notice, Source};
+use sys::error::{Context as _, Kind, Result};
+use sys::files::LockFile;
+use sys::process::{self, ProcessId, Signal};
+use sys::time::short;
 
 /// The keeper keeps to its own deadline; this is for one that is stuck.
 const PATIENCE: Duration = Duration::from_secs(180);

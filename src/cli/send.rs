@@ -8,11 +8,11 @@ use super::daemon::{named, status};
 use super::output::{complain, say};
 use crate::keeper::client::{ask, places_of_change};
 use crate::keeper::protocol::Request;
-use crate::state::layout::Root;
-use crate::state::{AgentName, AgentState};
-use crate::sys::error::{Context as _, Error, Hint as _, Kind, Result, ensure, hint_of, kind_of};
-use crate::sys::inotify::Watch;
-use crate::sys::time::parse_duration;
+use state::layout::Root;
+use state::{AgentName, AgentState};
+use sys::error::{Context as _, Error, Hint as _, Kind, Result, ensure, hint_of, kind_of};
+use sys::inotify::Watch;
+use sys::time::parse_duration;
 
 /// The longest text, in bytes: more is better given as a file.
 const TEXT_MAX: usize = 512 << 10;

@@ -8,10 +8,10 @@ use std::process::{Command, ExitCode};
 use super::output::{complain, say};
 use crate::setup::upgrade::upgrade;
 use crate::setup::{self, Ask, Outcome, Told, startup, undo, user_helper};
-use crate::state::layout::Root;
-use crate::sys::error::{Context as _, Kind, Result};
-use crate::sys::prefix::Place;
-use crate::sys::time::parse_duration;
+use state::layout::Root;
+use sys::error::{Context as _, Kind, Result};
+use sys::prefix::Place;
+use sys::time::parse_duration;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -7,9 +7,9 @@ use super::daemon::{instead_of_keeper, is_moving, named, names_or_all, status, w
 use super::output::{complain, say, state};
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
-use crate::state::layout::Root;
-use crate::state::{AgentName, AgentState, Wanted};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use state::layout::Root;
+use state::{AgentName, AgentState, Wanted};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
 
 /// How long to wait until the agents are where they were sent.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -113,7 +113,7 @@ fn remember(root: &Root, names: &[AgentName], wanted: Wanted) -> Result<ExitCode
         if wanted == Wanted::Stopped
             && record
                 .process
-                .is_some_and(crate::sys::process::ProcessId::is_alive)
+                .is_some_and(sys::process::ProcessId::is_alive)
         {
             left.push(name.to_string());
         }

@@ -9,11 +9,11 @@ use super::ls::agents;
 use super::output::{json, say};
 use crate::keeper::status::Status;
 use crate::resume::homecoming;
-use crate::state::layout::Root;
-use crate::state::{self, AgentState, Fleet};
-use crate::sys::error::{Kind, Result};
-use crate::sys::process;
-use crate::sys::time::{Timestamp, short};
+use state::layout::Root;
+use state::{self, AgentState, Fleet};
+use sys::error::{Kind, Result};
+use sys::process;
+use sys::time::{Timestamp, short};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

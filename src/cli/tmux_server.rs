@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use crate::keeper::runtime_dir;
-use crate::state::layout::Root;
-use crate::sys::error::Result;
-use crate::sys::process;
 use crate::systemd::cgroup::Delegated;
 use crate::tmux::Tmux;
+use state::layout::Root;
+use sys::error::Result;
+use sys::process;
 
 /// Becomes the tmux server, at the very place where the keeper looks for it.
 pub(super) fn run(root: &Root) -> Result<ExitCode> {

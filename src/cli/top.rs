@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use super::daemon::status;
 use super::output;
-use crate::state::layout::Root;
-use crate::sys::error::Result;
 use crate::top::{self, Look};
+use state::layout::Root;
+use sys::error::Result;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

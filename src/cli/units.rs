@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::output::say;
-use crate::state::layout::Root;
-use crate::sys::error::{Hint as _, Kind, Result, anyhow};
-use crate::sys::user;
 use crate::systemd::install;
 use crate::systemd::units::UnitPaths;
+use state::layout::Root;
+use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::user;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

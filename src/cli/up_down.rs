@@ -15,13 +15,13 @@ use crate::keeper::protocol::{Request, refuse_to_end};
 use crate::keeper::runtime_dir;
 use crate::keeper::status::{AgentStatus, Status};
 use crate::resume;
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{self, AgentName, AgentState, Fleet};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::process;
 use crate::systemd::install;
 use crate::systemd::units::{ALL, KEEPER};
+use state::config::Config;
+use state::layout::Root;
+use state::{self, AgentName, AgentState, Fleet};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::process;
 
 /// How long a keeper's unit may take until systemd has it under way again.
 const UNIT_LIMIT: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@
 use super::Check;
 use super::facts::Scene;
 use crate::backup::BackupState;
-use crate::sys::time::{Timestamp, short};
+use sys::time::{Timestamp, short};
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     let Ok(root) = &scene.root else {

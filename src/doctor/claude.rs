@@ -4,12 +4,11 @@ use std::path::Path;
 
 use super::facts::Scene;
 use super::{Check, LIMIT, count};
-use crate::claude::login::{self, Credentials, RETENTION_DAYS, VARIABLES};
-use crate::claude::{TESTED, binary, command_line};
-use crate::drill;
 use crate::resume::find_claude;
-use crate::state::layout::Root;
-use crate::sys::time::Timestamp;
+use claude::login::{self, Credentials, RETENTION_DAYS, VARIABLES};
+use claude::{TESTED, binary, command_line};
+use state::layout::Root;
+use sys::time::Timestamp;
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     let Ok(root) = &scene.root else {

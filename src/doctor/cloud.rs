@@ -5,9 +5,9 @@ use std::time::Duration;
 use super::facts::Scene;
 use super::{Check, LIMIT, in_time};
 use crate::metadata::gcp::Metadata;
-use crate::sys::cloud_provider::{Choice, Provider};
-use crate::sys::error::Result;
-use crate::sys::time::short;
+use sys::cloud_provider::{Choice, Provider};
+use sys::error::Result;
+use sys::time::short;
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     let cloud = &scene.config.cloud;

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::facts::Scene;
 use super::{Check, count, service};
-use crate::claude::session_file;
 use crate::keeper::status::Status;
-use crate::state::layout::Root;
-use crate::state::{AgentRecord, AgentState, Fleet, Wanted};
+use claude::session_file;
+use state::layout::Root;
+use state::{AgentRecord, AgentState, Fleet, Wanted};
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     let status = match &scene.status {

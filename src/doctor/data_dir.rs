@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::facts::Scene;
 use super::{Check, size};
-use crate::sys::files::{self, Space};
-use crate::sys::mounts::{self, Mount};
+use sys::files::{self, Space};
+use sys::mounts::{self, Mount};
 
 /// How long is counted what takes the room.
 const COUNT_LIMIT: Duration = Duration::from_secs(1);

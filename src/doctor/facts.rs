@@ -6,12 +6,12 @@ use std::process::Command;
 use crate::keeper::client::{ask, status_without_root};
 use crate::keeper::protocol::Request;
 use crate::keeper::status::{Status, from_files};
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::sys::cloud_provider::Provider;
-use crate::sys::command;
-use crate::sys::error::{Error, Result};
 use crate::systemd::units;
+use state::config::Config;
+use state::layout::Root;
+use sys::cloud_provider::Provider;
+use sys::command;
+use sys::error::{Error, Result};
 
 use super::LIMIT;
 
@@ -144,7 +144,7 @@ impl Scene {
 
     /// The command line of spotkeep for this root.
     pub(super) fn spotkeep(&self, verb: &str) -> String {
-        match self.at == Path::new(crate::state::layout::DEFAULT) {
+        match self.at == Path::new(state::layout::DEFAULT) {
             true => format!("spotkeep {verb}"),
             false => format!("spotkeep --root {} {verb}", self.at.display()),
         }

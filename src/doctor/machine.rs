@@ -2,7 +2,7 @@
 
 use super::facts::{Machine, Scene};
 use super::{Check, count, size};
-use crate::sys::files;
+use sys::files;
 
 /// What an agent takes at a start; 500 MB with a large transcript (measured).
 const PER_AGENT: u64 = 400 << 20;

@@ -35,11 +35,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::state::VERSION;
-use crate::sys::error::{Error, hint_of};
-use crate::sys::{process, thread};
+use ::state::VERSION;
 pub use facts::Options;
 use facts::Scene;
+use sys::error::{Error, hint_of};
+use sys::{process, thread};
 
 /// What nobody answers for so long is said not to answer. All slow things are asked at once. Generous:
 /// a crowded machine is slow, not broken.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::facts::Scene;
 use super::{Check, count};
-use crate::state::layout::Root;
+use state::layout::Root;
 
 /// What only the owner may look into.
 const PRIVATE: [&str; 10] = [
@@ -79,7 +79,7 @@ fn judge_owners(things: &[Thing], uid: u32, user: &str, root: &Root) -> Check {
             format!(
                 "{} belongs to the user {} and not to {user}, whose agents need it",
                 other.path.display(),
-                crate::sys::user::name(other.uid)
+                sys::user::name(other.uid)
             ),
             format!(
                 "sudo chown -R {user}: {0}/.claude {0}/session-state {0}/workspaces",

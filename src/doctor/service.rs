@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::Check;
 use super::facts::{Machine, Scene};
-use crate::sys::time::{parse_duration, short};
 use crate::systemd::install::{self, Difference};
 use crate::systemd::units::{self, UnitPaths};
+use sys::time::{parse_duration, short};
 
 /// From the power button to the end a preempted machine has 30 s; what waits longer than this for
 /// somebody else's unit has used most of them up.

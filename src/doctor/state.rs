@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use super::facts::Scene;
 use super::{Check, count};
-use crate::checkpoint;
-use crate::checkpoint::workspace;
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{self, AgentName, Line};
-use crate::sys::error::hint_of;
-use crate::sys::time::{Timestamp, short};
+use checkpoint::workspace;
+use state::config::Config;
+use state::layout::Root;
+use state::{self, AgentName, Line};
+use sys::error::hint_of;
+use sys::time::{Timestamp, short};
 
 /// Clocks that were set right by so little are of no concern.
 const SLACK: Duration = Duration::from_secs(5);
@@ -185,7 +184,7 @@ fn judge_records(root: &Root) -> Check {
     }
 }
 
-fn judge_saves(damaged: crate::sys::error::Result<Vec<crate::sys::error::Error>>) -> Check {
+fn judge_saves(damaged: sys::error::Result<Vec<sys::error::Error>>) -> Check {
     match damaged.as_deref() {
         Ok([]) => Check::good("saves", "all manifests can be read"),
         Ok([newest, ..]) => Check::warn(

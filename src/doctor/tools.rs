@@ -5,8 +5,8 @@ use std::process::Command;
 
 use super::facts::Scene;
 use super::{Check, LIMIT};
-use crate::sys::command;
-use crate::sys::error::{Error, Result};
+use sys::command;
+use sys::error::{Error, Result};
 
 /// Since this version `GIT_CONFIG_COUNT` is obeyed, by which git is told to execute nothing of a repository's.
 const GIT: [u64; 2] = [2, 36];

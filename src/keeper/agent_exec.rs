@@ -7,13 +7,12 @@ use std::path::Path;
 use std::process::Command;
 
 use super::terminate::MARKER;
-use crate::claude;
-use crate::state::AgentName;
-use crate::state::config::{Agent, Config};
-use crate::state::layout::Root;
-use crate::sys::error::{Context as _, Error, Hint as _, Result, anyhow};
-use crate::sys::{files, process};
 use crate::systemd::cgroup::Leaf;
+use state::AgentName;
+use state::config::{Agent, Config};
+use state::layout::Root;
+use sys::error::{Context as _, Error, Hint as _, Result, anyhow};
+use sys::{files, process};
 
 /// Replaces this process by the agent's claude, as its record says. Returns only to say why not.
 #[must_use]

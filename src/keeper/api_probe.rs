@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use super::Message;
 use super::effects::Edges;
-use crate::claude;
-use crate::supervisor::Event;
-use crate::sys::error::Result;
-use crate::sys::socket::loopback_only;
-use crate::sys::thread;
+use supervisor::Event;
+use sys::error::Result;
+use sys::loopback_only;
+use sys::thread;
 
 /// How often an API that does not answer is tried again.
 const EVERY: Duration = Duration::from_secs(1);
@@ -54,7 +53,8 @@ impl Edges {
         ));
         let endpoint = claude::command_line::api_endpoint(&environment)?;
         let address: Result<IpAddr, _> = endpoint.0.parse();
-        (!loopback_only() || address.is_ok_and(|address| address.is_loopback())).then_some(endpoint)
+        (!loopback_only!() || address.is_ok_and(|address| address.is_loopback()))
+            .then_some(endpoint)
     }
 }
 

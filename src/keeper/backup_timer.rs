@@ -7,11 +7,11 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use crate::backup::{BackupState, Settings};
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::sys::command;
-use crate::sys::error::{Context as _, Result};
-use crate::sys::thread;
+use state::config::Config;
+use state::layout::Root;
+use sys::command;
+use sys::error::{Context as _, Result};
+use sys::thread;
 
 /// After a start, so that a machine that is often preempted has backups too, and the agents' own start is
 /// over.
@@ -103,7 +103,7 @@ pub fn start(root: &Root, may: impl Fn() -> bool + Send + 'static) -> Result<Clo
 fn first() -> Duration {
     std::env::var("SPOTKEEP_FIRST_BACKUP")
         .ok()
-        .and_then(|text| crate::sys::time::parse_duration(&text).ok())
+        .and_then(|text| sys::time::parse_duration(&text).ok())
         .unwrap_or(FIRST)
 }
 

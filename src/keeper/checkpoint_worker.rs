@@ -1,5 +1,5 @@
 //! The thread that has checkpoints made in the background, and what goes with them: thinning,
-//! packing, pushing. It decides nothing; the [`schedule`](crate::supervisor::checkpoint_schedule) does. It sleeps until
+//! packing, pushing. It decides nothing; the [`schedule`](supervisor::checkpoint_schedule) does. It sleeps until
 //! somebody is due.
 
 use std::collections::BTreeMap;
@@ -9,18 +9,18 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::{self, Outcome, Place};
-use crate::state::AgentName;
-use crate::state::Trigger;
-use crate::state::config::{self, Config};
-use crate::state::layout::Root;
-use crate::supervisor::Activity;
-use crate::supervisor::checkpoint_schedule::Schedule;
-use crate::sys::deadline::Deadline;
-use crate::sys::error::{Context as _, Error, Result};
-use crate::sys::files;
-use crate::sys::process::{self, ProcessId};
-use crate::sys::thread;
+use checkpoint::{self, Outcome, Place};
+use state::AgentName;
+use state::Trigger;
+use state::config::{self, Config};
+use state::layout::Root;
+use supervisor::Activity;
+use supervisor::checkpoint_schedule::Schedule;
+use sys::deadline::Deadline;
+use sys::error::{Context as _, Error, Result};
+use sys::files;
+use sys::process::{self, ProcessId};
+use sys::thread;
 
 /// How long one may take: a large workspace on a cold disk, read for the first time.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -110,7 +110,7 @@ impl Checkpoints {
     pub fn seen(
         &self,
         config: &Config,
-        record: &crate::state::AgentRecord,
+        record: &state::AgentRecord,
         activity: &Activity,
         process: Option<ProcessId>,
     ) {

@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::protocol::{Reply, Request};
 use super::runtime_dir::{self, Holder};
 use super::status::Status;
-use crate::state::layout::Root;
-use crate::sys::error::{Context as _, Hint as _, Result, anyhow};
-use crate::sys::thread;
+use state::layout::Root;
+use sys::error::{Context as _, Hint as _, Result, anyhow};
+use sys::thread;
 
 /// The keeper answers within milliseconds; this is for a machine that is on its knees.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -82,7 +82,7 @@ pub fn places_of_change(root: &Root) -> [PathBuf; 4] {
         root.session_state(),
         root.records(),
         root.saves(),
-        crate::claude::session_file::sessions_dir(&root.claude()),
+        claude::session_file::sessions_dir(&root.claude()),
     ]
 }
 

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::Message;
 use super::records::Ledger;
-use crate::state::layout::Root;
-use crate::state::{AgentName, What};
-use crate::supervisor::{Event, Room};
-use crate::sys::error::{Context as _, Result};
-use crate::sys::thread;
-use crate::sys::{files, process};
+use state::layout::Root;
+use state::{AgentName, What};
+use supervisor::{Event, Room};
+use sys::error::{Context as _, Result};
+use sys::thread;
+use sys::{files, process};
 
 /// How often the disk is asked.
 const EVERY: Duration = Duration::from_secs(10);

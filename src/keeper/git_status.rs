@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::checkpoint::workspace;
-use crate::state::layout::Root;
-use crate::state::{AgentName, AgentRecord};
-use crate::sys::error::{Context as _, Result};
-use crate::sys::thread;
+use checkpoint::workspace;
+use state::layout::Root;
+use state::{AgentName, AgentRecord};
+use sys::error::{Context as _, Result};
+use sys::thread;
 
 /// The last counts.
 #[derive(Debug, Clone, Default)]

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use super::records::Ledger;
 use crate::resume::{self, Ground, History, Refused};
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{AgentName, How, Journal, What};
-use crate::supervisor::{Attempt, Event, Refusal};
-use crate::sys::error::{Context as _, Result, anyhow};
-use crate::sys::failpoint::{Point, point};
-use crate::sys::process::ProcessId;
-use crate::sys::thread;
 use crate::systemd::cgroup::Leaf;
 use crate::tmux::Tmux;
+use state::config::Config;
+use state::layout::Root;
+use state::{AgentName, How, Journal, What};
+use supervisor::{Attempt, Event, Refusal};
+use sys::error::{Context as _, Result, anyhow};
+use sys::failpoint::{Point, point};
+use sys::process::ProcessId;
+use sys::thread;
 
 /// How long a save waits for a launch under way. One takes about 50 ms; one that hangs on the
 /// disk must not hold up the save, whose sweep finds what it may still bring forth.

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use super::Message;
-use crate::claude::credentials::{Guard, Looked};
-use crate::state::What;
-use crate::state::layout::Root;
-use crate::supervisor::Event;
-use crate::sys::error::{Context as _, Result};
-use crate::sys::inotify::Watch;
-use crate::sys::thread;
+use claude::credentials::{Guard, Looked};
+use state::What;
+use state::layout::Root;
+use supervisor::Event;
+use sys::error::{Context as _, Result};
+use sys::inotify::Watch;
+use sys::thread;
 
 /// Damage that lasts so long is no file that is just being written.
 const SETTLES: Duration = Duration::from_secs(3);

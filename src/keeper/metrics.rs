@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use super::status::{AgentStatus, Status};
-use crate::state::{AgentState, Fleet};
-use crate::sys::files::Space;
-use crate::sys::time::Timestamp;
+use state::{AgentState, Fleet};
+use sys::files::Space;
+use sys::time::Timestamp;
 
 /// Every state, so that a count which falls to nothing is nothing, and not gone.
 const STATES: [AgentState; 10] = [

@@ -1,7 +1,7 @@
 //! The keeper: the daemon that starts agents, follows them, and saves them when the notice comes.
 //!
 //! Threads and one channel. Everything that happens becomes a `Message`; one loop hands events
-//! to the [`crate::supervisor`], which decides, and the `edges` do what it says. No thread shares state with
+//! to the [`supervisor`], which decides, and the `edges` do what it says. No thread shares state with
 //! another but for the ledger of records and the journal, which are files first.
 //!
 //! ```text
@@ -44,26 +44,26 @@ use std::time::{Duration, Instant};
 use crate::metadata::gcp::Seen;
 use crate::notify;
 use crate::resume::History;
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{AgentName, Journal, Manifest, TranscriptMark, What};
-use crate::supervisor::notice::{Notice, Source};
-use crate::sys::error::{Error, Result, anyhow};
-use crate::sys::files::LockFile;
-use crate::sys::process;
-use crate::sys::signal::Ask;
-use crate::sys::time::Timestamp;
 use crate::systemd::sd_notify::Manager;
 use crate::tmux;
+use state::config::Config;
+use state::layout::Root;
+use state::{AgentName, Journal, Manifest, TranscriptMark, What};
+use supervisor::notice::{Notice, Source};
+use sys::error::{Error, Result, anyhow};
+use sys::files::LockFile;
+use sys::process;
+use sys::signal::Ask;
+use sys::time::Timestamp;
 
-use crate::supervisor::activity_log::Diary;
-use crate::supervisor::{Core, Event};
 use effects::Edges;
 use mount_watch::{Ground, Lost};
 use protocol::Request;
 use requests::Waiting;
 use socket::ReplyTo;
 use startup::Taken;
+use supervisor::activity_log::Diary;
+use supervisor::{Core, Event};
 
 pub use records::{Ledger, canonical_cwd};
 

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::runtime_dir::Holder;
 use super::{End, Keeper, Message};
-use crate::state::What;
-use crate::state::layout::Root;
-use crate::supervisor::{Event, Permit};
-use crate::sys::error::{Context as _, Result, ensure};
-use crate::sys::files::LockFile;
-use crate::sys::mounts::{self, Changes};
-use crate::sys::thread;
+use state::What;
+use state::layout::Root;
+use supervisor::{Event, Permit};
+use sys::error::{Context as _, Result, ensure};
+use sys::files::LockFile;
+use sys::mounts::{self, Changes};
+use sys::thread;
 
 /// How often is looked without a mount having changed: a filesystem that turns read-only by itself
 /// tells nobody.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::Message;
 use super::effects::Edges;
-use crate::supervisor::{Core, Event};
-use crate::sys::command;
-use crate::sys::process;
-use crate::sys::thread;
+use supervisor::{Core, Event};
+use sys::command;
+use sys::process;
+use sys::thread;
 
 /// How long the command that ends the machine may take.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(30);

@@ -7,13 +7,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::claude::input_box::{InputBox, Landing, Next, pasteable};
-use crate::claude::screen;
-use crate::claude::session_file::{self, Status};
-use crate::state::AgentName;
-use crate::sys::error::{Hint as _, Kind, Result, anyhow};
-use crate::sys::process::ProcessId;
 use crate::tmux::Tmux;
+use claude::input_box::{InputBox, Landing, Next, pasteable};
+use claude::screen;
+use claude::session_file::{self, Status};
+use state::AgentName;
+use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::process::ProcessId;
 
 /// How often the screen is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::state::{AgentName, Fleet, Wanted};
-use crate::sys::error::{Error, Hint as _, Kind, Result, anyhow, hint_of, kind_of};
+use state::{AgentName, Fleet, Wanted};
+use sys::error::{Error, Hint as _, Kind, Result, anyhow, hint_of, kind_of};
 
 /// What the keeper can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,11 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::state::config::{Agent, Config, Restart};
-use crate::state::layout::Root;
-use crate::state::{self, AgentName, AgentRecord, Wanted};
-use crate::supervisor::Declared;
-use crate::sys::error::Result;
+use state::config::{Agent, Config, Restart};
+use state::layout::Root;
+use state::{self, AgentName, AgentRecord, Wanted};
+use supervisor::Declared;
+use sys::error::Result;
 
 /// The records of the agents that are declared.
 #[derive(Debug)]

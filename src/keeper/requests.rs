@@ -12,14 +12,14 @@ use super::protocol::{Reply, Request, refuse_to_end};
 use super::socket::ReplyTo;
 use super::status::{AgentStatus, BackupSeen, LastSave, Status, notice_of, tell_backups};
 use super::{End, Keeper};
-use crate::state::config::Config;
-use crate::state::{AgentName, AgentState, Fleet, Manifest, VERSION, What};
-use crate::supervisor::notice::{Notice, Source};
-use crate::supervisor::{Event, View};
-use crate::sys::error::{Error, Hint as _, Kind, Result, anyhow};
-use crate::sys::process::ProcessId;
-use crate::sys::thread;
-use crate::sys::{files, user};
+use state::config::Config;
+use state::{AgentName, AgentState, Fleet, Manifest, VERSION, What};
+use supervisor::notice::{Notice, Source};
+use supervisor::{Event, View};
+use sys::error::{Error, Hint as _, Kind, Result, anyhow};
+use sys::process::ProcessId;
+use sys::thread;
+use sys::{files, user};
 
 /// Who waits for the save that is under way.
 #[derive(Debug, Default)]
@@ -90,7 +90,7 @@ impl Keeper {
             Request::Metrics => Ok(Value::String(self.metrics()?)),
             Request::Want { names, wanted } => {
                 self.check(&names)?;
-                if wanted == crate::state::Wanted::Running {
+                if wanted == state::Wanted::Running {
                     self.check_open()?;
                 }
                 let by = user::name(user);
@@ -165,7 +165,7 @@ impl Keeper {
         let mut identity = self.edges.root.identity()?;
         if identity.fleet != wanted {
             identity.fleet = wanted;
-            crate::state::store(&self.edges.root.root_json(), &identity)?;
+            state::store(&self.edges.root.root_json(), &identity)?;
         }
         self.handle(Event::Fleet(wanted));
         Ok(Value::Null)

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::state::layout::Root;
-use crate::state::{self, VERSION};
-use crate::sys::error::{Context as _, Result, ensure};
-use crate::sys::{files, user};
+use state::layout::Root;
+use state::{self, VERSION};
+use sys::error::{Context as _, Result, ensure};
+use sys::{files, user};
 
 /// The longest path that a socket may have, less the longest name in the directory (Linux: 108).
 const PATH_MAX: usize = 94;

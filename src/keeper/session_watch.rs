@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use crate::claude::session_file::{self, SessionFile, Status};
-use crate::claude::{self, ApiStop, Lookup, Reader, Tail, TailState};
-use crate::state::layout::Root;
-use crate::state::{AgentName, TranscriptMark};
-use crate::supervisor::{Activity, Event, Stall};
-use crate::sys::error::{Context as _, Result};
-use crate::sys::files;
-use crate::sys::inotify::{Bell, Watch};
-use crate::sys::process::ProcessId;
-use crate::sys::thread;
-use crate::sys::time::Timestamp;
+use claude::session_file::{self, SessionFile, Status};
+use claude::{self, ApiStop, Lookup, Reader, Tail, TailState};
+use state::layout::Root;
+use state::{AgentName, TranscriptMark};
+use supervisor::{Activity, Event, Stall};
+use sys::error::{Context as _, Result};
+use sys::files;
+use sys::inotify::{Bell, Watch};
+use sys::process::ProcessId;
+use sys::thread;
+use sys::time::Timestamp;
 
 /// How often transcripts are looked at and synced.
 const EVERY: Duration = Duration::from_secs(1);

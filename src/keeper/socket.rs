@@ -10,9 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::protocol::{Reply, Request};
-use crate::sys::error::{Context as _, Result};
-use crate::sys::socket::owner_at;
-use crate::sys::thread;
+use sys::error::{Context as _, Result};
+use sys::socket::owner_at;
+use sys::thread;
 
 /// A request is a short line; the longest holds a text to be typed.
 const REQUEST_MAX: u64 = 1 << 20;

@@ -23,22 +23,22 @@ use crate::backup;
 use crate::metadata::gcp::{self, Metadata, Watcher};
 use crate::notify::Notifier;
 use crate::resume::{self, History};
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{self, AgentName, AgentRecord, Fleet, Journal, Line, RootFile, Wanted, What};
-use crate::supervisor::activity_log::Diary;
-use crate::supervisor::notice::{Notice, Source};
-use crate::supervisor::start_limits::Limits;
-use crate::supervisor::{Core, Event};
-use crate::sys::error::{Context as _, Error, Hint as _, Result, anyhow};
-use crate::sys::failpoint::{Point, point};
-use crate::sys::files::LockFile;
-use crate::sys::process::{self, ProcessId};
-use crate::sys::signal;
-use crate::sys::thread;
-use crate::sys::time::Timestamp;
-use crate::sys::user;
 use crate::tmux::Tmux;
+use state::config::Config;
+use state::layout::Root;
+use state::{self, AgentName, AgentRecord, Fleet, Journal, Line, RootFile, Wanted, What};
+use supervisor::activity_log::Diary;
+use supervisor::notice::{Notice, Source};
+use supervisor::start_limits::Limits;
+use supervisor::{Core, Event};
+use sys::error::{Context as _, Error, Hint as _, Result, anyhow};
+use sys::failpoint::{Point, point};
+use sys::files::LockFile;
+use sys::process::{self, ProcessId};
+use sys::signal;
+use sys::thread;
+use sys::time::Timestamp;
+use sys::user;
 
 /// A root that is ours now.
 pub(super) struct Taken {

@@ -7,18 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::backup_timer::Stand;
 use crate::backup::BackupState;
-use crate::checkpoint;
-use crate::checkpoint::workspace;
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{
+use checkpoint::workspace;
+use state::config::Config;
+use state::layout::Root;
+use state::{
     self, AgentName, AgentRecord, AgentState, Cause, Fleet, Manifest, VERSION, Wanted,
     latest_manifest,
 };
-use crate::supervisor::{Core, View};
-use crate::sys::error::Result;
-use crate::sys::process;
-use crate::sys::time::{Timestamp, moment};
+use supervisor::{Core, View};
+use sys::error::Result;
+use sys::process;
+use sys::time::{Timestamp, moment};
 
 /// The whole of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

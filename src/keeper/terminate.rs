@@ -8,9 +8,9 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use crate::state::{AgentRecord, Launch};
-use crate::sys::process::{ProcessId, Signal, with_any_marker};
 use crate::systemd::cgroup::Leaf;
+use state::{AgentRecord, Launch};
+use sys::process::{ProcessId, Signal, with_any_marker};
 
 /// The environment variable that marks every process of one launch.
 pub const MARKER: &str = "SPOTKEEP_LAUNCH";
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_ran_away_into_a_session_of_its_own_is_ended_and_nothing_else() {
-        let marker = crate::sys::uuid::new_uuid();
+        let marker = sys::uuid::new_uuid();
         let mut parent = Command::new("sh")
             .args([
                 "-c",

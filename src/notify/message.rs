@@ -3,9 +3,9 @@
 use serde::Serialize;
 use serde_json::json;
 
-use crate::state::config::{Format, Kind};
-use crate::state::{AgentName, Manifest, VERSION, What};
-use crate::sys::time::{Timestamp, short};
+use state::config::{Format, Kind};
+use state::{AgentName, Manifest, VERSION, What};
+use sys::time::{Timestamp, short};
 
 /// One thing to tell.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -11,9 +11,9 @@ mod send;
 use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::time::Duration;
 
-use crate::state::config::Notify;
-use crate::sys::error::{Context as _, Error, Result};
-use crate::sys::thread;
+use state::config::Notify;
+use sys::error::{Context as _, Error, Result};
+use sys::thread;
 
 pub use message::Message;
 

@@ -5,10 +5,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::message::Message;
-use crate::state::config::Format;
-use crate::sys::command::run_with_input;
-use crate::sys::error::{Context as _, Hint as _, Result, anyhow, ensure};
-use crate::sys::socket::loopback_only;
+use state::config::Format;
+use sys::command::run_with_input;
+use sys::error::{Context as _, Hint as _, Result, anyhow, ensure};
+use sys::loopback_only;
 
 /// How long one try may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Sends a body to a URL.
 pub(super) fn webhook(url: &str, body: &str) -> Result<()> {
     ensure!(
-        !loopback_only() || is_loopback(url),
+        !loopback_only!() || is_loopback(url),
         "only loopback may be asked, and the webhook is elsewhere"
     );
     let quoted = |text: &str| serde_json::Value::from(text).to_string();

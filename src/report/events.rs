@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::Doing;
-use crate::state::Line;
-use crate::sys::time::Timestamp;
+use state::Line;
+use sys::time::Timestamp;
 
 /// A word from outside that is longer is cut; ours are short.
 const WORD: usize = 40;

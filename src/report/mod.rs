@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::state::layout::Root;
-use crate::state::{self, Line, Manifest, VERSION};
-use crate::sys::error::Result;
-use crate::sys::time::Timestamp;
+use state::layout::Root;
+use state::{self, Line, Manifest, VERSION};
+use sys::error::Result;
+use sys::time::Timestamp;
 
 pub use preemptions::{Kind, Preemption};
 pub use timeline::{Resumed, Span};

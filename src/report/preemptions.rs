@@ -5,8 +5,8 @@
 use serde::Serialize;
 
 use super::events::{Life, Said};
-use crate::state::Manifest;
-use crate::sys::time::Timestamp;
+use state::Manifest;
+use sys::time::Timestamp;
 
 /// How a life ended, or might have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Doing;
 use super::events::{Fact, Life, Said};
-use crate::sys::time::Timestamp;
+use sys::time::Timestamp;
 
 /// What lasted less is the beginning of what followed.
 const BLINK: Duration = Duration::from_secs(1);

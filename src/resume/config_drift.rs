@@ -6,11 +6,10 @@ use std::fs;
 use std::path::Path;
 
 use super::launch::find_claude;
-use crate::claude;
-use crate::state::AgentRecord;
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::sys::proc_usage_others;
+use state::AgentRecord;
+use state::config::Config;
+use state::layout::Root;
+use sys::proc_usage_others;
 
 /// What of an agent's settings its process in this life was not started with, in words; empty where that is
 /// nothing, where it does not run, and where it cannot be told.

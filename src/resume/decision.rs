@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::claude::Lookup;
-use crate::state::AgentRecord;
+use claude::Lookup;
+use state::AgentRecord;
 
 /// The decision for one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +90,7 @@ pub fn decide(record: &AgentRecord, lookup: &Lookup) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{AgentName, TranscriptMark};
+    use state::{AgentName, TranscriptMark};
 
     fn record(had_words: bool) -> AgentRecord {
         let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "workspaces/a".into());

@@ -7,20 +7,20 @@ use super::decision::{Verdict, decide};
 use super::previous_boot::History;
 use super::recover::{self, Brought};
 use super::workspace;
-use crate::claude::command_line::{Start, arguments};
-use crate::claude::resume_note::{self, Cause, Cut};
-use crate::claude::transcript::tail;
-use crate::claude::{self, ApiStop, Status, Tail};
-use crate::state::config::{Agent, Config};
-use crate::state::layout::Root;
-use crate::state::{AgentRecord, AgentState, How, Launch, What};
-use crate::sys::error::{Context as _, Error, Result, anyhow};
-use crate::sys::files;
-use crate::sys::process::ProcessId;
-use crate::sys::time::Timestamp;
-use crate::sys::uuid::new_uuid;
 use crate::systemd::cgroup::Delegated;
 use crate::tmux::Tmux;
+use claude::command_line::{Start, arguments};
+use claude::resume_note::{self, Cause, Cut};
+use claude::transcript::tail;
+use claude::{self, ApiStop, Status, Tail};
+use state::config::{Agent, Config};
+use state::layout::Root;
+use state::{AgentRecord, AgentState, How, Launch, What};
+use sys::error::{Context as _, Error, Result, anyhow};
+use sys::files;
+use sys::process::ProcessId;
+use sys::time::Timestamp;
+use sys::uuid::new_uuid;
 
 /// What launches have in common.
 #[derive(Debug)]
@@ -278,8 +278,8 @@ fn asks_at_once(stop: ApiStop, in_a_row: u32) -> bool {
         ApiStop::Limit { until } => until.is_some_and(|until| until <= Timestamp::now()),
         _ => true,
     };
-    over && crate::supervisor::stall_retry::after_stop(stop, in_a_row, None, 0)
-        != crate::supervisor::stall_retry::Patience::Human
+    over && supervisor::stall_retry::after_stop(stop, in_a_row, None, 0)
+        != supervisor::stall_retry::Patience::Human
 }
 
 /// Where a turn was cut: the details into a file of the agent's own, and the text to prompt with.

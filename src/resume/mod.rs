@@ -12,9 +12,8 @@ mod workspace;
 use serde::Serialize;
 
 use crate::backup::Settings;
-use crate::claude;
-use crate::state::layout::Root;
-use crate::state::{AgentName, AgentRecord, Wanted};
+use state::layout::Root;
+use state::{AgentName, AgentRecord, Wanted};
 
 pub use config_drift::changes;
 pub use decision::{Verdict, decide};

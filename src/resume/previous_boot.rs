@@ -1,7 +1,7 @@
 //! What the journal says of the life before this one. Pure.
 
-use crate::state::{Line, Manifest};
-use crate::sys::time::Timestamp;
+use state::{Line, Manifest};
+use sys::time::Timestamp;
 
 /// How the last life ended, as far as the journal can tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use super::decision::had_words;
 use crate::backup::{Settings, Stop, recover};
-use crate::checkpoint::{self, Place};
-use crate::claude::{self, Lookup};
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{AgentName, AgentRecord};
-use crate::sys::error::{Result, hint_of};
+use checkpoint::{self, Place};
+use claude::{self, Lookup};
+use state::config::Config;
+use state::layout::Root;
+use state::{AgentName, AgentRecord};
+use sys::error::{Result, hint_of};
 
 /// What an agent needs and the disk does not have any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +145,7 @@ pub fn from_backups(root: &Root, life: &str, loss: &Loss) -> Result<Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::TranscriptMark;
+    use state::TranscriptMark;
 
     const USER: &str = r#"{"type":"user","message":{"content":"hello"}}"#;
 

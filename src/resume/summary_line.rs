@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::previous_boot::History;
-use crate::state::Line;
-use crate::sys::time::Timestamp;
+use state::Line;
+use sys::time::Timestamp;
 
 /// Later than this it is no news any more.
 const NEWS: Duration = Duration::from_secs(24 * 3_600);

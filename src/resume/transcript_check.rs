@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::Path;
 
-use crate::claude::transcript::locate;
-use crate::claude::{self, Lookup, Tail};
-use crate::state::layout::Root;
-use crate::state::{AgentRecord, AgentSaved, Manifest, TranscriptMark};
-use crate::sys::files;
+use claude::transcript::locate;
+use claude::{self, Lookup, Tail};
+use state::layout::Root;
+use state::{AgentRecord, AgentSaved, Manifest, TranscriptMark};
+use sys::files;
 
 /// The agents whose transcripts are not as they were left.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -88,7 +88,7 @@ fn is_torn(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{AgentName, TranscriptMark};
+    use state::{AgentName, TranscriptMark};
 
     #[test]
     fn what_is_shorter_gone_or_torn_is_named_and_the_rest_is_not() {

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::launch::{Ground, Refused};
 use super::recover::{self, Loss};
-use crate::checkpoint::{self, Place};
-use crate::state::Trigger;
-use crate::state::{AgentRecord, What};
-use crate::sys::deadline::Deadline;
-use crate::sys::error::{Context as _, Hint as _, Result, anyhow, hint_of};
-use crate::sys::failpoint::{Point, point};
-use crate::sys::time::Timestamp;
+use checkpoint::{self, Place};
+use state::Trigger;
+use state::{AgentRecord, What};
+use sys::deadline::Deadline;
+use sys::error::{Context as _, Hint as _, Result, anyhow, hint_of};
+use sys::failpoint::{Point, point};
+use sys::time::Timestamp;
 
 /// How long looking over one repository may take; an agent that waits longer starts without.
 const LIMIT: Duration = Duration::from_secs(120);

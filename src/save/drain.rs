@@ -11,12 +11,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Subject;
-use crate::claude::transcript::tail;
-use crate::claude::{self, Lookup, Status, Tail};
-use crate::state::layout::Root;
-use crate::sys::deadline::Deadline;
-use crate::sys::inotify::Watch;
-use crate::sys::process::ProcessId;
+use claude::transcript::tail;
+use claude::{self, Lookup, Status, Tail};
+use state::layout::Root;
+use sys::deadline::Deadline;
+use sys::inotify::Watch;
+use sys::process::ProcessId;
 
 /// A message that has come is written by then, also where eight processes want each core (0.4 s was
 /// seen). One that is still being streamed is not waited for any longer.
@@ -93,8 +93,8 @@ fn is_older_than(file: &Path, age: Duration) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wait::FOREVER;
     use std::io::Write as _;
+    use testing::wait::FOREVER;
 
     const QUESTION: &str = r#"{"type":"user","uuid":"1","message":{"role":"user","content":"x"}}"#;
     const ANSWER: &str = r#"{"type":"assistant","uuid":"2","message":{"id":"m","role":"assistant","stop_reason":"tool_use","content":[{"type":"tool_use","id":"t","name":"Bash","input":{}}]}}"#;

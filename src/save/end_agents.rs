@@ -3,16 +3,16 @@
 use std::time::{Duration, Instant};
 
 use super::{Subject, drain, millis, row};
-use crate::claude::{self, Status};
 use crate::keeper::terminate::{Ended, GRACE, SWEEP_LIMIT, end_process, sweep};
-use crate::state::layout::Root;
-use crate::state::{AgentSaved, Launch};
-use crate::supervisor::notice::Notice;
-use crate::sys::deadline::Deadline;
-use crate::sys::inotify::Watch;
-use crate::sys::process::ProcessId;
-use crate::sys::thread;
-use crate::sys::time_limit::within;
+use claude::{self, Status};
+use state::layout::Root;
+use state::{AgentSaved, Launch};
+use supervisor::notice::Notice;
+use sys::deadline::Deadline;
+use sys::inotify::Watch;
+use sys::process::ProcessId;
+use sys::thread;
+use sys::time_limit::within;
 
 /// What the manifest says of an agent that nothing could end.
 pub(super) const STILL_THERE: &str = "still there: it hangs in the kernel";

@@ -13,18 +13,18 @@ mod workspaces;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::state::config;
-use crate::state::layout::Root;
-use crate::state::{
+use state::config;
+use state::layout::Root;
+use state::{
     AgentRecord, AgentSaved, Journal, Manifest, What, last_save_id, new_save_id, prune_manifests,
     store_manifest,
 };
-use crate::supervisor::notice::Notice;
-use crate::sys::deadline::Deadline;
-use crate::sys::failpoint::{Point, point};
-use crate::sys::files;
-use crate::sys::process::ProcessId;
-use crate::sys::time_limit::within;
+use supervisor::notice::Notice;
+use sys::deadline::Deadline;
+use sys::failpoint::{Point, point};
+use sys::files;
+use sys::process::ProcessId;
+use sys::time_limit::within;
 
 /// One agent as the save finds it.
 #[derive(Debug, Clone)]

@@ -3,13 +3,13 @@
 use std::sync::mpsc;
 
 use super::Subject;
-use crate::claude::transcript::tail;
-use crate::claude::{self, Lookup};
-use crate::state::layout::Root;
-use crate::state::{AgentRecord, AgentSaved};
-use crate::sys::deadline::Deadline;
-use crate::sys::files;
-use crate::sys::thread;
+use claude::transcript::tail;
+use claude::{self, Lookup};
+use state::layout::Root;
+use state::{AgentRecord, AgentSaved};
+use sys::deadline::Deadline;
+use sys::files;
+use sys::thread;
 
 /// What became of one agent's transcript.
 #[derive(Debug)]

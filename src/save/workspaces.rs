@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::Subject;
-use crate::checkpoint::{self, Outcome, Place};
-use crate::claude::{self, Lookup};
-use crate::state::Trigger;
-use crate::state::config::{self, Remote};
-use crate::state::layout::Root;
-use crate::state::{Manifest, WorkspaceSaved};
-use crate::sys::deadline::Deadline;
-use crate::sys::thread;
-use crate::sys::time_limit::within;
+use checkpoint::{self, Outcome, Place};
+use claude::{self, Lookup};
+use state::Trigger;
+use state::config::{self, Remote};
+use state::layout::Root;
+use state::{Manifest, WorkspaceSaved};
+use sys::deadline::Deadline;
+use sys::thread;
+use sys::time_limit::within;
 
 /// What may still be put down when the deadline has passed.
 const PASSED: Duration = Duration::from_millis(500);
@@ -113,7 +113,7 @@ fn most_recently_active_first(config_dir: &Path, agents: &[Subject]) -> Vec<usiz
     order.into_iter().map(|(_, index)| index).collect()
 }
 
-fn in_words(result: crate::sys::error::Result<Outcome>) -> WorkspaceSaved {
+fn in_words(result: sys::error::Result<Outcome>) -> WorkspaceSaved {
     let (checkpoint, note) = match result {
         Ok(Outcome::Taken(taken)) => {
             let note = match taken.left_out.len() {
@@ -157,7 +157,7 @@ fn late() -> WorkspaceSaved {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{AgentName, AgentRecord};
+    use state::{AgentName, AgentRecord};
 
     #[test]
     fn whoever_spoke_last_comes_first_and_the_silent_last() {

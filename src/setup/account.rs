@@ -12,10 +12,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::state::VERSION;
-use crate::sys::command;
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
-use crate::sys::prefix::Place;
+use state::VERSION;
+use sys::command;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
+use sys::prefix::Place;
 
 /// A directory service may answer slowly; a shadow file may be locked.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -321,7 +321,7 @@ fn checked(command: &mut Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::error::hint_of;
+    use sys::error::hint_of;
 
     fn person(name: &str, uid: u32) -> Account {
         Account {

@@ -15,12 +15,12 @@ use crate::storage::blank_check::{self, Content};
 use crate::storage::device::Device;
 use crate::storage::filesystem::{self, Kind};
 use crate::storage::links::{Link, State, aside};
-use crate::sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
-use crate::sys::failpoint::{Point, point};
-use crate::sys::prefix::Place;
-use crate::sys::secure_dir::{Dir, Entry, Ownership};
-use crate::sys::{command, files};
 use crate::systemd::install;
+use sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
+use sys::failpoint::{Point, point};
+use sys::prefix::Place;
+use sys::secure_dir::{Dir, Entry, Ownership};
+use sys::{command, files};
 
 /// systemd answers at once; udev may have a queue on a machine that has just booted.
 const LIMIT: Duration = Duration::from_secs(30);

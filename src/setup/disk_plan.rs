@@ -10,11 +10,11 @@ use crate::storage::blank_check::{self, Content};
 use crate::storage::device::{self, Device, size};
 use crate::storage::filesystem::{self, Filesystem, Inside, Kind, Peek, SMALLEST};
 use crate::storage::mount::Mount;
-use crate::sys::block::Number;
-use crate::sys::error::{Context as _, Hint as _, Result, anyhow};
-use crate::sys::files;
-use crate::sys::prefix::Place;
-use crate::sys::secure_dir::{Dir, Entry};
+use sys::block::Number;
+use sys::error::{Context as _, Hint as _, Result, anyhow};
+use sys::files;
+use sys::prefix::Place;
+use sys::secure_dir::{Dir, Entry};
 
 /// What is known before anything is decided.
 #[derive(Debug, Clone)]
@@ -87,7 +87,7 @@ pub fn look(ask: &Ask, disk: &str) -> Result<Facts> {
             other => (other, None),
         }
     };
-    let uuid = crate::sys::uuid::new_uuid();
+    let uuid = sys::uuid::new_uuid();
     let (kind, id) = match &content {
         Content::Filesystem(filesystem) => (filesystem.kind, filesystem.uuid.clone()),
         _ => (Kind::Ext4, uuid.clone()),
@@ -145,7 +145,7 @@ fn point(at: &Path) -> Result<Point> {
                 .hint(format!("sudo mv {0} {0}.old", at.display()))
         }
         Entry::Directory(_) if files::is_mount_point(at)? => {
-            Ok(Point::Mounted(crate::sys::block::number_under(at)?))
+            Ok(Point::Mounted(sys::block::number_under(at)?))
         }
         Entry::Directory(_) => match dir.child(name)?.names()? {
             names if names.is_empty() => Ok(Point::Empty),
@@ -362,7 +362,7 @@ pub fn partition_note(device: &Device) -> Option<String> {
 mod tests {
     use super::*;
     use crate::storage::blank_check::Signature;
-    use crate::sys::error::hint_of;
+    use sys::error::hint_of;
 
     fn ask() -> Ask {
         Ask::new("/mnt/persist".into(), Place::new(None))

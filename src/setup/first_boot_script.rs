@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{self, VERSION};
-use crate::sys::error::{Context as _, Result, bail, ensure};
-use crate::sys::prefix::Place;
-use crate::sys::process::{self, Signal, with_marker};
-use crate::sys::time::Timestamp;
-use crate::sys::uuid;
+use state::config::Config;
+use state::layout::Root;
+use state::{self, VERSION};
+use sys::error::{Context as _, Result, bail, ensure};
+use sys::prefix::Place;
+use sys::process::{self, Signal, with_marker};
+use sys::time::Timestamp;
+use sys::uuid;
 
 /// Where a boot disk says who it is. Not `/etc/machine-id`: images are made with one in them.
 const STAMP: &str = "/var/lib/spotkeep/machine-id";
@@ -83,7 +83,7 @@ pub fn stamp(place: &Place) -> Result<String> {
     let (id, path) = (uuid::new_uuid(), place.at(STAMP));
     let dir = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    crate::sys::files::write_atomic(&path, format!("{id}\n").as_bytes())?;
+    sys::files::write_atomic(&path, format!("{id}\n").as_bytes())?;
     // Whoever asks for the status may read it.
     fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
     Ok(id)

@@ -2,8 +2,8 @@
 //! nothing away that has content; everything else the user makes.
 
 use crate::storage::links::aside;
-use crate::sys::error::{Hint as _, Result, anyhow};
-use crate::sys::secure_dir::{Dir, Entry, Ownership};
+use sys::error::{Hint as _, Result, anyhow};
+use sys::secure_dir::{Dir, Entry, Ownership};
 
 /// Directories that the user makes and owns.
 const OF_THE_USER: [&str; 4] = [".claude", "home", "workspaces", "session-state"];

@@ -7,8 +7,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::sys::error::{Context as _, Hint as _, Result, anyhow};
-use crate::sys::files;
+use sys::error::{Context as _, Hint as _, Result, anyhow};
+use sys::files;
 
 /// Where it is, below the root of the file system.
 pub const PATH: &str = "etc/profile.d/spotkeep.sh";
@@ -73,10 +73,10 @@ pub fn remove(prefix: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::command::run;
-    use crate::sys::user;
-    use crate::wait::FOREVER;
     use std::process::Command;
+    use sys::command::run;
+    use sys::user;
+    use testing::wait::FOREVER;
 
     #[test]
     fn it_is_put_in_once_and_taken_out_again() {

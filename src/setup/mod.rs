@@ -7,7 +7,7 @@
 //!
 //! Root executes and follows nothing that the user can write: what is the user's is done by a process
 //! of the user ([`user_helper`]), what root makes on the disk it makes through open directories
-//! ([`crate::sys::secure_dir`]), and whose disk it is stands where only root can write ([`account`]).
+//! ([`sys::secure_dir`]), and whose disk it is stands where only root can write ([`account`]).
 
 pub mod account;
 mod apply;
@@ -30,12 +30,12 @@ use std::time::Duration;
 
 use crate::storage::blank_check::Content;
 use crate::storage::filesystem::{Inside, Peek};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::failpoint::{Point, point};
-use crate::sys::files::{self, LockFile};
-use crate::sys::prefix::Place;
 use account::{Account, Verdict};
 use steps::Step;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::failpoint::{Point, point};
+use sys::files::{self, LockFile};
+use sys::prefix::Place;
 
 /// How long a disk is waited for that is just being attached.
 pub const WAIT: Duration = Duration::from_secs(30);
@@ -163,8 +163,7 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
     let facts = system_plan::look(ask, Some(&root), &account)?;
     let (steps, problems) = system_plan::plan(&facts, ask)?;
     perform(&steps, ask, Some(&account), &mut outcome, tell)?;
-    outcome.short_retention =
-        !ask.retain && !crate::claude::retention::is_enough(facts.report.retention);
+    outcome.short_retention = !ask.retain && !claude::retention::is_enough(facts.report.retention);
     for problem in problems {
         outcome.problems += 1;
         tell(Told::Problem(problem));
@@ -255,7 +254,7 @@ fn perform(
             }
             Err(error) if step.is_optional() => {
                 outcome.problems += 1;
-                let hint = crate::sys::error::hint_of(&error).map(|hint| format!(" ({hint})"));
+                let hint = sys::error::hint_of(&error).map(|hint| format!(" ({hint})"));
                 tell(Told::Problem(format!(
                     "{error:#}{}",
                     hint.unwrap_or_default()

@@ -4,8 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::storage::filesystem::Kind;
-use crate::sys::command;
-use crate::sys::error::{Hint as _, Result, anyhow};
+use sys::command;
+use sys::error::{Hint as _, Result, anyhow};
 
 /// A mirror may be slow, and another package manager may be at work on a new machine.
 const LIMIT: Duration = Duration::from_secs(600);

@@ -7,8 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::storage::merge_tree;
-use crate::sys::error::{Context as _, Result};
-use crate::sys::secure_dir::{Dir, Entry};
+use sys::error::{Context as _, Result};
+use sys::secure_dir::{Dir, Entry};
 
 /// Where a package puts its program.
 const PACKAGED: &str = "/usr/bin/spotkeep";
@@ -66,7 +66,7 @@ mod tests {
         let program = tree.join("bin/spotkeep");
         fs::write(&program, "another").unwrap();
         set(&program, 0o755);
-        let is_root = crate::sys::user::id() == 0;
+        let is_root = sys::user::id() == 0;
         assert_eq!(is_roots_alone(tree).unwrap(), is_root);
         assert_eq!(from(Path::new("/tmp/spotkeep"), tree).unwrap(), None);
         set(&program, 0o775);

@@ -169,7 +169,7 @@ impl Step {
             }
             Self::Retain => format!(
                 "have Claude keep transcripts for {} days (cleanupPeriodDays)",
-                crate::claude::retention::LONG_DAYS
+                claude::retention::LONG_DAYS
             ),
             Self::Units(files) => format!("write and enable the units of spotkeep ({files} files)"),
             Self::LoginLine => {

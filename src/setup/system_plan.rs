@@ -8,15 +8,15 @@ use super::account::{self, Account, Known, Owner, Verdict, Wanted};
 use super::steps::Step;
 use super::user_helper::{Report, Request, User};
 use super::{Ask, first_boot_script, layout, login_line, packages};
-use crate::claude::retention;
 use crate::storage::links::{Link, State};
 use crate::storage::merge_tree;
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::files;
-use crate::sys::secure_dir::{Dir, Entry, Ownership};
-use crate::sys::user;
 use crate::systemd::install;
 use crate::systemd::units::{self, UnitPaths};
+use claude::retention;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::files;
+use sys::secure_dir::{Dir, Entry, Ownership};
+use sys::user;
 
 /// Where a record of the owner lies, below `bin/`.
 pub(super) const OWNER: &str = "owner.json";
@@ -379,7 +379,7 @@ pub fn ensure_root() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::prefix::Place;
+    use sys::prefix::Place;
 
     fn dir(uid: u32, gid: u32, mode: u32) -> Entry {
         Entry::Directory(Ownership { uid, gid, mode })
@@ -490,7 +490,7 @@ mod tests {
         let mut facts = ready();
         facts.report.busy = Some(("it is in use by 7".into(), "kill 7".into()));
         let error = plan(&facts, &ask()).unwrap_err();
-        assert_eq!(crate::sys::error::hint_of(&error), Some("kill 7"));
+        assert_eq!(sys::error::hint_of(&error), Some("kill 7"));
     }
 
     #[test]

@@ -10,11 +10,11 @@ use super::user_helper::{Request, User};
 use super::{Ask, Outcome, Told, login_line, system_plan};
 use crate::storage::filesystem;
 use crate::storage::links::{Link, State};
-use crate::sys::command;
-use crate::sys::error::{Context as _, Result};
-use crate::sys::failpoint::{Point, point};
 use crate::systemd::install;
 use crate::systemd::units::mount_unit;
+use sys::command;
+use sys::error::{Context as _, Result};
+use sys::failpoint::{Point, point};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -27,7 +27,7 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<Outcome> 
     let mut outcome = Outcome::default();
     let place = &ask.place;
     let root = place.at(&ask.root);
-    let is_mounted = crate::sys::files::is_mount_point(&root).unwrap_or(false);
+    let is_mounted = sys::files::is_mount_point(&root).unwrap_or(false);
     let account = match system_plan::account(ask, is_mounted.then_some(root.as_path())) {
         Ok(Verdict::There(account)) => Some(account),
         _ => None,

@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::state::layout::Root;
-use crate::sys::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
-use crate::sys::failpoint::{Point, point};
-use crate::sys::{command, files, user};
 use crate::systemd::install;
 use crate::systemd::units::{KEEPER, UnitPaths};
+use state::layout::Root;
+use sys::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
+use sys::failpoint::{Point, point};
+use sys::{command, files, user};
 
 /// A program says its version at once, and writes its units within the time of a reload.
 const LIMIT: Duration = Duration::from_secs(40);

@@ -14,18 +14,17 @@ use serde_json::Value;
 
 use super::account::Account;
 use super::first_boot_script;
-use crate::claude::{binary, retention};
-use crate::state;
-use crate::state::config::{Config, LaidDown};
-use crate::state::layout::Root;
 use crate::storage::links::{self, Link, State};
-use crate::sys::command;
-use crate::sys::command::Output;
-use crate::sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure, hint_of};
-use crate::sys::files::{self, LockFile};
-use crate::sys::prefix::Place;
-use crate::sys::process;
-use crate::sys::user;
+use claude::{binary, retention};
+use state::config::{Config, LaidDown};
+use state::layout::Root;
+use sys::command;
+use sys::command::Output;
+use sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure, hint_of};
+use sys::files::{self, LockFile};
+use sys::prefix::Place;
+use sys::process;
+use sys::user;
 
 /// The hidden verb.
 pub const VERB: &str = "setup-user";
@@ -370,7 +369,7 @@ impl<'a> User<'a> {
     }
 
     /// What the process said, with its hint.
-    fn failure(&self, output: &Output) -> crate::sys::error::Error {
+    fn failure(&self, output: &Output) -> sys::error::Error {
         let mut lines = output.stderr.lines();
         let error = lines.next().unwrap_or_default();
         let error = printable(error.strip_prefix("error: ").unwrap_or(error));
@@ -424,8 +423,8 @@ impl<'a> User<'a> {
             .env("PATH", path)
             .env("LANG", "C.UTF-8")
             .current_dir("/");
-        if let Some(value) = std::env::var_os(crate::sys::socket::LOOPBACK_VARIABLE) {
-            command.env(crate::sys::socket::LOOPBACK_VARIABLE, value);
+        if let Some(value) = std::env::var_os(sys::socket::LOOPBACK_VARIABLE) {
+            command.env(sys::socket::LOOPBACK_VARIABLE, value);
         }
         Ok(command)
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::device::Device;
 use super::filesystem::{Filesystem, Superblock};
-use crate::sys::error::{Context as _, Result, bail};
-use crate::sys::{block, command};
+use sys::error::{Context as _, Result, bail};
+use sys::{block, command};
 
 /// Up to this size every byte is read.
 const READ_WHOLE: u64 = 1 << 30;

@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::sys::block::{self, Number};
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::prefix::Place;
+use sys::block::{self, Number};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::prefix::Place;
 
 /// Bytes in a sector as `/sys` counts them, whatever the disk's own are.
 const SECTOR: u64 = 512;

@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::device::Device;
-use crate::sys::command;
-use crate::sys::command::Output;
-use crate::sys::error::{Context as _, Hint as _, Result, bail, ensure};
-use crate::sys::secure_dir::{Dir, Entry};
+use sys::command;
+use sys::command::Output;
+use sys::error::{Context as _, Hint as _, Result, bail, ensure};
+use sys::secure_dir::{Dir, Entry};
 
 /// Making the tables of a large disk on a slow one takes minutes; so does growing it.
 const MAKE_LIMIT: Duration = Duration::from_secs(900);
@@ -334,7 +334,7 @@ impl Peek {
         let peek = Self { at };
         mount(device, kind, &options, &peek.at)?;
         ensure!(
-            crate::sys::files::is_mount_point(&peek.at)?,
+            sys::files::is_mount_point(&peek.at)?,
             "nothing is mounted at {}",
             peek.at.display()
         );
@@ -350,7 +350,7 @@ impl Peek {
 
 impl Drop for Peek {
     fn drop(&mut self) {
-        if crate::sys::files::is_mount_point(&self.at).unwrap_or(false)
+        if sys::files::is_mount_point(&self.at).unwrap_or(false)
             && let Err(error) = unmount(&self.at)
         {
             tracing::warn!("{error:#}");

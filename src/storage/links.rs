@@ -9,12 +9,12 @@ use std::path::{Component, Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::merge_tree::{self, Merged};
-use crate::claude::session_file;
-use crate::sys::error::{Context as _, Hint as _, Result, anyhow, bail};
-use crate::sys::files;
-use crate::sys::process::{self, ProcessId};
-use crate::sys::secure_dir::rename_new;
-use crate::sys::time::Timestamp;
+use claude::session_file;
+use sys::error::{Context as _, Hint as _, Result, anyhow, bail};
+use sys::files;
+use sys::process::{self, ProcessId};
+use sys::secure_dir::rename_new;
+use sys::time::Timestamp;
 
 /// A link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -392,7 +392,7 @@ mod tests {
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        crate::wait::until("the file is open", || {
+        testing::wait::until("the file is open", || {
             (!process::users_of(&link.at).is_empty()).then_some(())
         });
         let error = link.make().unwrap_err();

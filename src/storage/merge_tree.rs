@@ -6,9 +6,9 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::sys::error::{Context as _, Result, bail, ensure};
-use crate::sys::files;
-use crate::sys::secure_dir::rename_new;
+use sys::error::{Context as _, Result, bail, ensure};
+use sys::files;
+use sys::secure_dir::rename_new;
 
 /// What came of a merge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

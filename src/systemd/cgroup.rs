@@ -16,9 +16,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::state::AgentName;
-use crate::sys::error::{Context as _, Result};
-use crate::sys::proc_usage::Usage;
+use state::AgentName;
+use sys::error::{Context as _, Result};
+use sys::proc_usage::Usage;
 
 /// The leaf of the tmux server.
 const SERVER: &str = "server";

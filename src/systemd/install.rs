@@ -11,10 +11,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::units::{ALL, KEEPER, Shipped, UNIT_DIR, UnitPaths, is_keeper_of, render};
-use crate::sys::command;
-use crate::sys::command::Output;
-use crate::sys::error::{Context as _, Hint as _, Result, anyhow};
-use crate::sys::files;
+use sys::command;
+use sys::command::Output;
+use sys::error::{Context as _, Hint as _, Result, anyhow};
+use sys::files;
 
 /// systemctl answers at once; reloading a manager with many units takes a second or two.
 const LIMIT: Duration = Duration::from_secs(30);

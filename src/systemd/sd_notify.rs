@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn an_abstract_socket_is_one_too() {
-        let name = format!("spotkeep-test-{}", crate::sys::uuid::new_uuid());
+        let name = format!("spotkeep-test-{}", sys::uuid::new_uuid());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let socket = UnixDatagram::bind_addr(&address).unwrap();
         let mut manager = Manager::at(OsStr::new(&format!("@{name}")), None).unwrap();

@@ -5,9 +5,9 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::state::layout::Root;
-use crate::sys::error::{Context as _, Hint as _, Result, anyhow};
-use crate::sys::user;
+use state::layout::Root;
+use sys::error::{Context as _, Hint as _, Result, anyhow};
+use sys::user;
 
 /// The tmux server, and in it the agents.
 pub const TMUX: &str = "spotkeep-tmux.service";

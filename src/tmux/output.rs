@@ -1,7 +1,7 @@
 //! Pure: what tmux prints, read.
 
-use crate::state::AgentName;
-use crate::sys::exit::Exit;
+use state::AgentName;
+use sys::exit::Exit;
 
 /// The format of the list that [`pane_is_dead`] reads.
 pub const PANES: &str = "#{session_name} #{pane_dead}";

@@ -11,13 +11,13 @@ use super::world::{Machine, News, World};
 use crate::keeper::client::places_of_change;
 use crate::keeper::status::Status;
 use crate::metadata::gcp::Metadata;
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{self, AgentName, Line, Manifest};
-use crate::sys::error::{Context as _, Result};
-use crate::sys::files;
-use crate::sys::inotify::{Bell, Watch};
-use crate::sys::thread;
+use state::config::Config;
+use state::layout::Root;
+use state::{self, AgentName, Line, Manifest};
+use sys::error::{Context as _, Result};
+use sys::files;
+use sys::inotify::{Bell, Watch};
+use sys::thread;
 
 /// What shows in no file, such as a count of dirty files, is asked for this often.
 const STATUS_EVERY: Duration = Duration::from_secs(2);

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use super::world::Load;
 use crate::keeper::status::AgentStatus;
-use crate::state::AgentName;
-use crate::sys::proc_usage::{Processes, Usage};
 use crate::systemd::cgroup::Leaf;
+use state::AgentName;
+use sys::proc_usage::{Processes, Usage};
 
 /// The last look, and what came of it.
 #[derive(Debug, Default)]

@@ -29,18 +29,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::state::AgentName;
-use crate::state::layout::Root;
-use crate::sys::command;
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::inotify::{Bell, Watch};
-use crate::sys::signal::{self, Ask};
-use crate::sys::thread;
-use crate::sys::time::Timestamp;
 pub use feed::Ask as AskStatus;
 use feed::{Feed, Inbox};
 use model::{Effect, Mode, Model};
 use screen::Screen;
+use state::AgentName;
+use state::layout::Root;
+use sys::command;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::inotify::{Bell, Watch};
+use sys::signal::{self, Ask};
+use sys::thread;
+use sys::time::Timestamp;
 pub use view::Look;
 use world::News;
 

@@ -6,8 +6,8 @@ use super::key::Key;
 use super::pager::Pager;
 use super::row::Row;
 use super::world::{News, World};
-use crate::state::{AgentName, AgentState};
-use crate::sys::time::Timestamp;
+use state::{AgentName, AgentState};
+use sys::time::Timestamp;
 
 /// For how long the answer to a command is shown.
 const SAID_FOR: Duration = Duration::from_secs(8);

@@ -1,8 +1,8 @@
 //! Pure: something long that is read: an agent's words as they come, or what a command printed.
 
-use crate::claude::transcript::render::{Said, Who};
-use crate::state::AgentName;
-use crate::sys::time::Timestamp;
+use claude::transcript::render::{Said, Who};
+use state::AgentName;
+use sys::time::Timestamp;
 
 /// The longest result that is shown, in lines: `spotkeep logs` has the rest.
 const RESULT_LINES: usize = 6;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::world::{Glance, Load, World};
 use crate::keeper::status::AgentStatus;
-use crate::state::{AgentSaved, AgentState};
-use crate::sys::time::{Timestamp, short};
+use state::{AgentSaved, AgentState};
+use sys::time::{Timestamp, short};
 
 /// One agent.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 use super::key::Key;
 use super::model::Model;
 use super::view::{self, Look};
-use crate::sys::error::{Context as _, Result};
+use sys::error::{Context as _, Result};
 
 /// The terminal while it is ours. Dropped, it is as it was before; so it is after a panic.
 pub struct Screen {

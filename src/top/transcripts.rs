@@ -8,14 +8,14 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use super::world::Glance;
-use crate::claude::transcript::render::Said;
-use crate::claude::transcript::summary::Story;
-use crate::claude::{self, Lookup, Reader};
 use crate::keeper::status::AgentStatus;
-use crate::state::AgentName;
-use crate::sys::inotify::{Bell, Watch};
-use crate::sys::process;
-use crate::sys::thread;
+use claude::transcript::render::Said;
+use claude::transcript::summary::Story;
+use claude::{self, Lookup, Reader};
+use state::AgentName;
+use sys::inotify::{Bell, Watch};
+use sys::process;
+use sys::thread;
 
 /// The end of a transcript that is read at once, in bytes.
 const FIRST_LOOK: u64 = 256 << 10;
@@ -236,7 +236,7 @@ mod tests {
 
     use super::*;
     use crate::keeper::status;
-    use crate::wait::{FOREVER, during};
+    use testing::wait::{FOREVER, during};
 
     fn said(text: &str, id: &str) -> String {
         format!(

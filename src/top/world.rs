@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::claude::transcript::render::Said;
 use crate::keeper::status::Status;
-use crate::state::{AgentName, Line, Manifest};
-use crate::sys::files::Space;
-use crate::sys::time::Timestamp;
+use claude::transcript::render::Said;
+use state::{AgentName, Line, Manifest};
+use sys::files::Space;
+use sys::time::Timestamp;
 
 /// All of it.
 #[derive(Debug, Clone, PartialEq)]

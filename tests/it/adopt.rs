@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use claude::transcript::locate::slug;
+use drill::session_file::transcript_marks;
 use serde_json::Value;
-use spotkeep::claude::transcript::locate::slug;
-use spotkeep::drill::session_file::transcript_marks;
-use spotkeep::sys::process::ProcessId;
+use sys::process::ProcessId;
 
 use crate::lab::{Lab, arguments, git, prompt_of};
 use crate::real_claude::Person;
@@ -183,7 +183,7 @@ fn a_turn_that_was_cut_before_goes_on_and_nobody_speaks_of_a_preemption() {
 }
 
 pub fn session_of(config: &Path, claude: ProcessId) -> String {
-    let file = spotkeep::claude::session_file::read(config, claude.pid).unwrap();
+    let file = claude::session_file::read(config, claude.pid).unwrap();
     file.session_id
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::wait::during;
+use testing::wait::during;
 
 /// What it keeps of its environment.
 const KEPT: [&str; 6] = [

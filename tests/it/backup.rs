@@ -9,10 +9,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use serde_json::Value;
-use spotkeep::sys::process::{ProcessId, Signal};
+use sys::process::{ProcessId, Signal};
 
 use crate::lab::{Lab, SPOTKEEP, Said, git, is_root, said, skip};
-use crate::wait::during;
+use testing::wait::during;
 
 /// Whether restic is here; otherwise the test says by name that it cannot run.
 pub fn has_restic(test: &str) -> bool {

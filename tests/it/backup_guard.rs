@@ -172,14 +172,14 @@ fn what_is_lost_comes_back_as_the_users_and_no_link_leads_root_astray() {
         return;
     };
     let lab = &guarded.lab;
-    let session = spotkeep::sys::uuid::new_uuid();
+    let session = sys::uuid::new_uuid();
     let transcript = lab.file(&format!(".claude/projects/-a/{session}.jsonl"));
     put(
         &transcript,
         "{\"type\":\"user\",\"message\":{\"content\":\"hello\"}}\n",
     );
     let record = serde_json::json!({
-        "version": 1, "name": "a", "agent_id": spotkeep::sys::uuid::new_uuid(), "session_id": session,
+        "version": 1, "name": "a", "agent_id": sys::uuid::new_uuid(), "session_id": session,
         "cwd": "workspaces/a", "prompt_delivered": true,
     });
     put(&lab.record_path("a"), &record.to_string());

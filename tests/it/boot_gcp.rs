@@ -4,12 +4,12 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use spotkeep::gcp::ssh::{FirstTime, Guest, Look, Startup, in_words, parse};
-use spotkeep::gcp::{Call, Cloud, Refusal, preempt, quote, scripts};
-use spotkeep::sys::time::Timestamp;
+use gcp::ssh::{FirstTime, Guest, Look, Startup, in_words, parse};
+use gcp::{Call, Cloud, Refusal, preempt, quote, scripts};
+use sys::time::Timestamp;
 
 use crate::boot::{Disk, Machine, Room, agent, with_a_room};
-use crate::wait::{FOREVER, during};
+use testing::wait::{FOREVER, during};
 
 /// As Google's guest agent runs a start-up script.
 const UNIT: &str = "[Unit]\nWants=network-online.target\nAfter=network-online.target\n\

@@ -6,11 +6,11 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use spotkeep::sys::process::with_marker;
+use sys::process::with_marker;
 
 use crate::lab::{is_root, said, skip};
 use crate::loop_device::LoopDevice;
-use crate::wait::{during, until};
+use testing::wait::{during, until};
 
 /// Set where a test runs that leaves things behind.
 const LEAVES: &str = "SPOTKEEP_TEST_LEAVES";
@@ -50,7 +50,7 @@ fn nothing_is_left_of_a_test_that_is_killed_nor_of_one_whose_runner_is() {
         return skip(test, &check.err);
     }
     for signal in ["-KILL", "-TERM", "none: its runner goes"] {
-        let id = spotkeep::sys::uuid::new_uuid();
+        let id = sys::uuid::new_uuid();
         let mut runner = Command::new(&contain)
             .arg(std::env::current_exe().unwrap())
             .args([test, "--exact", "--nocapture"])

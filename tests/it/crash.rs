@@ -7,11 +7,11 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use drill::verify::workspace_digest::Digest;
 use serde_json::Value;
-use spotkeep::drill::verify::workspace_digest::Digest;
-use spotkeep::sys::failpoint::Point;
-use spotkeep::sys::power_cut::cut_power;
-use spotkeep::sys::process::Signal;
+use sys::failpoint::Point;
+use sys::power_cut::cut_power;
+use sys::process::Signal;
 
 use crate::backup::{by_hand, has_restic};
 use crate::ground::{mount, on_a_disk};
@@ -65,7 +65,7 @@ fn every_crash_point_is_in_a_journey_that_is_played_and_has_a_name_of_its_own() 
 /// The one file that knows of crash points, compiled as a release build compiles it, and as a test's.
 #[test]
 fn a_release_build_has_neither_the_variable_nor_the_names_of_crash_points() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sys/failpoint.rs");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/sys/src/failpoint.rs");
     let dir = tempfile::tempdir().unwrap();
     let holds = |assertions: &str| {
         let object = dir.path().join(assertions);
@@ -96,9 +96,9 @@ fn a_release_build_has_neither_the_variable_nor_the_names_of_crash_points() {
     assert_eq!(holds("no"), [false, false]);
     // Nobody else asks for the variable.
     let mut grep = Command::new("grep");
-    grep.args(["-rl", CRASH, "src"])
+    grep.args(["-rl", CRASH, "src", "crates"])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
-    assert_eq!(said(&mut grep).out, "src/sys/failpoint.rs\n");
+    assert_eq!(said(&mut grep).out, "crates/sys/src/failpoint.rs\n");
 }
 
 /// A lab of two, one at rest and one that is to be cut in a tool, whose claude takes down who runs which session.
@@ -276,7 +276,7 @@ fn a_power_cut_at_any_point_of_a_save_loses_nothing_that_was_durable() {
         let keeper = crashing(&lab, at, &["--sigterm", "save"]);
         let promised = Promised::of(&lab);
         // What was written has its two seconds, or five, which are not what is looked at here.
-        spotkeep::sys::files::sync_filesystem(&lab.root()).unwrap();
+        sys::files::sync_filesystem(&lab.root()).unwrap();
         keeper.signal(Signal::Term);
         has_crashed(&lab, keeper, at);
         cut_power(&lab.root()).unwrap();

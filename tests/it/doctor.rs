@@ -8,10 +8,10 @@ use std::process::Command;
 
 use serde_json::Value;
 use spotkeep::setup::login_line;
-use spotkeep::sys::user;
-use spotkeep::sys::uuid::new_uuid;
 use spotkeep::systemd::install;
 use spotkeep::systemd::units::{ALL, UNIT_DIR, UnitPaths};
+use sys::user;
+use sys::uuid::new_uuid;
 
 use crate::lab::{Lab, is_root, said, skip};
 
@@ -793,7 +793,7 @@ fn a_keeper_is_known_by_its_version_and_its_agents_by_where_they_live() {
     lab.process("a")
         .open()
         .unwrap()
-        .signal(spotkeep::sys::process::Signal::Kill);
+        .signal(sys::process::Signal::Kill);
     keeper.let_go();
 }
 

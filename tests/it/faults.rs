@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use spotkeep::sys::power_cut::cut_power;
-use spotkeep::sys::process::{Signal, with_marker};
+use sys::power_cut::cut_power;
+use sys::process::{Signal, with_marker};
 
 use crate::disk::{assert_nothing_torn, fill, on_a_small_disk};
 use crate::ground::{mount, on_a_disk};
@@ -68,7 +68,7 @@ fn a_disk_that_fails_under_a_fleet_is_told_and_all_comes_back_once_it_works() {
     lab.declare("a", "idle", "");
     let keeper = lab.keeper_with(&["--sigterm", "save"]);
     lab.wait_done("a");
-    spotkeep::sys::files::sync_filesystem(&lab.root()).unwrap();
+    sys::files::sync_filesystem(&lab.root()).unwrap();
     let (session, process) = (lab.session_of("a"), lab.process("a"));
     cut_power(&lab.root()).unwrap();
     for verb in [
@@ -106,9 +106,7 @@ impl Drop for Aside {
     fn drop(&mut self) {
         // strace lets go of what it traces when it is told to, and not when it is killed.
         let pid = i32::try_from(self.0.id()).unwrap();
-        if let Some(process) =
-            spotkeep::sys::process::ProcessId::of(pid).and_then(|process| process.open())
-        {
+        if let Some(process) = sys::process::ProcessId::of(pid).and_then(|process| process.open()) {
             process.signal(Signal::Term);
         }
         self.0.wait().ok();
@@ -247,7 +245,7 @@ fn a_clock_that_jumps_by_years_between_two_lives_changes_nothing() {
 
 /// Lets a life have been in another year: the journal, the manifest and its id, and the times of files.
 fn redate(lab: &Lab, year: &str, month: &str) {
-    let now = spotkeep::sys::time::Timestamp::now().for_people();
+    let now = sys::time::Timestamp::now().for_people();
     let (this_year, this_month) = (&now[..4], &now[5..7]);
     let (then, to) = (
         format!("\"{this_year}-{this_month}-"),

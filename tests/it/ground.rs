@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use spotkeep::sys::process::Signal;
+use sys::process::Signal;
 
 use crate::lab::{Lab, is_root, said, skip};
 

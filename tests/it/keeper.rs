@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus};
 
-use spotkeep::sys::process::{ProcessId, Signal};
+use sys::process::{ProcessId, Signal};
 
 use crate::lab::Lab;
-use crate::wait::during;
+use testing::wait::during;
 
 impl Lab {
     /// Starts a keeper and waits until it answers.
@@ -17,7 +17,7 @@ impl Lab {
 
     /// Tells the keeper that the file has changed, and no more than that.
     pub fn reload(&self) {
-        let root = spotkeep::state::layout::Root::open_of_anybody(&self.root()).unwrap();
+        let root = state::layout::Root::open_of_anybody(&self.root()).unwrap();
         let patience = spotkeep::keeper::client::PATIENCE;
         let reload = spotkeep::keeper::protocol::Request::Reload { ends: Vec::new() };
         spotkeep::keeper::client::ask(&root, &reload, patience)

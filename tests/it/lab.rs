@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use spotkeep::drill::fake_api::Model;
-use spotkeep::drill::fake_metadata::Metadata;
-use spotkeep::sys::process::{ProcessId, Signal, with_marker};
+use drill::fake_api::Model;
+use drill::fake_metadata::Metadata;
+use sys::process::{ProcessId, Signal, with_marker};
 
 pub use crate::said::{Said, run, said};
 pub use crate::sight::arguments;
-use crate::wait::during;
+use testing::wait::during;
 
 /// A user id that no account of this machine has.
 const ORDINARY: u32 = 48_213;
@@ -53,7 +53,7 @@ impl Lab {
 
     /// No root yet.
     pub fn bare() -> Self {
-        let id = spotkeep::sys::uuid::new_uuid();
+        let id = sys::uuid::new_uuid();
         // Short: a socket's path may have 108 bytes. Where tests are contained this is memory, so that no
         // sync waits for a disk: what a sync is worth is proved by the power cuts.
         let dir = std::env::temp_dir().join(format!("sk-{}", &id[..8]));
@@ -253,7 +253,7 @@ impl Lab {
             .iter()
             .any(|arg| matches!(*arg, "run" | "up" | "notice" | "restore" | "doctor"));
         // A configuration that is wrong on purpose is refused before anybody is asked.
-        let valid = readable.is_ok() && spotkeep::state::config::Config::parse(config).is_ok();
+        let valid = readable.is_ok() && state::config::Config::parse(config).is_ok();
         assert!(
             !runs || !valid || asks_nobody || loopback,
             "no loopback metadata server: {config}"
@@ -358,5 +358,5 @@ pub fn skip(test: &str, why: &str) {
 
 /// Whether this user may do everything.
 pub fn is_root() -> bool {
-    spotkeep::sys::user::id() == 0
+    sys::user::id() == 0
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
-use spotkeep::sys::process::{ProcessId, Signal};
+use sys::process::{ProcessId, Signal};
 
 use crate::lab::{Lab, arguments};
 

@@ -22,10 +22,9 @@ mod real_claude;
 mod s3;
 mod said;
 mod sight;
-#[path = "../../src/wait.rs"]
-mod wait;
 
 mod adopt;
+mod arrows;
 mod backup;
 mod backup_guard;
 mod backup_restore;

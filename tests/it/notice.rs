@@ -4,9 +4,9 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use spotkeep::drill::fake_metadata::Fault;
-use spotkeep::sys::cloud_provider::NOTICE_KEY;
-use spotkeep::sys::process::Signal;
+use drill::fake_metadata::Fault;
+use sys::cloud_provider::NOTICE_KEY;
+use sys::process::Signal;
 
 use crate::lab::Lab;
 

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use serde_json::Value;
 
 use crate::lab::{Lab, skip};
-use crate::wait::during;
+use testing::wait::during;
 
 /// What a request to a webhook says.
 fn body_of(stream: &TcpStream) -> Value {

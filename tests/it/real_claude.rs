@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use claude::onboarding::{Seed, seed};
+use claude::session_file;
 use serde_json::Value;
-use spotkeep::claude::onboarding::{Seed, seed};
-use spotkeep::claude::session_file;
-use spotkeep::state::AgentName;
-use spotkeep::sys::inotify::Watch;
-use spotkeep::sys::process::{ProcessId, Signal};
 use spotkeep::tmux::Tmux;
+use state::AgentName;
+use sys::inotify::Watch;
+use sys::process::{ProcessId, Signal};
 
 use crate::lab::{Lab, is_root, run, skip};
 use crate::loopback::{again_on_loopback, ensure_only_loopback, is_on_loopback, name_of};
-use crate::wait::{during, until, until_with};
+use testing::wait::{during, until, until_with};
 
 /// A key that opens nothing. Of this Claude remembers the last 20 characters.
 pub const KEY: &str = "lab-key-that-opens-nothing";
@@ -225,7 +225,7 @@ impl Person {
 
     fn with(lab: &Lab, config: &Path, cwd: &Path, arguments: &[&str]) -> Self {
         // Of its own: the server of the one before may still hold its socket.
-        let id = spotkeep::sys::uuid::new_uuid();
+        let id = sys::uuid::new_uuid();
         let dir = lab.dir.join(format!("person-{}", &id[..8]));
         fs::create_dir_all(&dir).unwrap();
         let (tmux, name) = (Tmux::new(&dir), AgentName::new("person").unwrap());

@@ -2,8 +2,8 @@
 
 use std::fs;
 
+use claude::transcript::locate::slug;
 use serde_json::Value;
-use spotkeep::claude::transcript::locate::slug;
 
 use crate::adopt::{outside, own_config, session_of, somebody};
 use crate::lab::{arguments, prompt_of};

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use spotkeep::sys::process::{ProcessId, Signal};
+use sys::process::{ProcessId, Signal};
 
 use crate::lab::{arguments, prompt_of};
 use crate::real_claude::{

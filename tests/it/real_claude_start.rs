@@ -4,8 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use claude::transcript::locate::slug;
 use serde_json::{Value, json};
-use spotkeep::claude::transcript::locate::slug;
 
 use crate::lab::{Lab, prompt_of, said};
 use crate::real_claude::{KEY, lab, with_each_version};

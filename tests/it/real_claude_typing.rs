@@ -33,7 +33,7 @@ fn press(lab: &Lab, name: &str, key: &str) {
 }
 
 fn screen(lab: &Lab, name: &str) -> String {
-    let name = spotkeep::state::AgentName::new(name).unwrap();
+    let name = state::AgentName::new(name).unwrap();
     lab.tmux().screen(&name).unwrap()
 }
 

@@ -1,8 +1,8 @@
 //! The real Claude Code against an API that refuses, each in its way: at the start, in a tool, and with
 //! a login of a subscription.
 
-use spotkeep::drill::fake_api::Fault;
-use spotkeep::sys::time::Timestamp;
+use drill::fake_api::Fault;
+use sys::time::Timestamp;
 
 use crate::lab::Lab;
 use crate::real_claude::{KEY, Version, lab, with_each_version, with_oldest_and_newest};

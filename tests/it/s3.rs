@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use spotkeep::drill::http::{Handler, Reply, Request, Server};
+use drill::http::{Handler, Reply, Request, Server};
 
 /// The time that every object was written at; nobody compares it.
 const TIME: &str = "2026-11-22T00:00:00.000Z";

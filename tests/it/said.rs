@@ -4,10 +4,10 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
 use serde_json::Value;
-use spotkeep::sys::command::{self, Output};
-use spotkeep::sys::error::Result;
+use sys::command::{self, Output};
+use sys::error::Result;
 
-use crate::wait::{FOREVER, during};
+use testing::wait::{FOREVER, during};
 
 /// What a command said.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Saves: what they end, what they make durable, and what they leave alone.
 
-use spotkeep::drill::verify::workspace_digest::Digest;
+use drill::verify::workspace_digest::Digest;
 
 use crate::lab::Lab;
 
@@ -172,7 +172,7 @@ fn a_keeper_that_dies_in_its_save_leaves_one_that_the_next_completes() {
     lab.wait_open("a");
     lab.wait_state("slow", "idle");
     let slow = lab.process("slow");
-    keeper.signal(spotkeep::sys::process::Signal::Term);
+    keeper.signal(sys::process::Signal::Term);
     lab.wait_event("", "notice", 1);
     assert!(!keeper.end().success());
     assert!(slow.is_alive());

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use spotkeep::drill::http::{Handler, Reply, Request, Server};
+use drill::http::{Handler, Reply, Request, Server};
 
 use crate::lab::{Lab, SPOTKEEP, is_root, run, said, skip};
 use crate::loopback::name_of;
 use crate::s3::S3;
-use crate::wait::{during, until};
+use testing::wait::{during, until};
 
 /// Everything below a directory, links not followed.
 fn below(dir: &Path) -> Vec<PathBuf> {
@@ -198,7 +198,7 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
         }
     }
     let lab = Lab::new();
-    let id = spotkeep::sys::uuid::new_uuid().replace('-', "");
+    let id = sys::uuid::new_uuid().replace('-', "");
     let secret = |of: &str| format!("sk-{of}-{}", &id[..20]);
     let (of_agent, of_webhook, of_push, of_login, of_copy) = (
         secret("agent"),
@@ -331,7 +331,7 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
         (".claude/.credentials.json", vec![&of_login]),
         ("session-state/credentials.json", vec![&of_login]),
     ];
-    let config_copy = spotkeep::state::layout::Root::open_of_anybody(&lab.root())
+    let config_copy = state::layout::Root::open_of_anybody(&lab.root())
         .unwrap()
         .config_copy();
     for path in below(&lab.dir) {
@@ -457,10 +457,7 @@ fn no_name_leads_out_of_its_place() {
         }
         let quoted = serde_json::Value::from(name).to_string();
         let text = format!("[agents.{quoted}]\nworkspace = \"workspaces/x\"\n");
-        assert!(
-            spotkeep::state::config::Config::parse(&text).is_err(),
-            "{text}"
-        );
+        assert!(state::config::Config::parse(&text).is_err(), "{text}");
     }
     let is_new = |path: &PathBuf| {
         let is_log =

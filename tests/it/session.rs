@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::Stdio;
 
 use serde_json::Value;
-use spotkeep::sys::process::{ProcessId, Signal};
+use sys::process::{ProcessId, Signal};
 
 use crate::lab::{Lab, SPOTKEEP, arguments, prompt_of};
 

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use spotkeep::state::layout::Root;
-use spotkeep::sys::files::is_mount_point;
-use spotkeep::sys::power_cut::cut_power;
+use state::layout::Root;
+use sys::files::is_mount_point;
+use sys::power_cut::cut_power;
 
 use crate::lab::said;
 use crate::setup_lab::{UID, Vm, owned, tool};
-use crate::wait::{during, until};
+use testing::wait::{during, until};
 
 const MIB: u64 = 1 << 20;
 /// What a root needs at least.

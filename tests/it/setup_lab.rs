@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use spotkeep::sys::files::is_mount_point;
+use sys::files::is_mount_point;
 
 use crate::lab::{SPOTKEEP, Said, is_root, said, skip};
 use crate::loop_device::LoopDevice;

@@ -6,12 +6,12 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use spotkeep::sys::command::run_with_input;
-use spotkeep::sys::process::users_of;
+use sys::command::run_with_input;
+use sys::process::users_of;
 
 use crate::lab::{SPOTKEEP, is_root, said};
 use crate::setup_lab::{UID, Vm, owned, tool};
-use crate::wait::{FOREVER, during, until};
+use testing::wait::{FOREVER, during, until};
 
 const ENOUGH: u64 = 512 << 20;
 

@@ -4,17 +4,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use drill::fake_api::Model;
+use drill::fake_api::log::Ledger;
+use drill::session_file::transcript_marks;
 use serde_json::Value;
-use spotkeep::drill::fake_api::Model;
-use spotkeep::drill::fake_api::log::Ledger;
-use spotkeep::drill::session_file::transcript_marks;
-use spotkeep::state::{AgentName, Line, lines};
-use spotkeep::sys::inotify::Watch;
-use spotkeep::sys::process::ProcessId;
 use spotkeep::tmux::Tmux;
+use state::{AgentName, Line, lines};
+use sys::inotify::Watch;
+use sys::process::ProcessId;
 
 use crate::lab::{Lab, said};
-use crate::wait::{until, until_with};
+use testing::wait::{until, until_with};
 
 /// How long one look at something waits that says itself when it changes.
 const A_LOOK: Duration = Duration::from_millis(500);

@@ -1,6 +1,6 @@
 //! `spotkeep top` in a real terminal.
 
-use spotkeep::sys::process::Signal;
+use sys::process::Signal;
 
 use crate::lab::{Lab, SPOTKEEP};
 use crate::pane::Pane;
@@ -78,7 +78,7 @@ fn top_gives_the_terminal_back_when_it_is_ended() {
     let lab = Lab::new();
     let pane = top(&lab, 100, 30);
     pane.wait(&["no agents yet", "no keeper runs: spotkeep up"]);
-    let is_top = |process: &spotkeep::sys::process::ProcessId| {
+    let is_top = |process: &sys::process::ProcessId| {
         let arguments = arguments(*process);
         arguments.first().is_some_and(|program| program == SPOTKEEP)
             && arguments.last().is_some_and(|verb| verb == "top")

@@ -2,9 +2,9 @@
 
 use std::fs;
 
+use drill::fake_api::Fault;
 use serde_json::Value;
-use spotkeep::drill::fake_api::Fault;
-use spotkeep::sys::time::Timestamp;
+use sys::time::Timestamp;
 
 use crate::keeper::Keeper;
 use crate::lab::{Lab, prompt_of};

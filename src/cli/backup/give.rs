@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use super::{show, until_signalled};
 use crate::backup::restic::Repository;
 use crate::backup::{Settings, restore, snapshots};
-use crate::state::layout::Root;
-use crate::sys::error::{Hint as _, Kind, Result, anyhow};
+use state::layout::Root;
+use sys::error::{Hint as _, Kind, Result, anyhow};
 
 /// What a person wants back.
 pub(super) struct Wish {

@@ -7,8 +7,8 @@ use super::{code, until_signalled};
 use crate::backup::privileged_write::Order;
 use crate::backup::{Settings, Stop, privileged_write, recover};
 use crate::resume;
-use crate::sys::error::Result;
-use crate::sys::process;
+use sys::error::Result;
+use sys::process;
 
 /// Looks through the agents that do not run.
 pub(super) fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Result<ExitCode> {

@@ -19,10 +19,10 @@ use crate::backup::restic::{Repository, SHORT};
 use crate::backup::run::{How, Outcome};
 use crate::backup::settings::Key;
 use crate::backup::{BackupState, Settings, Stop, check, copy, maintain, privileged_write, run};
-use crate::state::VERSION;
-use crate::state::layout::Root;
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::{process, signal};
+use state::VERSION;
+use state::layout::Root;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::{process, signal};
 
 pub(super) use show::Bar;
 

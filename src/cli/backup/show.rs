@@ -12,9 +12,9 @@ use super::code;
 use crate::backup::restore::{Given, Now, Step};
 use crate::backup::run::{Outcome, Report};
 use crate::backup::{Progress, Repository, Settings, Stop, recover, snapshots};
-use crate::state::VERSION;
-use crate::sys::error::Result;
-use crate::sys::time::{Timestamp, short};
+use state::VERSION;
+use sys::error::Result;
+use sys::time::{Timestamp, short};
 
 /// Signs in a full bar.
 const BAR: usize = 24;

@@ -4,14 +4,14 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 
 use super::{LIMIT, Subject};
-use crate::checkpoint::{self, Checkpoint, Layer, Outcome};
 use crate::cli::output::{complain, json, say};
-use crate::state::Trigger;
-use crate::state::layout::Root;
-use crate::state::{AgentName, VERSION};
-use crate::sys::deadline::Deadline;
-use crate::sys::error::{Result, anyhow};
-use crate::sys::time::{Timestamp, short};
+use checkpoint::{self, Checkpoint, Layer, Outcome};
+use state::Trigger;
+use state::layout::Root;
+use state::{AgentName, VERSION};
+use sys::deadline::Deadline;
+use sys::error::{Result, anyhow};
+use sys::time::{Timestamp, short};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use super::{LIMIT, Subject};
-use crate::checkpoint::{self, Checkpoint, Size};
 use crate::cli::daemon::names_or_all;
 use crate::cli::output::{json, say, shorten, table};
-use crate::state::layout::Root;
-use crate::state::{AgentName, VERSION};
-use crate::sys::deadline::Deadline;
-use crate::sys::error::Result;
+use checkpoint::{self, Checkpoint, Size};
+use state::layout::Root;
+use state::{AgentName, VERSION};
+use sys::deadline::Deadline;
+use sys::error::Result;
 
 /// The longest list of what was left out, in a table.
 const LEFT_OUT_MAX: usize = 60;

@@ -11,14 +11,14 @@ use std::time::Duration;
 use super::daemon::names_or_all;
 use super::drop_privileges::Access;
 use super::output::{complain, say, table};
-use crate::checkpoint::{self, Checkpoint, Outcome, Place};
-use crate::state::Trigger;
-use crate::state::config::Config;
-use crate::state::layout::Root;
-use crate::state::{AgentName, AgentRecord};
-use crate::sys::deadline::Deadline;
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::time::{Timestamp, parse_duration};
+use checkpoint::{self, Checkpoint, Outcome, Place};
+use state::Trigger;
+use state::config::Config;
+use state::layout::Root;
+use state::{AgentName, AgentRecord};
+use sys::deadline::Deadline;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::time::{Timestamp, parse_duration};
 
 /// A person who waits longer than this has given up before.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -124,7 +124,7 @@ fn now(root: &Root, args: NowArgs) -> Result<ExitCode> {
     }
     if args.json {
         super::output::json(&serde_json::json!({
-            "version": crate::state::VERSION, "agents": objects,
+            "version": state::VERSION, "agents": objects,
         }))?;
     } else {
         for line in table(["AGENT", "ID", ""], &rows) {
@@ -160,7 +160,7 @@ impl Subject {
 
     /// Where git can be asked for its objects, also when the workspace is gone.
     fn repository(&self, root: &Root) -> PathBuf {
-        match crate::checkpoint::workspace::common_dir(&self.place.workspace) {
+        match checkpoint::workspace::common_dir(&self.place.workspace) {
             Some(_) => self.place.workspace.clone(),
             None => checkpoint::home(root, &self.place.private)
                 .unwrap_or_else(|| self.place.workspace.clone()),
@@ -170,7 +170,7 @@ impl Subject {
     /// All of its checkpoints, newest first. A workspace that is gone is no reason to have none.
     fn list(&self, root: &Root) -> Result<Vec<Checkpoint>> {
         let workspace = &self.place.workspace;
-        if crate::checkpoint::workspace::common_dir(workspace).is_some() {
+        if checkpoint::workspace::common_dir(workspace).is_some() {
             return checkpoint::list(&self.place);
         }
         if let Some(repository) = checkpoint::home(root, &self.place.private) {
@@ -236,7 +236,7 @@ fn choose<'a>(
         let oldest = all.last().unwrap_or(newest);
         format!(
             "no checkpoint is {wanted} old; the oldest is {} old",
-            crate::sys::time::short(now.since(oldest.at))
+            sys::time::short(now.since(oldest.at))
         )
     })
 }

@@ -4,18 +4,18 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{LIMIT, Subject};
-use crate::checkpoint::{self, Checkpoint, Layer, Outcome, Turn};
 use crate::cli::daemon::{instead_of_keeper, named, status, wait};
 use crate::cli::output::{complain, say};
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
 use crate::keeper::status::Status;
-use crate::state::Trigger;
-use crate::state::layout::Root;
-use crate::state::{AgentName, AgentState, Fleet, Journal, Wanted, What};
-use crate::sys::deadline::Deadline;
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail};
-use crate::sys::files::LockFile;
+use checkpoint::{self, Checkpoint, Layer, Outcome, Turn};
+use state::Trigger;
+use state::layout::Root;
+use state::{AgentName, AgentState, Fleet, Journal, Wanted, What};
+use sys::deadline::Deadline;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail};
+use sys::files::LockFile;
 
 /// How long an agent may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -175,7 +175,7 @@ fn tell(
         return Ok(());
     }
     let identity = root.identity()?;
-    let life = crate::sys::process::current_life()?;
+    let life = sys::process::current_life()?;
     let mut journal = Journal::open(&root.journal(), &identity.root_id, identity.epoch, &life)?;
     // It is done; that it cannot be written down does not undo it.
     if let Err(error) = journal.write(Some(name), &What::RolledBack { to, undo }) {

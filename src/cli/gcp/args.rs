@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 
-use crate::state::AgentName;
-use crate::sys::time::parse_duration;
+use state::AgentName;
+use sys::time::parse_duration;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

@@ -10,13 +10,13 @@ pub(super) use args::Args;
 use args::{Adopt, Create, Delete, HowLong, Machine, Preempt, Ssh, Status, Verb};
 
 use super::output::{complain, json, say};
-use crate::gcp::create::{Options, Outcome, Prepared};
-use crate::gcp::ssh::FirstTime;
-use crate::gcp::vm_spec::{Notice, Wish, check_name};
-use crate::gcp::{Cloud, Gcloud, adopt, create, delete, preempt, scripts, start_stop, status};
-use crate::state::AgentName;
-use crate::sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use crate::sys::time::Timestamp;
+use gcp::create::{Options, Outcome, Prepared};
+use gcp::ssh::FirstTime;
+use gcp::vm_spec::{Notice, Wish, check_name};
+use gcp::{Cloud, Gcloud, adopt, create, delete, preempt, scripts, start_stop, status};
+use state::AgentName;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::time::Timestamp;
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     check_name("VM", &args.name)?;
@@ -163,7 +163,7 @@ fn stop(cloud: &dyn Cloud, args: &Args, dry_run: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_script(verb: &str, args: &Args, calls: Vec<crate::gcp::Call>) -> ExitCode {
+fn print_script(verb: &str, args: &Args, calls: Vec<gcp::Call>) -> ExitCode {
     let mut parts: Vec<scripts::Part> = calls.into_iter().map(scripts::Part::Call).collect();
     if parts.is_empty() {
         parts.push(scripts::Part::Note("Nothing is to be done.".to_owned()));

@@ -13,9 +13,9 @@ use clap::{Arg, ArgAction, Command};
 
 use super::{tree, verbs};
 use crate::cli::output::say;
-use crate::state::AgentName;
-use crate::state::config::Config;
-use crate::state::layout::{self, Root};
+use state::AgentName;
+use state::config::Config;
+use state::layout::{self, Root};
 
 /// What may stand there, and what it is.
 type Choice = (String, String);

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::page::{Entry, Page};
 use super::tree;
-use crate::sys::error::{Context as _, Result};
+use sys::error::{Context as _, Result};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]

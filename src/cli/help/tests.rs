@@ -9,7 +9,7 @@ use clap::{Command, Parser as _};
 use super::page::{Page, after, split};
 use super::{man, markdown, tree, verbs};
 use crate::cli::Cli;
-use crate::state::config::Config;
+use state::config::Config;
 
 fn here() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
@@ -238,7 +238,9 @@ fn literals(text: &str) -> impl Iterator<Item = &str> {
 #[test]
 fn a_command_that_an_error_hints_at_is_one_that_there_is() {
     let mut sources = Vec::new();
-    files(&here().join("src"), &mut sources);
+    for dir in ["src", "crates"] {
+        files(&here().join(dir), &mut sources);
+    }
     let (mut failures, mut seen) = (Vec::new(), 0);
     for path in &sources {
         let text = fs::read_to_string(path).unwrap();
@@ -270,7 +272,9 @@ fn a_command_that_an_error_hints_at_is_one_that_there_is() {
 #[test]
 fn the_errors_that_are_explained_are_errors_that_there_are() {
     let mut sources = Vec::new();
-    files(&here().join("src"), &mut sources);
+    for dir in ["src", "crates"] {
+        files(&here().join(dir), &mut sources);
+    }
     // Continued lines of a literal are one, and a placeholder is a gap.
     let code: String = sources
         .iter()

@@ -9,12 +9,13 @@ use std::thread;
 use std::time::Duration;
 
 use super::request::{Answer, Request};
-use crate::sys::cloud_provider::{Choice, NOTICE_KEY, Provider};
-use crate::sys::deadline::Deadline;
-use crate::sys::error::{Context as _, Hint as _, Result, bail, ensure};
-use crate::sys::http::{Client, Failure, Reply};
-use crate::sys::socket::{LOOPBACK_VARIABLE, loopback_only};
-use crate::sys::time::parse_duration;
+use sys::cloud_provider::{Choice, NOTICE_KEY, Provider};
+use sys::deadline::Deadline;
+use sys::error::{Context as _, Hint as _, Result, bail, ensure};
+use sys::http::{Client, Failure, Reply};
+use sys::loopback_only;
+use sys::socket::LOOPBACK_VARIABLE;
+use sys::time::parse_duration;
 
 /// Where the metadata server of a Compute Engine VM is.
 const DEFAULT_ADDRESS: &str = "169.254.169.254";
@@ -62,7 +63,7 @@ impl Metadata {
     /// It is no address; or `SPOTKEEP_LOOPBACK_ONLY=1` is set, as it always is in our own tests,
     /// and it is not this machine's.
     pub fn new(address: &str) -> Result<Self> {
-        check(address, loopback_only())?;
+        check(address, loopback_only!())?;
         Ok(Self {
             address: address.to_owned(),
             client: Client::new(),
@@ -218,7 +219,7 @@ fn parse(address: &str) -> Option<(String, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::http::fake_server::{Act, Scripted, unused_address};
+    use testing::http::{Act, Scripted, unused_address};
 
     #[test]
     fn the_well_known_address_is_only_taken_on_compute_engine() {
@@ -317,6 +318,6 @@ mod tests {
 
         let absent = Metadata::new(&unused_address()).unwrap();
         let error = absent.preempted().unwrap_err();
-        assert!(crate::sys::error::hint_of(&error).is_some());
+        assert!(sys::error::hint_of(&error).is_some());
     }
 }

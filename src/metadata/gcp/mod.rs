@@ -11,9 +11,9 @@ use std::convert::Infallible;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::time::Instant;
 
-use crate::sys::error::{Context as _, Result};
-use crate::sys::http::Client;
-use crate::sys::thread;
+use sys::error::{Context as _, Result};
+use sys::http::Client;
+use sys::thread;
 
 pub use metadata::Metadata;
 pub use poller::{Health, Poller, Seen, Step};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::metadata::parse_flag;
-use crate::sys::http::{Failure, Reply};
+use sys::http::{Failure, Reply};
 
 /// The key that turns TRUE when the preemption begins.
 const KEY: &str = "instance/preempted";

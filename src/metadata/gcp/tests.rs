@@ -5,9 +5,9 @@ use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use super::*;
-use crate::sys::http::fake_server::{Act, Asked, Scripted, unused_address};
-use crate::sys::http::{Failure, Reply};
-use crate::wait::during;
+use sys::http::{Failure, Reply};
+use testing::http::{Act, Asked, Scripted, unused_address};
+use testing::wait::during;
 
 const AT_ONCE: Duration = Duration::from_millis(1);
 

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use crate::sys::time::Timestamp;
+use sys::time::Timestamp;
 
 /// Steps between two marks, in seconds, that people count in.
 const STEPS: [i64; 19] = [

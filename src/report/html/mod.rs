@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use super::{Doing, Preemption, Report};
-use crate::sys::time::short;
+use sys::time::short;
 
 /// The looks, for light and for dark.
 const STYLE: &str = include_str!("style.css");
@@ -238,7 +238,7 @@ fn story(end: &Preemption) -> String {
 }
 
 /// As `2026-11-22 03:12`.
-fn minute(at: crate::sys::time::Timestamp) -> String {
+fn minute(at: sys::time::Timestamp) -> String {
     format!("{} {}", at.day(), at.minute())
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::super::{AgentTime, Doing, Report, Span};
 use super::axis::{Tick, place};
 use super::{escape, share, short, story};
-use crate::sys::time::Timestamp;
+use sys::time::Timestamp;
 
 /// The finest that is drawn is one of so many parts of the width: a pixel and a half on a screen.
 const PARTS: u32 = 720;

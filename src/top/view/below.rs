@@ -5,10 +5,10 @@ use ratatui::text::Span;
 use super::Lines;
 use super::look::Look;
 use super::text::{bytes, count, fit, flow, width};
-use crate::state::{AgentState, Line};
-use crate::sys::time::brief;
 use crate::top::model::{Deed, Mode, Model};
 use crate::top::row::Row;
+use state::{AgentState, Line};
+use sys::time::brief;
 
 /// The lines about the chosen agent, with the rule above them.
 pub(super) const DETAIL: usize = 4;

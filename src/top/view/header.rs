@@ -8,9 +8,9 @@ use super::Lines;
 use super::look::Look;
 use super::text::{bytes, count, fit, flow, width};
 use crate::keeper::status::NoticeSeen;
-use crate::state::{AgentState, Fleet, Manifest};
-use crate::sys::time::{Timestamp, brief, short};
 use crate::top::model::Model;
+use state::{AgentState, Fleet, Manifest};
+use sys::time::{Timestamp, brief, short};
 
 /// So many of the things that are wrong are shown; `spotkeep status` tells all.
 const TROUBLES: usize = 2;
@@ -207,9 +207,7 @@ fn stages(model: &Model, save: Option<&Manifest>) -> [(String, bool); 4] {
         (true, _) | (_, 0) => "agents ended".to_owned(),
         (false, up) => format!("{up} still running"),
     };
-    let of = |take: fn(&crate::state::Stages) -> Option<u64>| {
-        stages.is_some_and(|all| reached(take(all)))
-    };
+    let of = |take: fn(&state::Stages) -> Option<u64>| stages.is_some_and(|all| reached(take(all)));
     [
         (ending, ended || up == 0),
         ("words".to_owned(), of(|all| all.words_safe_ms)),

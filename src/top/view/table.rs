@@ -5,9 +5,9 @@ use ratatui::text::Span;
 use super::Lines;
 use super::look::Look;
 use super::text::{bytes, count, fit, width};
-use crate::sys::time::brief;
 use crate::top::model::{Mode, Model};
 use crate::top::row::Row;
+use sys::time::brief;
 
 /// What an agent does is worth this much, before another column is; in a wide window a third of it.
 const DOING_LEAST: usize = 26;

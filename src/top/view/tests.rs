@@ -10,13 +10,13 @@ use serde_json::json;
 
 use super::*;
 use crate::backup::BackupState;
-use crate::claude::transcript::render::{Said, Who};
 use crate::keeper::status::{AgentStatus, BackupSeen, NoticeSeen, Status, sample};
-use crate::state::{AgentName, AgentState, Fleet, Manifest};
-use crate::sys::files::Space;
-use crate::sys::time::Timestamp;
 use crate::top::key::Key;
 use crate::top::world::{Glance, Load, Machine, News, World};
+use claude::transcript::render::{Said, Who};
+use state::{AgentName, AgentState, Fleet, Manifest};
+use sys::files::Space;
+use sys::time::Timestamp;
 
 fn now() -> Timestamp {
     Timestamp::parse("2026-11-28T14:03:22Z").unwrap()

@@ -11,10 +11,7 @@ pub struct Disk(LoopDevice);
 impl Disk {
     /// A blank disk in the room at `dir`.
     pub fn blank(dir: &Path, megabytes: u64) -> Self {
-        let image = dir.join(format!(
-            "disk-{}.img",
-            &spotkeep::sys::uuid::new_uuid()[..8]
-        ));
+        let image = dir.join(format!("disk-{}.img", &sys::uuid::new_uuid()[..8]));
         let file = File::create(&image).unwrap();
         file.set_len(megabytes << 20).unwrap();
         Self(LoopDevice::attach(&image, &[]))

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use drill::fake_api::log::Ledger;
 use serde_json::Value;
-use spotkeep::drill::fake_api::log::Ledger;
-use spotkeep::sys::process::{ProcessId, Signal};
+use sys::process::{ProcessId, Signal};
 
 use super::journal::Journal;
 use super::{Disk, Room};
 use crate::lab::{SPOTKEEP, Said, prompt_of, said};
 use crate::sight::until_model;
-use crate::wait::{during, until_with};
+use testing::wait::{during, until_with};
 
 /// Where the data disk is, by the name that Compute Engine gives it.
 pub const DEVICE: &str = "/dev/disk/by-id/google-claude-persist";
@@ -43,7 +43,7 @@ impl<'r> Machine<'r> {
     pub fn new(room: &'r Room) -> Self {
         let boot_disk = room
             .dir
-            .join(format!("boot-{}", &spotkeep::sys::uuid::new_uuid()[..8]));
+            .join(format!("boot-{}", &sys::uuid::new_uuid()[..8]));
         for name in ["upper", "work", "root"] {
             fs::create_dir_all(boot_disk.join(name)).unwrap();
         }

@@ -13,8 +13,8 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use spotkeep::drill::fake_api::Model;
-use spotkeep::drill::fake_metadata::Metadata;
+use drill::fake_api::Model;
+use drill::fake_metadata::Metadata;
 
 use crate::apart::{self, name_of};
 use crate::lab::{is_root, said, skip};
@@ -119,7 +119,7 @@ impl Groups {
         for place in &places {
             remove_forsaken(place);
         }
-        let name = format!("{GROUP}{}", &spotkeep::sys::uuid::new_uuid()[..8]);
+        let name = format!("{GROUP}{}", &sys::uuid::new_uuid()[..8]);
         let made = places.iter().map(|place| group(&place.join(&name)));
         Self(made.collect())
     }

@@ -10,12 +10,12 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use spotkeep::checkpoint::{Checkpoint, Outcome, Place, take};
-use spotkeep::state::Trigger;
-use spotkeep::sys::deadline::Deadline;
-use spotkeep::sys::error::Result;
+use checkpoint::{Checkpoint, Outcome, Place, take};
+use state::Trigger;
+use sys::deadline::Deadline;
+use sys::error::Result;
 
-use crate::wait::FOREVER;
+use testing::wait::FOREVER;
 
 /// A directory with a workspace in it.
 pub struct Bench {

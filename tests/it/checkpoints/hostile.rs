@@ -5,16 +5,14 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use spotkeep::checkpoint::{
-    Layer, Outcome, difference, list, rebuild, repair, rollback, sizes, thin_at,
-};
-use spotkeep::state::config::{Keep, Span};
-use spotkeep::state::layout::Root;
-use spotkeep::sys::deadline::Deadline;
-use spotkeep::sys::time::Timestamp;
+use checkpoint::{Layer, Outcome, difference, list, rebuild, repair, rollback, sizes, thin_at};
+use state::config::{Keep, Span};
+use state::layout::Root;
+use sys::deadline::Deadline;
+use sys::time::Timestamp;
 
 use super::bench::{Bench, each};
-use crate::wait::FOREVER;
+use testing::wait::FOREVER;
 
 /// A trap: settings or files, and a plain git command that falls into it.
 struct Trap {
@@ -424,7 +422,7 @@ fn look_after(bench: &Bench, name: &str) {
     // As if an editor had written it again: git has to look inside of it.
     bench.write("b", "b as committed\n");
     let aside = bench.dir.join("private-survey");
-    let said = spotkeep::checkpoint::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
+    let said = checkpoint::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
     assert!(said.is_some(), "{name}");
     let all = list(&place).unwrap();
     sizes(&bench.workspace, &all, deadline).unwrap();
@@ -445,7 +443,7 @@ fn look_after(bench: &Bench, name: &str) {
     assert!(!gone.is_empty(), "{name}");
     fs::write(bench.path(".git/index"), "torn").unwrap();
     repair(&root, &place, deadline).unwrap();
-    let said = spotkeep::checkpoint::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
+    let said = checkpoint::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
     assert!(said.is_some(), "{name}: the index was not made again");
 }
 
@@ -456,10 +454,7 @@ fn a_git_directory_that_does_not_acknowledge_the_workspace_is_not_written_to() {
         let before = super::bench::print(&victim);
         let objects = count(&victim.path(".git"));
         let error = bench.try_take().unwrap_err();
-        assert!(
-            spotkeep::sys::error::hint_of(&error).is_some(),
-            "{what}: {error:#}"
-        );
+        assert!(sys::error::hint_of(&error).is_some(), "{what}: {error:#}");
         assert_eq!(super::bench::print(&victim), before, "{what}");
         assert_eq!(count(&victim.path(".git")), objects, "{what}");
     };

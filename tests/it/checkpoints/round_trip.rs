@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 
-use spotkeep::checkpoint::{Outcome, rebuild, rollback};
+use checkpoint::{Outcome, rebuild, rollback};
 
 use super::bench::{Bench, assert_same, each, print, view};
 use super::cases::{CASES, Case};

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use spotkeep::checkpoint::{Outcome, list, rollback, take};
-use spotkeep::state::Trigger;
-use spotkeep::sys::deadline::Deadline;
-use spotkeep::sys::error::hint_of;
+use checkpoint::{Outcome, list, rollback, take};
+use state::Trigger;
+use sys::deadline::Deadline;
+use sys::error::hint_of;
 
 use super::bench::Bench;
 use crate::lab::{is_root, said, skip};
-use crate::wait::FOREVER;
+use testing::wait::FOREVER;
 
 /// A shell that does something over and over, and ends a round that it has begun when it is dropped: its git
 /// would outlive it otherwise.
@@ -246,7 +246,7 @@ fn a_checkpoint_that_was_taken_survives_a_power_cut() {
     }
     bench.git(&["init", "-q", "-b", "main"]);
     bench.fill();
-    spotkeep::sys::files::sync_filesystem(&bench.workspace).unwrap();
+    sys::files::sync_filesystem(&bench.workspace).unwrap();
     // From here on nothing but the checkpoint's own care makes it durable.
     for number in 0..200 {
         bench.write(
@@ -261,7 +261,7 @@ fn a_checkpoint_that_was_taken_survives_a_power_cut() {
     bench.write("a", "staged\n");
     bench.git(&["add", "a"]);
     let checkpoint = bench.taken();
-    spotkeep::sys::power_cut::cut_power(&bench.workspace).unwrap();
+    sys::power_cut::cut_power(&bench.workspace).unwrap();
     umount();
     assert_eq!(mount().code, 0);
     let found = list(&bench.place());

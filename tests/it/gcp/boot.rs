@@ -5,8 +5,8 @@ use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use spotkeep::gcp::scripts::startup;
-use spotkeep::sys::command::Output;
+use gcp::scripts::startup;
+use sys::command::Output;
 
 use crate::lab::{is_root, run, skip};
 use crate::loop_device::LoopDevice;
@@ -25,7 +25,7 @@ fn sh(line: &str) -> Output {
 
 impl Vm {
     fn new() -> Self {
-        let id = spotkeep::sys::uuid::new_uuid();
+        let id = sys::uuid::new_uuid();
         let dir = std::env::temp_dir().join(format!("sk-boot-{}", &id[..8]));
         for name in ["by-id", "run", "lib", "mnt"] {
             fs::create_dir_all(dir.join(name)).unwrap();

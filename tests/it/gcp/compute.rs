@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use drill::http::{Handler, Reply, Request, Server};
 use serde_json::{Value, json};
-use spotkeep::drill::http::{Handler, Reply, Request, Server};
 
-use crate::wait::FOREVER;
+use testing::wait::FOREVER;
 
 /// What was asked to be changed.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use spotkeep::gcp::Fault;
-use spotkeep::gcp::gcloud_error::is_partial;
+use gcp::Fault;
+use gcp::gcloud_error::is_partial;
 
 use super::compute::{Answer, Fault as Ordered, ZONE};
 use super::{Laptop, agent, look, on_a_laptop};
@@ -243,7 +243,7 @@ fn gcp_a_notice_that_this_gcloud_cannot_ask_for_is_refused_before_anything_is_ma
         let version = said.stdout.split_whitespace().nth(3).unwrap();
         let number: u32 = version.split('.').next().unwrap().parse().unwrap();
         let create = ["create", "--zone", ZONE, "--notice", "120s"];
-        if number < spotkeep::gcp::vm_spec::NOTICE_SINCE {
+        if number < gcp::vm_spec::NOTICE_SINCE {
             laptop.gcp(&create).refused_somewhere(
                 2,
                 "cannot ask for a notice",

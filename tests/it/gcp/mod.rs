@@ -12,8 +12,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use gcp::vm_spec::{Notice, Shape, Wish};
 use serde_json::json;
-use spotkeep::gcp::vm_spec::{Notice, Shape, Wish};
 
 use compute::{Compute, PROJECT, ZONE};
 
@@ -51,7 +51,7 @@ pub fn on_a_laptop<Play: Fn(&Laptop)>(play: Play) {
 
 impl Laptop {
     fn new() -> Self {
-        let id = spotkeep::sys::uuid::new_uuid();
+        let id = sys::uuid::new_uuid();
         let dir = std::env::temp_dir().join(format!("sk-gcp-{}", &id[..8]));
         for name in ["home/.ssh", "bin", "gcloud"] {
             fs::create_dir_all(dir.join(name)).unwrap();

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use drill::fake_api::Model;
+use drill::fake_api::log::Ledger;
+use drill::fake_api::marker::Marker;
+use drill::fake_metadata::Metadata;
+use drill::session_file::transcript_marks;
+use drill::verify::records::{Evidence, Lost, count};
 use serde_json::Value;
-use spotkeep::drill::fake_api::Model;
-use spotkeep::drill::fake_api::log::Ledger;
-use spotkeep::drill::fake_api::marker::Marker;
-use spotkeep::drill::fake_metadata::Metadata;
-use spotkeep::drill::session_file::transcript_marks;
-use spotkeep::drill::verify::records::{Evidence, Lost, count};
 
 use super::machine::{BOOT_LIMIT, DataDisk, Garage, LIMIT, Machine};
 

@@ -11,8 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use spotkeep::sys::command::run;
-use spotkeep::sys::process::{ProcessId, Signal};
+use sys::command::run;
+use sys::process::{ProcessId, Signal};
 
 /// For a boot on two emulated processors that others use too; a quiet machine takes 15 to 25 s.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(400);

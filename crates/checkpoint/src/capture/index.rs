@@ -1,0 +1,311 @@
+//! The agent's index: read once, as a whole, and copied to where our own git may change it.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::git::index::{self, Kind};
+use crate::git::{Git, Repository, Side, objects};
+use sys::error::{Context as _, Result};
+
+/// Ours, for the files on the disk; kept from one checkpoint to the next.
+pub(crate) const WORKTREE: &str = "worktree.index";
+/// What is remembered of the last checkpoint.
+pub(crate) const MEMORY: &str = "memory.json";
+/// A copy of the agent's, for what is staged.
+pub(crate) const STAGED: &str = "staged.index";
+/// For trees in between.
+pub(crate) const SCRATCH: &str = "scratch.index";
+
+/// Which index it was: as long as this is the same, so is what is staged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Print {
+    length: u64,
+    /// Nanoseconds since 1970.
+    modified: i64,
+    inode: u64,
+    /// Its last bytes: git's checksum over all of it.
+    trailer: Vec<u8>,
+}
+
+/// The index as it was at one moment. git replaces it by a rename, so what is read is whole.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub print: Option<Print>,
+    file: Option<(File, SystemTime)>,
+}
+
+impl Base {
+    /// Opens the index of a repository; without one nothing is staged.
+    pub fn open(repository: &Repository) -> Result<Self> {
+        let path = repository.git_dir.join("index");
+        let open = || -> io::Result<(File, SystemTime, Print)> {
+            use std::os::unix::fs::FileExt as _;
+            let file = sys::files::open_no_follow(&path)?;
+            let found = file.metadata()?;
+            if !found.is_file() {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            let mut trailer = vec![0; 32.min(usize::try_from(found.len()).unwrap_or(32))];
+            let at = found.len() - trailer.len() as u64;
+            file.read_exact_at(&mut trailer, at)?;
+            let print = Print {
+                length: found.len(),
+                modified: found.mtime() * 1_000_000_000 + found.mtime_nsec(),
+                inode: found.ino(),
+                trailer,
+            };
+            Ok((file, found.modified()?, print))
+        };
+        match open() {
+            Ok((file, modified, print)) => Ok(Self {
+                print: Some(print),
+                file: Some((file, modified)),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self {
+                print: None,
+                file: None,
+            }),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+}
+
+/// An entry that a tree cannot hold as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Special {
+    pub path: Vec<u8>,
+    pub mode: u32,
+    pub oid: String,
+    pub stage: u8,
+    pub assume_unchanged: bool,
+    pub skip_worktree: bool,
+    pub intent_to_add: bool,
+}
+
+/// What there is to know of an index.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    pub specials: Vec<Special>,
+    /// Submodules, and other commits of another repository.
+    pub gitlinks: Vec<Vec<u8>>,
+    /// Paths of `.gitattributes`.
+    pub attributes: Vec<Vec<u8>>,
+    /// It cannot be read: what was staged is not known.
+    pub lost: bool,
+    /// All of it, where it can be read.
+    pub bytes: Vec<u8>,
+}
+
+impl Survey {
+    /// Copies the agent's index for both of our uses, with its modification time: git takes an entry for
+    /// unchanged only if its file is older than the index. A damaged one is replaced by what HEAD holds.
+    pub fn take(
+        base: Base,
+        side: &Side,
+        repository: &Repository,
+        head: Option<&str>,
+        git: &Git,
+    ) -> Result<Self> {
+        let (worktree, staged) = (side.file(WORKTREE), side.file(STAGED));
+        for path in [&worktree, &staged] {
+            remove(path)?;
+        }
+        let Some((mut file, modified)) = base.file else {
+            return Ok(Self::default());
+        };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .context("cannot read the index")?;
+        let oid_length = repository.settings.oid_length;
+        let mut kind = index::read(&bytes, oid_length, |_| ());
+        if kind.is_some() {
+            place(&worktree, &bytes, modified)?;
+        }
+        if kind == Some(Kind::Partial) {
+            // Its other part lies beside it. git writes it anew as a whole, with all its stat data.
+            side.share_index(repository)?;
+            let whole = git
+                .on_index(&worktree)
+                .run(&["update-index", "--force-write-index"], Vec::new());
+            bytes = match whole {
+                Ok(_) => fs::read(&worktree).context("cannot read our index")?,
+                Err(_) => Vec::new(),
+            };
+            kind = index::read(&bytes, oid_length, |_| ());
+        }
+        if kind != Some(Kind::Whole) {
+            if let Some(head) = head {
+                git.on_index(&worktree)
+                    .run(&["read-tree", head], Vec::new())?;
+                git.on_index(&staged)
+                    .run(&["read-tree", head], Vec::new())?;
+            }
+            return Ok(Self {
+                lost: true,
+                ..Self::default()
+            });
+        }
+        let modified = fs::metadata(&worktree).and_then(|found| found.modified());
+        place(
+            &staged,
+            &bytes,
+            modified.context("cannot look at our index")?,
+        )?;
+        Ok(Self::read(bytes, oid_length))
+    }
+
+    fn read(bytes: Vec<u8>, oid_length: usize) -> Self {
+        let mut survey = Self::default();
+        index::read(&bytes, oid_length, |entry| {
+            let is_special = entry.stage > 0
+                || entry.assume_unchanged
+                || entry.skip_worktree
+                || entry.intent_to_add;
+            if is_special {
+                survey.specials.push(Special {
+                    path: entry.path.to_vec(),
+                    mode: entry.mode,
+                    oid: entry.hex(),
+                    stage: entry.stage,
+                    assume_unchanged: entry.assume_unchanged,
+                    skip_worktree: entry.skip_worktree,
+                    intent_to_add: entry.intent_to_add,
+                });
+            }
+            if entry.mode == 0o160_000
+                && survey.gitlinks.last().is_none_or(|last| last != entry.path)
+            {
+                survey.gitlinks.push(entry.path.to_vec());
+            }
+            if entry.path.ends_with(b".gitattributes") {
+                survey.attributes.push(entry.path.to_vec());
+            }
+        });
+        survey.bytes = bytes;
+        survey
+    }
+}
+
+/// What is staged, as objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Staged {
+    pub tree: String,
+    /// A blob: the special entries, as [`entry_line`] writes them.
+    pub entries: Option<String>,
+    /// A tree of `1/…`, `2/…`, `3/…`: what is in a conflict.
+    pub stages: Option<String>,
+}
+
+impl Staged {
+    /// Writes what is staged.
+    pub fn write(survey: &Survey, side: &Side, git: &Git, oid_length: usize) -> Result<Self> {
+        let staged = git.on_index(&side.file(STAGED));
+        let in_conflict: Vec<&Special> = survey
+            .specials
+            .iter()
+            .filter(|entry| entry.stage > 0)
+            .collect();
+        let mut stages = None;
+        if !in_conflict.is_empty() {
+            let none = objects::none(oid_length);
+            let gone = in_conflict
+                .iter()
+                .flat_map(|entry| line(0, &none, 0, &entry.path));
+            staged.run(&INDEX_INFO, gone.collect())?;
+            remove(&side.file(SCRATCH))?;
+            let scratch = git.on_index(&side.file(SCRATCH));
+            let apart = in_conflict.iter().flat_map(|entry| {
+                let path = [entry.stage.to_string().as_bytes(), b"/", &entry.path].concat();
+                line(entry.mode, &entry.oid, 0, &path)
+            });
+            scratch.run(&INDEX_INFO, apart.collect())?;
+            stages = Some(scratch.line(&["write-tree", "--missing-ok"], Vec::new())?);
+        }
+        let entries = if survey.specials.is_empty() {
+            None
+        } else {
+            let lines = survey.specials.iter().flat_map(entry_line).collect();
+            Some(git.line(&["hash-object", "-w", "--stdin"], lines)?)
+        };
+        Ok(Self {
+            // In a partial clone, what is staged outside of a sparse checkout may be elsewhere.
+            tree: staged.line(&["write-tree", "--missing-ok"], Vec::new())?,
+            entries,
+            stages,
+        })
+    }
+}
+
+/// Entries for `update-index`, from our hand.
+pub(crate) const INDEX_INFO: [&str; 3] = ["update-index", "-z", "--index-info"];
+
+/// A line for [`INDEX_INFO`]; mode 0 takes the path out, at all stages.
+pub(crate) fn line(mode: u32, oid: &str, stage: u8, path: &[u8]) -> Vec<u8> {
+    let mut line = format!("{mode:06o} {oid} {stage}\t").into_bytes();
+    line.extend_from_slice(path);
+    line.push(0);
+    line
+}
+
+/// A special entry as it is kept: flags (`a`ssume unchanged, `s`kip worktree, `i`ntent to add, or `-`),
+/// then mode, object, stage and path.
+pub(crate) fn entry_line(entry: &Special) -> Vec<u8> {
+    let flag = |is_set, letter| if is_set { letter } else { b'-' };
+    let mut bytes = vec![
+        flag(entry.assume_unchanged, b'a'),
+        flag(entry.skip_worktree, b's'),
+        flag(entry.intent_to_add, b'i'),
+        b' ',
+    ];
+    bytes.extend(line(entry.mode, &entry.oid, entry.stage, &entry.path));
+    bytes
+}
+
+/// Reads what [`entry_line`] wrote.
+pub(crate) fn read_entries(bytes: &[u8]) -> Vec<Special> {
+    bytes
+        .split(|byte| *byte == 0)
+        .filter_map(|line| {
+            let tab = line.iter().position(|byte| *byte == b'\t')?;
+            let head = std::str::from_utf8(&line[..tab]).ok()?;
+            let mut words = head.split(' ');
+            let flags = words.next()?;
+            Some(Special {
+                path: line[tab + 1..].to_vec(),
+                mode: u32::from_str_radix(words.next()?, 8).ok()?,
+                oid: words.next()?.to_owned(),
+                stage: words.next()?.parse().ok()?,
+                assume_unchanged: flags.contains('a'),
+                skip_worktree: flags.contains('s'),
+                intent_to_add: flags.contains('i'),
+            })
+        })
+        .collect()
+}
+
+/// Removes a file; that it is gone is no error.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a copy that is as old as the original.
+fn place(path: &Path, bytes: &[u8], modified: SystemTime) -> Result<()> {
+    let write = || -> io::Result<()> {
+        fs::write(path, bytes)?;
+        File::options()
+            .write(true)
+            .open(path)?
+            .set_modified(modified)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,372 @@
+//! What a workspace holds now, as objects and words.
+
+pub(crate) mod index;
+pub(crate) mod operation;
+pub(crate) mod unstable_file;
+pub(crate) mod worktree;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::Outcome;
+use super::create::{OwnRef, Taking, inner, take_at};
+use super::message::{self, Head, Kept, Nested, Stashed, State};
+use crate::git::objects::{self, Object};
+use crate::git::{Git, Repository};
+use index::{Base, MEMORY, Print, Staged, Survey, remove};
+use sys::error::{Context as _, Result, ensure};
+use sys::process::current_life;
+use sys::thread;
+use worktree::{Seen, Worktree};
+
+/// Repositories in repositories in repositories: so deep.
+const DEPTH: usize = 8;
+
+/// What we remember is not to be used.
+pub(super) struct Again;
+
+/// What we remember of the last checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Memory {
+    pub version: u32,
+    /// Of another life nothing is believed: objects that were not yet on the disk may be gone.
+    pub life: String,
+    pub work_tree: String,
+    pub base: Option<Print>,
+    /// What was asked for about conversions.
+    pub rules: String,
+    pub staged: Staged,
+    /// The index could not be read.
+    pub lost: bool,
+    /// The tree of the files.
+    pub worktree: String,
+    pub gitlinks: Vec<String>,
+}
+
+/// All that a checkpoint is made of.
+pub(super) struct Found {
+    pub memory: Memory,
+    pub state: State,
+    pub newest: Option<Kept>,
+    pub newest_id: Option<String>,
+    pub head_tree: Option<String>,
+    pub files: BTreeMap<String, Vec<u8>>,
+    /// Of the objects that the refs name, those that are commits.
+    pub commits: BTreeSet<String>,
+    /// A tree of git's own that nothing else holds.
+    pub auto_merge: Option<String>,
+}
+
+impl Taking<'_> {
+    pub fn look(&self, base: Base, again: Option<Again>) -> Result<Found> {
+        // The files take the time; the refs are read meanwhile.
+        let files = || self.files(base, again.is_some());
+        let (known, files) = thread::both("refs", || self.known(), files);
+        let known = known.context("reading the refs failed")??;
+        let (memory, seen) = files?;
+        let oid = |name: &str| known.objects.get(name).map(|object| object.oid.clone());
+        let head = known
+            .objects
+            .get("HEAD")
+            .filter(|object| object.kind == "commit");
+        let head = head.map(|object| object.oid.clone());
+        let mut refs: BTreeMap<String, String> = known.of_the_worktree;
+        for name in operation::REFS {
+            refs.extend(oid(name).map(|oid| (name.to_owned(), oid)));
+        }
+        let mut left_out = seen.left_out;
+        if memory.lost {
+            left_out.push("what was staged: the index is damaged".to_owned());
+        }
+        let branch = branch(self.repository, &self.refs)?;
+        if head.is_none() {
+            left_out.extend(broken_branch(self.repository, branch.as_deref()));
+        }
+        let nested = self.nested(&memory, seen.nested, &mut left_out);
+        left_out.sort();
+        let stash = match oid("refs/stash") {
+            Some(_) => stash(self.repository, &self.refs)?,
+            None => Vec::new(),
+        };
+        let auto_merge = known
+            .objects
+            .get("AUTO_MERGE")
+            .filter(|object| object.kind == "tree");
+        Ok(Found {
+            memory,
+            auto_merge: auto_merge.map(|object| object.oid.clone()),
+            head_tree: oid("HEAD^{tree}"),
+            state: State {
+                left_out,
+                head: Head {
+                    branch,
+                    commit: head,
+                },
+                refs,
+                stash,
+                nested,
+                linked: self.repository.is_linked(),
+            },
+            commits: known
+                .objects
+                .into_values()
+                .filter(|object| object.kind == "commit")
+                .map(|object| object.oid)
+                .collect(),
+            newest: known.newest,
+            newest_id: known.newest_id,
+            files: operation::read(&self.repository.git_dir)?,
+        })
+    }
+
+    /// What the refs say.
+    pub fn known(&self) -> Result<Known> {
+        let (ours, of_the_worktree) = self.refs_of_ours_and_of_the_worktree()?;
+        let mut names: Vec<&str> = vec!["HEAD", "HEAD^{tree}", "refs/stash"];
+        names.extend(operation::REFS);
+        let newest = match ours.last() {
+            Some((_, commit)) => message::read_all(&self.refs, std::slice::from_ref(commit))?.pop(),
+            None => None,
+        };
+        Ok(Known {
+            objects: objects::look_up(&self.refs, &names)?,
+            newest,
+            newest_id: ours.into_iter().next_back().map(|(id, _)| id),
+            of_the_worktree,
+        })
+    }
+
+    /// What is staged and what is on the disk, as objects.
+    pub fn files(&self, base: Base, anew: bool) -> Result<(Memory, Seen)> {
+        let worktree = Worktree::new(
+            self.repository,
+            self.side,
+            &self.files,
+            self.place.largest_file,
+        );
+        let oid_length = self.repository.settings.oid_length;
+        let life = current_life()?;
+        let rules = self.rules();
+        let remembered = self.remembered().filter(|memory| {
+            !anew
+                && memory.life == life
+                && memory.base == base.print
+                && memory.rules == rules
+                && !memory.lost
+        });
+        if let Some(mut memory) = remembered {
+            let seen = worktree.capture(None)?;
+            if !seen.rules_changed {
+                memory.worktree = seen.tree.clone().unwrap_or(memory.worktree);
+                return Ok((memory, seen));
+            }
+        }
+        // Compared with HEAD, an answer of git is short.
+        let head = objects::look_up(&self.refs, &["HEAD"])?.remove("HEAD");
+        let head = head
+            .filter(|object| object.kind == "commit")
+            .map(|object| object.oid);
+        self.side.set_head(head.as_deref())?;
+        // Until this is done, nothing is remembered.
+        remove(&self.side.file(MEMORY))?;
+        let print = base.print.clone();
+        let base = if anew || base.print.is_some() {
+            Base::open(self.repository)?
+        } else {
+            base
+        };
+        let survey = Survey::take(
+            base,
+            self.side,
+            self.repository,
+            head.as_deref(),
+            &self.files,
+        )?;
+        let staged = Staged::write(&survey, self.side, &self.files, oid_length)?;
+        worktree.settle(&survey)?;
+        let seen = worktree.capture(Some(&survey))?;
+        let text = |path: &Vec<u8>| String::from_utf8(path.clone()).ok();
+        Ok((
+            Memory {
+                version: 1,
+                life,
+                work_tree: self.repository.work_tree.to_string_lossy().into_owned(),
+                base: print,
+                rules,
+                staged,
+                lost: survey.lost,
+                worktree: seen.tree.clone().context("no tree was written")?,
+                gitlinks: survey.gitlinks.iter().filter_map(text).collect(),
+            },
+            seen,
+        ))
+    }
+
+    pub fn remembered(&self) -> Option<Memory> {
+        let bytes = fs::read(self.side.file(MEMORY)).ok()?;
+        let memory: Memory = serde_json::from_slice(&bytes).ok()?;
+        let is_here = Path::new(&memory.work_tree) == self.repository.work_tree;
+        (is_here && memory.version == 1).then_some(memory)
+    }
+
+    /// What may change conversions, but lies outside of the workspace.
+    fn rules(&self) -> String {
+        let settings = &self.repository.settings;
+        let read = |path: &Path| {
+            fs::symlink_metadata(path)
+                .ok()
+                .and_then(|found| Some((found.len(), found.modified().ok()?)))
+        };
+        format!(
+            "{} {:?} {:?}",
+            settings.converts_line_ends,
+            settings.attributes_file.as_deref().and_then(read),
+            read(&self.repository.common_dir.join("info/attributes"))
+        )
+    }
+
+    /// Takes checkpoints of the repositories inside of this one.
+    fn nested(
+        &self,
+        memory: &Memory,
+        untracked: Vec<Vec<u8>>,
+        left_out: &mut Vec<String>,
+    ) -> Vec<Nested> {
+        let mut paths: BTreeSet<String> = memory.gitlinks.iter().cloned().collect();
+        for path in untracked {
+            match String::from_utf8(path) {
+                Ok(path) => _ = paths.insert(path),
+                Err(error) => left_out.push(format!(
+                    "{}: a repository whose name is no UTF-8",
+                    String::from_utf8_lossy(error.as_bytes())
+                )),
+            }
+        }
+        let mut nested = Vec::new();
+        for path in paths {
+            let outcome = inner(self.place, &self.repository.work_tree, &path).and_then(|place| {
+                ensure!(
+                    self.depth < DEPTH,
+                    "too many repositories inside of each other"
+                );
+                let outcome = take_at(&place, self.trigger, self.files.until(), self.depth + 1)?;
+                Ok((place, outcome))
+            });
+            let (place, id) = match outcome {
+                Ok((place, Outcome::Taken(checkpoint))) => (place, Some(checkpoint.id)),
+                Ok((place, Outcome::Unchanged(id))) => (place, id),
+                // A submodule that is not checked out.
+                Ok((_, Outcome::NotGit)) => continue,
+                Err(error) => {
+                    left_out.push(format!("{path}: a repository of its own: {error:#}"));
+                    continue;
+                }
+            };
+            let git_dir = Repository::of(&place.workspace, self.files.until())
+                .ok()
+                .flatten()
+                .and_then(|inner| {
+                    let inside = inner.git_dir.strip_prefix(&self.repository.git_dir).ok()?;
+                    Some(inside.to_str()?.to_owned())
+                });
+            nested.push(Nested { path, id, git_dir });
+        }
+        nested
+    }
+
+    /// Our checkpoints (id and commit, oldest first), and the refs of this worktree alone.
+    fn refs_of_ours_and_of_the_worktree(&self) -> Result<(Vec<OwnRef>, BTreeMap<String, String>)> {
+        let prefix = message::prefix(&self.place.agent_id);
+        let mut arguments = vec![
+            "for-each-ref",
+            "--format=%(refname) %(objectname)",
+            prefix.as_str(),
+        ];
+        arguments.extend(operation::REF_DIRECTORIES);
+        let answer = self.refs.run(&arguments, Vec::new())?;
+        let mut ours = Vec::new();
+        let mut others = BTreeMap::new();
+        for text in String::from_utf8_lossy(&answer).lines() {
+            let Some((name, oid)) = text.split_once(' ') else {
+                continue;
+            };
+            match name.strip_prefix(&prefix) {
+                Some(id) if !id.contains('/') => ours.push((id.to_owned(), oid.to_owned())),
+                Some(_) => {}
+                None => _ = others.insert(name.to_owned(), oid.to_owned()),
+            }
+        }
+        Ok((ours, others))
+    }
+}
+
+/// What the refs say.
+pub(super) struct Known {
+    pub objects: HashMap<String, Object>,
+    pub newest: Option<Kept>,
+    pub newest_id: Option<String>,
+    pub of_the_worktree: BTreeMap<String, String>,
+}
+
+/// The full name of the branch that HEAD is on; `None` where it is detached.
+pub(super) fn branch(repository: &Repository, git: &Git) -> Result<Option<String>> {
+    let name = if repository.settings.reftable {
+        git.ask(&["symbolic-ref", "-q", "HEAD"], Vec::new())?.stdout
+    } else {
+        let text = fs::read(repository.git_dir.join("HEAD")).context("cannot read HEAD")?;
+        text.strip_prefix(b"ref:").unwrap_or_default().to_vec()
+    };
+    let name = String::from_utf8_lossy(&name).trim().to_owned();
+    Ok((!name.is_empty()).then_some(name))
+}
+
+/// A branch that is there and cannot be read, which git takes for one without commits.
+fn broken_branch(repository: &Repository, branch: Option<&str>) -> Option<String> {
+    let branch = branch?;
+    repository
+        .common_dir
+        .join(branch)
+        .is_file()
+        .then(|| format!("HEAD: {branch} is damaged"))
+}
+
+/// All entries of the stash, newest first.
+pub(super) fn stash(repository: &Repository, git: &Git) -> Result<Vec<Stashed>> {
+    let mut entries = Vec::new();
+    if let Ok(log) = fs::read(repository.common_dir.join("logs/refs/stash")) {
+        for line in String::from_utf8_lossy(&log).lines() {
+            let (head, message) = line.split_once('\t').unwrap_or((line, ""));
+            if let Some(commit) = head.split(' ').nth(1).filter(|oid| objects::is_oid(oid)) {
+                entries.push(Stashed {
+                    commit: commit.to_owned(),
+                    message: message.to_owned(),
+                });
+            }
+        }
+        entries.reverse();
+        return Ok(entries);
+    }
+    // The way to a reflog in a reftable. Nobody asks who signed what. An empty answer: the last entry was taken
+    // out just now.
+    let show = [
+        "reflog",
+        "show",
+        "--no-show-signature",
+        "--format=%H %gs",
+        "refs/stash",
+        "--",
+    ];
+    let answer = git.ask(&show, Vec::new())?.stdout;
+    for line in String::from_utf8_lossy(&answer).lines() {
+        if let Some((commit, message)) = line.split_once(' ') {
+            entries.push(Stashed {
+                commit: commit.to_owned(),
+                message: message.to_owned(),
+            });
+        }
+    }
+    Ok(entries)
+}

@@ -1,0 +1,163 @@
+//! Files that will not hold still: read by ourselves, as whole as can be.
+//!
+//! git maps a file into its memory while it hashes it, and dies when the file is truncated meanwhile. Here it
+//! is read into a buffer, looked at again, and read again if it has moved.
+
+use std::fs::{self, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use super::index::{INDEX_INFO, line};
+use crate::git::objects::{self, Copies};
+use crate::git::{Git, Side};
+use sys::error::{Context as _, Result};
+use sys::files::{is_gone, open_no_follow};
+
+/// How often a file is read that changes while it is read.
+const READS: usize = 3;
+
+/// Puts `paths` as they are on the disk into the index that `git` works on; what has vanished is taken out.
+/// Returns words on files that changed even while we read them.
+pub(crate) fn add(
+    git: &Git,
+    side: &Side,
+    paths: &[Vec<u8>],
+    oid_length: usize,
+) -> Result<Vec<String>> {
+    let dir = side.file("torn");
+    let mut copies = Copies::new(&dir)?;
+    let mut told = Vec::new();
+    let mut modes = Vec::new();
+    for path in paths {
+        let file = side.work_tree.join(std::ffi::OsStr::from_bytes(path));
+        let read = read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        modes.push(read.as_ref().map(|read| read.mode));
+        if let Some(read) = read {
+            copies.add(&read.bytes)?;
+            if read.is_torn {
+                told.push(format!(
+                    "{} changed while it was read",
+                    String::from_utf8_lossy(path)
+                ));
+            }
+        }
+    }
+    let mut oids = copies.write(git)?.into_iter();
+    let none = objects::none(oid_length);
+    let mut lines = Vec::new();
+    for (path, mode) in paths.iter().zip(modes) {
+        match mode {
+            Some(mode) => {
+                let oid = oids.next().context("an object for each file")?;
+                lines.extend(line(mode, &oid, 0, path));
+            }
+            None => lines.extend(line(0, &none, 0, path)),
+        }
+    }
+    git.run(&INDEX_INFO, lines)?;
+    Ok(told)
+}
+
+struct Read {
+    mode: u32,
+    bytes: Vec<u8>,
+    is_torn: bool,
+}
+
+/// `None`: there is no such file now, or none that git keeps.
+fn read(path: &Path) -> io::Result<Option<Read>> {
+    let mut last = None;
+    for _ in 0..READS {
+        let found = match fs::symlink_metadata(path) {
+            Ok(found) => found,
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let read = if found.is_symlink() {
+            fs::read_link(path).map(|to| (found.clone(), to.as_os_str().as_bytes().to_vec(), found))
+        } else if found.is_file() {
+            read_file(path)
+        } else {
+            return Ok(None);
+        };
+        let (before, bytes, after) = match read {
+            Ok(read) => read,
+            // It was another kind of file a moment ago.
+            Err(error) if is_gone(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        let mode = match (before.is_symlink(), before.mode() & 0o100) {
+            (true, _) => 0o120_000,
+            (false, 0) => 0o100_644,
+            (false, _) => 0o100_755,
+        };
+        let print = |found: &Metadata| (found.len(), found.mtime(), found.mtime_nsec());
+        let is_torn = print(&before) != print(&after) || bytes.len() as u64 != after.len();
+        last = Some(Read {
+            mode,
+            bytes,
+            is_torn,
+        });
+        if !is_torn {
+            break;
+        }
+    }
+    Ok(last)
+}
+
+fn read_file(path: &Path) -> io::Result<(Metadata, Vec<u8>, Metadata)> {
+    let mut file = open_no_follow(path)?;
+    let before = file.metadata()?;
+    let mut bytes = Vec::new();
+    // What grows for ever is read as far as it was.
+    (&mut file).take(before.len() + 1).read_to_end(&mut bytes)?;
+    let after = file.metadata()?;
+    Ok((before, bytes, after))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::git::Repository;
+    use testing::wait::FOREVER;
+
+    #[test]
+    fn files_are_read_by_ourselves_as_git_would_and_what_has_vanished_is_taken_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = fs::canonicalize(dir.path()).unwrap().join("w");
+        fs::create_dir(&workspace).unwrap();
+        let plain = |arguments: &[&str]| {
+            let output = crate::git::command(&workspace)
+                .args(arguments)
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{arguments:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        plain(&["init", "-q"]);
+        fs::write(workspace.join("a"), "one\r\n").unwrap();
+        fs::write(workspace.join("with\nline"), "two\n").unwrap();
+        symlink("a", workspace.join("link")).unwrap();
+        fs::write(workspace.join("gone"), "three\n").unwrap();
+        plain(&["add", "gone"]);
+        fs::remove_file(workspace.join("gone")).unwrap();
+
+        let until = Instant::now() + FOREVER;
+        let repository = Repository::of(&workspace, until).unwrap().unwrap();
+        let side = Side::open(&dir.path().join("side"), &repository).unwrap();
+        let index = side.file("test.index");
+        fs::copy(workspace.join(".git/index"), &index).unwrap();
+        let git = Git::files(&side, until).on_index(&index);
+        let paths = ["a", "with\nline", "link", "gone"].map(|path| path.as_bytes().to_vec());
+        assert_eq!(add(&git, &side, &paths, 20).unwrap(), [""; 0]);
+        let tree = git.line(&["write-tree"], Vec::new()).unwrap();
+        fs::remove_file(workspace.join(".git/index")).unwrap();
+        plain(&["-c", "core.autocrlf=false", "add", "-A"]);
+        assert_eq!(tree, plain(&["write-tree"]).trim());
+    }
+}

@@ -1,0 +1,385 @@
+//! The files of a workspace as a tree, by way of an index of ours.
+//!
+//! `git status` on that index says what differs from it; the index is brought up to that, in two passes (first what
+//! is gone, then what is there: a directory may have become a link), and written as a tree. git dies where a
+//! listed file vanishes or shrinks under its hands. Then it is tried again, and at last we read by ourselves.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+
+use super::index::{INDEX_INFO, MEMORY, Special, Survey, WORKTREE, line, remove};
+use super::unstable_file;
+use crate::git::status::{self, Change};
+use crate::git::{Git, Repository, Side, index, objects};
+use sys::error::{Context as _, Result, ensure};
+use sys::files::open_no_follow;
+
+/// How often git may die on files that change before we read them ourselves.
+const ATTEMPTS: usize = 3;
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// The tree; `None`: as it was the last time.
+    pub tree: Option<String>,
+    /// What could not be kept, in words.
+    pub left_out: Vec<String>,
+    /// Directories that are other repositories, unknown to the index.
+    pub nested: Vec<Vec<u8>>,
+    /// Rules on conversions have changed, so that what is unchanged to git may have to be read again.
+    pub rules_changed: bool,
+}
+
+/// Brings our index up to the disk.
+pub(crate) struct Worktree<'a> {
+    pub repository: &'a Repository,
+    pub side: &'a Side,
+    /// On our index.
+    pub git: Git,
+    pub largest_file: u64,
+}
+
+impl<'a> Worktree<'a> {
+    pub fn new(repository: &'a Repository, side: &'a Side, git: &Git, largest_file: u64) -> Self {
+        Self {
+            repository,
+            side,
+            git: git.on_index(&side.file(WORKTREE)),
+            largest_file,
+        }
+    }
+
+    /// Makes a fresh copy of the agent's index one of what is on the disk: what only an index knows is taken out.
+    pub fn settle(&self, survey: &Survey) -> Result<()> {
+        self.set_extras(&BTreeSet::new())?;
+        let none = objects::none(self.repository.settings.oid_length);
+        let lines: Vec<u8> = survey
+            .specials
+            .iter()
+            .flat_map(|entry| self.plain(entry, &none))
+            .collect();
+        if !lines.is_empty() {
+            self.git.run(&INDEX_INFO, lines)?;
+        }
+        Ok(())
+    }
+
+    /// An entry without stat data is one that differs, until it was looked at.
+    fn plain(&self, entry: &Special, none: &str) -> Vec<u8> {
+        let is_there = self.find(&entry.path).is_ok();
+        // What is skipped, and not there, is no deletion. A name without content is a file like any other.
+        if entry.intent_to_add || (entry.skip_worktree && !is_there) {
+            line(0, none, 0, &entry.path)
+        } else {
+            line(entry.mode, &entry.oid, 0, &entry.path)
+        }
+    }
+
+    /// Captures the files. `fresh` is what the index was just copied from.
+    pub fn capture(&self, fresh: Option<&Survey>) -> Result<Seen> {
+        let mut last = None;
+        for attempt in 0..=ATTEMPTS {
+            match self.attempt(fresh, attempt == ATTEMPTS) {
+                Ok(seen) => return Ok(seen),
+                Err(error) => last = Some(error),
+            }
+            remove(&self.side.file("worktree.index.lock"))?;
+            if self.git.until() <= std::time::Instant::now() {
+                break;
+            }
+        }
+        Err(last.context("not tried")?).context("cannot read the workspace")
+    }
+
+    fn attempt(&self, fresh: Option<&Survey>, by_ourselves: bool) -> Result<Seen> {
+        let mut seen = Seen::default();
+        let mut extras = self.extras()?;
+        let mut gone = BTreeSet::new();
+        let mut there = BTreeSet::new();
+        for (change, path) in self.status(&mut seen.left_out)? {
+            match change {
+                Change::Untracked if path.ends_with(b"/") => {
+                    seen.nested.push(path[..path.len() - 1].to_vec());
+                }
+                Change::Gone => _ = gone.insert(path),
+                Change::Changed | Change::Untracked => {
+                    if change == Change::Untracked {
+                        extras.insert(path.clone());
+                    }
+                    there.insert(path);
+                }
+            }
+        }
+        if let Some(survey) = fresh {
+            let names = survey.specials.iter().filter(|entry| entry.intent_to_add);
+            there.extend(names.map(|entry| entry.path.clone()));
+            there.extend(self.converted(survey, &there, &gone)?);
+        } else {
+            seen.rules_changed = there
+                .iter()
+                .chain(&gone)
+                .any(|path| path.ends_with(b".gitattributes"));
+        }
+        gone.extend(self.ignored_now(&extras, &gone)?);
+        let candidates = std::mem::take(&mut there);
+        // What is ignored by now may have changed as well.
+        for path in candidates.difference(&gone).cloned().collect::<Vec<_>>() {
+            match self.sort(&path) {
+                Sort::Keep => _ = there.insert(path),
+                Sort::Gone => _ = gone.insert(path),
+                Sort::LeaveOut(why) => {
+                    seen.left_out
+                        .push(format!("{}: {why}", String::from_utf8_lossy(&path)));
+                    gone.insert(path);
+                }
+            }
+        }
+        extras.retain(|path| !gone.contains(path));
+        let memory = self.side.file(MEMORY);
+        if fresh.is_none() && gone.is_empty() && there.is_empty() && memory.exists() {
+            return Ok(seen);
+        }
+        // From here on our index is ahead of what is remembered. Whatever ends before that is written anew, such as a crash, a
+        // full disk or a deadline, must not leave the older tree to be taken for the newer one.
+        remove(&memory)?;
+        self.remove(&gone)?;
+        let there: Vec<Vec<u8>> = there.into_iter().collect();
+        if by_ourselves {
+            let oid_length = self.repository.settings.oid_length;
+            let told = unstable_file::add(&self.git, self.side, &there, oid_length)?;
+            seen.left_out.extend(told);
+        } else if !there.is_empty() {
+            let list = there
+                .iter()
+                .flat_map(|path| [path, &b"\0"[..]].concat())
+                .collect();
+            self.git.run(
+                &[
+                    "update-index",
+                    "-z",
+                    "--add",
+                    "--remove",
+                    "--replace",
+                    "--stdin",
+                ],
+                list,
+            )?;
+        }
+        self.set_extras(&extras)?;
+        seen.tree = Some(self.git.line(&["write-tree", "--missing-ok"], Vec::new())?);
+        Ok(seen)
+    }
+
+    /// What differs from our index; directories that may not be read are `left_out`.
+    fn status(&self, left_out: &mut Vec<String>) -> Result<Vec<(Change, Vec<u8>)>> {
+        let arguments = [
+            "status",
+            "--porcelain=v2",
+            "-z",
+            "-uall",
+            "--no-renames",
+            "--ignore-submodules=all",
+        ];
+        let said = self.git.ask(&arguments, Vec::new())?;
+        ensure!(said.status.success(), "git status failed: {}", said.stderr);
+        left_out.extend(status::closed(&said.stderr));
+        Ok(status::read(&said.stdout))
+    }
+
+    /// Takes paths out of our index, whatever is on the disk.
+    fn remove(&self, paths: &BTreeSet<Vec<u8>>) -> Result<()> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let none = objects::none(self.repository.settings.oid_length);
+        let lines = paths.iter().flat_map(|path| line(0, &none, 0, path));
+        self.git.run(&INDEX_INFO, lines.collect()).map(drop)
+    }
+
+    fn find(&self, path: &[u8]) -> io::Result<fs::Metadata> {
+        fs::symlink_metadata(self.side.work_tree.join(OsStr::from_bytes(path)))
+    }
+
+    /// Looks at a file before git does.
+    fn sort(&self, path: &[u8]) -> Sort {
+        let Ok(found) = self.find(path) else {
+            return Sort::Gone;
+        };
+        if found.is_symlink() {
+            return Sort::Keep;
+        }
+        if !found.is_file() {
+            return Sort::Gone;
+        }
+        if found.len() > self.largest_file {
+            return Sort::LeaveOut(format!(
+                "{} bytes, above the limit of {}",
+                found.len(),
+                self.largest_file
+            ));
+        }
+        match open_no_follow(&self.side.work_tree.join(OsStr::from_bytes(path))) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Sort::LeaveOut("it may not be read".to_owned())
+            }
+            _ => Sort::Keep,
+        }
+    }
+
+    /// Files that only our index knows, since they were untracked. One that is ignored by now is dropped.
+    fn ignored_now(
+        &self,
+        extras: &BTreeSet<Vec<u8>>,
+        gone: &BTreeSet<Vec<u8>>,
+    ) -> Result<Vec<Vec<u8>>> {
+        let list: Vec<u8> = extras
+            .difference(gone)
+            .flat_map(|path| [path, &b"\0"[..]].concat())
+            .collect();
+        if list.is_empty() {
+            return Ok(Vec::new());
+        }
+        let said = self
+            .git
+            .ask(&["check-ignore", "-z", "--stdin", "--no-index"], list)?;
+        // 1: none is ignored. Anything else: they stay, which is the safe side.
+        let paths = said
+            .stdout
+            .split(|byte| *byte == 0)
+            .filter(|path| !path.is_empty());
+        Ok(paths.map(<[u8]>::to_vec).collect())
+    }
+
+    /// Files that only our index knows, since they were untracked.
+    pub fn extras(&self) -> Result<BTreeSet<Vec<u8>>> {
+        let bytes = sys::files::read_optional(&self.side.file("extra"))?.unwrap_or_default();
+        let paths = bytes
+            .split(|byte| *byte == 0)
+            .filter(|path| !path.is_empty());
+        Ok(paths.map(<[u8]>::to_vec).collect())
+    }
+
+    fn set_extras(&self, extras: &BTreeSet<Vec<u8>>) -> Result<()> {
+        let bytes: Vec<u8> = extras
+            .iter()
+            .flat_map(|path| [path, &b"\0"[..]].concat())
+            .collect();
+        fs::write(self.side.file("extra"), bytes).context("cannot write our list of files")
+    }
+
+    /// Files that are unchanged to git, and yet have other bytes on the disk than in their object, since git
+    /// converts them (line ends, `$Id$`, encodings): the sizes differ. Their entries lose their stat data, so that
+    /// they are read again, as they are. What a filter converts stays as the filter made it, for the filter to undo.
+    fn converted(
+        &self,
+        survey: &Survey,
+        there: &BTreeSet<Vec<u8>>,
+        gone: &BTreeSet<Vec<u8>>,
+    ) -> Result<Vec<Vec<u8>>> {
+        if !self.may_convert(survey, there) {
+            return Ok(Vec::new());
+        }
+        let mut files = Vec::new();
+        let mut names = Vec::new();
+        index::read(
+            &survey.bytes,
+            self.repository.settings.oid_length,
+            |entry| {
+                let is_plain = entry.mode & 0o170_000 == 0o100_000 && entry.stage == 0;
+                if is_plain && !there.contains(entry.path) && !gone.contains(entry.path) {
+                    let hex = entry.hex();
+                    names.extend_from_slice(hex.as_bytes());
+                    names.push(b'\n');
+                    files.push((entry.path.to_vec(), entry.mode, hex, entry.disk_size));
+                }
+            },
+        );
+        if files.is_empty() {
+            return Ok(Vec::new());
+        }
+        let sizes = self
+            .git
+            .run(&["cat-file", "--batch-check=%(objectsize)"], names)?;
+        let sizes = String::from_utf8_lossy(&sizes).into_owned();
+        let differ = |(file, size): &(&(Vec<u8>, u32, String, u32), &str)| {
+            // The index counts modulo 2³².
+            size.parse::<u64>()
+                .is_ok_and(|size| size & 0xffff_ffff != u64::from(file.3))
+        };
+        let files: Vec<_> = files
+            .iter()
+            .zip(sizes.lines())
+            .filter(differ)
+            .map(|(file, _)| file)
+            .collect();
+        let filtered = self.filtered(files.iter().map(|file| &file.0[..]))?;
+        let files: Vec<_> = files
+            .into_iter()
+            .filter(|file| !filtered.contains(&file.0))
+            .collect();
+        if !files.is_empty() {
+            let lines = files
+                .iter()
+                .flat_map(|file| line(file.1, &file.2, 0, &file.0));
+            self.git.run(&INDEX_INFO, lines.collect())?;
+        }
+        Ok(files.into_iter().map(|file| file.0.clone()).collect())
+    }
+
+    /// Whether anything asks for conversions at all.
+    fn may_convert(&self, survey: &Survey, there: &BTreeSet<Vec<u8>>) -> bool {
+        let settings = &self.repository.settings;
+        let words = ["text", "eol", "crlf", "ident", "encoding"];
+        let asks = |path: &std::path::Path| {
+            fs::metadata(path).is_ok_and(|found| found.is_file() && found.len() < 1 << 20)
+                && fs::read(path).is_ok_and(|text| {
+                    let text = String::from_utf8_lossy(&text);
+                    words.iter().any(|word| text.contains(word))
+                })
+        };
+        let inside = survey.attributes.iter().chain(
+            there
+                .iter()
+                .filter(|path| path.ends_with(b".gitattributes")),
+        );
+        settings.converts_line_ends
+            || asks(&self.repository.common_dir.join("info/attributes"))
+            || settings.attributes_file.as_deref().is_some_and(asks)
+            || inside
+                .into_iter()
+                .any(|path| asks(&self.side.work_tree.join(OsStr::from_bytes(path))))
+    }
+
+    /// Those of `paths` that a filter converts. Attributes are read as the repository has them; no filter is run.
+    fn filtered<'p>(&self, paths: impl Iterator<Item = &'p [u8]>) -> Result<BTreeSet<Vec<u8>>> {
+        let list: Vec<u8> = paths.flat_map(|path| [path, &b"\0"[..]].concat()).collect();
+        if list.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let git = Git::refs(self.repository, self.git.until())
+            .with("GIT_WORK_TREE", self.side.work_tree.clone())
+            .within(&self.side.work_tree);
+        let global = self.repository.settings.attributes_file.as_deref();
+        let global = global.map_or_else(String::new, |path| {
+            format!("core.attributesFile={}", path.display())
+        });
+        let mut arguments = vec!["check-attr", "-z", "--stdin", "filter"];
+        if !global.is_empty() {
+            arguments.splice(0..0, ["-c", &global]);
+        }
+        let answer = git.run(&arguments, list)?;
+        let words: Vec<&[u8]> = answer.split(|byte| *byte == 0).collect();
+        let is_set = |value: &[u8]| value != b"unspecified" && value != b"unset";
+        let set = words.chunks_exact(3).filter(|triple| is_set(triple[2]));
+        Ok(set.map(|triple| triple[0].to_vec()).collect())
+    }
+}
+
+enum Sort {
+    Keep,
+    Gone,
+    LeaveOut(String),
+}

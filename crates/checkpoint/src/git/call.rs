@@ -1,0 +1,74 @@
+//! git, asked in passing: an answer as text, or an error with git's own words.
+
+use std::path::Path;
+use std::process::ExitStatus;
+
+use crate::git;
+use sys::command::exchange;
+use sys::deadline::Deadline;
+use sys::error::{Result, bail, ensure};
+
+/// Runs git in `dir` until the deadline; what it printed.
+///
+/// # Errors
+/// It failed, or was not done in time and was killed with all its children.
+pub(crate) fn ask(dir: &Path, arguments: &[&str], deadline: Deadline) -> Result<String> {
+    feed(dir, arguments, b"", deadline)
+}
+
+/// As [`ask`], with something on its standard input.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) fn feed(
+    dir: &Path,
+    arguments: &[&str],
+    input: &[u8],
+    deadline: Deadline,
+) -> Result<String> {
+    let output = try_feed(dir, arguments, input, deadline)?;
+    if !output.status.success() {
+        let verb = arguments.first().copied().unwrap_or_default();
+        let why = match output.stderr.lines().next_back() {
+            Some(line) => line.trim_start_matches("fatal: ").to_owned(),
+            None => output.status.to_string(),
+        };
+        bail!("git {verb}: {why}");
+    }
+    Ok(output.stdout)
+}
+
+/// As [`feed`], where failing is an answer too.
+///
+/// # Errors
+/// It could not be run, or was not done in time.
+pub(crate) fn try_feed(
+    dir: &Path,
+    arguments: &[&str],
+    input: &[u8],
+    deadline: Deadline,
+) -> Result<Answer> {
+    let mut command = git::command(dir);
+    command
+        .args(arguments)
+        // The agent may write to the user's configuration too.
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        // This repository, and none above it.
+        .env("GIT_CEILING_DIRECTORIES", dir.parent().unwrap_or(dir));
+    ensure!(!deadline.has_passed(), "no time is left for git");
+    let said = exchange(&mut command, input.to_vec(), deadline.at())?;
+    Ok(Answer {
+        status: said.status,
+        stdout: String::from_utf8_lossy(&said.stdout).into_owned(),
+        stderr: said.stderr,
+    })
+}
+
+/// What git said.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}

@@ -1,0 +1,301 @@
+//! Runs the real git in repositories that agents can write to, so that nothing of theirs is executed
+//! outside of their sandbox. The only room that starts git.
+//!
+//! # Three ways to run it
+//!
+//! A list of dangerous settings is never complete, and between looking at a configuration and using it
+//! the agent may change it. So the agent's configuration is kept out of the way altogether:
+//!
+//! * [`Git::files`] is for everything that looks at or writes files of the workspace, an index or objects.
+//!   Its git directory is [ours](Side): our configuration, our attributes, our index. Of the
+//!   repository it uses the object store and nothing else. A filter or an fsmonitor that the repository
+//!   names is not even known to it.
+//! * [`Git::writing`] is for refs, which only the repository's own git directory can resolve (they may be in
+//!   a reftable). The configuration and the hooks are still not its own: [ours](shadow_dir::common) stand in their place.
+//!   Since git 2.54 a hook may be a setting, and no other setting puts it out of action.
+//! * [`Git::refs`] is for looking at refs where there is no place of ours yet. Here the configuration is read, and
+//!   overruled where a setting could run a program; the few commands that are run this way (`cat-file`, `for-each-ref`,
+//!   `config --get`, `check-attr`, `worktree list`) change nothing, so they know of no hook.
+//!
+//! The user's and the machine's git configuration are left out too, since an agent may write to the former;
+//! only where global ignore patterns are, is asked for.
+
+mod as_user;
+pub(crate) mod call;
+pub mod index;
+pub mod objects;
+pub mod repository;
+pub mod shadow_dir;
+pub mod status;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use sys::command::{Exchange, exchange};
+use sys::error::{Context as _, Result, anyhow, ensure};
+
+pub use as_user::{as_user, without_secret};
+pub use repository::Repository;
+pub use shadow_dir::Side;
+
+/// Settings that could run a program, wait for a human, or change more than is asked, put out of action; and
+/// those that make our own objects durable before a ref names them.
+const SETTINGS: [(&str, &str); 18] = [
+    ("core.hooksPath", "/dev/null"),
+    ("core.fsmonitor", "false"),
+    ("core.untrackedCache", "false"),
+    ("core.splitIndex", "false"),
+    ("core.safecrlf", "false"),
+    ("core.logAllRefUpdates", "false"),
+    ("core.attributesFile", "/dev/null"),
+    ("core.pager", "cat"),
+    ("core.askPass", ""),
+    ("core.sshCommand", "false"),
+    ("credential.helper", ""),
+    ("protocol.ext.allow", "never"),
+    ("log.showSignature", "false"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("advice.addEmbeddedRepo", "false"),
+    ("core.fsync", "committed,loose-object"),
+    // Written out at once, and made durable by the next full fsync, as git's own batches are: see FLUSH.
+    ("core.fsyncMethod", "writeout-only"),
+];
+
+/// For the command that ends a row of written objects: its fsync commits the journal and empties the disk's cache,
+/// and with that makes durable what was written out before it. One wait for the disk in place of one for each command.
+pub const FLUSH: [&str; 2] = ["-c", "core.fsyncMethod=fsync"];
+
+/// A git command in `dir` with a cleaned environment and every setting that could run a program, wait
+/// for a human, or change more than it is asked to, put out of action. The user's own configuration is
+/// read.
+#[must_use]
+pub fn command(dir: &Path) -> Command {
+    let mut command = Command::new("git");
+    command.current_dir(dir);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("GIT_")) {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env_remove("SSH_ASKPASS")
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("GIT_NO_LAZY_FETCH", "1")
+        // Nothing is fetched from anywhere, also by a git that does not know the variable above.
+        .env("GIT_ALLOW_PROTOCOL", "none")
+        .env("GIT_NO_REPLACE_OBJECTS", "1")
+        .env("GIT_ATTR_NOSYSTEM", "1")
+        .env("GIT_TRACE2", "0")
+        .env("GIT_TRACE2_EVENT", "0")
+        .env("GIT_TRACE2_PERF", "0")
+        .env("GIT_AUTHOR_NAME", "spotkeep")
+        .env("GIT_AUTHOR_EMAIL", "spotkeep@localhost")
+        .env("GIT_COMMITTER_NAME", "spotkeep")
+        .env("GIT_COMMITTER_EMAIL", "spotkeep@localhost")
+        .env("LC_ALL", "C")
+        .env("GIT_CONFIG_COUNT", SETTINGS.len().to_string());
+    for (at, (key, value)) in SETTINGS.iter().enumerate() {
+        command.env(format!("GIT_CONFIG_KEY_{at}"), key);
+        command.env(format!("GIT_CONFIG_VALUE_{at}"), value);
+    }
+    command
+}
+
+/// A way to run git, until a moment.
+#[derive(Debug, Clone)]
+pub struct Git {
+    dir: PathBuf,
+    variables: Vec<(&'static str, PathBuf)>,
+    until: Instant,
+}
+
+impl Git {
+    /// For looking at the refs of a repository, in its own git directory.
+    #[must_use]
+    pub fn refs(repository: &Repository, until: Instant) -> Self {
+        Self {
+            dir: repository.git_dir.clone(),
+            variables: vec![
+                ("GIT_DIR", repository.git_dir.clone()),
+                ("GIT_CONFIG_NOSYSTEM", "1".into()),
+                ("GIT_CONFIG_GLOBAL", "/dev/null".into()),
+            ],
+            until,
+        }
+    }
+
+    /// For the refs of a repository and its index, without its configuration and its hooks. `common` is [`shadow_dir::common`].
+    #[must_use]
+    pub fn writing(repository: &Repository, common: &Path, until: Instant) -> Self {
+        let mut git = Self::refs(repository, until);
+        git.variables.extend([
+            ("GIT_COMMON_DIR", common.to_path_buf()),
+            (
+                "GIT_OBJECT_DIRECTORY",
+                repository.common_dir.join("objects"),
+            ),
+        ]);
+        git
+    }
+
+    /// For files, indexes and objects, in a git directory of ours.
+    #[must_use]
+    pub fn files(side: &Side, until: Instant) -> Self {
+        Self {
+            dir: side.work_tree.clone(),
+            variables: vec![
+                ("GIT_DIR", side.dir.clone()),
+                ("GIT_WORK_TREE", side.work_tree.clone()),
+                ("GIT_OBJECT_DIRECTORY", side.objects.clone()),
+                ("GIT_CONFIG_NOSYSTEM", "1".into()),
+                ("GIT_CONFIG_GLOBAL", "/dev/null".into()),
+            ],
+            until,
+        }
+    }
+
+    /// The same, on this index.
+    #[must_use]
+    pub fn on_index(&self, index: &Path) -> Self {
+        let mut git = self.clone();
+        git.variables.push(("GIT_INDEX_FILE", index.to_path_buf()));
+        // The refreshed stat data of an index of ours are worth keeping.
+        git.variables.push(("GIT_OPTIONAL_LOCKS", "1".into()));
+        git
+    }
+
+    /// The same, with one more variable.
+    #[must_use]
+    pub fn with(&self, name: &'static str, value: impl Into<PathBuf>) -> Self {
+        let mut git = self.clone();
+        git.variables.push((name, value.into()));
+        git
+    }
+
+    /// The same, started in another directory.
+    #[must_use]
+    pub fn within(&self, dir: &Path) -> Self {
+        let mut git = self.clone();
+        git.dir = dir.to_path_buf();
+        git
+    }
+
+    /// The same, without a variable.
+    #[must_use]
+    fn without(&self, name: &str) -> Self {
+        let mut git = self.clone();
+        git.variables.retain(|(found, _)| *found != name);
+        git
+    }
+
+    /// When it has to be done.
+    #[must_use]
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Runs it, whatever it answers.
+    ///
+    /// # Errors
+    /// It cannot be started, or the time is over.
+    pub fn ask<S: AsRef<OsStr>>(&self, arguments: &[S], input: Vec<u8>) -> Result<Exchange> {
+        let mut command = command(&self.dir);
+        command.args(arguments);
+        for (name, value) in &self.variables {
+            command.env(name, value);
+        }
+        let what = arguments.first().map(|name| name.as_ref().to_os_string());
+        let said = || format!("git {}", what.unwrap_or_default().to_string_lossy());
+        ensure!(
+            self.until > Instant::now(),
+            "no time is left for {}",
+            said()
+        );
+        exchange(&mut command, input, self.until).with_context(said)
+    }
+
+    /// Runs it; what it says when all went well.
+    ///
+    /// # Errors
+    /// As [`Self::ask`], or it failed.
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: &[S], input: Vec<u8>) -> Result<Vec<u8>> {
+        let said = self.ask(arguments, input)?;
+        if said.status.success() {
+            return Ok(said.stdout);
+        }
+        let name = arguments
+            .first()
+            .map(|name| name.as_ref().to_string_lossy());
+        Err(anyhow!(
+            "git {} failed ({}): {}",
+            name.unwrap_or_default(),
+            said.status,
+            said.stderr
+        ))
+    }
+
+    /// Runs it; the one line it says.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn line<S: AsRef<OsStr>>(&self, arguments: &[S], input: Vec<u8>) -> Result<String> {
+        let bytes = self.run(arguments, input)?;
+        Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use testing::wait::FOREVER;
+
+    #[test]
+    fn refs_are_written_where_they_belong_and_nothing_that_the_repository_is_set_to_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let main = fs::canonicalize(dir.path()).unwrap().join("main");
+        let linked = main.with_file_name("linked");
+        fs::create_dir(&main).unwrap();
+        let plain = |arguments: &[&str]| {
+            let output = command(&main).args(arguments).output().unwrap();
+            assert!(output.status.success(), "{arguments:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        plain(&["init", "-q"]);
+        plain(&["commit", "-q", "--allow-empty", "-m", "One"]);
+        plain(&["worktree", "add", "-q", linked.to_str().unwrap()]);
+        // A hook by configuration, as git knows since 2.54.
+        plain(&["config", "hook.planted.event", "reference-transaction"]);
+        plain(&["config", "hook.planted.command", "touch footprint"]);
+        let until = Instant::now() + FOREVER;
+        for (at, workspace) in [&main, &linked].into_iter().enumerate() {
+            let repository = Repository::of(workspace, until).unwrap().unwrap();
+            let common = shadow_dir::common(&dir.path().join("side"), &repository).unwrap();
+            let git = Git::writing(&repository, &common, until);
+            let said = git
+                .ask(&["config", "--get-regexp", "^hook\\."], Vec::new())
+                .unwrap();
+            assert_eq!((said.status.code(), said.stdout), (Some(1), Vec::new()));
+            let name = format!("refs/spotkeep/x/{at}");
+            git.run(&["update-ref", &name, "HEAD"], Vec::new()).unwrap();
+            assert!(main.join(".git").join(&name).is_file());
+            // Of this worktree alone.
+            git.run(&["update-ref", "refs/bisect/bad", "HEAD"], Vec::new())
+                .unwrap();
+            assert!(repository.git_dir.join("refs/bisect/bad").is_file());
+        }
+        plain(&["pack-refs", "--all"]);
+        let repository = Repository::of(&main, until).unwrap().unwrap();
+        let common = shadow_dir::common(&dir.path().join("side"), &repository).unwrap();
+        Git::writing(&repository, &common, until)
+            .run(&["update-ref", "-d", "refs/spotkeep/x/0"], Vec::new())
+            .unwrap();
+        let left = plain(&["for-each-ref", "--format=%(refname)", "refs/spotkeep"]);
+        assert_eq!(left, "refs/spotkeep/x/1\n");
+    }
+}

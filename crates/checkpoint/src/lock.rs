@@ -1,0 +1,216 @@
+//! One after the other on one workspace: the keeper, a save and a person may all want a checkpoint
+//! of it at the same time. And what the newest one is, for whoever asks without running git.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Checkpoint, Outcome, Place, take};
+use crate::git::{Git, Repository};
+use crate::workspace;
+use state::Trigger;
+use state::config;
+use state::layout::Root;
+use state::{self, AgentRecord, VERSION};
+use sys::deadline::Deadline;
+use sys::error::{Hint as _, Result, anyhow};
+use sys::failpoint::{Point, point};
+use sys::files::{self, LockFile};
+use sys::time::Timestamp;
+
+/// How often a workspace that somebody else is at is asked for again.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The newest checkpoint of an agent, as `last.json` beside its private indexes tells. A copy: the refs
+/// decide.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Last {
+    /// Version of this file's format.
+    pub version: u32,
+    /// The checkpoint's id.
+    pub id: String,
+    /// Its commit.
+    pub commit: String,
+    /// When it was made.
+    pub at: Timestamp,
+}
+
+/// Where a workspace's repository is, as `repository.json` tells: from there a workspace that is gone is
+/// made anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Home {
+    version: u32,
+    /// Relative to the root where it lies inside.
+    repository: PathBuf,
+}
+
+impl Place {
+    /// The place of an agent.
+    #[must_use]
+    pub fn of(root: &Root, settings: &config::Checkpoint, record: &AgentRecord) -> Self {
+        Self {
+            workspace: root.absolute(&record.cwd),
+            agent_id: record.agent_id.clone(),
+            private: root.checkpoints(&record.agent_id),
+            largest_file: settings.largest_file.0,
+        }
+    }
+}
+
+/// The right to work on a place; nobody else has it as long as this lives.
+#[derive(Debug)]
+pub struct Turn {
+    _lock: LockFile,
+}
+
+impl Turn {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// Somebody else still had it at the deadline, or the disk is full or gone.
+    pub fn wait(place: &Place, deadline: Deadline) -> Result<Self> {
+        Self::wait_for(place, "turn", "another checkpoint of", deadline)
+    }
+
+    /// The right to push, apart from the other one: a push may take minutes, and no checkpoint waits for it.
+    pub(super) fn wait_to_push(place: &Place, deadline: Deadline) -> Result<Self> {
+        Self::wait_for(place, "push", "another push of", deadline)
+    }
+
+    fn wait_for(place: &Place, file: &str, what: &str, deadline: Deadline) -> Result<Self> {
+        files::create_private_dir(&place.private)?;
+        let path = place.private.join(file);
+        loop {
+            if let Some(lock) = LockFile::try_take(&path)? {
+                return Ok(Self { _lock: lock });
+            }
+            if deadline.has_passed() {
+                return Err(anyhow!(
+                    "{what} {} is still being made",
+                    place.workspace.display()
+                ))
+                .hint("try again in a minute");
+            }
+            std::thread::sleep(LOOK_EVERY.min(deadline.remaining()));
+        }
+    }
+}
+
+/// All checkpoints of a place, newest first, as a repository has them whose workspace may be gone.
+///
+/// # Errors
+/// git cannot read the repository.
+pub fn list_at(place: &Place, repository: &Path, deadline: Deadline) -> Result<Vec<Checkpoint>> {
+    let repository = Repository::at(repository, deadline.at())?;
+    let git = Git::refs(&repository, deadline.at());
+    let mut names = super::create::own_refs(&git, place)?;
+    names.reverse();
+    let commits: Vec<String> = names.into_iter().map(|(_, commit)| commit).collect();
+    let kept = super::message::read_all(&git, &commits)?;
+    Ok(kept.into_iter().map(|kept| kept.checkpoint).collect())
+}
+
+/// Keeps the uncommitted work of a workspace, when it is our turn.
+///
+/// # Errors
+/// As [`take`], and as [`Turn::wait`].
+pub fn keep(root: &Root, place: &Place, trigger: Trigger, deadline: Deadline) -> Result<Outcome> {
+    // Said without a lock, and without a directory for what is no repository.
+    if workspace::common_dir(&place.workspace).is_none() {
+        return Ok(Outcome::NotGit);
+    }
+    let turn = Turn::wait(place, deadline)?;
+    keep_in(&turn, root, place, trigger, deadline)
+}
+
+/// As [`keep`], by whoever has the turn already.
+///
+/// # Errors
+/// As [`take`].
+pub fn keep_in(
+    _turn: &Turn,
+    root: &Root,
+    place: &Place,
+    trigger: Trigger,
+    deadline: Deadline,
+) -> Result<Outcome> {
+    let outcome = take(place, trigger, deadline)?;
+    if let Outcome::Taken(checkpoint) = &outcome {
+        point(Point::CheckpointTaken);
+        remember(root, place, checkpoint)?;
+    }
+    Ok(outcome)
+}
+
+/// Writes down what the newest one is, and durably where its repository is.
+///
+/// # Errors
+/// The disk is full or gone.
+pub fn remember(root: &Root, place: &Place, checkpoint: &Checkpoint) -> Result<()> {
+    let repository = workspace::common_dir(&place.workspace).unwrap_or_default();
+    let repository = std::fs::canonicalize(&repository).unwrap_or(repository);
+    let repository = root.relative(&repository);
+    let path = place.private.join(HOME);
+    let known: Option<Home> = state::load(&path).ok().flatten();
+    if known.is_none_or(|known| known.repository != repository) {
+        let home = Home {
+            version: VERSION,
+            repository,
+        };
+        state::store(&path, &home)?;
+    }
+    let last = Last {
+        version: VERSION,
+        id: checkpoint.id.clone(),
+        commit: checkpoint.commit.clone(),
+        at: checkpoint.at,
+    };
+    // Not synced: it is a copy, and every minute counts twice on a slow disk.
+    let bytes = serde_json::to_vec(&last)?;
+    files::write_whole(&place.private.join(LAST), &bytes)
+}
+
+/// The repository that a workspace's checkpoints are in, as it was written down; absolute.
+#[must_use]
+pub fn home(root: &Root, private: &Path) -> Option<PathBuf> {
+    let home: Home = state::load(&private.join(HOME)).ok().flatten()?;
+    Some(root.absolute(&home.repository))
+}
+
+/// The newest checkpoint, as it was written down; `None` where there is none, or no word of it.
+#[must_use]
+pub fn last(private: &Path) -> Option<Last> {
+    state::load(&private.join(LAST)).ok().flatten()
+}
+
+const LAST: &str = "last.json";
+const HOME: &str = "repository.json";
+
+/// What a repair leaves where it is.
+pub(super) const KEPT: [&str; 5] = [LAST, HOME, "turn", "lock", "pushed.json"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testing::wait::FOREVER;
+
+    #[test]
+    fn two_never_work_on_one_place_at_the_same_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place {
+            workspace: dir.path().join("w"),
+            agent_id: "a".into(),
+            private: dir.path().join("p"),
+            largest_file: 1 << 20,
+        };
+        let first = Turn::wait(&place, Deadline::after(Duration::ZERO)).unwrap();
+        assert!(Turn::wait(&place, Deadline::after(Duration::ZERO)).is_err());
+        let waiting = std::thread::spawn({
+            let place = place.clone();
+            move || Turn::wait(&place, Deadline::after(FOREVER)).map(|_| ())
+        });
+        drop(first);
+        waiting.join().unwrap().unwrap();
+    }
+}

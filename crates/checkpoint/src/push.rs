@@ -1,0 +1,277 @@
+//! Bringing checkpoints elsewhere: to the one place that `spotkeep.toml` names.
+//!
+//! The agent can write its repository's configuration, and a push reads more of a configuration than
+//! any other command: hooks, `url.*.insteadOf`, `remote.*.receivepack`, credential helpers, `core.sshCommand`. So
+//! git is run in a bare repository of our own that holds nothing but a list of refs, and borrows the objects. The
+//! user's own `~/.gitconfig` and ssh keys count, since without them nobody may push.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::git::call::ask;
+use super::{Place, Turn, list};
+use crate::git::{self, without_secret};
+use crate::workspace;
+use state::config::Remote;
+use state::{self, VERSION};
+use sys::deadline::Deadline;
+use sys::error::{Context as _, Hint as _, Result, anyhow};
+use sys::{command, files};
+
+/// ssh asks nobody, and does not wait for ever for a host that does not answer.
+const SSH: &str = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=10";
+
+/// The password of a push, for as long as that takes.
+const PASSWORD: &str = "password";
+
+/// What is known to be at the other end, so that a push of nothing new asks nobody, and what was thinned out
+/// here goes there too. What vanished here in any other way stays there: it may be the last copy.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Pushed {
+    version: u32,
+    remote: String,
+    ids: BTreeSet<String>,
+    #[serde(default)]
+    thinned: BTreeSet<String>,
+}
+
+/// Pushes what is not there yet, and removes there what was thinned out here.
+///
+/// # Errors
+/// The other end cannot be reached, refuses, or is slow; nothing here was changed.
+pub fn push(place: &Place, remote: &Remote, deadline: Deadline) -> Result<()> {
+    // The keeper and a save may both be at it, and each has its repository in the same place.
+    let _turn = Turn::wait_to_push(place, deadline)?;
+    let path = place.private.join("pushed.json");
+    let mut pushed: Pushed = state::load(&path).ok().flatten().unwrap_or_default();
+    // Where it goes, and not with which password: this file is kept in backups.
+    let to = without_secret(remote.as_str());
+    if pushed.remote != to {
+        pushed = Pushed {
+            remote: to,
+            ..Pushed::default()
+        };
+    }
+    pushed.version = VERSION;
+    let mut all = BTreeSet::new();
+    for place in with_nested(place) {
+        push_one(&place, remote, &mut pushed, &mut all, deadline)?;
+    }
+    if all.is_subset(&pushed.ids) && pushed.thinned.is_empty() {
+        return Ok(());
+    }
+    pushed.ids.extend(all);
+    pushed.thinned.clear();
+    state::store(&path, &pushed)
+}
+
+/// Pushes what one repository has; its ids are added to `all`.
+fn push_one(
+    place: &Place,
+    remote: &Remote,
+    pushed: &mut Pushed,
+    all: &mut BTreeSet<String>,
+    deadline: Deadline,
+) -> Result<()> {
+    let here = list(place)?;
+    let ids: BTreeSet<String> = here.into_iter().map(|checkpoint| checkpoint.id).collect();
+    let new: Vec<&String> = ids.difference(&pushed.ids).collect();
+    let thinned: Vec<String> = pushed
+        .thinned
+        .iter()
+        .filter(|id| pushed.ids.contains(*id) && !ids.contains(*id))
+        .cloned()
+        .collect();
+    if !new.is_empty() || !thinned.is_empty() {
+        let prefix = format!("refs/spotkeep/{}", place.agent_id);
+        let added = new.iter().map(|id| format!("{prefix}/{id}:{prefix}/{id}"));
+        let removed = thinned.iter().map(|id| format!(":{prefix}/{id}"));
+        let refspecs: Vec<String> = added.chain(removed).collect();
+        let side = place.private.join("push.git");
+        let (url, password) = apart(remote.as_str());
+        let made = make_side(place, &side, password.as_deref(), deadline)
+            .and_then(|()| run(&side, &url, &refspecs, deadline))
+            .with_context(|| format!("cannot push to {}", without_secret(remote.as_str())))
+            .hint(format!("git ls-remote {}", without_secret(remote.as_str())));
+        fs::remove_dir_all(&side).ok();
+        made?;
+        for id in &thinned {
+            pushed.ids.remove(id);
+        }
+    }
+    all.extend(ids);
+    Ok(())
+}
+
+/// A place, and those of the repositories inside of it that its newest checkpoint names.
+fn with_nested(place: &Place) -> Vec<Place> {
+    let mut places = vec![place.clone()];
+    let mut at = 0;
+    while let Some(place) = places.get(at).cloned() {
+        at += 1;
+        let newest = list(&place).unwrap_or_default().into_iter().next();
+        let nested = newest.map(|newest| newest.nested).unwrap_or_default();
+        places.extend(super::retention::nested_places(&place, &nested));
+    }
+    places
+}
+
+/// Remembers what was thinned out, if it had been pushed.
+///
+/// # Errors
+/// The disk is full or gone.
+pub(super) fn remember_thinned(place: &Place, ids: &BTreeSet<String>) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let path = place.private.join("pushed.json");
+    let Some(mut pushed) = state::load::<Pushed>(&path).ok().flatten() else {
+        return Ok(()); // Nothing was ever pushed.
+    };
+    pushed.thinned.extend(ids.iter().cloned());
+    state::store(&path, &pushed)
+}
+
+/// The URL without its password, and a line for git's own store of passwords. The arguments of git, and of the program that
+/// it starts for HTTP, are there for everybody on the machine to see; a file of ours is not.
+fn apart(url: &str) -> (String, Option<String>) {
+    let whole = || (url.to_owned(), None);
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return whole();
+    };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let login = authority.rsplit_once('@');
+    match login.and_then(|(login, host)| Some((login.split_once(':')?.0, host))) {
+        Some((user, host)) if matches!(scheme, "http" | "https") => (
+            format!("{scheme}://{user}@{host}{path}"),
+            Some(format!("{scheme}://{authority}\n")),
+        ),
+        _ => whole(),
+    }
+}
+
+/// How git finds the password: in a file that is named in its environment, and nowhere else.
+const ASK_THE_FILE: &str =
+    "[credential]\n\thelper =\n\thelper = \"store --file=\\\"$SPOTKEEP_PASSWORD_FILE\\\"\"\n";
+
+/// A repository that is nothing but a list of refs and a pointer to objects.
+fn make_side(place: &Place, side: &Path, password: Option<&str>, deadline: Deadline) -> Result<()> {
+    let repository =
+        workspace::common_dir(&place.workspace).context("the workspace is no git repository")?;
+    let repository = fs::canonicalize(repository)?;
+    // One that a push left behind that was killed.
+    if side.exists() {
+        fs::remove_dir_all(side)?;
+    }
+    for dir in ["objects/info", "refs"] {
+        files::create_private_dir(&side.join(dir))?;
+    }
+    let format = ask(
+        &place.workspace,
+        &["rev-parse", "--show-object-format"],
+        deadline,
+    )?;
+    let mut config = match format.trim() {
+        "sha1" | "" => "[core]\n\trepositoryformatversion = 0\n\tbare = true\n".to_owned(),
+        other => format!(
+            "[core]\n\trepositoryformatversion = 1\n\tbare = true\n[extensions]\n\tobjectFormat = {other}\n"
+        ),
+    };
+    let prefix = format!("refs/spotkeep/{}/", place.agent_id);
+    let refs = ask(
+        &place.workspace,
+        &["for-each-ref", "--format=%(objectname) %(refname)", &prefix],
+        deadline,
+    )?;
+    let objects = repository.join("objects");
+    let objects = objects
+        .to_str()
+        .context("the path of the repository is not UTF-8")?;
+    fs::write(side.join("objects/info/alternates"), quoted(objects))?;
+    fs::write(
+        side.join("packed-refs"),
+        format!("# pack-refs with: sorted\n{refs}"),
+    )?;
+    if let Some(password) = password {
+        files::write_atomic(&side.join(PASSWORD), password.as_bytes())?;
+        config.push_str(ASK_THE_FILE);
+    }
+    fs::write(side.join("config"), config)?;
+    // Last: without it this is no repository.
+    fs::write(side.join("HEAD"), "ref: refs/heads/none\n")?;
+    Ok(())
+}
+
+/// A line of `alternates`, in which a path that begins with a quote is a quoted one.
+fn quoted(path: &str) -> String {
+    let needs = path.starts_with(['"', '#']) || path.contains(['\n', '\\']);
+    match needs {
+        true => format!(
+            "\"{}\"\n",
+            path.replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n")
+        ),
+        false => format!("{path}\n"),
+    }
+}
+
+fn run(side: &Path, url: &str, refspecs: &[String], deadline: Deadline) -> Result<()> {
+    let mut command = git::as_user(side);
+    for (key, value) in [
+        ("core.hooksPath", "/dev/null"),
+        ("core.askPass", ""),
+        ("protocol.ext.allow", "never"),
+        ("push.gpgSign", "false"),
+        ("push.recurseSubmodules", "no"),
+        ("gc.auto", "0"),
+        ("maintenance.auto", "false"),
+    ] {
+        command.arg("-c").arg(format!("{key}={value}"));
+    }
+    command
+        .env("GIT_DIR", side)
+        .env("GIT_SSH_COMMAND", SSH)
+        .env("GIT_TERMINAL_PROMPT", "0")
+        .env("SPOTKEEP_PASSWORD_FILE", side.join(PASSWORD))
+        .env_remove("GIT_ASKPASS")
+        .env_remove("SSH_ASKPASS")
+        .args(["push", "--no-verify", "--porcelain", "--force", "--"])
+        .arg(url)
+        .args(refspecs);
+    let output = command::exchange(&mut command, Vec::new(), deadline.at())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = output.stderr.lines().find(|line| {
+        line.starts_with("fatal:") || line.starts_with("error:") || line.contains("denied")
+    });
+    let said = said
+        .or(output.stderr.lines().next())
+        .unwrap_or("git gave no reason");
+    Err(anyhow!("{said}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_no_argument() {
+        let (url, password) = apart("https://me:se%40cret@git.example:8443/a/b.git");
+        assert_eq!(url, "https://me@git.example:8443/a/b.git");
+        assert_eq!(password.unwrap(), "https://me:se%40cret@git.example:8443\n");
+        for plain in [
+            "https://git.example/a",
+            "https://me@git.example/a:b@c",
+            "ssh://git@h/p",
+            "git@example.org:me/safe.git",
+            "/srv/a:b@c",
+        ] {
+            assert_eq!(apart(plain), (plain.to_owned(), None));
+        }
+    }
+}

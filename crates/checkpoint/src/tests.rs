@@ -1,0 +1,153 @@
+//! The ordinary course, with the real git.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::*;
+use testing::wait::FOREVER;
+
+struct Lab {
+    dir: tempfile::TempDir,
+    place: Place,
+}
+
+fn git(dir: &Path, arguments: &[&str]) -> String {
+    let mut command = crate::git::command(dir);
+    command
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .args(["-c", "core.fsync=none"])
+        .args(arguments);
+    let output = Command::output(&mut command).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+impl Lab {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let workspace = fs::canonicalize(dir.path()).unwrap().join("w");
+        fs::create_dir(&workspace).unwrap();
+        git(&workspace, &["init", "-q", "-b", "main"]);
+        let place = Place {
+            workspace,
+            agent_id: "a1".into(),
+            private: dir.path().join("private"),
+            largest_file: 1 << 20,
+        };
+        Self { dir, place }
+    }
+
+    fn committed() -> Self {
+        let lab = Self::new();
+        lab.write("a", "a\n");
+        lab.write("sub/b", "b\n");
+        git(&lab.place.workspace, &["add", "."]);
+        git(&lab.place.workspace, &["commit", "-qm", "One"]);
+        lab
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.workspace.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn take(&self) -> Outcome {
+        take(&self.place, Trigger::Command, Deadline::after(FOREVER)).unwrap()
+    }
+
+    fn taken(&self) -> Checkpoint {
+        match self.take() {
+            Outcome::Taken(checkpoint) => checkpoint,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn show(&self, name: &str) -> String {
+        git(&self.place.workspace, &["cat-file", "-p", name])
+    }
+}
+
+#[test]
+fn what_is_staged_and_what_is_not_are_kept_apart_and_nothing_new_is_no_new_checkpoint() {
+    let lab = Lab::committed();
+    lab.write("a", "staged\n");
+    git(&lab.place.workspace, &["add", "a"]);
+    lab.write("a", "changed again\n");
+    lab.write("new", "untracked\n");
+    let first = lab.taken();
+    assert_eq!(lab.show(&format!("{}:index/a", first.commit)), "staged\n");
+    assert_eq!(
+        lab.show(&format!("{}:worktree/a", first.commit)),
+        "changed again\n"
+    );
+    assert_eq!(
+        lab.show(&format!("{}:worktree/new", first.commit)),
+        "untracked\n"
+    );
+    assert_eq!(lab.take(), Outcome::Unchanged(Some(first.id.clone())));
+    lab.write("new", "more\n");
+    let second = lab.taken();
+    assert!(second.id > first.id);
+    assert_eq!(list(&lab.place).unwrap(), [second, first]);
+}
+
+#[test]
+fn an_untracked_file_that_is_ignored_later_is_in_no_later_checkpoint() {
+    let lab = Lab::committed();
+    lab.write("out/log", "1\n");
+    let first = lab.taken();
+    assert_eq!(
+        lab.show(&format!("{}:worktree/out/log", first.commit)),
+        "1\n"
+    );
+    lab.write(".gitignore", "out\n");
+    lab.write("out/log", "2\n");
+    let second = lab.taken();
+    let tree = git(
+        &lab.place.workspace,
+        &[
+            "ls-tree",
+            "-r",
+            "--name-only",
+            &format!("{}:worktree", second.commit),
+        ],
+    );
+    assert_eq!(tree, ".gitignore\na\nsub/b\n");
+}
+
+#[test]
+fn a_directory_without_a_repository_is_said_to_be_none() {
+    let lab = Lab::new();
+    fs::remove_dir_all(lab.path(".git")).unwrap();
+    assert_eq!(lab.take(), Outcome::NotGit);
+    assert!(list(&lab.place).unwrap().is_empty());
+}
+
+#[test]
+fn an_empty_repository_needs_no_checkpoint() {
+    let lab = Lab::new();
+    assert_eq!(lab.take(), Outcome::Unchanged(None));
+    lab.write("a", "a\n");
+    lab.taken();
+}
+
+#[test]
+fn files_above_the_limit_are_left_out_and_named() {
+    let mut lab = Lab::committed();
+    lab.place.largest_file = 10;
+    lab.write("big", "more than ten bytes\n");
+    lab.write("a", "small\n");
+    let checkpoint = lab.taken();
+    assert!(
+        checkpoint.left_out[0].starts_with("big: 20 bytes"),
+        "{checkpoint:?}"
+    );
+    assert_eq!(lab.take(), Outcome::Unchanged(Some(checkpoint.id)));
+    drop(lab.dir);
+}

@@ -1,0 +1,411 @@
+//! Making a workspace out of a repository.
+//!
+//! Agents that work on one repository share its objects: `workspaces/.repos/<repository>.git` is a bare
+//! clone, made by the first that asks for the URL, and every workspace is a worktree linked to it. A
+//! second agent then costs a checkout and no download, and a workspace that is removed can be made anew
+//! from its checkpoints, which are in the shared part. A repository that is inside the root already is
+//! used itself.
+//!
+//! Everything is made under a name that begins with `.new-` and moved to its place when it is whole, so that
+//! what was interrupted leaves nothing half. The next `add` clears it away.
+
+use std::fs;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::git::{self, without_secret};
+use state::AgentName;
+use state::layout::Root;
+use sys::command;
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::uuid::new_uuid;
+
+/// Anything but a download or a checkout.
+const SHORT: Duration = Duration::from_secs(60);
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The workspace, absolute.
+    pub workspace: PathBuf,
+    /// Where it came from, without a password.
+    pub origin: String,
+    /// The commit that it begins with; `None` where the repository has none yet.
+    pub base_commit: Option<String>,
+    /// The branch that is checked out.
+    pub branch: String,
+}
+
+/// Where a new workspace comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A repository inside the root, to which the workspace is linked.
+    Inside(PathBuf),
+    /// Any other: a URL, or a path outside of the root.
+    Elsewhere(String),
+}
+
+impl Source {
+    /// Finds out which it is.
+    ///
+    /// # Errors
+    /// A path that is no repository, or neither a path nor a URL.
+    pub fn find(root: &Root, given: &str) -> Result<Self> {
+        let is_url =
+            given.contains("://") || (given.contains(':') && !given.starts_with(['/', '.']));
+        if given.starts_with('-') || given.contains("::") {
+            return Err(anyhow!("{given:?} is no repository")).kind(Kind::Usage);
+        }
+        if is_url {
+            return Ok(Self::Elsewhere(given.to_owned()));
+        }
+        let candidates = [
+            std::env::current_dir()?.join(given),
+            root.absolute(Path::new(given)),
+        ];
+        let Some(path) = candidates.iter().find(|path| path.is_dir()) else {
+            return Err(anyhow!("there is no repository at {given}"))
+                .hint("spotkeep add NAME --repo https://...")
+                .kind(Kind::Usage);
+        };
+        let path = fs::canonicalize(path)?;
+        let common = text(git::as_user(&path).args(["rev-parse", "--git-common-dir"]))
+            .with_context(|| format!("{} is no git repository", path.display()))
+            .kind(Kind::Usage)?;
+        let common = fs::canonicalize(path.join(common))?;
+        Ok(match root.holds(&common) {
+            true => Self::Inside(path),
+            false => Self::Elsewhere(path.to_string_lossy().into_owned()),
+        })
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Inside(path) => path.display().to_string(),
+            Self::Elsewhere(url) => without_secret(url),
+        }
+    }
+}
+
+/// Makes the workspace of an agent.
+///
+/// # Errors
+/// The repository cannot be read, the branch does not exist, something is in the way. Nothing half is left.
+pub fn make(root: &Root, name: &AgentName, source: &Source, branch: Option<&str>) -> Result<Made> {
+    let workspaces = root.absolute(Path::new("workspaces"));
+    let workspace = workspaces.join(name.as_str());
+    if fs::symlink_metadata(&workspace).is_ok() {
+        let is_empty = fs::read_dir(&workspace).is_ok_and(|mut entries| entries.next().is_none());
+        if !is_empty {
+            return Err(anyhow!("{} is there already", workspace.display()))
+                .hint(format!("spotkeep add {name} --workspace workspaces/{name}"))
+                .kind(Kind::Usage);
+        }
+    }
+    let repository = match source {
+        Source::Inside(path) => path.clone(),
+        Source::Elsewhere(url) => shared(&workspaces.join(".repos"), url)?,
+    };
+    let aside = workspaces.join(format!(".new-{name}"));
+    clear(&repository, &aside)?;
+    let made = link(&repository, &aside, name, branch).and_then(|branch| {
+        if workspace.is_dir() {
+            fs::remove_dir(&workspace)?;
+        }
+        quiet(
+            git::as_user(&repository)
+                .args(["worktree", "move"])
+                .args([&aside, &workspace]),
+        )?;
+        Ok(branch)
+    });
+    let branch = match made {
+        Ok(branch) => branch,
+        Err(error) => {
+            clear(&repository, &aside).ok();
+            return Err(error);
+        }
+    };
+    let head = text(git::as_user(&workspace).args(["rev-parse", "-q", "--verify", "HEAD"]));
+    Ok(Made {
+        workspace,
+        origin: source.shown(),
+        base_commit: head.ok(),
+        branch,
+    })
+}
+
+/// The shared clone of a URL: found, and brought up to date; or made.
+fn shared(repos: &Path, url: &str) -> Result<PathBuf> {
+    fs::create_dir_all(repos).with_context(|| format!("cannot create {}", repos.display()))?;
+    for entry in fs::read_dir(repos)? {
+        let path = entry?.path();
+        let is_hidden = path
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let origin = text(git::as_user(&path).args(["config", "--get", "remote.origin.url"]));
+        if !is_hidden && origin.is_ok_and(|origin| origin == url) {
+            watched(git::as_user(&path).arg("fetch"), "origin")
+                .with_context(|| format!("cannot fetch from {}", without_secret(url)))?;
+            return Ok(path);
+        }
+    }
+    let aside = repos.join(format!(".new-{}", new_uuid()));
+    let cloned = clone(&aside, url).and_then(|()| {
+        let place = free_name(repos, url);
+        fs::rename(&aside, &place)?;
+        Ok(place)
+    });
+    if cloned.is_err() {
+        fs::remove_dir_all(&aside).ok();
+    }
+    cloned
+}
+
+/// Bare, with branches where every clone has them: under `refs/remotes/origin`.
+fn clone(place: &Path, url: &str) -> Result<()> {
+    fs::create_dir(place)?;
+    let run = |arguments: &[&str]| quiet(git::as_user(place).args(arguments));
+    run(&["init", "--quiet", "--bare"])?;
+    run(&["config", "remote.origin.url", url])?;
+    run(&[
+        "config",
+        "remote.origin.fetch",
+        "+refs/heads/*:refs/remotes/origin/*",
+    ])?;
+    watched(git::as_user(place).arg("fetch"), "origin")
+        .with_context(|| format!("cannot clone {}", without_secret(url)))
+        .hint(format!("git ls-remote {}", without_secret(url)))?;
+    // An empty repository has no default branch to be told.
+    quiet(git::as_user(place).args(["remote", "set-head", "origin", "--auto"])).ok();
+    Ok(())
+}
+
+/// A name for people, that nobody has yet.
+fn free_name(repos: &Path, url: &str) -> PathBuf {
+    let last = url
+        .trim_end_matches('/')
+        .rsplit(['/', ':'])
+        .next()
+        .unwrap_or("");
+    let stem: String = last
+        .trim_end_matches(".git")
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "-_.".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let stem = stem.trim_start_matches('.');
+    let stem = if stem.is_empty() { "repository" } else { stem };
+    let mut place = repos.join(format!("{stem}.git"));
+    let mut count = 2;
+    while place.exists() {
+        place = repos.join(format!("{stem}-{count}.git"));
+        count += 1;
+    }
+    place
+}
+
+/// A worktree at `place`: on the branch that is asked for, or, where that is checked out elsewhere, on a new
+/// one named after the agent that begins there. Returns the branch.
+fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) -> Result<String> {
+    let has = |reference: &str| {
+        let mut command = git::as_user(repository);
+        quiet(command.args([
+            "rev-parse",
+            "-q",
+            "--verify",
+            &format!("{reference}^{{commit}}"),
+        ]))
+        .is_ok()
+    };
+    let default = || {
+        let symbolic = |reference: &str| {
+            text(git::as_user(repository).args(["symbolic-ref", "-q", "--short", reference])).ok()
+        };
+        let remote = symbolic("refs/remotes/origin/HEAD");
+        let remote = remote.and_then(|name| Some(name.strip_prefix("origin/")?.to_owned()));
+        remote.or_else(|| symbolic("HEAD"))
+    };
+    let wanted = match asked {
+        Some(branch) => branch.to_owned(),
+        None => default().unwrap_or_else(|| "main".to_owned()),
+    };
+    let (local, remote) = (
+        format!("refs/heads/{wanted}"),
+        format!("refs/remotes/origin/{wanted}"),
+    );
+    // What others have pushed is newer than a branch here that nobody works on; but that one may hold commits
+    // of its own, so it is what is taken where it is free.
+    let base = match (has(&local), has(&remote)) {
+        (_, true) if is_checked_out(repository, &local)? => Some(remote),
+        (true, _) => Some(local.clone()),
+        (false, true) => Some(remote),
+        (false, false) => None,
+    };
+    let Some(base) = base else {
+        let is_empty = !has("HEAD")
+            && text(git::as_user(repository).args(["for-each-ref", "--count=1", "refs/remotes"]))?
+                .is_empty();
+        if asked.is_some() || !is_empty {
+            return Err(anyhow!(
+                "there is no branch {wanted} in {}",
+                repository.display()
+            ))
+            .hint(format!("git -C {} branch --all", repository.display()))
+            .kind(Kind::Usage);
+        }
+        return Err(anyhow!("the repository has no commit yet, so nothing can be checked out"))
+            .hint(format!(
+                "git clone it to workspaces/{name}, then: spotkeep add {name} --workspace workspaces/{name}"
+            ))
+            .kind(Kind::Usage);
+    };
+    let mut add = git::as_user(repository);
+    add.args(["worktree", "add"]);
+    let branch = if is_checked_out(repository, &local)? {
+        let own = free_branch(repository, name)?;
+        if has(&format!("refs/heads/{own}")) {
+            // From a workspace of before, with its commits.
+            add.arg(place).arg(&own);
+        } else {
+            add.args(["--no-track", "-b", &own]).arg(place).arg(&base);
+        }
+        own
+    } else if base == local {
+        add.arg(place).arg(&wanted);
+        wanted
+    } else {
+        add.args(["--track", "-b", &wanted]).arg(place).arg(&base);
+        wanted
+    };
+    let output = {
+        if !std::io::stderr().is_terminal() {
+            add.stderr(Stdio::piped());
+        }
+        add.stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .output()
+            .context("cannot run git")?
+    };
+    if !output.status.success() {
+        return Err(failed(
+            "worktree add",
+            &String::from_utf8_lossy(&output.stderr),
+        ));
+    }
+    Ok(branch)
+}
+
+/// A branch named after the agent that no other worktree has.
+fn free_branch(repository: &Path, name: &AgentName) -> Result<String> {
+    for count in 1..100 {
+        let branch = match count {
+            1 => name.to_string(),
+            _ => format!("{name}-{count}"),
+        };
+        if !is_checked_out(repository, &format!("refs/heads/{branch}"))? {
+            return Ok(branch);
+        }
+    }
+    Err(anyhow!("a hundred branches are named like {name}")).hint("spotkeep add with --branch")
+}
+
+/// Whether some worktree is on a branch. The bare repository's own HEAD is nobody's.
+fn is_checked_out(repository: &Path, reference: &str) -> Result<bool> {
+    let list = text(git::as_user(repository).args(["worktree", "list", "--porcelain"]))?;
+    Ok(list.split("\n\n").any(|worktree| {
+        let mut lines = worktree.lines();
+        let is_bare = worktree.lines().any(|line| line == "bare");
+        !is_bare && lines.any(|line| line.strip_prefix("branch ") == Some(reference))
+    }))
+}
+
+/// Removes what an `add` that was interrupted left behind.
+fn clear(repository: &Path, aside: &Path) -> Result<()> {
+    if !aside.exists() {
+        return Ok(());
+    }
+    let mut remove = git::as_user(repository);
+    remove
+        .args(["worktree", "remove", "--force", "--force"])
+        .arg(aside);
+    if quiet(&mut remove).is_err() {
+        fs::remove_dir_all(aside).with_context(|| format!("cannot remove {}", aside.display()))?;
+    }
+    Ok(())
+}
+
+/// What git printed, trimmed.
+fn text(command: &mut Command) -> Result<String> {
+    let output = command::run(command, SHORT)?;
+    if !output.status.success() {
+        return Err(failed("", &output.stderr));
+    }
+    Ok(output.stdout.trim().to_owned())
+}
+
+fn quiet(command: &mut Command) -> Result<()> {
+    text(command).map(|_| ())
+}
+
+/// A download, for as long as it takes: a person sees how far it is, and can end it.
+fn watched(command: &mut Command, what: &str) -> Result<()> {
+    let is_terminal = std::io::stderr().is_terminal();
+    if is_terminal {
+        command.arg("--progress").stderr(Stdio::inherit());
+    } else {
+        command.arg("--quiet").stderr(Stdio::piped());
+    }
+    let child = command
+        .arg(what)
+        .stdin(Stdio::inherit())
+        .stdout(Stdio::null())
+        .spawn();
+    let output = child
+        .and_then(std::process::Child::wait_with_output)
+        .context("cannot run git")?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(failed("fetch", &String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+fn failed(verb: &str, said: &str) -> sys::error::Error {
+    let line = said
+        .lines()
+        .find(|line| line.starts_with("fatal:") || line.starts_with("error:"));
+    let why = line.or(said.lines().next()).unwrap_or("it failed");
+    let why = why
+        .trim_start_matches("fatal: ")
+        .trim_start_matches("error: ");
+    anyhow!(
+        "git {verb}{}{why}",
+        if verb.is_empty() { "says: " } else { ": " }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_clone_has_a_name_for_people_that_is_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = |url: &str| free_name(dir.path(), url).file_name().unwrap().to_owned();
+        assert_eq!(name("https://h/you/api.git"), "api.git");
+        assert_eq!(name("git@h:you/api"), "api.git");
+        assert_eq!(name("h:.git"), "repository.git");
+        assert_eq!(name("/srv/x y/"), "x-y.git");
+        fs::create_dir(dir.path().join("api.git")).unwrap();
+        assert_eq!(name("https://other/api"), "api-2.git");
+    }
+}

@@ -1,0 +1,234 @@
+//! `.credentials.json`, the login of a subscription: told from a damaged one, kept as a copy, put back.
+//!
+//! Claude replaces it when it renews its tokens, which is every few hours, and any of the agents may do
+//! so. One that is empty, cut short or blanked logs the whole fleet out (reported by users; a full
+//! disk and a power cut do it). A file that is missing is left so: `/logout` does that. Nothing of
+//! its content ever reaches a log, the journal or an event.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::config_repair::resolve;
+use sys::error::Result;
+use sys::files;
+use sys::time::Timestamp;
+
+/// What a file of credentials is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worth {
+    /// It holds a login that can be used, or renewed.
+    Good,
+    /// It holds one that has ended and cannot be renewed.
+    Expired,
+    /// It was a login, and is damaged: empty, cut short, or without its tokens.
+    Damaged,
+    /// There is none, or one of another kind.
+    None,
+}
+
+/// Judges the content of a file at a moment.
+#[must_use]
+pub fn worth(content: Option<&[u8]>, now: Timestamp) -> Worth {
+    let Some(bytes) = content else {
+        return Worth::None;
+    };
+    let Ok(json) = serde_json::from_slice::<Value>(bytes) else {
+        return Worth::Damaged;
+    };
+    let Some(login) = json.get("claudeAiOauth") else {
+        return Worth::None;
+    };
+    let token = |name: &str| {
+        login
+            .get(name)
+            .and_then(Value::as_str)
+            .is_some_and(|token| !token.trim().is_empty())
+    };
+    let ends = login.get("expiresAt").and_then(Value::as_i64);
+    let lasts = ends
+        .and_then(Timestamp::from_millis)
+        .is_some_and(|ends| ends > now);
+    match (token("accessToken"), token("refreshToken")) {
+        (false, _) => Worth::Damaged,
+        (true, true) => Worth::Good,
+        (true, false) if lasts => Worth::Good,
+        (true, false) => Worth::Expired,
+    }
+}
+
+/// What a look at the file came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looked {
+    /// As it was.
+    Same,
+    /// There is a good login that was not there before.
+    Renewed,
+    /// It is damaged; another look decides whether it stays so.
+    Doubtful,
+    /// It was damaged, and the copy was put back.
+    PutBack,
+    /// It is damaged, and there is no copy that is worth more.
+    Lost,
+}
+
+/// Watches over one file.
+#[derive(Debug)]
+pub struct Guard {
+    file: PathBuf,
+    copy: PathBuf,
+    /// The last good content.
+    good: Option<Vec<u8>>,
+    /// The damage that was seen last.
+    damage: Option<Vec<u8>>,
+    /// What was put back already: whoever blanks it again has a reason.
+    put_back: Option<Vec<u8>>,
+    lost: bool,
+}
+
+impl Guard {
+    /// Of Claude's directory; `copy` is where the newest good content is kept.
+    #[must_use]
+    pub fn new(config_dir: &Path, copy: &Path) -> Self {
+        Self {
+            file: config_dir.join(".credentials.json"),
+            copy: copy.into(),
+            good: files::read_optional(copy).ok().flatten(),
+            damage: None,
+            put_back: None,
+            lost: false,
+        }
+    }
+
+    /// Looks at the file. `settled`: nobody can be writing it now, so what is damaged stays so.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn look(&mut self, settled: bool) -> Result<Looked> {
+        let file = resolve(&self.file);
+        let content = files::read_optional(&file)?;
+        let now = Timestamp::now();
+        match (worth(content.as_deref(), now), content) {
+            (Worth::Good, Some(content)) => {
+                (self.damage, self.lost) = (None, false);
+                if self.good.as_ref() == Some(&content) {
+                    return Ok(Looked::Same);
+                }
+                files::write_atomic(&self.copy, &content)?;
+                self.good = Some(content);
+                Ok(Looked::Renewed)
+            }
+            (Worth::Damaged, Some(content)) => self.damaged(&file, content, settled),
+            _ => {
+                self.damage = None;
+                Ok(Looked::Same)
+            }
+        }
+    }
+
+    fn damaged(&mut self, file: &Path, content: Vec<u8>, settled: bool) -> Result<Looked> {
+        if !settled && self.damage.as_ref() != Some(&content) {
+            self.damage = Some(content);
+            return Ok(Looked::Doubtful);
+        }
+        let good = self.good.clone().filter(|good| {
+            worth(Some(good), Timestamp::now()) == Worth::Good
+                && self.put_back.as_ref() != Some(good)
+        });
+        let Some(good) = good else {
+            let told = std::mem::replace(&mut self.lost, true);
+            return Ok(if told { Looked::Same } else { Looked::Lost });
+        };
+        // Somebody may have logged in just now: a newer one is never written over.
+        if files::read_optional(file)?.as_ref() != Some(&content) {
+            return Ok(Looked::Doubtful);
+        }
+        files::write_atomic(file, &good)?;
+        self.damage = None;
+        self.put_back = Some(good);
+        Ok(Looked::PutBack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn login(access: &str, refresh: &str, ends: i64) -> String {
+        format!(
+            r#"{{"claudeAiOauth":{{"accessToken":"{access}","refreshToken":"{refresh}","expiresAt":{ends}}}}}"#
+        )
+    }
+
+    const FAR: i64 = 9_999_999_999_999;
+
+    #[test]
+    fn a_login_is_told_from_a_damaged_one_and_from_none() {
+        for (text, expected) in [
+            (Some(login("a", "r", 1)), Worth::Good),
+            (Some(login("a", "", FAR)), Worth::Good),
+            (Some(login("a", "", 1)), Worth::Expired),
+            (Some(login("", "r", FAR)), Worth::Damaged),
+            (Some(String::new()), Worth::Damaged),
+            (Some("{\"claudeAiOauth\":{\"acc".into()), Worth::Damaged),
+            (Some("\0\0\0\0".into()), Worth::Damaged),
+            (Some("{\"mcpOAuth\":{}}".into()), Worth::None),
+            (None, Worth::None),
+        ] {
+            let content = text.as_ref().map(String::as_bytes);
+            assert_eq!(worth(content, Timestamp::now()), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_login_is_put_back_once_and_a_newer_one_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, copy) = (
+            dir.path().join(".credentials.json"),
+            dir.path().join("copy"),
+        );
+        let mut guard = Guard::new(dir.path(), &copy);
+        assert_eq!(guard.look(false).unwrap(), Looked::Same, "nobody logged in");
+        fs::write(&file, login("one", "r", FAR)).unwrap();
+        assert_eq!(guard.look(false).unwrap(), Looked::Renewed);
+        assert_eq!(guard.look(false).unwrap(), Looked::Same);
+        assert_eq!(
+            fs::metadata(&copy).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        fs::write(&file, login("two", "r", FAR)).unwrap();
+        assert_eq!(guard.look(false).unwrap(), Looked::Renewed);
+
+        fs::write(&file, "").unwrap();
+        assert_eq!(guard.look(false).unwrap(), Looked::Doubtful);
+        fs::write(&file, "{").unwrap();
+        assert_eq!(guard.look(false).unwrap(), Looked::Doubtful, "it changes");
+        assert_eq!(guard.look(false).unwrap(), Looked::PutBack);
+        assert_eq!(
+            fs::read_to_string(&file).unwrap(),
+            login("two", "r", FAR),
+            "the newest"
+        );
+        fs::write(&file, "").unwrap();
+        assert_eq!(
+            guard.look(true).unwrap(),
+            Looked::Lost,
+            "blanked on purpose"
+        );
+        assert_eq!(guard.look(true).unwrap(), Looked::Same, "told once");
+        fs::write(&file, login("three", "r", FAR)).unwrap();
+        assert_eq!(guard.look(false).unwrap(), Looked::Renewed);
+    }
+
+    #[test]
+    fn a_login_that_has_ended_is_not_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("copy");
+        fs::write(&copy, login("old", "", 1)).unwrap();
+        fs::write(dir.path().join(".credentials.json"), "").unwrap();
+        let mut guard = Guard::new(dir.path(), &copy);
+        assert_eq!(guard.look(true).unwrap(), Looked::Lost);
+    }
+}

@@ -1,0 +1,547 @@
+//! A Messages API on loopback that makes agents do what their prompts say, and keeps a
+//! [`Ledger`] of it.
+
+pub mod conversation;
+pub mod log;
+pub mod marker;
+pub mod script;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::http::{Handler, Pieces, Reply, Request, Server};
+use log::Ledger;
+use marker::Marker;
+use script::Answer;
+use sys::error::Result;
+
+/// Between two pieces of a text that never ends.
+const TRICKLE: Duration = Duration::from_millis(200);
+/// Before each answer to a steady agent, so that it writes a handful of steps a second.
+const PACE: Duration = Duration::from_millis(150);
+
+/// How the next conversation request goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// 401, 429, 529 ...; 0: the connection is dropped without a word.
+    pub status: u16,
+    /// Seconds for the `retry-after` header.
+    pub retry_after: Option<u32>,
+    /// It is a subscription's usage limit, which ends then, in seconds since 1970.
+    pub limit_until: Option<i64>,
+    /// It comes in the midst of an answer that has begun.
+    pub midway: bool,
+    /// Nothing more comes, and no end either.
+    pub stalls: bool,
+}
+
+impl Fault {
+    /// A plain refusal.
+    #[must_use]
+    pub fn status(status: u16) -> Self {
+        Self {
+            status,
+            retry_after: None,
+            limit_until: None,
+            midway: false,
+            stalls: false,
+        }
+    }
+
+    /// The same in the midst of an answer.
+    #[must_use]
+    pub fn midway(status: u16) -> Self {
+        Self {
+            midway: true,
+            ..Self::status(status)
+        }
+    }
+
+    /// A request that is taken in, and nothing comes back.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self {
+            stalls: true,
+            ..Self::status(0)
+        }
+    }
+
+    /// An answer that begins and then neither goes on nor ends.
+    #[must_use]
+    pub fn stalled() -> Self {
+        Self {
+            stalls: true,
+            ..Self::midway(0)
+        }
+    }
+}
+
+/// The model; it ends when dropped.
+#[derive(Debug)]
+pub struct Model {
+    server: Server,
+    double: Arc<Double>,
+}
+
+impl Model {
+    /// Starts a model that nobody has asked anything.
+    ///
+    /// # Errors
+    /// No port can be had.
+    pub fn start() -> Result<Self> {
+        Self::start_at(0)
+    }
+
+    /// The same on a port of its own choice, for a machine of which we are the outside.
+    ///
+    /// # Errors
+    /// The port cannot be had.
+    pub fn start_at(port: u16) -> Result<Self> {
+        let double = Arc::new(Double::default());
+        let server = Server::start("model", port, Arc::clone(&double) as Arc<dyn Handler>)?;
+        Ok(Self { server, double })
+    }
+
+    /// As `ANTHROPIC_BASE_URL` takes it.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.server.address())
+    }
+
+    /// What has been said so far.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        self.double.state().ledger.clone()
+    }
+
+    /// Waits until the ledger shows `enough`; `false` when `limit` has passed before.
+    #[must_use]
+    pub fn wait(&self, limit: Duration, enough: impl Fn(&Ledger) -> bool) -> bool {
+        let (state, _) = self
+            .double
+            .changed
+            .wait_timeout_while(self.double.state(), limit, |state| !enough(&state.ledger))
+            .unwrap_or_else(PoisonError::into_inner);
+        enough(&state.ledger)
+    }
+
+    /// A new life begins: each agent's next request is its first.
+    pub fn new_life(&self) {
+        self.double.state().ledger.new_life();
+    }
+
+    /// Lets the next `times` requests of conversations fail, after the faults already waiting.
+    pub fn fault(&self, fault: Fault, times: usize) {
+        let mut state = self.double.state();
+        state.faults.extend(std::iter::repeat_n(Some(fault), times));
+    }
+
+    /// Answers the next `times` requests of conversations before the faults that come later.
+    pub fn let_pass(&self, times: usize) {
+        let mut state = self.double.state();
+        state.faults.extend(std::iter::repeat_n(None, times));
+    }
+
+    /// From now on nothing fails.
+    pub fn clear_faults(&self) {
+        self.double.state().faults.clear();
+    }
+
+    /// While set, every connection is reset.
+    pub fn refuse(&self, refuse: bool) {
+        self.double.refusing.store(refuse, Ordering::SeqCst);
+    }
+}
+
+/// How an answer was asked for.
+struct Asked {
+    model: String,
+    streaming: bool,
+}
+
+#[derive(Debug, Default)]
+struct Double {
+    state: Mutex<State>,
+    changed: Condvar,
+    refusing: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ledger: Ledger,
+    /// In their order; `None` lets one request pass.
+    faults: VecDeque<Option<Fault>>,
+    stopped: bool,
+}
+
+impl Double {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the ledger and wakes who waits for it.
+    fn note<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state());
+        self.changed.notify_all();
+        result
+    }
+
+    /// Lets time pass, unless the server ends; returns whether it goes on.
+    fn pause(&self, duration: Duration) -> bool {
+        let until = Instant::now() + duration;
+        let mut state = self.state();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if state.stopped || left.is_zero() {
+                return !state.stopped;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    fn messages(&self, request: &Request, reply: Reply<'_>) -> io::Result<()> {
+        let Ok(body) = serde_json::from_slice::<Value>(&request.body) else {
+            return reply.send(400, &JSON, &failure("invalid_request_error"));
+        };
+        let asked = Asked {
+            model: body["model"].as_str().unwrap_or("drill").to_owned(),
+            streaming: body["stream"] == true,
+        };
+        let Some(conversation) = conversation::read(&body) else {
+            self.note(|state| state.ledger.side_requests += 1);
+            let end = Answer::End {
+                say: "Drill".into(),
+                text: None,
+            };
+            return self.say(reply, &asked, "", &end);
+        };
+        let arrived = Instant::now();
+        if let Some(Some(fault)) = self.note(|state| state.faults.pop_front()) {
+            // An answer that comes as a whole has no midst.
+            if fault.midway && asked.streaming {
+                return self.fail_midway(reply, &asked, fault);
+            }
+            if fault.stalls {
+                self.wait_for_the_end();
+            }
+            return fail(reply, fault);
+        }
+        let agent = conversation.agent.clone();
+        let answer = self.note(|state| state.ledger.request(&conversation, arrived));
+        if conversation.plan == conversation::Plan::Steady && !self.pause(PACE) {
+            return Ok(());
+        }
+        self.say(reply, &asked, &agent, &answer)
+    }
+
+    fn say(&self, reply: Reply<'_>, asked: &Asked, agent: &str, answer: &Answer) -> io::Result<()> {
+        if asked.streaming {
+            let stream = reply.stream(200, &[("Content-Type", "text/event-stream")])?;
+            return self.stream(stream, &asked.model, agent, answer);
+        }
+        let content = script::content(answer);
+        let (blocks, markers): (Vec<_>, Vec<_>) = content.into_iter().unzip();
+        let mut message = message(&asked.model, stop_reason(answer));
+        message["content"] = Value::Array(blocks);
+        reply.send(200, &JSON, message.to_string().as_bytes())?;
+        let at = Instant::now();
+        self.note(|state| {
+            for marker in markers.iter().flatten() {
+                state.ledger.said(marker, at);
+            }
+            if !agent.is_empty() {
+                state.ledger.answered(agent, answer, at);
+            }
+        });
+        Ok(())
+    }
+
+    fn stream(
+        &self,
+        mut to: Pieces<'_>,
+        model: &str,
+        agent: &str,
+        answer: &Answer,
+    ) -> io::Result<()> {
+        let start = json!({"message": message(model, None)});
+        to.write(&event("message_start", start))?;
+        if let Answer::Endless { text } = answer {
+            return self.endless(&mut to, agent, answer, text);
+        }
+        let content = script::content(answer);
+        for (index, (block, marker)) in content.iter().enumerate() {
+            to.write(&block_events(index, block))?;
+            if let Some(marker) = marker {
+                let at = Instant::now();
+                self.note(|state| state.ledger.said(marker, at));
+            }
+        }
+        let delta = json!({"stop_reason": stop_reason(answer), "stop_sequence": null});
+        let end = json!({"delta": delta, "usage": {"output_tokens": 20}});
+        to.write(&(event("message_delta", end) + &event("message_stop", json!({}))))?;
+        to.finish()?;
+        if !agent.is_empty() {
+            let at = Instant::now();
+            self.note(|state| state.ledger.answered(agent, answer, at));
+        }
+        Ok(())
+    }
+
+    fn wait_for_the_end(&self) {
+        while self.pause(Duration::from_secs(1)) {}
+    }
+
+    /// Half an answer, and then what the fault says. Nothing of it is a record.
+    fn fail_midway(&self, reply: Reply<'_>, asked: &Asked, fault: Fault) -> io::Result<()> {
+        let mut to = reply.stream(200, &[("Content-Type", "text/event-stream")])?;
+        let start = json!({"message": message(&asked.model, None)});
+        let block = json!({"index": 0, "content_block": {"type": "text", "text": ""}});
+        to.write(&(event("message_start", start) + &event("content_block_start", block)))?;
+        to.write(&text_delta(0, "half an answer"))?;
+        if fault.stalls {
+            self.wait_for_the_end();
+        }
+        if fault.status == 0 {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let (kind, message) = (kind_of(fault.status), words_of(fault.status));
+        let error = json!({"error": {"type": kind, "message": message}});
+        to.write(&event("error", error))?;
+        to.finish()
+    }
+
+    fn endless(
+        &self,
+        to: &mut Pieces<'_>,
+        agent: &str,
+        answer: &Answer,
+        text: &Marker,
+    ) -> io::Result<()> {
+        let start = json!({"index": 0, "content_block": {"type": "text", "text": ""}});
+        to.write(&event("content_block_start", start))?;
+        to.write(&text_delta(0, &format!("{text} and so on")))?;
+        let at = Instant::now();
+        self.note(|state| state.ledger.answered(agent, answer, at));
+        while self.pause(TRICKLE) {
+            to.write(&text_delta(0, " and on"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Handler for Double {
+    fn admit(&self) -> bool {
+        !self.refusing.load(Ordering::SeqCst)
+    }
+
+    fn answer(&self, request: &Request, reply: Reply<'_>) -> io::Result<()> {
+        match (request.method.as_str(), request.path.as_str()) {
+            ("POST", "/v1/messages") => self.messages(request, reply),
+            ("POST", "/v1/messages/count_tokens") => {
+                reply.send(200, &JSON, br#"{"input_tokens": 100}"#)
+            }
+            ("HEAD" | "GET", "/") => reply.send(200, &JSON, b"{}"),
+            _ => reply.send(404, &JSON, &failure("not_found_error")),
+        }
+    }
+
+    fn stop(&self) {
+        self.note(|state| state.stopped = true);
+    }
+}
+
+const JSON: [(&str, &str); 1] = [("Content-Type", "application/json")];
+
+fn failure(kind: &str) -> Vec<u8> {
+    let error = json!({"type": "error", "error": {"type": kind, "message": "a drill"}});
+    error.to_string().into_bytes()
+}
+
+fn kind_of(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        429 => "rate_limit_error",
+        529 => "overloaded_error",
+        _ => "api_error",
+    }
+}
+
+/// The words of the API itself, of which an error in the midst of an answer shows nothing else.
+fn words_of(status: u16) -> &'static str {
+    match status {
+        401 => "invalid x-api-key",
+        429 => "This request would exceed your account's rate limit. Please try again later.",
+        529 => "Overloaded",
+        _ => "Internal server error",
+    }
+}
+
+fn fail(reply: Reply<'_>, fault: Fault) -> io::Result<()> {
+    let kind = kind_of(fault.status);
+    if fault.status == 0 {
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    let after = fault.retry_after.unwrap_or_default().to_string();
+    let until = fault.limit_until.unwrap_or_default().to_string();
+    let mut headers = JSON.to_vec();
+    if fault.retry_after.is_some() {
+        headers.push(("Retry-After", &after));
+    }
+    if fault.limit_until.is_some() {
+        headers.extend([
+            ("anthropic-ratelimit-unified-status", "rejected"),
+            (
+                "anthropic-ratelimit-unified-representative-claim",
+                "five_hour",
+            ),
+            ("anthropic-ratelimit-unified-reset", &until),
+        ]);
+    }
+    reply.send(fault.status, &headers, &failure(kind))
+}
+
+fn stop_reason(answer: &Answer) -> Option<&'static str> {
+    Some(match answer {
+        Answer::Call { .. } => "tool_use",
+        Answer::Endless { .. } | Answer::End { .. } => "end_turn",
+    })
+}
+
+/// The frame of an answer. Its id is unlike any other: blocks of one id count as one message.
+fn message(model: &str, stop_reason: Option<&str>) -> Value {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    json!({
+        "id": format!("msg_drill_{id:06}"), "type": "message", "role": "assistant", "model": model,
+        "content": [], "stop_reason": stop_reason, "stop_sequence": null,
+        "usage": {"input_tokens": 100, "output_tokens": 1},
+    })
+}
+
+fn event(name: &str, mut data: Value) -> String {
+    data["type"] = Value::from(name);
+    format!("event: {name}\ndata: {data}\n\n")
+}
+
+fn text_delta(index: usize, text: &str) -> String {
+    let delta = json!({"index": index, "delta": {"type": "text_delta", "text": text}});
+    event("content_block_delta", delta)
+}
+
+/// One whole block: its start, all of it in one piece, its stop.
+fn block_events(index: usize, block: &Value) -> String {
+    let (empty, piece) = if block["type"] == "tool_use" {
+        let mut empty = block.clone();
+        empty["input"] = json!({});
+        let input = block["input"].to_string();
+        let delta = json!({"type": "input_json_delta", "partial_json": input});
+        (
+            empty,
+            event(
+                "content_block_delta",
+                json!({"index": index, "delta": delta}),
+            ),
+        )
+    } else {
+        let text = block["text"].as_str().unwrap_or_default();
+        (json!({"type": "text", "text": ""}), text_delta(index, text))
+    };
+    let start = json!({"index": index, "content_block": empty});
+    event("content_block_start", start)
+        + &piece
+        + &event("content_block_stop", json!({"index": index}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::http::send;
+    use super::*;
+    use testing::wait::{FOREVER, during};
+
+    fn ask(model: &Model, stream: bool, text: &str) -> super::super::http::Response {
+        let body = json!({
+            "stream": stream, "tools": [{"name": "Bash"}],
+            "messages": [{"role": "user", "content": text}],
+        });
+        let url = format!("{}/v1/messages?beta=true", model.url());
+        send("POST", &url, &[], body.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_prompt_and_the_answer_are_taken_down_once_each() {
+        let model = Model::start().unwrap();
+        for _ in 0..2 {
+            let prompt = "DRILL agent=a plan=idle [[a:p:0]]";
+            let answer = ask(&model, true, prompt).text().unwrap();
+            assert!(answer.contains("message_stop"), "{answer}");
+        }
+        during("all is taken down", || {
+            model.wait(FOREVER, |ledger| ledger.agents["a"].records.len() == 5)
+        });
+        let markers: Vec<_> = model.ledger().agents["a"]
+            .records
+            .iter()
+            .map(|record| record.marker.to_string())
+            .collect();
+        let expected = [
+            "[[a:p:0]]",
+            "[[a:t:1]]",
+            "[[a:c:2]]",
+            "[[a:t:4]]",
+            "[[a:c:5]]",
+        ];
+        assert_eq!(markers, expected);
+    }
+
+    #[test]
+    fn an_endless_text_is_open_and_never_a_record() {
+        let model = Model::start().unwrap();
+        let body = json!({"stream": true, "tools": [{"name": "Bash"}], "messages": [
+            {"role": "user", "content": "DRILL agent=a plan=stream"},
+            {"role": "assistant", "content": [{"type": "tool_use", "input": {}}]}]});
+        let url = format!("{}/v1/messages", model.url());
+        let mut answer = send("POST", &url, &[], body.to_string().as_bytes()).unwrap();
+        while !answer.line().unwrap().unwrap().contains("and so on") {}
+        during("the text is open", || {
+            model.wait(FOREVER, |ledger| ledger.agents["a"].open.is_some())
+        });
+        assert!(model.ledger().agents["a"].records.is_empty());
+    }
+
+    #[test]
+    fn an_answer_that_breaks_off_has_begun_and_has_no_end() {
+        let model = Model::start().unwrap();
+        model.fault(Fault::midway(529), 1);
+        let answer = ask(&model, true, "DRILL agent=a plan=idle").text().unwrap();
+        assert!(answer.contains("half an answer"), "{answer}");
+        assert!(answer.contains("overloaded_error"), "{answer}");
+        assert!(!answer.contains("message_stop"), "{answer}");
+    }
+
+    #[test]
+    fn faults_meet_conversations_and_not_side_requests() {
+        let model = Model::start().unwrap();
+        let fault = Fault {
+            retry_after: Some(7),
+            ..Fault::status(429)
+        };
+        model.fault(fault, 1);
+        assert_eq!(ask(&model, false, "a title, please").status, 200);
+        let refused = ask(&model, false, "DRILL agent=a plan=idle");
+        assert_eq!(
+            (refused.status, refused.headers["retry-after"].as_str()),
+            (429, "7")
+        );
+        assert_eq!(ask(&model, false, "DRILL agent=a plan=idle").status, 200);
+        assert_eq!(model.ledger().side_requests, 1);
+    }
+}

@@ -1,0 +1,214 @@
+//! A stand-in for Claude Code where the real one cannot be had, or where two hundred are needed:
+//! it starts, writes, ends and resumes as the real one was measured to, and speaks to a model on
+//! loopback only. `STAND_IN_*` variables make it misbehave:
+//!
+//! | variable | what it does |
+//! |---|---|
+//! | `STAND_IN_EXIT=N` | exits with N at once |
+//! | `STAND_IN_HANG=1` | starts and never shows a session |
+//! | `STAND_IN_DIALOG=TEXT` | shows a dialog and waits |
+//! | `STAND_IN_IGNORE_TERM=1` | does not end upon SIGTERM |
+
+mod session;
+mod startup_dialogs;
+mod terminal;
+mod transcript;
+mod turn;
+
+use std::io::BufRead as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use session::Session;
+use sys::error::{Context as _, Result};
+use sys::signal::{self, Ask};
+use sys::terminal::take_keys;
+use terminal::{Keys, open_box, show};
+
+/// What reaches the program from outside.
+enum Event {
+    Line(String),
+    Signal(Ask),
+}
+
+/// The part of Claude's command line that matters here.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Arguments {
+    session_id: Option<String>,
+    resume: Option<String>,
+    name: Option<String>,
+    bypass: bool,
+    version: bool,
+    prompt: Option<String>,
+}
+
+impl Arguments {
+    fn parse(args: &[String]) -> Self {
+        let mut parsed = Self::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--session-id" => parsed.session_id = args.next().cloned(),
+                "--resume" | "-r" => parsed.resume = args.next().cloned(),
+                "-n" | "--name" => parsed.name = args.next().cloned(),
+                "--dangerously-skip-permissions" => parsed.bypass = true,
+                "--version" | "-v" => parsed.version = true,
+                // Options of the real one that take a value, as far as agents are started with them.
+                "--model"
+                | "--settings"
+                | "--permission-mode"
+                | "--append-system-prompt"
+                | "--mcp-config"
+                | "--add-dir" => {
+                    args.next();
+                }
+                "--" => {}
+                flag if flag.starts_with('-') => {}
+                prompt => parsed.prompt = Some(prompt.to_owned()),
+            }
+        }
+        parsed
+    }
+}
+
+/// Where everything of the program is kept.
+#[derive(Debug)]
+struct Place {
+    config_dir: PathBuf,
+    config_file: PathBuf,
+    cwd: PathBuf,
+}
+
+impl Place {
+    fn of_the_environment() -> Result<Self> {
+        let home = || std::env::var_os("HOME").map(PathBuf::from);
+        let (config_dir, config_file) = match std::env::var_os("CLAUDE_CONFIG_DIR") {
+            Some(dir) => (PathBuf::from(&dir), PathBuf::from(dir).join(".claude.json")),
+            None => {
+                let home = home().context("HOME is not set")?;
+                (home.join(".claude"), home.join(".claude.json"))
+            }
+        };
+        Ok(Self {
+            config_dir,
+            config_file,
+            cwd: std::env::current_dir()
+                .and_then(|dir| dir.canonicalize())
+                .context("the working directory is gone")?,
+        })
+    }
+}
+
+/// Runs the stand-in with the arguments that Claude would get.
+#[must_use]
+pub fn main(args: &[String]) -> ExitCode {
+    match run(&Arguments::parse(args)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            show(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<u8> {
+    if arguments.version {
+        show("0.0.0 (stand-in)");
+        return Ok(0);
+    }
+    if let Some(code) = variable("STAND_IN_EXIT") {
+        return Ok(code.parse().unwrap_or(1));
+    }
+    let place = Place::of_the_environment()?;
+    let events = listen()?;
+    if variable("STAND_IN_HANG").is_some() {
+        return Ok(wait_for_the_end(&events, None));
+    }
+    // A session that cannot be had is refused before anything is asked.
+    let opened = transcript::open(arguments, &place)?;
+    if let Some(code) = startup_dialogs::pass(arguments, &place, &events)? {
+        return Ok(code);
+    }
+    let session = Arc::new(Session::begin(place, opened, arguments.name.clone())?);
+    let prompts = turn::start(Arc::clone(&session))?;
+    open_box(true);
+    if let Some(prompt) = &arguments.prompt {
+        prompts.send(prompt.clone()).ok();
+    }
+    let code = wait_for_the_end(&events, Some((&session, &prompts)));
+    open_box(false);
+    Ok(code)
+}
+
+/// Signals and texts as they come, from threads of their own.
+fn listen() -> Result<Receiver<Event>> {
+    let (sender, events) = channel();
+    let lines = sender.clone();
+    let has_keys = take_keys()?;
+    if has_keys {
+        terminal::mark_pastes();
+    }
+    signal::listen(move |ask| {
+        sender.send(Event::Signal(ask)).ok();
+    })?;
+    std::thread::Builder::new()
+        .name("stdin".into())
+        .stack_size(128 * 1024)
+        .spawn(move || {
+            let stdin = std::io::stdin().lock();
+            let texts: Box<dyn Iterator<Item = String>> = match has_keys {
+                true => Box::new(typed(stdin)),
+                false => Box::new(stdin.lines().map_while(Result::ok)),
+            };
+            for text in texts {
+                if lines.send(Event::Line(text)).is_err() {
+                    return;
+                }
+            }
+        })
+        .context("cannot read the terminal")?;
+    Ok(events)
+}
+
+/// What is submitted with Enter, key by key.
+fn typed(mut stdin: impl std::io::Read) -> impl Iterator<Item = String> {
+    let (mut keys, mut bytes) = (Keys::default(), vec![0; 4096]);
+    let chunks = std::iter::from_fn(move || {
+        let count = stdin.read(&mut bytes).ok().filter(|count| *count > 0)?;
+        Some(keys.take(&bytes[..count]))
+    });
+    chunks.flatten()
+}
+
+/// Hands typed lines on until something ends the program; returns its exit code.
+fn wait_for_the_end(events: &Receiver<Event>, session: Option<(&Session, &Sender<String>)>) -> u8 {
+    for event in events {
+        let code = match event {
+            Event::Signal(Ask::Terminate) if variable("STAND_IN_IGNORE_TERM").is_some() => continue,
+            Event::Signal(Ask::Terminate) => 143,
+            Event::Signal(Ask::Interrupt) => 0,
+            Event::Line(line) => match (line.trim(), session) {
+                ("", _) | (_, None) => continue,
+                ("/exit" | "/quit", Some(_)) => 0,
+                (text, Some((_, prompts))) => {
+                    prompts.send(text.to_owned()).ok();
+                    continue;
+                }
+            },
+        };
+        if let Some((session, _)) = session {
+            session.end();
+        }
+        return code;
+    }
+    0
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests;

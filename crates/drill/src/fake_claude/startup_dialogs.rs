@@ -1,0 +1,121 @@
+//! What stands between a start and the first prompt when nothing was seeded: the dialogs of the
+//! real program, in its order, with its defaults. Two of the defaults are "No".
+
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::Receiver;
+
+use serde_json::Value;
+
+use super::{Arguments, Event, Place, show, variable};
+use sys::error::{Result, bail};
+use sys::signal::Ask;
+use sys::user;
+
+/// Why the program stands still.
+#[derive(Debug, PartialEq, Eq)]
+struct Dialog {
+    text: String,
+    /// Enter goes on; otherwise it ends the program.
+    enter_goes_on: bool,
+}
+
+/// Shows every dialog that is due and waits for a human. Returns the exit code if it ends here.
+pub(super) fn pass(
+    arguments: &Arguments,
+    place: &Place,
+    events: &Receiver<Event>,
+) -> Result<Option<u8>> {
+    if arguments.bypass && user::id() == 0 && variable("IS_SANDBOX").is_none() {
+        bail!("--dangerously-skip-permissions cannot be used with root/sudo privileges");
+    }
+    for dialog in dialogs(arguments, place) {
+        show(&dialog.text);
+        let code = wait(&dialog, events);
+        if code.is_some() {
+            return Ok(code);
+        }
+    }
+    Ok(None)
+}
+
+fn wait(dialog: &Dialog, events: &Receiver<Event>) -> Option<u8> {
+    match events.recv() {
+        Ok(Event::Line(_)) if dialog.enter_goes_on => None,
+        Ok(Event::Line(_)) => Some(1),
+        Ok(Event::Signal(Ask::Terminate)) => Some(143),
+        Ok(Event::Signal(Ask::Interrupt)) => Some(0),
+        // Nobody can answer any more.
+        Err(_) => Some(1),
+    }
+}
+
+fn dialogs(arguments: &Arguments, place: &Place) -> Vec<Dialog> {
+    let mut due = Vec::new();
+    let mut ask = |text: &str, enter_goes_on| {
+        due.push(Dialog {
+            text: text.to_owned(),
+            enter_goes_on,
+        });
+    };
+    if let Some(text) = variable("STAND_IN_DIALOG") {
+        ask(&text, true);
+    }
+    let Ok(config) = read(&place.config_file) else {
+        ask(
+            "Configuration error: invalid JSON\n> 1. Exit  2. Reset with defaults",
+            false,
+        );
+        return due;
+    };
+    if config["hasCompletedOnboarding"] != true {
+        ask("Unable to connect to Anthropic services", false);
+    }
+    if !trusted(&config, &place.cwd) {
+        let cwd = place.cwd.display();
+        ask(
+            &format!("Accessing workspace: {cwd}\nDo you trust this folder?\n> 1. Yes  2. No"),
+            true,
+        );
+    }
+    if variable("ANTHROPIC_API_KEY").is_some_and(|key| !approved(&config, &key)) {
+        ask(
+            "Detected a custom API key\n  1. Yes\n> 2. No (recommended)",
+            false,
+        );
+    }
+    let settings = read(&place.config_dir.join("settings.json")).unwrap_or_default();
+    let accepted = settings["skipDangerousModePermissionPrompt"] == true
+        || config["bypassPermissionsModeAccepted"] == true;
+    if arguments.bypass && !accepted {
+        ask(
+            "WARNING: Bypass Permissions mode\n> 1. No, exit  2. Yes, I accept",
+            false,
+        );
+    }
+    due
+}
+
+/// A file that is missing holds nothing; one that is no JSON is an error.
+fn read(path: &Path) -> Result<Value, ()> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|_| ()),
+        Err(_) => Ok(Value::Null),
+    }
+}
+
+/// An entry for a parent directory suffices.
+fn trusted(config: &Value, cwd: &Path) -> bool {
+    cwd.ancestors().any(|dir| {
+        let dir = dir.to_string_lossy();
+        config["projects"][dir.as_ref()]["hasTrustDialogAccepted"] == true
+    })
+}
+
+/// Keys are known by their last twenty characters.
+fn approved(config: &Value, key: &str) -> bool {
+    let tail = key.get(key.len().saturating_sub(20)..).unwrap_or(key);
+    config["customApiKeyResponses"]["approved"]
+        .as_array()
+        .is_some_and(|keys| keys.iter().any(|known| known == tail))
+}

@@ -1,0 +1,399 @@
+//! One rehearsal, top to bottom: a fleet works, the machine is lost, a new one takes its disk, and
+//! what came back is compared with what was.
+
+mod totals;
+mod wait;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::fake_api::Model;
+use super::fake_api::conversation::Plan;
+use super::fake_api::log::{Account, Ledger};
+use super::fake_api::marker as mark;
+use super::fake_api::script::{CONTINUED_FILE, OPEN_FILE};
+use super::fake_metadata::Metadata;
+use super::report::Report;
+use super::sandbox::Sandbox;
+use super::session_file::{Live, live, transcript_marks};
+use super::verify::workspace_digest::Digest;
+use super::{Kind, Options, claude_program};
+use state::{Manifest, latest_manifest};
+use sys::error::{Context as _, Result};
+use sys::signal;
+use sys::time::Timestamp;
+
+/// How long the save may go on with the workspaces once all is safe.
+const AFTER_SAFE: Duration = Duration::from_secs(10);
+/// How old what must survive a power cut is at the cut: a sync comes every 5 s.
+const SETTLED: Duration = Duration::from_millis(6_500);
+
+/// Plays the rehearsal. What goes wrong in it is in the report.
+///
+/// # Errors
+/// There was no place for it.
+pub(super) fn rehearse(options: &Options, isolation: &str) -> Result<Report> {
+    let on_loop = options.kind == Kind::PowerCut;
+    let sandbox = Sandbox::create(options.keep, on_loop)?.unprivileged()?;
+    let sandbox = Arc::new(sandbox);
+    let interrupted = Arc::clone(&sandbox);
+    signal::listen(move |_| {
+        interrupted.clear();
+        std::process::exit(130);
+    })?;
+    let report = Rehearsal::prepare(options, Arc::clone(&sandbox)).map(|mut rehearsal| {
+        let trouble = rehearsal.play().err();
+        rehearsal.report(isolation, trouble.as_ref())
+    });
+    // The thread that waits for signals holds on to it too, so it does not go by itself.
+    sandbox.clear();
+    report
+}
+
+struct Rehearsal {
+    options: Options,
+    sandbox: Arc<Sandbox>,
+    model: Model,
+    metadata: Metadata,
+    claude: String,
+    players: Vec<Player>,
+    life: u32,
+    keeper: Option<(Child, Instant)>,
+    /// When the machine was lost, or when that was announced.
+    cut: Option<Instant>,
+    /// What the model had said when everything had ended.
+    at_cut: Ledger,
+    manifest: Option<Manifest>,
+    notice_to_save_ms: Option<u64>,
+    losses: Vec<String>,
+}
+
+/// One agent and what is remembered of it.
+struct Player {
+    name: String,
+    plan: Plan,
+    session_id: Option<String>,
+    before: Digest,
+    resumed: bool,
+    /// When it was seen again in its session, for one that asks the model nothing.
+    seen_again: Option<Instant>,
+}
+
+impl Player {
+    fn is_cut(&self) -> bool {
+        self.plan != Plan::Idle
+    }
+}
+
+impl Rehearsal {
+    fn play(&mut self) -> Result<()> {
+        self.start_a_life()?;
+        self.wait_for_the_cut_points()?;
+        self.take_down_workspaces()?;
+        match self.options.kind {
+            Kind::Notice => self.lose_it_with_a_notice()?,
+            Kind::Kill => self.lose_it_without_a_word()?,
+            Kind::PowerCut => self.lose_it_with_its_power()?,
+        }
+        self.compare_workspaces(&[])?;
+        self.start_a_life()?;
+        self.wait_for_the_fleet()?;
+        self.compare_workspaces(&[CONTINUED_FILE])
+    }
+
+    fn prepare(options: &Options, sandbox: Arc<Sandbox>) -> Result<Self> {
+        let (model, metadata) = (Model::start()?, Metadata::start()?);
+        let program = match &options.claude {
+            Some(path) => Some(sandbox.within_reach(path)?),
+            None => None,
+        };
+        let claude = match &program {
+            Some(path) => claude_program::version(path, sandbox.command(path))?,
+            None => "stand-in".to_owned(),
+        };
+        sandbox.declare(&metadata.address(), &model.url(), program.as_deref())?;
+        // After a power cut somebody has to have been writing for a loss to show.
+        let plans = match options.writing || options.kind == Kind::PowerCut {
+            false => [Plan::Tool, Plan::Stream, Plan::Second, Plan::Idle],
+            true => [Plan::Steady, Plan::Tool, Plan::Stream, Plan::Idle],
+        };
+        let players = plans.into_iter().cycle().zip(1..=options.agents);
+        let players: Vec<Player> = players
+            .map(|(plan, number)| Player {
+                name: format!("agent-{number}"),
+                plan,
+                session_id: None,
+                before: Digest::default(),
+                resumed: false,
+                seen_again: None,
+            })
+            .collect();
+        for Player { name, plan, .. } in &players {
+            sandbox.make_workspace(name)?;
+            let workspace = format!("workspaces/{name}");
+            let prompt = format!("DRILL agent={name} plan={} [[{name}:p:1]]", plan.word());
+            let args = ["add", name, "--workspace", &workspace, "--prompt", &prompt];
+            sandbox.verb(1, &metadata.address(), &args)?;
+        }
+        Ok(Self {
+            options: options.clone(),
+            sandbox,
+            model,
+            metadata,
+            claude,
+            players,
+            life: 0,
+            keeper: None,
+            cut: None,
+            at_cut: Ledger::default(),
+            manifest: None,
+            notice_to_save_ms: None,
+            losses: Vec::new(),
+        })
+    }
+
+    /// A machine boots: a metadata server that knows of no preemption, and a keeper.
+    fn start_a_life(&mut self) -> Result<()> {
+        self.life += 1;
+        if self.life > 1 {
+            self.metadata = Metadata::start()?;
+            let path = self.sandbox.root().join("spotkeep.toml");
+            let text = std::fs::read_to_string(&path)?;
+            let text = super::sandbox::point_at(&text, &self.metadata.address());
+            self.sandbox.write(&path, &text)?;
+        }
+        self.model.new_life();
+        let started = Instant::now();
+        let keeper = self.sandbox.keeper(self.life, &self.metadata.address())?;
+        self.keeper = Some((keeper, started));
+        self.say(&format!("life {}: the keeper runs", self.life));
+        Ok(())
+    }
+
+    fn wait_for_the_cut_points(&mut self) -> Result<()> {
+        let mut asked_again: Vec<String> = Vec::new();
+        self.until("every agent is where it is to be cut", |stage| {
+            let ledger = stage.model.ledger();
+            let running = live(&stage.config());
+            let mut waiting = Vec::new();
+            for player in &stage.players {
+                let name = &player.name;
+                let Some(account) = ledger.agents.get(name) else {
+                    waiting.push(format!("{name} has not asked the model"));
+                    continue;
+                };
+                let Some(at) = running.iter().find(|at| at.name == *name) else {
+                    waiting.push(format!("{name} shows no session"));
+                    continue;
+                };
+                let second = player.plan == Plan::Second && account.turns_ended == 1;
+                if second && at.status == "idle" && !asked_again.contains(name) {
+                    let prompt = format!("DRILL agent={name} plan=second turn=2 [[{name}:p:2]]");
+                    stage.verb(&["send", name, &prompt])?;
+                    asked_again.push(name.clone());
+                }
+                if !stage.stands_at_its_cut(player, account, at) {
+                    waiting.push(format!("{name} is not there yet"));
+                }
+            }
+            Ok(waiting)
+        })?;
+        let running = live(&self.config());
+        for player in &mut self.players {
+            let found = running.iter().find(|at| at.name == player.name);
+            let found = found.with_context(|| format!("{} shows no session", player.name))?;
+            player.session_id = Some(found.session_id.clone());
+        }
+        self.say("every agent is where it is to be cut");
+        Ok(())
+    }
+
+    fn stands_at_its_cut(&self, player: &Player, account: &Account, at: &Live) -> bool {
+        let is_idle = at.status == "idle";
+        // Until its prompt is written there is no turn that a keeper could see.
+        let written = transcript_marks(&self.config(), &at.session_id);
+        let mut prompts = account
+            .records
+            .iter()
+            .filter(|record| record.marker.kind == mark::Kind::Prompt);
+        if !prompts.all(|record| written.contains(&record.marker)) {
+            return false;
+        }
+        // The file is there before what is written into it is.
+        let runs = || {
+            let file = self.sandbox.workspace(&player.name).join(OPEN_FILE);
+            std::fs::metadata(file).is_ok_and(|meta| meta.len() > 0)
+        };
+        match player.plan {
+            Plan::Tool | Plan::Second | Plan::Hold => account.open.is_some() && runs(),
+            Plan::Stream => account.open.is_some(),
+            Plan::Idle => account.turns_ended > 0 && is_idle,
+            Plan::Steady => account.records.len() >= 6,
+        }
+    }
+
+    fn take_down_workspaces(&mut self) -> Result<()> {
+        for player in &mut self.players {
+            player.before = self.sandbox.digest(&player.name)?;
+        }
+        Ok(())
+    }
+
+    fn lose_it_with_a_notice(&mut self) -> Result<()> {
+        let announced = Timestamp::now();
+        self.cut = Some(self.metadata.preempt());
+        self.say("the preemption is announced");
+        let saves = self.sandbox.root().join("session-state/saves");
+        let mut found = None;
+        self.until("everything is safe", |_| {
+            found = latest_manifest(&saves)?;
+            let safe = found
+                .as_ref()
+                .and_then(|save| save.stages.notice_to_safe_ms);
+            Ok(safe
+                .is_none()
+                .then(|| "no save is safe yet".to_owned())
+                .into_iter()
+                .collect())
+        })?;
+        // The machine may go at any time now; a save that is quick may finish its workspaces.
+        let deadline = Instant::now() + AFTER_SAFE;
+        self.until("the workspaces are saved", |_| {
+            found = latest_manifest(&saves)?;
+            let done = found
+                .as_ref()
+                .is_some_and(|save| save.stages.workspaces_ms.is_some());
+            let waits = !done && Instant::now() < deadline;
+            Ok(waits.then(|| "workspaces".to_owned()).into_iter().collect())
+        })?;
+        self.notice_to_save_ms = found.as_ref().map(|save| whole(save.at.since(announced)));
+        self.manifest = found;
+        self.end_the_life(|sandbox| sandbox.end_everything())
+    }
+
+    fn lose_it_without_a_word(&mut self) -> Result<()> {
+        let mut at = None;
+        self.end_the_life(|sandbox| {
+            at = Some(Instant::now());
+            sandbox.end_everything()
+        })?;
+        self.cut = at;
+        Ok(())
+    }
+
+    fn lose_it_with_its_power(&mut self) -> Result<()> {
+        let settled = Instant::now() + SETTLED;
+        self.until("an agent goes on writing", |stage| {
+            let ledger = stage.model.ledger();
+            let mut records = ledger.agents.values().flat_map(|agent| &agent.records);
+            let goes_on = records.any(|record| record.at >= settled);
+            let waits = (!goes_on).then(|| "none has written since".to_owned());
+            Ok(waits.into_iter().collect())
+        })?;
+        let mut at = None;
+        self.end_the_life(|sandbox| {
+            at = Some(sandbox.cut_power()?);
+            sandbox.end_everything()
+        })?;
+        self.cut = at;
+        self.sandbox.remount()
+    }
+
+    fn end_the_life(&mut self, end: impl FnOnce(&Sandbox) -> Result<Instant>) -> Result<()> {
+        end(&self.sandbox)?;
+        if let Some((mut keeper, _)) = self.keeper.take() {
+            keeper.wait().context("cannot wait for the keeper")?;
+        }
+        self.at_cut = self.model.ledger();
+        self.say("the machine is gone");
+        Ok(())
+    }
+
+    fn wait_for_the_fleet(&mut self) -> Result<()> {
+        let mut seen: Vec<(String, Instant)> = Vec::new();
+        let result = self.until("every agent is back", |stage| {
+            let ledger = stage.model.ledger();
+            let running = live(&stage.config());
+            let mut waiting = Vec::new();
+            for player in &stage.players {
+                let is_back = stage.is_back(player, &running);
+                if is_back && !seen.iter().any(|(name, _)| *name == player.name) {
+                    seen.push((player.name.clone(), Instant::now()));
+                }
+                if !is_back {
+                    waiting.push(format!("{} is not back in its session", player.name));
+                } else if player.is_cut() && !stage.goes_on(player, &ledger) {
+                    waiting.push(format!("{} does not go on with its turn", player.name));
+                }
+            }
+            Ok(waiting)
+        });
+        for player in &mut self.players {
+            let found = seen.iter().find(|(name, _)| *name == player.name);
+            player.seen_again = found.map(|(_, at)| *at);
+            player.resumed = found.is_some();
+        }
+        self.say("the fleet is back");
+        result
+    }
+
+    /// In the session it had, in one process and no other.
+    fn is_back(&self, player: &Player, running: &[Live]) -> bool {
+        let mut same = running
+            .iter()
+            .filter(|at| Some(&at.session_id) == player.session_id.as_ref());
+        let first = same.next();
+        first.is_some_and(|at| at.name == player.name) && same.next().is_none()
+    }
+
+    fn goes_on(&self, player: &Player, ledger: &Ledger) -> bool {
+        let now = ledger.agents.get(&player.name);
+        let before = self.at_cut.agents.get(&player.name);
+        let continued = |account: Option<&Account>| account.map_or(0, |account| account.continued);
+        continued(now) > continued(before)
+    }
+
+    /// Everything that was there must be there again; `written` are files that the new life wrote.
+    fn compare_workspaces(&mut self, written: &[&str]) -> Result<()> {
+        for player in &self.players {
+            let now = self.sandbox.digest(&player.name)?;
+            let mut wrong = player.before.changed_in(&now);
+            if player.plan != Plan::Steady {
+                wrong.extend(player.before.added_in(&now));
+            }
+            wrong.retain(|entry| !written.iter().any(|file| *entry == format!("file {file}")));
+            if let Some(first) = wrong.first() {
+                let count = wrong.len();
+                let loss = format!(
+                    "{}: {count} changes in its workspace, first: {first}",
+                    player.name
+                );
+                self.losses.push(loss);
+            }
+        }
+        Ok(())
+    }
+
+    fn config(&self) -> PathBuf {
+        self.sandbox.root().join(".claude")
+    }
+
+    fn verb(&self, args: &[&str]) -> Result<String> {
+        self.sandbox.verb(self.life, &self.metadata.address(), args)
+    }
+
+    fn say(&self, text: &str) {
+        if self.options.verbose {
+            // Nobody reading along is no reason to stop.
+            writeln!(std::io::stderr(), "drill: {text}").ok();
+        }
+    }
+}
+
+/// Whole milliseconds.
+fn whole(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

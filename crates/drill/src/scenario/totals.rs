@@ -1,0 +1,175 @@
+//! What the two lives add up to.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{Player, Rehearsal, whole};
+use crate::fake_api::conversation::Plan;
+use crate::fake_api::log::{Account, Ledger};
+use crate::report::{Report, Row};
+use crate::session_file::transcript_marks;
+use crate::verify::records::{Evidence, count};
+use sys::error::Error;
+use sys::time::short;
+
+impl Rehearsal {
+    pub(super) fn report(mut self, isolation: &str, trouble: Option<&Error>) -> Report {
+        let workspaces_identical = self.losses.is_empty() && self.cut.is_some();
+        if let Some(trouble) = trouble {
+            self.losses.push(format!("{trouble:#}"));
+            self.explain();
+        }
+        let cut = self.cut.unwrap_or_else(Instant::now);
+        let ledger = self.model.ledger();
+        let started = self.keeper.as_ref().map(|(_, started)| *started);
+        let mut report = Report {
+            version: 1,
+            claude: self.claude.clone(),
+            kind: self.options.kind.word().to_owned(),
+            isolation: isolation.to_owned(),
+            agents_total: self.players.len(),
+            workspaces_identical,
+            notice_to_save_ms: self.notice_to_save_ms,
+            ..Report::default()
+        };
+        for player in &self.players {
+            let row = self.row(player, &ledger, cut, started, &mut report.losses);
+            report.sessions_resumed += usize::from(row.resumed);
+            report.turns_cut += usize::from(row.cut);
+            report.turns_continued += usize::from(row.continued);
+            report.records_before += row.records_before;
+            report.records_lost += row.records_lost;
+            report.agents.push(row);
+        }
+        let safe = self
+            .manifest
+            .as_ref()
+            .and_then(|save| save.stages.notice_to_safe_ms);
+        report.notice_to_safe_ms =
+            safe.map(|safe| safe + self.notice_to_save_ms.unwrap_or_default());
+        let resumed: Vec<_> = report.agents.iter().map(|row| row.resumed_ms).collect();
+        // One that never came makes the figure none.
+        report.boot_to_resumed_ms = resumed
+            .into_iter()
+            .collect::<Option<Vec<_>>>()
+            .and_then(|all| all.into_iter().max());
+        report.losses.splice(0..0, self.losses.iter().cloned());
+        let passed = report.losses.is_empty()
+            && report.sessions_resumed == report.agents_total
+            && report.turns_continued == report.turns_cut
+            && report.workspaces_identical;
+        report.verdict = if passed { "pass" } else { "fail" }.to_owned();
+        let kept = self
+            .options
+            .keep
+            .then(|| self.sandbox.dir().display().to_string());
+        report.kept = kept;
+        report
+    }
+
+    fn row(
+        &self,
+        player: &Player,
+        ledger: &Ledger,
+        cut: Instant,
+        started: Option<Instant>,
+        losses: &mut Vec<String>,
+    ) -> Row {
+        let empty = Account::default();
+        let before = self.at_cut.agents.get(&player.name).unwrap_or(&empty);
+        let first = ledger
+            .agents
+            .get(&player.name)
+            .and_then(|now| now.first.as_ref());
+        let first = first.filter(|first| first.at > cut && self.life > 1);
+        let session_id = player.session_id.as_deref().unwrap_or("none");
+        let count = count(
+            &Evidence {
+                records: &before.records,
+                resumed: first.map(|seen| &seen.markers),
+                transcript: &transcript_marks(&self.config(), session_id),
+            },
+            cut,
+        );
+        for lost in count.inexcusable(self.options.kind.window()) {
+            let (kind, age) = (lost.marker.kind.words(), whole(lost.age));
+            losses.push(format!("{}: {kind} {age} ms old is lost", player.name));
+        }
+        let continued = player.is_cut() && self.goes_on(player, ledger);
+        let back_at = first
+            .map(|seen| seen.at)
+            .or(player.seen_again.filter(|_| !player.is_cut()));
+        let resumed_ms = back_at
+            .zip(started)
+            .map(|(at, started)| whole(at - started));
+        let after = resumed_ms.map_or(String::new(), |ms| {
+            format!(", {}", short(Duration::from_millis(ms)))
+        });
+        Row {
+            name: player.name.clone(),
+            open: match player.plan {
+                Plan::Tool | Plan::Hold => "a tool call",
+                Plan::Stream => "a text, half said",
+                Plan::Second => "a second turn's tool call",
+                Plan::Idle => "rest",
+                Plan::Steady => "one step after another",
+            }
+            .to_owned(),
+            saved: self.saved(player, count.before),
+            back: match (player.resumed, player.is_cut(), continued) {
+                (false, _, _) => "not back".to_owned(),
+                (true, false, _) => format!("same session, at rest{after}"),
+                (true, true, true) => format!("same session, went on{after}"),
+                (true, true, false) => "same session, stands still".to_owned(),
+            },
+            records_before: count.before,
+            records_lost: count.lost.len(),
+            resumed: player.resumed,
+            cut: player.is_cut(),
+            continued,
+            resumed_ms,
+        }
+    }
+
+    fn saved(&self, player: &Player, records: usize) -> String {
+        let agents = self.manifest.iter().flat_map(|save| &save.agents);
+        let saved = agents
+            .into_iter()
+            .find(|saved| saved.name.to_string() == player.name);
+        match saved {
+            Some(saved) if saved.words_safe => {
+                let exit = saved
+                    .exit_ms
+                    .map_or(String::new(), |ms| format!(", ended in {ms} ms"));
+                format!("{records} records{exit}")
+            }
+            Some(_) => "not safe".to_owned(),
+            None => format!("{records} records, no notice"),
+        }
+    }
+
+    /// Adds what the keeper itself says to a failure.
+    fn explain(&mut self) {
+        let status = self.verb(&["status", "--json"]);
+        let status: Value = status
+            .ok()
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .unwrap_or_default();
+        for agent in status["agents"].as_array().into_iter().flatten() {
+            if let Some(why) = agent["why"].as_str().filter(|why| !why.is_empty()) {
+                let (name, state) = (agent["name"].as_str(), agent["state"].as_str());
+                let (name, state) = (name.unwrap_or("?"), state.unwrap_or("?"));
+                self.losses.push(format!("{name} is {state}: {why}"));
+            }
+        }
+        let log = std::fs::read_to_string(self.sandbox.log(self.life)).unwrap_or_default();
+        let lines: Vec<_> = log.lines().rev().take(12).collect();
+        for line in lines.iter().rev() {
+            self.say(&format!("keeper: {line}"));
+        }
+        if let Some(last) = lines.first() {
+            self.losses.push(format!("the keeper's last word: {last}"));
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! `gcp adopt VM`: a VM that was made by hand, with a disk attached, becomes one that comes back by itself.
+//!
+//! A group cannot take in a VM that exists: it makes its own. So the VM is ended in order, and deleted with **all
+//! its disks kept**; then the group makes a VM with the data disk. The old boot disk stays as it is, under its
+//! own name, which is why the new VM may have another one.
+
+use serde_json::Value;
+
+use super::create::{Options, Prepared};
+use super::discover::{self, Found, last, text};
+use super::gcloud::{Cloud, ask_quietly};
+use super::gcloud_command::Call;
+use super::gcloud_error::{Fault, Refusal};
+use super::plan::{self, Plan};
+use super::queries;
+use super::vm_spec::{Shape, check_name};
+use sys::error::{Hint as _, Kind, Result, anyhow};
+
+/// What a VM made by hand is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Old {
+    /// Its name.
+    pub name: String,
+    /// Its machine type.
+    pub machine_type: String,
+    /// Its data disks: attached, and not the one that it boots from.
+    pub data: Vec<String>,
+    /// Whether something else makes and deletes it: a group, a cluster.
+    pub made_by: Option<String>,
+    /// Whether it runs.
+    pub runs: bool,
+    /// Whether Compute Engine refuses to delete it.
+    pub protected: bool,
+}
+
+impl Old {
+    /// Out of `instances describe`.
+    #[must_use]
+    pub fn of(instance: &Value) -> Self {
+        let disks = instance["disks"].as_array().map_or(&[][..], Vec::as_slice);
+        let items = &instance["metadata"]["items"];
+        let created_by = items
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|item| item["key"] == "created-by");
+        Self {
+            name: text(instance, "name"),
+            machine_type: last(&text(instance, "machineType")),
+            data: disks
+                .iter()
+                .filter(|disk| disk["boot"] != true)
+                .map(|disk| last(&text(disk, "source")))
+                .filter(|source| !source.is_empty())
+                .collect(),
+            made_by: created_by.map(|item| last(&text(item, "value"))),
+            runs: text(instance, "status") == "RUNNING",
+            protected: instance["deletionProtection"] == true,
+        }
+    }
+
+    /// The one data disk that is meant.
+    fn disk(&self, asked: Option<&str>) -> Result<String> {
+        match (asked, &self.data[..]) {
+            (Some(asked), all) if all.iter().any(|disk| disk == asked) => Ok(asked.to_owned()),
+            (None, [only]) => Ok(only.clone()),
+            (_, []) => Err(anyhow!("{} has no disk beside the one that it boots from", self.name))
+                .hint(format!(
+                    "spotkeep gcp create --name=NEW --zone=ZONE, then copy the agents' work there: gcloud compute scp --recurse {}:... NEW:...",
+                    self.name
+                ))
+                .kind(Kind::Usage),
+            (_, all) => Err(anyhow!("{} has the data disks {}", self.name, all.join(", ")))
+                .hint(format!("--disk={}, if that is the one with the agents", all[0]))
+                .kind(Kind::Usage),
+        }
+    }
+}
+
+/// Looks at the VM, and plans.
+///
+/// # Errors
+/// It cannot be taken over; the hint says what can be done instead.
+pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
+    let name = &options.wish.name;
+    check_name("VM", name)?;
+    if let Some(zone) = &options.wish.zone {
+        super::vm_spec::region_of(zone)?;
+    }
+    let mut found = discover::first(cloud, name, options.project.as_deref())?;
+    let zone = match &options.wish.zone {
+        Some(zone) => zone.clone(),
+        None => zone_of(name, &found, discover::zones_of(cloud, name)?)?,
+    };
+    let question = queries::instance(name, &zone);
+    cloud.show(&format!("$ {question}"));
+    let old = match ask_quietly(cloud, &question) {
+        Ok(instance) => Old::of(&instance),
+        Err(refusal) if refusal.fault == Fault::NotFound => {
+            return Err(refusal.explained()).hint(gone(name, &zone, &found));
+        }
+        Err(refusal) => return Err(Refusal::explained(refusal)),
+    };
+    if let Some(group) = &old.made_by {
+        return Err(anyhow!("{name} belongs to the group {group} already"))
+            .hint(format!("spotkeep gcp status --name={group}"))
+            .kind(Kind::Usage);
+    }
+    if old.protected {
+        return Err(anyhow!("{name} is protected from being deleted")).hint(format!(
+            "gcloud compute instances update {name} --zone={zone} --no-deletion-protection, if it may go; its disks are kept"
+        ));
+    }
+    let mut wish = options.wish.clone();
+    wish.disk = Some(old.disk(wish.disk.as_deref())?);
+    wish.machine_type = wish.machine_type.or_else(|| Some(old.machine_type.clone()));
+    let shape = Shape::of(&wish, found.shape(), found.gcloud)?;
+    discover::second(
+        cloud,
+        &mut found,
+        name,
+        &zone,
+        &shape.disk,
+        &shape.machine_type,
+    )?;
+    let plan = plan(&wish, &shape, found.clone(), &old, &zone)?;
+    Ok(Prepared { plan, shape, found })
+}
+
+/// The one zone that has a VM of this name.
+fn zone_of(name: &str, found: &Found, zones: Vec<String>) -> Result<String> {
+    match <[String; 1]>::try_from(zones) {
+        Ok([zone]) => Ok(zone),
+        Err(none) if none.is_empty() => {
+            let zone = found
+                .group
+                .as_ref()
+                .map_or("ZONE", |group| group.zone.as_str());
+            Err(anyhow!(
+                "there is no VM {name} in the project {}",
+                found.project
+            ))
+            .hint(gone(name, zone, found))
+            .kind(Kind::Usage)
+        }
+        Err(several) => Err(anyhow!(
+            "there are several VMs {name}: in {}",
+            several.join(", ")
+        ))
+        .hint(format!("--zone={}, if that one is meant", several[0]))
+        .kind(Kind::Usage),
+    }
+}
+
+/// What to do where the VM is not there. A takeover that was cut has left its group, which knows the disk.
+fn gone(name: &str, zone: &str, found: &Found) -> String {
+    let disk = found.shape().map_or("DISK", |shape| shape.disk.as_str());
+    format!(
+        "gcloud compute instances list; if it is gone already, its disk can have a new VM: \
+         spotkeep gcp create --name={name} --zone={zone} --disk={disk}"
+    )
+}
+
+/// Everything that can fail for want of rights or quota comes before the old VM is touched.
+fn plan(
+    wish: &super::vm_spec::Wish,
+    shape: &Shape,
+    mut found: Found,
+    old: &Old,
+    zone: &str,
+) -> Result<Plan> {
+    // Attached to the old VM it is now, and free it will be.
+    for disk in &mut found.disks {
+        disk.users.retain(|user| *user != old.name);
+    }
+    let mut plan = plan::create(wish, shape, &found, zone)?;
+    if let Some(member) = found.members.first() {
+        return Err(anyhow!(
+            "the group {} has the VM {} already",
+            wish.name,
+            member.name
+        ))
+        .hint(format!("spotkeep gcp status --name={}", wish.name));
+    }
+    // The last call makes the VM; the old one has to be out of the way by then.
+    let make_vm = plan.calls.pop();
+    if old.runs {
+        plan.calls.push(
+            Call::change(
+                format!(
+                    "end {} in order; agents that run there are ended with it",
+                    old.name
+                ),
+                "compute instances stop",
+            )
+            .word(&old.name)
+            .flag("zone", zone),
+        );
+    }
+    plan.calls.push(
+        Call::change(
+            format!("delete the VM {}, and none of its disks", old.name),
+            "compute instances delete",
+        )
+        .word(&old.name)
+        .flag("zone", zone)
+        .flag("keep-disks", "all"),
+    );
+    plan.calls.extend(make_vm);
+    plan.notes.push(format!(
+        "the boot disk of the old VM stays under its name, with whatever was installed there; \
+         when nothing of it is missed: gcloud compute disks delete {} --zone={zone}",
+        old.name
+    ));
+    if plan.vm != old.name {
+        plan.notes.push(format!("the new VM is called {}", plan.vm));
+    }
+    Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use sys::error::hint_of;
+
+    fn old(data: &[&str]) -> Old {
+        let mut disks = vec![json!({"boot": true, "source": "x/disks/vm"})];
+        disks.extend(
+            data.iter()
+                .map(|name| json!({"boot": false, "source": format!("x/disks/{name}")})),
+        );
+        Old::of(&json!({
+            "name": "vm", "status": "RUNNING", "machineType": "x/machineTypes/n2-standard-4", "disks": disks
+        }))
+    }
+
+    #[test]
+    fn the_disk_with_the_agents_is_the_one_beside_the_boot_disk() {
+        assert_eq!(
+            old(&["claude-persist"]).disk(None).unwrap(),
+            "claude-persist"
+        );
+        assert_eq!(old(&["a", "b"]).disk(Some("b")).unwrap(), "b");
+        let error = old(&["a", "b"]).disk(None).unwrap_err();
+        assert!(hint_of(&error).unwrap().contains("--disk=a"));
+        let error = old(&[]).disk(Some("a")).unwrap_err();
+        assert!(hint_of(&error).unwrap().contains("spotkeep gcp create"));
+    }
+}

@@ -1,0 +1,292 @@
+//! `gcp create`: from nothing, or from a half, to agents that run.
+
+use std::time::Duration;
+
+use super::discover::{self, Found, Member};
+use super::gcloud::{Cloud, ask_quietly, make};
+use super::machine_family::{self, Arch};
+use super::plan::{self, Plan};
+use super::queries;
+use super::scripts::{self, Part};
+use super::ssh::{self, FirstTime, Guest, Look, Startup};
+use super::vm_spec::{Shape, Wish, check_name};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::time::short;
+
+/// What is wanted beside the VM itself.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The VM.
+    pub wish: Wish,
+    /// The project, if not gcloud's own.
+    pub project: Option<String>,
+    /// What the first setup is told.
+    pub first: FirstTime,
+    /// How long to wait for the VM, and then for its word.
+    pub patience: Duration,
+}
+
+/// What is to be done, before it is done.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The calls.
+    pub plan: Plan,
+    /// What the VM is to be.
+    pub shape: Shape,
+    /// What existed.
+    pub found: Found,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// In one line.
+    pub said: String,
+    /// What to do, where something is missing.
+    pub hint: Option<String>,
+}
+
+/// Looks at what exists, and plans.
+///
+/// # Errors
+/// What is wanted cannot be; gcloud refused.
+pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
+    let wish = &options.wish;
+    check_name("VM", &wish.name)?;
+    if let Some(disk) = &wish.disk {
+        check_name("disk", disk)?;
+    }
+    if let Some(zone) = &wish.zone {
+        super::vm_spec::region_of(zone)?;
+    }
+    // Before anybody is asked: what is wrong in every project of the world.
+    if let Some(machine_type) = &wish.machine_type {
+        let disk_type = wish
+            .disk_type
+            .as_deref()
+            .unwrap_or_else(|| machine_family::data_disk_type(machine_type));
+        machine_family::check(machine_type, disk_type)?;
+    }
+    let mut found = discover::first(cloud, &wish.name, options.project.as_deref())?;
+    let zone = plan::zone_of(wish, &found)?;
+    let shape = Shape::of(wish, found.shape(), found.gcloud)?;
+    same_disk(wish, &found)?;
+    discover::second(
+        cloud,
+        &mut found,
+        &wish.name,
+        &zone,
+        &shape.disk,
+        &shape.machine_type,
+    )?;
+    let exists = found
+        .disks
+        .iter()
+        .any(|disk| disk.name == shape.disk && disk.zone == zone);
+    if !exists {
+        plan::check_pair(wish, &shape)?;
+        check_binary(options, &shape)?;
+    }
+    let plan = plan::create(wish, &shape, &found, &zone)?;
+    Ok(Prepared { plan, shape, found })
+}
+
+/// The group's VM has its disk for good.
+fn same_disk(wish: &Wish, found: &Found) -> Result<()> {
+    match (&wish.disk, found.shape()) {
+        (Some(wanted), Some(now)) if *wanted != now.disk => Err(anyhow!(
+            "{} has the disk {}, and keeps it",
+            wish.name,
+            now.disk
+        ))
+        .hint(format!(
+            "no --disk; or --name with another name for a VM with {wanted}"
+        ))
+        .kind(Kind::Usage),
+        _ => Ok(()),
+    }
+}
+
+/// The binary has to be one for the VM's processor.
+fn check_binary(options: &Options, shape: &Shape) -> Result<()> {
+    use std::io::Read as _;
+    let path = options.first.binary.display();
+    let mut head = [0; 20];
+    std::fs::File::open(&options.first.binary)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .with_context(|| format!("cannot read {path}"))?;
+    let wanted = machine_family::arch(&shape.machine_type);
+    let built = Arch::of_program(&head);
+    if built == Some(wanted) {
+        return Ok(());
+    }
+    let built = built.map_or("not a Linux program for either processor", Arch::word);
+    Err(anyhow!(
+        "{} has {} processors, and {path} is {built}",
+        shape.machine_type,
+        wanted.word()
+    ))
+    .hint(format!(
+        "--binary=FILE with a spotkeep built for {}",
+        wanted.word()
+    ))
+    .kind(Kind::Usage)
+}
+
+/// All of it as a script; `verb` is what it does by hand.
+#[must_use]
+pub fn script(prepared: &Prepared, options: &Options, verb: &str) -> String {
+    let guest = guest_of(prepared);
+    let mut parts: Vec<Part> = prepared
+        .plan
+        .notes
+        .iter()
+        .cloned()
+        .map(Part::Note)
+        .collect();
+    if prepared.plan.calls.is_empty() {
+        parts.push(Part::Note("All of it exists already.".to_owned()));
+    }
+    parts.extend(prepared.plan.calls.iter().cloned().map(Part::Call));
+    parts.push(Part::Until(guest.has_started(), 60));
+    let setup = guest.first_setup(&prepared.shape.disk, &options.first);
+    parts.push(Part::If(guest.is_new(), setup));
+    parts.push(Part::Call(guest.look_call(1)));
+    let title = format!("spotkeep gcp {verb}, by hand: {}.", options.wish.name);
+    scripts::by_hand(&title, &parts)
+}
+
+fn guest_of(prepared: &Prepared) -> Guest {
+    Guest {
+        vm: prepared.plan.vm.clone(),
+        zone: prepared.plan.zone.clone(),
+        tunnel: !prepared.shape.address,
+    }
+}
+
+/// Makes what is missing, waits for the VM, sets it up the first time, and asks how the agents are.
+///
+/// # Errors
+/// gcloud refused; the zone has nothing to give; the VM does not answer.
+pub fn run(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<Outcome> {
+    for call in &prepared.plan.calls {
+        make(cloud, call)?;
+    }
+    wait_running(
+        cloud,
+        &options.wish.name,
+        &prepared.plan.zone,
+        options.patience,
+    )?;
+    let guest = guest_of(prepared);
+    let look = guest.wait_started(cloud, options.patience)?;
+    let look = first_time(cloud, &guest, look, prepared, options)?;
+    let (said, hint) = ssh::in_words(&look, &options.wish.name);
+    Ok(Outcome { said, hint })
+}
+
+/// The first setup, where the disk has nothing of ours on it.
+fn first_time(
+    cloud: &dyn Cloud,
+    guest: &Guest,
+    look: Look,
+    prepared: &Prepared,
+    options: &Options,
+) -> Result<Look> {
+    let keeper_runs = look
+        .fleet
+        .as_ref()
+        .is_some_and(|fleet| fleet.keeper == "running");
+    match &look.startup {
+        // What failed at the boot was mended by hand since.
+        Startup::Failed(_) if keeper_runs => return Ok(look),
+        Startup::Failed(why) => {
+            return Err(anyhow!("the VM could not make itself ready: {why}")).hint(format!(
+                "spotkeep gcp ssh --name={}, then: sudo journalctl -u google-startup-scripts",
+                options.wish.name
+            ));
+        }
+        Startup::Ready | Startup::Working => return Ok(look),
+        Startup::New => {}
+    }
+    check_binary(options, &prepared.shape)?;
+    let calls = guest.first_setup(&prepared.shape.disk, &options.first);
+    ssh::set_up(cloud, &calls)?;
+    guest.wait_started(cloud, options.patience)
+}
+
+/// Waits until the group's VM runs.
+///
+/// # Errors
+/// Not within `patience`: the zone has nothing to give, or something else keeps it from that. The group goes on
+/// trying.
+pub fn wait_running(
+    cloud: &dyn Cloud,
+    group: &str,
+    zone: &str,
+    patience: Duration,
+) -> Result<Member> {
+    let question = queries::members(group, zone);
+    cloud.show(&format!("$ {question}   (again until it runs)"));
+    let began = cloud.now();
+    let mut told = String::new();
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let answer = ask_quietly(cloud, &question);
+        let member = answer
+            .as_ref()
+            .ok()
+            .and_then(|answer| answer.as_array()?.first().map(Member::of));
+        let state = match (&answer, &member) {
+            (Err(refusal), _) => refusal.text.clone(),
+            (Ok(_), None) => "the group has no VM".to_owned(),
+            (Ok(_), Some(member)) if is_up(member) => return Ok(member.clone()),
+            (Ok(_), Some(member)) => progress(member),
+        };
+        let waited = cloud.now().since(began);
+        if waited >= patience {
+            let dry = member.is_some_and(|member| member.is_dry());
+            let what = if dry {
+                format!(
+                    "{zone} has had no such machine to give for {}",
+                    short(waited)
+                )
+            } else {
+                format!("{group} does not run after {}: {state}", short(waited))
+            };
+            return Err(anyhow!("{what}; the group goes on trying"))
+                .hint(format!(
+                    "spotkeep gcp status --name={group}; then the same command again"
+                ))
+                .kind(Kind::NotAsDeclared);
+        }
+        if state != told {
+            cloud.show(&format!("  {state}"));
+            told = state;
+        }
+        cloud.pause(pause);
+        pause = (pause * 2).min(Duration::from_secs(10));
+    }
+}
+
+fn is_up(member: &Member) -> bool {
+    member.status == "RUNNING" && matches!(member.action.as_str(), "NONE" | "VERIFYING" | "")
+}
+
+/// Where the group is with it, in words.
+pub(super) fn progress(member: &Member) -> String {
+    let status = if member.status.is_empty() {
+        "not there yet"
+    } else {
+        &member.status
+    };
+    let error = member
+        .error
+        .as_ref()
+        .map(|(code, message)| format!("; the last try: {code}: {message}"))
+        .unwrap_or_default();
+    format!(
+        "{} is {status}, the group is {}{error}",
+        member.name, member.action
+    )
+}

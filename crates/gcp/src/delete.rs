@@ -1,0 +1,190 @@
+//! `gcp delete`: what `create` made goes, the data disk stays unless its own name was typed.
+
+use super::discover::{self, Found, schedule_name};
+use super::gcloud::{Cloud, make};
+use super::gcloud_command::Call;
+use super::plan::{self, Plan};
+use super::vm_spec::{Wish, check_name, region_of};
+use sys::error::{Hint as _, Kind, Result, anyhow, bail};
+
+/// Looks, and plans.
+///
+/// # Errors
+/// The typed name is another one; nothing tells the zone; gcloud refused.
+pub fn prepare(
+    cloud: &dyn Cloud,
+    wish: &Wish,
+    and_data: Option<&str>,
+    project: Option<&str>,
+) -> Result<Plan> {
+    check_name("VM", &wish.name)?;
+    let mut found = discover::first(cloud, &wish.name, project)?;
+    let shape = found
+        .shape()
+        .or_else(|| {
+            found
+                .templates
+                .iter()
+                .find_map(|known| known.shape.as_ref())
+        })
+        .cloned();
+    let own = shape.as_ref().map(|shape| shape.disk.clone());
+    if let (Some(own), Some(asked)) = (&own, &wish.disk)
+        && own != asked
+    {
+        return Err(anyhow!(
+            "the data disk of {} is {own}, not {asked}: nothing is deleted",
+            wish.name
+        ))
+        .hint("no --disk: it is for what is left where nothing else knows the disk")
+        .kind(Kind::Usage);
+    }
+    let is_told = own.is_some() || wish.disk.is_some();
+    let disk = own
+        .or_else(|| wish.disk.clone())
+        .or_else(|| and_data.map(str::to_owned));
+    if found.group.is_none() && wish.zone.is_none() {
+        // A delete that was cut: the group is gone, its zone with it.
+        return Err(anyhow!("there is no group {}", wish.name))
+            .hint(format!(
+                "to delete what is left of it: spotkeep gcp delete --name={} --zone=ZONE --disk=DISK",
+                wish.name
+            ))
+            .kind(Kind::Usage);
+    }
+    let zone = plan::zone_of(wish, &found)?;
+    let disk = disk.unwrap_or_else(|| "claude-persist".to_owned());
+    let machine = shape.map_or_else(|| "e2-standard-4".to_owned(), |shape| shape.machine_type);
+    discover::second(cloud, &mut found, &wish.name, &zone, &disk, &machine)?;
+    if and_data.is_some() && !is_told {
+        must_be_ours(wish, &found, &disk, &zone)?;
+    }
+    plan(wish, and_data, &found, &disk, &zone)
+}
+
+/// Where group and templates are gone, only its label says whose a disk was.
+fn must_be_ours(wish: &Wish, found: &Found, disk: &str, zone: &str) -> Result<()> {
+    let known = found
+        .disks
+        .iter()
+        .find(|known| known.name == disk && known.zone == zone);
+    if known.is_some_and(|known| known.made_for != wish.name) {
+        return Err(anyhow!(
+            "nothing says that {disk} was the data disk of {}: nothing is deleted",
+            wish.name
+        ))
+        .hint(format!(
+            "--disk={disk} --and-data={disk}, if its data is really no longer wanted"
+        ))
+        .kind(Kind::Usage);
+    }
+    Ok(())
+}
+
+/// Does it.
+///
+/// # Errors
+/// gcloud refused; what is done by then is not done again by the next try.
+pub fn run(cloud: &dyn Cloud, plan: &Plan) -> Result<()> {
+    for call in &plan.calls {
+        make(cloud, call)?;
+    }
+    Ok(())
+}
+
+/// Removes what `create` made: all but the data disk, unless its own name was typed.
+///
+/// # Errors
+/// Another name was typed; or the group is not ours.
+fn plan(
+    wish: &Wish,
+    and_data: Option<&str>,
+    found: &Found,
+    disk: &str,
+    zone: &str,
+) -> Result<Plan> {
+    plan::foreign_group(wish, found)?;
+    if let Some(typed) = and_data
+        && typed != disk
+    {
+        return Err(anyhow!(
+            "the data disk is {disk}, and {typed} was typed: nothing is deleted"
+        ))
+        .hint(format!(
+            "--and-data={disk}, if its data is really no longer wanted"
+        ))
+        .kind(Kind::Usage);
+    }
+    let name = &wish.name;
+    let region = region_of(zone)?;
+    let mut plan = Plan {
+        zone: zone.to_owned(),
+        vm: plan::vm_name(name, found, zone),
+        ..Plan::default()
+    };
+    if found.group.is_some() {
+        plan.calls.push(
+            Call::change(
+                "delete the group and the VM; its save has its time, as in any shutdown",
+                "compute instance-groups managed delete",
+            )
+            .word(name)
+            .flag("zone", zone),
+        );
+    }
+    for template in &found.templates {
+        plan.calls.push(
+            Call::change("delete its template", "compute instance-templates delete")
+                .word(&template.name),
+        );
+    }
+    let data = found
+        .disks
+        .iter()
+        .find(|known| known.name == disk && known.zone == zone);
+    let schedule = schedule_name(name);
+    if let Some(data) = data {
+        if let Some(user) = data.users.iter().find(|user| **user != plan.vm)
+            && and_data.is_some()
+        {
+            bail!("the disk {disk} is attached to the VM {user}: nothing is deleted");
+        }
+        if data.schedules.contains(&schedule) {
+            plan.calls.push(
+                Call::change(
+                    "take the data disk off the snapshot schedule",
+                    "compute disks remove-resource-policies",
+                )
+                .word(disk)
+                .flag("zone", zone)
+                .flag("resource-policies", &schedule),
+            );
+        }
+    }
+    if found.schedule {
+        plan.calls.push(
+            Call::change(
+                "delete the snapshot schedule; snapshots stay",
+                "compute resource-policies delete",
+            )
+            .word(&schedule)
+            .flag("region", region),
+        );
+    }
+    match (data, and_data) {
+        (Some(_), Some(_)) => plan.calls.push(
+            Call::change(
+                format!("delete the data disk {disk}, for good"),
+                "compute disks delete",
+            )
+            .word(disk)
+            .flag("zone", zone),
+        ),
+        (Some(data), None) => plan.notes.push(format!(
+            "the data disk {disk} ({} GB, {zone}) stays, and is paid for; with it too: --and-data={disk}",
+            data.size_gb
+        )),
+        (None, _) => {}
+    }
+    Ok(plan)
+}

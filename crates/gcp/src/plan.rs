@@ -1,0 +1,387 @@
+//! What is missing. Pure: what is wanted and what exists come in, calls come out. Each call is such that after it
+//! the next plan is shorter, so a plan that was cut is continued by planning again.
+
+use super::LABEL;
+use super::discover::{Disk, Found, schedule_name};
+use super::gcloud_command::Call;
+use super::machine_family;
+use super::vm_spec::{Shape, Wish, region_of};
+use sys::error::{Hint as _, Kind, Result, anyhow, bail};
+
+/// The data disk's size, if nobody says otherwise.
+const DATA_GB: u64 = 50;
+/// How long snapshots are kept.
+const SNAPSHOT_DAYS: u32 = 14;
+
+/// What is to be done, and what is to be said.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// The zone.
+    pub zone: String,
+    /// The VM's name.
+    pub vm: String,
+    /// The calls, in order.
+    pub calls: Vec<Call>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// The zone that is meant: where the group is, or what was said.
+///
+/// # Errors
+/// Nothing was said, or something else than what is.
+pub fn zone_of(wish: &Wish, found: &Found) -> Result<String> {
+    match (&wish.zone, &found.group) {
+        (Some(zone), Some(group)) if *zone != group.zone => Err(anyhow!(
+            "{} is in {}, not in {zone}",
+            wish.name,
+            group.zone
+        ))
+        .hint(format!(
+            "--zone={}; or another --name. A disk, and with it the VM, cannot leave its zone",
+            group.zone
+        ))
+        .kind(Kind::Usage),
+        (_, Some(group)) => Ok(group.zone.clone()),
+        (Some(zone), None) => {
+            region_of(zone)?;
+            Ok(zone.clone())
+        }
+        (None, None) => Err(anyhow!("no zone"))
+            .hint("--zone=europe-north1-b; all of them: gcloud compute zones list")
+            .kind(Kind::Usage),
+    }
+}
+
+/// Refuses what cannot be, as far as it can be told without asking anybody.
+///
+/// # Errors
+/// A pair that does not exist.
+pub fn check_pair(wish: &Wish, shape: &Shape) -> Result<()> {
+    let disk_type = wish
+        .disk_type
+        .as_deref()
+        .unwrap_or_else(|| machine_family::data_disk_type(&shape.machine_type));
+    machine_family::check(&shape.machine_type, disk_type)
+}
+
+/// All that `create` has to do.
+///
+/// # Errors
+/// What exists stands in the way; the hint says what to do.
+pub fn create(wish: &Wish, shape: &Shape, found: &Found, zone: &str) -> Result<Plan> {
+    let region = region_of(zone)?;
+    let name = &wish.name;
+    foreign_group(wish, found)?;
+    if found.has_machine_type == Some(false) {
+        return Err(anyhow!(
+            "{zone} has no machines of type {}",
+            shape.machine_type
+        ))
+        .hint(format!(
+            "gcloud compute machine-types list --filter='name={}' shows the zones that have it",
+            shape.machine_type
+        ))
+        .kind(Kind::Usage);
+    }
+    let mut plan = Plan {
+        zone: zone.to_owned(),
+        vm: vm_name(name, found, zone),
+        ..Plan::default()
+    };
+    if !found.schedule {
+        plan.calls.push(make_schedule(name, region));
+    }
+    data_disk(&mut plan, wish, shape, found)?;
+    template_and_group(&mut plan, name, shape, found, region);
+    member(&mut plan, name, shape, found);
+    if shape.notice_seconds == 0 && shape.notice == super::vm_spec::Notice::Auto {
+        plan.notes.push(format!(
+            "gcloud {} cannot ask for the 120 s of notice, so the VM has none but the shutdown itself (up to 30 s); \
+             upgrade gcloud ({} or newer) and run this again",
+            found.gcloud,
+            super::vm_spec::NOTICE_SINCE
+        ));
+    }
+    Ok(plan)
+}
+
+/// A group of this name that is not ours is left alone.
+pub(super) fn foreign_group(wish: &Wish, found: &Found) -> Result<()> {
+    let Some(group) = &found.group else {
+        return Ok(());
+    };
+    let ours = found
+        .templates
+        .iter()
+        .any(|template| template.name == group.template && template.shape.is_some());
+    if !ours {
+        return Err(anyhow!(
+            "the group {} exists, and spotkeep did not make it",
+            group.name
+        ))
+        .hint(format!("another --name than {}", wish.name));
+    }
+    if found.members.len() > 1 {
+        bail!(
+            "the group {} has {} VMs, and there can be one only: one disk, one keeper",
+            group.name,
+            found.members.len()
+        );
+    }
+    Ok(())
+}
+
+/// The member's name: the group's, unless a disk of that name is in the way of the VM's boot disk.
+pub(super) fn vm_name(name: &str, found: &Found, zone: &str) -> String {
+    if let [member] = &found.members[..] {
+        return member.name.clone();
+    }
+    let taken = found
+        .disks
+        .iter()
+        .any(|disk| disk.name == *name && disk.zone == zone);
+    if taken {
+        format!("{name}-vm")
+    } else {
+        name.to_owned()
+    }
+}
+
+fn make_schedule(name: &str, region: &str) -> Call {
+    Call::change(
+        format!("make a schedule: a snapshot each night, kept for {SNAPSHOT_DAYS} days"),
+        "compute resource-policies create snapshot-schedule",
+    )
+    .word(schedule_name(name))
+    .flag("region", region)
+    .switch("daily-schedule")
+    .flag("start-time", "03:00")
+    .flag("max-retention-days", SNAPSHOT_DAYS)
+    .flag("on-source-disk-delete", "keep-auto-snapshots")
+    .flag("snapshot-labels", format!("{LABEL}={name}"))
+}
+
+/// The disk: made if it is nowhere, never made again, never shrunk.
+fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &Found) -> Result<()> {
+    let zone = &plan.zone;
+    let same_name = || found.disks.iter().filter(|disk| disk.name == shape.disk);
+    let Some(disk) = same_name().find(|disk| disk.zone == *zone) else {
+        if let Some(elsewhere) = same_name().next() {
+            let place = if elsewhere.zone.is_empty() {
+                "a whole region"
+            } else {
+                &elsewhere.zone
+            };
+            return Err(anyhow!(
+                "the disk {} is in {place}, not in {zone}",
+                shape.disk
+            ))
+            .hint(format!(
+                "--zone={place}, where the disk is; or --disk with another name for a new one; \
+                     or move it: a snapshot of it, and a disk made from that in {zone}"
+            ))
+            .kind(Kind::Usage);
+        }
+        let disk_type = wish
+            .disk_type
+            .as_deref()
+            .unwrap_or_else(|| machine_family::data_disk_type(&shape.machine_type));
+        plan.calls.push(
+            Call::change(
+                format!("make the data disk {}, empty", shape.disk),
+                "compute disks create",
+            )
+            .word(&shape.disk)
+            .flag("zone", zone)
+            .flag("size", format!("{}GB", wish.size_gb.unwrap_or(DATA_GB)))
+            .flag("type", disk_type)
+            .flag("labels", format!("{LABEL}={}", wish.name))
+            .flag("resource-policies", schedule_name(&wish.name)),
+        );
+        return Ok(());
+    };
+    fits(plan, wish, shape, disk, found)?;
+    if let Some(size) = wish.size_gb
+        && size > disk.size_gb
+    {
+        plan.calls.push(
+            Call::change(
+                format!("enlarge the data disk from {} GB", disk.size_gb),
+                "compute disks resize",
+            )
+            .word(&disk.name)
+            .flag("zone", zone)
+            .flag("size", format!("{size}GB")),
+        );
+    }
+    // A disk has one schedule at most: one of the user's own stays.
+    if disk.schedules.is_empty() {
+        plan.calls.push(
+            Call::change(
+                "have the data disk snapshot each night",
+                "compute disks add-resource-policies",
+            )
+            .word(&disk.name)
+            .flag("zone", zone)
+            .flag("resource-policies", schedule_name(&wish.name)),
+        );
+    }
+    Ok(())
+}
+
+/// Whether the disk that exists can be the data disk.
+fn fits(plan: &Plan, wish: &Wish, shape: &Shape, disk: &Disk, found: &Found) -> Result<()> {
+    // A VM of the same name that is not the group's own is somebody's, made by hand.
+    let own = |user: &String| found.members.iter().any(|member| member.name == *user);
+    if let Some(user) = disk.users.iter().find(|user| !own(user)) {
+        return Err(anyhow!(
+            "the disk {} is attached to the VM {user}",
+            disk.name
+        ))
+        .hint(format!(
+            "spotkeep gcp adopt {user} --zone={} takes both over; or --disk with another name",
+            plan.zone
+        ));
+    }
+    if let Some(wanted) = &wish.disk_type
+        && *wanted != disk.disk_type
+    {
+        return Err(anyhow!(
+            "the disk {} is of type {}, and a disk's type cannot be changed",
+            disk.name,
+            disk.disk_type
+        ))
+        .hint(format!(
+            "no --type; or --disk with another name for a new disk of type {wanted}"
+        ))
+        .kind(Kind::Usage);
+    }
+    if let Some(size) = wish.size_gb
+        && size < disk.size_gb
+    {
+        return Err(anyhow!(
+            "the disk {} has {} GB, and a disk cannot shrink",
+            disk.name,
+            disk.size_gb
+        ))
+        .hint(format!("--size={}GB or more", disk.size_gb))
+        .kind(Kind::Usage);
+    }
+    machine_family::check(&shape.machine_type, &disk.disk_type)
+}
+
+fn template_and_group(plan: &mut Plan, name: &str, shape: &Shape, found: &Found, region: &str) {
+    let template = shape.template_name(name, region);
+    if !found.templates.iter().any(|known| known.name == template) {
+        plan.calls.push(shape.template(name, region));
+    }
+    match &found.group {
+        None => plan.calls.push(
+            Call::change(
+                "make the group that makes the VM anew whenever it is gone",
+                "compute instance-groups managed create",
+            )
+            .word(name)
+            .flag("zone", &plan.zone)
+            .flag("template", &template)
+            .flag("base-instance-name", name)
+            .flag("size", 0)
+            .flag("default-action-on-vm-failure", "repair")
+            .switch("force-update-on-repair"),
+        ),
+        Some(group) if group.template != template => {
+            plan.calls.push(
+                Call::change(
+                    format!("let the next VM be: {}", shape.in_words()),
+                    "compute instance-groups managed set-instance-template",
+                )
+                .word(name)
+                .flag("zone", &plan.zone)
+                .flag("template", &template),
+            );
+            if !found.members.is_empty() {
+                plan.notes.push(format!(
+                    "the VM that runs stays as it is; it becomes the new one at its next preemption, or at once by: \
+                     spotkeep gcp preempt --name={name} --yes"
+                ));
+            }
+        }
+        Some(_) => {}
+    }
+}
+
+/// The address of the data disk, as the per-instance configuration wants it.
+fn address(project: &str, zone: &str, disk: &str) -> String {
+    format!("https://www.googleapis.com/compute/v1/projects/{project}/zones/{zone}/disks/{disk}")
+}
+
+/// The VM: made, given its disk, or started.
+pub fn member(plan: &mut Plan, name: &str, shape: &Shape, found: &Found) {
+    let disk = &shape.disk;
+    let kept = format!(
+        "device-name={disk},source={},mode=rw,auto-delete=never",
+        address(&found.project, &plan.zone, disk)
+    );
+    let Some(member) = found.members.first() else {
+        plan.calls.push(
+            Call::change(
+                format!("make the VM {}, to which {disk} belongs for good", plan.vm),
+                "compute instance-groups managed create-instance",
+            )
+            .word(name)
+            .flag("zone", &plan.zone)
+            .flag("instance", &plan.vm)
+            .flag("stateful-disk", kept),
+        );
+        return;
+    };
+    if !member
+        .disks
+        .iter()
+        .any(|source| source.ends_with(&format!("/disks/{disk}")))
+    {
+        plan.calls.push(
+            Call::change(
+                format!("let {disk} belong to the VM for good"),
+                "compute instance-groups managed instance-configs create",
+            )
+            .word(name)
+            .flag("zone", &plan.zone)
+            .flag("instance", &member.name)
+            .flag("stateful-disk", kept),
+        );
+    }
+    if found
+        .group
+        .as_ref()
+        .is_some_and(|group| group.stopped_size > 0)
+    {
+        plan.calls
+            .push(start_member(name, &plan.zone, &member.name));
+    }
+}
+
+/// Starts a member that was stopped.
+#[must_use]
+pub fn start_member(group: &str, zone: &str, vm: &str) -> Call {
+    Call::change(
+        "start the VM",
+        "compute instance-groups managed start-instances",
+    )
+    .word(group)
+    .flag("zone", zone)
+    .flag("instances", vm)
+}
+
+/// Stops a member; it keeps its place, its name and its disk.
+#[must_use]
+pub fn stop_member(group: &str, zone: &str, vm: &str) -> Call {
+    Call::change(
+        "stop the VM; the group keeps its place and its disk",
+        "compute instance-groups managed stop-instances",
+    )
+    .word(group)
+    .flag("zone", zone)
+    .flag("instances", vm)
+}

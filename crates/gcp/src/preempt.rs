@@ -1,0 +1,317 @@
+//! `gcp preempt`: the drill on the real thing. Compute Engine is told to simulate a maintenance event, which a Spot
+//! VM does not survive; then the group makes it anew, and what was promised is read from the VM's own journal.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::create::progress;
+use super::discover::Member;
+use super::gcloud::{Cloud, ask_quietly, make};
+use super::gcloud_command::Call;
+use super::gcloud_error::Refusal;
+use super::queries;
+use super::ssh::{Fleet, Guest, Look, is_for_ever};
+use state::{Line, VERSION, Wanted};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::time::{Timestamp, short};
+
+/// Lines of the journal that are read: enough for a fleet of some hundred agents.
+const EVENTS: u32 = 2000;
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Version of this form.
+    pub version: u32,
+    /// Agents that ran before.
+    pub agents_total: usize,
+    /// Of those, how many are back in the session that they had.
+    pub sessions_resumed: usize,
+    /// Turns that went on by themselves.
+    pub turns_continued: usize,
+    /// From the notice until all was safe, in milliseconds; null: it never was.
+    pub notice_to_safe_ms: Option<u64>,
+    /// Whether the save was clean.
+    pub save_clean: Option<bool>,
+    /// From the boot of the new machine until the last agent was back, in milliseconds.
+    pub boot_to_resumed_ms: Option<u64>,
+    /// From the call until the last agent was back, in milliseconds, by the clock here.
+    pub away_ms: u64,
+    /// `pass` or `fail`.
+    pub verdict: &'static str,
+    /// What was lost.
+    pub losses: Vec<String>,
+}
+
+/// The call that ends the VM.
+#[must_use]
+pub fn call(guest: &Guest) -> Call {
+    Call::change(
+        "let Compute Engine preempt the VM",
+        "compute instances simulate-maintenance-event",
+    )
+    .word(&guest.vm)
+    .flag("zone", &guest.zone)
+    .switch("async")
+}
+
+/// Preempts the VM, waits until another life of it has its agents back, and reports.
+///
+/// # Errors
+/// There is nothing to preempt; gcloud refused; or it is not back within `patience`.
+pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, patience: Duration) -> Result<Report> {
+    let before = guest
+        .wait_started(cloud, patience)?
+        .fleet
+        .with_context(|| format!("there is no root on {}", guest.vm))
+        .hint("spotkeep gcp create")?;
+    let began = cloud.now();
+    make(cloud, &call(guest))?;
+    cloud.show(&format!(
+        "$ {}   (again until it is back)",
+        guest.look_call(EVENTS)
+    ));
+    cloud.show(&format!(
+        "$ {}   (while it does not)",
+        queries::members(group, &guest.zone)
+    ));
+    let mut told = String::new();
+    loop {
+        let state = match guest.look(cloud, EVENTS) {
+            Ok(look) => match arrived(&before, &look) {
+                None => {
+                    let away = cloud.now().since(began);
+                    return Ok(report(&before, &look, away));
+                }
+                Some(state) => state,
+            },
+            Err(refusal) if is_for_ever(&refusal) => return Err(refusal.explained()),
+            Err(refusal) => away(cloud, group, guest, &refusal),
+        };
+        let waited = cloud.now().since(began);
+        if waited >= patience {
+            return Err(anyhow!(
+                "{} is not back after {}: {state}",
+                guest.vm,
+                short(waited)
+            ))
+            .hint(format!(
+                "spotkeep gcp status --name={group}; the group goes on trying"
+            ))
+            .kind(Kind::NotAsDeclared);
+        }
+        if state != told {
+            cloud.show(&format!("  after {}: {state}", short(waited)));
+            told = state;
+        }
+        cloud.pause(Duration::from_secs(5));
+    }
+}
+
+/// Why the VM does not answer: what the group says, which knows of a dry zone.
+fn away(cloud: &dyn Cloud, group: &str, guest: &Guest, refusal: &Refusal) -> String {
+    let members = ask_quietly(cloud, &queries::members(group, &guest.zone));
+    let member = members
+        .ok()
+        .and_then(|members| members.as_array()?.first().map(Member::of));
+    match member {
+        Some(member) if member.is_dry() => {
+            format!("{} has no such machine to give", guest.zone)
+        }
+        Some(member) if member.status != "RUNNING" => progress(&member),
+        _ => format!("it does not answer ({})", refusal.text),
+    }
+}
+
+/// `None` when all is decided; what is still waited for otherwise.
+fn arrived(before: &Fleet, look: &Look) -> Option<String> {
+    let Some(fleet) = &look.fleet else {
+        return Some("the VM answers; its root is not there yet".to_owned());
+    };
+    if fleet.life == before.life {
+        return Some("it is still in the life that it had".to_owned());
+    }
+    if fleet.keeper != "running" {
+        return Some("a new life; the keeper does not run yet".to_owned());
+    }
+    let coming = fleet
+        .agents
+        .iter()
+        .filter(|agent| agent.is_coming())
+        .count();
+    (coming > 0).then(|| format!("a new life; {coming} agents are on their way"))
+}
+
+/// What the two looks say. Pure.
+fn report(before: &Fleet, look: &Look, away: Duration) -> Report {
+    let after = look.fleet.as_ref();
+    let ran = |agent: &&super::ssh::Agent| agent.wanted == Wanted::Running && agent.is_up();
+    let mut losses = Vec::new();
+    let mut resumed = 0;
+    let total = before.agents.iter().filter(ran).count();
+    for agent in before.agents.iter().filter(ran) {
+        let now = after.and_then(|fleet| fleet.agents.iter().find(|now| now.name == agent.name));
+        match now {
+            Some(now) if now.session_id != agent.session_id => {
+                losses.push(format!("{} is in another session", agent.name));
+            }
+            Some(now) if now.is_up() => resumed += 1,
+            Some(now) => losses.push(format!(
+                "{} is {}{}",
+                agent.name,
+                now.state.word(),
+                now.why
+                    .as_deref()
+                    .map(|why| format!(": {why}"))
+                    .unwrap_or_default()
+            )),
+            None => losses.push(format!("{} is not there", agent.name)),
+        }
+    }
+    let save = after
+        .and_then(|fleet| fleet.last_save.as_ref())
+        .filter(|save| {
+            before
+                .last_save
+                .as_ref()
+                .is_none_or(|old| old.id != save.id)
+        });
+    match save {
+        None => losses
+            .push("nothing was saved at the notice: it did not come, or not in time".to_owned()),
+        Some(save) if !save.clean => losses.push("the save was not clean".to_owned()),
+        Some(_) => {}
+    }
+    let life = after.map(|fleet| fleet.life.as_str()).unwrap_or_default();
+    let back: Vec<&Line> = look
+        .events
+        .iter()
+        .filter(|line| line.life == life && line.event == "resumed")
+        .collect();
+    let last_back: Option<Timestamp> = back.iter().map(|line| line.at).max();
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    Report {
+        version: VERSION,
+        agents_total: total,
+        sessions_resumed: resumed,
+        turns_continued: back
+            .iter()
+            .filter(|line| line.data.get("continued").is_some_and(|so| *so == true))
+            .count(),
+        notice_to_safe_ms: save.and_then(|save| save.notice_to_safe_ms),
+        save_clean: save.map(|save| save.clean),
+        boot_to_resumed_ms: look
+            .booted
+            .zip(last_back)
+            .map(|(booted, back)| millis(back.since(booted))),
+        away_ms: millis(away),
+        verdict: if losses.is_empty() { "pass" } else { "fail" },
+        losses,
+    }
+}
+
+impl Report {
+    /// For a person.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let time = |ms: Option<u64>, never: &str| {
+            ms.map_or_else(|| never.to_owned(), |ms| short(Duration::from_millis(ms)))
+        };
+        let mut lines = vec![
+            format!(
+                "notice to safe     {}",
+                time(self.notice_to_safe_ms, "never became safe")
+            ),
+            format!(
+                "boot to resumed    {}",
+                time(self.boot_to_resumed_ms, "nothing was resumed")
+            ),
+            format!("away in all        {}", time(Some(self.away_ms), "")),
+        ];
+        lines.extend(
+            self.losses
+                .iter()
+                .map(|loss| format!("lost               {loss}")),
+        );
+        lines.push(format!(
+            "verdict            {}: {} of {} sessions back, {} cut turns went on",
+            self.verdict.to_uppercase(),
+            self.sessions_resumed,
+            self.agents_total,
+            self.turns_continued
+        ));
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ssh::parse;
+    use super::*;
+
+    fn look(life: &str, save: &str, agents: &str, events: &str) -> Look {
+        parse(&format!(
+            "== startup\nready\n== booted\n1763769600\n== status\n{{\"life\":\"{life}\",\"keeper\":\"running\",\
+             \"last_save\":{save},\"agents\":[{agents}]}}\n== events\n{events}"
+        ))
+    }
+
+    fn agent(name: &str, state: &str, session: &str) -> String {
+        format!(
+            r#"{{"name":"{name}","state":"{state}","wanted":"running","session_id":"{session}"}}"#
+        )
+    }
+
+    fn resumed(agent: &str, second: u32, continued: bool) -> String {
+        format!(
+            r#"{{"version":1,"seq":1,"at":"2025-11-22T00:00:{second:02}Z","root_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"{agent}","continued":{continued}}}"#
+        )
+    }
+
+    #[test]
+    fn it_is_over_when_the_new_life_has_its_agents_back() {
+        let before = look("l1", "null", &agent("a", "running", "s1"), "")
+            .fleet
+            .unwrap();
+        let still = look("l1", "null", &agent("a", "running", "s1"), "");
+        assert!(arrived(&before, &still).unwrap().contains("still"));
+        let coming = look("l2", "null", &agent("a", "starting", "s1"), "");
+        assert!(arrived(&before, &coming).unwrap().contains("1 agents"));
+        let back = look("l2", "null", &agent("a", "idle", "s1"), "");
+        assert_eq!(arrived(&before, &back), None);
+        assert!(arrived(&before, &parse("== startup\nworking\n")).is_some());
+    }
+
+    #[test]
+    fn the_report_counts_sessions_and_reads_the_times_of_the_vm() {
+        let save = r#"{"id":"n","clean":true,"notice_to_safe_ms":900}"#;
+        let agents = |b: &str| format!("{},{}", agent("a", "running", "s1"), agent("b", "idle", b));
+        let before = look("l1", "null", &agents("s2"), "").fleet.unwrap();
+        let events = format!("{}\n{}\n", resumed("a", 30, true), resumed("b", 41, false));
+        let good = report(
+            &before,
+            &look("l2", save, &agents("s2"), &events),
+            Duration::from_secs(90),
+        );
+        assert_eq!(
+            (good.verdict, good.sessions_resumed, good.turns_continued),
+            ("pass", 2, 1)
+        );
+        assert_eq!(good.notice_to_safe_ms, Some(900));
+        assert_eq!(good.boot_to_resumed_ms, Some(41_000));
+        let other = report(
+            &before,
+            &look("l2", save, &agents("s9"), &events),
+            Duration::ZERO,
+        );
+        assert_eq!(other.losses, ["b is in another session"]);
+        let unsaved = report(
+            &before,
+            &look("l2", "null", &agents("s2"), ""),
+            Duration::ZERO,
+        );
+        assert_eq!(unsaved.verdict, "fail");
+        assert_eq!(unsaved.boot_to_resumed_ms, None);
+    }
+}

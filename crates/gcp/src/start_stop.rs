@@ -1,0 +1,188 @@
+//! `gcp stop` and `gcp start`, in the group's own terms.
+//!
+//! Why not a size of 0: a group that shrinks deletes its member, and with it the per-instance configuration that
+//! says which disk is whose. Why not `instances stop`: the group takes that for a failure and starts the VM
+//! again. `stop-instances` lowers the target size and raises the target stopped size: the member stays, with
+//! its name, its disks and its configuration, and nobody starts it but `start-instances`.
+//!
+//! A member that has no machine just now (the zone is dry) cannot be stopped. It is taken out of the group
+//! instead; the disk stays (`auto-delete=never`), and `start` makes the same member again.
+
+use std::time::Duration;
+
+use super::create::{self, Outcome, wait_running};
+use super::discover::{self, Found, Member};
+use super::gcloud::{Cloud, ask_quietly, make};
+use super::gcloud_command::Call;
+use super::plan::{self, Plan};
+use super::queries;
+use super::ssh::{self, Guest};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::time::short;
+
+/// Looks at the group and its member.
+///
+/// # Errors
+/// There is no such group; gcloud refused.
+pub fn look(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Found> {
+    let mut found = discover::first(cloud, name, project)?;
+    found.need_group(name)?;
+    discover::members(cloud, &mut found)?;
+    if found.members.is_empty() {
+        discover::in_the_way(cloud, &mut found, name)?;
+    }
+    Ok(found)
+}
+
+/// The VM as it can be reached.
+///
+/// # Errors
+/// The group has none.
+pub fn guest(found: &Found, name: &str) -> Result<Guest> {
+    let group = found.need_group(name)?;
+    let member = found
+        .members
+        .first()
+        .with_context(|| format!("the group {name} has no VM"))
+        .hint(format!("spotkeep gcp start --name={name}"))?;
+    Ok(Guest {
+        vm: member.name.clone(),
+        zone: group.zone.clone(),
+        tunnel: found.shape().is_some_and(|shape| !shape.address),
+    })
+}
+
+/// The VM as it can be reached, if it runs.
+///
+/// # Errors
+/// It does not; the hint says how it comes to.
+pub fn running_guest(found: &Found, name: &str) -> Result<Guest> {
+    let guest = guest(found, name)?;
+    let member = found.members.first();
+    if member.is_some_and(|member| member.status == "RUNNING") {
+        return Ok(guest);
+    }
+    if found.need_group(name)?.stopped_size > 0 {
+        return Err(anyhow!("{name} is stopped"))
+            .hint(format!("spotkeep gcp start --name={name}"))
+            .kind(Kind::NotAsDeclared);
+    }
+    let state = member.map(create::progress).unwrap_or_default();
+    Err(anyhow!("{name} does not run just now: {state}"))
+        .hint(format!("spotkeep gcp status --name={name}"))
+        .kind(Kind::NotAsDeclared)
+}
+
+/// The call that stops it; `None` where nothing runs.
+///
+/// # Errors
+/// There is no such group.
+pub fn plan_stop(found: &Found, name: &str) -> Result<Option<Call>> {
+    let group = found.need_group(name)?;
+    let Some(member) = found.members.first() else {
+        return Ok(None);
+    };
+    if group.stopped_size > 0 {
+        return Ok(None);
+    }
+    if member.status == "RUNNING" {
+        return Ok(Some(plan::stop_member(name, &group.zone, &member.name)));
+    }
+    let call = Call::change(
+        "stop asking for a machine; the disk stays",
+        "compute instance-groups managed delete-instances",
+    );
+    Ok(Some(
+        call.word(name)
+            .flag("zone", &group.zone)
+            .flag("instances", &member.name),
+    ))
+}
+
+/// The calls that start it.
+///
+/// # Errors
+/// There is no such group, or not one of ours.
+pub fn plan_start(found: &Found, name: &str) -> Result<Plan> {
+    let group = found.need_group(name)?;
+    let shape = found
+        .shape()
+        .with_context(|| format!("the group {name} exists, and spotkeep did not make it"))?;
+    let mut plan = Plan {
+        zone: group.zone.clone(),
+        vm: plan::vm_name(name, found, &group.zone),
+        ..Plan::default()
+    };
+    plan::member(&mut plan, name, shape, found);
+    Ok(plan)
+}
+
+/// Stops the VM, and waits until it has ended.
+///
+/// # Errors
+/// gcloud refused; or it does not end within `patience`.
+pub fn stop(cloud: &dyn Cloud, found: &Found, name: &str, patience: Duration) -> Result<String> {
+    let zone = &found.need_group(name)?.zone;
+    match plan_stop(found, name)? {
+        Some(call) => {
+            make(cloud, &call)?;
+        }
+        None if found.members.first().is_none_or(has_ended) => {
+            return Ok(format!("{name} is stopped already"));
+        }
+        // An earlier stop is under way.
+        None => {}
+    }
+    let question = queries::members(name, zone);
+    cloud.show(&format!("$ {question}   (again until it has ended)"));
+    let began = cloud.now();
+    loop {
+        let answer = ask_quietly(cloud, &question);
+        let status = match &answer {
+            Ok(list) => {
+                let member = list.as_array().and_then(|list| list.first());
+                let member = member.map(Member::of);
+                if member.as_ref().is_none_or(has_ended) {
+                    return Ok(format!("{name} is stopped; only its disks are paid for"));
+                }
+                member.map(|member| member.status).unwrap_or_default()
+            }
+            Err(refusal) => refusal.text.clone(),
+        };
+        let waited = cloud.now().since(began);
+        if waited >= patience {
+            return Err(anyhow!(
+                "{name} has not ended after {}: {status}",
+                short(waited)
+            ))
+            .hint(format!("spotkeep gcp status --name={name}"))
+            .kind(Kind::NotAsDeclared);
+        }
+        cloud.pause(Duration::from_secs(3));
+    }
+}
+
+/// Whether no machine of it is left that could run.
+fn has_ended(member: &Member) -> bool {
+    matches!(member.status.as_str(), "" | "TERMINATED" | "STOPPED")
+}
+
+/// Starts the VM, waits for it, and asks how the agents are.
+///
+/// # Errors
+/// gcloud refused; the zone has nothing to give; the VM does not answer.
+pub fn start(cloud: &dyn Cloud, found: &Found, name: &str, patience: Duration) -> Result<Outcome> {
+    let plan = plan_start(found, name)?;
+    for call in &plan.calls {
+        make(cloud, call)?;
+    }
+    let member = wait_running(cloud, name, &plan.zone, patience)?;
+    let guest = Guest {
+        vm: member.name,
+        zone: plan.zone.clone(),
+        tunnel: found.shape().is_some_and(|shape| !shape.address),
+    };
+    let look = guest.wait_started(cloud, patience)?;
+    let (said, hint) = ssh::in_words(&look, name);
+    Ok(Outcome { said, hint })
+}

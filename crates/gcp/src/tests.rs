@@ -1,0 +1,822 @@
+//! The journeys, whole, against the stand-in in memory.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::create::{self, Options, Outcome};
+use super::fake_gcloud::{Double, ZONE};
+use super::gcloud_error::Fault;
+use super::ssh::FirstTime;
+use super::vm_spec::{Notice, Wish};
+use super::{adopt, delete, preempt, start_stop, status};
+use sys::error::{Result, hint_of, kind_of};
+use sys::time::Timestamp;
+
+const PATIENCE: Duration = Duration::from_secs(600);
+
+fn options(edit: impl FnOnce(&mut Wish)) -> Options {
+    let mut wish = Wish {
+        name: "vm".into(),
+        zone: Some(ZONE.into()),
+        ..Wish::default()
+    };
+    edit(&mut wish);
+    Options {
+        wish,
+        project: None,
+        first: FirstTime {
+            user: "sandbox".into(),
+            binary: std::env::current_exe().unwrap(),
+            claude: None,
+            unattended: false,
+            beside_other_files: false,
+        },
+        patience: PATIENCE,
+    }
+}
+
+fn make(double: &Double, options: &Options) -> Result<Outcome> {
+    let prepared = create::prepare(double, options)?;
+    create::run(double, &prepared, options)
+}
+
+/// With what it says, and its hint.
+fn refused<T>(result: Result<T>) -> String {
+    match result {
+        Ok(_) => panic!("it was not refused"),
+        Err(error) => format!(
+            "{error:#} / {} / {}",
+            hint_of(&error).unwrap_or_default(),
+            kind_of(&error) as u8
+        ),
+    }
+}
+
+const UP: &str = r#"== startup
+ready
+== booted
+1795341600
+== status
+{"life":"l1","keeper":"running","agents":[{"name":"a","state":"running","wanted":"running","session_id":"s1"}]}
+"#;
+const NEW: &str = "== startup\nnew: the disk holds no filesystem yet\n";
+
+fn made() -> Double {
+    let double = Double::new();
+    double.says(&[UP]);
+    make(&double, &options(|_| ())).unwrap();
+    double.changed();
+    double
+}
+
+const ALL: [&str; 5] = [
+    "resource-policies create snapshot-schedule vm-daily",
+    "disks create claude-persist",
+    "instance-templates create TEMPLATE",
+    "instance-groups managed create vm",
+    "instance-groups managed create-instance vm",
+];
+
+fn changed(double: &Double) -> Vec<String> {
+    let plain = |line: String| match line.rsplit_once(" vm-") {
+        Some((head, tail)) if tail.len() == 8 => format!("{head} TEMPLATE"),
+        _ => line,
+    };
+    double.changed().into_iter().map(plain).collect()
+}
+
+#[test]
+fn from_nothing_everything_is_made_once_and_the_second_time_nothing() {
+    let double = Double::new();
+    double.says(&[
+        "! Connection refused",
+        "== startup\nworking\n",
+        NEW,
+        "set up",
+        UP,
+    ]);
+    let done = make(&double, &options(|_| ())).unwrap();
+    assert_eq!(
+        done,
+        Outcome {
+            said: "1 agent running".into(),
+            hint: None
+        }
+    );
+    let changes = changed(&double);
+    assert_eq!(changes[..5], ALL);
+    assert_eq!(changes[5..].len(), 2, "{changes:?}");
+    assert!(changes[5].starts_with("scp "), "{changes:?}");
+    assert_eq!(changes[6], "ssh vm");
+    let world = double.world.lock().unwrap().clone();
+    // Without a word about it, the zone is known.
+    let again = options(|wish| wish.zone = None);
+    assert!(
+        create::prepare(&double, &again)
+            .unwrap()
+            .plan
+            .calls
+            .is_empty()
+    );
+    make(&double, &again).unwrap();
+    assert!(changed(&double).is_empty());
+    assert_eq!(*double.world.lock().unwrap(), world);
+}
+
+#[test]
+fn a_create_that_was_cut_anywhere_is_continued() {
+    for cut in 0..ALL.len() {
+        let double = Double::new();
+        double.says(&[UP]);
+        *double.fail_at.lock().unwrap() = Some((cut, "Service Unavailable"));
+        assert!(refused(make(&double, &options(|_| ()))).contains("run it again"));
+        make(&double, &options(|_| ())).unwrap();
+        assert_eq!(changed(&double), ALL, "cut at {cut}");
+        assert!(double.world.lock().unwrap().member.is_some());
+    }
+}
+
+#[test]
+fn fewer_words_change_nothing_and_other_words_make_a_new_template_only() {
+    let double = Double::new();
+    double.says(&[UP]);
+    make(
+        &double,
+        &options(|wish| wish.machine_type = Some("n2-standard-4".into())),
+    )
+    .unwrap();
+    changed(&double);
+    make(&double, &options(|_| ())).unwrap();
+    assert!(changed(&double).is_empty());
+    let other = options(|wish| wish.machine_type = Some("e2-standard-4".into()));
+    let prepared = create::prepare(&double, &other).unwrap();
+    assert!(
+        prepared.plan.notes[0].contains("spotkeep gcp preempt"),
+        "{:?}",
+        prepared.plan.notes
+    );
+    make(&double, &other).unwrap();
+    assert_eq!(
+        changed(&double),
+        [
+            "instance-templates create TEMPLATE",
+            "instance-groups managed set-instance-template vm"
+        ]
+    );
+}
+
+#[test]
+fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
+    let disk = |edit: &dyn Fn(&mut serde_json::Value)| {
+        let double = Double::new();
+        double.says(&[UP]);
+        let mut disk = json!({"name": "claude-persist", "zone": ZONE, "type": "x/pd-ssd", "sizeGb": "50",
+                              "users": [], "resourcePolicies": ["x/mine"]});
+        edit(&mut disk);
+        double.edit(|world| {
+            world.disks.insert("claude-persist".into(), disk);
+        });
+        double
+    };
+    let double = disk(&|_| ());
+    make(&double, &options(|wish| wish.size_gb = Some(80))).unwrap();
+    let changes = changed(&double);
+    assert!(
+        changes.contains(&"disks resize claude-persist".into()),
+        "{changes:?}"
+    );
+    // Its own schedule stays, and it is not made again.
+    assert!(
+        !changes
+            .iter()
+            .any(|line| line.contains("disks create") || line.contains("add-resource"))
+    );
+    let double = disk(&|disk| disk["resourcePolicies"] = json!([]));
+    make(&double, &options(|_| ())).unwrap();
+    assert!(changed(&double).contains(&"disks add-resource-policies claude-persist".into()));
+    for (edit, wish, says) in [
+        (
+            json!({"zone": "europe-north1-a"}),
+            options(|_| ()),
+            "is in europe-north1-a, not in",
+        ),
+        (
+            json!({"users": ["x/old"]}),
+            options(|_| ()),
+            "spotkeep gcp adopt old --zone=europe-north1-b",
+        ),
+        (
+            json!({}),
+            options(|wish| wish.size_gb = Some(20)),
+            "cannot shrink",
+        ),
+        (
+            json!({}),
+            options(|wish| wish.disk_type = Some("pd-standard".into())),
+            "cannot be changed",
+        ),
+        (
+            json!({}),
+            options(|wish| wish.machine_type = Some("c4a-standard-4".into())),
+            "takes Hyperdisk only",
+        ),
+    ] {
+        let double = disk(&|disk| {
+            for (key, value) in edit.as_object().unwrap() {
+                disk[key] = value.clone();
+            }
+        });
+        // The default disk of a machine is legal; the one that exists may not be.
+        let said = refused(create::prepare(&double, &wish));
+        assert!(said.contains(says), "{said}");
+        assert!(changed(&double).is_empty());
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_made() {
+    for (edit, says) in [
+        (
+            (|wish| {
+                wish.machine_type = Some("c4a-highcpu-16".into());
+                wish.disk_type = Some("pd-ssd".into());
+            }) as fn(&mut Wish),
+            "Hyperdisk only / --type=hyperdisk-balanced",
+        ),
+        (
+            |wish| wish.machine_type = Some("m3-ultramem-32".into()),
+            "cannot be a Spot VM",
+        ),
+        (
+            |wish| wish.machine_type = Some("n4-standard-4".into()),
+            "has no machines of type",
+        ),
+        (|wish| wish.zone = Some("europe".into()), "is not a zone"),
+        (|wish| wish.zone = None, "no zone"),
+        (|wish| wish.name = "Vm".into(), "cannot be the name"),
+        (
+            |wish| wish.scopes = Some("x".into()),
+            "without a service account",
+        ),
+        // The tests' own program is not built for it.
+        (
+            |wish| wish.machine_type = Some("c4a-standard-4".into()),
+            "--binary=FILE",
+        ),
+    ] {
+        if says.contains("--binary") && cfg!(target_arch = "aarch64") {
+            continue;
+        }
+        let double = Double::new();
+        let said = refused(make(&double, &options(edit)));
+        assert!(said.contains(says) && said.ends_with("/ 2"), "{said}");
+        assert!(changed(&double).is_empty());
+    }
+}
+
+#[test]
+fn the_long_notice_is_refused_to_an_old_gcloud_only_where_it_is_insisted_on() {
+    let double = Double::new();
+    double.says(&[UP]);
+    double.edit(|world| world.gcloud = 528);
+    let said = refused(make(
+        &double,
+        &options(|wish| wish.notice = Some(Notice::Long)),
+    ));
+    assert!(
+        said.contains("586") && said.contains("gcloud components update"),
+        "{said}"
+    );
+    let prepared = create::prepare(&double, &options(|_| ())).unwrap();
+    assert!(
+        prepared.plan.notes[0].contains("upgrade gcloud"),
+        "{:?}",
+        prepared.plan.notes
+    );
+    make(&double, &options(|_| ())).unwrap();
+    // And with a newer one the next VM has it.
+    double.edit(|world| world.gcloud = 586);
+    changed(&double);
+    make(&double, &options(|_| ())).unwrap();
+    assert_eq!(changed(&double).len(), 2);
+    double.edit(|world| world.gcloud = 400);
+    assert!(refused(make(&double, &options(|_| ()))).contains("too old"));
+}
+
+#[test]
+fn a_group_that_is_not_ours_is_left_alone() {
+    let double = Double::new();
+    double.edit(|world| {
+        world.group = Some(json!({"name": "vm", "zone": ZONE, "instanceTemplate": "x/theirs"}));
+    });
+    assert!(refused(make(&double, &options(|_| ()))).contains("spotkeep did not make it"));
+    let wish = options(|_| ()).wish;
+    assert!(refused(delete::prepare(&double, &wish, None, None)).contains("did not make it"));
+    assert!(changed(&double).is_empty());
+}
+
+#[test]
+fn a_dry_zone_is_told_and_the_group_goes_on_trying() {
+    let double = Double::new();
+    double.edit(|world| world.dry = true);
+    let said = refused(make(&double, &options(|_| ())));
+    assert!(
+        said.contains("has had no such machine to give for 10m"),
+        "{said}"
+    );
+    assert!(said.ends_with("/ 3"), "{said}");
+    let report = status::gather(&double, "vm", None, true).unwrap();
+    assert_eq!(report.state, "no-capacity");
+    // It can be stopped all the same, and the disk is free and there.
+    let found = start_stop::look(&double, "vm", None).unwrap();
+    changed(&double);
+    start_stop::stop(&double, &found, "vm", PATIENCE).unwrap();
+    assert_eq!(
+        changed(&double),
+        ["instance-groups managed delete-instances vm"]
+    );
+    double.edit(|world| world.dry = false);
+    double.says(&[UP]);
+    let found = start_stop::look(&double, "vm", None).unwrap();
+    start_stop::start(&double, &found, "vm", PATIENCE).unwrap();
+    assert_eq!(
+        changed(&double),
+        ["instance-groups managed create-instance vm"]
+    );
+}
+
+#[test]
+fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
+    let double = made();
+    let before = double.world.lock().unwrap().clone();
+    let look = || start_stop::look(&double, "vm", None).unwrap();
+    start_stop::stop(&double, &look(), "vm", PATIENCE).unwrap();
+    let again = start_stop::stop(&double, &look(), "vm", PATIENCE).unwrap();
+    assert!(again.contains("already"), "{again}");
+    assert_eq!(
+        changed(&double),
+        ["instance-groups managed stop-instances vm"]
+    );
+    assert_eq!(
+        status::gather(&double, "vm", None, true).unwrap().state,
+        "stopped"
+    );
+    let done = start_stop::start(&double, &look(), "vm", PATIENCE).unwrap();
+    assert_eq!(done.said, "1 agent running");
+    assert_eq!(
+        changed(&double),
+        ["instance-groups managed start-instances vm"]
+    );
+    let after = double.world.lock().unwrap().clone();
+    assert_eq!((after.disks, after.member), (before.disks, before.member));
+    let said = refused(start_stop::look(&double, "other", None));
+    assert!(said.contains("spotkeep gcp create --name=other"), "{said}");
+}
+
+#[test]
+fn a_vm_whose_name_a_disk_has_is_started_under_its_own_name_again() {
+    let double = by_hand();
+    let options = options(|wish| wish.name = "old".into());
+    let prepared = adopt::prepare(&double, &options).unwrap();
+    create::run(&double, &prepared, &options).unwrap();
+    // While the zone was dry it was taken out of the group; the old boot disk still has the group's name.
+    double.edit(|world| {
+        world.member.as_mut().unwrap()["instanceStatus"] = json!(null);
+    });
+    let found = start_stop::look(&double, "old", None).unwrap();
+    start_stop::stop(&double, &found, "old", PATIENCE).unwrap();
+    changed(&double);
+    let found = start_stop::look(&double, "old", None).unwrap();
+    start_stop::start(&double, &found, "old", PATIENCE).unwrap();
+    assert_eq!(
+        changed(&double),
+        ["instance-groups managed create-instance old"]
+    );
+    let world = double.world.lock().unwrap();
+    assert_eq!(world.disks["data"]["users"], json!(["old-vm"]));
+}
+
+#[test]
+fn a_vm_that_does_not_run_is_not_waited_for() {
+    let double = made();
+    let refused = |double: &Double| {
+        let found = start_stop::look(double, "vm", None).unwrap();
+        refused(start_stop::running_guest(&found, "vm"))
+    };
+    let member = |edit: &dyn Fn(&mut serde_json::Value)| {
+        double.edit(|world| edit(world.member.as_mut().unwrap()));
+    };
+    member(&|member| member["instanceStatus"] = json!("STAGING"));
+    let said = refused(&double);
+    assert!(
+        said.contains("vm is STAGING") && said.ends_with("/ 3"),
+        "{said}"
+    );
+    // And a stop that is under way is waited for, and not taken for one that is over.
+    member(&|member| member["instanceStatus"] = json!("RUNNING"));
+    let found = start_stop::look(&double, "vm", None).unwrap();
+    start_stop::stop(&double, &found, "vm", PATIENCE).unwrap();
+    let said = refused(&double);
+    assert!(
+        said.contains("vm is stopped / spotkeep gcp start --name=vm"),
+        "{said}"
+    );
+    member(&|member| member["instanceStatus"] = json!("STOPPING"));
+    let found = start_stop::look(&double, "vm", None).unwrap();
+    let said = crate::tests::refused(start_stop::stop(&double, &found, "vm", PATIENCE));
+    assert!(said.contains("has not ended after"), "{said}");
+}
+
+#[test]
+fn a_vm_of_the_same_name_that_has_the_disk_is_not_taken_for_the_groups_own() {
+    let double = by_hand();
+    // Its boot disk has another name, so nothing else is in the way.
+    double.edit(|world| {
+        world.disks.remove("old");
+    });
+    let create = options(|wish| {
+        wish.name = "old".into();
+        wish.disk = Some("data".into());
+    });
+    let said = refused(create::prepare(&double, &create));
+    assert!(said.contains("spotkeep gcp adopt old"), "{said}");
+    assert!(changed(&double).is_empty());
+}
+
+#[test]
+fn what_failed_at_the_boot_and_was_mended_since_is_no_failure() {
+    let double = Double::new();
+    double.says(&["== startup\nfailed: spotkeep setup ended with 1\n"]);
+    let said = refused(make(&double, &options(|_| ())));
+    assert!(
+        said.contains("setup ended with 1") && said.contains("journalctl"),
+        "{said}"
+    );
+    double.says(&[&UP.replace("ready", "failed: spotkeep setup ended with 1")]);
+    let done = make(&double, &options(|_| ())).unwrap();
+    assert_eq!(done.said, "1 agent running");
+}
+
+#[test]
+fn a_delete_touches_no_disk_that_is_not_known_to_be_the_vms() {
+    let double = made();
+    let disk = |name: &str, made_for: &str| {
+        json!({"name": name, "zone": ZONE, "type": "x/pd-ssd", "sizeGb": "50", "users": [],
+               "resourcePolicies": [], "labels": {"spotkeep": made_for}})
+    };
+    double.edit(|world| {
+        world.disks.insert("other".into(), disk("other", ""));
+    });
+    let wish = |disk: Option<&str>| Wish {
+        name: "vm".into(),
+        zone: Some(ZONE.into()),
+        disk: disk.map(str::to_owned),
+        ..Wish::default()
+    };
+    let said = refused(delete::prepare(
+        &double,
+        &wish(Some("other")),
+        Some("other"),
+        None,
+    ));
+    assert!(
+        said.contains("the data disk of vm is claude-persist, not other"),
+        "{said}"
+    );
+    // Where nothing is left that knows, the label does, or the person says it twice.
+    double.edit(|world| {
+        world.group = None;
+        world.templates.clear();
+    });
+    let said = refused(delete::prepare(&double, &wish(None), Some("other"), None));
+    assert!(said.contains("nothing says that other"), "{said}");
+    let plan = delete::prepare(&double, &wish(Some("other")), Some("other"), None).unwrap();
+    assert!(
+        plan.calls
+            .iter()
+            .any(|call| call.command().contains("disks delete other"))
+    );
+    let plan = delete::prepare(&double, &wish(None), Some("claude-persist"), None).unwrap();
+    assert!(
+        plan.calls
+            .iter()
+            .any(|call| call.command().contains("disks delete claude-persist"))
+    );
+    assert!(changed(&double).is_empty());
+}
+
+#[test]
+fn delete_keeps_the_data_disk_unless_its_name_is_typed() {
+    let wish = || Wish {
+        name: "vm".into(),
+        ..Wish::default()
+    };
+    let double = made();
+    let said = refused(delete::prepare(
+        &double,
+        &wish(),
+        Some("claude-persit"),
+        None,
+    ));
+    assert!(said.contains("nothing is deleted"), "{said}");
+    let plan = delete::prepare(&double, &wish(), None, None).unwrap();
+    assert!(
+        plan.notes[0].contains("--and-data=claude-persist"),
+        "{:?}",
+        plan.notes
+    );
+    delete::run(&double, &plan).unwrap();
+    let world = double.world.lock().unwrap().clone();
+    assert_eq!(world.disks.keys().collect::<Vec<_>>(), ["claude-persist"]);
+    assert!(world.group.is_none() && world.templates.is_empty() && world.schedules.is_empty());
+    // And the same disk can have a new VM.
+    double.says(&[UP]);
+    make(&double, &options(|_| ())).unwrap();
+    let plan = delete::prepare(&double, &wish(), Some("claude-persist"), None).unwrap();
+    delete::run(&double, &plan).unwrap();
+    assert!(double.world.lock().unwrap().disks.is_empty());
+}
+
+#[test]
+fn a_delete_that_was_cut_anywhere_is_continued() {
+    for cut in 0..5 {
+        let double = made();
+        let wish = Wish {
+            name: "vm".into(),
+            zone: Some(ZONE.into()),
+            ..Wish::default()
+        };
+        let run = || {
+            let plan = delete::prepare(&double, &wish, Some("claude-persist"), None)?;
+            delete::run(&double, &plan)
+        };
+        *double.fail_at.lock().unwrap() = Some((cut, "backendError"));
+        refused(run());
+        run().unwrap();
+        let world = double.world.lock().unwrap();
+        assert!(world.disks.is_empty() && world.group.is_none() && world.schedules.is_empty());
+    }
+}
+
+fn by_hand() -> Double {
+    let double = Double::new();
+    double.says(&[UP]);
+    double.edit(|world| {
+        for (name, kind) in [("old", "pd-balanced"), ("data", "pd-ssd")] {
+            world.disks.insert(
+                name.into(),
+                json!({"name": name, "zone": ZONE, "type": kind, "sizeGb": "50", "users": ["x/old"]}),
+            );
+        }
+        world.instances.insert(
+            "old".into(),
+            json!({"name": "old", "zone": format!("x/{ZONE}"), "status": "RUNNING", "machineType": "x/n2-standard-4", "disks": [
+                {"boot": true, "source": "x/old"}, {"boot": false, "source": "x/data"}]}),
+        );
+        for disk in world.disks.values_mut() {
+            disk["users"] = json!(["old"]);
+        }
+    });
+    double
+}
+
+#[test]
+fn a_vm_made_by_hand_is_taken_over_with_its_disk_and_its_boot_disk_is_kept() {
+    let double = by_hand();
+    let options = options(|wish| wish.name = "old".into());
+    let prepared = adopt::prepare(&double, &options).unwrap();
+    assert_eq!(prepared.shape.machine_type, "n2-standard-4");
+    create::run(&double, &prepared, &options).unwrap();
+    let changes = changed(&double);
+    let stop = changes
+        .iter()
+        .position(|line| line == "instances stop old")
+        .unwrap();
+    // All that can be refused is made before the old VM is touched.
+    assert!(
+        changes[..stop]
+            .iter()
+            .any(|line| line.contains("managed create old"))
+    );
+    assert_eq!(
+        changes[stop..],
+        [
+            "instances stop old",
+            "instances delete old",
+            "instance-groups managed create-instance old"
+        ]
+    );
+    let world = double.world.lock().unwrap();
+    assert_eq!(world.disks.keys().collect::<Vec<_>>(), ["data", "old"]);
+    assert_eq!(world.disks["data"]["users"], json!(["old-vm"]));
+}
+
+#[test]
+fn the_zone_of_a_vm_that_is_taken_over_is_found() {
+    let double = by_hand();
+    let anywhere = options(|wish| {
+        wish.name = "old".into();
+        wish.zone = None;
+    });
+    let prepared = adopt::prepare(&double, &anywhere).unwrap();
+    assert_eq!(prepared.plan.zone, ZONE);
+    double.edit(|world| {
+        let mut twin = world.instances["old"].clone();
+        twin["zone"] = json!("x/europe-north1-a");
+        world.instances.insert("twin".into(), twin);
+    });
+    let said = refused(adopt::prepare(&double, &anywhere));
+    assert!(
+        said.contains("several VMs") && said.contains("--zone="),
+        "{said}"
+    );
+    double.edit(|world| world.instances.clear());
+    let said = refused(adopt::prepare(&double, &anywhere));
+    assert!(said.contains("there is no VM old"), "{said}");
+}
+
+#[test]
+fn a_vm_that_must_not_be_deleted_is_not_stopped_either() {
+    let double = by_hand();
+    double.edit(|world| {
+        world.instances.get_mut("old").unwrap()["deletionProtection"] = json!(true);
+    });
+    let options = options(|wish| wish.name = "old".into());
+    let said = refused(adopt::prepare(&double, &options));
+    assert!(said.contains("--no-deletion-protection"), "{said}");
+    assert!(changed(&double).is_empty());
+}
+
+#[test]
+fn a_takeover_that_was_cut_after_the_delete_goes_on_as_a_create() {
+    let double = by_hand();
+    let options = options(|wish| wish.name = "old".into());
+    let prepared = adopt::prepare(&double, &options).unwrap();
+    *double.fail_at.lock().unwrap() = Some((prepared.plan.calls.len() - 1, "backendError"));
+    refused(create::run(&double, &prepared, &options));
+    let said = refused(adopt::prepare(&double, &options));
+    assert!(said.contains("spotkeep gcp create --name=old"), "{said}");
+    assert!(said.contains("--disk=data"), "{said}");
+    make(&double, &options).unwrap();
+    assert_eq!(
+        double.world.lock().unwrap().disks["data"]["users"],
+        json!(["old-vm"])
+    );
+}
+
+#[test]
+fn a_preemption_is_counted_from_the_vms_own_journal() {
+    let double = made();
+    let back = UP.replace("\"l1\"", "\"l2\"").replace(
+        "\"keeper\"",
+        "\"last_save\":{\"id\":\"n\",\"clean\":true,\"notice_to_safe_ms\":800},\"keeper\"",
+    ) + r#"== events
+{"version":1,"seq":9,"at":"2026-11-22T10:00:21Z","root_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"a","continued":true}
+"#;
+    double.says(&[UP, UP, "! Connection timed out", &back]);
+    let found = start_stop::look(&double, "vm", None).unwrap();
+    let report = preempt::run(
+        &double,
+        "vm",
+        &start_stop::running_guest(&found, "vm").unwrap(),
+        PATIENCE,
+    )
+    .unwrap();
+    assert_eq!(
+        changed(&double),
+        ["instances simulate-maintenance-event vm"]
+    );
+    assert_eq!(
+        (
+            report.verdict,
+            report.sessions_resumed,
+            report.turns_continued
+        ),
+        ("pass", 1, 1)
+    );
+    assert_eq!(report.notice_to_safe_ms, Some(800));
+    assert_eq!(report.away_ms, 10_000);
+}
+
+#[test]
+fn a_preemption_into_a_dry_zone_says_so_and_a_lost_login_is_not_waited_out() {
+    let double = made();
+    double.says(&[UP, "! Connection timed out"]);
+    let preempt = || {
+        let found = start_stop::look(&double, "vm", None).unwrap();
+        let guest = start_stop::running_guest(&found, "vm").unwrap();
+        refused(preempt::run(&double, "vm", &guest, PATIENCE))
+    };
+    let said = preempt();
+    assert!(
+        said.contains("it does not answer (Connection timed out)"),
+        "{said}"
+    );
+    double.says(&[UP, "! Reauthentication required"]);
+    let said = preempt();
+    assert!(said.contains("gcloud auth login"), "{said}");
+    // The group has no machine for it.
+    double.says(&[UP, "! Connection refused"]);
+    double.edit(|world| {
+        world.gone_when_preempted = true;
+    });
+    let said = preempt();
+    assert!(
+        said.contains("europe-north1-b has no such machine to give"),
+        "{said}"
+    );
+    assert!(said.contains("spotkeep gcp status --name=vm"), "{said}");
+}
+
+#[test]
+fn what_gcloud_says_is_explained() {
+    let recorded = include_str!("testdata/refusals.txt");
+    let mut count = 0;
+    for case in recorded
+        .split("\n== ")
+        .filter(|case| !case.starts_with('#'))
+    {
+        let (fault, text) = case.split_once('\n').unwrap();
+        assert_eq!(
+            format!("{:?}", Fault::of(text)),
+            fault.trim_start_matches("== "),
+            "{text}"
+        );
+        count += 1;
+    }
+    assert!(count > 10, "{count}");
+}
+
+#[test]
+fn a_status_tells_since_when_the_zone_is_dry() {
+    let mut found = super::discover::Found {
+        group: Some(super::discover::Group {
+            name: "vm".into(),
+            zone: ZONE.into(),
+            template: "t".into(),
+            target_size: 1,
+            stopped_size: 0,
+        }),
+        ..super::discover::Found::default()
+    };
+    let member = json!({"instance": "x/vm", "currentAction": "CREATING"});
+    found.members = vec![super::discover::Member::of(&member)];
+    let error = |minute: u32| json!({"timestamp": format!("2026-11-22T10:{minute:02}:00Z"), "error": {"code": "ZONE_RESOURCE_POOL_EXHAUSTED"}});
+    let errors = json!([error(50), error(40), error(20)]);
+    let preempted = json!([
+        {"insertTime": "2026-11-22T03:35:00.000-07:00", "operationType": "compute.instances.preempted",
+         "targetLink": "x/instances/vm"},
+        {"insertTime": "2026-11-22T03:55:00.000-07:00", "operationType": "stop", "targetLink": "x/instances/vm"}]);
+    let report = status::judge("vm", &found, None, &errors, &preempted);
+    assert_eq!(report.state, "no-capacity");
+    // The failure of 10:20 belongs to an older drought.
+    assert_eq!(
+        report.no_capacity_since,
+        Timestamp::parse("2026-11-22T10:40:00Z")
+    );
+    // With so many failures that the list is full, older ones are not told: it is dry since the VM was there last.
+    let full: Vec<_> = (0..super::queries::ERRORS).map(|_| error(50)).collect();
+    let long = status::judge("vm", &found, None, &json!(full), &preempted);
+    assert_eq!(
+        long.no_capacity_since,
+        Timestamp::parse("2026-11-22T10:35:00Z")
+    );
+    let now = Timestamp::parse("2026-11-22T11:00:00Z").unwrap();
+    let text = report.lines(now).join("\n");
+    assert!(
+        text.contains("dry since   2026-11-22 10:40:00 UTC (20m 0s ago)"),
+        "{text}"
+    );
+}
+
+/// Whether the shells of this machine can read it.
+fn assert_is_shell(script: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("script");
+    std::fs::write(&file, script).unwrap();
+    for shell in ["bash", "sh"] {
+        let said = Command::new(shell).arg("-n").arg(&file).output().unwrap();
+        assert!(said.status.success(), "{shell}: {said:?}");
+    }
+}
+
+#[test]
+fn a_dry_run_is_a_script_that_a_shell_can_read() {
+    let mut create = options(|_| ());
+    create.first.binary = "/usr/local/bin/spotkeep".into();
+    let double = Double::new();
+    // Its file is not looked at where the VM's processor is not asked for.
+    let mut prepared = create::prepare(&double, &options(|_| ())).unwrap();
+    let script = create::script(&prepared, &create, "create");
+    assert_is_shell(&script);
+    insta::assert_snapshot!("create", script);
+    create.wish.name = "old".into();
+    create.first.beside_other_files = true;
+    prepared = adopt::prepare(&by_hand(), &create).unwrap();
+    let script = create::script(&prepared, &create, "adopt");
+    assert_is_shell(&script);
+    insta::assert_snapshot!("adopt", script);
+    assert!(double.changed().is_empty());
+}

@@ -1,0 +1,393 @@
+//! What the VM is to be: what was asked for, else what it already is, else the defaults.
+
+use serde::{Deserialize, Serialize};
+
+use super::gcloud_command::Call;
+use super::machine_family::{self, Arch};
+use super::{LABEL, scripts};
+use sys::error::{Hint as _, Kind, Result, anyhow, ensure};
+
+/// The first gcloud with `--preemption-notice-duration` (release notes of 586.0.0, 2026-09-22).
+pub const NOTICE_SINCE: u32 = 586;
+/// The oldest gcloud that the calls were tried with.
+pub const OLDEST: u32 = 528;
+
+/// What was said on the command line.
+#[derive(Debug, Clone, Default)]
+pub struct Wish {
+    /// The VM's name, and the group's.
+    pub name: String,
+    /// The zone.
+    pub zone: Option<String>,
+    /// The data disk's name.
+    pub disk: Option<String>,
+    /// Its size in GB.
+    pub size_gb: Option<u64>,
+    /// Its type.
+    pub disk_type: Option<String>,
+    /// The machine type.
+    pub machine_type: Option<String>,
+    /// How long a notice.
+    pub notice: Option<Notice>,
+    /// The image family, for the boot disk.
+    pub image_family: Option<String>,
+    /// The project of the image family.
+    pub image_project: Option<String>,
+    /// The boot disk's size in GB.
+    pub boot_gb: Option<u64>,
+    /// An account for the VM; without one it has none.
+    pub service_account: Option<String>,
+    /// The scopes of that account.
+    pub scopes: Option<String>,
+    /// Whether the VM is to have an address of its own on the internet.
+    pub address: Option<bool>,
+    /// The network.
+    pub network: Option<String>,
+    /// The subnet.
+    pub subnet: Option<String>,
+}
+
+/// How long a notice the VM is to have before the shutdown begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Notice {
+    /// The long one, if this gcloud can ask for it.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    /// The long one, or nothing is made.
+    #[serde(rename = "120s")]
+    Long,
+    /// None but the shutdown itself.
+    #[serde(rename = "0s")]
+    None,
+}
+
+impl Notice {
+    /// Seconds that this gcloud can ask for.
+    ///
+    /// # Errors
+    /// The long one is insisted on, and this gcloud cannot ask for it.
+    pub fn seconds(self, gcloud: u32) -> Result<u32> {
+        match self {
+            Self::None => Ok(0),
+            Self::Auto | Self::Long if gcloud >= NOTICE_SINCE => Ok(120),
+            Self::Auto => Ok(0),
+            Self::Long => Err(anyhow!(
+                "gcloud {gcloud} cannot ask for a notice of 120 s: that came with {NOTICE_SINCE}"
+            ))
+            .hint("gcloud components update (or upgrade the package google-cloud-cli); or --notice=0s")
+            .kind(Kind::Usage),
+        }
+    }
+}
+
+/// All that the template is made of, but for the VM's name. It is kept in the template's own metadata, so that
+/// a second `create` with fewer options changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Version of this form.
+    pub version: u32,
+    /// The data disk's name, and its device name.
+    pub disk: String,
+    /// The machine type.
+    pub machine_type: String,
+    /// How long a notice is wished for.
+    pub notice: Notice,
+    /// How long a notice it has, in seconds.
+    pub notice_seconds: u32,
+    /// The image family.
+    pub image_family: String,
+    /// Its project.
+    pub image_project: String,
+    /// The boot disk's size in GB.
+    pub boot_gb: u64,
+    /// The VM's account.
+    pub service_account: Option<String>,
+    /// The account's scopes.
+    pub scopes: Option<String>,
+    /// Whether it has an address of its own.
+    pub address: bool,
+    /// The network.
+    pub network: Option<String>,
+    /// The subnet.
+    pub subnet: Option<String>,
+}
+
+impl Shape {
+    /// What is wished for, over what there is, over the defaults.
+    ///
+    /// # Errors
+    /// The notice cannot be had; scopes without an account.
+    pub fn of(wish: &Wish, now: Option<&Self>, gcloud: u32) -> Result<Self> {
+        let old = |pick: fn(&Self) -> &String| now.map(|now| pick(now).clone());
+        let machine_type = wish
+            .machine_type
+            .clone()
+            .or_else(|| old(|now| &now.machine_type))
+            .unwrap_or_else(|| "e2-standard-4".to_owned());
+        // An image is for one processor: with another one, the old family is no default.
+        let same_arch = now.filter(|now| {
+            machine_family::arch(&now.machine_type) == machine_family::arch(&machine_type)
+        });
+        let image_family = wish
+            .image_family
+            .clone()
+            .or_else(|| same_arch.map(|now| now.image_family.clone()))
+            .unwrap_or_else(|| match machine_family::arch(&machine_type) {
+                Arch::X86 => "debian-12".to_owned(),
+                Arch::Arm => "debian-12-arm64".to_owned(),
+            });
+        let notice = wish
+            .notice
+            .or(now.map(|now| now.notice))
+            .unwrap_or_default();
+        let service_account = wish
+            .service_account
+            .clone()
+            .or_else(|| now.and_then(|now| now.service_account.clone()));
+        let scopes = wish
+            .scopes
+            .clone()
+            .or_else(|| now.and_then(|now| now.scopes.clone()));
+        if scopes.is_some() && service_account.is_none() {
+            return Err(anyhow!(
+                "scopes without a service account give nothing to anybody"
+            ))
+            .hint("--service-account=EMAIL, or no --scopes")
+            .kind(Kind::Usage);
+        }
+        Ok(Self {
+            version: 1,
+            disk: wish
+                .disk
+                .clone()
+                .or_else(|| old(|now| &now.disk))
+                .unwrap_or_else(|| "claude-persist".to_owned()),
+            notice,
+            notice_seconds: notice.seconds(gcloud)?,
+            image_family,
+            image_project: wish
+                .image_project
+                .clone()
+                .or_else(|| same_arch.map(|now| now.image_project.clone()))
+                .unwrap_or_else(|| "debian-cloud".to_owned()),
+            boot_gb: wish.boot_gb.or(now.map(|now| now.boot_gb)).unwrap_or(20),
+            service_account,
+            scopes,
+            address: wish.address.or(now.map(|now| now.address)).unwrap_or(true),
+            network: wish
+                .network
+                .clone()
+                .or_else(|| now.and_then(|now| now.network.clone())),
+            subnet: wish
+                .subnet
+                .clone()
+                .or_else(|| now.and_then(|now| now.subnet.clone())),
+            machine_type,
+        })
+    }
+
+    /// The template's name: the VM's, and a fingerprint of all that the template is made of.
+    #[must_use]
+    pub fn template_name(&self, name: &str, region: &str) -> String {
+        let call = self.call("", name, region);
+        format!("{name}-{:08x}", fingerprint(&call.to_string()))
+    }
+
+    /// The call that makes the template.
+    #[must_use]
+    pub fn template(&self, name: &str, region: &str) -> Call {
+        self.call(&self.template_name(name, region), name, region)
+    }
+
+    fn call(&self, template: &str, name: &str, region: &str) -> Call {
+        let notice = match self.notice_seconds {
+            0 => None,
+            seconds => Some(format!("{seconds}s")),
+        };
+        let call = Call::change(
+            format!("describe the VM in a template: {}", self.in_words()),
+            "compute instance-templates create",
+        )
+        .word(template)
+        .flag("machine-type", &self.machine_type)
+        .flag("provisioning-model", "SPOT")
+        .flag("instance-termination-action", "STOP")
+        .flag_if("preemption-notice-duration", notice)
+        .flag("image-family", &self.image_family)
+        .flag("image-project", &self.image_project)
+        .flag("boot-disk-size", format!("{}GB", self.boot_gb))
+        .flag(
+            "boot-disk-type",
+            machine_family::boot_disk_type(&self.machine_type),
+        )
+        .switch("shielded-secure-boot")
+        .switch("shielded-vtpm")
+        .switch("shielded-integrity-monitoring")
+        .flag("labels", format!("{LABEL}={name}"))
+        .flag_if("network", self.network.as_ref())
+        .flag_if("subnet", self.subnet.as_ref())
+        .flag_if("region", self.subnet.as_ref().map(|_| region))
+        .switch_if("no-address", !self.address);
+        let call = match &self.service_account {
+            Some(account) => call
+                .flag("service-account", account)
+                .flag("scopes", self.scopes.as_deref().unwrap_or("cloud-platform")),
+            None => call.switch("no-service-account").switch("no-scopes"),
+        };
+        call.flag("metadata", self.metadata())
+    }
+
+    /// The metadata of the VM, with a separator that occurs in none of it.
+    fn metadata(&self) -> String {
+        let own = serde_json::to_string(self).unwrap_or_default();
+        let items = [
+            ("enable-oslogin", "TRUE".to_owned()),
+            ("spotkeep-notice", format!("{}s", self.notice_seconds)),
+            (LABEL, own),
+            ("startup-script", scripts::startup(&self.disk)),
+        ];
+        let items = items.map(|(key, value)| format!("{key}={value}"));
+        format!("^@@^{}", items.join("@@"))
+    }
+
+    /// As a person would say it.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        let notice = match self.notice_seconds {
+            0 => "no notice before the shutdown".to_owned(),
+            seconds => format!("{seconds} s of notice"),
+        };
+        format!("{}, Spot, {notice}", self.machine_type)
+    }
+}
+
+/// FNV-1a, folded to 32 bits: the same in every build, which the standard hasher does not promise.
+fn fingerprint(text: &str) -> u32 {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let folded = (hash >> 32) ^ (hash & 0xffff_ffff);
+    u32::try_from(folded).unwrap_or_default()
+}
+
+/// The region of a zone: `europe-north1-b` is in `europe-north1`.
+///
+/// # Errors
+/// It is no zone.
+pub fn region_of(zone: &str) -> Result<&str> {
+    let parts = zone.split('-').count();
+    match zone.rsplit_once('-') {
+        Some((region, last)) if parts == 3 && last.len() == 1 => Ok(region),
+        _ => Err(anyhow!("{zone} is not a zone"))
+            .hint("--zone=europe-north1-b; all of them: gcloud compute zones list")
+            .kind(Kind::Usage),
+    }
+}
+
+/// A name as Compute Engine takes it, short enough for what is made of it.
+///
+/// # Errors
+/// It is none.
+pub fn check_name(what: &str, name: &str) -> Result<()> {
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let good = name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
+        && name.chars().all(fine)
+        && name.len() <= 50;
+    let result: Result<()> = (|| {
+        ensure!(good, "\"{name}\" cannot be the name of a {what}");
+        Ok(())
+    })();
+    result
+        .hint("lower-case letters, digits and hyphens, a letter first, 50 at most")
+        .kind(Kind::Usage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(edit: impl FnOnce(&mut Wish)) -> Wish {
+        let mut wish = Wish {
+            name: "vm".into(),
+            ..Wish::default()
+        };
+        edit(&mut wish);
+        wish
+    }
+
+    #[test]
+    fn a_second_wish_with_fewer_words_changes_nothing() {
+        let first = wish(|wish| {
+            wish.machine_type = Some("c4a-highcpu-16".into());
+            wish.disk = Some("d".into());
+            wish.address = Some(false);
+            wish.service_account = Some("a@b".into());
+        });
+        let made = Shape::of(&first, None, 528).unwrap();
+        assert_eq!(made.image_family, "debian-12-arm64");
+        assert_eq!(Shape::of(&wish(|_| ()), Some(&made), 528).unwrap(), made);
+        let stored: Shape = serde_json::from_str(&serde_json::to_string(&made).unwrap()).unwrap();
+        assert_eq!(stored, made);
+    }
+
+    #[test]
+    fn another_processor_has_another_image() {
+        let arm = Shape::of(
+            &wish(|wish| wish.machine_type = Some("c4a-standard-4".into())),
+            None,
+            528,
+        );
+        let back = wish(|wish| wish.machine_type = Some("e2-standard-8".into()));
+        let shape = Shape::of(&back, Some(&arm.unwrap()), 528).unwrap();
+        assert_eq!(shape.image_family, "debian-12");
+    }
+
+    #[test]
+    fn the_long_notice_is_asked_for_where_gcloud_can() {
+        assert_eq!(Notice::Auto.seconds(586).unwrap(), 120);
+        assert_eq!(Notice::Auto.seconds(585).unwrap(), 0);
+        assert_eq!(Notice::Long.seconds(600).unwrap(), 120);
+        assert_eq!(Notice::None.seconds(600).unwrap(), 0);
+        assert!(Notice::Long.seconds(528).is_err());
+    }
+
+    #[test]
+    fn a_newer_gcloud_makes_another_template_with_the_long_notice() {
+        let old = Shape::of(&wish(|_| ()), None, 528).unwrap();
+        let new = Shape::of(&wish(|_| ()), Some(&old), 586).unwrap();
+        let flag = "--preemption-notice-duration=120s";
+        assert!(
+            !old.template("vm", "r")
+                .words
+                .iter()
+                .any(|word| word == flag)
+        );
+        assert!(
+            new.template("vm", "r")
+                .words
+                .iter()
+                .any(|word| word == flag)
+        );
+        assert_ne!(old.template_name("vm", "r"), new.template_name("vm", "r"));
+    }
+
+    #[test]
+    fn the_separator_of_the_metadata_is_in_none_of_it() {
+        let shape = Shape::of(&wish(|_| ()), None, 586).unwrap();
+        assert_eq!(shape.metadata().matches("@@").count(), 4);
+    }
+
+    #[test]
+    fn names_and_zones_are_checked() {
+        assert_eq!(region_of("europe-north1-b").unwrap(), "europe-north1");
+        for wrong in ["europe-north1", "x", "a-b-cc"] {
+            assert!(region_of(wrong).is_err(), "{wrong}");
+        }
+        check_name("VM", "claude-sandbox").unwrap();
+        for wrong in ["", "1a", "A", "a_b", "a-", &"a".repeat(51)] {
+            assert!(check_name("VM", wrong).is_err(), "{wrong}");
+        }
+    }
+}

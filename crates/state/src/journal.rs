@@ -1,0 +1,661 @@
+//! `session-state/journal.jsonl`: what happened, in order, one durable line each.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{AgentName, Cause, VERSION};
+use sys::error::{Context as _, Error, Result};
+use sys::files::{self, AppendFile, read_tail};
+use sys::time::Timestamp;
+
+/// Bytes at the end of the journal that are looked at when it is opened. A life that has had its
+/// notice starts nothing after it, so a notice of this life is always within.
+const TAIL_BYTES: u64 = 4 << 20;
+
+/// A journal that has grown to this is put aside as the old one, whose place it takes. At most two
+/// of them are there.
+const LARGEST: u64 = 32 << 20;
+
+/// How a session is begun in a new process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum How {
+    /// For the first time.
+    First,
+    /// Where it was, without a word.
+    Resume,
+    /// In the turn that was cut, with a note.
+    Continue,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the names are the journal's own words")]
+pub enum What {
+    KeeperStarted {
+        pid: i32,
+        new_life: bool,
+        last_end: &'static str,
+        /// How long the machine had been up; null where that is not this life's.
+        since_boot_ms: Option<u64>,
+    },
+    KeeperStopped {
+        reason: String,
+    },
+    Notice {
+        source: String,
+        deadline_ms: Option<u64>,
+    },
+    Safe {
+        save: String,
+        clean: bool,
+        after_ms: u64,
+    },
+    Saved {
+        save: String,
+    },
+    Survived {
+        reason: String,
+    },
+    Restore {
+        agents: usize,
+        unclean: bool,
+        names: Vec<String>,
+        short: Vec<String>,
+        torn: Vec<String>,
+    },
+    Starting {
+        session_id: String,
+        how: How,
+    },
+    Started {
+        session_id: String,
+    },
+    Resumed {
+        session_id: String,
+        continued: bool,
+    },
+    SessionChanged {
+        from: String,
+        to: String,
+    },
+    Exited {
+        how: String,
+        cause: Cause,
+    },
+    Backoff {
+        failures: u32,
+        pause_ms: u64,
+        why: String,
+        cause: Cause,
+    },
+    Failed {
+        why: String,
+        cause: Cause,
+    },
+    Waiting {
+        why: String,
+    },
+    Stopped {
+        by: String,
+    },
+    Stalled {
+        reason: &'static str,
+        why: String,
+        until: Option<Timestamp>,
+        in_a_row: u32,
+    },
+    Nudged {
+        in_a_row: u32,
+    },
+    Paused {
+        why: &'static str,
+    },
+    Unpaused {
+        why: String,
+    },
+    PoweringOff {
+        why: String,
+    },
+    Wanted {
+        wanted: super::Wanted,
+        by: String,
+    },
+    Fleet {
+        wanted: super::Fleet,
+    },
+    Repaired {
+        what: String,
+    },
+    Trouble {
+        what: String,
+    },
+    MetadataHealth {
+        health: String,
+    },
+    RootBack {
+        away_ms: u64,
+        why: String,
+    },
+    CheckpointFailed {
+        why: String,
+    },
+    PushFailed {
+        why: String,
+    },
+    RolledBack {
+        to: String,
+        undo: Option<String>,
+    },
+    Rebuilt {
+        from: String,
+        why: String,
+    },
+    Damaged {
+        what: String,
+    },
+    Activity {
+        changes: Vec<Change>,
+    },
+}
+
+/// A change of what an agent is doing. Such changes are gathered, and written down some time later.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Change {
+    /// Whose.
+    pub agent: AgentName,
+    /// The word of its state, or `removed`: it is not declared any more.
+    pub state: &'static str,
+    /// When it began.
+    pub at: Timestamp,
+}
+
+impl What {
+    /// The word for it, as in the journal.
+    #[must_use]
+    pub fn word(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        value["event"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Whether a person wants to read of it as it happens.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        !matches!(self, Self::Activity { .. })
+    }
+
+    /// Tells it in the log too, with the fields by which it is found there.
+    pub fn log(&self, agent: Option<&AgentName>) {
+        if self.is_news() {
+            let agent = agent.map(tracing::field::display);
+            tracing::info!(agent, event = self.word(), "{self}");
+        }
+    }
+}
+
+/// A line of the journal, as it is read back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// Version of the line's format.
+    pub version: u32,
+    /// Counts up by one over the whole journal.
+    pub seq: u64,
+    /// When, by the clock of the machine of that life.
+    pub at: Timestamp,
+    /// The root.
+    pub root_id: String,
+    /// The keeper's epoch.
+    pub epoch: u64,
+    /// The life of the machine.
+    pub life: String,
+    /// What happened.
+    pub event: String,
+    /// To whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// The rest.
+    #[serde(flatten)]
+    pub data: Map<String, Value>,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(Value::Object(mut data)) = serde_json::to_value(self) else {
+            return Err(fmt::Error);
+        };
+        let event = data.shift_remove("event");
+        write!(f, "{}", event.as_ref().map(plain).unwrap_or_default())?;
+        write!(f, " {}", fields(&data))
+    }
+}
+
+/// Fields for people, as `key=value`.
+fn fields(data: &Map<String, Value>) -> String {
+    let parts = data
+        .iter()
+        .map(|(key, value)| format!("{key}={}", plain(value)));
+    parts.collect::<Vec<_>>().join(" ")
+}
+
+fn plain(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
+}
+
+impl Line {
+    /// Its fields for people, as `key=value`.
+    #[must_use]
+    pub fn fields(&self) -> String {
+        fields(&self.data)
+    }
+
+    /// Whether a person wants to read of it as it happens.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        self.event != "activity"
+    }
+}
+
+/// The journal, open for appending.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    /// None while the root is away.
+    file: Option<AppendFile>,
+    root_id: String,
+    epoch: u64,
+    life: String,
+    next_seq: u64,
+    /// What the file may grow to.
+    largest: u64,
+}
+
+impl Journal {
+    /// Opens it for one keeper in one life.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(path: &Path, root_id: &str, epoch: u64, life: &str) -> Result<Self> {
+        let file = AppendFile::open(path)?;
+        let (lines, _) = lines(path)?;
+        let next_seq = lines.last().map_or(1, |line| line.seq.saturating_add(1));
+        Ok(Self {
+            path: path.to_owned(),
+            file: Some(file),
+            root_id: root_id.to_owned(),
+            epoch,
+            life: life.to_owned(),
+            next_seq,
+            largest: LARGEST,
+        })
+    }
+
+    /// Closes the file, so that its filesystem can go. Until [`Journal::take_up`] nothing is written.
+    pub fn let_go(&mut self) {
+        self.file = None;
+    }
+
+    /// Opens the file again where it was let go of.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn take_up(&mut self) -> Result<()> {
+        if self.file.is_none() {
+            self.file = Some(AppendFile::open(&self.path)?);
+        }
+        Ok(())
+    }
+
+    /// Appends a line and makes it durable before it returns.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn write(&mut self, agent: Option<&AgentName>, what: &What) -> Result<()> {
+        let Value::Object(mut data) = serde_json::to_value(what).context("cannot write JSON")?
+        else {
+            return Ok(());
+        };
+        let event = data
+            .shift_remove("event")
+            .and_then(|event| event.as_str().map(str::to_owned));
+        let line = Line {
+            version: VERSION,
+            seq: self.next_seq,
+            at: Timestamp::now(),
+            root_id: self.root_id.clone(),
+            epoch: self.epoch,
+            life: self.life.clone(),
+            event: event.unwrap_or_default(),
+            agent: agent.map(ToString::to_string),
+            data,
+        };
+        let file = self.file.as_mut();
+        let file = file.context("the journal is away with the root")?;
+        file.append(&serde_json::to_string(&line).context("cannot write JSON")?)
+            .context("cannot write the journal")?;
+        self.next_seq = self.next_seq.saturating_add(1);
+        if file.length() >= self.largest {
+            self.begin_anew();
+        }
+        Ok(())
+    }
+
+    /// Puts the file aside. Every line is durable in it, and whoever reads goes on in the old one until
+    /// there is a new one. Where it does not work, the file grows on, and the next line tries again.
+    fn begin_anew(&mut self) {
+        let aside = match fs::rename(&self.path, older(&self.path)) {
+            // It was put aside before, and a new one could not be opened.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => files::sync_dir(self.path.parent().unwrap_or(Path::new("."))),
+        };
+        match aside
+            .map_err(Error::from)
+            .and_then(|()| AppendFile::open(&self.path))
+        {
+            Ok(file) => self.file = Some(file),
+            Err(error) => tracing::warn!("the journal grows on: {error:#}"),
+        }
+    }
+}
+
+/// Where the older half of a journal is.
+fn older(path: &Path) -> PathBuf {
+    path.with_extension("old.jsonl")
+}
+
+/// Reads one line; `None` if it is torn.
+#[must_use]
+pub fn parse_line(text: &str) -> Option<Line> {
+    serde_json::from_str(text.trim_matches('\0')).ok()
+}
+
+/// What a line of the file is.
+enum Read {
+    Whole(Box<Line>),
+    Torn,
+    Nothing,
+}
+
+fn read(bytes: &[u8]) -> Read {
+    let text = String::from_utf8_lossy(bytes);
+    match parse_line(&text) {
+        Some(line) => Read::Whole(Box::new(line)),
+        None if text.trim().is_empty() => Read::Nothing,
+        None => Read::Torn,
+    }
+}
+
+/// The newest lines of a journal, oldest first, and how many could not be read. An absent
+/// journal is empty.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn lines(path: &Path) -> Result<(Vec<Line>, usize)> {
+    lines_of_tail(path, TAIL_BYTES)
+}
+
+/// As [`lines`], of so many bytes at the end: for somebody who must not wait.
+///
+/// # Errors
+/// As [`lines`].
+pub fn lines_of_tail(path: &Path, bytes: u64) -> Result<(Vec<Line>, usize)> {
+    let newer = tail(path, bytes)?;
+    let left = bytes.saturating_sub(newer.1.len() as u64);
+    let is_whole = newer.0 == 0;
+    let parts = [
+        is_whole.then(|| tail(&older(path), left)).transpose()?,
+        Some(newer),
+    ];
+    let (mut good, mut torn) = (Vec::new(), 0);
+    for (start, bytes) in parts.into_iter().flatten() {
+        // The first line of a cut is half a line, and no damage.
+        for line in bytes
+            .split(|byte| *byte == b'\n')
+            .skip(usize::from(start > 0))
+        {
+            match read(line) {
+                Read::Whole(line) => good.push(*line),
+                Read::Torn => torn += 1,
+                Read::Nothing => {}
+            }
+        }
+    }
+    Ok((good, torn))
+}
+
+/// So many bytes at the end of a file, with where they begin; an absent file is empty.
+fn tail(path: &Path, bytes: u64) -> Result<(u64, Vec<u8>)> {
+    match read_tail(path, bytes) {
+        Ok(tail) => Ok(tail),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((0, Vec::new())),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Goes through all lines, oldest first, one at a time: for a reader who wants the whole history and not
+/// all of it in memory. Returns how many could not be read.
+///
+/// # Errors
+/// As [`lines`].
+pub fn each_line(path: &Path, mut take: impl FnMut(Line)) -> Result<usize> {
+    let mut torn = 0;
+    for path in [&older(path), path] {
+        let file = match fs::File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        for bytes in BufReader::new(file).split(b'\n') {
+            let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
+            match read(&bytes) {
+                Read::Whole(line) => take(*line),
+                Read::Torn => torn += 1,
+                Read::Nothing => {}
+            }
+        }
+    }
+    Ok(torn)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_that_was_let_go_of_takes_no_line_and_goes_on_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        let what = What::Survived { reason: "x".into() };
+        journal.write(None, &what).unwrap();
+        journal.let_go();
+        assert!(journal.write(None, &what).is_err());
+        journal.take_up().unwrap();
+        journal.write(None, &what).unwrap();
+        let (lines, torn) = lines(&path).unwrap();
+        let numbers: Vec<u64> = lines.iter().map(|line| line.seq).collect();
+        assert_eq!((numbers, torn), (vec![1, 2], 0));
+    }
+
+    #[test]
+    fn a_journal_that_has_grown_is_put_aside_once_and_no_reader_misses_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        journal.largest = 2_000;
+        let what = What::Survived { reason: "x".into() };
+        let numbers = |lines: Vec<Line>| lines.iter().map(|line| line.seq).collect::<Vec<_>>();
+        let mut began_anew = 0;
+        for seq in 1..=60 {
+            journal.write(None, &what).unwrap();
+            began_anew += usize::from(!path.metadata().is_ok_and(|meta| meta.len() > 0));
+            let seen = numbers(lines(&path).unwrap().0);
+            assert!(seen.ends_with(&[seq]) && seen.is_sorted(), "{seen:?}");
+            let all = std::cell::RefCell::new(Vec::new());
+            each_line(&path, |line| all.borrow_mut().push(line)).unwrap();
+            assert_eq!(numbers(all.into_inner()), seen);
+            assert!(
+                seq < 10 || seen.len() >= 10,
+                "the older half is read too: {seen:?}"
+            );
+        }
+        assert!(began_anew > 2);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+        // Whoever opens it next goes on counting, also right after it was put aside.
+        fs::write(&path, "").unwrap();
+        let last = lines(&path).unwrap().0.last().unwrap().seq;
+        let mut next = Journal::open(&path, "r", 2, "m").unwrap();
+        next.write(None, &what).unwrap();
+        assert_eq!(lines(&path).unwrap().0.last().unwrap().seq, last + 1);
+        assert_eq!(numbers(lines_of_tail(&path, 50).unwrap().0), [] as [u64; 0]);
+    }
+
+    #[test]
+    fn all_readers_count_alike_and_numbers_end_where_they_must() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let line = format!(
+            r#"{{"version":1,"seq":{},"at":"2026-11-22T03:00:00Z","root_id":"r","epoch":1,"life":"l","event":"safe"}}"#,
+            u64::MAX
+        );
+        std::fs::write(&path, format!("\r\n{line}\r\n \n\0\0\n")).unwrap();
+        assert_eq!(lines(&path).unwrap().1, 1);
+        assert_eq!(each_line(&path, |_| ()).unwrap(), 1);
+        let mut journal = Journal::open(&path, "r", 2, "l").unwrap();
+        let what = What::Survived { reason: "x".into() };
+        journal.write(None, &what).unwrap();
+        journal.write(None, &what).unwrap();
+        assert_eq!(lines(&path).unwrap().0.last().unwrap().seq, u64::MAX);
+    }
+
+    #[test]
+    fn a_torn_line_is_skipped_and_counted_and_the_numbers_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "life-1").unwrap();
+        journal
+            .write(
+                None,
+                &What::KeeperStopped {
+                    reason: "let go".into(),
+                },
+            )
+            .unwrap();
+        drop(journal);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend_from_slice(b"{\"version\":1,\"se\0\0\0");
+        std::fs::write(&path, bytes).unwrap();
+        let mut journal = Journal::open(&path, "r", 2, "life-2").unwrap();
+        let name = AgentName::new("a").unwrap();
+        journal
+            .write(Some(&name), &What::Survived { reason: "x".into() })
+            .unwrap();
+        let (lines, torn) = lines(&path).unwrap();
+        assert_eq!(torn, 1);
+        let seen: Vec<_> = lines
+            .iter()
+            .map(|line| (line.seq, line.event.as_str(), line.epoch))
+            .collect();
+        assert_eq!(seen, [(1, "keeper-stopped", 1), (2, "survived", 2)]);
+        assert_eq!(lines[1].agent.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn a_line_is_shown_as_its_word_and_its_fields() {
+        let what = What::Exited {
+            how: "exit 1".into(),
+            cause: Cause::Finished,
+        };
+        assert_eq!(what.word(), "exited");
+        let fields = r#"how=exit 1 cause={"kind":"finished"}"#;
+        assert_eq!(what.to_string(), format!("exited {fields}"));
+        let activity = What::Activity {
+            changes: Vec::new(),
+        };
+        assert!(what.is_news() && !activity.is_news());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        journal.write(None, &what).unwrap();
+        journal.write(None, &activity).unwrap();
+        let (lines, _) = lines(&path).unwrap();
+        assert_eq!(lines[0].fields(), fields);
+        assert!(lines[0].is_news() && !lines[1].is_news());
+    }
+
+    #[test]
+    fn a_journal_whose_new_half_could_not_be_made_gets_it_with_the_next_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        let what = What::Survived { reason: "x".into() };
+        journal.largest = 1;
+        fs::rename(&path, older(&path)).unwrap();
+        journal.write(None, &what).unwrap();
+        journal.largest = LARGEST;
+        journal.write(None, &what).unwrap();
+        let line_in = |path: &Path| fs::read_to_string(path).unwrap().lines().count();
+        assert_eq!((line_in(&older(&path)), line_in(&path)), (1, 1));
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_put_aside_grows_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        journal.largest = 1;
+        fs::create_dir_all(older(&path).join("in the way")).unwrap();
+        for _ in 0..3 {
+            journal
+                .write(None, &What::Survived { reason: "x".into() })
+                .unwrap();
+        }
+        let whole = fs::read_to_string(&path).unwrap();
+        assert_eq!(whole.lines().count(), 3);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_empty_journal_and_a_line_of_noise_costs_itself_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let none = |_: Line| panic!("there is no line");
+        assert_eq!(each_line(&path, none).unwrap(), 0);
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        journal
+            .write(None, &What::Survived { reason: "x".into() })
+            .unwrap();
+        let line = fs::read_to_string(&path).unwrap();
+        let text = [
+            line.as_bytes(),
+            b"\xff\xfe noise\n\n\0\0",
+            line.as_bytes(),
+            b"{\"ver",
+        ]
+        .concat();
+        fs::write(&path, &text).unwrap();
+        let mut seen = 0;
+        assert_eq!(each_line(&path, |_| seen += 1).unwrap(), 2);
+        assert_eq!(seen, 2);
+        let all = text.len() as u64;
+        // A cut in a line's midst loses that line and is no damage.
+        for (bytes, good, torn) in [(all, 2, 2), (all + 1, 2, 2), (all - 1, 1, 2), (5, 0, 0)] {
+            let (lines, bad) = lines_of_tail(&path, bytes).unwrap();
+            assert_eq!((lines.len(), bad), (good, torn), "of {bytes} bytes");
+        }
+        // A directory in its place, and a file in the place of its directory.
+        let below = path.join("journal.jsonl");
+        assert!(each_line(&below, none).is_err() && lines(&below).is_err());
+        assert!(each_line(dir.path(), none).is_err());
+        assert!(lines(dir.path()).is_err() && Journal::open(dir.path(), "r", 1, "l").is_err());
+    }
+}

@@ -1,0 +1,508 @@
+//! The root: the one directory that survives, and where everything in it lies.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::{AgentName, AgentRecord, RootFile};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
+use sys::trusted_path::first_open_to_others;
+use sys::{files, user};
+
+/// Where a root is looked for when neither `--root` nor `SPOTKEEP_ROOT` says.
+pub const DEFAULT: &str = "/mnt/persist";
+
+/// The directories of a new root with their modes.
+const LAYOUT: [(&str, u32); 9] = [
+    ("bin", 0o755),
+    (".claude", 0o700),
+    ("home", 0o700),
+    ("workspaces", 0o755),
+    ("session-state", 0o700),
+    ("session-state/agents", 0o700),
+    ("session-state/saves", 0o700),
+    ("session-state/notes", 0o700),
+    ("backups", 0o700),
+];
+
+/// An existing root.
+#[derive(Debug, Clone)]
+pub struct Root {
+    dir: PathBuf,
+    /// Device and inode of the directory that it was opened at, common to all clones: a disk that is
+    /// unmounted or replaced under a running keeper leaves another directory in its place.
+    place: Arc<Mutex<(u64, u64)>>,
+}
+
+impl Root {
+    /// Opens the root at `dir`.
+    ///
+    /// # Errors
+    /// There is none: nothing there, an unmounted mount point, or a directory that is not a root.
+    ///
+    /// As root also: another user could change it. What an agent puts there, root would read, run
+    /// or write through.
+    pub fn open(dir: &Path) -> Result<Self> {
+        if let Ok(dir) = fs::canonicalize(dir) {
+            refuse_for_root(&dir, "status")?;
+        }
+        Self::open_of_anybody(dir)
+    }
+
+    /// As [`Root::open`], for what root does with another user's: it follows and runs nothing there.
+    ///
+    /// # Errors
+    /// As [`Root::open`], but for the owner.
+    pub fn open_of_anybody(dir: &Path) -> Result<Self> {
+        refuse_unmounted(dir, &fs::read_to_string("/etc/fstab").unwrap_or_default())?;
+        let dir = fs::canonicalize(dir)
+            .with_context(|| format!("no root at {}", dir.display()))
+            .hint(format!("spotkeep --root {} init", dir.display()))?;
+        let root = Self::at(dir)?;
+        ensure_root(&root)?;
+        Ok(root)
+    }
+
+    /// Makes a root at `dir`, or completes one that is there. Nothing that exists is changed.
+    /// Returns it and whether it is new.
+    ///
+    /// # Errors
+    /// The place cannot hold one, or holds one of a user that is not the caller.
+    pub fn init(dir: &Path) -> Result<(Self, bool)> {
+        refuse_unmounted(dir, &fs::read_to_string("/etc/fstab").unwrap_or_default())?;
+        let there = dir
+            .ancestors()
+            .find_map(|above| fs::canonicalize(above).ok());
+        if let Some(there) = there {
+            refuse_for_root(&there, "init")?;
+        }
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let root = Self::at(fs::canonicalize(dir)?)?;
+        for (name, mode) in LAYOUT {
+            let path = root.dir.join(name);
+            if !path.is_dir() {
+                fs::DirBuilder::new()
+                    .mode(mode)
+                    .create(&path)
+                    .with_context(|| format!("cannot create {}", path.display()))?;
+            }
+        }
+        let path = root.root_json();
+        let is_new = crate::load::<RootFile>(&path)?.is_none();
+        if is_new {
+            let mut identity = RootFile::new(root.dir.clone());
+            // Where only this file was lost, the root is still the one that it was.
+            let (lines, _) = crate::lines(&root.journal())?;
+            crate::rebuild::root(&mut identity, &lines);
+            crate::store(&path, &identity)?;
+        }
+        Ok((root, is_new))
+    }
+
+    fn at(dir: PathBuf) -> Result<Self> {
+        let place = Arc::new(Mutex::new(place_of(&dir)?));
+        Ok(Self { dir, place })
+    }
+
+    /// That the directory is still the one that was opened. Asked before each write of a keeper, which
+    /// lives longer than a mount may.
+    ///
+    /// # Errors
+    /// It is gone, or another one is in its place.
+    pub fn ensure_there(&self) -> Result<()> {
+        let known = *self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if place_of(&self.dir).is_ok_and(|now| now == known) {
+            return Ok(());
+        }
+        Err(anyhow!("the root {} is not there", self.dir.display()))
+            .hint(format!("sudo mount {}", self.dir.display()))
+    }
+
+    /// Takes the directory that is there now for the root, after it was found to be the same one.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn settle(&self) -> Result<()> {
+        let now = place_of(&self.dir)?;
+        *self.place.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        Ok(())
+    }
+
+    /// Whether every directory of a root is there.
+    #[must_use]
+    pub fn is_complete(dir: &Path) -> bool {
+        LAYOUT.iter().all(|(name, _)| dir.join(name).is_dir())
+    }
+
+    /// The root itself, with links resolved.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What the user declares.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("spotkeep.toml")
+    }
+
+    /// Claude's configuration directory.
+    #[must_use]
+    pub fn claude(&self) -> PathBuf {
+        self.dir.join(".claude")
+    }
+
+    /// The root's identity.
+    #[must_use]
+    pub fn root_json(&self) -> PathBuf {
+        self.state().join("root.json")
+    }
+
+    /// What happened.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.state().join("journal.jsonl")
+    }
+
+    /// Manifests of saves.
+    #[must_use]
+    pub fn saves(&self) -> PathBuf {
+        self.state().join("saves")
+    }
+
+    /// The lock that one keeper holds, with a word on who that is.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.state().join("lock")
+    }
+
+    /// Our own good copy of Claude's `.claude.json`.
+    #[must_use]
+    pub fn claude_json_copy(&self) -> PathBuf {
+        self.state().join("claude.json")
+    }
+
+    /// Our own copy of the newest good login.
+    #[must_use]
+    pub fn credentials_copy(&self) -> PathBuf {
+        self.state().join("credentials.json")
+    }
+
+    /// The last `spotkeep.toml` that a keeper found good.
+    #[must_use]
+    pub fn config_copy(&self) -> PathBuf {
+        self.state().join("spotkeep.toml")
+    }
+
+    /// How backups stand, for everybody who may look.
+    #[must_use]
+    pub fn backup_state(&self) -> PathBuf {
+        self.state().join("backup.json")
+    }
+
+    /// The file that tells an agent what was cut off.
+    #[must_use]
+    pub fn note(&self, name: &AgentName) -> PathBuf {
+        self.state().join("notes").join(format!("{name}.md"))
+    }
+
+    /// What making an agent's checkpoints needs beside the repository: private indexes, a lock.
+    #[must_use]
+    pub fn checkpoints(&self, agent_id: &str) -> PathBuf {
+        self.state().join("checkpoints").join(agent_id)
+    }
+
+    /// An agent's record.
+    #[must_use]
+    pub fn record(&self, name: &AgentName) -> PathBuf {
+        self.records().join(format!("{name}.json"))
+    }
+
+    /// The spotkeep that the units of this root run.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
+        self.dir.join("bin/spotkeep")
+    }
+
+    /// What is remembered.
+    #[must_use]
+    pub fn session_state(&self) -> PathBuf {
+        self.state()
+    }
+
+    /// Where the agents' records are.
+    #[must_use]
+    pub fn records(&self) -> PathBuf {
+        self.state().join("agents")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.join("session-state")
+    }
+
+    /// A path as it is stored: relative where it lies inside the root.
+    #[must_use]
+    pub fn relative(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.dir).unwrap_or(path).to_path_buf()
+    }
+
+    /// A stored path as it is on this machine.
+    #[must_use]
+    pub fn absolute(&self, path: &Path) -> PathBuf {
+        self.dir.join(path)
+    }
+
+    /// Whether a path lies inside the root, links resolved.
+    #[must_use]
+    pub fn holds(&self, path: &Path) -> bool {
+        fs::canonicalize(path).is_ok_and(|path| path.starts_with(&self.dir))
+    }
+
+    /// Whether the root is a filesystem of its own, so that all of it can be synced apart from
+    /// the rest of the machine.
+    #[must_use]
+    pub fn is_own_filesystem(&self) -> bool {
+        files::is_mount_point(&self.dir).unwrap_or(false)
+    }
+
+    /// Reads the root's identity.
+    ///
+    /// # Errors
+    /// It is missing or damaged.
+    pub fn identity(&self) -> Result<RootFile> {
+        crate::load(&self.root_json())?
+            .with_context(|| format!("{} is missing", self.root_json().display()))
+    }
+
+    /// The agents that have a record, with the error where a record is damaged.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn all_records(&self) -> Result<Vec<(AgentName, Result<AgentRecord>)>> {
+        let dir = self.records();
+        let entries =
+            fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+        let mut names: Vec<AgentName> = entries
+            .filter_map(|entry| {
+                AgentName::new(entry.ok()?.file_name().to_str()?.strip_suffix(".json")?).ok()
+            })
+            .collect();
+        names.sort();
+        Ok(names
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), self.load_record(&name).transpose()?)))
+            .collect())
+    }
+
+    /// Reads an agent's record; `None` where it has none.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn load_record(&self, name: &AgentName) -> Result<Option<AgentRecord>> {
+        crate::load(&self.record(name))
+    }
+
+    /// Writes an agent's record, durably.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn store_record(&self, record: &AgentRecord) -> Result<()> {
+        self.ensure_there()?;
+        crate::store(&self.record(&record.name), record)
+    }
+}
+
+/// Root uses no directory that another user could change under it.
+fn refuse_for_root(dir: &Path, verb: &str) -> Result<()> {
+    if user::id() != 0 {
+        return Ok(());
+    }
+    let Some(open) = first_open_to_others(dir) else {
+        return Ok(());
+    };
+    let owner = fs::metadata(open).map_or(0, |meta| meta.uid());
+    let words = ["spotkeep", "--root", &dir.display().to_string(), verb].map(str::to_owned);
+    Err(anyhow!(
+        "root uses no data directory that others can change: {} is not root's alone",
+        open.display()
+    ))
+    .hint(match owner {
+        0 => format!("sudo ls -ld {}", open.display()),
+        owner => user::as_user_hint(owner, &words),
+    })
+}
+
+fn place_of(dir: &Path) -> Result<(u64, u64)> {
+    let meta = fs::metadata(dir).with_context(|| format!("no root at {}", dir.display()))?;
+    Ok((meta.dev(), meta.ino()))
+}
+
+fn ensure_root(root: &Root) -> Result<()> {
+    let display = root.dir.display();
+    // Asked of the directory, since another user cannot see the file in it.
+    if let Ok(state) = fs::metadata(root.state()) {
+        ensure_mine(&root.dir, state.uid())?;
+    }
+    ensure_hinted(
+        root.root_json().exists(),
+        || format!("{display} is not a spotkeep root: it has no session-state/root.json"),
+        || format!("spotkeep --root {display} init"),
+    )?;
+    ensure_mine(&root.dir, fs::metadata(root.root_json())?.uid())?;
+    // A root that others can look into would show them every word of every agent.
+    let mode = fs::metadata(root.state())?.permissions().mode();
+    ensure!(
+        mode & 0o002 == 0,
+        "{} can be written by everybody",
+        root.state().display()
+    );
+    Ok(())
+}
+
+fn ensure_mine(dir: &Path, owner: u32) -> Result<()> {
+    let me = user::id();
+    let (display, user) = (dir.display(), || user::name(owner));
+    ensure_hinted(
+        owner == me || me == 0,
+        || format!("the root {display} belongs to the user {}", user()),
+        || {
+            let words = ["spotkeep", "--root", &display.to_string(), "status"];
+            user::as_user_hint(owner, &words.map(str::to_owned))
+        },
+    )
+}
+
+fn ensure_hinted(
+    good: bool,
+    what: impl FnOnce() -> String,
+    hint: impl FnOnce() -> String,
+) -> Result<()> {
+    if good {
+        Ok(())
+    } else {
+        Err(anyhow!(what())).hint(hint())
+    }
+}
+
+/// Whether a mount unit of this machine, such as `setup` writes it, has that mount point.
+fn has_mount_unit(units: &Path, dir: &Path) -> bool {
+    let wanted = format!("Where={}", dir.display());
+    let entries = fs::read_dir(units).into_iter().flatten();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|kind| kind == "mount"))
+        .any(|path| {
+            fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == wanted))
+        })
+}
+
+/// Refuses a directory that `/etc/fstab` or a unit mounts something on while nothing is mounted there:
+/// what were written to it would be hidden by the next mount.
+fn refuse_unmounted(dir: &Path, fstab: &str) -> Result<()> {
+    let listed = fstab
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .any(|mount| Path::new(mount) == dir);
+    let listed = listed || has_mount_unit(Path::new("/etc/systemd/system"), dir);
+    if listed && dir.is_dir() && !files::is_mount_point(dir).unwrap_or(true) {
+        return Err(anyhow!(
+            "{} is a mount point and nothing is mounted on it",
+            dir.display()
+        ))
+        .hint(format!("sudo mount {}", dir.display()))
+        .kind(Kind::Failed);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sys::error::hint_of;
+
+    #[test]
+    fn init_makes_a_root_once_and_leaves_it_alone_the_second_time() {
+        let dir = tempfile_dir();
+        let (root, is_new) = Root::init(dir.path()).unwrap();
+        assert!(is_new);
+        let first = root.identity().unwrap();
+        let (root, is_new) = Root::init(dir.path()).unwrap();
+        assert!(!is_new);
+        assert_eq!(root.identity().unwrap(), first);
+        Root::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_mount_point_with_nothing_mounted_is_refused() {
+        let dir = tempfile_dir();
+        let fstab = format!(
+            "# data\nUUID=1 {} ext4 defaults,nofail 0 2\n",
+            dir.path().display()
+        );
+        let error = refuse_unmounted(dir.path(), &fstab).unwrap_err();
+        assert!(hint_of(&error).unwrap().starts_with("sudo mount"));
+        assert!(refuse_unmounted(Path::new("/proc"), "proc /proc proc defaults 0 0").is_ok());
+    }
+
+    #[test]
+    fn another_directory_in_the_place_of_a_root_gets_no_record() {
+        let dir = tempfile_dir();
+        let (root, _) = Root::init(&dir.path().join("r")).unwrap();
+        let record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
+        root.store_record(&record).unwrap();
+        fs::rename(root.dir(), dir.path().join("aside")).unwrap();
+        assert!(root.ensure_there().is_err());
+        let (other, _) = Root::init(&dir.path().join("r")).unwrap();
+        assert!(root.store_record(&record).is_err());
+        assert!(!other.record(&record.name).exists());
+        fs::remove_dir_all(other.dir()).unwrap();
+        fs::rename(dir.path().join("aside"), root.dir()).unwrap();
+        root.store_record(&record).unwrap();
+    }
+
+    #[test]
+    fn a_mount_point_of_a_unit_is_known() {
+        let dir = tempfile_dir();
+        fs::write(dir.path().join("x.mount"), "[Mount]\nWhere=/mnt/persist\n").unwrap();
+        assert!(has_mount_unit(dir.path(), Path::new("/mnt/persist")));
+        assert!(!has_mount_unit(dir.path(), Path::new("/mnt")));
+    }
+
+    #[test]
+    fn a_directory_that_is_no_root_says_how_to_make_one() {
+        let dir = tempfile_dir();
+        let error = Root::open(dir.path()).unwrap_err();
+        assert!(hint_of(&error).unwrap().ends_with("init"));
+    }
+
+    #[test]
+    fn paths_inside_are_stored_relative_to_the_root() {
+        let dir = tempfile_dir();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let inside = root.dir().join("workspaces/a");
+        assert_eq!(root.relative(&inside), Path::new("workspaces/a"));
+        assert_eq!(root.absolute(Path::new("workspaces/a")), inside);
+        assert_eq!(root.relative(Path::new("/srv/x")), Path::new("/srv/x"));
+        assert_eq!(root.absolute(Path::new("/srv/x")), Path::new("/srv/x"));
+    }
+
+    #[test]
+    fn a_root_json_that_is_gone_is_made_again_from_the_journal() {
+        let dir = tempfile_dir();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let id = root.identity().unwrap().root_id;
+        let what = crate::What::Survived { reason: "x".into() };
+        let mut journal = crate::Journal::open(&root.journal(), &id, 4, "l").unwrap();
+        journal.write(None, &what).unwrap();
+        fs::remove_file(root.root_json()).unwrap();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let again = root.identity().unwrap();
+        assert_eq!((again.root_id, again.epoch), (id, 4));
+    }
+
+    fn tempfile_dir() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+}

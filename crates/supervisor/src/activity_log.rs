@@ -1,0 +1,184 @@
+//! What the agents were doing, for the journal: each change with its moment, gathered, and written down
+//! at most once a minute. Pure.
+//!
+//! So a fleet that rests writes nothing, and one whose agents change all the time writes a line a minute
+//! with three changes an agent. What is lost with a keeper that is killed is the last minute of it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::View;
+use state::{AgentName, AgentState, Change};
+use sys::time::Timestamp;
+
+/// How long changes are gathered, from the first.
+const GATHER: Duration = Duration::from_secs(60);
+
+/// What lasted less is passed over: nobody could have seen it.
+const BLINK: Duration = Duration::from_secs(1);
+
+/// So many changes of one agent are kept of one minute; of more, the first ones and the last.
+const MOST: usize = 3;
+
+/// The word for an agent that is not declared any more.
+const REMOVED: &str = "removed";
+
+/// What was seen last, and what is not written down yet.
+#[derive(Debug, Default)]
+pub struct Diary {
+    known: BTreeMap<AgentName, AgentState>,
+    pending: BTreeMap<AgentName, Vec<Seen>>,
+    due: Option<Instant>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    state: &'static str,
+    since: Instant,
+    at: Timestamp,
+}
+
+impl Diary {
+    /// Looks at all agents, at this moment by both clocks.
+    pub fn look(&mut self, now: Instant, at: Timestamp, views: &[View]) {
+        let seen = |state| Seen {
+            state,
+            since: now,
+            at,
+        };
+        for view in views {
+            let before = self.known.insert(view.name.clone(), view.state);
+            if before != Some(view.state) {
+                self.note(&view.name, seen(view.state.word()));
+            }
+        }
+        let is_gone = |name: &&AgentName| !views.iter().any(|view| view.name == **name);
+        let gone: Vec<AgentName> = self.known.keys().filter(is_gone).cloned().collect();
+        for name in gone {
+            self.known.remove(&name);
+            self.note(&name, seen(REMOVED));
+        }
+    }
+
+    fn note(&mut self, name: &AgentName, seen: Seen) {
+        let list = self.pending.entry(name.clone()).or_default();
+        let blinked = |last: &Seen| seen.since.saturating_duration_since(last.since) < BLINK;
+        if list.last().is_some_and(blinked) || list.len() >= MOST {
+            list.pop();
+        }
+        if list.last().is_none_or(|last| last.state != seen.state) {
+            list.push(seen);
+        }
+        self.due = self.due.or(Some(seen.since + GATHER));
+    }
+
+    /// When there is something to be written down.
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// What is not written down yet, in the order of time.
+    pub fn take(&mut self) -> Vec<Change> {
+        self.due = None;
+        let pending = std::mem::take(&mut self.pending);
+        let mut changes: Vec<Change> = pending
+            .into_iter()
+            .flat_map(|(agent, list)| {
+                list.into_iter().map(move |seen| Change {
+                    agent: agent.clone(),
+                    state: seen.state,
+                    at: seen.at,
+                })
+            })
+            .collect();
+        changes.sort_by_key(|change| change.at);
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use state::Wanted;
+
+    fn view(name: &str, state: AgentState) -> View {
+        View {
+            name: AgentName::new(name).unwrap(),
+            state,
+            since: None,
+            why: None,
+            cause: None,
+            wanted: Wanted::Running,
+            restarts: 0,
+            process: None,
+            session_id: String::new(),
+            next_try: None,
+        }
+    }
+
+    /// Looks at one agent at these seconds, and tells what is written: whose, what, since which second.
+    fn written(looks: &[(u64, Option<AgentState>)]) -> Vec<(&'static str, i64)> {
+        let (mut diary, start) = (Diary::default(), Instant::now());
+        for (seconds, state) in looks {
+            let views: Vec<View> = state.iter().map(|state| view("a", *state)).collect();
+            let at = Timestamp::from_millis(i64::try_from(*seconds).unwrap() * 1000).unwrap();
+            diary.look(start + Duration::from_secs(*seconds), at, &views);
+        }
+        let changes = diary.take();
+        changes
+            .iter()
+            .map(|change| (change.state, change.at.as_millis() / 1000))
+            .collect()
+    }
+
+    use AgentState::{Idle, Running, Starting, Waiting};
+
+    #[test]
+    fn a_fleet_that_rests_writes_nothing_and_the_first_change_waits_a_minute_for_others() {
+        let (mut diary, start) = (Diary::default(), Instant::now());
+        let views = [view("a", Idle), view("b", Running)];
+        diary.look(start, Timestamp::now(), &views);
+        assert_eq!(diary.due(), Some(start + GATHER));
+        assert_eq!(diary.take().len(), 2);
+        for seconds in 1..1_000 {
+            diary.look(
+                start + Duration::from_secs(seconds),
+                Timestamp::now(),
+                &views,
+            );
+            assert_eq!(diary.due(), None);
+        }
+        assert_eq!(diary.take(), []);
+    }
+
+    #[test]
+    fn changes_keep_their_moments() {
+        let seen = [(0, Some(Idle)), (10, Some(Running)), (20, Some(Running))];
+        assert_eq!(written(&seen), [("idle", 0), ("running", 10)]);
+    }
+
+    #[test]
+    fn what_lasts_a_blink_is_passed_over_and_of_many_the_last_is_kept() {
+        let seen = [(5, Some(Starting)), (5, Some(Running)), (5, Some(Idle))];
+        assert_eq!(written(&seen), [("idle", 5)]);
+        let seen = [
+            (0, Some(Idle)),
+            (5, Some(Running)),
+            (9, Some(Waiting)),
+            (14, Some(Running)),
+            (30, Some(Waiting)),
+        ];
+        assert_eq!(
+            written(&seen),
+            [("idle", 0), ("running", 5), ("waiting", 30)]
+        );
+    }
+
+    #[test]
+    fn an_agent_that_is_taken_out_is_told_of_once() {
+        assert_eq!(
+            written(&[(0, Some(Idle)), (9, None), (12, None)]),
+            [("idle", 0), ("removed", 9)]
+        );
+    }
+}

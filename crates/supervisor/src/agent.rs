@@ -1,0 +1,358 @@
+//! One agent in the eyes of the core.
+
+use std::time::{Duration, Instant};
+
+use super::event::{Activity, Attempt, Declared};
+use super::stalls::{Next, Wait};
+use crate::cause::cause_of_stop;
+use state::config::Restart;
+use state::{AgentName, AgentState, Cause, How, Wanted};
+use sys::process::ProcessId;
+
+/// A start that is not confirmed by now is looked at: a dialog may block it. Measured starts take
+/// 1 to 3 s, 16 s with a transcript of 100 MB.
+pub(super) const LOOK_AFTER: Duration = Duration::from_secs(5);
+
+/// It is looked at again as often as this.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// A start that is not confirmed by now, with no dialog to be seen, has failed. Generous: a
+/// crowded machine with large transcripts is slow, not broken.
+pub(super) const START_LIMIT: Duration = Duration::from_secs(180);
+
+/// Why an agent is being ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It is not wanted any more.
+    Stop,
+    /// It is wanted anew.
+    Restart,
+    /// Its start came to nothing; the reason.
+    BadStart(String),
+}
+
+/// Where an agent is between being wanted and running.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Does not run, and is not about to.
+    Down,
+    /// Starts as soon as there is room.
+    Queued,
+    /// Launched; not yet confirmed.
+    Starting {
+        attempt: Attempt,
+        since: Instant,
+        look_at: Instant,
+        process: Option<(ProcessId, How)>,
+        /// The dialog that blocks it; it then no longer holds up the others.
+        blocker: Option<String>,
+        /// What was asked for while the process was not yet known.
+        then: Option<Purpose>,
+    },
+    /// Confirmed, or found running.
+    Up {
+        process: ProcessId,
+        since: Instant,
+        activity: Activity,
+    },
+    /// Told to end.
+    Ending {
+        process: ProcessId,
+        purpose: Purpose,
+    },
+    /// Failed; tried again then.
+    Backoff { until: Instant },
+    /// Given up.
+    Failed,
+    /// Ended by the save of this life, or about to be.
+    Saved,
+}
+
+/// Why what is queued is not started yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    Root,
+    Disk,
+    Login,
+    Api,
+    Weather,
+    Turn,
+}
+
+impl Held {
+    fn why(self) -> &'static str {
+        match self {
+            Self::Root => "waits until this root may be run again",
+            Self::Disk => "waits for room: the disk is full",
+            Self::Login => "waits for a login: run /login in any agent",
+            Self::Api => "waits for the API to answer",
+            Self::Weather => "waits its turn; the API is in trouble, so all go slower",
+            Self::Turn => "waits for its turn",
+        }
+    }
+}
+
+/// What tells an agent from the others where chance would do.
+pub(super) fn salt(name: &AgentName) -> u64 {
+    name.bytes().fold(0u64, |sum, byte| {
+        sum.wrapping_mul(31).wrapping_add(u64::from(byte))
+    })
+}
+
+/// One agent.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Agent {
+    pub(super) session_id: String,
+    pub(super) restart: Restart,
+    pub(super) wanted: Wanted,
+    /// Whether it is in the file; one that is not is forgotten once it has ended.
+    pub(super) declared: bool,
+    pub(super) stage: Stage,
+    /// Started again after ending by itself, ever.
+    pub(super) restarts: u32,
+    /// Failures since it was last healthy.
+    pub(super) failures: u32,
+    pub(super) why: Option<String>,
+    /// The same in a word, of what it came to last.
+    pub(super) cause: Option<Cause>,
+    pub(super) restart_when_idle: bool,
+    /// What is done about the turn that the API ended last.
+    pub(super) wait: Option<Wait>,
+    /// Others have a login while it has none: it is its own.
+    pub(super) own_login: bool,
+    pub(super) last_attempt: Attempt,
+    /// What a person is shown, and since when.
+    shown: (AgentState, Instant),
+}
+
+impl Agent {
+    pub(super) fn new(declared: &Declared, now: Instant) -> Self {
+        let stage = match (&declared.process, &declared.broken) {
+            (Some(process), _) => Stage::Up {
+                process: *process,
+                since: now,
+                activity: Activity::Busy,
+            },
+            (None, Some(_)) => Stage::Failed,
+            (None, None) => Stage::Down,
+        };
+        Self {
+            session_id: declared.session_id.clone(),
+            restart: declared.restart,
+            wanted: declared.wanted,
+            declared: true,
+            stage,
+            restarts: declared.restarts,
+            failures: 0,
+            why: declared.broken.clone().or_else(|| {
+                let stands_still = declared.wanted == Wanted::Stopped;
+                declared.why.clone().filter(|_| stands_still)
+            }),
+            cause: match declared.broken {
+                Some(_) => Some(Cause::CannotStart),
+                None => declared.cause.clone(),
+            },
+            restart_when_idle: false,
+            wait: None,
+            own_login: false,
+            last_attempt: 0,
+            shown: (AgentState::Unknown, now),
+        }
+    }
+
+    /// Remembers since when it is in its state.
+    pub(super) fn pass_time(&mut self, saving: bool, now: Instant) {
+        let state = self.state(saving);
+        if self.shown.0 != state {
+            self.shown = (state, now);
+        }
+    }
+
+    /// Whether it shall run, as far as it is asked.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.declared && self.wanted == Wanted::Running
+    }
+
+    /// Its process, in whatever stage.
+    pub(super) fn process(&self) -> Option<ProcessId> {
+        match &self.stage {
+            Stage::Starting { process, .. } => process.map(|(process, _)| process),
+            Stage::Up { process, .. } | Stage::Ending { process, .. } => Some(*process),
+            _ => None,
+        }
+    }
+
+    /// Whether its session may be in use by a process of ours.
+    pub(super) fn holds_session(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Starting { .. } | Stage::Up { .. } | Stage::Ending { .. }
+        )
+    }
+
+    /// Whether it counts against the starts that may be under way at once.
+    pub(super) fn is_starting(&self) -> bool {
+        matches!(self.stage, Stage::Starting { blocker: None, .. })
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(
+            &self.stage,
+            Stage::Up {
+                activity: Activity::Idle | Activity::Stalled(_),
+                ..
+            }
+        )
+    }
+
+    /// Lies still until a new life, or until this one turns out to go on.
+    pub(super) fn rest_saved(&mut self) {
+        if self.wanted == Wanted::Running {
+            self.stage = Stage::Saved;
+            self.why = Some("ended by a save; a new life resumes it".into());
+            self.cause = Some(Cause::Preempted);
+        } else {
+            self.stage = Stage::Down;
+        }
+    }
+
+    fn state(&self, saving: bool) -> AgentState {
+        match &self.stage {
+            Stage::Queued => AgentState::Starting,
+            Stage::Starting {
+                blocker: Some(_), ..
+            } => AgentState::Waiting,
+            _ if saving && self.process().is_some() => AgentState::Saving,
+            Stage::Starting { .. } => AgentState::Starting,
+            Stage::Up { activity, .. } => match activity {
+                Activity::Busy => AgentState::Running,
+                Activity::Idle => AgentState::Idle,
+                Activity::Waiting(_) => AgentState::Waiting,
+                Activity::Stalled(_) => AgentState::Stalled,
+            },
+            Stage::Ending {
+                purpose: Purpose::BadStart(_),
+                ..
+            } => AgentState::Starting,
+            Stage::Ending { .. } => AgentState::Running,
+            Stage::Backoff { .. } => AgentState::Backoff,
+            Stage::Failed => AgentState::Failed,
+            Stage::Down | Stage::Saved => AgentState::Stopped,
+        }
+    }
+
+    fn why(&self, saving: bool, held: Held) -> Option<String> {
+        match &self.stage {
+            Stage::Queued => Some(held.why().into()),
+            Stage::Starting {
+                blocker: Some(blocker),
+                ..
+            } => Some(blocker.clone()),
+            _ if saving && self.process().is_some() => self.why.clone(),
+            Stage::Up { activity, .. } => match activity {
+                Activity::Busy | Activity::Idle => None,
+                Activity::Waiting(what) => what.clone(),
+                Activity::Stalled(stall) => Some(self.stalled_why(&stall.text)),
+            },
+            Stage::Ending {
+                purpose: Purpose::BadStart(why),
+                ..
+            } => Some(why.clone()),
+            Stage::Ending { .. } => Some("is being ended".into()),
+            Stage::Starting { .. }
+            | Stage::Backoff { .. }
+            | Stage::Failed
+            | Stage::Down
+            | Stage::Saved => self.why.clone(),
+        }
+    }
+
+    /// What a person is shown.
+    pub(super) fn view(&self, name: &AgentName, saving: bool, held: Held) -> View {
+        View {
+            name: name.clone(),
+            state: self.state(saving),
+            since: Some(self.shown.1),
+            why: self.why(saving, held),
+            cause: self.shown_cause(held),
+            wanted: self.wanted,
+            restarts: self.restarts,
+            process: self.process(),
+            session_id: self.session_id.clone(),
+            next_try: match (&self.stage, self.wait.as_ref().map(|wait| wait.next)) {
+                (Stage::Backoff { until }, _) => Some(*until),
+                (
+                    Stage::Up {
+                        activity: Activity::Stalled(_),
+                        ..
+                    },
+                    Some(Next::Nudge(at)),
+                ) => Some(at),
+                _ => None,
+            },
+        }
+    }
+
+    /// What keeps it from working now.
+    fn shown_cause(&self, held: Held) -> Option<Cause> {
+        match &self.stage {
+            Stage::Queued => match held {
+                Held::Disk => Some(Cause::DiskFull),
+                Held::Login => Some(Cause::Login),
+                Held::Root | Held::Api | Held::Weather | Held::Turn => None,
+            },
+            Stage::Starting {
+                blocker: Some(shows),
+                ..
+            } => Some(Cause::Dialog {
+                shows: shows.clone(),
+            }),
+            Stage::Up {
+                activity: Activity::Stalled(stall),
+                ..
+            } => Some(cause_of_stop(stall.stop)),
+            Stage::Starting { .. } | Stage::Up { .. } | Stage::Ending { .. } => None,
+            Stage::Down | Stage::Backoff { .. } | Stage::Failed | Stage::Saved => {
+                self.cause.clone()
+            }
+        }
+    }
+
+    fn stalled_why(&self, text: &str) -> String {
+        let Some(wait) = &self.wait else {
+            return format!("stopped by the API: {text}");
+        };
+        let then = match (&wait.refused, wait.next) {
+            (Some(refused), Next::Nudge(_)) => format!("; not nudged yet: {refused}"),
+            (_, Next::Nudge(_) | Next::Typed(_)) => String::new(),
+            (_, Next::Login) => "; the fleet waits for a login".to_owned(),
+            (_, Next::Human) => "; it waits for you".to_owned(),
+        };
+        format!("stopped by the API: {text}{then}")
+    }
+}
+
+/// An agent as others see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Its name.
+    pub name: AgentName,
+    /// What it is doing.
+    pub state: AgentState,
+    /// Since when; not before the keeper was started.
+    pub since: Option<Instant>,
+    /// Why it stands still, if it does.
+    pub why: Option<String>,
+    /// The same in a word.
+    pub cause: Option<Cause>,
+    /// What the user wants.
+    pub wanted: Wanted,
+    /// Restarts so far.
+    pub restarts: u32,
+    /// Its process, if it has one.
+    pub process: Option<ProcessId>,
+    /// Its session.
+    pub session_id: String,
+    /// When it is started or nudged again, at the earliest.
+    pub next_try: Option<Instant>,
+}

@@ -1,0 +1,54 @@
+//! Which cause is behind what was seen.
+
+use claude::ApiStop;
+use state::Cause;
+use sys::exit::Exit;
+
+/// The cause behind the end of a process. A SIGKILL alone is never taken for want of memory.
+#[must_use]
+pub fn cause_of_exit(exit: Exit) -> Cause {
+    match exit {
+        Exit::OutOfMemory(_) => Cause::OutOfMemory,
+        Exit::Code(0) => Cause::Finished,
+        Exit::Code(code) => Cause::Crashed {
+            exit: Some(code),
+            signal: None,
+        },
+        Exit::Signal(signal) => Cause::Crashed {
+            exit: None,
+            signal: Some(signal),
+        },
+        Exit::Unseen => Cause::Crashed {
+            exit: None,
+            signal: None,
+        },
+    }
+}
+
+/// The cause behind a turn that the API ended.
+#[must_use]
+pub fn cause_of_stop(stop: ApiStop) -> Cause {
+    match stop {
+        ApiStop::Limit { until } => Cause::Limit { until },
+        ApiStop::Login => Cause::Login,
+        other => Cause::Api {
+            reason: other.word().into(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_is_not_taken_for_want_of_memory_unless_the_kernel_says_so() {
+        let killed = cause_of_exit(Exit::Signal(9));
+        assert_eq!(
+            serde_json::to_string(&killed).unwrap(),
+            r#"{"kind":"crashed","exit":null,"signal":9}"#
+        );
+        assert_eq!(cause_of_exit(Exit::OutOfMemory(None)), Cause::OutOfMemory);
+        assert_eq!(cause_of_exit(Exit::Code(0)), Cause::Finished);
+    }
+}

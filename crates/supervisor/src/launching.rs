@@ -1,0 +1,168 @@
+//! When agents are launched: what is due, what is wanted, what there is room for.
+
+use std::time::Instant;
+
+use super::agent::{LOOK_AFTER, LOOK_EVERY, Stage};
+use super::{API_PATIENCE, Action, Api, Core, Phase, Room};
+use crate::restart_backoff::HEALTHY_AFTER;
+use crate::start_limits::starts_allowed;
+use state::{AgentName, Cause, Fleet, What};
+
+impl Core {
+    /// Puts an agent that shall run and does not into the queue.
+    pub(super) fn enqueue(&mut self, name: &AgentName) {
+        let up = self.fleet == Fleet::Up;
+        if let Some(agent) = self.agents.get_mut(name)
+            && agent.stage == Stage::Down
+            && agent.is_wanted()
+            && up
+        {
+            agent.stage = Stage::Queued;
+        }
+    }
+
+    /// What becomes due merely because time has passed.
+    pub(super) fn pass_time(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if let Some(until) = self.permit.and_then(|permit| permit.until)
+            && now >= until
+        {
+            self.permit = None;
+        }
+        if let Phase::Over { check_at } = &mut self.phase
+            && check_at.is_some_and(|at| now >= at)
+        {
+            *check_at = None;
+            out.push(Action::AskShutdown);
+        }
+        for (name, agent) in &mut self.agents {
+            let wanted = agent.is_wanted() && self.fleet == Fleet::Up;
+            match &mut agent.stage {
+                // Whatever put it there, nothing that is not wanted stays on its way to a launch.
+                Stage::Queued | Stage::Backoff { .. } if !wanted => {
+                    agent.stage = Stage::Down;
+                    out.push(Action::Persist(name.clone()));
+                }
+                Stage::Backoff { until } if now >= *until => agent.stage = Stage::Queued,
+                Stage::Up { since, .. }
+                    if now.saturating_duration_since(*since) >= HEALTHY_AFTER =>
+                {
+                    agent.failures = 0;
+                }
+                Stage::Starting {
+                    attempt,
+                    look_at,
+                    process: Some(_),
+                    ..
+                } if now >= *look_at => {
+                    *look_at = now + LOOK_EVERY;
+                    out.push(Action::LookAtScreen {
+                        name: name.clone(),
+                        attempt: *attempt,
+                    });
+                }
+                Stage::Starting { look_at, .. } if now >= *look_at => *look_at = now + LOOK_EVERY,
+                _ => {}
+            }
+        }
+    }
+
+    /// Launches what is queued, as far as there is room.
+    pub(super) fn launch(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.next_start = None;
+        if self.phase != Phase::Open || self.permit.is_none() || self.fleet == Fleet::Down {
+            return;
+        }
+        let queued: Vec<AgentName> = self
+            .agents
+            .iter()
+            .filter(|(_, agent)| agent.stage == Stage::Queued)
+            .map(|(name, _)| name.clone())
+            .collect();
+        if queued.is_empty() || !self.api_is_ready(now, out) {
+            return;
+        }
+        if self.room != Room::Enough {
+            return;
+        }
+        if self.login.is_some_and(|pause| !pause.may_start) {
+            return;
+        }
+        let only_one = self.login.is_some() || self.weather.is_bad();
+        if let Some(next) = self.weather.next_start(now) {
+            self.next_start = Some(next);
+            return;
+        }
+        let starting = self
+            .agents
+            .values()
+            .filter(|agent| agent.is_starting())
+            .count();
+        let room = starts_allowed(self.limits, starting, self.available_memory);
+        let room = if only_one { room.min(1) } else { room };
+        for name in queued.into_iter().take(room) {
+            self.weather.let_go(now);
+            if let Some(pause) = &mut self.login {
+                pause.may_start = false;
+            }
+            self.launch_one(now, &name, out);
+        }
+    }
+
+    pub(super) fn launch_one(&mut self, now: Instant, name: &AgentName, out: &mut Vec<Action>) {
+        let Some(session_id) = self.agents.get(name).map(|agent| agent.session_id.clone()) else {
+            return;
+        };
+        let holder = self
+            .agents
+            .iter()
+            .find(|(other, agent)| {
+                *other != name && agent.session_id == session_id && agent.holds_session()
+            })
+            .map(|(other, _)| other.clone());
+        if let Some(holder) = holder {
+            let why = format!("its session {session_id} is in use by the agent {holder}");
+            self.failed(now, name, (why, Cause::CannotStart), false, out);
+            return;
+        }
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
+        agent.wait = None;
+        agent.last_attempt += 1;
+        let attempt = agent.last_attempt;
+        agent.stage = Stage::Starting {
+            attempt,
+            since: now,
+            look_at: now + LOOK_AFTER,
+            process: None,
+            blocker: None,
+            then: None,
+        };
+        out.push(Action::Launch {
+            name: name.clone(),
+            attempt,
+        });
+    }
+
+    /// Whether starts need not wait for the API any longer.
+    pub(super) fn api_is_ready(&mut self, now: Instant, out: &mut Vec<Action>) -> bool {
+        match self.api {
+            Api::Answers => true,
+            Api::Unasked => {
+                self.api = Api::Asked {
+                    patience_ends: now + API_PATIENCE,
+                };
+                out.push(Action::ProbeApi);
+                false
+            }
+            Api::Asked { patience_ends } if now < patience_ends => false,
+            Api::Asked { .. } => {
+                self.api = Api::Answers;
+                let what =
+                    "the API did not answer within a minute; agents are started all the same";
+                out.push(Action::Journal(None, What::Trouble { what: what.into() }));
+                true
+            }
+        }
+    }
+}

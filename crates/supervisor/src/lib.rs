@@ -1,0 +1,300 @@
+//! The decisions: what happened in, what to do out. No clock, no thread, no file, no process.
+//!
+//! The invariants, which the property tests hold against random sequences of events:
+//! 1. No session is launched while a process of ours may still be in it.
+//! 2. From a notice until a human or the machine says that this life goes on, nothing is launched.
+//! 3. Nothing is launched without a permit.
+//! 4. What the user stopped is not launched, nor anything while the fleet is down.
+//! 5. An agent that is wanted and does not run is queued, or says why not.
+//! 6. Nobody is nudged whose turn the API did not end, none before its time, and no two at once.
+//! 7. A fleet that waits for a login asks again, and goes on when there is one.
+
+// Tests may take the short way: a failed unwrap is a failed test.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::allow_attributes
+    )
+)]
+
+pub mod activity_log;
+mod agent;
+pub mod api_backoff;
+pub mod cause;
+pub mod checkpoint_schedule;
+mod commands;
+mod event;
+mod idle_shutdown;
+mod launching;
+mod lifecycle;
+mod login;
+pub mod notice;
+pub mod notice_budget;
+pub mod restart_backoff;
+mod rollout;
+pub mod stall_retry;
+mod stalls;
+pub mod start_limits;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use agent::{Agent, Held, Stage};
+use login::Pause;
+
+use crate::api_backoff::Weather;
+use crate::notice::Notice;
+use crate::start_limits::Limits;
+use state::{AgentName, Fleet};
+
+pub use agent::View;
+pub use event::{Action, Activity, Attempt, Declared, Ending, Event, Permit, Refusal, Room, Stall};
+
+/// An API that cannot be reached, or cannot be probed, delays the first starts by this much at most.
+const API_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A machine that is still there so long after the deadline was not taken away.
+const SURVIVED_AFTER: Duration = Duration::from_secs(60);
+
+/// Where this life stands.
+#[derive(Debug, Clone, PartialEq)]
+enum Phase {
+    /// Agents may be launched.
+    Open,
+    /// A notice has come and the save is under way.
+    Saving(Notice),
+    /// The save has ended. `check_at`: when to find out whether the machine is still going to end.
+    Over { check_at: Option<Instant> },
+}
+
+/// Whether the API is known to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Api {
+    Unasked,
+    Asked { patience_ends: Instant },
+    Answers,
+}
+
+/// All that the decisions rest on.
+#[derive(Debug)]
+pub struct Core {
+    limits: Limits,
+    permit: Option<Permit>,
+    fleet: Fleet,
+    phase: Phase,
+    api: Api,
+    available_memory: Option<u64>,
+    weather: Weather,
+    /// When the weather lets the next start go, while one waits for it.
+    next_start: Option<Instant>,
+    /// When to look at the agents that stand still again.
+    next_nudge: Option<Instant>,
+    room: Room,
+    /// After so long a rest of all agents the machine goes.
+    stop_when_idle: Option<Duration>,
+    rests_since: Option<Instant>,
+    asked_for_rest: bool,
+    /// The save under way is the end of the machine, by our own wish.
+    power_off: bool,
+    /// The whole fleet waits for a login.
+    login: Option<Pause>,
+    /// Changed settings on their way through the fleet.
+    rollout: Option<rollout::Rollout>,
+    agents: BTreeMap<AgentName, Agent>,
+}
+
+impl Core {
+    /// A core that knows no agents yet. `noticed`: this life has had its notice already.
+    #[must_use]
+    pub fn new(limits: Limits, fleet: Fleet, noticed: bool) -> Self {
+        let phase = if noticed {
+            Phase::Over { check_at: None }
+        } else {
+            Phase::Open
+        };
+        Self {
+            limits,
+            permit: None,
+            fleet,
+            phase,
+            api: Api::Unasked,
+            available_memory: None,
+            weather: Weather::default(),
+            next_start: None,
+            next_nudge: None,
+            room: Room::Enough,
+            stop_when_idle: None,
+            rests_since: None,
+            asked_for_rest: false,
+            power_off: false,
+            login: None,
+            rollout: None,
+            agents: BTreeMap::new(),
+        }
+    }
+
+    /// Every agent as others see it, by name.
+    #[must_use]
+    pub fn views(&self) -> Vec<View> {
+        let agents = self.agents.iter();
+        agents.map(|(name, agent)| self.see(name, agent)).collect()
+    }
+
+    /// One agent as others see it.
+    #[must_use]
+    pub fn view(&self, name: &AgentName) -> Option<View> {
+        self.agents.get(name).map(|agent| self.see(name, agent))
+    }
+
+    fn see(&self, name: &AgentName, agent: &Agent) -> View {
+        let saving = matches!(self.phase, Phase::Saving(_));
+        let held = match () {
+            () if self.permit.is_none() => Held::Root,
+            () if self.room != Room::Enough => Held::Disk,
+            () if self.login.is_some() => Held::Login,
+            () if self.api != Api::Answers => Held::Api,
+            () if self.weather.is_bad() => Held::Weather,
+            () => Held::Turn,
+        };
+        agent.view(name, saving, held)
+    }
+
+    /// The notice that this life is under, while its save runs.
+    #[must_use]
+    pub fn notice(&self) -> Option<&Notice> {
+        match &self.phase {
+            Phase::Saving(notice) => Some(notice),
+            _ => None,
+        }
+    }
+
+    /// Whether this life has had its notice and nothing is launched in it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.phase != Phase::Open
+    }
+
+    /// Why the whole fleet stands still, in a word.
+    #[must_use]
+    pub fn paused(&self) -> Option<&'static str> {
+        self.login.as_ref().map(|_| "login")
+    }
+
+    /// Whether the fleet is wanted.
+    #[must_use]
+    pub fn fleet(&self) -> Fleet {
+        self.fleet
+    }
+
+    /// When to look again if nothing happens before.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        let agents = self.agents.values().filter_map(|agent| match &agent.stage {
+            Stage::Starting { look_at, .. } => Some(*look_at),
+            Stage::Backoff { until } => Some(*until),
+            _ => None,
+        });
+        let api = match self.api {
+            Api::Asked { patience_ends } => Some(patience_ends),
+            _ => None,
+        };
+        let over = match self.phase {
+            Phase::Over { check_at } => check_at,
+            _ => None,
+        };
+        let paced = self.next_start.into_iter().chain(self.next_nudge);
+        let slow = self.rest_due().into_iter().chain(self.rollout_due());
+        agents.chain(api).chain(over).chain(paced).chain(slow).min()
+    }
+
+    /// Takes one event and says what to do.
+    pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.take(now, event, &mut actions);
+        self.pass_time(now, &mut actions);
+        self.go_on_rolling(now, &mut actions);
+        self.launch(now, &mut actions);
+        self.nudge(now, &mut actions);
+        self.rest(now, &mut actions);
+        self.agents
+            .retain(|_, agent| agent.declared || agent.holds_session());
+        let saving = matches!(self.phase, Phase::Saving(_));
+        for agent in self.agents.values_mut() {
+            agent.pass_time(saving, now);
+        }
+        actions
+    }
+
+    fn take(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Tick { available_memory } => self.available_memory = available_memory,
+            Event::Permit(permit) => self.permit = permit,
+            Event::Declare(declared) => self.declare(now, declared, out),
+            Event::Fleet(fleet) => self.set_fleet(now, fleet, out),
+            Event::Want { name, wanted, by } => self.want(now, &name, (wanted, by), out),
+            Event::Restart { name, when_idle } => self.restart(now, &name, when_idle, out),
+            Event::RollOut(names) => self.roll_out(now, names, out),
+            Event::Notice(notice) => self.begin_save(now, notice, out),
+            Event::StopWhenIdle(span) => self.stop_when_idle = span,
+            Event::LookedForWork(found) => self.looked_for_work(now, found, out),
+            Event::PowerOffFailed(why) => self.power_off_failed(why, out),
+            Event::Room(room) => self.room = room,
+            Event::ApiAnswers => self.api = Api::Answers,
+            Event::Launched {
+                name,
+                attempt,
+                process,
+                how,
+            } => self.launched(&name, attempt, (process, how), out),
+            Event::Refused {
+                name,
+                attempt,
+                refusal,
+            } => {
+                self.refused(now, &name, attempt, refusal, out);
+            }
+            Event::Session {
+                name,
+                process,
+                session_id,
+                activity,
+            } => {
+                self.session(now, &name, process, session_id, activity, out);
+            }
+            Event::Answered { name, process } => self.answered(now, &name, process, out),
+            Event::Nudged {
+                name,
+                process,
+                in_a_row,
+                refused,
+            } => self.nudged(now, &name, (process, in_a_row), refused, out),
+            Event::Login(why) => self.end_pause(now, why, false, out),
+            Event::Screen {
+                name,
+                attempt,
+                blocker,
+            } => self.screen(now, &name, attempt, blocker, out),
+            Event::Exited { name, process, end } => self.exited(now, &name, process, end, out),
+            Event::SaveEnded => self.end_save(now, out),
+            Event::ShuttingDown(Some(false)) => {
+                self.survived("the machine was not taken away", out);
+            }
+            Event::ShuttingDown(Some(true) | None) => {
+                if let Phase::Over { check_at } = &mut self.phase {
+                    *check_at = Some(now + SURVIVED_AFTER);
+                }
+            }
+            Event::Survived => self.survived("a human said so", out),
+        }
+    }
+
+    fn names(&self) -> Vec<AgentName> {
+        self.agents.keys().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

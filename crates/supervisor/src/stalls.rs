@@ -1,0 +1,341 @@
+//! Agents whose turn the API ended: shown, waited for, nudged. Bounded for each of them, and spaced
+//! over the fleet.
+//!
+//! How often in a row it happened is not remembered here but counted in the transcript, so another
+//! keeper, and another life, goes on where this one was.
+
+use std::time::{Duration, Instant};
+
+use super::agent::{Agent, Stage, salt};
+use super::{Action, Activity, Core, Phase, Stall};
+use crate::stall_retry::{Patience, after_stop};
+use claude::ApiStop;
+use state::{AgentName, Fleet, How, What};
+use sys::process::ProcessId;
+
+/// A nudge that could not be typed is tried again after this time, for as long as it takes: nothing
+/// was said.
+const LOOK_AGAIN: Duration = Duration::from_secs(120);
+
+/// A nudge that changed nothing so long after it was typed has failed.
+const TAKEN_WITHIN: Duration = Duration::from_secs(120);
+
+/// Between the end of a pause of the fleet and the first nudge.
+const SOON: Duration = Duration::from_secs(2);
+
+/// What the keeper does about one stall.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Wait {
+    /// Which stop: the id of its record.
+    pub(super) id: String,
+    pub(super) stop: ApiStop,
+    /// Stops in a row, as the transcript has them.
+    pub(super) in_a_row: u32,
+    /// Of these, stops that do not count any more.
+    pub(super) forgiven: u32,
+    /// Nudges that were typed and changed nothing.
+    pub(super) futile: u32,
+    pub(super) next: Next,
+    /// Why the last nudge could not be typed.
+    pub(super) refused: Option<String>,
+}
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// A nudge, then.
+    Nudge(Instant),
+    /// A nudge is being typed, or was, and shows until then.
+    Typed(Instant),
+    /// The login comes first.
+    Login,
+    /// A human.
+    Human,
+}
+
+impl Wait {
+    fn plan(&mut self, now: Instant, ends_in: Option<Duration>, (salt, haste): (u64, u32)) {
+        let stops = self.in_a_row.saturating_sub(self.forgiven).max(1) + self.futile;
+        self.next = match after_stop(self.stop, stops, ends_in, salt) {
+            Patience::Wait(pause) => Next::Nudge(now + pause / haste),
+            Patience::Human => Next::Human,
+        };
+    }
+}
+
+impl Core {
+    /// What follows from what an agent is doing now. `begun`: how its session was begun, where this
+    /// is the first word of the process; what stopped it then happened in an earlier one.
+    pub(super) fn active(
+        &mut self,
+        now: Instant,
+        name: &AgentName,
+        activity: &Activity,
+        begun: Option<How>,
+        out: &mut Vec<Action>,
+    ) {
+        match (activity, begun) {
+            (Activity::Stalled(stall), begun) if stall.inherited => {
+                self.inherited(now, name, stall, begun);
+            }
+            (Activity::Stalled(stall), _) => self.stalled(now, name, stall, out),
+            (Activity::Idle, _) => {
+                if let Some(agent) = self.agents.get_mut(name) {
+                    agent.wait = None;
+                }
+            }
+            // Whether it works, or will soon stand where it stood, its words tell.
+            (Activity::Busy | Activity::Waiting(_), _) => {}
+        }
+    }
+
+    fn wait_for(&self, name: &AgentName, stall: &Stall) -> Wait {
+        let forgiven = self
+            .agents
+            .get(name)
+            .and_then(|agent| Some(agent.wait.as_ref()?.forgiven));
+        Wait {
+            id: stall.id.clone(),
+            stop: stall.stop,
+            in_a_row: stall.in_a_row,
+            forgiven: forgiven.unwrap_or(0).min(stall.in_a_row.saturating_sub(1)),
+            futile: 0,
+            next: Next::Human,
+            refused: None,
+        }
+    }
+
+    /// Takes in that the API has ended an agent's turn.
+    fn stalled(&mut self, now: Instant, name: &AgentName, stall: &Stall, out: &mut Vec<Action>) {
+        let mut wait = self.wait_for(name, stall);
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
+        if agent.wait.as_ref().is_some_and(|known| known.id == wait.id) {
+            return;
+        }
+        wait.plan(now, stall.ends_in, (salt(name), self.limits.haste));
+        let pauses = stall.stop == ApiStop::Login && !agent.own_login;
+        if pauses {
+            wait.next = Next::Login;
+        }
+        agent.wait = Some(wait);
+        let until = match stall.stop {
+            ApiStop::Limit { until } => until,
+            _ => None,
+        };
+        let what = What::Stalled {
+            reason: stall.stop.word(),
+            why: stall.text.clone(),
+            until,
+            in_a_row: stall.in_a_row,
+        };
+        out.push(Action::Journal(Some(name.clone()), what));
+        if stall.stop.is_weather() {
+            self.weather.bad_sign(now);
+        }
+        if pauses {
+            self.begin_pause(now, out);
+        }
+    }
+
+    /// A session that stands where the API stopped it before: whether that is still so, only a new try
+    /// can tell. Where it was begun with a word to go on, or is at work on one, that is the try.
+    fn inherited(&mut self, now: Instant, name: &AgentName, stall: &Stall, begun: Option<How>) {
+        let mut wait = self.wait_for(name, stall);
+        wait.plan(now, stall.ends_in, (salt(name), self.limits.haste));
+        let tried = Next::Typed(now + TAKEN_WITHIN);
+        wait.next = match (begun, stall.stop) {
+            (Some(How::Continue), _) => tried,
+            (Some(_), ApiStop::Login) => Next::Nudge(now + SOON),
+            (Some(_), _) | (None, ApiStop::Limit { .. } | ApiStop::Refused { .. }) => wait.next,
+            (None, _) => tried,
+        };
+        if let Some(agent) = self.agents.get_mut(name)
+            && agent.wait.as_ref().is_none_or(|known| known.id != wait.id)
+        {
+            agent.wait = Some(wait);
+        }
+    }
+
+    /// The model has spoken to an agent.
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        name: &AgentName,
+        of: ProcessId,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
+        // An agent that stands still again was answered before it came to that.
+        if agent.process() != Some(of) || stands_still(agent) {
+            return;
+        }
+        let had_no_login = agent
+            .wait
+            .take()
+            .is_some_and(|wait| wait.stop == ApiStop::Login);
+        agent.own_login = false;
+        self.weather.good_sign(now);
+        let why = format!("{name} has been answered");
+        if had_no_login {
+            self.end_pause(now, why, false, out);
+        } else if self.login.as_ref().is_some_and(|pause| pause.is_old(now)) {
+            self.end_pause(now, why, true, out);
+        }
+    }
+
+    /// Nudges whoever is due, one at a time.
+    pub(super) fn nudge(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.next_nudge = None;
+        if self.phase != Phase::Open || self.permit.is_none() || self.fleet == Fleet::Down {
+            return;
+        }
+        self.give_up_on_typed(now);
+        let gate = self.weather.next_nudge(now);
+        let due = match self.login {
+            Some(_) => self.probing_agent(now),
+            None => self.due(now),
+        };
+        if let Some(name) = due
+            && gate.is_none()
+        {
+            self.nudge_one(now, name, out);
+        }
+        let gate = self.weather.next_nudge(now);
+        let looks = self.agents.values().filter_map(|agent| {
+            match agent.wait.as_ref().filter(|_| can_be_nudged(agent))?.next {
+                Next::Nudge(at) if self.login.is_none() => Some(at),
+                Next::Typed(until) => Some(until),
+                _ => None,
+            }
+        });
+        let probe = self.login.as_ref().map(|pause| pause.probe_at);
+        let next = looks.chain(probe).min();
+        self.next_nudge = next.map(|at| gate.map_or(at, |gate| at.max(gate)));
+    }
+
+    fn nudge_one(&mut self, now: Instant, name: AgentName, out: &mut Vec<Action>) {
+        let Some(agent) = self.agents.get_mut(&name) else {
+            return;
+        };
+        let (Some(process), Some(wait)) = (agent.process(), agent.wait.as_mut()) else {
+            return;
+        };
+        wait.next = Next::Typed(now + TAKEN_WITHIN);
+        let (stop, in_a_row) = (wait.stop, wait.in_a_row);
+        self.weather.let_go(now);
+        if let Some(pause) = &mut self.login {
+            pause.probed(now);
+        }
+        out.push(Action::Nudge {
+            name,
+            process,
+            stop,
+            in_a_row,
+        });
+    }
+
+    /// The agent whose nudge has been due for longest.
+    pub(super) fn due(&self, now: Instant) -> Option<AgentName> {
+        let due = self.agents.iter().filter_map(|(name, agent)| {
+            let wait = agent.wait.as_ref().filter(|_| can_be_nudged(agent))?;
+            match wait.next {
+                Next::Nudge(at) if at <= now => Some((at, name)),
+                _ => None,
+            }
+        });
+        due.min().map(|(_, name)| name.clone())
+    }
+
+    /// A nudge that nobody took counts like a stop.
+    fn give_up_on_typed(&mut self, now: Instant) {
+        let (paused, haste) = (self.login.is_some(), self.limits.haste);
+        for (name, agent) in &mut self.agents {
+            if !can_be_nudged(agent) {
+                continue;
+            }
+            if let Some(wait) = &mut agent.wait
+                && matches!(wait.next, Next::Typed(until) if until <= now)
+            {
+                wait.futile += 1;
+                if wait.stop == ApiStop::Login && paused {
+                    wait.next = Next::Login;
+                } else {
+                    wait.plan(now, None, (salt(name), haste));
+                }
+            }
+        }
+    }
+
+    /// Whether a nudge was typed. An agent that was quick has answered by now, and waits for nothing.
+    pub(super) fn nudged(
+        &mut self,
+        now: Instant,
+        name: &AgentName,
+        (of, in_a_row): (ProcessId, u32),
+        refused: Option<String>,
+        out: &mut Vec<Action>,
+    ) {
+        if refused.is_none() {
+            let what = What::Nudged { in_a_row };
+            out.push(Action::Journal(Some(name.clone()), what));
+        }
+        let paused = self.login.is_some();
+        let Some(agent) = self.agents.get_mut(name) else {
+            return;
+        };
+        if agent.process() != Some(of) {
+            return;
+        }
+        let Some(wait) = &mut agent.wait else { return };
+        if refused.is_some() {
+            wait.next = match wait.next {
+                Next::Typed(_) if paused && wait.stop == ApiStop::Login => Next::Login,
+                Next::Typed(_) => Next::Nudge(now + LOOK_AGAIN),
+                other => other,
+            };
+        }
+        wait.refused = refused;
+        out.push(Action::Persist(name.clone()));
+    }
+
+    /// Those that stand still for want of a login are asked again. `theirs`: others had one all the
+    /// time, so what they lack is one of their own, and no pause of the fleet helps them.
+    pub(super) fn ask_again(&mut self, now: Instant, theirs: bool) {
+        let haste = self.limits.haste;
+        for (name, agent) in &mut self.agents {
+            let Some(wait) = &mut agent.wait else {
+                continue;
+            };
+            if wait.stop != ApiStop::Login || !matches!(wait.next, Next::Login | Next::Human) {
+                continue;
+            }
+            wait.forgiven = wait.in_a_row.saturating_sub(1);
+            wait.futile = 0;
+            if theirs {
+                agent.own_login = true;
+                wait.plan(now, None, (salt(name), haste));
+            } else {
+                wait.next = Next::Nudge(now + SOON);
+            }
+        }
+    }
+}
+
+fn stands_still(agent: &Agent) -> bool {
+    matches!(
+        &agent.stage,
+        Stage::Up {
+            activity: Activity::Stalled(_),
+            ..
+        }
+    )
+}
+
+/// Whether it still stands where a nudge would be for it.
+pub(super) fn can_be_nudged(agent: &Agent) -> bool {
+    stands_still(agent) && agent.is_wanted()
+}

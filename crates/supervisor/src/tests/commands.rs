@@ -1,0 +1,201 @@
+//! What somebody wants of an agent or of the fleet, also at the wrong moment.
+
+use std::time::Instant;
+
+use super::support::*;
+use crate::notice::Source;
+use crate::*;
+use state::{AgentState, Cause, How, Wanted, What};
+use sys::exit::Exit;
+
+#[test]
+fn a_wish_during_a_launch_is_kept_until_its_process_is_known_and_may_be_taken_back() {
+    let now = Instant::now();
+    let launched_event = |attempt| Event::Launched {
+        name: name(),
+        attempt,
+        process: PROCESS,
+        how: How::First,
+    };
+    let end = Action::End {
+        name: name(),
+        process: PROCESS,
+    };
+    for (wishes, ends, comes_back) in [
+        (vec![], false, false),
+        (vec![wish(Wanted::Stopped)], true, false),
+        (vec![restart(false)], true, true),
+        (
+            vec![wish(Wanted::Stopped), wish(Wanted::Running)],
+            false,
+            false,
+        ),
+    ] {
+        let (mut core, attempt) = launched(now);
+        for wish in wishes {
+            assert!(ended(&core.step(now, wish)).is_empty());
+        }
+        let actions = core.step(now, launched_event(attempt));
+        assert_eq!(actions.contains(&end), ends);
+        if ends {
+            let actions = exit(&mut core, now, Exit::Code(143));
+            assert_eq!(launch_in(&actions).is_some(), comes_back);
+        }
+    }
+}
+
+#[test]
+fn the_last_wish_counts_for_an_agent_that_is_being_ended() {
+    let now = Instant::now();
+    for (wishes, comes_back) in [
+        ([wish(Wanted::Stopped), wish(Wanted::Running)], true),
+        ([restart(false), wish(Wanted::Stopped)], false),
+    ] {
+        let mut core = running(now);
+        let [first, last] = wishes;
+        assert_eq!(ended(&core.step(now, first)), [&name()]);
+        assert!(ended(&core.step(now, last)).is_empty(), "told to end once");
+        let actions = exit(&mut core, now, Exit::Code(143));
+        assert_eq!(launch_in(&actions).is_some(), comes_back);
+        let state = core.view(&name()).unwrap().state;
+        assert_eq!(state == AgentState::Stopped, !comes_back);
+    }
+}
+
+#[test]
+fn an_agent_that_is_to_start_anew_when_idle_finishes_its_turn_and_does_so_once() {
+    let now = Instant::now();
+    let mut core = running(now);
+    assert!(ended(&core.step(now, restart(true))).is_empty());
+    assert!(ended(&tell(&mut core, now, Activity::Waiting(None))).is_empty());
+    assert_eq!(ended(&tell(&mut core, now, Activity::Idle)), [&name()]);
+    let attempt = launch_in(&exit(&mut core, now, Exit::Code(143))).unwrap();
+    run(&mut core, now, attempt);
+    confirm(&mut core, now);
+    assert!(ended(&tell(&mut core, now, Activity::Idle)).is_empty());
+    // One that is idle need not wait.
+    assert_eq!(ended(&core.step(now, restart(true))), [&name()]);
+}
+
+#[test]
+fn who_is_taken_out_of_the_file_is_ended_then_forgotten_and_may_come_back() {
+    let now = Instant::now();
+    let mut core = running(now);
+    assert_eq!(ended(&core.step(now, Event::Declare(vec![]))), [&name()]);
+    assert!(core.view(&name()).is_some(), "its process is still there");
+    let actions = exit(&mut core, now, Exit::Code(143));
+    assert!(launch_in(&actions).is_none());
+    assert!(core.view(&name()).is_none());
+    let actions = core.step(now, Event::Declare(vec![declared()]));
+    assert!(launch_in(&actions).is_some());
+}
+
+#[test]
+fn a_fleet_that_is_taken_down_ends_whoever_runs_and_starts_nobody_until_it_is_up() {
+    let now = Instant::now();
+    let mut core = running(now);
+    assert_eq!(core.fleet(), Fleet::Up);
+    let actions = core.step(now, Event::Fleet(Fleet::Down));
+    assert_eq!(
+        (core.fleet(), ended(&actions)),
+        (Fleet::Down, vec![&name()])
+    );
+    assert!(matches!(
+        told(&actions)[..],
+        [What::Fleet {
+            wanted: Fleet::Down
+        }]
+    ));
+    assert!(told(&core.step(now, Event::Fleet(Fleet::Down))).is_empty());
+    exit(&mut core, now, Exit::Code(143));
+    assert_eq!(core.view(&name()).unwrap().state, AgentState::Stopped);
+    assert_eq!(
+        core.step(now, wish(Wanted::Running)),
+        [Action::Persist(name())]
+    );
+    let actions = core.step(now, Event::Fleet(Fleet::Up));
+    assert!(launch_in(&actions).is_some());
+    // Who fails at its start while the fleet is down is not tried again.
+    core.step(now, Event::Fleet(Fleet::Down));
+    refuse(&mut core, now, 2, true);
+    assert_eq!(core.next_wakeup(), None);
+}
+
+#[test]
+fn why_an_agent_was_stopped_is_shown_as_long_as_it_is_and_not_when_it_starts_again() {
+    let now = Instant::now();
+    let by = || Some(Cause::Stopped { by: "ann".into() });
+    for (second, state, why, cause) in [
+        (None, AgentState::Stopped, Some("stopped by you"), by()),
+        (
+            Some(restart(false)),
+            AgentState::Stopped,
+            Some("stopped by you"),
+            by(),
+        ),
+        (
+            Some(wish(Wanted::Running)),
+            AgentState::Starting,
+            None,
+            None,
+        ),
+    ] {
+        let mut core = running(now);
+        core.step(now, wish(Wanted::Stopped));
+        if let Some(second) = second {
+            core.step(now, second);
+        }
+        exit(&mut core, now, Exit::Code(143));
+        is_shown(&core, state, why, cause);
+    }
+}
+
+#[test]
+fn a_restart_does_not_sit_out_a_pause_and_only_a_person_revives_what_was_given_up() {
+    let now = Instant::now();
+    let mut core = running(now);
+    exit(&mut core, now, Exit::Signal(9));
+    let attempt = launch_in(&core.step(now, restart(false))).unwrap();
+    refuse(&mut core, now, attempt, false);
+    for event in [Event::Fleet(Fleet::Down), Event::Fleet(Fleet::Up)] {
+        assert!(launch_in(&core.step(now, event)).is_none());
+        is_shown(
+            &core,
+            AgentState::Failed,
+            Some("no claude"),
+            Some(Cause::CannotStart),
+        );
+    }
+    assert!(launch_in(&core.step(now, restart(true))).is_some());
+}
+
+#[test]
+fn who_is_in_the_queue_when_the_notice_comes_may_still_be_unwanted() {
+    let now = Instant::now();
+    for (unwanted, why) in [
+        (wish(Wanted::Stopped), Some("stopped by you")),
+        (Event::Fleet(Fleet::Down), None),
+    ] {
+        let mut core = Core::new(Limits::for_cores(2), Fleet::Up, false);
+        core.step(now, Event::Declare(vec![declared()]));
+        core.step(now, Event::Notice(Notice::new(Source::Command, now, None)));
+        assert_eq!(core.views()[0].state, AgentState::Starting);
+        core.step(now, unwanted);
+        let view = &core.views()[0];
+        assert_eq!(
+            (view.state, view.why.as_deref()),
+            (AgentState::Stopped, why)
+        );
+    }
+}
+
+#[test]
+fn a_change_of_wish_is_written_down_once_with_who_wished_it() {
+    let now = Instant::now();
+    let mut core = running(now);
+    assert!(told(&core.step(now, wish(Wanted::Running))).is_empty());
+    let (wanted, by) = (Wanted::Stopped, "ann".to_owned());
+    let actions = core.step(now, wish(wanted));
+    assert_eq!(told(&actions), [&What::Wanted { wanted, by }]);
+    assert!(told(&core.step(now, wish(wanted))).is_empty());
+}

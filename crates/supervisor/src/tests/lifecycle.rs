@@ -1,0 +1,336 @@
+//! What becomes of one agent: by its policy, and by news of what is long over.
+
+use std::time::{Duration, Instant};
+
+use super::support::*;
+use crate::notice::Source;
+use crate::*;
+use claude::ApiStop;
+use state::config::Restart;
+use state::{AgentState, Cause, How, Wanted, What};
+use sys::exit::Exit;
+use sys::process::ProcessId;
+
+#[test]
+fn what_follows_when_an_agent_ends_by_itself_is_for_its_policy_to_say() {
+    use AgentState::{Backoff, Failed, Stopped};
+    let now = Instant::now();
+    for (restart, clean, crashed) in [
+        (Restart::Always, Backoff, Backoff),
+        (Restart::OnFailure, Stopped, Backoff),
+        (Restart::Never, Stopped, Failed),
+    ] {
+        for (code, state) in [(0, clean), (1, crashed)] {
+            let mut core = running(now);
+            let of = Declared {
+                restart,
+                ..declared()
+            };
+            core.step(now, Event::Declare(vec![of]));
+            let actions = exit(&mut core, now, Exit::Code(code));
+            let view = core.view(&name()).unwrap();
+            assert_eq!(view.state, state, "{restart:?} {code}");
+            assert_eq!(view.restarts, u32::from(state == Backoff));
+            // Who is done is not raised by a new life either.
+            assert_eq!(view.wanted == Wanted::Stopped, state == Stopped);
+            let by_itself = told(&actions)
+                .iter()
+                .any(|what| matches!(what, What::Stopped { by } if by == "itself"));
+            assert_eq!(by_itself, state == Stopped);
+            let starts = core
+                .next_wakeup()
+                .map(|due| launch_in(&tick(&mut core, due)));
+            assert_eq!(starts.flatten().is_some(), state == Backoff);
+        }
+    }
+}
+
+#[test]
+fn news_of_another_launch_or_process_changes_nothing() {
+    let now = Instant::now();
+    let (name, old) = (
+        name(),
+        ProcessId {
+            pid: 6,
+            start_time: 1,
+        },
+    );
+    let (mut core, current) = launched(now);
+    for known in [false, true] {
+        if known {
+            run(&mut core, now, current);
+        }
+        let before = core.views();
+        for attempt in [current - 1, current + 1] {
+            let why = "no claude".into();
+            let refusal = Refusal { why, retry: true };
+            let (process, how, blocker) = (old, How::First, Some("a dialog".into()));
+            for event in [
+                Event::Launched {
+                    name: name.clone(),
+                    attempt,
+                    process,
+                    how,
+                },
+                Event::Refused {
+                    name: name.clone(),
+                    attempt,
+                    refusal,
+                },
+                Event::Screen {
+                    name: name.clone(),
+                    attempt,
+                    blocker,
+                },
+            ] {
+                assert_eq!(core.step(now, event.clone()), [], "{event:?}");
+            }
+        }
+        assert_eq!(core.views(), before);
+    }
+    confirm(&mut core, now);
+    tell(&mut core, now, stalled("1", ApiStop::Network));
+    let before = core.views();
+    let activity = Activity::Idle;
+    let end = Exit::Code(1).into();
+    let refused = Some("unsent words".into());
+    for event in [
+        Event::Session {
+            name: name.clone(),
+            process: old,
+            session_id: "x".into(),
+            activity,
+        },
+        Event::Answered {
+            name: name.clone(),
+            process: old,
+        },
+        Event::Nudged {
+            name: name.clone(),
+            process: old,
+            in_a_row: 1,
+            refused,
+        },
+        Event::Exited {
+            name: name.clone(),
+            process: old,
+            end,
+        },
+    ] {
+        assert_eq!(core.step(now, event.clone()), [], "{event:?}");
+        assert_eq!(core.views(), before);
+    }
+    // Nor does what nobody asked for in a life that goes on anyway.
+    for event in [
+        Event::Survived,
+        Event::SaveEnded,
+        Event::ShuttingDown(Some(true)),
+        Event::ShuttingDown(Some(false)),
+    ] {
+        assert_eq!(core.step(now, event.clone()), [], "{event:?}");
+    }
+    assert_eq!((core.views(), core.is_closed()), (before, false));
+}
+
+#[test]
+fn a_start_in_another_session_is_ended_and_counts_as_a_failure() {
+    let now = Instant::now();
+    let (mut core, attempt) = launched(now);
+    run(&mut core, now, attempt);
+    let actions = core.step(now, session("x", Activity::Busy));
+    assert_eq!(ended(&actions), [&name()]);
+    let why = Some("claude opened the session x instead of s");
+    is_shown(&core, AgentState::Starting, why, None);
+    let actions = exit(&mut core, now, Exit::Code(143));
+    is_shown(&core, AgentState::Backoff, why, Some(Cause::CannotStart));
+    assert!(
+        told(&actions)
+            .iter()
+            .any(|what| matches!(what, What::Backoff { failures: 1, .. }))
+    );
+}
+
+#[test]
+fn a_session_that_changes_under_way_is_followed_and_written_down() {
+    let now = Instant::now();
+    let mut core = running(now);
+    let rebind = Action::Rebind {
+        name: name(),
+        session_id: "t".into(),
+    };
+    let what = What::SessionChanged {
+        from: "s".into(),
+        to: "t".into(),
+    };
+    let actions = core.step(now, session("t", Activity::Busy));
+    assert_eq!(actions, [rebind, Action::Journal(Some(name()), what)]);
+    assert_eq!(core.view(&name()).unwrap().session_id, "t");
+    // The same again is no news, and each new question of its is told once.
+    assert_eq!(core.step(now, session("t", Activity::Busy)), []);
+    let asks = || Activity::Waiting(Some("a permission".into()));
+    let actions = core.step(now, session("t", asks()));
+    let why = "a permission".to_owned();
+    let [
+        Action::Persist(_),
+        Action::Journal(Some(_), What::Waiting { why: said }),
+    ] = &actions[..]
+    else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(*said, why);
+    assert_eq!(core.step(now, session("t", asks())), []);
+}
+
+#[test]
+fn a_dialog_is_told_once_and_waited_for_without_end_while_the_others_start() {
+    let now = Instant::now();
+    let mut core = ready(now, 1);
+    let others = ["b", "c"].map(|other| Declared {
+        name: AgentName::new(other).unwrap(),
+        session_id: other.into(),
+        ..declared()
+    });
+    let all = [vec![declared()], others.to_vec()].concat();
+    let actions = core.step(now, Event::Declare(all));
+    let launches = actions
+        .iter()
+        .filter(|action| matches!(action, Action::Launch { .. }));
+    assert_eq!(launches.count(), 2, "as many as one core carries");
+    run(&mut core, now, 1);
+    let actions = screen(&mut core, now, 1, Some("trust this folder?"));
+    assert_eq!(told(&actions).len(), 1);
+    assert!(launch_in(&actions).is_some(), "c need not wait for a human");
+    for minutes in 1..9 {
+        let at = now + Duration::from_secs(60 * minutes);
+        let actions = screen(&mut core, at, 1, Some("trust this folder?"));
+        assert!(told(&actions).is_empty() && ended(&actions).is_empty());
+    }
+    // It was answered, and the process has still not said that it is up.
+    let late = now + Duration::from_secs(600);
+    let actions = screen(&mut core, late, 1, None);
+    assert!(actions.contains(&Action::Persist(name())) && ended(&actions).is_empty());
+    assert_eq!(ended(&screen(&mut core, late, 1, None)), [&name()]);
+}
+
+#[test]
+fn a_start_is_ended_after_three_minutes_and_not_before() {
+    let now = Instant::now();
+    let after = |seconds| now + Duration::from_secs(seconds);
+    let (mut core, attempt) = launched(now);
+    run(&mut core, now, attempt);
+    assert!(ended(&screen(&mut core, after(179), attempt, None)).is_empty());
+    assert_eq!(
+        ended(&screen(&mut core, after(180), attempt, None)),
+        [&name()]
+    );
+}
+
+#[test]
+fn a_start_that_is_refused_is_tried_again_only_where_that_may_help() {
+    let now = Instant::now();
+    for (retry, state) in [(true, AgentState::Backoff), (false, AgentState::Failed)] {
+        let (mut core, attempt) = launched(now);
+        refuse(&mut core, now, attempt, retry);
+        is_shown(&core, state, Some("no claude"), Some(Cause::CannotStart));
+        let tried = core.view(&declared().name).unwrap().next_try;
+        assert_eq!(tried, core.next_wakeup());
+        assert_eq!(tried.is_some(), retry);
+    }
+}
+
+#[test]
+fn a_session_is_not_opened_while_another_agent_may_be_in_it() {
+    let now = Instant::now();
+    let mut core = running(now);
+    let other = Declared {
+        name: AgentName::new("b").unwrap(),
+        ..declared()
+    };
+    let both = vec![declared(), other.clone()];
+    assert!(launch_in(&core.step(now, Event::Declare(both))).is_none());
+    let view = core.view(&other.name).unwrap();
+    let why = "its session s is in use by the agent a";
+    assert_eq!(
+        (view.state, view.why.as_deref()),
+        (AgentState::Failed, Some(why))
+    );
+    // A wish tries again, and now there is nobody in it.
+    core.step(now, wish(Wanted::Stopped));
+    exit(&mut core, now, Exit::Code(143));
+    let name = other.name;
+    let (wanted, by) = (Wanted::Running, "ann".into());
+    assert!(launch_in(&core.step(now, Event::Want { name, wanted, by })).is_some());
+}
+
+#[test]
+fn the_first_notice_counts_and_is_written_down_with_the_time_that_it_leaves() {
+    let now = Instant::now();
+    let mut core = running(now);
+    let notice = Notice::new(Source::Metadata, now, Some(Duration::from_secs(120)));
+    let actions = core.step(now, Event::Notice(notice));
+    let what = What::Notice {
+        source: "metadata".into(),
+        deadline_ms: Some(120_000),
+    };
+    let save = Action::Save(notice);
+    assert_eq!(actions, [Action::Journal(None, what), save]);
+    let second = Notice::new(Source::Command, now, None);
+    assert_eq!(core.step(now, Event::Notice(second)), []);
+    assert_eq!(core.notice(), Some(&notice));
+    // Wishes are remembered, and nothing is done for them beside the save.
+    let actions = core.step(now, wish(Wanted::Stopped));
+    assert!(ended(&actions).is_empty());
+    assert_eq!(core.step(now, restart(false)), []);
+    assert_eq!(core.step(now, Event::ShuttingDown(Some(false))), []);
+    assert!(core.is_closed());
+}
+
+#[test]
+fn a_keeper_that_comes_after_the_notice_starts_nobody_and_shows_the_fleet_as_saved() {
+    let now = Instant::now();
+    let mut core = Core::new(Limits::for_cores(2), Fleet::Up, true);
+    let until = None;
+    core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
+    core.step(now, Event::ApiAnswers);
+    let actions = core.step(now, Event::Declare(vec![declared()]));
+    assert!(core.is_closed() && launch_in(&actions).is_none());
+    let why = Some("ended by a save; a new life resumes it");
+    is_shown(&core, AgentState::Stopped, why, Some(Cause::Preempted));
+    assert!(launch_in(&core.step(now, Event::Survived)).is_some());
+}
+
+#[test]
+fn a_start_says_how_its_session_was_begun() {
+    let now = Instant::now();
+    for (how, continued) in [
+        (How::First, None),
+        (How::Resume, Some(false)),
+        (How::Continue, Some(true)),
+    ] {
+        let (mut core, attempt) = launched(now);
+        run_as(&mut core, now, attempt, how);
+        let actions = tell(&mut core, now, Activity::Busy);
+        let session_id = "s".to_owned();
+        let begun = match continued {
+            None => What::Started { session_id },
+            Some(continued) => What::Resumed {
+                session_id,
+                continued,
+            },
+        };
+        assert_eq!(told(&actions), [&begun]);
+    }
+}
+
+#[test]
+fn a_launch_that_fails_while_nobody_wants_it_is_no_failure_to_be_told() {
+    let now = Instant::now();
+    for unwanted in [wish(Wanted::Stopped), Event::Fleet(Fleet::Down)] {
+        let (mut core, attempt) = launched(now);
+        core.step(now, unwanted);
+        let actions = refuse(&mut core, now, attempt, true);
+        assert!(told(&actions).is_empty(), "{actions:?}");
+        let view = &core.views()[0];
+        assert_eq!((view.state, view.restarts), (AgentState::Stopped, 0));
+    }
+}

@@ -1,0 +1,43 @@
+//! The operating system, as narrow as we need it: durable files, processes by pidfd, peer
+//! credentials, mounts, change notices, signals. The only room that names `rustix`, `tempfile` and
+//! `signal-hook`.
+
+// Tests may take the short way: a failed unwrap is a failed test.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::allow_attributes
+    )
+)]
+
+pub mod block;
+pub mod cloud_provider;
+pub mod command;
+pub mod deadline;
+pub mod error;
+pub mod exit;
+pub mod failpoint;
+pub mod files;
+pub mod http;
+pub mod inotify;
+pub mod mounts;
+pub mod power_cut;
+pub mod prefix;
+pub mod proc_usage;
+pub mod proc_usage_others;
+pub mod process;
+pub mod secure_dir;
+pub mod signal;
+pub mod size;
+pub mod socket;
+pub mod terminal;
+pub mod thread;
+pub mod time;
+pub mod time_limit;
+pub mod trusted_path;
+pub mod user;
+pub mod uuid;
+pub mod watched;

@@ -1,0 +1,428 @@
+//! Processes by identity, never by number alone: a pid is reused, a pid with its start time is not.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use super::command;
+use crate::error::{Context as _, Result};
+
+/// A process of this life: its pid and its start time in clock ticks after boot (field 22 of
+/// `/proc/PID/stat`), which together never name another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Process id.
+    pub pid: i32,
+    /// Clock ticks after boot.
+    pub start_time: u64,
+}
+
+impl ProcessId {
+    /// The process that now has this pid; `None` if there is none, or only its corpse.
+    #[must_use]
+    pub fn of(pid: i32) -> Option<Self> {
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let (state, start_time) = parse_stat(&stat)?;
+        (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start_time })
+    }
+
+    /// This process itself.
+    ///
+    /// # Errors
+    /// `/proc` is not mounted.
+    pub fn current() -> Result<Self> {
+        let pid = i32::try_from(std::process::id()).context("pid out of range")?;
+        Self::of(pid).context("cannot read /proc/self/stat")
+    }
+
+    /// Whether it still runs.
+    #[must_use]
+    pub fn is_alive(self) -> bool {
+        Self::of(self.pid) == Some(self)
+    }
+
+    /// A handle that stays with this process; `None` if it has ended.
+    #[must_use]
+    pub fn open(self) -> Option<Pidfd> {
+        let fd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        // Opened first, compared after: the pid may have been reused in between.
+        self.is_alive().then_some(Pidfd { fd })
+    }
+}
+
+/// State letter and start time out of `/proc/PID/stat`, whose second field may hold anything: the first 15 bytes of a
+/// name, which may end within a character.
+#[must_use]
+pub fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
+    let stat = String::from_utf8_lossy(stat);
+    let mut fields = fields_of_stat(&stat)?;
+    let state = fields.next()?.chars().next()?;
+    // The state is field 3, the start time field 22.
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+/// What follows the name in `/proc/PID/stat`: field 3 of proc(5), and so on.
+fn fields_of_stat(stat: &str) -> Option<impl Iterator<Item = &str>> {
+    Some(stat.get(stat.rfind(')')? + 2..)?.split(' '))
+}
+
+/// A handle on one process.
+#[derive(Debug)]
+pub struct Pidfd {
+    fd: OwnedFd,
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Pidfd {
+    /// That of a child that nobody has waited for yet: it may have ended, but is a corpse until then, so its
+    /// pid is still its own.
+    pub(super) fn of_child(child: &Child) -> Option<Self> {
+        let pid = Pid::from_raw(i32::try_from(child.id()).ok()?)?;
+        let fd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        Some(Self { fd })
+    }
+
+    /// Waits until the process has ended, at most until `deadline` (`None`: for ever).
+    /// Returns whether it has ended.
+    #[must_use]
+    pub fn wait(&self, deadline: Option<Instant>) -> bool {
+        loop {
+            let timeout = deadline.map(|deadline| {
+                Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or(
+                    Timespec {
+                        tv_sec: 60,
+                        tv_nsec: 0,
+                    },
+                )
+            });
+            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) => return false,
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(_) => return true,
+            }
+        }
+    }
+
+    /// Sends a signal; a process that has ended is no error.
+    pub fn signal(&self, signal: Signal) {
+        // ESRCH is the only answer that can come, and it is what we want.
+        pidfd_send_signal(&self.fd, signal.into()).ok();
+    }
+}
+
+/// The signals that we send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Asks it to end.
+    Term,
+    /// Ends it.
+    Kill,
+    /// What ctrl-C sends: asks it to clean up and end.
+    Interrupt,
+    /// Tells it to look after its children.
+    Child,
+    /// Lets it do nothing from now on.
+    Stop,
+}
+
+impl From<Signal> for rustix::process::Signal {
+    fn from(signal: Signal) -> Self {
+        match signal {
+            Signal::Term => Self::TERM,
+            Signal::Kill => Self::KILL,
+            Signal::Interrupt => Self::INT,
+            Signal::Child => Self::CHILD,
+            Signal::Stop => Self::STOP,
+        }
+    }
+}
+
+/// Every process whose environment holds `marker` (such as `NAME=value`), but not ourselves.
+///
+/// Processes of other users cannot be read and are left out.
+#[must_use]
+pub fn with_marker(marker: &str) -> Vec<ProcessId> {
+    with_any_marker(&[marker.to_owned()])
+}
+
+/// As [`with_marker`], for any of several, in one walk over `/proc`.
+#[must_use]
+pub fn with_any_marker(markers: &[String]) -> Vec<ProcessId> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let me = std::process::id();
+    let is_marked = |pid: &i32| {
+        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+            let mut pairs = environ.split(|byte| *byte == 0);
+            pairs.any(|pair| markers.iter().any(|marker| marker.as_bytes() == pair))
+        })
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| u32::try_from(*pid) != Ok(me))
+        .filter(is_marked)
+        .filter_map(ProcessId::of)
+        .collect()
+}
+
+/// The processes that have something at or below `path` open, or as their working directory, with
+/// the name of each; not ourselves. Processes of other users cannot be looked into and are left out.
+#[must_use]
+pub fn users_of(path: &Path) -> Vec<(ProcessId, String)> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let me = std::process::id();
+    let uses = |pid: i32| {
+        let descriptors = fs::read_dir(format!("/proc/{pid}/fd"));
+        let descriptors = descriptors.into_iter().flatten();
+        let open = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok();
+        open.chain(cwd).any(|target| target.starts_with(&path))
+    };
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| u32::try_from(*pid) != Ok(me) && uses(*pid))
+        .filter_map(|pid| {
+            let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name = String::from_utf8_lossy(&name).trim().to_owned();
+            Some((ProcessId::of(pid)?, name))
+        })
+        .collect()
+}
+
+/// One life of the machine: boot id and start time of PID 1, so that a restarted container counts
+/// as a new one. `SPOTKEEP_LIFE` sets it, for drills.
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub fn current_life() -> Result<String> {
+    if let Ok(life) = std::env::var("SPOTKEEP_LIFE") {
+        return Ok(life);
+    }
+    let boot =
+        fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
+    let init = ProcessId::of(1).context("cannot read the start time of PID 1")?;
+    Ok(format!("{}-{}", boot.trim(), init.start_time))
+}
+
+/// How long this life has lasted, by the kernel's clock: since the machine booted, or since the container's
+/// first process was started. `None` where it cannot be told, or the life was set from outside.
+#[must_use]
+pub fn since_life_began() -> Option<Duration> {
+    if std::env::var_os("SPOTKEEP_LIFE").is_some() {
+        return None;
+    }
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+    let now = Duration::try_from_secs_f64(seconds).ok()?;
+    let ticks = ProcessId::of(1)?.start_time;
+    now.checked_sub(Duration::from_millis(
+        ticks.saturating_mul(1000) / TICKS_PER_SECOND,
+    ))
+}
+
+/// The unit of start times in `/proc`: `USER_HZ`, which is 100 on every architecture that Linux has in use.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// Memory that can still be given out without swapping, in bytes (`MemAvailable`).
+#[must_use]
+pub fn available_memory() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
+}
+
+/// The kernel's number of the calling thread.
+#[must_use]
+pub fn this_thread() -> i32 {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+/// Whether a thread of this process waits in the kernel and can be interrupted by nothing (state `D`), as
+/// for a disk. One that has ended does not.
+#[must_use]
+pub fn thread_is_in_kernel(thread: i32) -> bool {
+    fs::read(format!("/proc/self/task/{thread}/stat"))
+        .ok()
+        .and_then(|stat| parse_stat(&stat))
+        .is_some_and(|(state, _)| state == 'D')
+}
+
+/// The session that a process belongs to; `None` if there is no process of this pid, or if it was
+/// entered from outside of this process namespace, as by `docker exec`: then its session has no
+/// number here. getsid(2) says 0 of it, which rustix takes for impossible.
+#[must_use]
+pub fn session_of(pid: i32) -> Option<i32> {
+    parse_session(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_session(stat: &[u8]) -> Option<i32> {
+    let stat = String::from_utf8_lossy(stat);
+    let session: i32 = fields_of_stat(&stat)?.nth(3)?.parse().ok()?;
+    (session != 0).then_some(session)
+}
+
+/// Lets the calling thread step back behind all others.
+pub fn be_nice() {
+    // One that is not allowed to goes on as it is.
+    rustix::process::setpriority_process(None, 19).ok();
+}
+
+/// Leaves the terminal's session, so that closing the terminal does not end this process.
+pub fn leave_terminal() {
+    // A process that leads its group already has a session of its own, and then nothing is to do.
+    rustix::process::setsid().ok();
+}
+
+/// Takes this process back to the ordinary chance of being ended when the machine is out of memory,
+/// where its parent, such as our tmux server, has a lower one.
+pub fn give_up_oom_protection() {
+    let path = "/proc/self/oom_score_adj";
+    let score = fs::read_to_string(path).ok();
+    if score.is_some_and(|score| score.trim().parse().is_ok_and(|score: i32| score < 0)) {
+        // To raise it is allowed to everybody.
+        fs::write(path, "0").ok();
+    }
+}
+
+/// This program, open, for a child that may not reach it by its path: a child that runs as another
+/// user executes `/proc/self/fd/N`, which is the path that is returned.
+///
+/// # Errors
+/// The program cannot be opened.
+pub fn inheritable_self() -> Result<(File, PathBuf)> {
+    let path = std::env::current_exe().context("cannot find the program itself")?;
+    let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())
+        .context("cannot pass the program on")?;
+    let at = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    Ok((file, at))
+}
+
+/// Keeps a child from getting any descriptor of ours but its input, output and errors: what the
+/// shell had open when it started us is otherwise passed on.
+pub fn keep_descriptors_to_ourselves() {
+    let entries = fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let numbers: Vec<i32> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > 2)
+        .collect();
+    for number in numbers {
+        set_close_on_exec(number);
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the descriptor is borrowed for one call that changes its flag and nothing else; one \
+              that was closed meanwhile is an error of that call"
+)]
+fn set_close_on_exec(number: i32) {
+    let fd = unsafe { BorrowedFd::borrow_raw(number) };
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC).ok();
+}
+
+/// Lets everybody else go first: this thread, and whatever is started from it. Not at the very lowest: where
+/// every core is wanted by several, that would be nothing at all for hours.
+pub fn step_back() {
+    // A machine that refuses has nothing to lose by it but speed.
+    rustix::process::nice(15).ok();
+    // Where processes are scheduled by session, niceness counts within one session only, and this is the
+    // session's own (sched(7)). Of a session that others are in it would slow them all.
+    let me = i32::try_from(std::process::id());
+    if me.is_ok_and(|me| session_of(me) == Some(me)) {
+        fs::write("/proc/self/autogroup", "15").ok();
+    }
+    // The disk's turn comes by a class that only a program of its own can set without unsafe code.
+    let mut ionice = Command::new("ionice");
+    ionice.args(["-c", "3", "-t", "-p", &std::process::id().to_string()]);
+    command::run(&mut ionice, Duration::from_secs(5)).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testing::wait::{during, until};
+
+    #[test]
+    fn the_start_time_is_read_past_a_name_with_spaces_and_brackets() {
+        let stat = b"7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
+        assert_eq!(parse_stat(stat), Some(('S', 4242)));
+    }
+
+    #[test]
+    fn a_name_that_is_cut_within_a_character_hides_no_process() {
+        // The kernel keeps 15 bytes of a name, here seven letters of two and half of one.
+        let name = c"\u{43f}\u{440}\u{438}\u{43b}\u{43e}\u{436}\u{435}\xd0";
+        let thread = std::thread::spawn(move || {
+            rustix::thread::set_name(name).unwrap();
+            ProcessId::of(this_thread())
+        });
+        assert!(thread.join().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_process_entered_from_outside_of_its_namespace_has_no_session() {
+        let stat = |session: &str| format!("8 (a ) b) S 1 0 {session} 0 -1 4194560 107");
+        assert_eq!(parse_session(stat("7").as_bytes()), Some(7));
+        assert_eq!(parse_session(stat("0").as_bytes()), None);
+    }
+
+    #[test]
+    fn a_process_is_itself_and_no_other() {
+        let me = ProcessId::current().unwrap();
+        assert!(me.is_alive());
+        assert!(
+            !ProcessId {
+                start_time: me.start_time + 1,
+                ..me
+            }
+            .is_alive()
+        );
+    }
+
+    #[test]
+    fn a_process_is_found_by_its_marker_and_its_end_is_seen() {
+        let marker = format!("SPOTKEEP_TEST_MARKER={}", uuid::Uuid::new_v4());
+        let (key, value) = marker.split_once('=').unwrap();
+        let mut child = Command::new("tail")
+            .args(["-f", "/dev/null"])
+            .env(key, value)
+            .spawn()
+            .unwrap();
+        // Between fork and exec the environment is still the parent's.
+        let found = until("one process has the marker", || {
+            match with_marker(&marker)[..] {
+                [process] => Some(process),
+                _ => None,
+            }
+        });
+        let pidfd = found.open().unwrap();
+        assert!(!pidfd.wait(Some(Instant::now())));
+        pidfd.signal(Signal::Kill);
+        during("it ends", || pidfd.wait(None));
+        child.wait().unwrap();
+        assert!(!found.is_alive());
+    }
+}
