@@ -59,7 +59,7 @@ fuzz: ## Fuzz each reader of foreign bytes for SECONDS=60 (ARGS="transcript conf
 mutants: ## Break the core and the state in some 700 ways, and list what no test sees (hours; ARGS="--shard 0/8")
 	@scripts/need mutants
 	@CARGO_PROFILE_DEV_DEBUG=0 PROPTEST_DISABLE_FAILURE_PERSISTENCE=1 PROPTEST_MAX_SHRINK_TIME=1 \
-	    $(CARGO) mutants --output target --cap-lints=true $(ARGS)
+	    $(CARGO) mutants --workspace --output target --cap-lints=true $(ARGS)
 
 # How long all tests take, as measured last: on two cores, as root, with all tiers.
 TEST_TIME := some 25 minutes (2026-11-29, four at a time, beside other work)
