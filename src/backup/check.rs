@@ -6,8 +6,8 @@ use std::process::Command;
 
 use super::restic::{LONG, SHORT, Trouble, trouble};
 use super::{Repository, Stop};
+use sys::command::Runner;
 use sys::error::{Context as _, Result};
-use sys::watched;
 
 /// Files given to one `sha256sum`.
 const BATCH: usize = 500;
@@ -142,7 +142,7 @@ fn misnamed(dir: &Path, with_data: bool, stop: &Stop) -> Result<Vec<String>> {
                 wrong.push(path.strip_prefix(dir).unwrap_or(path).display().to_string());
             }
         };
-        let ended = watched::run(&mut command, LONG, &|| stop.reason(), &mut take)?;
+        let ended = Runner::watched(&mut command, LONG, &|| stop.reason()).each_line(&mut take)?;
         // One that cannot be read is damage too.
         for line in ended.stderr.lines() {
             wrong.push(line.trim_start_matches("sha256sum: ").to_owned());

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::settings::Key;
 use super::{Settings, Stop};
 use sys::command;
+use sys::command::{Exchange, Limits, Runner};
 use sys::error::{Context as _, Error, Hint as _, Kind, Result, anyhow, ensure};
-use sys::watched::{self, Ended, Limits};
 
 /// Repositories of version 2, `copy --from-repo`.
 const OLDEST: (u32, u32) = (0, 14);
@@ -282,8 +282,10 @@ impl Repository {
         limits: Limits,
         stop: &Stop,
         line: &mut dyn FnMut(&str),
-    ) -> Result<Ended> {
-        watched::run(command, limits, &|| stop.reason(), line).context("restic")
+    ) -> Result<Exchange> {
+        Runner::watched(command, limits, &|| stop.reason())
+            .each_line(line)
+            .context("restic")
     }
 
     /// Runs a command whose output goes elsewhere.
@@ -297,7 +299,8 @@ impl Repository {
         limits: Limits,
         stop: &Stop,
     ) -> Result<()> {
-        let ended = watched::run_into(command, output, limits, &|| stop.reason())?;
+        command.stdin(std::process::Stdio::null()).stdout(output);
+        let ended = Runner::watched(command, limits, &|| stop.reason()).run()?;
         self.ensure_success(&ended)
     }
 
@@ -305,7 +308,7 @@ impl Repository {
     ///
     /// # Errors
     /// Its last words, with a hint where they are known.
-    pub fn ensure_success(&self, ended: &Ended) -> Result<()> {
+    pub fn ensure_success(&self, ended: &Exchange) -> Result<()> {
         if ended.status.success() {
             return Ok(());
         }

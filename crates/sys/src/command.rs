@@ -1,21 +1,32 @@
-//! Other programs, run to their end or to a limit.
+//! Other programs, run to their end or to a limit: [`Runner`], and short forms of it.
 
-use std::io::Write as _;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+mod pipes;
+mod progress;
+
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use rustix::process::Pid;
 
-use super::process::{Pidfd, Signal};
-use super::{thread, user};
-use crate::error::{Context as _, Result, ensure};
+use super::process::Signal;
+use super::user;
+use crate::error::{Context as _, Error, Result, anyhow, ensure};
+use crate::time::short;
+use pipes::Pipes;
+use progress::Progress;
 
-/// What a command said.
+/// Between two looks at what may stop a command or at whether it is at work.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How long a killed command is waited for. One that hangs in the kernel is left behind.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+
+/// A command that has ended may have left a child behind that keeps its pipes open.
+const PIPE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What a command said, as text.
 #[derive(Debug)]
 pub struct Output {
     /// How it ended.
@@ -26,41 +37,24 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Runs a command to its end, or until `limit` has passed: then it is asked to end, and after a
-/// moment killed; with all that it has started, after [`lead_groups`].
-///
-/// # Errors
-/// It cannot be started, or it took too long.
-pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    run_to_its_end(command, &[], limit)
+/// What a command said, byte for byte.
+#[derive(Debug)]
+pub struct Exchange {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error, trimmed.
+    pub stderr: String,
 }
 
-/// As [`run`], with its standard output going where the caller says.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_into(command: &mut Command, stdout: Stdio, limit: Duration) -> Result<Output> {
-    command.stdin(Stdio::null()).stdout(stdout);
-    run_to_its_end(command, &[], limit)
-}
-
-/// As [`run`], for a command that was given its standard input.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_fed(command: &mut Command, limit: Duration) -> Result<Output> {
-    command.stdout(Stdio::piped());
-    run_to_its_end(command, &[], limit)
-}
-
-/// As [`run`], with something to read.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    run_to_its_end(command, input, limit)
+/// How long a long command may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// In all.
+    pub total: Duration,
+    /// Without reading anything to speak of, from a disk or from a network, and without computing.
+    pub stalled: Duration,
 }
 
 /// Whether a command leads a process group of its own.
@@ -73,88 +67,286 @@ pub fn lead_groups() {
     OWN_GROUPS.store(true, Ordering::Relaxed);
 }
 
-fn run_to_its_end(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    look_in_absolute_directories(command);
-    let leads = OWN_GROUPS.load(Ordering::Relaxed);
-    if leads {
-        command.process_group(0);
+/// How a command that has to end is asked to.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    signal: Signal,
+    /// So long it may clean up; then it is killed.
+    grace: Duration,
+}
+
+/// Who works on files in a moment: so that it removes its own temporary files and locks.
+const BRIEFLY: Asked = Asked {
+    signal: Signal::Term,
+    grace: Duration::from_millis(300),
+};
+
+/// restic takes up to 2 s to remove its locks (measured).
+const PATIENTLY: Asked = Asked {
+    signal: Signal::Interrupt,
+    grace: Duration::from_secs(5),
+};
+
+/// One command, and what may end it before its own end. Whatever does, it is asked to end first, and
+/// killed a moment later, with all that it has started where it leads a process group.
+pub struct Runner<'a> {
+    command: &'a mut Command,
+    input: Vec<u8>,
+    until: Instant,
+    /// The time that it has in all, to be told.
+    limit: Option<Duration>,
+    stalled: Option<Duration>,
+    stop: &'a dyn Fn() -> Option<String>,
+    line: Option<&'a mut dyn FnMut(&str)>,
+    leads_group: bool,
+    asked: Asked,
+}
+
+impl<'a> Runner<'a> {
+    fn new(command: &'a mut Command, until: Instant) -> Self {
+        Self {
+            command,
+            input: Vec::new(),
+            until,
+            limit: None,
+            stalled: None,
+            stop: &|| None,
+            line: None,
+            leads_group: OWN_GROUPS.load(Ordering::Relaxed),
+            asked: BRIEFLY,
+        }
     }
-    let mut child = command
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("cannot run {name}"))?;
-    feed(&mut child, input.to_vec());
-    let (status, mut ears) = hear_to_the_end(child, &name, Instant::now() + limit, leads)?
-        .with_context(|| format!("{name} did not end within {} s", limit.as_secs_f32()))?;
-    ears.hear_the_rest(Instant::now());
+
+    /// A command of moments, which has `limit`.
+    pub fn within(command: &'a mut Command, limit: Duration) -> Self {
+        let mut runner = Self::new(command, Instant::now() + limit);
+        runner.limit = Some(limit);
+        runner
+    }
+
+    /// A command that leads a process group of its own, and has until a moment that others keep too.
+    pub fn until(command: &'a mut Command, until: Instant) -> Self {
+        let mut runner = Self::new(command, until);
+        runner.leads_group = true;
+        runner
+    }
+
+    /// A long command: it leads a process group of its own, is ended where it hangs, and as soon as
+    /// `stop` gives a reason.
+    pub fn watched(
+        command: &'a mut Command,
+        limits: Limits,
+        stop: &'a dyn Fn() -> Option<String>,
+    ) -> Self {
+        let mut runner = Self::within(command, limits.total);
+        runner.stalled = Some(limits.stalled);
+        runner.stop = stop;
+        runner.leads_group = true;
+        runner.asked = PATIENTLY;
+        runner
+    }
+
+    /// Gives it something to read.
+    #[must_use]
+    pub fn input(mut self, input: Vec<u8>) -> Self {
+        self.input = input;
+        self
+    }
+
+    /// Runs it. Its standard output goes where the command says, and is in what is returned if that is a pipe.
+    ///
+    /// # Errors
+    /// It cannot be started, or had to be ended.
+    pub fn run(self) -> Result<Exchange> {
+        Ok(self.run_until(Instant::now)?.0)
+    }
+
+    /// Runs it, each line of its output given to `line` as it comes. A carriage return ends one too: it
+    /// begins a progress bar again. Of its errors the last [`pipes::KEPT`] bytes are returned.
+    ///
+    /// # Errors
+    /// As [`Runner::run`].
+    pub fn each_line(mut self, line: &'a mut dyn FnMut(&str)) -> Result<Exchange> {
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped());
+        self.line = Some(line);
+        self.run()
+    }
+
+    /// Returns whether its answer is whole, too: the answer may take until `rest` where the command has
+    /// ended and others hold its output open.
+    fn run_until(mut self, rest: impl Fn() -> Instant) -> Result<(Exchange, bool)> {
+        let name = self.command.get_program().to_string_lossy().into_owned();
+        look_in_absolute_directories(self.command);
+        if self.leads_group {
+            self.command.process_group(0);
+        }
+        let mut child = self
+            .command
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {name}"))?;
+        let mut pipes = Pipes::of(&mut child, std::mem::take(&mut self.input));
+        let mut line = self.line.take();
+        if let Some(why) = self.conduct(&name, &child, &mut pipes, &mut line) {
+            self.end(&mut child, &mut pipes);
+            return Err(why);
+        }
+        let status = child
+            .wait()
+            .with_context(|| format!("cannot wait for {name}"))?;
+        pipes.read_the_rest(rest());
+        if let Some(line) = line {
+            pipes.lines(line, true);
+        }
+        let is_whole = pipes.is_whole();
+        let (stdout, stderr) = pipes.said();
+        Ok((
+            Exchange {
+                status,
+                stdout,
+                stderr,
+            },
+            is_whole,
+        ))
+    }
+
+    /// Listens to it until it has ended by itself, or until there is a reason to end it.
+    fn conduct(
+        &self,
+        name: &str,
+        child: &Child,
+        pipes: &mut Pipes,
+        line: &mut Option<&mut dyn FnMut(&str)>,
+    ) -> Option<Error> {
+        let mut progress = self.stalled.map(|_| Progress::of(child.id()));
+        loop {
+            let is_watched = self.stalled.is_some() || line.is_some();
+            let look = match is_watched {
+                true => self.until.min(Instant::now() + LOOK_EVERY),
+                false => self.until,
+            };
+            let has_ended = pipes.read_until_exit(look);
+            if let Some(line) = line {
+                pipes.lines(line, false);
+            }
+            if has_ended {
+                return None;
+            }
+            if let Some(why) = (self.stop)() {
+                return Some(anyhow!("{name} was stopped: {why}"));
+            }
+            if Instant::now() >= self.until {
+                return Some(match self.limit {
+                    Some(limit) => anyhow!("{name} did not end within {}", short(limit)),
+                    None => anyhow!("{name} did not end in time"),
+                });
+            }
+            if let (Some(progress), Some(stalled)) = (&mut progress, self.stalled)
+                && progress.stalled_for() > stalled
+            {
+                return Some(anyhow!(
+                    "{name} hangs: it read nothing for {}",
+                    short(stalled)
+                ));
+            }
+        }
+    }
+
+    fn end(&self, child: &mut Child, pipes: &mut Pipes) {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        // Nobody has waited for it yet, so its number is its own. Whether it leads a group is known
+        // here; the kernel cannot say so where the group is one of another process namespace.
+        let signal = |signal: Signal| {
+            let Some(pid) = pid else { return };
+            match self.leads_group {
+                true => rustix::process::kill_process_group(pid, signal.into()).ok(),
+                false => rustix::process::kill_process(pid, signal.into()).ok(),
+            };
+        };
+        signal(self.asked.signal);
+        pipes.read_until_exit(Instant::now() + self.asked.grace);
+        // What it has started may outlive it.
+        signal(Signal::Kill);
+        if pipes.read_until_exit(Instant::now() + KILL_LIMIT) {
+            child.try_wait().ok();
+        }
+    }
+}
+
+/// Runs a command to its end, or until `limit` has passed: then it is asked to end, and after a
+/// moment killed; with all that it has started, after [`lead_groups`].
+///
+/// # Errors
+/// It cannot be started, or it took too long.
+pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
+    run_into(command, Stdio::piped(), limit)
+}
+
+/// As [`run`], with its standard output going where the caller says.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_into(command: &mut Command, stdout: Stdio, limit: Duration) -> Result<Output> {
+    command.stdin(Stdio::null()).stdout(stdout);
+    text(Runner::within(command, limit))
+}
+
+/// As [`run`], for a command that was given its standard input.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_fed(command: &mut Command, limit: Duration) -> Result<Output> {
+    command.stdout(Stdio::piped());
+    text(Runner::within(command, limit))
+}
+
+/// As [`run`], with something to read.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with_input(command: &mut Command, input: &[u8], limit: Duration) -> Result<Output> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    text(Runner::within(command, limit).input(input.to_vec()))
+}
+
+fn text(runner: Runner<'_>) -> Result<Output> {
+    let said = runner.run()?;
     Ok(Output {
-        status,
-        stdout: String::from_utf8_lossy(&ears.stdout.heard).into_owned(),
-        stderr: String::from_utf8_lossy(&ears.stderr.heard)
-            .trim()
-            .to_owned(),
+        status: said.status,
+        stdout: String::from_utf8_lossy(&said.stdout).into_owned(),
+        stderr: said.stderr,
     })
 }
 
-/// What a program that was fed said, byte for byte.
-#[derive(Debug)]
-pub struct Exchange {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// Its standard output.
-    pub stdout: Vec<u8>,
-    /// Its standard error, trimmed.
-    pub stderr: String,
-}
-
-/// Runs a command as the leader of a process group of its own, feeds it `input`, and hears it to
-/// its end. What still runs at `until` is asked to end, and after a moment killed, with all its group.
+/// Runs a command as the leader of a process group of its own, feeds it `input`, and returns its answer as a
+/// whole. What still runs at `until` is asked to end, and after a moment killed, with all its group.
 ///
 /// # Errors
 /// It cannot be started, or it took too long.
 pub fn exchange(command: &mut Command, input: Vec<u8>, until: Instant) -> Result<Exchange> {
-    hear_out(command, input, until, || {
+    exchange_until(command, input, until, || {
         until.max(Instant::now() + PIPE_LIMIT)
     })
 }
 
 /// As [`exchange`]; `rest`, asked at its end, says until when its answer may take to end too.
-fn hear_out(
+fn exchange_until(
     command: &mut Command,
     input: Vec<u8>,
     until: Instant,
     rest: impl Fn() -> Instant,
 ) -> Result<Exchange> {
-    let name = command.get_program().to_string_lossy().into_owned();
     let stdin = if input.is_empty() {
         Stdio::null()
     } else {
         Stdio::piped()
     };
-    let mut child = command
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("cannot run {name}"))?;
-    feed(&mut child, input);
-    let (status, mut ears) = hear_to_the_end(child, &name, until, true)?
-        .with_context(|| format!("{name} did not end in time"))?;
+    command.stdin(stdin).stdout(Stdio::piped());
+    let name = command.get_program().to_string_lossy().into_owned();
+    let (said, is_whole) = Runner::until(command, until).input(input).run_until(rest)?;
     // Half an answer is none, least of all an empty one: "nothing has changed" is said by saying nothing.
-    ears.hear_the_rest(rest());
-    ensure!(
-        ears.stdout.pipe.is_none(),
-        "{name} has ended, and its answer has no end"
-    );
-    Ok(Exchange {
-        status,
-        stdout: ears.stdout.heard,
-        stderr: String::from_utf8_lossy(&ears.stderr.heard)
-            .trim()
-            .to_owned(),
-    })
+    ensure!(is_whole, "{name} has ended, and its answer has no end");
+    Ok(said)
 }
 
 /// Root runs no program of the directory that it happens to stand in.
@@ -165,208 +357,15 @@ pub fn look_in_absolute_directories(command: &mut Command) {
     }
 }
 
-/// Hears a child until it has ended; `None` where it had to be ended at `until`.
-fn hear_to_the_end(
-    mut child: Child,
-    name: &str,
-    until: Instant,
-    leads_group: bool,
-) -> Result<Option<(ExitStatus, Ears)>> {
-    let mut ears = Ears::of(&mut child);
-    let ended = ears.hear(until);
-    if !ended {
-        let group = Group::of(&child, leads_group);
-        // First a word, so that it removes its own temporary files and locks.
-        group.signal(Signal::Term);
-        ears.hear(Instant::now() + TERM_GRACE);
-        group.signal(Signal::Kill);
-    }
-    let status = child
-        .wait()
-        .with_context(|| format!("cannot wait for {name}"))?;
-    Ok(ended.then_some((status, ears)))
-}
-
-/// A child and all that it has started, where it leads a process group of its own; otherwise the
-/// child alone.
-pub(super) struct Group {
-    pid: Option<Pid>,
-    is_leader: bool,
-}
-
-impl Group {
-    /// That of a child that nobody has waited for yet: until then its number is its own. Whether it
-    /// leads a group is known to who started it; the kernel cannot say so where the group is one of
-    /// another process namespace.
-    pub(super) fn of(child: &Child, is_leader: bool) -> Self {
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        Self { pid, is_leader }
-    }
-
-    /// Signals all of it; what has ended is no error.
-    pub(super) fn signal(&self, signal: Signal) {
-        let Some(pid) = self.pid else { return };
-        let signal = signal.into();
-        if self.is_leader {
-            rustix::process::kill_process_group(pid, signal).ok();
-        } else {
-            rustix::process::kill_process(pid, signal).ok();
-        }
-    }
-}
-
-/// So long a program may take to end after it was asked to.
-const TERM_GRACE: Duration = Duration::from_millis(300);
-
-/// A command that has ended may have left a child behind that keeps its pipes open.
-const PIPE_LIMIT: Duration = Duration::from_secs(2);
-
-/// Gives a child what it is to read, in a thread of its own: one that does not read blocks nobody else.
-fn feed(child: &mut Child, input: Vec<u8>) {
-    if let Some(mut pipe) = child.stdin.take() {
-        // A program that ends early closes its end; its own words say why.
-        if let Err(error) = thread::spawn("feed", move || pipe.write_all(&input).ok()) {
-            tracing::warn!("a command gets nothing to read: {error}");
-        }
-    }
-}
-
-/// A child's end, and what it says until then, heard in one place.
-///
-/// What a process has written is in the pipe before the process ends. So after its end a pipe that is
-/// empty, whoever else holds it open, has given all that the process itself had to say; no time has to
-/// pass to know that.
-struct Ears {
-    end: Option<Pidfd>,
-    stdout: Ear,
-    stderr: Ear,
-}
-
-struct Ear {
-    /// `None`: nobody can write to it any more.
-    pipe: Option<OwnedFd>,
-    heard: Vec<u8>,
-    /// Bytes that were in the pipe at the child's end, and have not been read yet.
-    owed: usize,
-}
-
-impl Ear {
-    fn of(pipe: Option<impl Into<OwnedFd>>) -> Self {
-        Self {
-            pipe: pipe.map(Into::into),
-            heard: Vec::new(),
-            owed: 0,
-        }
-    }
-
-    fn count_owed(&mut self) {
-        let waiting = self.pipe.as_ref().map(rustix::io::ioctl_fionread);
-        let waiting = waiting.and_then(Result::ok).unwrap_or(0);
-        self.owed = usize::try_from(waiting).unwrap_or(usize::MAX);
-    }
-
-    /// Reads once, where there is something to be read.
-    fn read(&mut self) {
-        let Some(pipe) = &self.pipe else {
-            return;
-        };
-        let mut buffer = [0; 16 << 10];
-        match rustix::io::read(pipe, &mut buffer) {
-            Ok(0) => self.pipe = None,
-            Ok(length) => {
-                self.heard.extend(&buffer[..length]);
-                self.owed = self.owed.saturating_sub(length);
-            }
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            // What could be read before an error is still worth showing.
-            Err(_) => self.pipe = None,
-        }
-    }
-}
-
-impl Ears {
-    fn of(child: &mut Child) -> Self {
-        Self {
-            end: Pidfd::of_child(child),
-            stdout: Ear::of(child.stdout.take()),
-            stderr: Ear::of(child.stderr.take()),
-        }
-    }
-
-    /// Listens until the child has ended, at most until `until`. Returns whether it has ended. Where its end
-    /// cannot be waited for, the end of its words stands for it.
-    fn hear(&mut self, until: Instant) -> bool {
-        while let Some(end) = self.end.take() {
-            let woke = self.wait(Some(end.as_fd()), until);
-            let has_ended = woke.first().is_some_and(|woke| *woke);
-            self.end = Some(end);
-            if has_ended {
-                return true;
-            }
-            if woke.is_empty() {
-                return false;
-            }
-        }
-        self.hear_the_rest(until);
-        true
-    }
-
-    /// After the child's end: what is in the pipes, and what others that hold them say until `until`.
-    fn hear_the_rest(&mut self, until: Instant) {
-        self.stdout.count_owed();
-        self.stderr.count_owed();
-        while self.stdout.pipe.is_some() || self.stderr.pipe.is_some() {
-            let is_told = self.stdout.owed == 0 && self.stderr.owed == 0;
-            // Others may go on for ever.
-            if is_told && Instant::now() >= until {
-                return;
-            }
-            if self.wait(None, until).is_empty() {
-                return;
-            }
-        }
-    }
-
-    /// Waits for an end or for words, and takes the words. Returns for each of what was waited for, in
-    /// the order of `end`, output, errors, whether it woke; nothing where the time was up.
-    fn wait(&mut self, end: Option<BorrowedFd<'_>>, until: Instant) -> Vec<bool> {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(left).unwrap_or(Timespec {
-            tv_sec: 60,
-            tv_nsec: 0,
-        });
-        let pipes = [&self.stdout.pipe, &self.stderr.pipe];
-        let pipes = pipes.into_iter().flatten().map(AsFd::as_fd);
-        let mut fds: Vec<PollFd<'_>> = end
-            .into_iter()
-            .chain(pipes)
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-            .collect();
-        let count = poll(&mut fds, Some(&timeout));
-        let woke: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        match count {
-            Err(Errno::INTR) => return vec![false; woke.len()],
-            // A machine that cannot wait tells nothing either.
-            Ok(0) | Err(_) => return Vec::new(),
-            Ok(_) => {}
-        }
-        let mut pipes = woke.iter().skip(usize::from(end.is_some()));
-        for ear in [&mut self.stdout, &mut self.stderr] {
-            if ear.pipe.is_some() && pipes.next() == Some(&true) {
-                ear.read();
-            }
-        }
-        woke
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::fs;
     use std::io::Read as _;
 
     use super::super::process::ProcessId;
     use super::*;
+    use testing::wait::FOREVER;
 
     #[test]
     fn a_command_that_does_not_end_is_killed_at_its_limit() {
@@ -443,11 +442,67 @@ mod tests {
             .args(["-c", "tail -f /dev/null & echo $! >\"$0\""])
             .arg(&file);
         let late = Instant::now() + Duration::from_secs(600);
-        let said = hear_out(&mut command, Vec::new(), late, Instant::now);
+        let said = exchange_until(&mut command, Vec::new(), late, Instant::now);
         end_who_holds_the_pipe(&file);
         assert!(said.is_err(), "{said:?}");
         let mut command = Command::new("sh");
         let said = exchange(command.args(["-c", "echo said"]), Vec::new(), late).unwrap();
         assert_eq!(said.stdout, b"said\n");
+    }
+
+    const LONG: Limits = Limits {
+        total: FOREVER,
+        stalled: FOREVER,
+    };
+
+    #[test]
+    fn lines_come_as_they_are_said_and_the_status_at_the_end() {
+        let mut seen = Vec::new();
+        let mut command = Command::new("sh");
+        command.args([
+            "-c",
+            "echo one; printf 'two\\rthree\\n'; echo no >&2; exit 3",
+        ]);
+        let ended = Runner::watched(&mut command, LONG, &|| None)
+            .each_line(&mut |line| seen.push(line.to_owned()))
+            .unwrap();
+        assert_eq!(seen, ["one", "two", "three"]);
+        assert_eq!(
+            (ended.status.code(), ended.stderr.as_str()),
+            (Some(3), "no")
+        );
+    }
+
+    #[test]
+    fn a_command_that_is_stopped_may_clean_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let cleaned = dir.path().join("cleaned");
+        let text = format!(
+            "trap 'touch {}; exit 1' INT; echo ready; while :; do sleep 0.05; done",
+            cleaned.display()
+        );
+        let ready = Cell::new(false);
+        let mut command = Command::new("sh");
+        command.args(["-c", &text]);
+        let stop = || ready.get().then(|| "enough".to_owned());
+        let error = Runner::watched(&mut command, LONG, &stop)
+            .each_line(&mut |_| ready.set(true))
+            .unwrap_err();
+        assert!(error.to_string().contains("stopped: enough"), "{error}");
+        assert!(cleaned.exists());
+    }
+
+    #[test]
+    fn a_command_that_reads_nothing_is_ended() {
+        let limits = Limits {
+            stalled: Duration::from_millis(300),
+            ..LONG
+        };
+        let mut command = Command::new("tail");
+        command.args(["-f", "/dev/null"]);
+        let error = Runner::watched(&mut command, limits, &|| None)
+            .each_line(&mut |_| {})
+            .unwrap_err();
+        assert!(error.to_string().contains("hangs"), "{error}");
     }
 }

@@ -40,4 +40,3 @@ pub mod time_limit;
 pub mod trusted_path;
 pub mod user;
 pub mod uuid;
-pub mod watched;
