@@ -32,7 +32,7 @@ pub fn mine() -> Vec<(ProcessId, String)> {
 /// name, or may not be looked into.
 #[must_use]
 pub fn variable(pid: i32, name: &str) -> Option<OsString> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environment = super::process::environment_of(pid)?;
     environment.split(|byte| *byte == 0).find_map(|pair| {
         let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
         Some(OsString::from_vec(value.to_vec()))

@@ -165,7 +165,7 @@ pub fn with_any_marker(markers: &[String]) -> Vec<ProcessId> {
     };
     let me = std::process::id();
     let is_marked = |pid: &i32| {
-        fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
+        environment_of(*pid).is_some_and(|environ| {
             let mut pairs = environ.split(|byte| *byte == 0);
             pairs.any(|pair| markers.iter().any(|marker| marker.as_bytes() == pair))
         })
@@ -176,6 +176,36 @@ pub fn with_any_marker(markers: &[String]) -> Vec<ProcessId> {
         .filter(is_marked)
         .filter_map(ProcessId::of)
         .collect()
+}
+
+/// A process that cannot begin its program for so long, since the machine is busy, is taken as it shows itself.
+const EXECUTES_WITHIN: Duration = Duration::from_secs(1);
+
+/// The environment that a process was started with, whole. What is read while it executes another program is
+/// empty, or ends where the old memory was given up; so it counts once it is as long as the kernel says.
+pub(crate) fn environment_of(pid: i32) -> Option<Vec<u8>> {
+    let until = Instant::now() + EXECUTES_WITHIN;
+    loop {
+        let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+        if length_of_environment(pid) == Some(environ.len()) || Instant::now() > until {
+            return Some(environ);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// By the fields 23, 50 and 51 of `stat` (proc(5)); `None` where it has memory and in there not yet a place
+/// for its environment. What belongs to the kernel has no memory.
+fn length_of_environment(pid: i32) -> Option<usize> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    let fields: Vec<_> = fields_of_stat(&stat)?.collect();
+    let number = |field: usize| fields.get(field - 3)?.parse::<usize>().ok();
+    match (number(23)?, number(50)?, number(51)?) {
+        (0, ..) => Some(0),
+        (_, 0, _) => None,
+        (_, start, end) => end.checked_sub(start),
+    }
 }
 
 /// The processes that have something at or below `path` open, or as their working directory, with
@@ -369,6 +399,28 @@ mod tests {
     fn the_start_time_is_read_past_a_name_with_spaces_and_brackets() {
         let stat = b"7 (a) b (c)) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 1 1";
         assert_eq!(parse_stat(stat), Some(('S', 4242)));
+    }
+
+    #[test]
+    fn a_process_is_found_by_its_marker_while_it_executes_another_program() {
+        let marker = format!("SPOTKEEP_TEST={}", crate::uuid::new_uuid());
+        let (key, value) = marker.split_once('=').unwrap();
+        let script = "[ $1 -eq 0 ] && exec cat; exec sh -c \"$0\" \"$0\" $(($1 - 1))";
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", script, script, "300"])
+            .env(key, value)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let mut looks = 0;
+        while fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() != "cat\n" {
+            looks += 1;
+            assert_eq!(with_marker(&marker).len(), 1, "look {looks}");
+        }
+        assert!(looks > 1);
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]
