@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use state::VERSION;
 use state::layout::Root;
-use state::{self, VERSION};
 use sys::error::{Context as _, Result, ensure};
+use sys::process::ProcessId;
 use sys::{files, user};
 
 /// The longest path that a socket may have, less the longest name in the directory (Linux: 108).
@@ -46,6 +47,12 @@ impl Holder {
     #[must_use]
     pub fn of(root: &Root) -> Option<Self> {
         state::load(&root.lock()).ok().flatten()
+    }
+
+    /// Whether there is no process of its number any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        i32::try_from(self.pid).is_ok_and(|pid| ProcessId::of(pid).is_none())
     }
 }
 

@@ -26,7 +26,7 @@ use crate::resume::{self, History};
 use crate::tmux::Tmux;
 use state::config::Config;
 use state::layout::Root;
-use state::{self, AgentName, AgentRecord, Fleet, Journal, Line, RootFile, Wanted, What};
+use state::{AgentName, AgentRecord, Fleet, Journal, Line, RootFile, Wanted, What};
 use supervisor::activity_log::Diary;
 use supervisor::notice::{Notice, Source};
 use supervisor::start_limits::Limits;
@@ -57,7 +57,9 @@ pub(super) struct Taken {
 pub(super) fn take(root: &Root, life: &str) -> Result<Taken> {
     let mut identity = root.identity()?;
     let runtime = runtime_dir::directory(root, &identity.root_id, life)?;
-    let Some(mut lock) = LockFile::try_take(&root.lock())? else {
+    let holder = Holder::of(root);
+    let has_ended = || holder.as_ref().is_some_and(Holder::has_ended);
+    let Some(mut lock) = LockFile::take_after(&root.lock(), has_ended)? else {
         let pid =
             Holder::of(root).map_or_else(|| "unknown".into(), |holder| holder.pid.to_string());
         return Err(anyhow!(

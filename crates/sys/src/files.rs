@@ -9,6 +9,7 @@ use std::os::unix::fs::{
     DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
 };
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::error::{Context as _, Result};
 use crate::failpoint::{Point, point};
@@ -305,6 +306,22 @@ impl LockFile {
         }
     }
 
+    /// As [`LockFile::try_take`], where the holder has just ended: a program that it was about to start has
+    /// its descriptors, and with them the lock, until that program runs. Waits for a second at most, as long as `has_ended`.
+    ///
+    /// # Errors
+    /// As [`LockFile::try_take`].
+    pub fn take_after(path: &Path, has_ended: impl Fn() -> bool) -> Result<Option<Self>> {
+        let until = Instant::now() + Duration::from_secs(1);
+        loop {
+            let lock = Self::try_take(path)?;
+            if lock.is_some() || !has_ended() || Instant::now() > until {
+                return Ok(lock);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Writes who holds the lock, for others to read.
     ///
     /// # Errors
@@ -315,6 +332,13 @@ impl LockFile {
         self.file.set_len(0)?;
         self.file.write_all(text.as_bytes())?;
         self.file.sync_data()
+    }
+}
+
+impl Drop for LockFile {
+    /// For everybody who has got the descriptor too, such as a program that is just being started.
+    fn drop(&mut self) {
+        self.file.unlock().ok();
     }
 }
 
@@ -365,6 +389,31 @@ mod tests {
         assert!(LockFile::try_take(&path).unwrap().is_none());
         drop(first);
         assert!(LockFile::try_take(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_that_is_let_go_is_free_although_a_child_has_its_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = LockFile::try_take(&path).unwrap().unwrap();
+        let of_child = lock.file.try_clone().unwrap();
+        drop(lock);
+        assert!(LockFile::try_take(&path).unwrap().is_some());
+        drop(of_child);
+    }
+
+    #[test]
+    fn the_lock_of_a_holder_that_was_killed_is_waited_for_and_that_of_one_who_lives_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = LockFile::try_take(&path).unwrap().unwrap();
+        assert!(LockFile::take_after(&path, || false).unwrap().is_none());
+        let held = std::cell::Cell::new(Some(held));
+        let ended = || {
+            held.take();
+            true
+        };
+        assert!(LockFile::take_after(&path, ended).unwrap().is_some());
     }
 
     #[test]
