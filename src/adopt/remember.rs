@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use claude::{self, Lookup};
+use claude::Lookup;
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, AgentRecord, TranscriptMark, Wanted};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::place::{self, Place};
 use claude::transcript::index::{self, Conversation};
-use claude::{self, SessionFile, Status, background_jobs, session_file};
+use claude::{SessionFile, Status, background_jobs, session_file};
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, AgentRecord};

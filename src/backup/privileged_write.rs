@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::{BackupState, Settings};
+use state::AgentName;
 use state::layout::Root;
-use state::{self, AgentName};
 use sys::error::{Context as _, Result, ensure};
 use sys::time::Timestamp;
 use sys::{command, files};

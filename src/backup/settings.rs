@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::keeper::agent_exec::read_env_file;
+use state::VERSION;
 use state::config::{Backup, Config, KeepBackups};
 use state::layout::Root;
-use state::{self, VERSION};
 use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
 use sys::uuid::new_uuid;
 use sys::{command, files, user};

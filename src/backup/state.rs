@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::restic::Program;
 use super::{Settings, privileged_write};
+use state::VERSION;
 use state::layout::Root;
-use state::{self, VERSION};
 use sys::error::{Context as _, Result};
 use sys::failpoint::{Point, point};
 use sys::process::ProcessId;

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use super::drop_privileges::Access;
 use super::output::{complain, json, say};
-use drill::{self, Kind, Options, Report};
+use drill::{Kind, Options, Report};
 use state::layout::Root;
 use sys::error::{Hint as _, Kind as Failure, Result, anyhow};
 

@@ -11,7 +11,7 @@ use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
 use crate::keeper::status::{AgentStatus, Status};
 use checkpoint::workspace;
-use claude::{self, Lookup};
+use claude::Lookup;
 use drill::report::{Report, Row};
 use state::layout::Root;
 use state::{AgentState, Manifest, VERSION, lines};

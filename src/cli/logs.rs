@@ -9,7 +9,7 @@ use super::output::{complain, say, shorten};
 use crate::keeper::runtime_dir::Holder;
 use crate::tmux::Tmux;
 use claude::transcript::render::{Said, Who, said};
-use claude::{self, Lookup, Reader};
+use claude::{Lookup, Reader};
 use state::layout::Root;
 use state::{AgentName, VERSION};
 use sys::error::{Context as _, Hint as _, Kind as Failure, Result, anyhow};

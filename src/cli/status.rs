@@ -10,7 +10,7 @@ use super::output::{json, say};
 use crate::keeper::status::Status;
 use crate::resume::homecoming;
 use state::layout::Root;
-use state::{self, AgentState, Fleet};
+use state::{AgentState, Fleet};
 use sys::error::{Kind, Result};
 use sys::process;
 use sys::time::{Timestamp, short};

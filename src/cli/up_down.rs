@@ -19,7 +19,7 @@ use crate::systemd::install;
 use crate::systemd::units::{ALL, KEEPER};
 use state::config::Config;
 use state::layout::Root;
-use state::{self, AgentName, AgentState, Fleet};
+use state::{AgentName, AgentState, Fleet};
 use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use sys::process;
 

@@ -8,7 +8,7 @@ use super::{Check, count};
 use checkpoint::workspace;
 use state::config::Config;
 use state::layout::Root;
-use state::{self, AgentName, Line};
+use state::{AgentName, Line};
 use sys::error::hint_of;
 use sys::time::{Timestamp, short};
 

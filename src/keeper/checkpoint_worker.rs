@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use checkpoint::{self, Outcome, Place};
+use checkpoint::{Outcome, Place};
 use state::AgentName;
 use state::Trigger;
 use state::config::{self, Config};

@@ -20,7 +20,7 @@ use crate::notify::{self, Notifier};
 use crate::save::{Save, Subject};
 use crate::systemd::cgroup::Leaf;
 use crate::tmux::{self, Tmux};
-use claude::{self, ApiStop};
+use claude::ApiStop;
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, AgentState, Journal, Launch, Manifest, What};

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use state::config::{Agent, Config, Restart};
 use state::layout::Root;
-use state::{self, AgentName, AgentRecord, Wanted};
+use state::{AgentName, AgentRecord, Wanted};
 use supervisor::Declared;
 use sys::error::Result;
 

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use claude::session_file::{self, SessionFile, Status};
-use claude::{self, ApiStop, Lookup, Reader, Tail, TailState};
+use claude::{ApiStop, Lookup, Reader, Tail, TailState};
 use state::layout::Root;
 use state::{AgentName, TranscriptMark};
 use supervisor::{Activity, Event, Stall};

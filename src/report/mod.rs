@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use state::layout::Root;
-use state::{self, Line, Manifest, VERSION};
+use state::{Line, Manifest, VERSION};
 use sys::error::Result;
 use sys::time::Timestamp;
 

@@ -12,7 +12,7 @@ use crate::tmux::Tmux;
 use claude::command_line::{Start, arguments};
 use claude::resume_note::{self, Cause, Cut};
 use claude::transcript::tail;
-use claude::{self, ApiStop, Status, Tail};
+use claude::{ApiStop, Status, Tail};
 use state::config::{Agent, Config};
 use state::layout::Root;
 use state::{AgentRecord, AgentState, How, Launch, What};

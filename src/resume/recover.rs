@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::decision::had_words;
 use crate::backup::{Settings, Stop, recover};
-use checkpoint::{self, Place};
-use claude::{self, Lookup};
+use checkpoint::Place;
+use claude::Lookup;
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, AgentRecord};

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use claude::transcript::locate;
-use claude::{self, Lookup, Tail};
+use claude::{Lookup, Tail};
 use state::layout::Root;
 use state::{AgentRecord, AgentSaved, Manifest, TranscriptMark};
 use sys::files;

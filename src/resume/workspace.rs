@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::launch::{Ground, Refused};
 use super::recover::{self, Loss};
-use checkpoint::{self, Place};
+use checkpoint::Place;
 use state::Trigger;
 use state::{AgentRecord, What};
 use sys::deadline::Deadline;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::Subject;
 use claude::transcript::tail;
-use claude::{self, Lookup, Status, Tail};
+use claude::{Lookup, Status, Tail};
 use state::layout::Root;
 use sys::deadline::Deadline;
 use sys::inotify::Watch;

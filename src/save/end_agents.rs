@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Subject, drain, millis, row};
 use crate::keeper::terminate::{Ended, GRACE, SWEEP_LIMIT, end_process, sweep};
-use claude::{self, Status};
+use claude::Status;
 use state::layout::Root;
 use state::{AgentSaved, Launch};
 use supervisor::notice::Notice;

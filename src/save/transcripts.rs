@@ -3,8 +3,8 @@
 use std::sync::mpsc;
 
 use super::Subject;
+use claude::Lookup;
 use claude::transcript::tail;
-use claude::{self, Lookup};
 use state::layout::Root;
 use state::{AgentRecord, AgentSaved};
 use sys::deadline::Deadline;

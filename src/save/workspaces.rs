@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::Subject;
-use checkpoint::{self, Outcome, Place};
-use claude::{self, Lookup};
+use checkpoint::{Outcome, Place};
+use claude::Lookup;
 use state::Trigger;
 use state::config::{self, Remote};
 use state::layout::Root;

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use state::VERSION;
 use state::config::Config;
 use state::layout::Root;
-use state::{self, VERSION};
 use sys::error::{Context as _, Result, bail, ensure};
 use sys::prefix::Place;
 use sys::process::{self, Signal, with_marker};

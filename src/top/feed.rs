@@ -13,7 +13,7 @@ use crate::keeper::status::Status;
 use crate::metadata::gcp::Metadata;
 use state::config::Config;
 use state::layout::Root;
-use state::{self, AgentName, Line, Manifest};
+use state::{AgentName, Line, Manifest};
 use sys::error::{Context as _, Result};
 use sys::files;
 use sys::inotify::{Bell, Watch};

@@ -11,7 +11,7 @@ use super::world::Glance;
 use crate::keeper::status::AgentStatus;
 use claude::transcript::render::Said;
 use claude::transcript::summary::Story;
-use claude::{self, Lookup, Reader};
+use claude::{Lookup, Reader};
 use state::AgentName;
 use sys::inotify::{Bell, Watch};
 use sys::process;

@@ -12,7 +12,7 @@ use crate::workspace;
 use state::Trigger;
 use state::config;
 use state::layout::Root;
-use state::{self, AgentRecord, VERSION};
+use state::{AgentRecord, VERSION};
 use sys::deadline::Deadline;
 use sys::error::{Hint as _, Result, anyhow};
 use sys::failpoint::{Point, point};

@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use super::{LIMIT, Subject};
 use crate::cli::output::{complain, json, say};
-use checkpoint::{self, Checkpoint, Layer, Outcome};
+use checkpoint::{Checkpoint, Layer, Outcome};
 use state::Trigger;
 use state::layout::Root;
 use state::{AgentName, VERSION};

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::{LIMIT, Subject};
 use crate::cli::daemon::names_or_all;
 use crate::cli::output::{json, say, shorten, table};
-use checkpoint::{self, Checkpoint, Size};
+use checkpoint::{Checkpoint, Size};
 use state::layout::Root;
 use state::{AgentName, VERSION};
 use sys::deadline::Deadline;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::daemon::names_or_all;
 use super::drop_privileges::Access;
 use super::output::{complain, say, table};
-use checkpoint::{self, Checkpoint, Outcome, Place};
+use checkpoint::{Checkpoint, Outcome, Place};
 use state::Trigger;
 use state::config::Config;
 use state::layout::Root;

@@ -9,7 +9,7 @@ use crate::cli::output::{complain, say};
 use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
 use crate::keeper::status::Status;
-use checkpoint::{self, Checkpoint, Layer, Outcome, Turn};
+use checkpoint::{Checkpoint, Layer, Outcome, Turn};
 use state::Trigger;
 use state::layout::Root;
 use state::{AgentName, AgentState, Fleet, Journal, Wanted, What};
