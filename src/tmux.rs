@@ -122,11 +122,8 @@ impl Tmux {
         ] {
             command.env_remove(variable);
         }
-        let failed: Result<()> = Err(anyhow!(command.exec()).context("cannot run tmux"));
-        match failed.hint(INSTALL) {
-            Ok(()) => anyhow!("tmux was not run"),
-            Err(error) => error,
-        }
+        let error = anyhow!(command.exec()).context("cannot run tmux");
+        error.hint(INSTALL)
     }
 
     fn configure(&self) -> Result<()> {

@@ -379,10 +379,7 @@ impl<'a> User<'a> {
             said => anyhow!("as {name}: {said}"),
         };
         match lines.find_map(|line| line.strip_prefix("hint: ")) {
-            Some(hint) => match Err::<(), _>(error).hint(printable(hint)) {
-                Err(error) => error,
-                Ok(()) => anyhow!("as {name}"),
-            },
+            Some(hint) => error.hint(printable(hint)),
             None => error,
         }
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use sys::error::{Error, Hint as _, Kind};
+use sys::error::{Error, Hint as _};
 
 /// Why a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,14 +197,10 @@ impl Refusal {
     #[must_use]
     pub fn explained(self) -> Error {
         let hint = self.fault.hint(&self.call, &self.text);
-        let result: Result<(), Self> = Err(self);
-        let result = match hint {
-            Some(hint) => result.hint(hint),
-            None => result.kind(Kind::Failed),
-        };
-        match result {
-            Ok(()) => sys::error::anyhow!("gcloud failed"),
-            Err(error) => error,
+        let error = Error::new(self);
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
         }
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::gcloud_command::Call;
 use super::machine_family::{self, Arch};
 use super::{LABEL, scripts};
-use sys::error::{Hint as _, Kind, Result, anyhow, ensure};
+use sys::error::{Hint as _, Kind, Result, anyhow};
 
 /// The first gcloud with `--preemption-notice-duration` (release notes of 586.0.0, 2026-09-22).
 pub const NOTICE_SINCE: u32 = 586;
@@ -295,11 +295,10 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
         && !name.ends_with('-')
         && name.chars().all(fine)
         && name.len() <= 50;
-    let result: Result<()> = (|| {
-        ensure!(good, "\"{name}\" cannot be the name of a {what}");
-        Ok(())
-    })();
-    result
+    if good {
+        return Ok(());
+    }
+    Err(anyhow!("\"{name}\" cannot be the name of a {what}"))
         .hint("lower-case letters, digits and hyphens, a letter first, 50 at most")
         .kind(Kind::Usage)
 }

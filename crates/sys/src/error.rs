@@ -40,32 +40,46 @@ impl std::error::Error for Marked {
     }
 }
 
-/// Attaches a hint or a kind to a failing result.
-pub trait Hint<T> {
+/// Attaches a hint or a kind to an error, or to a result that may be one.
+pub trait Hint {
+    /// The same, with an error that is marked.
+    type Output;
     /// Adds a command to paste, or a sentence that says what to do.
-    ///
-    /// # Errors
-    /// The same error, marked.
-    fn hint(self, hint: impl Into<String>) -> Result<T>;
+    fn hint(self, hint: impl Into<String>) -> Self::Output;
     /// Sets the exit code.
-    ///
-    /// # Errors
-    /// The same error, marked.
-    fn kind(self, kind: Kind) -> Result<T>;
+    fn kind(self, kind: Kind) -> Self::Output;
 }
 
-impl<T, E: Into<Error>> Hint<T> for Result<T, E> {
+impl<T, E: Into<Error>> Hint for Result<T, E> {
+    type Output = Result<T>;
+
     fn hint(self, hint: impl Into<String>) -> Result<T> {
-        self.map_err(|error| mark(error.into(), None, Some(hint.into())))
+        self.map_err(|error| error.into().hint(hint))
     }
 
     fn kind(self, kind: Kind) -> Result<T> {
-        self.map_err(|error| mark(error.into(), Some(kind), None))
+        self.map_err(|error| error.into().kind(kind))
     }
 }
 
-fn mark(error: Error, kind: Option<Kind>, hint: Option<String>) -> Error {
-    Error::new(Marked { kind, hint, error })
+impl Hint for Error {
+    type Output = Self;
+
+    fn hint(self, hint: impl Into<String>) -> Self {
+        Self::new(Marked {
+            kind: None,
+            hint: Some(hint.into()),
+            error: self,
+        })
+    }
+
+    fn kind(self, kind: Kind) -> Self {
+        Self::new(Marked {
+            kind: Some(kind),
+            hint: None,
+            error: self,
+        })
+    }
 }
 
 /// The outermost hint of an error.
