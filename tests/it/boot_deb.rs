@@ -45,7 +45,7 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
         let page = machine
             .run("zcat /usr/share/man/man1/spotkeep-checkpoint-ls.1.gz")
             .ok();
-        assert!(page.out.starts_with(".TH SPOTKEEP"), "{page:?}");
+        assert!(page.out.contains(".TH SPOTKEEP"), "{page:?}");
         for file in [
             "doc/spotkeep/copyright",
             "doc/spotkeep/changelog.Debian.gz",

@@ -3,11 +3,13 @@
 
 pub(super) mod complete;
 pub(super) mod completions;
+mod examples;
 pub(super) mod man;
-mod page;
 
 #[cfg(test)]
 mod markdown;
+#[cfg(test)]
+mod page;
 #[cfg(test)]
 mod tests;
 

@@ -2,6 +2,7 @@
 
 use clap::{Arg, Command};
 
+use super::examples::{after, split};
 use super::verbs;
 
 /// A page.
@@ -63,11 +64,6 @@ impl Page {
     }
 }
 
-/// What stands below the options in `--help`.
-pub(super) fn after(command: &Command) -> String {
-    text(command.get_after_help())
-}
-
 fn text(styled: Option<&clap::builder::StyledStr>) -> String {
     styled.map(ToString::to_string).unwrap_or_default()
 }
@@ -104,29 +100,4 @@ fn entry(arg: &Arg) -> Entry {
         said += &format!(" [env: {}]", variable.to_string_lossy());
     }
     Entry { term, text: said }
-}
-
-/// Parts the paragraphs from the examples, which stand indented below a line that says so.
-pub(super) fn split(after: &str) -> (Vec<String>, Vec<String>) {
-    let (mut notes, mut examples) = (vec![String::new()], Vec::new());
-    let mut in_examples = false;
-    for line in after.lines() {
-        let is_indented = line.starts_with("  ");
-        match line {
-            "Example:" | "Examples:" => in_examples = true,
-            line if in_examples && is_indented => examples.push(line.trim().to_owned()),
-            "" => notes.push(String::new()),
-            line => {
-                in_examples = false;
-                if let Some(note) = notes.last_mut() {
-                    if !note.is_empty() {
-                        note.push('\n');
-                    }
-                    note.push_str(line);
-                }
-            }
-        }
-    }
-    notes.retain(|note| !note.is_empty());
-    (notes, examples)
 }
