@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::io::{self, Read, Write as _};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -12,6 +11,8 @@ use super::{BackupState, Settings};
 use state::AgentName;
 use state::layout::Root;
 use sys::error::{Context as _, Result, ensure};
+use sys::process::Signal;
+use sys::run_as::{Groups, run_as};
 use sys::time::Timestamp;
 use sys::{command, files};
 
@@ -77,7 +78,11 @@ pub fn order(settings: &Settings, order: &Order) -> Result<()> {
 /// This program cannot tell where it is.
 pub fn child(settings: &Settings, order: &Order) -> Result<Command> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let mut command = Command::new(program);
+    let owner = settings.owner;
+    let mut command = match settings.is_guarded() {
+        true => run_as(owner.uid, owner.gid, Groups::None, Signal::Kill, program),
+        false => Command::new(program),
+    };
     command
         .arg("--root")
         .arg(settings.root.dir())
@@ -85,10 +90,6 @@ pub fn child(settings: &Settings, order: &Order) -> Result<Command> {
         .arg(serde_json::to_string(order)?)
         .current_dir("/")
         .stdin(Stdio::null());
-    if settings.is_guarded() {
-        // Without the groups of root too: the standard library clears them where it sets a user.
-        command.uid(settings.owner.uid).gid(settings.owner.gid);
-    }
     Ok(command)
 }
 

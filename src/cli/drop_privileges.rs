@@ -11,20 +11,20 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 
 use super::output::{relay, relay_complaint};
-use crate::setup::account::{self, Account};
+use crate::setup::account;
 use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use sys::prefix::Place;
-use sys::process;
+use sys::process::{self, Signal};
+use sys::run_as::{Groups, run_as};
 use sys::terminal::pass_on;
 use sys::thread;
 use sys::user::{self, as_user_hint};
 
 /// What of root's environment is no secret, and makes a difference.
-const KEPT: [&str; 6] = [
-    "PATH",
+const KEPT: [&str; 5] = [
     "LANG",
     "GCE_METADATA_HOST",
     "RUST_BACKTRACE",
@@ -72,19 +72,15 @@ fn read_as(at: &Path, uid: u32) -> Result<ExitCode> {
     process::keep_descriptors_to_ourselves();
     let (_held, program) = process::inheritable_self()?;
     let known = account::find(&Place::new(None), &uid.to_string())?;
-    // The session is changed before the user is: no process of theirs is ever in root's.
-    let mut command = Command::new("setsid");
+    // What group a foreign disk names is no reason to be in it, and who has no account has no others.
+    let (gid, groups) = match &known {
+        Some(account) => (account.gid, Groups::OfAccount),
+        None => (uid, Groups::None),
+    };
+    let mut command = run_as(uid, gid, groups, Signal::Term, program);
     command
-        .args(["--wait", "setpriv", "--pdeathsig", "TERM"])
-        .args(identity(uid, known.as_ref()))
-        .arg("--")
-        .arg(program)
         .args(this_command(at).into_iter().skip(1))
-        .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| is_kept(name)))
-        .env("PATH", user::absolute_path())
-        // Root's own may be where they cannot go, and be a way to what they cannot see.
-        .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -153,21 +149,6 @@ fn somebody_else(at: &Path) -> Option<u32> {
     (meta.uid() != 0).then(|| meta.uid())
 }
 
-/// Arguments of `setpriv`. Who has no account here has no further groups.
-fn identity(uid: u32, known: Option<&Account>) -> Vec<String> {
-    // What group a foreign disk names is no reason to be in it.
-    let gid = known.map_or(uid, |account| account.gid);
-    let groups = match known {
-        Some(_) => "--init-groups",
-        None => "--clear-groups",
-    };
-    vec![
-        format!("--reuid={uid}"),
-        format!("--regid={gid}"),
-        groups.to_owned(),
-    ]
-}
-
 fn is_kept(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| {
         KEPT.contains(&name) || name.starts_with("SPOTKEEP_") || name.starts_with("LC_")
@@ -180,7 +161,7 @@ mod tests {
 
     #[test]
     fn nothing_secret_of_roots_environment_goes_along() {
-        for kept in ["PATH", "LC_ALL", "SPOTKEEP_ROOT"] {
+        for kept in ["TZ", "LC_ALL", "SPOTKEEP_ROOT"] {
             assert!(is_kept(OsStr::new(kept)), "{kept}");
         }
         for not in ["ANTHROPIC_API_KEY", "HOME", "SUDO_USER", "XDG_RUNTIME_DIR"] {

@@ -23,7 +23,8 @@ use sys::command::Output;
 use sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure, hint_of};
 use sys::files::{self, LockFile};
 use sys::prefix::Place;
-use sys::process;
+use sys::process::{self, Signal};
+use sys::run_as::{Groups, run_as};
 use sys::user;
 
 /// The hidden verb.
@@ -384,45 +385,35 @@ impl<'a> User<'a> {
         }
     }
 
-    /// In a session of its own, so that it has no terminal of root's to type into; with the user's
-    /// groups; with nothing of root's environment.
+    /// With the user's groups, and the environment of a login.
     fn command(&self, request: &Request) -> Result<Command> {
         let account = self.account;
-        let mut command = Command::new("setsid");
-        command
-            .args(["--wait", "setpriv"])
-            .args(["--reuid", &account.uid.to_string()])
-            .args(["--regid", &account.gid.to_string()])
-            // A set-up that is interrupted leaves nobody at work behind it, in the way of the next one.
-            .args(["--pdeathsig", "KILL"]);
         // Accounts of a prefix are no accounts of this machine.
-        command.arg(if self.place.is_real() {
-            "--init-groups"
-        } else {
-            "--clear-groups"
-        });
-        command
-            .arg("--")
-            .arg(&self.program.1)
-            .arg(VERB)
-            .arg(serde_json::to_string(request)?);
+        let groups = match self.place.is_real() {
+            true => Groups::OfAccount,
+            false => Groups::None,
+        };
+        // Killed: a set-up that is interrupted leaves nobody at work in the way of the next one.
+        let mut command = run_as(
+            account.uid,
+            account.gid,
+            groups,
+            Signal::Kill,
+            &self.program.1,
+        );
+        command.arg(VERB).arg(serde_json::to_string(request)?);
         let home = &account.home;
         let path = format!(
             "{}/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             home.display()
         );
         command
-            .env_clear()
             .env("HOME", home)
             .env("USER", &account.name)
             .env("LOGNAME", &account.name)
             .env("SHELL", &account.shell)
             .env("PATH", path)
-            .env("LANG", "C.UTF-8")
-            .current_dir("/");
-        if let Some(value) = std::env::var_os(sys::socket::LOOPBACK_VARIABLE) {
-            command.env(sys::socket::LOOPBACK_VARIABLE, value);
-        }
+            .env("LANG", "C.UTF-8");
         Ok(command)
     }
 }

@@ -29,6 +29,7 @@ pub mod prefix;
 pub mod proc_usage;
 pub mod proc_usage_others;
 pub mod process;
+pub mod run_as;
 pub mod secure_dir;
 pub mod signal;
 pub mod size;

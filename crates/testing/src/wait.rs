@@ -1,7 +1,7 @@
 //! How tests wait: for the event that they are about, as long as that takes. The one deadline is the test
 //! runner's (`.config/nextest.toml`); a test that is ended by it has said by then what it waited for.
 
-#![expect(clippy::print_stderr, reason = "the runner shows what a test said")]
+#![allow(clippy::print_stderr, reason = "the runner shows what a test said")]
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
