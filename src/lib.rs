@@ -37,7 +37,8 @@
 //! [events](supervisor::Event). The core takes one at a time, together with the time, and answers with
 //! [actions](supervisor::Action); the edges do them, and what comes of them are events again. A notice is one
 //! action, [`supervisor::Action::Save`], and one journey, [`save::Save::run_final`]; each start goes through
-//! [`resume::prepare`], is made durable, and only then through [`resume::run`].
+//! [`resume::prepare`], which decides it as one [`resume::LaunchPlan`], is made durable, and only then through
+//! [`resume::run`].
 //!
 //! # What always holds
 //!

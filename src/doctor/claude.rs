@@ -16,7 +16,7 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     };
     let mut checks = Vec::new();
     match find_claude(root, &scene.config) {
-        Err(refused) => checks.push(Check::failed("claude", &refused.why, "install Claude Code")),
+        Err(why) => checks.push(Check::failed("claude", &why, "install Claude Code")),
         Ok(program) => {
             let version = binary::version_within(&program, LIMIT);
             checks.push(match version {

@@ -6,14 +6,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::records::Ledger;
-use crate::resume::{self, Ground, History, Refused};
+use crate::resume::{self, History, LaunchContext, Refused};
 use crate::systemd::cgroup::Leaf;
 use crate::tmux::Tmux;
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, How, Journal, What};
 use supervisor::{Attempt, Event, Refusal};
-use sys::error::{Context as _, Result, anyhow};
+use sys::error::{Context as _, Result};
 use sys::failpoint::{Point, point};
 use sys::process::ProcessId;
 use sys::thread;
@@ -117,28 +117,22 @@ impl Starter {
         let (jobs, queue): (_, Receiver<Job>) = mpsc::channel();
         thread::spawn("starter", move || {
             for job in queue {
-                let closed = || Refused {
-                    why: anyhow!("this life has had its notice"),
+                let closed = || Refusal {
+                    why: "this life has had its notice".to_owned(),
                     retry: true,
                 };
-                let launched = self
-                    .door
-                    .pass(|| self.launch_on_root(&job))
-                    .unwrap_or_else(|| Err(closed()));
-                let event = match launched {
+                let launched = self.door.pass(|| self.launch_on_root(&job));
+                let event = match launched.unwrap_or_else(|| Err(closed())) {
                     Ok((process, how)) => Event::Launched {
                         how,
                         name: job.name,
                         attempt: job.attempt,
                         process,
                     },
-                    Err(Refused { why, retry }) => Event::Refused {
+                    Err(refusal) => Event::Refused {
                         name: job.name,
                         attempt: job.attempt,
-                        refusal: Refusal {
-                            why: format!("{why:#}"),
-                            retry,
-                        },
+                        refusal,
                     },
                 };
                 deliver(event);
@@ -149,12 +143,14 @@ impl Starter {
     }
 
     /// A root that goes away meanwhile makes everything look missing, and nothing is, for good.
-    fn launch_on_root(&self, job: &Job) -> Result<(ProcessId, How), Refused> {
-        self.root.ensure_there()?;
-        self.launch(job).map_err(|refused| {
-            let retry = refused.retry || self.root.ensure_there().is_err();
-            Refused { retry, ..refused }
-        })
+    fn launch_on_root(&self, job: &Job) -> Result<(ProcessId, How), Refusal> {
+        let there = self.root.ensure_there().map_err(Refused::from);
+        there
+            .and_then(|()| self.launch(job))
+            .map_err(|refused| Refusal {
+                why: refused.to_string(),
+                retry: refused.may_pass() || self.root.ensure_there().is_err(),
+            })
     }
 
     fn launch(&self, job: &Job) -> Result<(ProcessId, How), Refused> {
@@ -170,7 +166,7 @@ impl Starter {
             .agents
             .get(&job.name)
             .context("it is not declared any more")?;
-        let ground = Ground {
+        let context = LaunchContext {
             root: &self.root,
             config: &job.config,
             life: &self.life,
@@ -178,18 +174,15 @@ impl Starter {
             tmux: &self.tmux,
             program: &self.program,
         };
-        let prepared = resume::prepare(&ground, record, agent)?;
+        let prepared = resume::prepare(&context, &record, agent)?;
         for what in prepared.readied {
             self.write(Some(&job.name), &what);
         }
         for what in prepared.seeded {
             self.write(None, &What::Repaired { what });
         }
-        let leaf = prepared
-            .record
-            .launch
-            .as_ref()
-            .and_then(|launch| launch.cgroup.as_deref());
+        let plan = prepared.plan;
+        let leaf = plan.launch.cgroup.as_deref();
         let can_limit = leaf.is_some_and(|dir| Leaf::at(dir).can_limit_memory());
         if let Some(limit) = job.config.memory_max_of(agent).filter(|_| !can_limit) {
             let what = format!(
@@ -199,27 +192,23 @@ impl Starter {
         }
         point(Point::RestorePrepared);
         // Persisted before it is used: a keeper that dies here knows what it began.
-        let launching = prepared.record;
-        self.ledger.update(&job.name, |record| {
-            record.launch.clone_from(&launching.launch);
-            record.life.clone_from(&launching.life);
-            record.process = None;
-        })?;
+        self.ledger
+            .update(&job.name, |record| plan.remember(record))?;
         point(Point::RestorePersisted);
         self.write(
             Some(&job.name),
             &What::Starting {
-                session_id: launching.session_id.clone(),
-                how: prepared.how,
+                session_id: plan.session_id.clone(),
+                how: plan.how,
             },
         );
         point(Point::RestoreStarting);
-        let process = resume::run(&ground, &launching)?;
+        let process = resume::run(&context, &job.name, &plan)?;
         point(Point::RestoreLaunched);
         self.ledger
             .update(&job.name, |record| record.process = Some(process))?;
         point(Point::RestoreRecorded);
-        Ok((process, prepared.how))
+        Ok((process, plan.how))
     }
 
     fn write(&self, name: Option<&AgentName>, what: &What) {

@@ -1,13 +1,14 @@
-//! How one agent is to be started: for the first time, in its session, or not at all. Pure.
+//! How the session of one agent begins: for the first time, or where it was; or why it cannot. Pure.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use claude::Lookup;
 use state::AgentRecord;
 
-/// The decision for one agent.
+/// How a session begins in its next process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SessionStart {
     /// Nothing was ever said in this session: it begins, with the declared prompt.
     First {
         /// A file of its name without a word in it, which Claude would stumble over.
@@ -18,13 +19,57 @@ pub enum Verdict {
         /// Its transcript.
         transcript: PathBuf,
     },
-    /// A start would lose something, or could not work.
-    Refuse {
-        /// Why.
-        why: String,
-        /// Whether it may be otherwise later.
-        retry: bool,
+}
+
+/// Why a start would lose something, or could not work. Its text is the reason that is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionFault {
+    /// Its transcript is in more than one folder.
+    Ambiguous {
+        /// Which session.
+        session_id: String,
+        /// Each transcript of it.
+        paths: Vec<PathBuf>,
     },
+    /// Its transcript cannot be looked for, and why.
+    Unknown(String),
+    /// Its transcript held a conversation, and holds none now.
+    Blank(PathBuf),
+    /// Its transcript is gone: the path, relative to Claude's configuration directory.
+    Gone(String),
+}
+
+impl SessionFault {
+    /// Whether it may be otherwise later, without a human.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unknown(_))
+    }
+}
+
+impl fmt::Display for SessionFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ambiguous { session_id, paths } => {
+                let paths: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
+                write!(
+                    f,
+                    "its session {session_id} exists more than once ({}); move all but the right one away",
+                    paths.join(", ")
+                )
+            }
+            Self::Unknown(why) => write!(f, "its transcript cannot be looked for: {why}"),
+            Self::Blank(path) => write!(
+                f,
+                "its transcript {} has lost every word, and no backup has it",
+                path.display()
+            ),
+            Self::Gone(path) => write!(
+                f,
+                "its transcript .claude/{path} is gone, and no backup has it"
+            ),
+        }
+    }
 }
 
 /// Whether anything was ever said in the session.
@@ -34,56 +79,30 @@ pub(super) fn had_words(record: &AgentRecord) -> bool {
 }
 
 /// Decides by what is remembered and by what was found on the disk.
-#[must_use]
-pub fn decide(record: &AgentRecord, lookup: &Lookup) -> Verdict {
+///
+/// # Errors
+/// A start would lose something, or could not work.
+pub fn decide(record: &AgentRecord, lookup: &Lookup) -> Result<SessionStart, SessionFault> {
     let had_words = had_words(record);
     match lookup {
-        Lookup::Present(path) => Verdict::Resume {
+        Lookup::Present(path) => Ok(SessionStart::Resume {
             transcript: path.clone(),
-        },
-        Lookup::Several(paths) => {
-            let paths: Vec<String> = paths
-                .iter()
-                .map(|path| path.display().to_string())
-                .collect();
-            Verdict::Refuse {
-                why: format!(
-                    "its session {} exists more than once ({}); move all but the right one away",
-                    record.session_id,
-                    paths.join(", ")
-                ),
-                retry: false,
-            }
-        }
-        Lookup::Unknown(why) => Verdict::Refuse {
-            why: format!("its transcript cannot be looked for: {why}"),
-            retry: true,
-        },
+        }),
+        Lookup::Several(paths) => Err(SessionFault::Ambiguous {
+            session_id: record.session_id.clone(),
+            paths: paths.clone(),
+        }),
+        Lookup::Unknown(why) => Err(SessionFault::Unknown(why.clone())),
         // Never a blank conversation in place of a lost one.
-        Lookup::Blank(path) if had_words => Verdict::Refuse {
-            why: format!(
-                "its transcript {} has lost every word, and no backup has it",
-                path.display()
-            ),
-            retry: false,
-        },
-        Lookup::Missing if had_words => {
-            let path = record
-                .transcript
-                .as_ref()
-                .map(|mark| mark.path.display().to_string());
-            Verdict::Refuse {
-                why: format!(
-                    "its transcript .claude/{} is gone, and no backup has it",
-                    path.unwrap_or_else(|| format!("projects/*/{}.jsonl", record.session_id))
-                ),
-                retry: false,
-            }
-        }
-        Lookup::Blank(path) => Verdict::First {
+        Lookup::Blank(path) if had_words => Err(SessionFault::Blank(path.clone())),
+        Lookup::Missing if had_words => Err(SessionFault::Gone(match &record.transcript {
+            Some(mark) => mark.path.display().to_string(),
+            None => format!("projects/*/{}.jsonl", record.session_id),
+        })),
+        Lookup::Blank(path) => Ok(SessionStart::First {
             set_aside: Some(path.clone()),
-        },
-        Lookup::Missing => Verdict::First { set_aside: None },
+        }),
+        Lookup::Missing => Ok(SessionStart::First { set_aside: None }),
     }
 }
 
@@ -111,17 +130,11 @@ mod tests {
             Lookup::Unknown("EIO".into()),
             Lookup::Several(vec!["/x".into(), "/y".into()]),
         ] {
-            assert!(
-                matches!(decide(&record(true), &lookup), Verdict::Refuse { .. }),
-                "{lookup:?}"
-            );
+            assert!(decide(&record(true), &lookup).is_err(), "{lookup:?}");
         }
         let mut delivered = record(false);
         delivered.prompt_delivered = true;
-        assert!(matches!(
-            decide(&delivered, &Lookup::Missing),
-            Verdict::Refuse { .. }
-        ));
+        assert!(decide(&delivered, &Lookup::Missing).is_err());
     }
 
     #[test]
@@ -131,37 +144,34 @@ mod tests {
         cleared.past_sessions.push("before".into());
         assert_eq!(
             decide(&cleared, &Lookup::Blank("/x".into())),
-            Verdict::First {
+            Ok(SessionStart::First {
                 set_aside: Some("/x".into())
-            }
+            })
         );
         cleared.transcript = record(true).transcript;
-        assert!(matches!(
-            decide(&cleared, &Lookup::Missing),
-            Verdict::Refuse { .. }
-        ));
+        assert!(decide(&cleared, &Lookup::Missing).is_err());
     }
 
     #[test]
     fn a_session_without_words_begins_and_one_with_words_goes_on() {
         assert_eq!(
             decide(&record(false), &Lookup::Missing),
-            Verdict::First { set_aside: None }
+            Ok(SessionStart::First { set_aside: None })
         );
         let blank = Lookup::Blank("/x".into());
         assert_eq!(
             decide(&record(false), &blank),
-            Verdict::First {
+            Ok(SessionStart::First {
                 set_aside: Some("/x".into())
-            }
+            })
         );
         for had_words in [true, false] {
             let verdict = decide(&record(had_words), &Lookup::Present("/x".into()));
             assert_eq!(
                 verdict,
-                Verdict::Resume {
+                Ok(SessionStart::Resume {
                     transcript: "/x".into()
-                }
+                })
             );
         }
     }

@@ -3,6 +3,8 @@
 mod config_drift;
 mod decision;
 mod launch;
+mod launch_plan;
+mod note;
 mod previous_boot;
 mod recover;
 mod summary_line;
@@ -16,8 +18,9 @@ use state::layout::Root;
 use state::{AgentName, AgentRecord, Wanted};
 
 pub use config_drift::changes;
-pub use decision::{Verdict, decide};
-pub use launch::{Ground, Prepared, Refused, find_claude, prepare, run, seed};
+pub use decision::{SessionFault, SessionStart, decide};
+pub use launch::{LaunchContext, Prepared, find_claude, prepare, run, seed};
+pub use launch_plan::{LaunchPlan, Refused};
 pub use previous_boot::History;
 pub use recover::{Brought, Loss, bring_back, from_backups, losses, may_have_checkpoint};
 pub use summary_line::homecoming;
@@ -68,8 +71,10 @@ fn plan_one(root: &Root, record: &AgentRecord, life: &str) -> Step {
         );
     }
     match decide(record, &claude::locate(&root.claude(), &record.session_id)) {
-        Verdict::First { .. } => step(true, "starts for the first time".into()),
-        Verdict::Resume { .. } => step(true, format!("resumes the session {}", record.session_id)),
-        Verdict::Refuse { why, .. } => step(false, format!("cannot start: {why}")),
+        Ok(SessionStart::First { .. }) => step(true, "starts for the first time".into()),
+        Ok(SessionStart::Resume { .. }) => {
+            step(true, format!("resumes the session {}", record.session_id))
+        }
+        Err(fault) => step(false, format!("cannot start: {fault}")),
     }
 }

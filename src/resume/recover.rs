@@ -13,7 +13,7 @@ use claude::Lookup;
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, AgentRecord};
-use sys::error::{Result, hint_of};
+use sys::error::{Error, Result, hint_of};
 
 /// What an agent needs and the disk does not have any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,13 +99,18 @@ pub fn bring_back(root: &Root, life: &str, record: &AgentRecord) -> Brought {
         match from_backups(root, life, &loss) {
             Ok(Some(words)) => brought.back.push(words),
             Ok(None) => {}
-            Err(error) => brought.failures.push(match hint_of(&error) {
-                Some(hint) => format!("{error:#} ({hint})"),
-                None => format!("{error:#}"),
-            }),
+            Err(error) => brought.failures.push(with_hint(&error)),
         }
     }
     brought
+}
+
+/// An error in words, with its hint.
+pub(super) fn with_hint(error: &Error) -> String {
+    match hint_of(error) {
+        Some(hint) => format!("{error:#} ({hint})"),
+        None => format!("{error:#}"),
+    }
 }
 
 /// Where it is written down what was brought back for an agent and it was not told yet.

@@ -5,13 +5,14 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-use super::launch::{Ground, Refused};
+use super::launch::LaunchContext;
+use super::launch_plan::Refused;
 use super::recover::{self, Loss};
 use checkpoint::Place;
 use state::Trigger;
 use state::{AgentRecord, What};
 use sys::deadline::Deadline;
-use sys::error::{Context as _, Hint as _, Result, anyhow, hint_of};
+use sys::error::{Context as _, Result, anyhow};
 use sys::failpoint::{Point, point};
 use sys::time::Timestamp;
 
@@ -32,89 +33,68 @@ pub(super) struct Readied {
 ///
 /// # Errors
 /// It is gone, and there is nothing to make it from.
-pub(super) fn ready(ground: &Ground<'_>, record: &AgentRecord) -> Result<Readied, Refused> {
-    let place = Place::of(ground.root, &ground.config.checkpoint, record);
+pub(super) fn ready(context: &LaunchContext<'_>, record: &AgentRecord) -> Result<Readied, Refused> {
+    let place = Place::of(context.root, &context.config.checkpoint, record);
     let deadline = Deadline::after(LIMIT);
     match fs::read_dir(&place.workspace) {
         Ok(mut entries) => {
             // With a checkpoint that has something in it, an empty directory is none of an agent's at work.
-            if entries.next().is_none()
-                && recover::may_have_checkpoint(ground.root, ground.config, record)
-                && let Some(readied) =
-                    from_checkpoint(ground, &place, "its workspace was empty", deadline)?
-            {
-                return Ok(readied);
-            }
+            let is_emptied = entries.next().is_none()
+                && recover::may_have_checkpoint(context.root, context.config, record);
+            let rebuilt = match is_emptied {
+                true => from_checkpoint(context, &place, "its workspace was empty", deadline)?,
+                false => None,
+            };
+            Ok(rebuilt.unwrap_or_else(|| after_cut(context, record, &place, deadline)))
         }
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             // A file in its place, or a link that leads nowhere.
             if fs::symlink_metadata(&place.workspace).is_ok() {
                 move_aside(&place.workspace)?;
             }
-            return bring_back(ground, &place, "its workspace was gone", deadline);
+            bring_back(context, &place, "its workspace was gone", deadline)
         }
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            return Err(Refused::never(format!(
-                "its workspace {} may not be read: {error}",
-                place.workspace.display()
-            )));
-        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Refused::Unfit(anyhow!(
+            "its workspace {} may not be read: {error}",
+            place.workspace.display()
+        ))),
         Err(error) => {
             let why = format!("its workspace could not be read ({error}) and was moved aside");
             move_aside(&place.workspace)?;
-            return bring_back(ground, &place, &why, deadline);
+            bring_back(context, &place, &why, deadline)
         }
     }
-    let is_first_of_life = record.life.as_deref() != Some(ground.life);
-    let unclean = ground.history.had_life && !ground.history.safe;
-    if !unclean || !is_first_of_life {
-        return Ok(Readied::default());
-    }
-    Ok(mend(ground, &place, deadline))
 }
 
 fn bring_back(
-    ground: &Ground<'_>,
+    context: &LaunchContext<'_>,
     place: &Place,
     why: &str,
     deadline: Deadline,
 ) -> Result<Readied, Refused> {
-    let missing = || format!("its workspace {} is missing", place.workspace.display());
-    let Some(readied) = from_checkpoint(ground, place, why, deadline)? else {
-        let no_backup = match recover::from_backups(ground.root, ground.life, &loss(ground, place))
-        {
-            Ok(Some(words)) => return Ok(from_backup(why, words)),
-            Ok(None) => "and no backup".to_owned(),
-            Err(error) => match hint_of(&error) {
-                Some(hint) => format!("and {error:#} ({hint})"),
-                None => format!("and {error:#}"),
-            },
-        };
-        let error: Result<()> = Err(anyhow!(
-            "{}, and no repository is left that has a checkpoint of it, {no_backup}",
-            missing()
-        ));
-        let error = error.hint("clone it again");
-        return Err(Refused {
-            why: error.err().unwrap_or_else(|| anyhow!(missing())),
-            retry: false,
-        });
-    };
-    Ok(readied)
+    match from_checkpoint(context, place, why, deadline)? {
+        Some(readied) => Ok(readied),
+        None => from_backup(context, place, why).map_err(|no_backup| {
+            Refused::Unfit(anyhow!(
+                "its workspace {} is missing, and no repository is left that has a checkpoint of it, {no_backup}",
+                place.workspace.display()
+            ))
+        }),
+    }
 }
 
 /// Makes a workspace anew from its newest checkpoint; `None`: there is none.
 fn from_checkpoint(
-    ground: &Ground<'_>,
+    context: &LaunchContext<'_>,
     place: &Place,
     why: &str,
     deadline: Deadline,
 ) -> Result<Option<Readied>> {
     // One on a disk of its own may just not be mounted: what were put there would be hidden by it.
-    if !place.workspace.starts_with(ground.root.dir()) {
+    if !place.workspace.starts_with(context.root.dir()) {
         return Ok(None);
     }
-    let brought = checkpoint::bring_back(ground.root, place, deadline).with_context(|| {
+    let brought = checkpoint::bring_back(context.root, place, deadline).with_context(|| {
         let workspace = place.workspace.display();
         format!("its workspace {workspace} is missing, and cannot be made anew")
     })?;
@@ -138,26 +118,42 @@ fn from_checkpoint(
     }))
 }
 
-fn loss(ground: &Ground<'_>, place: &Place) -> Loss {
-    Loss::Workspace(ground.root.relative(&place.workspace))
+/// Brings a workspace back from a backup; the error says why there is none.
+fn from_backup(context: &LaunchContext<'_>, place: &Place, why: &str) -> Result<Readied, String> {
+    let loss = Loss::Workspace(context.root.relative(&place.workspace));
+    match recover::from_backups(context.root, context.life, &loss) {
+        Ok(Some(words)) => Ok(Readied {
+            told: Some(format!(
+                "Your{}; {words}: what was changed after that is not there.",
+                why.strip_prefix("its").unwrap_or(why),
+            )),
+            what: vec![What::Repaired { what: words }],
+        }),
+        Ok(None) => Err("and no backup".to_owned()),
+        Err(error) => Err(format!("and {}", recover::with_hint(&error))),
+    }
 }
 
-fn from_backup(why: &str, words: String) -> Readied {
-    let told = format!(
-        "Your{}; {words}: what was changed after that is not there.",
-        why.strip_prefix("its").unwrap_or(why),
-    );
-    Readied {
-        what: vec![What::Repaired { what: words }],
-        told: Some(told),
+/// After a life that ended without *safe*, a repository is looked over before the first start of the next one.
+fn after_cut(
+    context: &LaunchContext<'_>,
+    record: &AgentRecord,
+    place: &Place,
+    deadline: Deadline,
+) -> Readied {
+    let is_first_of_life = record.life.as_deref() != Some(context.life);
+    let is_unclean = context.history.had_life && !context.history.safe;
+    match is_unclean && is_first_of_life {
+        true => mend(context, place, deadline),
+        false => Readied::default(),
     }
 }
 
 /// No damage in a repository keeps an agent from its session: what cannot be mended is said.
-fn mend(ground: &Ground<'_>, place: &Place, deadline: Deadline) -> Readied {
+fn mend(context: &LaunchContext<'_>, place: &Place, deadline: Deadline) -> Readied {
     let mut what = Vec::new();
     let mut told = None;
-    match checkpoint::repair(ground.root, place, deadline) {
+    match checkpoint::repair(context.root, place, deadline) {
         Ok(found) => {
             if !found.damaged.is_empty() {
                 told = Some(format!(
@@ -178,7 +174,7 @@ fn mend(ground: &Ground<'_>, place: &Place, deadline: Deadline) -> Readied {
     }
     point(Point::RestoreRepaired);
     // From what is on the disk now, in which every object is written that is not whole elsewhere.
-    if let Err(error) = checkpoint::keep(ground.root, place, Trigger::Before, deadline) {
+    if let Err(error) = checkpoint::keep(context.root, place, Trigger::Before, deadline) {
         what.push(What::CheckpointFailed {
             why: format!("{error:#}"),
         });

@@ -1,0 +1,408 @@
+//! How one agent is launched, decided once: from what was found, a plan with all that the launch takes, or a refusal with
+//! its cause. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::decision::{self, SessionFault, SessionStart};
+use super::note::{self, NoteFacts};
+use super::previous_boot::History;
+use super::recover::Brought;
+use claude::command_line::{Start, arguments, check_extra};
+use claude::{Lookup, TailState};
+use state::{AgentRecord, How, Launch};
+use sys::error::{Context as _, Error};
+use sys::time::Timestamp;
+
+/// What is known of an agent before it is launched. What could be repaired was.
+#[derive(Debug)]
+pub(super) struct LaunchFacts<'a> {
+    /// What is remembered of it.
+    pub record: &'a AgentRecord,
+    /// The declared prompt.
+    pub prompt: Option<&'a str>,
+    /// The life of the machine.
+    pub life: &'a str,
+    /// The life before.
+    pub history: &'a History,
+    /// The absolute path of its workspace.
+    pub cwd: PathBuf,
+    /// The program that it runs.
+    pub program: PathBuf,
+    /// The arguments that are declared for it.
+    pub extra: Vec<String>,
+    /// The environment that is declared for it.
+    pub environment: BTreeMap<String, String>,
+    /// Where its transcript is.
+    pub session: Lookup,
+    /// What the end of its transcript says; nothing where there is none.
+    pub tail: io::Result<TailState>,
+    /// Whether Claude finds the transcript from the workspace.
+    pub is_found_from_cwd: bool,
+    /// What happened to its workspace, as sentences.
+    pub workspace: Option<String>,
+    /// What came of looking for what was lost.
+    pub brought: Brought,
+    /// The file for the details of its note.
+    pub note_file: PathBuf,
+    /// A fresh mark for the processes of this launch.
+    pub marker: String,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// One launch of one agent, with all that it takes.
+#[derive(Debug)]
+pub struct LaunchPlan {
+    /// Which session.
+    pub session_id: String,
+    /// How it begins.
+    pub how: How,
+    /// The absolute path that it begins in.
+    pub cwd: PathBuf,
+    /// The program, its arguments and its marker; its cgroup once the tmux server is known.
+    pub launch: Launch,
+    /// The life of the machine that it is for.
+    life: String,
+    /// The arguments that are declared for it.
+    pub(super) extra: Vec<String>,
+    /// The environment that is declared for it.
+    pub(super) environment: BTreeMap<String, String>,
+    /// A transcript without a word in it, to be moved out of Claude's way before.
+    pub(super) set_aside: Option<PathBuf>,
+    /// A file to be written before: where, and what it says.
+    pub(super) note: Option<(PathBuf, String)>,
+}
+
+impl LaunchPlan {
+    /// Writes the launch into the agent's record, which has to be durable before tmux is asked.
+    pub fn remember(&self, record: &mut AgentRecord) {
+        record.launch = Some(self.launch.clone());
+        record.life = Some(self.life.clone());
+        record.process = None;
+    }
+}
+
+/// Why an agent is not launched. Its text is the reason that is shown.
+#[derive(Debug)]
+pub enum Refused {
+    /// Another Claude has its session open. Claude has no lock, so each would forget what the other did.
+    InUse {
+        /// The other's process.
+        pid: i32,
+    },
+    /// A start would lose something of the session, or could not work.
+    Session {
+        /// Why.
+        fault: SessionFault,
+        /// Why nothing could be brought back, in words.
+        failures: Vec<String>,
+    },
+    /// What is declared, installed or left does not let it start: that takes a human.
+    Unfit(Error),
+    /// Something failed that may work later.
+    Failed(Error),
+}
+
+impl Refused {
+    /// Whether trying again may help.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::InUse { .. } | Self::Failed(_) => true,
+            Self::Session { fault, .. } => fault.may_pass(),
+            Self::Unfit(_) => false,
+        }
+    }
+}
+
+impl<E: Into<Error>> From<E> for Refused {
+    /// What merely failed may work later.
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InUse { pid } => {
+                write!(f, "its session is in use by another claude (pid {pid})")
+            }
+            Self::Session { fault, failures } => {
+                write!(f, "{fault}")?;
+                failures.iter().try_for_each(|why| write!(f, "; {why}"))
+            }
+            Self::Unfit(why) | Self::Failed(why) => write!(f, "{why:#}"),
+        }
+    }
+}
+
+/// Decides how an agent is launched.
+///
+/// # Errors
+/// [`Refused`]: a start would lose something, or cannot work.
+pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
+    let record = facts.record;
+    check_extra(&facts.extra).map_err(Refused::Unfit)?;
+    let start = decision::decide(record, &facts.session).map_err(|fault| Refused::Session {
+        fault,
+        failures: facts.brought.failures,
+    })?;
+    let command_line = |start: &Start<'_>| arguments(start, &record.name, &facts.extra);
+    let (how, arguments, set_aside, details) = match start {
+        SessionStart::First { set_aside } => {
+            // After `/clear` it was given already, to the session before.
+            let is_first = record.past_sessions.is_empty() && !record.prompt_delivered;
+            let start = Start::First {
+                session_id: &record.session_id,
+                prompt: facts.prompt.filter(|_| is_first),
+            };
+            (How::First, command_line(&start), set_aside, None)
+        }
+        SessionStart::Resume { transcript } => {
+            let note = note::write(&NoteFacts {
+                record,
+                life: facts.life,
+                history: facts.history,
+                tail: &facts.tail.context("cannot read its transcript")?,
+                workspace: facts.workspace.as_deref(),
+                brought_back: &facts.brought.back,
+                file: &facts.note_file,
+                now: facts.now,
+            });
+            let start = Start::Resume {
+                session_id: &record.session_id,
+                by_file: (!facts.is_found_from_cwd).then_some(Path::new(&transcript)),
+                note: note.as_ref().map(|note| note.prompt.as_str()),
+            };
+            let how = match note {
+                Some(_) => How::Continue,
+                None => How::Resume,
+            };
+            let arguments = command_line(&start);
+            (how, arguments, None, note.and_then(|note| note.details))
+        }
+    };
+    Ok(LaunchPlan {
+        session_id: record.session_id.clone(),
+        how,
+        cwd: facts.cwd,
+        launch: Launch {
+            program: facts.program,
+            arguments,
+            marker: facts.marker,
+            cgroup: None,
+        },
+        life: facts.life.to_owned(),
+        extra: facts.extra,
+        environment: facts.environment,
+        set_aside,
+        note: details.map(|text| (facts.note_file, text)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use state::{AgentName, AgentState, TranscriptMark};
+    use sys::error::anyhow;
+
+    const PROMPT: &str = r#"{"type":"user","timestamp":"2026-11-22T03:00:00.000Z","message":{"role":"user","content":"fix it"},"uuid":"1"}"#;
+    const TOOL: &str = r#"{"type":"assistant","message":{"id":"m","role":"assistant","stop_reason":"tool_use","content":[{"type":"tool_use","id":"t","name":"Bash","input":{"command":"secret"}}]},"uuid":"2"}"#;
+    const END: &str = r#"{"type":"assistant","message":{"id":"m","role":"assistant","stop_reason":"end_turn","content":[{"type":"text","text":"done"}]},"uuid":"2"}"#;
+
+    fn record(had_words: bool) -> AgentRecord {
+        let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "workspaces/a".into());
+        record.transcript = had_words.then(|| TranscriptMark {
+            session_id: record.session_id.clone(),
+            path: "projects/-a/u.jsonl".into(),
+            generation: 0,
+            length: 9,
+        });
+        record
+    }
+
+    fn facts<'a>(
+        record: &'a AgentRecord,
+        history: &'a History,
+        session: Lookup,
+    ) -> LaunchFacts<'a> {
+        LaunchFacts {
+            record,
+            prompt: Some("fix it"),
+            life: "now",
+            history,
+            cwd: "/r/workspaces/a".into(),
+            program: "/bin/claude".into(),
+            extra: vec!["--model".into(), "opus".into()],
+            environment: BTreeMap::new(),
+            session,
+            tail: Ok(TailState::default()),
+            is_found_from_cwd: true,
+            workspace: None,
+            brought: Brought::default(),
+            note_file: "/r/note.md".into(),
+            marker: "mark".into(),
+            now: Timestamp::now(),
+        }
+    }
+
+    fn present() -> Lookup {
+        Lookup::Present("/c/projects/-a/u.jsonl".into())
+    }
+
+    fn tail(lines: &[&str]) -> io::Result<TailState> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("u.jsonl");
+        std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+        claude::transcript::tail::read(&path).map(|(state, _)| state)
+    }
+
+    /// The arguments between the declared ones and the agent's name, and the prompt.
+    fn ours(plan: &LaunchPlan) -> (Vec<&str>, Option<&str>) {
+        let words: Vec<&str> = plan.launch.arguments.iter().map(String::as_str).collect();
+        let (declared, rest) = words.split_at(2);
+        assert_eq!(declared, ["--model", "opus"]);
+        assert_eq!(rest[2..4], ["-n", "a"]);
+        let prompt = (rest.get(4) == Some(&"--")).then(|| rest[5]);
+        (rest[..2].to_vec(), prompt)
+    }
+
+    #[test]
+    fn a_session_that_had_words_is_resumed_or_refused_with_the_cause_and_never_begun() {
+        let several = Lookup::Several(vec!["/x".into(), "/y".into()]);
+        let table = [
+            (Lookup::Missing, "is gone, and no backup has it", false),
+            (Lookup::Blank("/x".into()), "has lost every word", false),
+            (several.clone(), "more than once (/x, /y)", false),
+            (Lookup::Unknown("EIO".into()), "looked for: EIO", true),
+        ];
+        let history = History::default();
+        let record = record(true);
+        for (session, why, may_pass) in table {
+            let mut facts = facts(&record, &history, session);
+            facts.brought.failures = vec!["no key".into(), "no net".into()];
+            let refused = decide(facts).unwrap_err();
+            let text = refused.to_string();
+            assert!(
+                text.contains(why) && text.ends_with("; no key; no net"),
+                "{text}"
+            );
+            assert_eq!(refused.may_pass(), may_pass, "{text}");
+        }
+        let plan = decide(facts(&record, &history, present())).unwrap();
+        assert_eq!(plan.how, How::Resume);
+        assert_eq!(ours(&plan), (vec!["--resume", &record.session_id], None));
+        // One without words is begun, but never while it cannot be told which it is.
+        let unsaid = self::record(false);
+        assert!(decide(facts(&unsaid, &history, several)).is_err());
+        let blank = Lookup::Blank("/x".into());
+        let plan = decide(facts(&unsaid, &history, blank)).unwrap();
+        assert_eq!((plan.how, plan.set_aside), (How::First, Some("/x".into())));
+    }
+
+    #[test]
+    fn the_declared_prompt_is_said_in_the_first_session_alone() {
+        let history = History::default();
+        let mut record = record(false);
+        let plan = decide(facts(&record, &history, Lookup::Missing)).unwrap();
+        let begins = vec!["--session-id", &*record.session_id];
+        assert_eq!(ours(&plan), (begins, Some("fix it")));
+        record.past_sessions.push("before".into());
+        for delivered in [false, true] {
+            record.prompt_delivered = delivered;
+            let plan = decide(facts(&record, &history, Lookup::Missing)).unwrap();
+            assert_eq!((plan.how, ours(&plan).1), (How::First, None));
+        }
+    }
+
+    #[test]
+    fn a_cut_turn_is_continued_with_a_note_and_one_that_ended_is_resumed_without_a_word() {
+        let history = History::default();
+        let mut record = record(true);
+        record.life = Some("now".into());
+        record.why = Some("killed by SIGKILL".into());
+        record.state = AgentState::Backoff;
+        let with_tail = |lines: &[&str]| {
+            let mut facts = facts(&record, &history, present());
+            facts.tail = tail(lines);
+            decide(facts).unwrap()
+        };
+        let plan = with_tail(&[PROMPT, TOOL]);
+        assert_eq!(plan.how, How::Continue);
+        let prompt = ours(&plan).1.unwrap();
+        assert!(
+            prompt.contains("ended unexpectedly (killed by SIGKILL)"),
+            "{prompt}"
+        );
+        assert!(
+            prompt.contains("/r/note.md") && !prompt.contains("secret"),
+            "{prompt}"
+        );
+        let (file, details) = plan.note.as_ref().unwrap();
+        assert_eq!(file, Path::new("/r/note.md"));
+        assert!(details.contains("secret"), "{details}");
+
+        let plan = with_tail(&[PROMPT, END]);
+        assert_eq!((plan.how, ours(&plan).1), (How::Resume, None));
+        assert_eq!(plan.note, None);
+    }
+
+    #[test]
+    fn what_was_rebuilt_or_brought_back_is_told_also_to_one_that_was_idle() {
+        let history = History::default();
+        let record = record(true);
+        let mut rebuilt = facts(&record, &history, present());
+        rebuilt.workspace = Some("Your workspace was gone.".into());
+        let mut brought = facts(&record, &history, present());
+        brought.brought.back = vec!["the transcript of yesterday".into()];
+        for (facts, word) in [(rebuilt, "workspace was gone"), (brought, "of yesterday")] {
+            let plan = decide(facts).unwrap();
+            assert_eq!(plan.how, How::Continue);
+            assert!(plan.note.unwrap().1.contains(word), "{word}");
+        }
+    }
+
+    #[test]
+    fn a_transcript_that_claude_would_not_find_from_the_workspace_is_named_by_its_file() {
+        let history = History::default();
+        let record = record(true);
+        let mut facts = facts(&record, &history, present());
+        facts.is_found_from_cwd = false;
+        let plan = decide(facts).unwrap();
+        assert_eq!(ours(&plan).0, ["--resume", "/c/projects/-a/u.jsonl"]);
+    }
+
+    #[test]
+    fn what_takes_a_human_is_not_tried_again_and_what_merely_failed_is() {
+        let history = History::default();
+        let record = record(true);
+        let mut taken = facts(&record, &history, present());
+        taken.extra = vec!["--continue".into()];
+        assert!(!decide(taken).unwrap_err().may_pass());
+        let mut unread = facts(&record, &history, present());
+        unread.tail = Err(io::Error::other("EIO"));
+        let refused = decide(unread).unwrap_err();
+        assert_eq!(refused.to_string(), "cannot read its transcript: EIO");
+        assert!(refused.may_pass());
+        assert!(Refused::InUse { pid: 1 }.may_pass());
+        assert!(!Refused::Unfit(anyhow!("no claude")).may_pass());
+    }
+
+    #[test]
+    fn a_launch_that_is_remembered_has_no_process_yet() {
+        let history = History::default();
+        let mut before = record(true);
+        before.life = Some("before".into());
+        before.process = sys::process::ProcessId::current().ok();
+        let plan = decide(facts(&before, &history, present())).unwrap();
+        let mut after = before.clone();
+        plan.remember(&mut after);
+        assert_eq!(after.launch, Some(plan.launch));
+        assert_eq!((after.life.as_deref(), after.process), (Some("now"), None));
+        assert_eq!(after.session_id, before.session_id);
+    }
+}

@@ -1,0 +1,108 @@
+//! What an agent is told about how its last process ended. Pure: where its turn was cut, the text to prompt with, and
+//! the details for a file that the user alone can read.
+
+use std::path::Path;
+
+use super::previous_boot::History;
+use claude::resume_note::{self, Cause, Cut};
+use claude::{ApiStop, Status, Tail, TailState};
+use state::{AgentRecord, AgentState};
+use sys::time::Timestamp;
+
+/// What is known of how the last process ended.
+#[derive(Debug)]
+pub(super) struct NoteFacts<'a> {
+    /// The agent.
+    pub record: &'a AgentRecord,
+    /// The life of the machine.
+    pub life: &'a str,
+    /// The life before.
+    pub history: &'a History,
+    /// What the end of the transcript says.
+    pub tail: &'a TailState,
+    /// What happened to its workspace, as sentences.
+    pub workspace: Option<&'a str>,
+    /// What was lost and brought back from a copy, in words.
+    pub brought_back: &'a [String],
+    /// The file for the details.
+    pub file: &'a Path,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What the agent is told.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    /// The prompt of the resume.
+    pub prompt: String,
+    /// What its file says, where the prompt names that.
+    pub details: Option<String>,
+}
+
+/// Whether an agent that the API had stopped asks it again with its first word. A limit is waited
+/// for where it stands; the keeper nudges it then.
+fn asks_at_once(stop: ApiStop, in_a_row: u32, now: Timestamp) -> bool {
+    let over = match stop {
+        ApiStop::Limit { until } => until.is_some_and(|until| until <= now),
+        _ => true,
+    };
+    over && supervisor::stall_retry::after_stop(stop, in_a_row, None, 0)
+        != supervisor::stall_retry::Patience::Human
+}
+
+/// Why the last process ended.
+fn cause(facts: &NoteFacts<'_>, same_life: bool) -> Cause {
+    let NoteFacts {
+        record, history, ..
+    } = facts;
+    match (&record.why, same_life) {
+        (_, false) if history.noticed_by.as_deref() == Some("metadata") => {
+            Cause::Preempted { noticed: true }
+        }
+        (_, false) if history.noticed_by.is_some() => Cause::ShutDown,
+        (_, false) => Cause::Preempted { noticed: false },
+        (Some(why), true) if record.state == AgentState::Backoff => Cause::Crashed(why.clone()),
+        (_, true) => Cause::Restarted,
+    }
+}
+
+/// Writes the note; `None` where there is nothing to tell.
+pub(super) fn write(facts: &NoteFacts<'_>) -> Option<Note> {
+    let NoteFacts { record, tail, .. } = facts;
+    let same_life = record.life.as_deref() == Some(facts.life);
+    let noticed_at = facts.history.noticed_at.filter(|_| !same_life);
+    // A turn that ended on the news that its tools were killed was cut by us.
+    let what = noticed_at.map_or_else(|| tail.tail(), |at| tail.tail_when_stopped(at));
+    let last_status = (record.last_seen == Some(AgentState::Idle)).then_some(Status::Idle);
+    let queued = tail.queued();
+    if let Tail::StoppedByApi { reason, .. } = what
+        && queued.is_empty()
+        && facts.workspace.is_none()
+    {
+        let is_due = asks_at_once(reason, tail.stops_in_a_row(), facts.now);
+        return is_due.then(|| Note {
+            prompt: resume_note::again(reason),
+            details: None,
+        });
+    }
+    let is_whole = facts.workspace.is_none() && facts.brought_back.is_empty();
+    if !what.was_cut(last_status.as_ref()) && queued.is_empty() && is_whole {
+        return None;
+    }
+    let cut = Cut {
+        what: &what,
+        cause: &cause(facts, same_life),
+        awaited_permission: record.last_seen == Some(AgentState::Waiting),
+        cut_at: noticed_at.or(tail.last_activity()),
+        back_at: facts.now,
+        last_prompt: tail.last_prompt(),
+        queued: &queued,
+        workspace: facts.workspace,
+        brought_back: facts.brought_back,
+    };
+    let prompt = resume_note::prompt(&cut, facts.file)?;
+    Some(Note {
+        prompt,
+        details: Some(resume_note::details(&cut)),
+    })
+}
