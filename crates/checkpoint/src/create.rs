@@ -13,6 +13,13 @@ use state::Trigger;
 use sys::deadline::Deadline;
 use sys::error::{Context as _, Result, bail, ensure};
 use sys::files::{LockFile, create_private_dir};
+use sys::hash::fnv1a;
+
+/// What we keep of repositories inside of the workspace.
+const INNER: &str = "inner";
+
+/// The same as earlier versions kept it, under names that another compiler may have made otherwise.
+const INNER_BEFORE: &str = "nested";
 
 /// How often a checkpoint is begun anew since the index changed under it.
 const ROUNDS: usize = 3;
@@ -32,6 +39,8 @@ pub(super) fn take_at(
         return Ok(Outcome::NotGit);
     };
     let _lock = lock(place, until)?;
+    // All of it can be made anew, by a checkpoint that reads the files once.
+    fs::remove_dir_all(place.private.join(INNER_BEFORE)).ok();
     let side = Side::open(&place.private.join("git"), &repository)?;
     let taking = Taking::new(place, trigger, &repository, &side, until, depth);
     let mut again = None;
@@ -116,7 +125,6 @@ pub(super) fn own_refs(git: &Git, place: &Place) -> Result<Vec<OwnRef>> {
 /// The place of a repository inside of another's workspace. An index, or a message, that an agent has forged may
 /// name any path.
 pub(super) fn inner(place: &Place, work_tree: &Path, path: &str) -> Result<Place> {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
     let is_plain = Path::new(path).components().all(|part| match part {
         Component::Normal(name) => !name.eq_ignore_ascii_case(".git"),
         _ => false,
@@ -136,15 +144,11 @@ pub(super) fn inner(place: &Place, work_tree: &Path, path: &str) -> Result<Place
         );
     }
     // Only a name for what can be made anew; what is remembered there says which workspace it is of.
-    let mut hasher = DefaultHasher::new();
-    path.hash(&mut hasher);
+    let name = format!("{:016x}", fnv1a(path.as_bytes()));
     Ok(Place {
         workspace,
         agent_id: place.agent_id.clone(),
-        private: place
-            .private
-            .join("nested")
-            .join(format!("{:016x}", hasher.finish())),
+        private: place.private.join(INNER).join(name),
         largest_file: place.largest_file,
     })
 }

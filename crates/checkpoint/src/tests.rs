@@ -151,3 +151,31 @@ fn files_above_the_limit_are_left_out_and_named() {
     assert_eq!(lab.take(), Outcome::Unchanged(Some(checkpoint.id)));
     drop(lab.dir);
 }
+
+#[test]
+fn what_is_remembered_of_an_inner_repository_has_one_name_for_ever_and_the_old_name_goes() {
+    let lab = Lab::committed();
+    let inner = lab.path("libs/inner");
+    fs::create_dir_all(&inner).unwrap();
+    git(&inner, &["init", "-q", "-b", "main"]);
+    fs::write(inner.join("c"), "c\n").unwrap();
+    git(&inner, &["add", "."]);
+    git(&inner, &["commit", "-qm", "Inner"]);
+    // As an earlier version named it.
+    let old = lab.place.private.join("nested/0123456789abcdef/git");
+    fs::create_dir_all(&old).unwrap();
+    fs::write(old.join("worktree.index"), "old").unwrap();
+    let first = lab.taken();
+    assert_eq!(first.left_out, [""; 0]);
+    assert!(!lab.place.private.join("nested").exists());
+    let names = fs::read_dir(lab.place.private.join("inner")).unwrap();
+    let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["3ef6f65c98f77b16"]);
+    // Nothing but a slower checkpoint was lost with it.
+    let id = first.nested[0].id.clone().unwrap();
+    fs::remove_dir_all(lab.place.private.join("inner")).unwrap();
+    assert_eq!(lab.take(), Outcome::Unchanged(Some(first.id)));
+    fs::write(inner.join("c"), "changed\n").unwrap();
+    let second = lab.taken();
+    assert!(second.nested[0].id.as_ref().unwrap() > &id);
+}

@@ -262,11 +262,9 @@ impl Shape {
     }
 }
 
-/// FNV-1a, folded to 32 bits: the same in every build, which the standard hasher does not promise.
+/// FNV-1a, folded to 32 bits.
 fn fingerprint(text: &str) -> u32 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = sys::hash::fnv1a(text.as_bytes());
     let folded = (hash >> 32) ^ (hash & 0xffff_ffff);
     u32::try_from(folded).unwrap_or_default()
 }

@@ -21,6 +21,7 @@ pub mod error;
 pub mod exit;
 pub mod failpoint;
 pub mod files;
+pub mod hash;
 pub mod http;
 pub mod inotify;
 pub mod mounts;
