@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::capture::index::{INDEX_INFO, MEMORY, SCRATCH, line, remove};
 use super::capture::operation;
 use super::capture::{Found, Memory};
-use super::create::Taking;
+use super::context::Taking;
 use super::message::{self, State};
 use super::{Checkpoint, Outcome, id};
 use crate::git::FLUSH;

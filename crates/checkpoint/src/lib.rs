@@ -41,6 +41,7 @@
 
 mod capture;
 mod commit;
+mod context;
 mod create;
 mod diff;
 pub mod git;
@@ -144,7 +145,7 @@ pub fn list(place: &Place) -> Result<Vec<Checkpoint>> {
         return Ok(Vec::new());
     };
     let git = Git::refs(&repository, until);
-    let mut names = create::own_refs(&git, place)?;
+    let mut names = context::own_refs(&git, place)?;
     names.reverse();
     let names: Vec<String> = names.into_iter().map(|(_, commit)| commit).collect();
     let kept = message::read_all(&git, &names)?;

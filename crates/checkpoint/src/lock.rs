@@ -104,7 +104,7 @@ impl Turn {
 pub fn list_at(place: &Place, repository: &Path, deadline: Deadline) -> Result<Vec<Checkpoint>> {
     let repository = Repository::at(repository, deadline.at())?;
     let git = Git::refs(&repository, deadline.at());
-    let mut names = super::create::own_refs(&git, place)?;
+    let mut names = super::context::own_refs(&git, place)?;
     names.reverse();
     let commits: Vec<String> = names.into_iter().map(|(_, commit)| commit).collect();
     let kept = super::message::read_all(&git, &commits)?;

@@ -11,6 +11,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::capture::nested::nested_places;
 use super::git::call::ask;
 use super::{Place, Turn, list};
 use crate::git::{self, without_secret};
@@ -114,7 +115,7 @@ fn with_nested(place: &Place) -> Vec<Place> {
         at += 1;
         let newest = list(&place).unwrap_or_default().into_iter().next();
         let nested = newest.map(|newest| newest.nested).unwrap_or_default();
-        places.extend(super::retention::nested_places(&place, &nested));
+        places.extend(nested_places(&place, &nested));
     }
     places
 }

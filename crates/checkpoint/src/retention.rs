@@ -22,8 +22,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::capture::nested::inside;
 use super::git::call::{ask, feed};
-use super::{Checkpoint, Nested, Place, create, list, push, superfluous};
+use super::{Checkpoint, Place, list, push, superfluous};
 use crate::git::{Git, Repository, shadow_dir};
 use crate::workspace;
 use state::config::Keep;
@@ -113,20 +114,6 @@ fn remove_and_tidy(
         pack(place, &repository, deadline)?;
     }
     Ok(())
-}
-
-/// The places of repositories inside of a workspace.
-pub(super) fn nested_places(place: &Place, nested: &[Nested]) -> Vec<Place> {
-    let paths: BTreeSet<&str> = nested.iter().map(|nested| nested.path.as_str()).collect();
-    let places = paths.into_iter().map(|path| inside(place, path));
-    places.flatten().collect()
-}
-
-/// One that is not there any more has taken its checkpoints along.
-fn inside(place: &Place, path: &str) -> Option<Place> {
-    let work_tree = fs::canonicalize(&place.workspace).ok()?;
-    let inner = create::inner(place, &work_tree, path).ok()?;
-    workspace::common_dir(&inner.workspace).map(|_| inner)
 }
 
 /// Removes checkpoints: all of them, or none where one has changed in the meantime.

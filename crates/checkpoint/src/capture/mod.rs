@@ -1,6 +1,7 @@
 //! What a workspace holds now, as objects and words.
 
 pub(crate) mod index;
+pub(crate) mod nested;
 pub(crate) mod operation;
 pub(crate) mod unstable_file;
 pub(crate) mod worktree;
@@ -11,19 +12,17 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Outcome;
-use super::create::{OwnRef, Taking, inner, take_at};
+use super::context::{OwnRef, Taking};
 use super::message::{self, Head, Kept, Nested, Stashed, State};
+use super::{Outcome, Place};
 use crate::git::objects::{self, Object};
 use crate::git::{Git, Repository};
 use index::{Base, MEMORY, Print, Staged, Survey, remove};
-use sys::error::{Context as _, Result, ensure};
+use nested::inner;
+use sys::error::{Context as _, Result};
 use sys::process::current_life;
 use sys::thread;
 use worktree::{Seen, Worktree};
-
-/// Repositories in repositories in repositories: so deep.
-const DEPTH: usize = 8;
 
 /// What we remember is not to be used.
 pub(super) struct Again;
@@ -61,7 +60,13 @@ pub(super) struct Found {
 }
 
 impl Taking<'_> {
-    pub fn look(&self, base: Base, again: Option<Again>) -> Result<Found> {
+    /// Looks at all that a checkpoint is made of; `take_inner` takes one of a repository inside of this one.
+    pub fn look(
+        &self,
+        base: Base,
+        again: Option<Again>,
+        take_inner: impl Fn(&Place) -> Result<Outcome>,
+    ) -> Result<Found> {
         // The files take the time; the refs are read meanwhile.
         let files = || self.files(base, again.is_some());
         let (known, files) = thread::both("refs", || self.known(), files);
@@ -85,7 +90,7 @@ impl Taking<'_> {
         if head.is_none() {
             left_out.extend(broken_branch(self.repository, branch.as_deref()));
         }
-        let nested = self.nested(&memory, seen.nested, &mut left_out);
+        let nested = self.nested(&memory, seen.nested, &mut left_out, take_inner);
         left_out.sort();
         let stash = match oid("refs/stash") {
             Some(_) => stash(self.repository, &self.refs)?,
@@ -234,6 +239,7 @@ impl Taking<'_> {
         memory: &Memory,
         untracked: Vec<Vec<u8>>,
         left_out: &mut Vec<String>,
+        take_inner: impl Fn(&Place) -> Result<Outcome>,
     ) -> Vec<Nested> {
         let mut paths: BTreeSet<String> = memory.gitlinks.iter().cloned().collect();
         for path in untracked {
@@ -248,11 +254,7 @@ impl Taking<'_> {
         let mut nested = Vec::new();
         for path in paths {
             let outcome = inner(self.place, &self.repository.work_tree, &path).and_then(|place| {
-                ensure!(
-                    self.depth < DEPTH,
-                    "too many repositories inside of each other"
-                );
-                let outcome = take_at(&place, self.trigger, self.files.until(), self.depth + 1)?;
+                let outcome = take_inner(&place)?;
                 Ok((place, outcome))
             });
             let (place, id) = match outcome {

@@ -14,9 +14,10 @@ use std::path::{Component, Path};
 use std::time::Instant;
 
 use super::capture::index::{Base, INDEX_INFO, Special, WORKTREE, line, read_entries};
+use super::capture::nested::inner;
 use super::capture::worktree::Worktree;
 use super::capture::{self, operation};
-use super::create::{Taking, inner, lock};
+use super::context::{Taking, lock};
 use super::message::{self, Head, Kept, Nested};
 use super::{Place, ensure_names};
 use crate::git::objects;
@@ -89,7 +90,7 @@ pub(super) fn give_back(
 ) -> Result<Vec<String>> {
     let _lock = lock(place, until)?;
     let side = Side::open(&place.private.join("git"), repository)?;
-    let taking = Taking::new(place, Trigger::Before, repository, &side, until, 0);
+    let taking = Taking::new(place, Trigger::Before, repository, &side, until);
     let index = IndexLock::take(repository)?;
     let Looked {
         then,
@@ -192,7 +193,7 @@ pub(super) fn plan(
     let heads = if with_head { Heads::Move } else { Heads::Stay };
     let _lock = lock(place, until)?;
     let side = Side::open(&place.private.join("git"), &repository)?;
-    let taking = Taking::new(place, Trigger::Before, &repository, &side, until, 0);
+    let taking = Taking::new(place, Trigger::Before, &repository, &side, until);
     let Looked { known, .. } = look_ahead(&taking, &kept, heads)?;
     let now = Head {
         branch: capture::branch(&repository, &taking.refs)?,
