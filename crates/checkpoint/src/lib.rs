@@ -166,7 +166,6 @@ pub fn rollback(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>>
 /// # Errors
 /// There is no such checkpoint, or what a rollback would refuse as well.
 pub fn plan(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>> {
-    ensure_names(place)?;
     restore::plan(place, id, with_head, Deadline::after(LIMIT).at())
 }
 

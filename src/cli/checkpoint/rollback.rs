@@ -14,7 +14,7 @@ use state::Trigger;
 use state::layout::Root;
 use state::{AgentName, AgentState, Fleet, Journal, Wanted, What};
 use sys::deadline::Deadline;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
 use sys::files::LockFile;
 
 /// How long an agent may take to end.
@@ -47,42 +47,86 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
+/// What a rollback does around the workspace, by what the keeper says of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RollbackPlan {
+    /// The agent runs: it is stopped before, and started again after that.
+    restarts: bool,
+    /// Who keeps everybody else from starting it, and writes the journal.
+    by: By,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// The keeper that runs, which is asked.
+    Keeper,
+    /// This process, in the keeper's place.
+    This,
+}
+
+impl RollbackPlan {
+    /// `runs`: whether the agent does, or may at any moment.
+    fn decide(root: &Root, args: &Args, id: &str, runs: bool, by: By) -> Result<Self> {
+        let name = &args.name;
+        match (runs, args.stop, by) {
+            (true, false, _) => Err(anyhow!("{name} runs, and would work on under your hands"))
+                .hint(format!("spotkeep checkpoint rollback {name} {id} --stop"))
+                .kind(Kind::NotAsDeclared),
+            (true, true, By::This) => Err(anyhow!("{name} runs, and no keeper is there to end it"))
+                .hint(format!("spotkeep --root {} up", root.dir().display())),
+            (restarts, ..) => Ok(Self { restarts, by }),
+        }
+    }
+}
+
 pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    let name = &args.name;
-    let subject = Subject::of(root, name)?;
+    let subject = Subject::of(root, &args.name)?;
     let to = subject.find(root, &args.id)?;
     let now = status(root)?;
-    let runs = may_run(&now, name)?;
+    let runs = may_run(&now, &args.name)?;
     if args.dry_run {
         return show(root, &subject, &to, args, runs);
     }
-    if runs && !args.stop {
-        return Err(anyhow!("{name} runs, and would work on under your hands"))
-            .hint(format!(
-                "spotkeep checkpoint rollback {name} {} --stop",
-                to.id
-            ))
-            .kind(Kind::NotAsDeclared);
-    }
-    // No keeper may start it in the midst of this: one that runs is asked, otherwise its place is taken.
-    let lock = match now.keeper == "running" {
-        true => None,
-        false => Some(instead_of_keeper(root)?),
+    let by = match now.keeper == "running" {
+        true => By::Keeper,
+        false => By::This,
     };
-    if runs {
-        stop(root, name, lock.is_some())?;
+    let plan = RollbackPlan::decide(root, args, &to.id, runs, by)?;
+    let undo = carry_out(root, &subject, &to, args, plan)?;
+    report(args, &to, undo.as_deref(), plan.restarts);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does what the plan says. What may have changed since it was made is looked at again: whether the agent has ended, and
+/// all that the checkpoint would write over. Returns the id of the checkpoint made before.
+fn carry_out(
+    root: &Root,
+    subject: &Subject,
+    to: &Checkpoint,
+    args: &Args,
+    plan: RollbackPlan,
+) -> Result<Option<String>> {
+    let name = &args.name;
+    // No keeper may start it in the midst of this: one that runs is asked, otherwise its place is taken.
+    let lock = match plan.by {
+        By::Keeper => None,
+        By::This => Some(instead_of_keeper(root)?),
+    };
+    if plan.restarts {
+        stop(root, name)?;
     }
-    let undo = undoable(root, &subject, &to, args.with_head);
-    if runs {
+    let undo = undoable(root, subject, to, args.with_head);
+    if plan.restarts {
         // It was wanted before, whatever became of the rollback.
-        let request = Request::Want {
-            names: vec![name.clone()],
-            wanted: Wanted::Running,
-        };
-        ask(root, &request, PATIENCE)?;
+        want(root, name, Wanted::Running)?;
     }
     let undo = undo?;
-    tell(root, name, &to, undo.as_deref(), lock)?;
+    tell(root, name, to, undo.as_deref(), lock)?;
+    Ok(undo)
+}
+
+fn report(args: &Args, to: &Checkpoint, undo: Option<&str>, restarts: bool) {
+    let name = &args.name;
     say(&format!(
         "{name} is what it was at {} (checkpoint {})",
         to.at.for_people(),
@@ -95,10 +139,9 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         )),
         None => say("before, there was nothing to keep"),
     }
-    if runs {
+    if restarts {
         say(&format!("{name} goes on: spotkeep attach {name}"));
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Takes a checkpoint, then rolls back; the id of the former.
@@ -135,25 +178,29 @@ fn may_run(now: &Status, name: &AgentName) -> Result<bool> {
     Ok(agent.pid.is_some() || (is_kept && !stands_still))
 }
 
-fn stop(root: &Root, name: &AgentName, no_keeper: bool) -> Result<()> {
-    if no_keeper {
-        return Err(anyhow!("{name} runs, and no keeper is there to end it"))
-            .hint(format!("spotkeep --root {} up", root.dir().display()));
-    }
+/// Tells the keeper what is wanted of the agent; whether there is a keeper that heard it.
+fn want(root: &Root, name: &AgentName, wanted: Wanted) -> Result<bool> {
     let request = Request::Want {
         names: vec![name.clone()],
-        wanted: Wanted::Stopped,
+        wanted,
     };
-    ask(root, &request, PATIENCE)?.context("the keeper has just ended")?;
+    Ok(ask(root, &request, PATIENCE)?.is_some())
+}
+
+fn stop(root: &Root, name: &AgentName) -> Result<()> {
+    ensure!(
+        want(root, name, Wanted::Stopped)?,
+        "the keeper has just ended"
+    );
     let after = wait(root, STOP_LIMIT, |now| {
         now.agents
             .iter()
             .all(|agent| agent.name != *name || agent.pid.is_none())
     })?;
-    if may_run(&after, name)? {
-        return Err(anyhow!("{name} does not end")).hint(format!("spotkeep stop {name}"));
+    match may_run(&after, name)? {
+        true => Err(anyhow!("{name} does not end")).hint(format!("spotkeep stop {name}")),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// Into the journal: by the keeper, or in its place.
@@ -231,4 +278,43 @@ fn show(
         });
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sys::error::{hint_of, kind_of};
+
+    #[test]
+    fn an_agent_that_runs_is_stopped_only_when_asked_and_only_by_a_keeper() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, _) = Root::init(dir.path()).unwrap();
+        let decide = |runs, stop, by| {
+            let args = Args {
+                name: AgentName::new("a").unwrap(),
+                id: "latest".into(),
+                with_head: false,
+                stop,
+                dry_run: false,
+            };
+            RollbackPlan::decide(&root, &args, "1", runs, by)
+        };
+        for by in [By::Keeper, By::This] {
+            for stop in [true, false] {
+                let restarts = false;
+                assert_eq!(
+                    decide(false, stop, by).unwrap(),
+                    RollbackPlan { restarts, by }
+                );
+            }
+            let error = decide(true, false, by).unwrap_err();
+            assert_eq!(kind_of(&error), Kind::NotAsDeclared);
+            let hint = hint_of(&error);
+            assert_eq!(hint, Some("spotkeep checkpoint rollback a 1 --stop"));
+        }
+        let plan = decide(true, true, By::Keeper).unwrap();
+        assert!(plan.restarts && plan.by == By::Keeper);
+        let error = decide(true, true, By::This).unwrap_err();
+        assert!(error.to_string().contains("no keeper is there to end it"));
+    }
 }

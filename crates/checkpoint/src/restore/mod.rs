@@ -6,24 +6,23 @@
 pub(crate) mod conflicts;
 pub(crate) mod head;
 pub(crate) mod index;
+mod plan;
 pub(crate) mod worktree;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path};
 use std::time::Instant;
 
-use super::capture::index::{Base, INDEX_INFO, Special, WORKTREE, line, read_entries};
+use super::capture::index::{INDEX_INFO, WORKTREE, line};
 use super::capture::nested::inner;
-use super::capture::worktree::Worktree;
 use super::capture::{self, operation};
 use super::context::{Taking, lock};
-use super::message::{self, Head, Kept, Nested};
+use super::message::{self, Kept, Nested};
 use super::{Place, ensure_names};
 use crate::git::objects;
 use crate::git::{Git, Repository, Side};
-use conflicts::Way;
 use index::{IndexLock, prepare};
+use plan::{Heads, RollbackPlan};
 use state::Trigger;
 use sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
 use sys::failpoint::{Point, point};
@@ -37,26 +36,17 @@ pub(super) fn rollback(
     with_head: bool,
     until: Instant,
 ) -> Result<Vec<String>> {
+    let (repository, kept) = open(place, id, until)?;
+    give_back(place, &repository, &kept, Heads::asked(with_head), until)
+}
+
+/// The repository of a workspace, and one of its checkpoints.
+fn open(place: &Place, id: &str, until: Instant) -> Result<(Repository, Kept)> {
     ensure_names(place)?;
     let repository = Repository::of(&place.workspace, until)?
         .with_context(|| format!("{} is no git workspace", place.workspace.display()))?;
     let kept = find(&Git::refs(&repository, until), place, id)?;
-    give_back(
-        place,
-        &repository,
-        &kept,
-        if with_head { Heads::Move } else { Heads::Stay },
-        until,
-    )
-}
-
-/// What becomes of HEAD.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heads {
-    /// It stays where it is.
-    Stay,
-    /// It goes to where it was, and its branch with it.
-    Move,
+    Ok((repository, kept))
 }
 
 /// Reads a checkpoint.
@@ -81,7 +71,7 @@ pub(super) fn find(refs: &Git, place: &Place, id: &str) -> Result<Kept> {
         .hint("spotkeep checkpoint ls")
 }
 
-pub(super) fn give_back(
+fn give_back(
     place: &Place,
     repository: &Repository,
     kept: &Kept,
@@ -92,11 +82,13 @@ pub(super) fn give_back(
     let side = Side::open(&place.private.join("git"), repository)?;
     let taking = Taking::new(place, Trigger::Before, repository, &side, until);
     let index = IndexLock::take(repository)?;
-    let Looked {
+    let plan = RollbackPlan::make(&taking, kept, heads)?;
+    let RollbackPlan {
         then,
         known,
         spared,
-    } = look_ahead(&taking, kept, heads)?;
+        head,
+    } = plan;
 
     let disk = side.file(DISK);
     point(Point::RollbackLocked);
@@ -127,15 +119,11 @@ pub(super) fn give_back(
 
     point(Point::RollbackFiles);
     let mut told = Vec::new();
-    let was = capture::branch(repository, &taking.refs)?;
-    let commit = known.objects.get("HEAD").map(|object| object.oid.clone());
-    let mut is_there = was == kept.state.head.branch && commit == kept.state.head.commit;
-    if heads == Heads::Move && !is_there {
+    if head.moves() {
         let why = format!("spotkeep: rollback to {}", kept.checkpoint.id);
         told.extend(head::set(&taking.refs, &kept.state.head, &why)?);
-        is_there = true;
     }
-    if is_there {
+    if head.will_be_there() {
         let mut now = known.of_the_worktree;
         for name in operation::REFS {
             now.extend(
@@ -187,133 +175,11 @@ pub(super) fn plan(
     with_head: bool,
     until: Instant,
 ) -> Result<Vec<String>> {
-    let repository = Repository::of(&place.workspace, until)?
-        .with_context(|| format!("{} is no git workspace", place.workspace.display()))?;
-    let kept = find(&Git::refs(&repository, until), place, id)?;
-    let heads = if with_head { Heads::Move } else { Heads::Stay };
+    let (repository, kept) = open(place, id, until)?;
     let _lock = lock(place, until)?;
     let side = Side::open(&place.private.join("git"), &repository)?;
     let taking = Taking::new(place, Trigger::Before, &repository, &side, until);
-    let Looked { known, .. } = look_ahead(&taking, &kept, heads)?;
-    let now = Head {
-        branch: capture::branch(&repository, &taking.refs)?,
-        commit: known.objects.get("HEAD").map(|object| object.oid.clone()),
-    };
-    let then = &kept.state.head;
-    if now == *then {
-        return Ok(Vec::new());
-    }
-    if heads == Heads::Stay {
-        return Ok(vec![format!(
-            "HEAD would stay on {}; it was on {} (--with-head)",
-            now.words(),
-            then.words()
-        )]);
-    }
-    let mut told = vec![format!(
-        "HEAD would go from {} to {}",
-        now.words(),
-        then.words()
-    )];
-    if let (Some(branch), Some(commit)) = (&then.branch, &then.commit) {
-        let is = objects::look_up(&taking.refs, std::slice::from_ref(branch))?;
-        match is.get(branch) {
-            Some(is) if is.oid == *commit => {}
-            Some(is) => told.push(format!(
-                "{branch} would go from {} to {}, and its reflog would say so",
-                message::short(&is.oid),
-                message::short(commit)
-            )),
-            None => told.push(format!("{branch} would be made again")),
-        }
-    }
-    Ok(told)
-}
-
-/// What there is to know before anything is written.
-struct Looked {
-    then: Then,
-    known: capture::Known,
-    /// Files that are there only because ignore patterns have gone since.
-    spared: Vec<Vec<u8>>,
-}
-
-/// Looks at everything that may be refused.
-fn look_ahead(taking: &Taking<'_>, kept: &Kept, heads: Heads) -> Result<Looked> {
-    let (side, repository, until) = (taking.side, taking.repository, taking.files.until());
-    let then = Then::read(&taking.files, kept)?;
-    if heads == Heads::Move {
-        head::refuse_shared(repository, &kept.state.head, until)?;
-    }
-    let known = taking.known()?;
-    // The same eyes as a checkpoint's: our index is then up to what is on the disk.
-    let (now, _) = taking.files(Base::open(repository)?, false)?;
-    let mut way = Way::between(&taking.files, &now.worktree, &then.worktree)?;
-    let largest_file = taking.place.largest_file;
-    let untracked = Worktree::new(repository, side, &taking.files, largest_file).extras()?;
-    let spared = way.spare_ignored(
-        &taking.files,
-        &side.file("patterns"),
-        &then.worktree,
-        &untracked,
-    )?;
-    way.refuse_losses(&taking.files, &repository.work_tree)?;
-    Ok(Looked {
-        then,
-        known,
-        spared,
-    })
-}
-
-/// The trees and files of a checkpoint.
-struct Then {
-    worktree: String,
-    index: String,
-    specials: Vec<Special>,
-    files: BTreeMap<String, Vec<u8>>,
-}
-
-impl Then {
-    fn read(git: &Git, kept: &Kept) -> Result<Self> {
-        let name = |path: &str| format!("{}:{path}", kept.tree);
-        let names = [
-            name("worktree"),
-            name("index"),
-            name("meta/entries"),
-            name("meta/state"),
-        ];
-        let known = objects::look_up(git, &names)?;
-        let oid = |at: usize| known.get(&names[at]).map(|object| object.oid.clone());
-        let [worktree, index] =
-            [oid(0), oid(1)].map(|oid| oid.context("the checkpoint is damaged: it lacks a tree"));
-        let specials = match oid(2) {
-            Some(blob) => read_entries(&git.run(&["cat-file", "blob", &blob], Vec::new())?),
-            None => Vec::new(),
-        };
-        let mut files = BTreeMap::new();
-        if let Some(tree) = oid(3) {
-            let list = git.run(&["ls-tree", "-r", "-z", "--full-tree", &tree], Vec::new())?;
-            for line in String::from_utf8_lossy(&list).split('\0') {
-                let Some((head, path)) = line.split_once('\t') else {
-                    continue;
-                };
-                if operation::is_known(path)
-                    && let Some(blob) = head.split(' ').nth(2)
-                {
-                    files.insert(
-                        path.to_owned(),
-                        git.run(&["cat-file", "blob", blob], Vec::new())?,
-                    );
-                }
-            }
-        }
-        Ok(Self {
-            worktree: worktree?,
-            index: index?,
-            specials,
-            files,
-        })
-    }
+    Ok(RollbackPlan::make(&taking, &kept, Heads::asked(with_head))?.words())
 }
 
 fn give_back_nested(

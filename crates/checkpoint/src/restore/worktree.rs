@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::head;
-use super::{Heads, find, give_back};
+use super::plan::Heads;
+use super::{find, give_back};
 use crate::git::{self, Git, Repository, objects, shadow_dir};
 use crate::message::{self, Kept};
 use crate::{Place, ensure_names};
