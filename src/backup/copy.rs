@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::restic::{self, LONG, Restic, SHORT, Trouble};
 use super::state::Copied;
-use super::{BackupState, Repository, Settings, Stop, check, maintain};
+use super::{BackupState, Repository, Settings, Stop, check, retention};
 use sys::error::{Result, bail};
 use sys::failpoint::{Point, point};
 use sys::time::Timestamp;
@@ -106,7 +106,7 @@ pub fn thin(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result
         }
         match found.locked {
             true => Ok(()), // The next time will do.
-            false => maintain::forget(&there, settings, stop),
+            false => retention::forget(&there, settings, stop),
         }
     });
     stop.check()?;

@@ -37,6 +37,7 @@ pub mod privileged_write;
 pub mod recover;
 pub mod restic;
 pub mod restore;
+pub mod retention;
 pub mod run;
 pub mod settings;
 pub mod snapshots;

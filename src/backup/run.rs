@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::fingerprint;
 use super::lock::{self, Turn};
 use super::restic::{self, LONG, Progress, Restic};
-use super::state::{Made, Worker};
+use super::state::Made;
 use super::{BackupState, Repository, Settings, Stop, copy, include, maintain, snapshots};
 use state::VERSION;
 use sys::error::{Context as _, Error, Hint as _, Kind, Result, anyhow, bail};
@@ -110,6 +110,9 @@ pub fn run(
     }
     if outcome == Outcome::Made && maintain::is_due(&state) && stop.reason().is_none() {
         tended = maintain::run(settings, &mut state, stop)?;
+        if tended {
+            copy::thin(settings, &mut state, stop)?;
+        }
     }
     drop(turn);
     let mut trouble = state.troubles();
@@ -185,7 +188,7 @@ fn make(
     }
     let worker = lock::this_worker()?;
     lock::remove_stale(&repository, state.worker.as_ref(), &worker.life, stop)?;
-    remember_worker(settings, state, worker)?;
+    state.remember_worker(settings, worker)?;
     point(Point::BackupBegun);
     let last = state.last.as_ref();
     let given = (tree.made_again.as_slice(), how.watched);
@@ -206,23 +209,6 @@ fn make(
     state.since_check = state.since_check.saturating_add(1);
     state.store(settings)?;
     Ok(Outcome::Made)
-}
-
-/// Before restic is started, so that its locks can be told from those of the living.
-pub(super) fn remember_worker(
-    settings: &Settings,
-    state: &mut BackupState,
-    worker: Worker,
-) -> Result<()> {
-    let is_news = state
-        .worker
-        .as_ref()
-        .is_none_or(|last| (&last.life, &last.host) != (&worker.life, &worker.host));
-    if is_news {
-        state.worker = Some(worker);
-        state.store(settings)?;
-    }
-    Ok(())
 }
 
 fn is_unchanged(state: &BackupState, fingerprint: &str) -> bool {

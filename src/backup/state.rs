@@ -162,6 +162,19 @@ impl BackupState {
         shown.context("writing the copy of the state failed")?
     }
 
+    /// Notes who starts restic, before it is started, so that its locks can be told from those of the living.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub(super) fn remember_worker(&mut self, settings: &Settings, worker: Worker) -> Result<()> {
+        let last = self.worker.as_ref();
+        if last.is_some_and(|last| (&last.life, &last.host) == (&worker.life, &worker.host)) {
+            return Ok(());
+        }
+        self.worker = Some(worker);
+        self.store(settings)
+    }
+
     /// All that a person has to know, in sentences.
     #[must_use]
     pub fn troubles(&self) -> Vec<String> {

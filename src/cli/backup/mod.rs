@@ -18,7 +18,9 @@ use crate::backup::privileged_write::Order;
 use crate::backup::restic::{Repository, SHORT};
 use crate::backup::run::{How, Outcome};
 use crate::backup::settings::Key;
-use crate::backup::{BackupState, Settings, Stop, check, copy, maintain, privileged_write, run};
+use crate::backup::{
+    BackupState, Settings, Stop, check, copy, maintain, privileged_write, retention, run,
+};
 use state::VERSION;
 use state::layout::Root;
 use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
@@ -302,7 +304,7 @@ fn look(
             state.store(settings)?;
         }
         if prune && found.damage.is_empty() && !found.locked {
-            maintain::forget(&repository, settings, &stop)?;
+            retention::forget(&repository, settings, &stop)?;
             copy::thin(settings, &mut state, &stop)?;
             for trouble in state.troubles() {
                 complain(&format!("warning: {trouble}"));
