@@ -47,34 +47,31 @@ pub fn plan(root: &Root, records: &[AgentRecord], life: &str) -> Vec<Step> {
 }
 
 fn plan_one(root: &Root, record: &AgentRecord, life: &str) -> Step {
-    let step = |starts, what: String| Step {
+    let (starts, what) = match (record.live_process(life), record.wanted) {
+        (Some(process), _) => (false, format!("runs already (pid {})", process.pid)),
+        (None, Wanted::Stopped) => (false, "stays stopped".to_owned()),
+        (None, Wanted::Running) => plan_start(root, record),
+    };
+    Step {
         name: record.name.clone(),
         starts,
         what,
-    };
-    if let Some(process) = record.live_process(life) {
-        return step(false, format!("runs already (pid {})", process.pid));
     }
-    if record.wanted == Wanted::Stopped {
-        return step(false, "stays stopped".into());
-    }
-    let lost = losses(root, record);
-    let has_backups = Settings::load(root).is_ok_and(|settings| settings.has_repository());
-    if !lost.is_empty() && has_backups {
-        let lost: Vec<String> = lost.iter().map(Loss::what).collect();
-        return step(
-            true,
-            format!(
-                "brings back {} from the backups, if they have it",
-                lost.join(", ")
-            ),
-        );
+}
+
+fn plan_start(root: &Root, record: &AgentRecord) -> (bool, String) {
+    let lost: Vec<String> = losses(root, record).iter().map(Loss::what).collect();
+    let has_backups = || Settings::load(root).is_ok_and(|settings| settings.has_repository());
+    if !lost.is_empty() && has_backups() {
+        let lost = lost.join(", ");
+        let what = format!("brings back {lost} from the backups, if they have it");
+        return (true, what);
     }
     match decide(record, &claude::locate(&root.claude(), &record.session_id)) {
-        Ok(SessionStart::First { .. }) => step(true, "starts for the first time".into()),
+        Ok(SessionStart::First { .. }) => (true, "starts for the first time".to_owned()),
         Ok(SessionStart::Resume { .. }) => {
-            step(true, format!("resumes the session {}", record.session_id))
+            (true, format!("resumes the session {}", record.session_id))
         }
-        Err(fault) => step(false, format!("cannot start: {fault}")),
+        Err(fault) => (false, format!("cannot start: {fault}")),
     }
 }
