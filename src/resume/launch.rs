@@ -63,15 +63,31 @@ pub fn prepare(
     let readied = workspace::ready(context, record)?;
     let brought = recover::bring_back(context.root, context.life, record);
     let brought_back = brought.back.clone();
-    let facts = gather(context, record, agent, readied.told, brought)?;
-    let mut plan = launch_plan::decide(facts)?;
-    let mut seeded = make_ready(context, &record.name, &mut plan)?;
+    let planned = plan(context, record, agent, readied.told.clone(), brought);
+    let (plan, mut seeded) = planned.inspect_err(|_| {
+        // It is repaired now, so a later start would find nothing to tell of.
+        let untold = readied.told.iter().chain(&brought_back);
+        recover::tell_later(context.root, &record.name, untold);
+    })?;
     seeded.extend(brought_back);
     Ok(Prepared {
         plan,
         seeded,
         readied: readied.what,
     })
+}
+
+/// Decides, and does what the plan takes; the plan, and what was done to Claude's configuration.
+fn plan(
+    context: &LaunchContext<'_>,
+    record: &AgentRecord,
+    agent: &Agent,
+    workspace: Option<String>,
+    brought: Brought,
+) -> Result<(LaunchPlan, Vec<String>), Refused> {
+    let mut plan = launch_plan::decide(gather(context, record, agent, workspace, brought)?)?;
+    let seeded = make_ready(context, &record.name, &mut plan)?;
+    Ok((plan, seeded))
 }
 
 /// Looks at all that the decision takes. Nothing is changed.

@@ -3,6 +3,7 @@
 //! For a workspace: its checkpoints, then a backup (`workspace.rs`). For a transcript: a backup. The first source that
 //! has it wins; where none has, the start is refused as if there were no sources.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, AgentRecord};
 use sys::error::{Error, Result, hint_of};
+use sys::files::AppendFile;
 
 /// What an agent needs and the disk does not have any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +105,26 @@ pub fn bring_back(root: &Root, life: &str, record: &AgentRecord) -> Brought {
         }
     }
     brought
+}
+
+/// Keeps what an agent has to know of for its next start, where this one comes to nothing.
+pub(super) fn tell_later<'a>(
+    root: &Root,
+    name: &AgentName,
+    untold: impl Iterator<Item = &'a String>,
+) {
+    // What could not be repaired is found again by each try.
+    let lines: BTreeSet<String> = untold.map(|words| words.replace('\n', " ")).collect();
+    if lines.is_empty() {
+        return;
+    }
+    let keep = || -> Result<()> {
+        let mut file = AppendFile::open(&mended(root, name))?;
+        Ok(lines.iter().try_for_each(|line| file.append(line))?)
+    };
+    if let Err(error) = keep() {
+        tracing::error!("{name} will not be told what was brought back: {error:#}");
+    }
 }
 
 /// An error in words, with its hint.

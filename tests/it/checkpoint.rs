@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use state::Line;
 
 use crate::lab::{Lab, git, prompt_of};
 
@@ -312,6 +313,39 @@ fn a_worktree_that_is_gone_is_made_anew_from_its_newest_checkpoint_and_the_agent
     assert!(rebuilt.data["why"].as_str().unwrap().contains("gone"));
     let note = fs::read_to_string(lab.file("session-state/notes/a.md")).unwrap();
     assert!(note.contains("made anew from a checkpoint"), "{note}");
+}
+
+#[test]
+fn what_was_repaired_for_a_start_that_is_refused_is_told_by_the_next() {
+    let lab = Lab::new();
+    let upstream = lab.upstream();
+    lab.add_from("a", &upstream, &["--prompt", &prompt_of("a", "idle", 1)]);
+    let keeper = lab.keeper();
+    lab.wait_done("a");
+    lab.wait_checkpoint("a", "turn-ended");
+    keeper.let_go();
+    lab.new_life();
+    fs::remove_dir_all(lab.workspace("a")).unwrap();
+    // As on a new machine that lacks it.
+    let (claude, away) = (lab.dir.join("bin/claude"), lab.dir.join("bin/away"));
+    fs::rename(&claude, &away).unwrap();
+    let _keeper = lab.keeper();
+    for _ in 0..2 {
+        lab.wait_state("a", "failed");
+        assert!(lab.workspace("a").exists());
+        assert_eq!(lab.run(&["start", "a"]).code, 3);
+    }
+    fs::rename(&away, &claude).unwrap();
+    lab.run(&["start", "a"]).ok();
+    lab.wait_up("a", 2);
+    let note = fs::read_to_string(lab.file("session-state/notes/a.md")).unwrap();
+    let told = "made anew from a checkpoint";
+    assert_eq!(note.matches(told).count(), 1, "{note}");
+    let is_told = |line: &&Line| line.data["what"].as_str().unwrap().contains(told);
+    let repaired = lab.events("", "repaired");
+    let count = repaired.iter().filter(is_told).count();
+    assert_eq!(count, 1, "{}", lab.account());
+    assert!(!lab.file("session-state/notes/a.mended").exists());
 }
 
 #[test]
