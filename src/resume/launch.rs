@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::launch_plan::{self, LaunchFacts, LaunchPlan, Refused};
+use super::launch_facts::LaunchFacts;
+use super::launch_plan::{self, LaunchPlan, Refused};
 use super::previous_boot::History;
 use super::recover::{self, Brought};
 use super::workspace;
@@ -85,23 +86,23 @@ fn plan(
     workspace: Option<String>,
     brought: Brought,
 ) -> Result<(LaunchPlan, Vec<String>), Refused> {
-    let mut plan = launch_plan::decide(gather(context, record, agent, workspace, brought)?)?;
+    let facts = gather(context, record, agent, workspace, brought).map_err(Refused::Unfit)?;
+    let mut plan = launch_plan::decide(facts)?;
     let seeded = make_ready(context, &record.name, &mut plan)?;
     Ok((plan, seeded))
 }
 
-/// Looks at all that the decision takes. Nothing is changed.
+/// Looks at all that the decision takes. Nothing is changed. What cannot be used takes a human.
 fn gather<'a>(
     context: &'a LaunchContext<'_>,
     record: &'a AgentRecord,
     agent: &'a Agent,
     workspace: Option<String>,
     brought: Brought,
-) -> Result<LaunchFacts<'a>, Refused> {
+) -> Result<LaunchFacts<'a>> {
     let LaunchContext { root, config, .. } = context;
-    let environment =
-        crate::keeper::agent_exec::environment(root, config, agent).map_err(Refused::Unfit)?;
-    let program = find_claude(root, config).map_err(Refused::Unfit)?;
+    let environment = crate::keeper::agent_exec::environment(root, config, agent)?;
+    let program = find_claude(root, config)?;
     let cwd = root.absolute(&record.cwd);
     let session = claude::locate(&root.claude(), &record.session_id);
     let (tail, is_found_from_cwd) = match &session {

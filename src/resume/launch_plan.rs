@@ -3,55 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::decision::{self, SessionFault, SessionStart};
-use super::note::{self, NoteFacts};
-use super::previous_boot::History;
-use super::recover::Brought;
+use super::launch_facts::LaunchFacts;
+use super::note;
 use claude::command_line::{Start, arguments, check_extra};
-use claude::{Lookup, TailState};
 use state::{AgentRecord, How, Launch};
-use sys::error::{Context as _, Error};
-use sys::time::Timestamp;
-
-/// What is known of an agent before it is launched. What could be repaired was.
-#[derive(Debug)]
-pub(super) struct LaunchFacts<'a> {
-    /// What is remembered of it.
-    pub record: &'a AgentRecord,
-    /// The declared prompt.
-    pub prompt: Option<&'a str>,
-    /// The life of the machine.
-    pub life: &'a str,
-    /// The life before.
-    pub history: &'a History,
-    /// The absolute path of its workspace.
-    pub cwd: PathBuf,
-    /// The program that it runs.
-    pub program: PathBuf,
-    /// The arguments that are declared for it.
-    pub extra: Vec<String>,
-    /// The environment that is declared for it.
-    pub environment: BTreeMap<String, String>,
-    /// Where its transcript is.
-    pub session: Lookup,
-    /// What the end of its transcript says; nothing where there is none.
-    pub tail: io::Result<TailState>,
-    /// Whether Claude finds the transcript from the workspace.
-    pub is_found_from_cwd: bool,
-    /// What happened to its workspace, as sentences.
-    pub workspace: Option<String>,
-    /// What came of looking for what was lost.
-    pub brought: Brought,
-    /// The file for the details of its note.
-    pub note_file: PathBuf,
-    /// A fresh mark for the processes of this launch.
-    pub marker: String,
-    /// Now.
-    pub now: Timestamp,
-}
+use sys::error::{Error, anyhow};
 
 /// One launch of one agent, with all that it takes.
 #[derive(Debug)]
@@ -149,7 +108,7 @@ pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
     check_extra(&facts.extra).map_err(Refused::Unfit)?;
     let start = decision::decide(record, &facts.session).map_err(|fault| Refused::Session {
         fault,
-        failures: facts.brought.failures,
+        failures: facts.brought.failures.clone(),
     })?;
     let command_line = |start: &Start<'_>| arguments(start, &record.name, &facts.extra);
     let (how, arguments, set_aside, details) = match start {
@@ -163,16 +122,9 @@ pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
             (How::First, command_line(&start), set_aside, None)
         }
         SessionStart::Resume { transcript } => {
-            let note = note::write(&NoteFacts {
-                record,
-                life: facts.life,
-                history: facts.history,
-                tail: &facts.tail.context("cannot read its transcript")?,
-                workspace: facts.workspace.as_deref(),
-                brought_back: &facts.brought.back,
-                file: &facts.note_file,
-                now: facts.now,
-            });
+            let tail = facts.tail.as_ref();
+            let tail = tail.map_err(|error| anyhow!("cannot read its transcript: {error}"))?;
+            let note = note::write(&facts, tail);
             let start = Start::Resume {
                 session_id: &record.session_id,
                 by_file: (!facts.is_found_from_cwd).then_some(Path::new(&transcript)),
@@ -206,9 +158,13 @@ pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::previous_boot::History;
+    use super::super::recover::Brought;
     use super::*;
+    use claude::{Lookup, TailState};
     use state::{AgentName, AgentState, TranscriptMark};
-    use sys::error::anyhow;
+    use std::io;
+    use sys::time::Timestamp;
 
     const PROMPT: &str = r#"{"type":"user","timestamp":"2026-11-22T03:00:00.000Z","message":{"role":"user","content":"fix it"},"uuid":"1"}"#;
     const TOOL: &str = r#"{"type":"assistant","message":{"id":"m","role":"assistant","stop_reason":"tool_use","content":[{"type":"tool_use","id":"t","name":"Bash","input":{"command":"secret"}}]},"uuid":"2"}"#;

@@ -3,6 +3,7 @@
 mod config_drift;
 mod decision;
 mod launch;
+mod launch_facts;
 mod launch_plan;
 mod note;
 mod previous_boot;

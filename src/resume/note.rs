@@ -1,34 +1,11 @@
 //! What an agent is told about how its last process ended. Pure: where its turn was cut, the text to prompt with, and
 //! the details for a file that the user alone can read.
 
-use std::path::Path;
-
-use super::previous_boot::History;
+use super::launch_facts::LaunchFacts;
 use claude::resume_note::{self, Cause, Cut};
 use claude::{ApiStop, Status, Tail, TailState};
-use state::{AgentRecord, AgentState};
+use state::AgentState;
 use sys::time::Timestamp;
-
-/// What is known of how the last process ended.
-#[derive(Debug)]
-pub(super) struct NoteFacts<'a> {
-    /// The agent.
-    pub record: &'a AgentRecord,
-    /// The life of the machine.
-    pub life: &'a str,
-    /// The life before.
-    pub history: &'a History,
-    /// What the end of the transcript says.
-    pub tail: &'a TailState,
-    /// What happened to its workspace, as sentences.
-    pub workspace: Option<&'a str>,
-    /// What was lost and brought back from a copy, in words.
-    pub brought_back: &'a [String],
-    /// The file for the details.
-    pub file: &'a Path,
-    /// Now.
-    pub now: Timestamp,
-}
 
 /// What the agent is told.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,8 +28,8 @@ fn asks_at_once(stop: ApiStop, in_a_row: u32, now: Timestamp) -> bool {
 }
 
 /// Why the last process ended.
-fn cause(facts: &NoteFacts<'_>, same_life: bool) -> Cause {
-    let NoteFacts {
+fn cause(facts: &LaunchFacts<'_>, same_life: bool) -> Cause {
+    let LaunchFacts {
         record, history, ..
     } = facts;
     match (&record.why, same_life) {
@@ -67,8 +44,11 @@ fn cause(facts: &NoteFacts<'_>, same_life: bool) -> Cause {
 }
 
 /// Writes the note; `None` where there is nothing to tell.
-pub(super) fn write(facts: &NoteFacts<'_>) -> Option<Note> {
-    let NoteFacts { record, tail, .. } = facts;
+/// `tail` is what the end of the transcript says.
+pub(super) fn write(facts: &LaunchFacts<'_>, tail: &TailState) -> Option<Note> {
+    let record = facts.record;
+    let workspace = facts.workspace.as_deref();
+    let brought_back = facts.brought.back.as_slice();
     let same_life = record.life.as_deref() == Some(facts.life);
     let noticed_at = facts.history.noticed_at.filter(|_| !same_life);
     // A turn that ended on the news that its tools were killed was cut by us.
@@ -77,7 +57,7 @@ pub(super) fn write(facts: &NoteFacts<'_>) -> Option<Note> {
     let queued = tail.queued();
     if let Tail::StoppedByApi { reason, .. } = what
         && queued.is_empty()
-        && facts.workspace.is_none()
+        && workspace.is_none()
     {
         let is_due = asks_at_once(reason, tail.stops_in_a_row(), facts.now);
         return is_due.then(|| Note {
@@ -85,7 +65,7 @@ pub(super) fn write(facts: &NoteFacts<'_>) -> Option<Note> {
             details: None,
         });
     }
-    let is_whole = facts.workspace.is_none() && facts.brought_back.is_empty();
+    let is_whole = workspace.is_none() && brought_back.is_empty();
     if !what.was_cut(last_status.as_ref()) && queued.is_empty() && is_whole {
         return None;
     }
@@ -97,10 +77,10 @@ pub(super) fn write(facts: &NoteFacts<'_>) -> Option<Note> {
         back_at: facts.now,
         last_prompt: tail.last_prompt(),
         queued: &queued,
-        workspace: facts.workspace,
-        brought_back: facts.brought_back,
+        workspace,
+        brought_back,
     };
-    let prompt = resume_note::prompt(&cut, facts.file)?;
+    let prompt = resume_note::prompt(&cut, &facts.note_file)?;
     Some(Note {
         prompt,
         details: Some(resume_note::details(&cut)),
