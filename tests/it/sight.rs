@@ -193,14 +193,14 @@ impl Lab {
         paths
     }
 
-    /// The transcript of an agent's session.
+    /// The transcript of an agent's session, once there is one: Claude shows what it says before it writes it.
     pub fn transcript(&self, name: &str) -> PathBuf {
         let file = format!("{}.jsonl", self.session_of(name));
-        let found = self
-            .transcripts()
-            .into_iter()
-            .find(|path| path.ends_with(&file));
-        found.unwrap_or_else(|| panic!("{name} has no transcript: {}", self.account()))
+        self.until(&format!("{name} has a transcript"), || {
+            self.transcripts()
+                .into_iter()
+                .find(|path| path.ends_with(&file))
+        })
     }
 
     /// The manifests of saves, oldest first.
