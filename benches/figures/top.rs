@@ -109,7 +109,7 @@ fn change(fleet: &Fleet, terminal: &Terminal, options: &Options) -> Result<Figur
         let (lines, _) = lines(&journal)?;
         let stopped = lines
             .iter()
-            .rfind(|line| line.event == "exited" && line.agent.as_deref() == Some(name))
+            .rfind(|line| line.name == "exited" && line.agent.as_deref() == Some(name))
             .context("no end is in the journal")?;
         states.push(seen.since(stopped.at).as_secs_f64() * 1e3);
     }

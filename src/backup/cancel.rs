@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use state::layout::Root;
-use state::lines;
+use state::{lines, since_notice};
 use sys::error::{Result, bail};
 
 /// The reason to stop, once there is one.
@@ -80,12 +80,7 @@ impl Notice {
         let mut seen = self.seen.borrow_mut();
         if length != seen.0 {
             let lines = lines(&self.journal).unwrap_or_default().0;
-            let last = lines
-                .iter()
-                .rev()
-                .filter(|line| line.life == self.life)
-                .find(|line| line.event == "notice" || line.event == "survived");
-            *seen = (length, last.is_some_and(|line| line.event == "notice"));
+            *seen = (length, !since_notice(&lines, &self.life).is_empty());
         }
         seen.1
     }
@@ -94,18 +89,18 @@ impl Notice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use state::{Journal, What};
+    use state::{Journal, JournalEvent};
 
     #[test]
     fn a_backup_stops_at_the_notice_of_this_life_and_goes_on_when_it_came_to_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (root, _) = Root::init(dir.path()).unwrap();
         let stop = Stop::never().or_at_the_notice(&root, "now");
-        let told = |life: &str, what: &What| {
+        let told = |life: &str, what: &JournalEvent| {
             let mut journal = Journal::open(&root.journal(), "r", 1, life).unwrap();
             journal.write(None, what).unwrap();
         };
-        let notice = What::Notice {
+        let notice = JournalEvent::Notice {
             source: "metadata".into(),
             deadline_ms: None,
         };
@@ -113,7 +108,7 @@ mod tests {
         assert_eq!(stop.reason(), None);
         told("now", &notice);
         assert!(stop.check().is_err());
-        told("now", &What::Survived { reason: "x".into() });
+        told("now", &JournalEvent::Survived { reason: "x".into() });
         assert_eq!(stop.reason(), None);
     }
 }

@@ -14,7 +14,7 @@ use checkpoint::workspace;
 use claude::Lookup;
 use drill::report::{Report, Row};
 use state::layout::Root;
-use state::{AgentState, Manifest, VERSION, lines};
+use state::{AgentState, JournalEntry, JournalEvent, Manifest, VERSION, lines};
 use sys::error::{Context as _, Hint as _, Result, ensure};
 use sys::inotify::Watch;
 
@@ -238,10 +238,15 @@ fn wait_until_back(root: &Root, before: &[Before]) -> Result<Status> {
 /// The agents whose cut turns went on after the journal's line `seq`.
 fn continued_since(root: &Root, seq: u64) -> Result<Vec<String>> {
     let (all, _) = lines(&root.journal())?;
-    let went_on = |line: &&state::Line| {
+    let went_on = |line: &&JournalEntry| {
         line.seq > seq
-            && line.event == "resumed"
-            && line.data.get("continued") == Some(&true.into())
+            && matches!(
+                line.event,
+                JournalEvent::Resumed {
+                    continued: true,
+                    ..
+                }
+            )
     };
     Ok(all
         .iter()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::output::{complain, say};
 use state::layout::Root;
-use state::{Line, lines, parse_line};
+use state::{JournalEntry, lines};
 use sys::error::{Context as _, Result};
 use sys::inotify::Watch;
 
@@ -37,9 +37,9 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
             path.display()
         ));
     }
-    let wanted: Vec<&Line> = all
+    let wanted: Vec<&JournalEntry> = all
         .iter()
-        .filter(|line| args.json || line.is_news())
+        .filter(|line| args.json || line.event.is_news())
         .collect();
     for line in &wanted[wanted.len().saturating_sub(args.lines)..] {
         show(line, args.json)?;
@@ -66,7 +66,9 @@ fn follow(root: &Root, from: u64, json: bool) -> Result<()> {
         while reader.read_line(&mut text)? > 0 {
             // Half a line stays in the buffer until its other half has come.
             if text.ends_with('\n') {
-                if let Some(line) = parse_line(&text).filter(|line| json || line.is_news()) {
+                if let Some(line) =
+                    JournalEntry::parse(&text).filter(|line| json || line.event.is_news())
+                {
                     show(&line, json)?;
                 }
                 text.clear();
@@ -89,9 +91,9 @@ fn is_another(reader: &BufReader<std::fs::File>, path: &Path) -> bool {
     (ours.dev(), ours.ino()) != (now.dev(), now.ino())
 }
 
-fn show(line: &Line, json: bool) -> Result<()> {
+fn show(line: &JournalEntry, json: bool) -> Result<()> {
     if json {
-        say(&serde_json::to_string(line)?);
+        say(&line.text);
         return Ok(());
     }
     let agent = line.agent.as_deref().unwrap_or("-");
@@ -99,7 +101,7 @@ fn show(line: &Line, json: bool) -> Result<()> {
         "{}  {:<20}  {:<16}  {}",
         line.at.for_people(),
         agent,
-        line.event,
+        line.name,
         line.fields()
     ));
     Ok(())

@@ -14,7 +14,7 @@ use crate::keeper::client::{PATIENCE, ask};
 use crate::keeper::protocol::Request;
 use crate::resume;
 use state::layout::Root;
-use state::{Journal, VERSION, What};
+use state::{Journal, JournalEvent, VERSION};
 use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use sys::process;
 
@@ -146,7 +146,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         journal
             .write(
                 None,
-                &What::Survived {
+                &JournalEvent::Survived {
                     reason: "a human said so".into(),
                 },
             )

@@ -12,7 +12,7 @@ use crate::keeper::runtime_dir::Holder;
 use crate::save::{Save, Subject};
 use state::config::Config;
 use state::layout::Root;
-use state::{Journal, Manifest, What};
+use state::{Journal, JournalEvent, Manifest};
 use supervisor::notice::{Notice, Source};
 use sys::error::{Context as _, Kind, Result};
 use sys::files::LockFile;
@@ -141,7 +141,7 @@ fn alone(root: &Root, args: &Args) -> Result<Manifest> {
         && let Some(journal) = &mut journal
     {
         let deadline_ms = u64::try_from(notice.deadline.remaining().as_millis()).ok();
-        let what = What::Notice {
+        let what = JournalEvent::Notice {
             source: source.to_string(),
             deadline_ms,
         };

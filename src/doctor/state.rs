@@ -8,7 +8,7 @@ use super::{Check, count};
 use checkpoint::workspace;
 use state::config::Config;
 use state::layout::Root;
-use state::{AgentName, Line};
+use state::{AgentName, JournalEntry, JournalEvent};
 use sys::error::hint_of;
 use sys::time::{Timestamp, short};
 
@@ -197,9 +197,11 @@ fn judge_saves(damaged: sys::error::Result<Vec<sys::error::Error>>) -> Check {
 }
 
 /// A manifest that is gone is missed by nobody but the journal.
-fn judge_last_save(lines: &[Line], saves: &Path) -> Option<Check> {
-    let last = lines.iter().rev().find(|line| line.event == "safe")?;
-    let id = last.data.get("save")?.as_str()?;
+fn judge_last_save(lines: &[JournalEntry], saves: &Path) -> Option<Check> {
+    let id = lines.iter().rev().find_map(|line| match &line.event {
+        JournalEvent::Safe { save, .. } => Some(save),
+        _ => None,
+    })?;
     let is_there = saves.join(format!("{id}.json")).exists();
     (!is_there).then(|| {
         Check::warn(
@@ -223,7 +225,7 @@ fn judge_journal(good: usize, torn: usize, look: &str) -> Check {
 
 /// Nothing is decided by comparing clocks of two lives; but dates that go backwards mislead people, and
 /// certificates, and a cloud.
-fn judge_clock(now: Timestamp, newest: Option<&Line>, synchronised: Option<bool>) -> Check {
+fn judge_clock(now: Timestamp, newest: Option<&JournalEntry>, synchronised: Option<bool>) -> Check {
     let fix = "sudo timedatectl set-ntp true && timedatectl";
     if let Some(line) = newest {
         let behind = line.at.since(now);
@@ -246,16 +248,11 @@ mod tests {
     #[test]
     fn a_clock_behind_the_journal_is_wrong_and_one_without_a_server_is_told() {
         let now = Timestamp::now();
-        let line = |at: Timestamp| Line {
-            version: 1,
-            seq: 1,
-            at,
-            root_id: String::new(),
-            epoch: 1,
-            life: String::new(),
-            event: String::new(),
-            agent: None,
-            data: serde_json::Map::new(),
+        let line = |at: Timestamp| {
+            let text = serde_json::json!({
+                "version": 1, "seq": 1, "at": at, "root_id": "", "epoch": 1, "life": "", "event": "",
+            });
+            JournalEntry::parse(&text.to_string()).unwrap()
         };
         let later = line(now.after(Duration::from_secs(7_200)));
         let check = judge_clock(now, Some(&later), Some(true));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::Message;
 use super::records::Ledger;
 use state::layout::Root;
-use state::{AgentName, What};
+use state::{AgentName, JournalEvent};
 use supervisor::{Event, Room};
 use sys::error::{Context as _, Result};
 use sys::thread;
@@ -141,8 +141,8 @@ fn measure(dir: &Path) -> Option<u64> {
 }
 
 /// The line of the journal for a change of it.
-pub fn words(trouble: Option<&str>) -> What {
-    What::Trouble {
+pub fn words(trouble: Option<&str>) -> JournalEvent {
+    JournalEvent::Trouble {
         what: trouble
             .unwrap_or("there is room on the disk again")
             .to_owned(),

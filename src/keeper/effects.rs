@@ -23,7 +23,7 @@ use crate::tmux::{self, Tmux};
 use claude::ApiStop;
 use state::config::Config;
 use state::layout::Root;
-use state::{AgentName, AgentState, Journal, Launch, Manifest, What};
+use state::{AgentName, AgentState, Journal, JournalEvent, Launch, Manifest};
 use supervisor::notice::Notice;
 use supervisor::{Action, Activity, Attempt, Core, Ending, Event, View};
 use sys::command;
@@ -206,12 +206,12 @@ impl Edges {
     }
 
     /// Writes a line into the journal.
-    pub fn write(&mut self, name: Option<&AgentName>, what: &What) {
+    pub fn write(&mut self, name: Option<&AgentName>, what: &JournalEvent) {
         what.log(name);
-        if let What::Stalled { reason, .. } = what {
-            *self.tally.stalls.entry(reason).or_default() += 1;
+        if let JournalEvent::Stalled { reason, .. } = what {
+            *self.tally.stalls.entry(reason.word()).or_default() += 1;
         }
-        *self.tally.events.entry(what.word()).or_default() += 1;
+        *self.tally.events.entry(what.name()).or_default() += 1;
         let written = self.journal().write(name, what);
         self.note_trouble("the journal", written);
         let root = self.root.dir().display().to_string();
@@ -416,7 +416,10 @@ impl Edges {
             checkpoint,
             push,
         } = made;
-        let tell = |edges: &mut Self, key: String, result: Result<()>, what: fn(String) -> What| {
+        let tell = |edges: &mut Self,
+                    key: String,
+                    result: Result<()>,
+                    what: fn(String) -> JournalEvent| {
             let result = result.with_context(|| key.clone());
             if let Err(error) = &result
                 && !edges.trouble.contains_key(&key)
@@ -427,11 +430,11 @@ impl Edges {
         };
         let checkpointed = format!("no checkpoint of {name} could be made");
         tell(self, checkpointed, checkpoint, |why| {
-            What::CheckpointFailed { why }
+            JournalEvent::CheckpointFailed { why }
         });
         if let Some(push) = push {
             let pushed = format!("the checkpoints of {name} could not be pushed");
-            tell(self, pushed, push, |why| What::PushFailed { why });
+            tell(self, pushed, push, |why| JournalEvent::PushFailed { why });
         }
     }
 

@@ -11,7 +11,7 @@ use crate::systemd::cgroup::Leaf;
 use crate::tmux::Tmux;
 use state::config::Config;
 use state::layout::Root;
-use state::{AgentName, How, Journal, What};
+use state::{AgentName, Journal, JournalEvent, StartKind};
 use supervisor::{Attempt, Event, Refusal};
 use sys::error::{Context as _, Result};
 use sys::failpoint::{Point, point};
@@ -143,7 +143,7 @@ impl Starter {
     }
 
     /// A root that goes away meanwhile makes everything look missing, and nothing is, for good.
-    fn launch_on_root(&self, job: &Job) -> Result<(ProcessId, How), Refusal> {
+    fn launch_on_root(&self, job: &Job) -> Result<(ProcessId, StartKind), Refusal> {
         let there = self.root.ensure_there().map_err(Refused::from);
         there
             .and_then(|()| self.launch(job))
@@ -153,13 +153,13 @@ impl Starter {
             })
     }
 
-    fn launch(&self, job: &Job) -> Result<(ProcessId, How), Refused> {
+    fn launch(&self, job: &Job) -> Result<(ProcessId, StartKind), Refused> {
         let record = self.ledger.get(&job.name).context("it has no record")?;
         if let Some(process) = crate::keeper::terminate::launched(&record, &self.life) {
             // It runs already, and no keeper knew of it.
             self.ledger
                 .update(&job.name, |record| record.process = Some(process))?;
-            return Ok((process, How::Resume));
+            return Ok((process, StartKind::Resume));
         }
         let agent = job
             .config
@@ -179,7 +179,7 @@ impl Starter {
             self.write(Some(&job.name), &what);
         }
         for what in prepared.seeded {
-            self.write(None, &What::Repaired { what });
+            self.write(None, &JournalEvent::Repaired { what });
         }
         let plan = prepared.plan;
         let leaf = plan.launch.cgroup.as_deref();
@@ -188,7 +188,7 @@ impl Starter {
             let what = format!(
                 "memory_max = \"{limit}\" has no effect: it takes spotkeep-tmux.service and cgroups of version 2"
             );
-            self.write(Some(&job.name), &What::Trouble { what });
+            self.write(Some(&job.name), &JournalEvent::Trouble { what });
         }
         point(Point::RestorePrepared);
         // Persisted before it is used: a keeper that dies here knows what it began.
@@ -197,7 +197,7 @@ impl Starter {
         point(Point::RestorePersisted);
         self.write(
             Some(&job.name),
-            &What::Starting {
+            &JournalEvent::Starting {
                 session_id: plan.session_id.clone(),
                 how: plan.how,
             },
@@ -211,7 +211,7 @@ impl Starter {
         Ok((process, plan.how))
     }
 
-    fn write(&self, name: Option<&AgentName>, what: &What) {
+    fn write(&self, name: Option<&AgentName>, what: &JournalEvent) {
         what.log(name);
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = journal.write(name, what) {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Message;
 use claude::credentials::{Guard, Looked};
-use state::What;
+use state::JournalEvent;
 use state::layout::Root;
 use supervisor::Event;
 use sys::error::{Context as _, Result};
@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// The disk is full or gone.
-pub fn look_once(root: &Root) -> Result<Option<What>> {
+pub fn look_once(root: &Root) -> Result<Option<JournalEvent>> {
     let mut guard = Guard::new(&root.claude(), &root.credentials_copy());
     Ok(words(guard.look(true)?))
 }
@@ -74,12 +74,12 @@ fn tell(looked: Looked, deliver: &impl Fn(Message)) {
     }
 }
 
-fn words(looked: Looked) -> Option<What> {
+fn words(looked: Looked) -> Option<JournalEvent> {
     match looked {
-        Looked::PutBack => Some(What::Repaired {
+        Looked::PutBack => Some(JournalEvent::Repaired {
             what: ".credentials.json was damaged; the newest good copy was put back".into(),
         }),
-        Looked::Lost => Some(What::Trouble {
+        Looked::Lost => Some(JournalEvent::Trouble {
             what:
                 ".credentials.json is damaged, and there is no good copy; run /login in any agent"
                     .into(),

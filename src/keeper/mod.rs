@@ -48,7 +48,7 @@ use crate::systemd::sd_notify::Manager;
 use crate::tmux;
 use state::config::Config;
 use state::layout::Root;
-use state::{AgentName, Journal, Manifest, TranscriptMark, What};
+use state::{AgentName, Journal, JournalEvent, Manifest, TranscriptMark};
 use supervisor::notice::{Notice, Source};
 use sys::error::{Error, Result, anyhow};
 use sys::files::LockFile;
@@ -113,7 +113,7 @@ enum Message {
     /// What the room on the disk comes to, where it is little.
     Disk(Option<String>),
     /// For the journal, from a thread that watches over something.
-    Journal(What),
+    Journal(JournalEvent),
     /// Wakes the loop, no more.
     Nothing,
 }
@@ -239,7 +239,7 @@ impl Keeper {
         }
         let changes = self.diary.take();
         if !changes.is_empty() {
-            self.edges.write(None, &What::Activity { changes });
+            self.edges.write(None, &JournalEvent::Activity { changes });
         }
     }
 
@@ -271,7 +271,7 @@ impl Keeper {
             Message::Metadata(Seen::Health(health)) => {
                 self.edges.write(
                     None,
-                    &What::MetadataHealth {
+                    &JournalEvent::MetadataHealth {
                         health: health.to_string(),
                     },
                 );
@@ -359,7 +359,8 @@ impl Keeper {
     /// All is made safe and nothing is ended, which is right whether the machine goes or stays.
     fn save_and_let_go(&mut self) {
         let what = "systemd does not say whether the machine goes down; saved, and agents go on";
-        self.edges.write(None, &What::Trouble { what: what.into() });
+        self.edges
+            .write(None, &JournalEvent::Trouble { what: what.into() });
         let notice = Notice::new(Source::Signal, Instant::now(), None);
         let messages = self.edges.messages.clone();
         self.edges.save_in_passing(&self.core, notice, move |_| {
@@ -391,7 +392,7 @@ impl Keeper {
         self.write_diary();
         self.edges.write(
             None,
-            &What::KeeperStopped {
+            &JournalEvent::KeeperStopped {
                 reason: reason.into(),
             },
         );

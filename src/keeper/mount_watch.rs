@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::runtime_dir::Holder;
 use super::{End, Keeper, Message};
-use state::What;
+use state::JournalEvent;
 use state::layout::Root;
 use supervisor::{Event, Permit};
 use sys::error::{Context as _, Result, ensure};
@@ -151,7 +151,7 @@ impl Keeper {
         let Some(lost) = &self.lost else {
             return Ok(());
         };
-        let back = What::RootBack {
+        let back = JournalEvent::RootBack {
             away_ms: u64::try_from(lost.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             why: lost.why.clone(),
         };

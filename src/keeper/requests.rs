@@ -13,7 +13,7 @@ use super::socket::ReplyTo;
 use super::status::{AgentStatus, BackupSeen, LastSave, Status, notice_of, tell_backups};
 use super::{End, Keeper};
 use state::config::Config;
-use state::{AgentName, AgentState, Fleet, Manifest, VERSION, What};
+use state::{AgentName, AgentState, Fleet, JournalEvent, Manifest, VERSION};
 use supervisor::notice::{Notice, Source};
 use supervisor::{Event, View};
 use sys::error::{Error, Hint as _, Kind, Result, anyhow};
@@ -146,7 +146,7 @@ impl Keeper {
             }
             Request::RolledBack { name, to, undo } => {
                 self.edges
-                    .write(Some(&name), &What::RolledBack { to, undo });
+                    .write(Some(&name), &JournalEvent::RolledBack { to, undo });
                 if let Some(record) = self.edges.ledger.get(&name) {
                     self.edges.survey.look(&self.edges.root, &record);
                 }

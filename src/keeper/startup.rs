@@ -26,7 +26,7 @@ use crate::resume::{self, History};
 use crate::tmux::Tmux;
 use state::config::Config;
 use state::layout::Root;
-use state::{AgentName, AgentRecord, Fleet, Journal, Line, RootFile, Wanted, What};
+use state::{AgentName, AgentRecord, Fleet, Journal, JournalEntry, JournalEvent, RootFile, Wanted};
 use supervisor::activity_log::Diary;
 use supervisor::notice::{Notice, Source};
 use supervisor::start_limits::Limits;
@@ -99,11 +99,13 @@ pub(super) fn take(root: &Root, life: &str) -> Result<Taken> {
 
 /// A save without a keeper writes into a new life's journal too. Where so much was written in this life
 /// that its beginning is not read any more, it had a keeper.
-fn is_new(lines: &[Line], life: &str) -> bool {
+fn is_new(lines: &[JournalEntry], life: &str) -> bool {
     let is_cut = lines
         .first()
         .is_some_and(|line| line.seq > 1 && line.life == life);
-    let had_keeper = |line: &Line| line.life == life && line.event == "keeper-started";
+    let had_keeper = |line: &JournalEntry| {
+        line.life == life && matches!(line.event, JournalEvent::KeeperStarted { .. })
+    };
     !is_cut && !lines.iter().any(had_keeper)
 }
 
@@ -221,10 +223,10 @@ impl Keeper {
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
         self.edges.write(
             None,
-            &What::KeeperStarted {
+            &JournalEvent::KeeperStarted {
                 pid,
                 new_life: is_new_life,
-                last_end,
+                last_end: last_end.to_owned(),
                 since_boot_ms: process::since_life_began()
                     .and_then(|up| u64::try_from(up.as_millis()).ok()),
             },
@@ -234,11 +236,11 @@ impl Keeper {
             let what = "journal.jsonl is gone or has no line that can be read: how the last life ended is not known, so it \
                         counts as one without a notice"
                 .to_owned();
-            self.edges.write(None, &What::Trouble { what });
+            self.edges.write(None, &JournalEvent::Trouble { what });
         }
         if torn > 0 {
             let what = format!("{torn} lines of the journal cannot be read and are passed over");
-            self.edges.write(None, &What::Trouble { what });
+            self.edges.write(None, &JournalEvent::Trouble { what });
         }
     }
 
@@ -255,7 +257,7 @@ impl Keeper {
             Some(error) => {
                 let error = error.context("the last good spotkeep.toml counts");
                 let what = format!("{error:#}");
-                self.edges.write(None, &What::Trouble { what });
+                self.edges.write(None, &JournalEvent::Trouble { what });
                 Err(error)
             }
         };
@@ -272,7 +274,7 @@ impl Keeper {
                 "spotkeep.toml does not declare {} any more; sessions and work stay where they are",
                 gone.join(", ")
             );
-            self.edges.write(None, &What::Trouble { what });
+            self.edges.write(None, &JournalEvent::Trouble { what });
         }
     }
 
@@ -284,7 +286,8 @@ impl Keeper {
             .ledger
             .declare(&self.edges.config, &self.edges.life);
         for (name, what) in self.edges.ledger.recalled() {
-            self.edges.write(Some(&name), &What::Repaired { what });
+            self.edges
+                .write(Some(&name), &JournalEvent::Repaired { what });
         }
         self.recall_saved_words();
         let found: Vec<(AgentName, ProcessId)> = declared
@@ -381,7 +384,7 @@ impl Keeper {
         let last = self.last_save.as_ref();
         let save = last.filter(|save| self.history.safe && save.life != self.edges.life);
         let account = resume::account(&self.edges.root, &records, save);
-        let what = What::Restore {
+        let what = JournalEvent::Restore {
             agents: records.len(),
             unclean: !self.history.safe,
             names: records
@@ -415,12 +418,12 @@ impl Keeper {
         match resume::seed(&self.edges.root, &cwds, &defaults.env, &defaults.args) {
             Ok(done) => {
                 for what in done {
-                    self.edges.write(None, &What::Repaired { what });
+                    self.edges.write(None, &JournalEvent::Repaired { what });
                 }
             }
             Err(error) => self.edges.write(
                 None,
-                &What::Trouble {
+                &JournalEvent::Trouble {
                     what: format!("{error:#}"),
                 },
             ),

@@ -1,7 +1,7 @@
 //! How everything stands: from the keeper's own mind where it runs, from the files otherwise.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,8 @@ use checkpoint::workspace;
 use state::config::Config;
 use state::layout::Root;
 use state::{
-    self, AgentName, AgentRecord, AgentState, Cause, Fleet, Manifest, VERSION, Wanted,
-    latest_manifest,
+    self, AgentName, AgentRecord, AgentState, Cause, Fleet, JournalEvent, Manifest, VERSION,
+    Wanted, latest_manifest,
 };
 use supervisor::{Core, View};
 use sys::error::Result;
@@ -354,27 +354,18 @@ fn undeclared_yet(root: &Root, name: &AgentName, workspace: &Path) -> AgentStatu
 /// The journal cannot be read.
 pub fn notice_of(root: &Root, life: &str) -> Result<Option<NoticeSeen>> {
     let (lines, _) = state::lines(&root.journal())?;
-    let last = lines
-        .into_iter()
-        .rev()
-        .filter(|line| line.life == life)
-        .find(|line| line.event == "notice" || line.event == "survived");
-    Ok(last
-        .filter(|line| line.event == "notice")
-        .map(|line| NoticeSeen {
+    let notice = state::since_notice(&lines, life).first();
+    Ok(notice.and_then(|line| match &line.event {
+        JournalEvent::Notice {
+            source,
+            deadline_ms,
+        } => Some(NoticeSeen {
             at: line.at,
-            deadline: line
-                .data
-                .get("deadline_ms")
-                .and_then(serde_json::Value::as_u64)
-                .map(|ms| line.at.after(std::time::Duration::from_millis(ms))),
-            source: line
-                .data
-                .get("source")
-                .and_then(|source| source.as_str())
-                .unwrap_or("unknown")
-                .into(),
-        }))
+            deadline: deadline_ms.map(|ms| line.at.after(Duration::from_millis(ms))),
+            source: source.clone(),
+        }),
+        _ => None,
+    }))
 }
 
 /// An agent at rest with nothing remarkable about it, for tests.

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use state::config::{Format, Kind};
-use state::{AgentName, Manifest, VERSION, What};
+use state::{AgentName, JournalEvent, Manifest, StallReason, VERSION};
 use sys::time::{Timestamp, short};
 
 /// One thing to tell.
@@ -32,28 +32,34 @@ fn word<S: serde::Serializer>(kind: &Kind, to: S) -> Result<S::Ok, S::Error> {
 impl Message {
     /// What a line of the journal is to others; `None`: nothing.
     #[must_use]
-    pub fn of(root: &str, agent: Option<&AgentName>, what: &What) -> Option<Self> {
+    pub fn of(root: &str, agent: Option<&AgentName>, what: &JournalEvent) -> Option<Self> {
         let name = agent.map(ToString::to_string);
         let who = name.clone().unwrap_or_default();
         let (kind, text) = match what {
-            What::Notice { source, .. } => (
+            JournalEvent::Notice { source, .. } => (
                 Kind::Notice,
                 format!("this machine is about to go ({source}); saving"),
             ),
-            What::Survived { reason } => (Kind::Back, format!("this life goes on: {reason}")),
-            What::Restore { agents, .. } => {
+            JournalEvent::Survived { reason } => {
+                (Kind::Back, format!("this life goes on: {reason}"))
+            }
+            JournalEvent::Restore { agents, .. } => {
                 (Kind::Back, format!("a new life: {agents} agents come back"))
             }
-            What::Failed { why, .. } => (Kind::Failed, format!("{who} was given up: {why}")),
+            JournalEvent::Failed { why, .. } => {
+                (Kind::Failed, format!("{who} was given up: {why}"))
+            }
             // One for a row of them, and none for what the whole fleet is told of.
-            What::Stalled {
+            JournalEvent::Stalled {
                 reason,
                 why,
                 in_a_row: 1,
                 ..
-            } if *reason != "login" => (Kind::Stalled, format!("{who} was stopped: {why}")),
-            What::Waiting { why } => (Kind::Waiting, format!("{who} waits for you: {why}")),
-            What::Paused { why } => (
+            } if *reason != StallReason::Login => {
+                (Kind::Stalled, format!("{who} was stopped: {why}"))
+            }
+            JournalEvent::Waiting { why } => (Kind::Waiting, format!("{who} waits for you: {why}")),
+            JournalEvent::Paused { why } => (
                 Kind::Login,
                 format!("the fleet waits: {why}; run /login in any agent, all go on by themselves"),
             ),
@@ -101,8 +107,8 @@ impl Message {
 mod tests {
     use super::*;
 
-    fn stalled(reason: &'static str, in_a_row: u32) -> What {
-        What::Stalled {
+    fn stalled(reason: StallReason, in_a_row: u32) -> JournalEvent {
+        JournalEvent::Stalled {
             reason,
             why: "API Error: 529".into(),
             until: None,
@@ -113,18 +119,25 @@ mod tests {
     #[test]
     fn a_row_of_stops_is_told_once_and_a_lost_login_for_the_whole_fleet() {
         let name = AgentName::new("a").unwrap();
-        let told = |what: &What| Message::of("/r", Some(&name), what);
-        assert!(told(&stalled("overloaded", 1)).is_some());
-        assert_eq!(told(&stalled("overloaded", 2)), None);
-        assert_eq!(told(&stalled("login", 1)), None);
-        let login = Message::of("/r", None, &What::Paused { why: "login" }).unwrap();
+        let told = |what: &JournalEvent| Message::of("/r", Some(&name), what);
+        assert!(told(&stalled(StallReason::Overloaded, 1)).is_some());
+        assert_eq!(told(&stalled(StallReason::Overloaded, 2)), None);
+        assert_eq!(told(&stalled(StallReason::Login, 1)), None);
+        let login = Message::of(
+            "/r",
+            None,
+            &JournalEvent::Paused {
+                why: "login".into(),
+            },
+        )
+        .unwrap();
         assert_eq!(login.kind, Kind::Login);
     }
 
     #[test]
     fn each_form_of_a_body_is_one_json() {
         let name = AgentName::new("a").unwrap();
-        let message = Message::of("/r", Some(&name), &stalled("overloaded", 1)).unwrap();
+        let message = Message::of("/r", Some(&name), &stalled(StallReason::Overloaded, 1)).unwrap();
         let generic: serde_json::Value =
             serde_json::from_str(&message.body(Format::Generic)).unwrap();
         assert_eq!(generic["event"], "stalled");

@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use state::layout::Root;
-use state::{Line, Manifest, VERSION};
+use state::{AgentState, JournalEntry, Manifest, VERSION};
 use sys::error::Result;
 use sys::time::Timestamp;
 
@@ -77,20 +77,18 @@ impl Doing {
         }
     }
 
-    /// Reads a state of an agent, as the journal has it; `None`: there is no such agent any more.
-    fn of(state: &str) -> Option<Self> {
-        Some(match state {
-            "running" => Self::Working,
-            "waiting" => Self::Waiting,
-            "idle" => Self::Idle,
-            "starting" | "backoff" => Self::Starting,
-            "stalled" => Self::Stalled,
-            "failed" => Self::Failed,
-            "stopped" => Self::Stopped,
-            "saving" => Self::Away,
-            "removed" => return None,
-            _ => Self::Unwatched,
-        })
+    fn of(state: AgentState) -> Self {
+        match state {
+            AgentState::Running => Self::Working,
+            AgentState::Waiting => Self::Waiting,
+            AgentState::Idle => Self::Idle,
+            AgentState::Starting | AgentState::Backoff => Self::Starting,
+            AgentState::Stalled => Self::Stalled,
+            AgentState::Failed => Self::Failed,
+            AgentState::Stopped => Self::Stopped,
+            AgentState::Saving => Self::Away,
+            AgentState::Unknown => Self::Unwatched,
+        }
     }
 
     /// Whether the end of the machine takes something from it.
@@ -237,7 +235,7 @@ pub struct About {
 /// They cannot be read.
 pub fn read(root: &Root, about: About) -> Result<Report> {
     let mut lives = Vec::new();
-    let torn = state::each_line(&root.journal(), |line| events::take(&mut lives, &line))?;
+    let torn = state::each_line(&root.journal(), |line| events::take(&mut lives, line))?;
     let saves = state::all_manifests(&root.saves())?;
     Ok(make(about, &lives, &saves, torn))
 }
@@ -246,12 +244,12 @@ pub fn read(root: &Root, about: About) -> Result<Report> {
 #[must_use]
 pub fn of<'a>(
     about: About,
-    lines: impl IntoIterator<Item = &'a Line>,
+    lines: impl IntoIterator<Item = &'a JournalEntry>,
     saves: &[Manifest],
 ) -> Report {
     let mut lives = Vec::new();
     for line in lines {
-        events::take(&mut lives, line);
+        events::take(&mut lives, line.clone());
     }
     make(about, &lives, saves, 0)
 }

@@ -4,8 +4,8 @@
 
 use serde::Serialize;
 
-use super::events::{Life, Said};
-use state::Manifest;
+use super::events::Life;
+use state::{Fleet, JournalEvent, Manifest, StartKind};
 use sys::time::Timestamp;
 
 /// How a life ended, or might have.
@@ -93,14 +93,14 @@ pub(super) fn find(lives: &[Life], saves: &[Manifest]) -> Vec<Preemption> {
     for (index, life) in lives.iter().enumerate() {
         let mut open: Option<usize> = None;
         for (at, fact) in life.facts.iter().enumerate() {
-            match fact.said {
-                Said::Notice { .. } => open = Some(at),
-                Said::Survived => {
+            match fact.event {
+                JournalEvent::Notice { .. } => open = Some(at),
+                JournalEvent::Survived { .. } => {
                     if let Some(notice) = open.take() {
                         found.push(survived(life, notice, at, saves));
                     }
                 }
-                Said::Fleet { up } => fleet_is_up = up,
+                JournalEvent::Fleet { wanted } => fleet_is_up = wanted == Fleet::Up,
                 _ => {}
             }
         }
@@ -129,23 +129,28 @@ fn end_of(
         end.agents_total = ran.len();
         return end;
     };
-    let restore = next
-        .facts
-        .iter()
-        .position(|fact| matches!(fact.said, Said::Restore { .. }));
+    let restore = next.facts.iter().enumerate();
+    let restore = restore
+        .into_iter()
+        .find_map(|(at, fact)| match &fact.event {
+            JournalEvent::Restore {
+                names, short, torn, ..
+            } => Some((at, names, short, torn)),
+            _ => None,
+        });
     let mut lost = None;
-    let wanted = match restore.map(|at| &next.facts[at].said) {
-        Some(Said::Restore { names, short, torn }) => {
+    let (from, wanted) = match restore {
+        Some((at, names, short, torn)) => {
             // Only a save that came to its end knows that nothing else is missing.
-            lost = (*short == 0 && end.clean).then_some(*torn);
-            names.clone()
+            lost = (short.is_empty() && end.clean).then_some(torn.len());
+            (at, names.clone())
         }
-        _ => ran,
+        None => (0, ran),
     };
     let back = next.began();
     end.back_at = Some(back);
     end.gone_ms = between(end.at, back);
-    return_of(&mut end, wanted, next, restore.unwrap_or(0), back);
+    return_of(&mut end, wanted, next, from, back);
     end.records_lost = lost;
     end
 }
@@ -164,17 +169,17 @@ fn survived(life: &Life, notice: usize, survived: usize, saves: &[Manifest]) -> 
 
 fn begin(life: &Life, notice: Option<usize>, saves: &[Manifest]) -> Preemption {
     let since = notice.map_or(&[][..], |at| &life.facts[at..]);
-    let source = since.first().and_then(|fact| match &fact.said {
-        Said::Notice { source } => Some(source.as_str()),
+    let source = since.first().and_then(|fact| match &fact.event {
+        JournalEvent::Notice { source, .. } => Some(source.as_str()),
         _ => None,
     });
     // A later notice of the same life has a save of its own.
     let own = since
         .iter()
         .skip(1)
-        .take_while(|fact| !matches!(fact.said, Said::Notice { .. }));
-    let safe = own.into_iter().find_map(|fact| match &fact.said {
-        Said::Safe { save, clean } => Some((save.clone(), *clean)),
+        .take_while(|fact| !matches!(fact.event, JournalEvent::Notice { .. }));
+    let safe = own.into_iter().find_map(|fact| match &fact.event {
+        JournalEvent::Safe { save, clean, .. } => Some((save.clone(), *clean)),
         _ => None,
     });
     let save = safe.as_ref().map(|(id, _)| id.clone());
@@ -232,13 +237,17 @@ fn return_of(
             .filter(|fact| fact.agent.as_deref() == Some(&name));
         let (mut back, mut cut, mut went_on) = (None, false, false);
         for fact in of_agent {
-            match fact.said {
-                Said::Starting { continues } => cut |= continues,
-                Said::Up { continued } => {
+            match fact.event {
+                JournalEvent::Starting { how, .. } => cut |= how == StartKind::Continue,
+                JournalEvent::Started { .. } => {
+                    back = Some(fact.at);
+                    break;
+                }
+                JournalEvent::Resumed { continued, .. } => {
                     (back, went_on) = (Some(fact.at), continued);
                     break;
                 }
-                Said::Doing(super::Doing::Failed, _) => break,
+                JournalEvent::Failed { .. } => break,
                 _ => {}
             }
         }

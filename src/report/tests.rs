@@ -6,7 +6,7 @@ use super::*;
 
 /// A journal that is told line by line.
 pub(crate) struct Story {
-    pub(crate) lines: Vec<Line>,
+    pub(crate) lines: Vec<JournalEntry>,
     life: String,
 }
 
@@ -38,7 +38,18 @@ impl Story {
         ] {
             map.insert(key.into(), value);
         }
-        self.lines.push(serde_json::from_value(data).unwrap());
+        // What this event has beside, and no report tells of.
+        for (key, value) in [
+            ("session_id", json!("s")),
+            ("after_ms", json!(1)),
+            ("pid", json!(1)),
+            ("new_life", json!(true)),
+            ("last_end", json!("safe")),
+        ] {
+            map.entry(key).or_insert(value);
+        }
+        self.lines
+            .push(JournalEntry::parse(&data.to_string()).unwrap());
     }
 
     /// Changes that were gathered.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Doing;
-use super::events::{Fact, Life, Said};
+use super::events::{Fact, Life};
+use state::{JournalEvent, StateChange};
 use sys::time::Timestamp;
 
 /// What lasted less is the beginning of what followed.
@@ -54,8 +55,7 @@ struct Pen {
 
 impl Pen {
     /// From `at` on it does this; `None`: there is no such agent any more.
-    fn turn(&mut self, at: Timestamp, doing: Option<Doing>, note: Option<&str>) {
-        let note = note.map(str::to_owned);
+    fn turn(&mut self, at: Timestamp, doing: Option<Doing>, note: Option<String>) {
         let Some((was, why, from)) = self.now.take() else {
             self.now = doing.map(|doing| (doing, note, at));
             return;
@@ -145,18 +145,18 @@ fn draw_life(pens: &mut BTreeMap<String, Pen>, life: &Life, until: Timestamp) {
             Seen::Of(name, what) => {
                 let pen = pens.entry(name.to_owned()).or_default();
                 match what {
-                    What::Doing(doing, note) => {
+                    Step::Doing(doing, note) => {
                         // Whoever was cut off is away until it is back, or will not be.
                         let still_away = pen.is(|now| now == Doing::Away)
                             && matches!(doing, Some(Doing::Starting | Doing::Away));
-                        if !still_away {
-                            pen.turn(at, doing, note);
-                        }
                         if doing == Some(Doing::Stalled) && note.is_some() {
                             pen.lane.stalls.push(at);
                         }
+                        if !still_away {
+                            pen.turn(at, doing, note);
+                        }
                     }
-                    What::Up { continued } => {
+                    Step::Up { continued } => {
                         let doing = if continued {
                             Doing::Working
                         } else {
@@ -165,11 +165,11 @@ fn draw_life(pens: &mut BTreeMap<String, Pen>, life: &Life, until: Timestamp) {
                         pen.turn(at, Some(doing), None);
                         pen.lane.resumed.push(Resumed { at, continued });
                     }
-                    What::Restarts => {
+                    Step::Restarts => {
                         pen.lane.restarts.push(at);
                         pen.turn(at, Some(Doing::Starting), None);
                     }
-                    What::Nudged => pen.lane.nudges.push(at),
+                    Step::Nudged => pen.lane.nudges.push(at),
                 }
             }
         }
@@ -185,11 +185,11 @@ struct Moment<'a> {
 enum Seen<'a> {
     Notice,
     KeeperStopped,
-    Of(&'a str, What<'a>),
+    Of(&'a str, Step),
 }
 
-enum What<'a> {
-    Doing(Option<Doing>, Option<&'a str>),
+enum Step {
+    Doing(Option<Doing>, Option<String>),
     Up { continued: bool },
     Restarts,
     Nudged,
@@ -201,16 +201,17 @@ fn moments(life: &Life) -> Vec<Moment<'_>> {
     let mut all = Vec::new();
     for fact in &life.facts {
         let mut put = |at, said| all.push(Moment { at, said });
-        match (&fact.said, fact.agent.as_deref()) {
-            (Said::Notice { .. }, _) => put(fact.at, Seen::Notice),
-            (Said::KeeperStopped, _) => put(fact.at, Seen::KeeperStopped),
-            (Said::Activity(changes), _) => {
-                for (name, at, doing) in changes {
-                    put(*at, Seen::Of(name, What::Doing(*doing, None)));
+        match (&fact.event, fact.agent.as_deref()) {
+            (JournalEvent::Notice { .. }, _) => put(fact.at, Seen::Notice),
+            (JournalEvent::KeeperStopped { .. }, _) => put(fact.at, Seen::KeeperStopped),
+            (JournalEvent::Activity { changes }, _) => {
+                for StateChange { agent, state, at } in changes {
+                    let doing = state.map(Doing::of);
+                    put(*at, Seen::Of(agent.as_str(), Step::Doing(doing, None)));
                 }
             }
-            (said, Some(name)) => {
-                if let Some(what) = of_agent(said) {
+            (event, Some(name)) => {
+                if let Some(what) = of_agent(event) {
                     put(fact.at, Seen::Of(name, what));
                 }
             }
@@ -224,32 +225,40 @@ fn moments(life: &Life) -> Vec<Moment<'_>> {
         let within = closed
             .iter()
             .any(|(from, until)| moment.at >= *from && until.is_none_or(|until| moment.at < until));
-        within && matches!(moment.said, Seen::Of(_, What::Doing(..)))
+        within && matches!(moment.said, Seen::Of(_, Step::Doing(..)))
     };
     all.retain(|moment| !ends_it(moment));
     all
 }
 
-fn of_agent(said: &Said) -> Option<What<'_>> {
-    Some(match said {
-        Said::Starting { .. } => What::Doing(Some(Doing::Starting), None),
-        Said::Up { continued } => What::Up {
-            continued: *continued,
-        },
-        Said::Doing(doing, note) => What::Doing(Some(*doing), note.as_deref()),
-        Said::Restarts => What::Restarts,
-        Said::Nudged => What::Nudged,
+fn of_agent(event: &JournalEvent) -> Option<Step> {
+    let (doing, note) = match event {
+        JournalEvent::Starting { .. } => (Doing::Starting, None),
+        JournalEvent::Waiting { .. } => (Doing::Waiting, None),
+        JournalEvent::Stalled { reason, .. } => (Doing::Stalled, Some(reason.word().to_owned())),
+        JournalEvent::Exited { cause, .. } => (Doing::Stopped, cause.kind()),
+        JournalEvent::Stopped { .. } => (Doing::Stopped, None),
+        JournalEvent::Failed { cause, .. } => (Doing::Failed, cause.kind()),
+        JournalEvent::Started { .. } => return Some(Step::Up { continued: false }),
+        JournalEvent::Resumed { continued, .. } => {
+            return Some(Step::Up {
+                continued: *continued,
+            });
+        }
+        JournalEvent::Backoff { .. } => return Some(Step::Restarts),
+        JournalEvent::Nudged { .. } => return Some(Step::Nudged),
         _ => return None,
-    })
+    };
+    Some(Step::Doing(Some(doing), note))
 }
 
 /// From each notice until life went on; `None`: it did not.
 fn closed(facts: &[Fact]) -> Vec<(Timestamp, Option<Timestamp>)> {
     let mut all: Vec<(Timestamp, Option<Timestamp>)> = Vec::new();
     for fact in facts {
-        match (&fact.said, all.last_mut()) {
-            (Said::Notice { .. }, _) => all.push((fact.at, None)),
-            (Said::Survived, Some((_, until @ None))) => *until = Some(fact.at),
+        match (&fact.event, all.last_mut()) {
+            (JournalEvent::Notice { .. }, _) => all.push((fact.at, None)),
+            (JournalEvent::Survived { .. }, Some((_, until @ None))) => *until = Some(fact.at),
             _ => {}
         }
     }

@@ -15,19 +15,19 @@ use claude::transcript::{locate, tail};
 use claude::{Lookup, TailState};
 use state::config::{Agent, Config};
 use state::layout::Root;
-use state::{AgentName, AgentRecord, What};
+use state::{AgentName, AgentRecord, JournalEvent};
 use sys::error::{Context as _, Result};
 use sys::files;
 use sys::process::ProcessId;
 use sys::time::Timestamp;
 use sys::uuid::new_uuid;
 
-/// What launches have in common.
+/// JournalEvent launches have in common.
 #[derive(Debug)]
 pub struct LaunchContext<'a> {
     /// The root.
     pub root: &'a Root,
-    /// What is declared.
+    /// JournalEvent is declared.
     pub config: &'a Config,
     /// The life of the machine.
     pub life: &'a str,
@@ -42,12 +42,12 @@ pub struct LaunchContext<'a> {
 /// A launch that is prepared and remembered nowhere yet.
 #[derive(Debug)]
 pub struct Prepared {
-    /// How it is done; to be made durable before [`run`].
+    /// StartKind it is done; to be made durable before [`run`].
     pub plan: LaunchPlan,
-    /// What was done to Claude's configuration, and what was brought back.
+    /// JournalEvent was done to Claude's configuration, and what was brought back.
     pub seeded: Vec<String>,
-    /// What was done to its workspace, and found there.
-    pub readied: Vec<What>,
+    /// JournalEvent was done to its workspace, and found there.
+    pub readied: Vec<JournalEvent>,
 }
 
 /// Decides how an agent starts and prepares everything for it.
@@ -92,7 +92,7 @@ fn plan(
     Ok((plan, seeded))
 }
 
-/// Looks at all that the decision takes. Nothing is changed. What cannot be used takes a human.
+/// Looks at all that the decision takes. Nothing is changed. JournalEvent cannot be used takes a human.
 fn gather<'a>(
     context: &'a LaunchContext<'_>,
     record: &'a AgentRecord,

@@ -1,4 +1,4 @@
-//! What the decision on a launch rests on.
+//! JournalEvent the decision on a launch rests on.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,10 +10,10 @@ use claude::{Lookup, TailState};
 use state::AgentRecord;
 use sys::time::Timestamp;
 
-/// What is known of an agent before it is launched. What could be repaired was.
+/// JournalEvent is known of an agent before it is launched. JournalEvent could be repaired was.
 #[derive(Debug)]
 pub(super) struct LaunchFacts<'a> {
-    /// What is remembered of it.
+    /// JournalEvent is remembered of it.
     pub record: &'a AgentRecord,
     /// The declared prompt.
     pub prompt: Option<&'a str>,
@@ -31,13 +31,13 @@ pub(super) struct LaunchFacts<'a> {
     pub environment: BTreeMap<String, String>,
     /// Where its transcript is.
     pub session: Lookup,
-    /// What the end of its transcript says; nothing where there is none.
+    /// JournalEvent the end of its transcript says; nothing where there is none.
     pub tail: io::Result<TailState>,
     /// Whether Claude finds the transcript from the workspace.
     pub is_found_from_cwd: bool,
-    /// What happened to its workspace, as sentences.
+    /// JournalEvent happened to its workspace, as sentences.
     pub workspace: Option<String>,
-    /// What came of looking for what was lost.
+    /// JournalEvent came of looking for what was lost.
     pub brought: Brought,
     /// The file for the details of its note.
     pub note_file: PathBuf,

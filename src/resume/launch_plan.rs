@@ -1,4 +1,4 @@
-//! How one agent is launched, decided once: from what was found, a plan with all that the launch takes, or a refusal with
+//! StartKind one agent is launched, decided once: from what was found, a plan with all that the launch takes, or a refusal with
 //! its cause. Pure.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use super::decision::{self, SessionFault, SessionStart};
 use super::launch_facts::LaunchFacts;
 use super::note;
 use claude::command_line::{Start, arguments, check_extra};
-use state::{AgentRecord, How, Launch};
+use state::{AgentRecord, Launch, StartKind};
 use sys::error::{Error, anyhow};
 
 /// One launch of one agent, with all that it takes.
@@ -17,8 +17,8 @@ use sys::error::{Error, anyhow};
 pub struct LaunchPlan {
     /// Which session.
     pub session_id: String,
-    /// How it begins.
-    pub how: How,
+    /// StartKind it begins.
+    pub how: StartKind,
     /// The absolute path that it begins in.
     pub cwd: PathBuf,
     /// The program, its arguments and its marker; its cgroup once the tmux server is known.
@@ -59,7 +59,7 @@ pub enum Refused {
         /// Why nothing could be brought back, in words.
         failures: Vec<String>,
     },
-    /// What is declared, installed or left does not let it start: that takes a human.
+    /// JournalEvent is declared, installed or left does not let it start: that takes a human.
     Unfit(Error),
     /// Something failed that may work later.
     Failed(Error),
@@ -78,7 +78,7 @@ impl Refused {
 }
 
 impl<E: Into<Error>> From<E> for Refused {
-    /// What merely failed may work later.
+    /// JournalEvent merely failed may work later.
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
@@ -119,7 +119,7 @@ pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
                 session_id: &record.session_id,
                 prompt: facts.prompt.filter(|_| is_first),
             };
-            (How::First, command_line(&start), set_aside, None)
+            (StartKind::First, command_line(&start), set_aside, None)
         }
         SessionStart::Resume { transcript } => {
             let tail = facts.tail.as_ref();
@@ -131,8 +131,8 @@ pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
                 note: note.as_ref().map(|note| note.prompt.as_str()),
             };
             let how = match note {
-                Some(_) => How::Continue,
-                None => How::Resume,
+                Some(_) => StartKind::Continue,
+                None => StartKind::Resume,
             };
             let arguments = command_line(&start);
             (how, arguments, None, note.and_then(|note| note.details))
@@ -250,14 +250,17 @@ mod tests {
             assert_eq!(refused.may_pass(), may_pass, "{text}");
         }
         let plan = decide(facts(&record, &history, present())).unwrap();
-        assert_eq!(plan.how, How::Resume);
+        assert_eq!(plan.how, StartKind::Resume);
         assert_eq!(ours(&plan), (vec!["--resume", &record.session_id], None));
         // One without words is begun, but never while it cannot be told which it is.
         let unsaid = self::record(false);
         assert!(decide(facts(&unsaid, &history, several)).is_err());
         let blank = Lookup::Blank("/x".into());
         let plan = decide(facts(&unsaid, &history, blank)).unwrap();
-        assert_eq!((plan.how, plan.set_aside), (How::First, Some("/x".into())));
+        assert_eq!(
+            (plan.how, plan.set_aside),
+            (StartKind::First, Some("/x".into()))
+        );
     }
 
     #[test]
@@ -271,7 +274,7 @@ mod tests {
         for delivered in [false, true] {
             record.prompt_delivered = delivered;
             let plan = decide(facts(&record, &history, Lookup::Missing)).unwrap();
-            assert_eq!((plan.how, ours(&plan).1), (How::First, None));
+            assert_eq!((plan.how, ours(&plan).1), (StartKind::First, None));
         }
     }
 
@@ -288,7 +291,7 @@ mod tests {
             decide(facts).unwrap()
         };
         let plan = with_tail(&[PROMPT, TOOL]);
-        assert_eq!(plan.how, How::Continue);
+        assert_eq!(plan.how, StartKind::Continue);
         let prompt = ours(&plan).1.unwrap();
         assert!(
             prompt.contains("ended unexpectedly (killed by SIGKILL)"),
@@ -303,7 +306,7 @@ mod tests {
         assert!(details.contains("secret"), "{details}");
 
         let plan = with_tail(&[PROMPT, END]);
-        assert_eq!((plan.how, ours(&plan).1), (How::Resume, None));
+        assert_eq!((plan.how, ours(&plan).1), (StartKind::Resume, None));
         assert_eq!(plan.note, None);
     }
 
@@ -317,7 +320,7 @@ mod tests {
         brought.brought.back = vec!["the transcript of yesterday".into()];
         for (facts, word) in [(rebuilt, "workspace was gone"), (brought, "of yesterday")] {
             let plan = decide(facts).unwrap();
-            assert_eq!(plan.how, How::Continue);
+            assert_eq!(plan.how, StartKind::Continue);
             assert!(plan.note.unwrap().1.contains(word), "{word}");
         }
     }

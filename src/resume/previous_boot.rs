@@ -1,6 +1,6 @@
 //! What the journal says of the life before this one. Pure.
 
-use state::{Line, Manifest};
+use state::{JournalEntry, JournalEvent, Manifest, since_notice};
 use sys::time::Timestamp;
 
 /// How the last life ended, as far as the journal can tell.
@@ -39,44 +39,33 @@ impl History {
 
     /// Reads it from the journal's lines, oldest first.
     #[must_use]
-    pub fn read(lines: &[Line], life: &str) -> Self {
-        let of_this: Vec<&str> = lines
-            .iter()
-            .filter(|line| line.life == life)
-            .map(|line| line.event.as_str())
-            .collect();
-        let last = |wanted: &[&str]| of_this.iter().rposition(|event| wanted.contains(event));
-        let noticed = last(&["notice"]);
-        let noticed_in_this_life = noticed > last(&["survived"]);
-        let save_unfinished = noticed_in_this_life && noticed > last(&["saved"]);
-        let Some(last) = lines.iter().rev().find(|line| line.life != life) else {
-            return Self {
-                noticed_in_this_life,
-                save_unfinished,
-                ..Self::default()
-            };
+    pub fn read(lines: &[JournalEntry], life: &str) -> Self {
+        let holds = since_notice(lines, life);
+        let is_saved = |line: &JournalEntry| {
+            line.life == life && matches!(line.event, JournalEvent::Saved { .. })
         };
-        let of_last: Vec<&Line> = lines.iter().filter(|line| line.life == last.life).collect();
-        let from_notice: Vec<&Line> = of_last
-            .iter()
-            .rposition(|line| line.event == "notice")
-            .map(|index| of_last[index..].to_vec())
-            .unwrap_or_default();
-        let survived = from_notice.iter().any(|line| line.event == "survived");
-        let notice = from_notice.first().filter(|_| !survived);
-        let is_safe =
-            |line: &&Line| line.event == "safe" && line.data.get("clean") == Some(&true.into());
+        let now = Self {
+            noticed_in_this_life: !holds.is_empty(),
+            save_unfinished: !holds.is_empty() && !holds.iter().any(is_saved),
+            ..Self::default()
+        };
+        let Some(last) = lines.iter().rev().find(|line| line.life != life) else {
+            return now;
+        };
+        let held = since_notice(lines, &last.life);
+        let is_safe = |line: &JournalEntry| {
+            line.life == last.life && matches!(line.event, JournalEvent::Safe { clean: true, .. })
+        };
         Self {
-            noticed_in_this_life,
-            save_unfinished,
             had_life: true,
-            noticed_at: notice.map(|line| line.at),
-            noticed_by: notice
-                .and_then(|line| line.data.get("source")?.as_str())
-                .map(str::to_owned),
-            safe: !survived && from_notice.iter().any(is_safe),
+            noticed_at: held.first().map(|line| line.at),
+            noticed_by: held.first().and_then(|line| match &line.event {
+                JournalEvent::Notice { source, .. } => Some(source.clone()),
+                _ => None,
+            }),
+            safe: held.iter().any(is_safe),
             last_seen: Some(last.at),
-            is_lost: false,
+            ..now
         }
     }
 }
@@ -85,12 +74,13 @@ impl History {
 mod tests {
     use super::*;
 
-    fn line(seq: u64, life: &str, event: &str, clean: bool) -> Line {
-        serde_json::from_value(serde_json::json!({
+    fn line(seq: u64, life: &str, event: &str, clean: bool) -> JournalEntry {
+        let line = serde_json::json!({
             "version": 1, "seq": seq, "at": format!("2026-11-22T03:00:0{seq}.000Z"), "root_id": "r",
-            "epoch": 1, "life": life, "event": event, "clean": clean,
-        }))
-        .unwrap()
+            "epoch": 1, "life": life, "event": event, "clean": clean, "save": "1", "after_ms": 1,
+            "source": "metadata", "reason": "x",
+        });
+        JournalEntry::parse(&line.to_string()).unwrap()
     }
 
     #[test]

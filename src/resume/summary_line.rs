@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::previous_boot::History;
-use state::Line;
+use state::{JournalEntry, JournalEvent};
 use sys::time::Timestamp;
 
 /// Later than this it is no news any more.
@@ -18,11 +18,18 @@ const NAMED: usize = 3;
 /// The line for the life that is now; `None` where there is nothing to tell: the first life, one that
 /// began a day ago, one in which no keeper has begun yet.
 #[must_use]
-pub fn homecoming(lines: &[Line], life: &str, now: Timestamp) -> Option<String> {
+pub fn homecoming(lines: &[JournalEntry], life: &str, now: Timestamp) -> Option<String> {
+    let is_restore = |entry: &JournalEntry| matches!(entry.event, JournalEvent::Restore { .. });
     let began = lines
         .iter()
-        .position(|line| line.life == life && line.event == "restore")?;
+        .position(|entry| entry.life == life && is_restore(entry))?;
     let restore = &lines[began];
+    let JournalEvent::Restore {
+        names, short, torn, ..
+    } = &restore.event
+    else {
+        return None;
+    };
     if now.since(restore.at) > NEWS {
         return None;
     }
@@ -33,33 +40,39 @@ pub fn homecoming(lines: &[Line], life: &str, now: Timestamp) -> Option<String> 
         (None, _) => format!("cut off after {}", moment(history.last_seen?, now)),
     };
     let back = moment(restore.at, now);
-    let since: Vec<&Line> = lines[began..]
+    let since: Vec<&JournalEntry> = lines[began..]
         .iter()
         .filter(|line| line.life == life)
         .collect();
     let parts = [
-        agents(restore, &since),
-        words(restore, history.safe),
+        agents(names, &since),
+        words(short, torn.len(), history.safe),
         counted(continued(&since), "turn", "continued"),
     ];
     Some(format!("{went}, back {back} UTC: {}", parts.join(", ")))
 }
 
 /// Who was to come back, and who has.
-fn agents(restore: &Line, since: &[&Line]) -> String {
-    let wanted = names(restore, "names");
+fn agents(wanted: &[String], since: &[&JournalEntry]) -> String {
     let total = wanted.len();
     if total == 0 {
         return "no agent was wanted".into();
     }
-    let is_up = |name: &&&str| {
-        since.iter().any(|line| {
-            line.agent.as_deref() == Some(name)
-                && matches!(line.event.as_str(), "started" | "resumed")
+    let is_up = |name: &str| {
+        since.iter().any(|entry| {
+            entry.agent.as_deref() == Some(name)
+                && matches!(
+                    entry.event,
+                    JournalEvent::Started { .. } | JournalEvent::Resumed { .. }
+                )
         })
     };
-    let back = wanted.iter().filter(is_up).count();
-    let missing: Vec<&str> = wanted.iter().filter(|name| !is_up(name)).copied().collect();
+    let missing: Vec<&str> = wanted
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !is_up(name))
+        .collect();
+    let back = total - missing.len();
     let plural = if total == 1 { "agent" } else { "agents" };
     let more = missing.len().saturating_sub(NAMED);
     let named = missing[..missing.len().min(NAMED)].join(", ");
@@ -73,12 +86,11 @@ fn agents(restore: &Line, since: &[&Line]) -> String {
 }
 
 /// Only a save that came to its end knows that nothing is missing.
-fn words(restore: &Line, safe: bool) -> String {
-    let (short, torn) = (names(restore, "short"), names(restore, "torn"));
-    match (short.is_empty(), torn.is_empty(), safe) {
+fn words(short: &[String], torn: usize, safe: bool) -> String {
+    match (short.is_empty(), torn == 0, safe) {
         (false, _, _) => format!("words of {} are missing", short.join(", ")),
         (true, false, _) => {
-            counted(torn.len(), "record", "torn")
+            counted(torn, "record", "torn")
                 + if safe {
                     ""
                 } else {
@@ -91,23 +103,15 @@ fn words(restore: &Line, safe: bool) -> String {
 }
 
 /// How many agents went on with a turn that was cut, when they first came back.
-fn continued(since: &[&Line]) -> usize {
+fn continued(since: &[&JournalEntry]) -> usize {
     let mut first: BTreeMap<&str, bool> = BTreeMap::new();
-    for line in since.iter().filter(|line| line.event == "resumed") {
-        if let Some(agent) = line.agent.as_deref() {
-            let went_on = line.data.get("continued") == Some(&true.into());
-            first.entry(agent).or_insert(went_on);
+    for entry in since {
+        if let (JournalEvent::Resumed { continued, .. }, Some(agent)) = (&entry.event, &entry.agent)
+        {
+            first.entry(agent).or_insert(*continued);
         }
     }
     first.into_values().filter(|went_on| *went_on).count()
-}
-
-fn names<'a>(line: &'a Line, key: &str) -> Vec<&'a str> {
-    let list = line.data.get(key).and_then(|list| list.as_array());
-    list.into_iter()
-        .flatten()
-        .filter_map(|name| name.as_str())
-        .collect()
 }
 
 fn counted(count: usize, what: &str, done: &str) -> String {
@@ -128,19 +132,20 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn line(minute: u32, life: &str, event: &str, more: Value) -> Line {
+    fn line(minute: u32, life: &str, event: &str, more: Value) -> JournalEntry {
         let mut line = json!({
             "version": 1, "seq": 1, "at": format!("2026-11-22T03:{minute:02}:00.000Z"), "root_id": "r",
-            "epoch": 1, "life": life, "event": event,
+            "epoch": 1, "life": life, "event": event, "pid": 1, "new_life": true, "last_end": "safe",
+            "deadline_ms": 25_000, "save": "1", "after_ms": 1, "agents": 2, "unclean": false, "session_id": "s",
         });
         for (key, value) in more.as_object().unwrap() {
             line[key] = value.clone();
         }
-        serde_json::from_value(line).unwrap()
+        JournalEntry::parse(&line.to_string()).unwrap()
     }
 
     /// A life with a notice of this source, saved, then one with two agents to bring back.
-    fn story(source: &str, short: &[&str], torn: &[&str]) -> Vec<Line> {
+    fn story(source: &str, short: &[&str], torn: &[&str]) -> Vec<JournalEntry> {
         vec![
             line(10, "a", "keeper-started", json!({})),
             line(12, "a", "notice", json!({ "source": source })),
@@ -194,21 +199,21 @@ mod tests {
     #[test]
     fn what_is_not_known_or_not_well_is_not_called_well() {
         let now = at("2026-11-22T09:00:00Z");
-        let tell = |lines: &[Line]| homecoming(lines, "b", now).unwrap();
+        let tell = |lines: &[JournalEntry]| homecoming(lines, "b", now).unwrap();
         assert!(tell(&story("metadata", &["y"], &[])).contains("words of y are missing"));
         assert!(tell(&story("metadata", &[], &["y"])).contains("1 record torn"));
-        let without: Vec<Line> = story("metadata", &[], &[])
+        let without: Vec<JournalEntry> = story("metadata", &[], &[])
             .into_iter()
-            .filter(|line| !matches!(line.event.as_str(), "notice" | "safe"))
+            .filter(|line| !matches!(line.name.as_str(), "notice" | "safe"))
             .collect();
         let told = tell(&without);
         assert!(
             told.starts_with("cut off after 03:10") && told.contains("up to 2 s"),
             "{told}"
         );
-        let unsafe_end: Vec<Line> = story("metadata", &[], &[])
+        let unsafe_end: Vec<JournalEntry> = story("metadata", &[], &[])
             .into_iter()
-            .filter(|line| line.event != "safe")
+            .filter(|line| line.name != "safe")
             .collect();
         assert!(tell(&unsafe_end).contains("up to 2 s of words lost"));
         let half = tell(&story("metadata", &[], &[])[..6]);

@@ -10,20 +10,20 @@ use super::launch_plan::Refused;
 use super::recover::{self, Loss};
 use checkpoint::Place;
 use state::Trigger;
-use state::{AgentRecord, What};
+use state::{AgentRecord, JournalEvent};
 use sys::deadline::Deadline;
 use sys::error::{Context as _, Result, anyhow};
 use sys::failpoint::{Point, point};
 use sys::time::Timestamp;
 
-/// How long looking over one repository may take; an agent that waits longer starts without.
+/// StartKind long looking over one repository may take; an agent that waits longer starts without.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// What was found and done, for the journal, and for the agent where it has to know.
+/// JournalEvent was found and done, for the journal, and for the agent where it has to know.
 #[derive(Debug, Default)]
 pub(super) struct Readied {
     /// In the order in which it happened.
-    pub what: Vec<What>,
+    pub what: Vec<JournalEvent>,
     /// A sentence for the agent's note.
     pub told: Option<String>,
 }
@@ -107,11 +107,11 @@ fn from_checkpoint(
         why.strip_prefix("its").unwrap_or(why),
         checkpoint.at.for_people()
     );
-    let rebuilt = What::Rebuilt {
+    let rebuilt = JournalEvent::Rebuilt {
         from: checkpoint.id,
         why: why.to_owned(),
     };
-    let lacks = lacks.into_iter().map(|what| What::Damaged { what });
+    let lacks = lacks.into_iter().map(|what| JournalEvent::Damaged { what });
     Ok(Some(Readied {
         what: std::iter::once(rebuilt).chain(lacks).collect(),
         told: Some(told),
@@ -127,7 +127,7 @@ fn from_backup(context: &LaunchContext<'_>, place: &Place, why: &str) -> Result<
                 "Your{}; {words}: what was changed after that is not there.",
                 why.strip_prefix("its").unwrap_or(why),
             )),
-            what: vec![What::Repaired { what: words }],
+            what: vec![JournalEvent::Repaired { what: words }],
         }),
         Ok(None) => Err("and no backup".to_owned()),
         Err(error) => Err(format!("and {}", recover::with_hint(&error))),
@@ -164,18 +164,21 @@ fn mend(context: &LaunchContext<'_>, place: &Place, deadline: Deadline) -> Readi
             let repaired = found
                 .repaired
                 .into_iter()
-                .map(|what| What::Repaired { what });
-            let damaged = found.damaged.into_iter().map(|what| What::Damaged { what });
+                .map(|what| JournalEvent::Repaired { what });
+            let damaged = found
+                .damaged
+                .into_iter()
+                .map(|what| JournalEvent::Damaged { what });
             what.extend(repaired.chain(damaged));
         }
-        Err(error) => what.push(What::Damaged {
+        Err(error) => what.push(JournalEvent::Damaged {
             what: format!("its repository could not be looked over: {error:#}"),
         }),
     }
     point(Point::RestoreRepaired);
     // From what is on the disk now, in which every object is written that is not whole elsewhere.
     if let Err(error) = checkpoint::keep(context.root, place, Trigger::Before, deadline) {
-        what.push(What::CheckpointFailed {
+        what.push(JournalEvent::CheckpointFailed {
             why: format!("{error:#}"),
         });
     }
@@ -185,7 +188,7 @@ fn mend(context: &LaunchContext<'_>, place: &Place, deadline: Deadline) -> Readi
 fn move_aside(workspace: &Path) -> Result<()> {
     let mut aside = workspace.as_os_str().to_owned();
     aside.push(".damaged");
-    // What was moved away before stays.
+    // JournalEvent was moved away before stays.
     if fs::symlink_metadata(&aside).is_ok() {
         aside.push(format!("-{}", Timestamp::now().digits()));
     }

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use state::config;
 use state::layout::Root;
 use state::{
-    AgentRecord, AgentSaved, Journal, Manifest, What, last_save_id, new_save_id, prune_manifests,
-    store_manifest,
+    AgentRecord, AgentSaved, Journal, JournalEvent, Manifest, last_save_id, new_save_id,
+    prune_manifests, store_manifest,
 };
 use supervisor::notice::Notice;
 use sys::deadline::Deadline;
@@ -79,7 +79,7 @@ impl Save<'_> {
             .all(|agent| agent.end != end_agents::STILL_THERE);
         manifest.clean = words_safe && ended && !notice.deadline.has_passed();
         self.keep_manifest(&mut manifest, notice.deadline);
-        let safe = What::Safe {
+        let safe = JournalEvent::Safe {
             save: manifest.id.clone(),
             clean: manifest.clean,
             after_ms: millis(began.elapsed()),
@@ -167,7 +167,7 @@ impl Save<'_> {
             );
             self.keep_manifest(manifest, deadline);
         }
-        let saved = What::Saved {
+        let saved = JournalEvent::Saved {
             save: manifest.id.clone(),
         };
         self.note(saved, deadline);
@@ -203,7 +203,7 @@ impl Save<'_> {
     }
 
     /// The journal is second to the save too.
-    fn note(&self, what: What, deadline: Deadline) {
+    fn note(&self, what: JournalEvent, deadline: Deadline) {
         what.log(None);
         let Some(journal) = self.journal.clone() else {
             return;

@@ -13,7 +13,7 @@ use crate::keeper::status::Status;
 use crate::metadata::gcp::Metadata;
 use state::config::Config;
 use state::layout::Root;
-use state::{AgentName, Line, Manifest};
+use state::{AgentName, JournalEntry, Manifest};
 use sys::error::{Context as _, Result};
 use sys::files;
 use sys::inotify::{Bell, Watch};
@@ -245,7 +245,7 @@ impl Eyes {
 #[derive(Default)]
 struct Journal {
     length: u64,
-    lines: Vec<Line>,
+    lines: Vec<JournalEntry>,
 }
 
 impl Journal {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::keeper::status::Status;
 use claude::transcript::render::Said;
-use state::{AgentName, Line, Manifest};
+use state::{AgentName, JournalEntry, Manifest};
 use sys::files::Space;
 use sys::time::Timestamp;
 
@@ -20,7 +20,7 @@ pub struct World {
     /// What processes take, by agent.
     pub loads: BTreeMap<AgentName, Load>,
     /// The newest lines of the journal, oldest first.
-    pub journal: Vec<Line>,
+    pub journal: Vec<JournalEntry>,
     /// The save of this life, as far as it has come.
     pub save: Option<Manifest>,
     /// The disk of the root.

@@ -7,17 +7,35 @@ use std::time::Duration;
 use drill::fake_api::Model;
 use drill::fake_api::log::Ledger;
 use drill::session_file::transcript_marks;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use spotkeep::tmux::Tmux;
-use state::{AgentName, Line, lines};
+use state::{AgentName, lines};
 use sys::inotify::Watch;
 use sys::process::ProcessId;
+use sys::time::Timestamp;
 
 use crate::lab::{Lab, said};
 use testing::wait::{until, until_with};
 
 /// How long one look at something waits that says itself when it changes.
 const A_LOOK: Duration = Duration::from_millis(500);
+
+/// A line of the journal as JSON: tests hold the file's format, and not what the program makes of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    pub version: u32,
+    pub seq: u64,
+    pub at: Timestamp,
+    pub root_id: String,
+    pub epoch: u64,
+    pub life: String,
+    pub event: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    #[serde(flatten)]
+    pub data: Map<String, Value>,
+}
 
 impl Lab {
     /// `status --json`.
@@ -152,6 +170,9 @@ impl Lab {
         lines(&self.file("session-state/journal.jsonl"))
             .map(|(lines, _)| lines)
             .unwrap_or_default()
+            .iter()
+            .map(|entry| serde_json::from_str(&entry.text).unwrap())
+            .collect()
     }
 
     /// What happened of one kind; to one agent, or to none where `agent` is empty.

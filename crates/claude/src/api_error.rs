@@ -91,21 +91,6 @@ impl ApiStop {
         }
     }
 
-    /// One word for it, as in `status --json`.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Limit { .. } => "limit",
-            Self::Login => "login",
-            Self::Overloaded => "overloaded",
-            Self::RateLimited => "rate-limited",
-            Self::Server { .. } => "server",
-            Self::Network => "network",
-            Self::Refused { .. } => "refused",
-            Self::Unknown => "unknown",
-        }
-    }
-
     /// Whether it says that the API as such is in trouble, and others had better go slower too.
     #[must_use]
     pub fn is_weather(self) -> bool {
@@ -266,22 +251,23 @@ mod tests {
 
     #[test]
     fn an_error_in_the_midst_of_an_answer_is_known_by_the_words_of_the_api() {
-        for (text, word) in [
-            ("API Error: Overloaded", "overloaded"),
+        let server = ApiStop::Server { status: 500 };
+        for (text, expected) in [
+            ("API Error: Overloaded", ApiStop::Overloaded),
             (
                 "API Error: This request would exceed your account's rate limit. Please try again later.",
-                "rate-limited",
+                ApiStop::RateLimited,
             ),
-            ("API Error: Internal server error", "server"),
-            ("API Error: invalid x-api-key", "login"),
-            ("API Error: a drill", "unknown"),
+            ("API Error: Internal server error", server),
+            ("API Error: invalid x-api-key", ApiStop::Login),
+            ("API Error: a drill", ApiStop::Unknown),
         ] {
             let stop = ApiStop::of(&Recorded {
                 error: Some("unknown"),
                 text,
                 ..Recorded::default()
             });
-            assert_eq!(stop.word(), word, "{text}");
+            assert_eq!(stop, expected, "{text}");
         }
     }
 

@@ -12,7 +12,7 @@ use super::gcloud_command::Call;
 use super::gcloud_error::Refusal;
 use super::queries;
 use super::ssh::{Fleet, Guest, Look, is_for_ever};
-use state::{Line, VERSION, Wanted};
+use state::{JournalEvent, VERSION, Wanted};
 use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
 use sys::time::{Timestamp, short};
 
@@ -184,21 +184,20 @@ fn report(before: &Fleet, look: &Look, away: Duration) -> Report {
         Some(_) => {}
     }
     let life = after.map(|fleet| fleet.life.as_str()).unwrap_or_default();
-    let back: Vec<&Line> = look
-        .events
-        .iter()
-        .filter(|line| line.life == life && line.event == "resumed")
+    let of_life = look.events.iter().filter(|entry| entry.life == life);
+    let back: Vec<(Timestamp, bool)> = of_life
+        .filter_map(|entry| match entry.event {
+            JournalEvent::Resumed { continued, .. } => Some((entry.at, continued)),
+            _ => None,
+        })
         .collect();
-    let last_back: Option<Timestamp> = back.iter().map(|line| line.at).max();
+    let last_back = back.iter().map(|(at, _)| *at).max();
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Report {
         version: VERSION,
         agents_total: total,
         sessions_resumed: resumed,
-        turns_continued: back
-            .iter()
-            .filter(|line| line.data.get("continued").is_some_and(|so| *so == true))
-            .count(),
+        turns_continued: back.iter().filter(|(_, continued)| *continued).count(),
         notice_to_safe_ms: save.and_then(|save| save.notice_to_safe_ms),
         save_clean: save.map(|save| save.clean),
         boot_to_resumed_ms: look
@@ -265,7 +264,7 @@ mod tests {
 
     fn resumed(agent: &str, second: u32, continued: bool) -> String {
         format!(
-            r#"{{"version":1,"seq":1,"at":"2025-11-22T00:00:{second:02}Z","root_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"{agent}","continued":{continued}}}"#
+            r#"{{"version":1,"seq":1,"at":"2025-11-22T00:00:{second:02}Z","root_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"{agent}","session_id":"s","continued":{continued}}}"#
         )
     }
 

@@ -13,7 +13,7 @@ use super::gcloud_command::{Call, quote};
 use super::gcloud_error::{Fault, Refusal};
 use super::scripts::SAID;
 use state::layout;
-use state::{AgentState, Line, Wanted};
+use state::{AgentState, JournalEntry, Wanted};
 use sys::error::{Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
@@ -142,7 +142,7 @@ pub struct Look {
     /// When the machine was booted, by its own clock.
     pub booted: Option<Timestamp>,
     /// The end of the journal.
-    pub events: Vec<Line>,
+    pub events: Vec<JournalEntry>,
 }
 
 /// The shell's way to run spotkeep as the agents' user.
@@ -364,7 +364,7 @@ pub fn parse(text: &str) -> Look {
             .and_then(|seconds| Timestamp::from_millis(seconds * 1000)),
         events: section("events")
             .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
+            .filter_map(JournalEntry::parse)
             .collect(),
     }
 }
@@ -455,7 +455,7 @@ ready
            {"name":"b","state":"failed","wanted":"running","session_id":"s2","why":"no login"},
            {"name":"c","state":"stopped","wanted":"stopped","session_id":"s3"}]}
 == events
-{"version":1,"seq":7,"at":"2025-11-22T00:00:09.000Z","root_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"a","continued":true}
+{"version":1,"seq":7,"at":"2025-11-22T00:00:09.000Z","root_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"a","session_id":"s","continued":true}
 "#;
 
     #[test]
@@ -463,7 +463,7 @@ ready
         let look = parse(LOOK);
         assert_eq!(look.startup, Startup::Ready);
         assert_eq!(look.booted.unwrap().to_string(), "2025-11-22T00:00:00.000Z");
-        assert_eq!(look.events[0].event, "resumed");
+        assert_eq!(look.events[0].name, "resumed");
         let fleet = look.fleet.as_ref().unwrap();
         assert_eq!(
             fleet.last_save.as_ref().unwrap().notice_to_safe_ms,

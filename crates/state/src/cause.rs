@@ -6,8 +6,48 @@ use serde::{Deserialize, Serialize};
 
 use sys::time::Timestamp;
 
+/// Why the API ended a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StallReason {
+    /// A usage limit.
+    Limit,
+    /// No login, or it is refused.
+    Login,
+    /// The API has no capacity (529).
+    Overloaded,
+    /// The API asks to go slower (429), and it is not a usage limit.
+    RateLimited,
+    /// The API fails.
+    Server,
+    /// The API was not reached, or its response was cut off.
+    Network,
+    /// The API refuses this request.
+    Refused,
+    /// Anything else.
+    #[serde(other)]
+    Unknown,
+}
+
+impl StallReason {
+    /// Its name, as in `status --json`.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Login => "login",
+            Self::Overloaded => "overloaded",
+            Self::RateLimited => "rate-limited",
+            Self::Server => "server",
+            Self::Network => "network",
+            Self::Refused => "refused",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// Why an agent does not work.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Cause {
     /// It ended with success.
@@ -30,8 +70,8 @@ pub enum Cause {
     Login,
     /// The API did not answer, or refused.
     Api {
-        /// `overloaded`, `rate-limited`, `server`, `network`, `refused`, `unknown`.
-        reason: String,
+        /// In which way.
+        reason: StallReason,
     },
     /// A dialog that only a human can answer.
     Dialog {
@@ -49,12 +89,21 @@ pub enum Cause {
     },
     /// It could not be launched at all; `why` says the reason.
     CannotStart,
-    /// A word of a version that we do not know.
+    /// One that only a newer version knows, or that an older one did not write.
+    #[default]
     #[serde(other)]
     Unknown,
 }
 
 impl Cause {
+    /// Its name, as in JSON; `None` where it is not known.
+    #[must_use]
+    pub fn kind(&self) -> Option<String> {
+        let value = serde_json::to_value(self).ok()?;
+        let kind = value["kind"].as_str().filter(|_| *self != Self::Unknown);
+        kind.map(str::to_owned)
+    }
+
     /// A command to paste for an agent of this name, where there is something that a person can do.
     /// `is_up`: it runs and stands still.
     #[must_use]
@@ -84,7 +133,7 @@ impl fmt::Display for Cause {
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::Limit { .. } => f.write_str("usage limit"),
             Self::Login => f.write_str("login"),
-            Self::Api { reason } => write!(f, "API ({reason})"),
+            Self::Api { reason } => write!(f, "API ({})", reason.word()),
             Self::Dialog { .. } => f.write_str("dialog"),
             Self::DiskFull => f.write_str("disk full"),
             Self::Preempted => f.write_str("preempted"),
@@ -118,7 +167,7 @@ mod tests {
         let disk = Some("df -h; du -sh workspaces/* | sort -h");
         let memory = Some("spotkeep start a   # with less beside it, or a larger memory_max");
         let (exit, signal) = (Some(1), None);
-        let (reason, shows, by) = ("server".into(), "trust?".into(), "ann".into());
+        let (reason, shows, by) = (StallReason::Server, "trust?".into(), "ann".into());
         // What to do while it does not run, and where it runs and stands still.
         for (cause, kind, shown, down, up) in [
             (Cause::Finished, "finished", "finished", None, None),
@@ -177,6 +226,8 @@ mod tests {
             (Cause::Unknown, "unknown", "unknown", start, start),
         ] {
             assert_eq!(serde_json::to_value(&cause).unwrap()["kind"], kind);
+            let named = cause.kind().unwrap_or_else(|| "unknown".into());
+            assert_eq!(named, kind);
             assert_eq!(cause.to_string(), shown);
             assert_eq!(cause.hint("a", false).as_deref(), down, "{kind}");
             assert_eq!(cause.hint("a", true).as_deref(), up, "{kind}");

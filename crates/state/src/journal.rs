@@ -1,6 +1,5 @@
 //! `session-state/journal.jsonl`: what happened, in order, one durable line each.
 
-use std::fmt;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,7 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{AgentName, Cause, VERSION};
+use super::event::describe;
+use super::{AgentName, JournalEvent, VERSION};
 use sys::error::{Context as _, Error, Result};
 use sys::files::{self, AppendFile, read_tail};
 use sys::time::Timestamp;
@@ -21,187 +21,16 @@ const TAIL_BYTES: u64 = 4 << 20;
 /// of them are there.
 const LARGEST: u64 = 32 << 20;
 
-/// How a session is begun in a new process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum How {
-    /// For the first time.
-    First,
-    /// Where it was, without a word.
-    Resume,
-    /// In the turn that was cut, with a note.
-    Continue,
-}
+/// What every line has, beside its event's own fields.
+const HEADER: [&str; 8] = [
+    "version", "seq", "at", "root_id", "epoch", "life", "event", "agent",
+];
 
-/// One thing that happened.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "the names are the journal's own words")]
-pub enum What {
-    KeeperStarted {
-        pid: i32,
-        new_life: bool,
-        last_end: &'static str,
-        /// How long the machine had been up; null where that is not this life's.
-        since_boot_ms: Option<u64>,
-    },
-    KeeperStopped {
-        reason: String,
-    },
-    Notice {
-        source: String,
-        deadline_ms: Option<u64>,
-    },
-    Safe {
-        save: String,
-        clean: bool,
-        after_ms: u64,
-    },
-    Saved {
-        save: String,
-    },
-    Survived {
-        reason: String,
-    },
-    Restore {
-        agents: usize,
-        unclean: bool,
-        names: Vec<String>,
-        short: Vec<String>,
-        torn: Vec<String>,
-    },
-    Starting {
-        session_id: String,
-        how: How,
-    },
-    Started {
-        session_id: String,
-    },
-    Resumed {
-        session_id: String,
-        continued: bool,
-    },
-    SessionChanged {
-        from: String,
-        to: String,
-    },
-    Exited {
-        how: String,
-        cause: Cause,
-    },
-    Backoff {
-        failures: u32,
-        pause_ms: u64,
-        why: String,
-        cause: Cause,
-    },
-    Failed {
-        why: String,
-        cause: Cause,
-    },
-    Waiting {
-        why: String,
-    },
-    Stopped {
-        by: String,
-    },
-    Stalled {
-        reason: &'static str,
-        why: String,
-        until: Option<Timestamp>,
-        in_a_row: u32,
-    },
-    Nudged {
-        in_a_row: u32,
-    },
-    Paused {
-        why: &'static str,
-    },
-    Unpaused {
-        why: String,
-    },
-    PoweringOff {
-        why: String,
-    },
-    Wanted {
-        wanted: super::Wanted,
-        by: String,
-    },
-    Fleet {
-        wanted: super::Fleet,
-    },
-    Repaired {
-        what: String,
-    },
-    Trouble {
-        what: String,
-    },
-    MetadataHealth {
-        health: String,
-    },
-    RootBack {
-        away_ms: u64,
-        why: String,
-    },
-    CheckpointFailed {
-        why: String,
-    },
-    PushFailed {
-        why: String,
-    },
-    RolledBack {
-        to: String,
-        undo: Option<String>,
-    },
-    Rebuilt {
-        from: String,
-        why: String,
-    },
-    Damaged {
-        what: String,
-    },
-    Activity {
-        changes: Vec<Change>,
-    },
-}
-
-/// A change of what an agent is doing. Such changes are gathered, and written down some time later.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Change {
-    /// Whose.
-    pub agent: AgentName,
-    /// The word of its state, or `removed`: it is not declared any more.
-    pub state: &'static str,
-    /// When it began.
-    pub at: Timestamp,
-}
-
-impl What {
-    /// The word for it, as in the journal.
-    #[must_use]
-    pub fn word(&self) -> String {
-        let value = serde_json::to_value(self).unwrap_or_default();
-        value["event"].as_str().unwrap_or_default().to_owned()
-    }
-
-    /// Whether a person wants to read of it as it happens.
-    #[must_use]
-    pub fn is_news(&self) -> bool {
-        !matches!(self, Self::Activity { .. })
-    }
-
-    /// Tells it in the log too, with the fields by which it is found there.
-    pub fn log(&self, agent: Option<&AgentName>) {
-        if self.is_news() {
-            let agent = agent.map(tracing::field::display);
-            tracing::info!(agent, event = self.word(), "{self}");
-        }
-    }
-}
-
-/// A line of the journal, as it is read back.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Line {
+/// A line of the journal that was read.
+// `remote`: no `Deserialize`, which would read a line without its event and its text.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(remote = "Self")]
+pub struct JournalEntry {
     /// Version of the line's format.
     pub version: u32,
     /// Counts up by one over the whole journal.
@@ -214,53 +43,63 @@ pub struct Line {
     pub epoch: u64,
     /// The life of the machine.
     pub life: String,
-    /// What happened.
-    pub event: String,
+    /// The event's name, also of one that only a newer version knows.
+    #[serde(rename = "event")]
+    pub name: String,
     /// To whom.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// The rest.
-    #[serde(flatten)]
-    pub data: Map<String, Value>,
+    /// What happened. One that this version cannot read is [`JournalEvent::Unknown`].
+    #[serde(skip)]
+    pub event: JournalEvent,
+    /// The line as it was read: what `events --json` prints.
+    #[serde(skip)]
+    pub text: Box<str>,
 }
 
-impl fmt::Display for What {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ok(Value::Object(mut data)) = serde_json::to_value(self) else {
-            return Err(fmt::Error);
-        };
-        let event = data.shift_remove("event");
-        write!(f, "{}", event.as_ref().map(plain).unwrap_or_default())?;
-        write!(f, " {}", fields(&data))
+impl JournalEntry {
+    /// Reads one line; `None` if it is torn.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim_matches('\0').trim();
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let entry = Self::deserialize(&mut reader).ok()?;
+        reader.end().ok()?;
+        Some(Self {
+            event: serde_json::from_str(text).unwrap_or_default(),
+            text: text.into(),
+            ..entry
+        })
     }
-}
 
-/// Fields for people, as `key=value`.
-fn fields(data: &Map<String, Value>) -> String {
-    let parts = data
-        .iter()
-        .map(|(key, value)| format!("{key}={}", plain(value)));
-    parts.collect::<Vec<_>>().join(" ")
-}
+    /// The event's own fields, as they were read.
+    #[must_use]
+    pub fn data(&self) -> Map<String, Value> {
+        let mut data: Map<String, Value> = serde_json::from_str(&self.text).unwrap_or_default();
+        data.retain(|key, _| !HEADER.contains(&key.as_str()));
+        data
+    }
 
-fn plain(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
-}
-
-impl Line {
     /// Its fields for people, as `key=value`.
     #[must_use]
     pub fn fields(&self) -> String {
-        fields(&self.data)
+        describe(&self.data())
     }
+}
 
-    /// Whether a person wants to read of it as it happens.
-    #[must_use]
-    pub fn is_news(&self) -> bool {
-        self.event != "activity"
-    }
+/// A line that is about to be written, in the order of its keys.
+#[derive(Serialize)]
+struct Line<'a> {
+    version: u32,
+    seq: u64,
+    at: Timestamp,
+    root_id: &'a str,
+    epoch: u64,
+    life: &'a str,
+    event: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<&'a AgentName>,
+    #[serde(flatten)]
+    data: Map<String, Value>,
 }
 
 /// The journal, open for appending.
@@ -317,23 +156,17 @@ impl Journal {
     ///
     /// # Errors
     /// The disk is full or gone.
-    pub fn write(&mut self, agent: Option<&AgentName>, what: &What) -> Result<()> {
-        let Value::Object(mut data) = serde_json::to_value(what).context("cannot write JSON")?
-        else {
-            return Ok(());
-        };
-        let event = data
-            .shift_remove("event")
-            .and_then(|event| event.as_str().map(str::to_owned));
+    pub fn write(&mut self, agent: Option<&AgentName>, event: &JournalEvent) -> Result<()> {
+        let (event, data) = event.parts().context("cannot write JSON")?;
         let line = Line {
             version: VERSION,
             seq: self.next_seq,
             at: Timestamp::now(),
-            root_id: self.root_id.clone(),
+            root_id: &self.root_id,
             epoch: self.epoch,
-            life: self.life.clone(),
-            event: event.unwrap_or_default(),
-            agent: agent.map(ToString::to_string),
+            life: &self.life,
+            event,
+            agent,
             data,
         };
         let file = self.file.as_mut();
@@ -371,22 +204,16 @@ fn older(path: &Path) -> PathBuf {
     path.with_extension("old.jsonl")
 }
 
-/// Reads one line; `None` if it is torn.
-#[must_use]
-pub fn parse_line(text: &str) -> Option<Line> {
-    serde_json::from_str(text.trim_matches('\0')).ok()
-}
-
 /// What a line of the file is.
 enum Read {
-    Whole(Box<Line>),
+    Whole(Box<JournalEntry>),
     Torn,
     Nothing,
 }
 
 fn read(bytes: &[u8]) -> Read {
     let text = String::from_utf8_lossy(bytes);
-    match parse_line(&text) {
+    match JournalEntry::parse(&text) {
         Some(line) => Read::Whole(Box::new(line)),
         None if text.trim().is_empty() => Read::Nothing,
         None => Read::Torn,
@@ -398,7 +225,7 @@ fn read(bytes: &[u8]) -> Read {
 ///
 /// # Errors
 /// It is there and cannot be read.
-pub fn lines(path: &Path) -> Result<(Vec<Line>, usize)> {
+pub fn lines(path: &Path) -> Result<(Vec<JournalEntry>, usize)> {
     lines_of_tail(path, TAIL_BYTES)
 }
 
@@ -406,7 +233,7 @@ pub fn lines(path: &Path) -> Result<(Vec<Line>, usize)> {
 ///
 /// # Errors
 /// As [`lines`].
-pub fn lines_of_tail(path: &Path, bytes: u64) -> Result<(Vec<Line>, usize)> {
+pub fn lines_of_tail(path: &Path, bytes: u64) -> Result<(Vec<JournalEntry>, usize)> {
     let newer = tail(path, bytes)?;
     let left = bytes.saturating_sub(newer.1.len() as u64);
     let is_whole = newer.0 == 0;
@@ -440,12 +267,27 @@ fn tail(path: &Path, bytes: u64) -> Result<(u64, Vec<u8>)> {
     }
 }
 
+/// From the notice that holds in this life on; empty without one, or where the life went on after it.
+/// Lines of later lives may follow.
+#[must_use]
+pub fn since_notice<'a>(lines: &'a [JournalEntry], life: &str) -> &'a [JournalEntry] {
+    use JournalEvent::{Notice, Survived};
+    let decides = |line: &JournalEntry| {
+        line.life == life && matches!(line.event, Notice { .. } | Survived { .. })
+    };
+    let last = lines.iter().rposition(decides);
+    match last.map(|at| &lines[at..]) {
+        Some(since @ [notice, ..]) if matches!(notice.event, Notice { .. }) => since,
+        _ => &[],
+    }
+}
+
 /// Goes through all lines, oldest first, one at a time: for a reader who wants the whole history and not
 /// all of it in memory. Returns how many could not be read.
 ///
 /// # Errors
 /// As [`lines`].
-pub fn each_line(path: &Path, mut take: impl FnMut(Line)) -> Result<usize> {
+pub fn each_line(path: &Path, mut take: impl FnMut(JournalEntry)) -> Result<usize> {
     let mut torn = 0;
     for path in [&older(path), path] {
         let file = match fs::File::open(path) {
@@ -470,13 +312,14 @@ pub fn each_line(path: &Path, mut take: impl FnMut(Line)) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Cause;
 
     #[test]
     fn a_journal_that_was_let_go_of_takes_no_line_and_goes_on_where_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
-        let what = What::Survived { reason: "x".into() };
+        let what = JournalEvent::Survived { reason: "x".into() };
         journal.write(None, &what).unwrap();
         journal.let_go();
         assert!(journal.write(None, &what).is_err());
@@ -493,8 +336,9 @@ mod tests {
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
         journal.largest = 2_000;
-        let what = What::Survived { reason: "x".into() };
-        let numbers = |lines: Vec<Line>| lines.iter().map(|line| line.seq).collect::<Vec<_>>();
+        let what = JournalEvent::Survived { reason: "x".into() };
+        let numbers =
+            |lines: Vec<JournalEntry>| lines.iter().map(|line| line.seq).collect::<Vec<_>>();
         let mut began_anew = 0;
         for seq in 1..=60 {
             journal.write(None, &what).unwrap();
@@ -532,7 +376,7 @@ mod tests {
         assert_eq!(lines(&path).unwrap().1, 1);
         assert_eq!(each_line(&path, |_| ()).unwrap(), 1);
         let mut journal = Journal::open(&path, "r", 2, "l").unwrap();
-        let what = What::Survived { reason: "x".into() };
+        let what = JournalEvent::Survived { reason: "x".into() };
         journal.write(None, &what).unwrap();
         journal.write(None, &what).unwrap();
         assert_eq!(lines(&path).unwrap().0.last().unwrap().seq, u64::MAX);
@@ -546,7 +390,7 @@ mod tests {
         journal
             .write(
                 None,
-                &What::KeeperStopped {
+                &JournalEvent::KeeperStopped {
                     reason: "let go".into(),
                 },
             )
@@ -558,13 +402,13 @@ mod tests {
         let mut journal = Journal::open(&path, "r", 2, "life-2").unwrap();
         let name = AgentName::new("a").unwrap();
         journal
-            .write(Some(&name), &What::Survived { reason: "x".into() })
+            .write(Some(&name), &JournalEvent::Survived { reason: "x".into() })
             .unwrap();
         let (lines, torn) = lines(&path).unwrap();
         assert_eq!(torn, 1);
         let seen: Vec<_> = lines
             .iter()
-            .map(|line| (line.seq, line.event.as_str(), line.epoch))
+            .map(|line| (line.seq, line.name.as_str(), line.epoch))
             .collect();
         assert_eq!(seen, [(1, "keeper-stopped", 1), (2, "survived", 2)]);
         assert_eq!(lines[1].agent.as_deref(), Some("a"));
@@ -572,14 +416,14 @@ mod tests {
 
     #[test]
     fn a_line_is_shown_as_its_word_and_its_fields() {
-        let what = What::Exited {
+        let what = JournalEvent::Exited {
             how: "exit 1".into(),
             cause: Cause::Finished,
         };
-        assert_eq!(what.word(), "exited");
+        assert_eq!(what.name(), "exited");
         let fields = r#"how=exit 1 cause={"kind":"finished"}"#;
         assert_eq!(what.to_string(), format!("exited {fields}"));
-        let activity = What::Activity {
+        let activity = JournalEvent::Activity {
             changes: Vec::new(),
         };
         assert!(what.is_news() && !activity.is_news());
@@ -590,7 +434,7 @@ mod tests {
         journal.write(None, &activity).unwrap();
         let (lines, _) = lines(&path).unwrap();
         assert_eq!(lines[0].fields(), fields);
-        assert!(lines[0].is_news() && !lines[1].is_news());
+        assert!(lines[0].event.is_news() && !lines[1].event.is_news());
     }
 
     #[test]
@@ -598,7 +442,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
-        let what = What::Survived { reason: "x".into() };
+        let what = JournalEvent::Survived { reason: "x".into() };
         journal.largest = 1;
         fs::rename(&path, older(&path)).unwrap();
         journal.write(None, &what).unwrap();
@@ -617,7 +461,7 @@ mod tests {
         fs::create_dir_all(older(&path).join("in the way")).unwrap();
         for _ in 0..3 {
             journal
-                .write(None, &What::Survived { reason: "x".into() })
+                .write(None, &JournalEvent::Survived { reason: "x".into() })
                 .unwrap();
         }
         let whole = fs::read_to_string(&path).unwrap();
@@ -628,11 +472,11 @@ mod tests {
     fn what_cannot_be_read_is_no_empty_journal_and_a_line_of_noise_costs_itself_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
-        let none = |_: Line| panic!("there is no line");
+        let none = |_: JournalEntry| panic!("there is no line");
         assert_eq!(each_line(&path, none).unwrap(), 0);
         let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
         journal
-            .write(None, &What::Survived { reason: "x".into() })
+            .write(None, &JournalEvent::Survived { reason: "x".into() })
             .unwrap();
         let line = fs::read_to_string(&path).unwrap();
         let text = [

@@ -493,7 +493,7 @@ mod tests {
         let dir = tempfile_dir();
         let (root, _) = Root::init(dir.path()).unwrap();
         let id = root.identity().unwrap().root_id;
-        let what = crate::What::Survived { reason: "x".into() };
+        let what = crate::JournalEvent::Survived { reason: "x".into() };
         let mut journal = crate::Journal::open(&root.journal(), &id, 4, "l").unwrap();
         journal.write(None, &what).unwrap();
         fs::remove_file(root.root_json()).unwrap();

@@ -17,6 +17,7 @@
 
 mod cause;
 pub mod config;
+mod event;
 mod id;
 mod journal;
 pub mod layout;
@@ -34,9 +35,10 @@ use serde::de::DeserializeOwned;
 use sys::error::{Context as _, Hint as _, Result};
 use sys::files;
 
-pub use cause::Cause;
+pub use cause::{Cause, StallReason};
+pub use event::{JournalEvent, StartKind, StateChange};
 pub use id::{AgentName, new_save_id};
-pub use journal::{Change, How, Journal, Line, What, each_line, lines, lines_of_tail, parse_line};
+pub use journal::{Journal, JournalEntry, each_line, lines, lines_of_tail, since_notice};
 pub use manifest::{
     AgentSaved, Manifest, Stages, WorkspaceSaved, all as all_manifests,
     damaged as damaged_manifests, last_id as last_save_id, latest as latest_manifest,

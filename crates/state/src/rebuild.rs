@@ -1,45 +1,44 @@
 //! What the journal and the saves still know where a file is gone: which root this is, and which session an agent had. Pure.
 
-use super::{AgentName, AgentRecord, Fleet, Line, Manifest, RootFile, Wanted};
+use super::JournalEvent::{self, Resumed, SessionChanged, Started, Starting};
+use super::{AgentName, AgentRecord, JournalEntry, Manifest, RootFile, Wanted};
 
 /// Makes `fresh` what the journal says that this root was. Returns whether it says anything.
-pub fn root(fresh: &mut RootFile, lines: &[Line]) -> bool {
+pub fn root(fresh: &mut RootFile, lines: &[JournalEntry]) -> bool {
     let Some(last) = lines.last() else {
         return false;
     };
     fresh.root_id.clone_from(&last.root_id);
     fresh.epoch = lines.iter().map(|line| line.epoch).max().unwrap_or(0);
-    let said = |line: &Line| line.data.get("wanted").map(|word| word == "down");
-    let fleet = lines.iter().rev().find(|line| line.event == "fleet");
-    fresh.fleet = match fleet.and_then(said) {
-        Some(true) => Fleet::Down,
-        _ => Fleet::Up,
-    };
+    let fleet = lines.iter().rev().find_map(|line| match line.event {
+        JournalEvent::Fleet { wanted } => Some(wanted),
+        _ => None,
+    });
+    fresh.fleet = fleet.unwrap_or_default();
     true
 }
 
 /// Makes `fresh` the record of the agent of that name, as far as it is known. Returns whether it was known at all: then it is never
 /// begun anew.
-pub fn agent(fresh: &mut AgentRecord, lines: &[Line], save: Option<&Manifest>) -> bool {
+pub fn agent(fresh: &mut AgentRecord, lines: &[JournalEntry], save: Option<&Manifest>) -> bool {
     let name = fresh.name.clone();
     let saved = save
         .into_iter()
         .flat_map(|save| &save.agents)
         .find(|saved| saved.name == name);
     let of_it = || of(lines, &name);
-    let sessions = of_it().filter_map(|line| {
-        let key = match line.event.as_str() {
-            "starting" | "started" | "resumed" => "session_id",
-            "session-changed" => "to",
-            _ => return None,
-        };
-        line.data.get(key)?.as_str()
+    let sessions = of_it().filter_map(|line| match &line.event {
+        Starting { session_id, .. } | Started { session_id } | Resumed { session_id, .. } => {
+            Some(session_id)
+        }
+        SessionChanged { to, .. } => Some(to),
+        _ => None,
     });
     let mut had: Vec<String> = saved.iter().map(|saved| saved.session_id.clone()).collect();
     for session in sessions {
         // A session that was resumed later than others is the one that counts.
         had.retain(|known| known != session);
-        had.push(session.to_owned());
+        had.push(session.clone());
     }
     let Some(session) = had.pop() else {
         return false;
@@ -49,22 +48,24 @@ pub fn agent(fresh: &mut AgentRecord, lines: &[Line], save: Option<&Manifest>) -
     if let Some(saved) = saved {
         fresh.agent_id.clone_from(&saved.agent_id);
     }
-    let was_up = of_it().any(|line| matches!(line.event.as_str(), "started" | "resumed"));
+    let was_up = of_it().any(|line| matches!(line.event, Started { .. } | Resumed { .. }));
     let spoke = saved.is_none_or(|saved| saved.transcript_bytes.is_some() || !saved.words_safe);
     fresh.prompt_delivered =
         was_up && spoke || saved.is_some_and(|saved| saved.transcript_bytes.is_some());
-    let wish = of_it().rev().find(|line| line.event == "wanted");
-    if wish.is_some_and(|line| {
-        line.data
-            .get("wanted")
-            .is_some_and(|word| word == "stopped")
-    }) {
+    let wish = of_it().rev().find_map(|line| match line.event {
+        JournalEvent::Wanted { wanted, .. } => Some(wanted),
+        _ => None,
+    });
+    if wish == Some(Wanted::Stopped) {
         fresh.wanted = Wanted::Stopped;
     }
     true
 }
 
-fn of<'a>(lines: &'a [Line], name: &'a AgentName) -> impl DoubleEndedIterator<Item = &'a Line> {
+fn of<'a>(
+    lines: &'a [JournalEntry],
+    name: &'a AgentName,
+) -> impl DoubleEndedIterator<Item = &'a JournalEntry> {
     lines
         .iter()
         .filter(move |line| line.agent.as_deref() == Some(name.as_str()))
@@ -73,17 +74,18 @@ fn of<'a>(lines: &'a [Line], name: &'a AgentName) -> impl DoubleEndedIterator<It
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Fleet;
     use serde_json::{Value, json};
 
-    fn line(event: &str, agent: Option<&str>, more: Value) -> Line {
+    fn line(event: &str, agent: Option<&str>, more: Value) -> JournalEntry {
         let mut line = json!({
             "version": 1, "seq": 1, "at": "2026-11-22T03:00:00.000Z", "root_id": "r", "epoch": 7, "life": "l", "event": event,
-            "agent": agent,
+            "agent": agent, "how": "resume", "continued": false, "by": "ann",
         });
         for (key, value) in more.as_object().unwrap() {
             line[key] = value.clone();
         }
-        serde_json::from_value(line).unwrap()
+        JournalEntry::parse(&line.to_string()).unwrap()
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::View;
-use state::{AgentName, AgentState, Change};
+use state::{AgentName, AgentState, StateChange};
 use sys::time::Timestamp;
 
 /// How long changes are gathered, from the first.
@@ -20,9 +20,6 @@ const BLINK: Duration = Duration::from_secs(1);
 /// So many changes of one agent are kept of one minute; of more, the first ones and the last.
 const MOST: usize = 3;
 
-/// The word for an agent that is not declared any more.
-const REMOVED: &str = "removed";
-
 /// What was seen last, and what is not written down yet.
 #[derive(Debug, Default)]
 pub struct Diary {
@@ -33,7 +30,8 @@ pub struct Diary {
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
-    state: &'static str,
+    /// `None`: it is no longer declared.
+    state: Option<AgentState>,
     since: Instant,
     at: Timestamp,
 }
@@ -49,14 +47,14 @@ impl Diary {
         for view in views {
             let before = self.known.insert(view.name.clone(), view.state);
             if before != Some(view.state) {
-                self.note(&view.name, seen(view.state.word()));
+                self.note(&view.name, seen(Some(view.state)));
             }
         }
         let is_gone = |name: &&AgentName| !views.iter().any(|view| view.name == **name);
         let gone: Vec<AgentName> = self.known.keys().filter(is_gone).cloned().collect();
         for name in gone {
             self.known.remove(&name);
-            self.note(&name, seen(REMOVED));
+            self.note(&name, seen(None));
         }
     }
 
@@ -78,13 +76,13 @@ impl Diary {
     }
 
     /// What is not written down yet, in the order of time.
-    pub fn take(&mut self) -> Vec<Change> {
+    pub fn take(&mut self) -> Vec<StateChange> {
         self.due = None;
         let pending = std::mem::take(&mut self.pending);
-        let mut changes: Vec<Change> = pending
+        let mut changes: Vec<StateChange> = pending
             .into_iter()
             .flat_map(|(agent, list)| {
-                list.into_iter().map(move |seen| Change {
+                list.into_iter().map(move |seen| StateChange {
                     agent: agent.clone(),
                     state: seen.state,
                     at: seen.at,
@@ -127,7 +125,10 @@ mod tests {
         let changes = diary.take();
         changes
             .iter()
-            .map(|change| (change.state, change.at.as_millis() / 1000))
+            .map(|change| {
+                let word = change.state.map_or("removed", AgentState::word);
+                (word, change.at.as_millis() / 1000)
+            })
             .collect()
     }
 

@@ -6,7 +6,7 @@ use super::event::{Activity, Attempt, Declared};
 use super::stalls::{Next, Wait};
 use crate::cause::cause_of_stop;
 use state::config::Restart;
-use state::{AgentName, AgentState, Cause, How, Wanted};
+use state::{AgentName, AgentState, Cause, StartKind, Wanted};
 use sys::process::ProcessId;
 
 /// A start that is not confirmed by now is looked at: a dialog may block it. Measured starts take
@@ -43,7 +43,7 @@ pub(super) enum Stage {
         attempt: Attempt,
         since: Instant,
         look_at: Instant,
-        process: Option<(ProcessId, How)>,
+        process: Option<(ProcessId, StartKind)>,
         /// The dialog that blocks it; it then no longer holds up the others.
         blocker: Option<String>,
         /// What was asked for while the process was not yet known.

@@ -1,7 +1,7 @@
 //! Which cause is behind what was seen.
 
 use claude::ApiStop;
-use state::Cause;
+use state::{Cause, StallReason};
 use sys::exit::Exit;
 
 /// The cause behind the end of a process. A SIGKILL alone is never taken for want of memory.
@@ -32,8 +32,22 @@ pub fn cause_of_stop(stop: ApiStop) -> Cause {
         ApiStop::Limit { until } => Cause::Limit { until },
         ApiStop::Login => Cause::Login,
         other => Cause::Api {
-            reason: other.word().into(),
+            reason: reason_of_stop(other),
         },
+    }
+}
+
+/// Why a turn was ended, for the journal.
+pub(crate) fn reason_of_stop(stop: ApiStop) -> StallReason {
+    match stop {
+        ApiStop::Limit { .. } => StallReason::Limit,
+        ApiStop::Login => StallReason::Login,
+        ApiStop::Overloaded => StallReason::Overloaded,
+        ApiStop::RateLimited => StallReason::RateLimited,
+        ApiStop::Server { .. } => StallReason::Server,
+        ApiStop::Network => StallReason::Network,
+        ApiStop::Refused { .. } => StallReason::Refused,
+        ApiStop::Unknown => StallReason::Unknown,
     }
 }
 

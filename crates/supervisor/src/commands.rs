@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::agent::{Agent, Purpose, Stage};
 use super::{Action, Core, Declared, Phase, SURVIVED_AFTER};
 use crate::notice::{Notice, Source};
-use state::{AgentName, Cause, Fleet, Wanted, What};
+use state::{AgentName, Cause, Fleet, JournalEvent, Wanted};
 
 impl Core {
     /// New agents come in, policies change, and agents that are gone from the file are ended.
@@ -52,7 +52,7 @@ impl Core {
     pub(super) fn set_fleet(&mut self, now: Instant, fleet: Fleet, out: &mut Vec<Action>) {
         if self.fleet != fleet {
             self.fleet = fleet;
-            out.push(Action::Journal(None, What::Fleet { wanted: fleet }));
+            out.push(Action::Journal(None, JournalEvent::Fleet { wanted: fleet }));
         }
         if fleet == Fleet::Up {
             self.end_pause(now, "you asked to go on".into(), false, out);
@@ -82,7 +82,7 @@ impl Core {
             agent.wanted = wanted;
             out.push(Action::Journal(
                 Some(name.clone()),
-                What::Wanted {
+                JournalEvent::Wanted {
                     wanted,
                     by: by.clone(),
                 },
@@ -141,7 +141,7 @@ impl Core {
         let left = notice.deadline.at().saturating_duration_since(now);
         let deadline_ms = u64::try_from(left.as_millis()).ok();
         self.phase = Phase::Saving(notice);
-        let what = What::Notice {
+        let what = JournalEvent::Notice {
             source: notice.source.to_string(),
             deadline_ms,
         };
@@ -175,7 +175,7 @@ impl Core {
         self.phase = Phase::Open;
         out.push(Action::Journal(
             None,
-            What::Survived {
+            JournalEvent::Survived {
                 reason: reason.into(),
             },
         ));

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::notice::Notice;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentName, Cause, Fleet, How, Wanted, What};
+use state::{AgentName, Cause, Fleet, JournalEvent, StartKind, Wanted};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -180,7 +180,7 @@ pub enum Event {
         /// The process.
         process: ProcessId,
         /// How its session begins.
-        how: How,
+        how: StartKind,
     },
     /// A launch did not lead to a process.
     Refused {
@@ -254,7 +254,7 @@ pub enum Action {
     /// Write this agent's record, durably, before anything that follows.
     Persist(AgentName),
     /// Write a line into the journal, durably, before anything that follows.
-    Journal(Option<AgentName>, What),
+    Journal(Option<AgentName>, JournalEvent),
     /// Remember a change of session, durably.
     Rebind {
         /// Whose.

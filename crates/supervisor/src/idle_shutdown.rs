@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::agent::{Agent, Stage};
 use super::{Action, Activity, Core, Phase};
 use crate::notice::{Notice, Source};
-use state::{Fleet, What};
+use state::{Fleet, JournalEvent};
 
 impl Core {
     /// Asks whether really nothing works any more, once everybody has rested for long enough.
@@ -40,7 +40,7 @@ impl Core {
             return; // From here it counts anew.
         }
         let why = "every agent has finished, and nothing waits".to_owned();
-        out.push(Action::Journal(None, What::PoweringOff { why }));
+        out.push(Action::Journal(None, JournalEvent::PoweringOff { why }));
         self.power_off = true;
         self.begin_save(now, Notice::new(Source::Command, now, None), out);
     }
@@ -49,7 +49,7 @@ impl Core {
     pub(super) fn power_off_failed(&mut self, why: String, out: &mut Vec<Action>) {
         self.power_off = false;
         let what = format!("the machine could not be powered off: {why}");
-        out.push(Action::Journal(None, What::Trouble { what }));
+        out.push(Action::Journal(None, JournalEvent::Trouble { what }));
         self.stop_when_idle = None;
         self.survived("it could not be powered off", out);
     }

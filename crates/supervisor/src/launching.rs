@@ -6,7 +6,7 @@ use super::agent::{LOOK_AFTER, LOOK_EVERY, Stage};
 use super::{API_PATIENCE, Action, Api, Core, Phase, Room};
 use crate::restart_backoff::HEALTHY_AFTER;
 use crate::start_limits::starts_allowed;
-use state::{AgentName, Cause, Fleet, What};
+use state::{AgentName, Cause, Fleet, JournalEvent};
 
 impl Core {
     /// Puts an agent that shall run and does not into the queue.
@@ -160,7 +160,10 @@ impl Core {
                 self.api = Api::Answers;
                 let what =
                     "the API did not answer within a minute; agents are started all the same";
-                out.push(Action::Journal(None, What::Trouble { what: what.into() }));
+                out.push(Action::Journal(
+                    None,
+                    JournalEvent::Trouble { what: what.into() },
+                ));
                 true
             }
         }

@@ -7,7 +7,7 @@ use super::{Action, Activity, Attempt, Core, Ending, Phase, Refusal};
 use crate::cause::cause_of_exit;
 use crate::restart_backoff::{Next, after_failure};
 use state::config::Restart;
-use state::{AgentName, Cause, Fleet, How, Wanted, What};
+use state::{AgentName, Cause, Fleet, JournalEvent, StartKind, Wanted};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -16,7 +16,7 @@ impl Core {
         &mut self,
         name: &AgentName,
         attempt: Attempt,
-        launched: (ProcessId, How),
+        launched: (ProcessId, StartKind),
         out: &mut Vec<Action>,
     ) {
         let Some(agent) = self.agents.get_mut(name) else {
@@ -79,7 +79,7 @@ impl Core {
                 self.end(name, Purpose::BadStart(why), out);
             }
             Stage::Starting { process, .. } => {
-                let how = process.map_or(How::Resume, |(_, how)| how);
+                let how = process.map_or(StartKind::Resume, |(_, how)| how);
                 agent.stage = Stage::Up {
                     process: of,
                     since: now,
@@ -89,10 +89,10 @@ impl Core {
                 agent.cause = None;
                 out.push(Action::Persist(name.clone()));
                 let what = match how {
-                    How::First => What::Started { session_id },
-                    How::Resume | How::Continue => What::Resumed {
+                    StartKind::First => JournalEvent::Started { session_id },
+                    StartKind::Resume | StartKind::Continue => JournalEvent::Resumed {
                         session_id,
-                        continued: how == How::Continue,
+                        continued: how == StartKind::Continue,
                     },
                 };
                 out.push(Action::Journal(Some(name.clone()), what));
@@ -109,7 +109,7 @@ impl Core {
                         name: name.clone(),
                         session_id: session_id.clone(),
                     });
-                    let what = What::SessionChanged {
+                    let what = JournalEvent::SessionChanged {
                         from,
                         to: session_id,
                     };
@@ -120,7 +120,10 @@ impl Core {
                 }
                 if changed && let Activity::Waiting(what) = &activity {
                     let why = what.clone().unwrap_or_else(|| "a question".into());
-                    out.push(Action::Journal(Some(name.clone()), What::Waiting { why }));
+                    out.push(Action::Journal(
+                        Some(name.clone()),
+                        JournalEvent::Waiting { why },
+                    ));
                 }
                 let anew = agent.restart_when_idle && agent.is_idle();
                 self.active(now, name, &activity, None, out);
@@ -160,7 +163,10 @@ impl Core {
             out.push(Action::Persist(name.clone()));
             if let Some(why) = seen {
                 // The process stays: a human can answer in its pane, and then it goes on.
-                out.push(Action::Journal(Some(name.clone()), What::Waiting { why }));
+                out.push(Action::Journal(
+                    Some(name.clone()),
+                    JournalEvent::Waiting { why },
+                ));
             }
         } else if seen.is_none() && now.saturating_duration_since(*since) >= START_LIMIT {
             let why = format!(
@@ -194,7 +200,7 @@ impl Core {
         let Ending { exit, last_words } = end;
         let cause = cause_of_exit(exit);
         let how = exit.to_string();
-        let what = What::Exited {
+        let what = JournalEvent::Exited {
             how,
             cause: cause.clone(),
         };
@@ -249,7 +255,7 @@ impl Core {
                 out.push(Action::Persist(name.clone()));
                 out.push(Action::Journal(
                     Some(name.clone()),
-                    What::Stopped {
+                    JournalEvent::Stopped {
                         by: "itself".into(),
                     },
                 ));
@@ -287,7 +293,7 @@ impl Core {
                 agent.stage = Stage::Backoff { until: now + pause };
                 agent.restarts += 1;
                 let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                What::Backoff {
+                JournalEvent::Backoff {
                     failures: agent.failures,
                     pause_ms,
                     why,
@@ -296,7 +302,7 @@ impl Core {
             }
             Next::GiveUp => {
                 agent.stage = Stage::Failed;
-                What::Failed { why, cause }
+                JournalEvent::Failed { why, cause }
             }
         };
         out.push(Action::Persist(name.clone()));

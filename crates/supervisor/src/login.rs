@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::stalls::{Next, can_be_nudged};
 use super::{Action, Core};
 use claude::ApiStop;
-use state::{AgentName, What};
+use state::{AgentName, JournalEvent};
 
 /// While it lasts, one agent asks the API after this time, and again after twice as much ...
 const FIRST_PROBE: Duration = Duration::from_secs(15 * 60);
@@ -51,7 +51,12 @@ impl Core {
             probe_every: FIRST_PROBE,
             may_start: false,
         });
-        out.push(Action::Journal(None, What::Paused { why: "login" }));
+        out.push(Action::Journal(
+            None,
+            JournalEvent::Paused {
+                why: "login".into(),
+            },
+        ));
     }
 
     /// Goes on. `theirs`: an agent that had a login all the time has shown that there is one.
@@ -63,7 +68,7 @@ impl Core {
         out: &mut Vec<Action>,
     ) {
         if self.login.take().is_some() {
-            out.push(Action::Journal(None, What::Unpaused { why }));
+            out.push(Action::Journal(None, JournalEvent::Unpaused { why }));
         }
         self.ask_again(now, theirs);
     }

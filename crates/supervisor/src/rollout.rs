@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::agent::{Agent, Stage};
 use super::{Action, Core, Phase};
-use state::{AgentName, Fleet, What};
+use state::{AgentName, Fleet, JournalEvent};
 use sys::process::ProcessId;
 
 /// So long the first one has to live. What is wrong with an argument shows within seconds.
@@ -75,7 +75,7 @@ impl Core {
                     "{} does not come up with its changed settings, and the others keep theirs until `up`: {why}",
                     rollout.first
                 );
-                out.push(Action::Journal(None, What::Trouble { what }));
+                out.push(Action::Journal(None, JournalEvent::Trouble { what }));
                 return;
             }
             News::Lives => {

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::agent::{Agent, Stage, salt};
 use super::{Action, Activity, Core, Phase, Stall};
+use crate::cause::reason_of_stop;
 use crate::stall_retry::{Patience, after_stop};
 use claude::ApiStop;
-use state::{AgentName, Fleet, How, What};
+use state::{AgentName, Fleet, JournalEvent, StartKind};
 use sys::process::ProcessId;
 
 /// A nudge that could not be typed is tried again after this time, for as long as it takes: nothing
@@ -71,7 +72,7 @@ impl Core {
         now: Instant,
         name: &AgentName,
         activity: &Activity,
-        begun: Option<How>,
+        begun: Option<StartKind>,
         out: &mut Vec<Action>,
     ) {
         match (activity, begun) {
@@ -124,8 +125,8 @@ impl Core {
             ApiStop::Limit { until } => until,
             _ => None,
         };
-        let what = What::Stalled {
-            reason: stall.stop.word(),
+        let what = JournalEvent::Stalled {
+            reason: reason_of_stop(stall.stop),
             why: stall.text.clone(),
             until,
             in_a_row: stall.in_a_row,
@@ -141,12 +142,18 @@ impl Core {
 
     /// A session that stands where the API stopped it before: whether that is still so, only a new try
     /// can tell. Where it was begun with a word to go on, or is at work on one, that is the try.
-    fn inherited(&mut self, now: Instant, name: &AgentName, stall: &Stall, begun: Option<How>) {
+    fn inherited(
+        &mut self,
+        now: Instant,
+        name: &AgentName,
+        stall: &Stall,
+        begun: Option<StartKind>,
+    ) {
         let mut wait = self.wait_for(name, stall);
         wait.plan(now, stall.ends_in, (salt(name), self.limits.haste));
         let tried = Next::Typed(now + TAKEN_WITHIN);
         wait.next = match (begun, stall.stop) {
-            (Some(How::Continue), _) => tried,
+            (Some(StartKind::Continue), _) => tried,
             (Some(_), ApiStop::Login) => Next::Nudge(now + SOON),
             (Some(_), _) | (None, ApiStop::Limit { .. } | ApiStop::Refused { .. }) => wait.next,
             (None, _) => tried,
@@ -280,7 +287,7 @@ impl Core {
         out: &mut Vec<Action>,
     ) {
         if refused.is_none() {
-            let what = What::Nudged { in_a_row };
+            let what = JournalEvent::Nudged { in_a_row };
             out.push(Action::Journal(Some(name.clone()), what));
         }
         let paused = self.login.is_some();

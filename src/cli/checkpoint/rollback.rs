@@ -12,7 +12,7 @@ use crate::keeper::status::Status;
 use checkpoint::{Checkpoint, Layer, Outcome, Turn};
 use state::Trigger;
 use state::layout::Root;
-use state::{AgentName, AgentState, Fleet, Journal, Wanted, What};
+use state::{AgentName, AgentState, Fleet, Journal, JournalEvent, Wanted};
 use sys::deadline::Deadline;
 use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
 use sys::files::LockFile;
@@ -225,7 +225,7 @@ fn tell(
     let life = sys::process::current_life()?;
     let mut journal = Journal::open(&root.journal(), &identity.root_id, identity.epoch, &life)?;
     // It is done; that it cannot be written down does not undo it.
-    if let Err(error) = journal.write(Some(name), &What::RolledBack { to, undo }) {
+    if let Err(error) = journal.write(Some(name), &JournalEvent::RolledBack { to, undo }) {
         complain(&format!("warning: {error:#}"));
     }
     Ok(())

@@ -7,7 +7,7 @@ use super::look::Look;
 use super::text::{bytes, count, fit, flow, width};
 use crate::top::model::{Deed, Mode, Model};
 use crate::top::row::Row;
-use state::{AgentState, Line};
+use state::{AgentState, JournalEntry, JournalEvent};
 use sys::time::brief;
 
 /// The lines about the chosen agent, with the rule above them.
@@ -105,7 +105,7 @@ pub(super) fn journal(lines: &mut Lines<'_>, height: usize, model: &Model, look:
         .max();
     let name = longest.unwrap_or(0).clamp(5, 18);
     for line in &all[all.len().saturating_sub(room)..] {
-        let (event, rest) = (fit(&line.event, 16), rest(line));
+        let (event, rest) = (fit(&line.name, 16), rest(line));
         let agent = fit(line.agent.as_deref().unwrap_or("-"), name);
         let used = 8 + 2 + name + 2 + 16 + 2;
         let rest = fit(&rest, lines.columns().saturating_sub(used));
@@ -118,19 +118,28 @@ pub(super) fn journal(lines: &mut Lines<'_>, height: usize, model: &Model, look:
     }
 }
 
-fn weight(line: &Line, look: Look) -> ratatui::style::Style {
-    match line.event.as_str() {
-        "failed" | "trouble" | "notice" | "damaged" | "checkpoint-failed" | "push-failed" => {
-            look.alarm()
+fn weight(line: &JournalEntry, look: Look) -> ratatui::style::Style {
+    use JournalEvent::*;
+    match line.event {
+        Failed { .. }
+        | Trouble { .. }
+        | Notice { .. }
+        | Damaged { .. }
+        | CheckpointFailed { .. }
+        | PushFailed { .. } => look.alarm(),
+        Waiting { .. } | Stalled { .. } | Backoff { .. } | Paused { .. } | Exited { .. } => {
+            look.call()
         }
-        "waiting" | "stalled" | "backoff" | "paused" | "exited" => look.call(),
-        "started" | "resumed" | "safe" | "saved" | "survived" => look.good(),
+        Started { .. } | Resumed { .. } | Safe { .. } | Saved { .. } | Survived { .. } => {
+            look.good()
+        }
         _ => ratatui::style::Style::new(),
     }
 }
 
-fn rest(line: &Line) -> String {
-    let parts = line.data.iter().map(|(key, value)| match value.as_str() {
+fn rest(line: &JournalEntry) -> String {
+    let data = line.data();
+    let parts = data.iter().map(|(key, value)| match value.as_str() {
         Some(text) if key == "why" || key == "what" => text.to_owned(),
         Some(text) => format!("{key}={}", without_tail(text)),
         None => format!("{key}={value}"),

@@ -14,7 +14,7 @@ use crate::keeper::status::{AgentStatus, BackupSeen, NoticeSeen, Status, sample}
 use crate::top::key::Key;
 use crate::top::world::{Glance, Load, Machine, News, World};
 use claude::transcript::render::{Said, Who};
-use state::{AgentName, AgentState, Fleet, Manifest};
+use state::{AgentName, AgentState, Fleet, JournalEntry, Manifest};
 use sys::files::Space;
 use sys::time::Timestamp;
 
@@ -61,7 +61,7 @@ fn world(agents: Vec<AgentStatus>) -> World {
             "life": "l", "event": event, "agent": agent});
         let more = rest.as_object().unwrap().clone();
         line.as_object_mut().unwrap().extend(more);
-        serde_json::from_value(line).unwrap()
+        JournalEntry::parse(&line.to_string()).unwrap()
     };
     World {
         status: Status {

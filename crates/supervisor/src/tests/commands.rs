@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::support::*;
 use crate::notice::Source;
 use crate::*;
-use state::{AgentState, Cause, How, Wanted, What};
+use state::{AgentState, Cause, JournalEvent, StartKind, Wanted};
 use sys::exit::Exit;
 
 #[test]
@@ -15,7 +15,7 @@ fn a_wish_during_a_launch_is_kept_until_its_process_is_known_and_may_be_taken_ba
         name: name(),
         attempt,
         process: PROCESS,
-        how: How::First,
+        how: StartKind::First,
     };
     let end = Action::End {
         name: name(),
@@ -102,7 +102,7 @@ fn a_fleet_that_is_taken_down_ends_whoever_runs_and_starts_nobody_until_it_is_up
     );
     assert!(matches!(
         told(&actions)[..],
-        [What::Fleet {
+        [JournalEvent::Fleet {
             wanted: Fleet::Down
         }]
     ));
@@ -196,6 +196,6 @@ fn a_change_of_wish_is_written_down_once_with_who_wished_it() {
     assert!(told(&core.step(now, wish(Wanted::Running))).is_empty());
     let (wanted, by) = (Wanted::Stopped, "ann".to_owned());
     let actions = core.step(now, wish(wanted));
-    assert_eq!(told(&actions), [&What::Wanted { wanted, by }]);
+    assert_eq!(told(&actions), [&JournalEvent::Wanted { wanted, by }]);
     assert!(told(&core.step(now, wish(wanted))).is_empty());
 }

@@ -7,7 +7,7 @@ use crate::notice::Source;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, Cause, How, Wanted, What};
+use state::{AgentState, Cause, JournalEvent, StartKind, Wanted};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -35,7 +35,7 @@ fn what_follows_when_an_agent_ends_by_itself_is_for_its_policy_to_say() {
             assert_eq!(view.wanted == Wanted::Stopped, state == Stopped);
             let by_itself = told(&actions)
                 .iter()
-                .any(|what| matches!(what, What::Stopped { by } if by == "itself"));
+                .any(|what| matches!(what, JournalEvent::Stopped { by } if by == "itself"));
             assert_eq!(by_itself, state == Stopped);
             let starts = core
                 .next_wakeup()
@@ -64,7 +64,7 @@ fn news_of_another_launch_or_process_changes_nothing() {
         for attempt in [current - 1, current + 1] {
             let why = "no claude".into();
             let refusal = Refusal { why, retry: true };
-            let (process, how, blocker) = (old, How::First, Some("a dialog".into()));
+            let (process, how, blocker) = (old, StartKind::First, Some("a dialog".into()));
             for event in [
                 Event::Launched {
                     name: name.clone(),
@@ -146,7 +146,7 @@ fn a_start_in_another_session_is_ended_and_counts_as_a_failure() {
     assert!(
         told(&actions)
             .iter()
-            .any(|what| matches!(what, What::Backoff { failures: 1, .. }))
+            .any(|what| matches!(what, JournalEvent::Backoff { failures: 1, .. }))
     );
 }
 
@@ -158,7 +158,7 @@ fn a_session_that_changes_under_way_is_followed_and_written_down() {
         name: name(),
         session_id: "t".into(),
     };
-    let what = What::SessionChanged {
+    let what = JournalEvent::SessionChanged {
         from: "s".into(),
         to: "t".into(),
     };
@@ -172,7 +172,7 @@ fn a_session_that_changes_under_way_is_followed_and_written_down() {
     let why = "a permission".to_owned();
     let [
         Action::Persist(_),
-        Action::Journal(Some(_), What::Waiting { why: said }),
+        Action::Journal(Some(_), JournalEvent::Waiting { why: said }),
     ] = &actions[..]
     else {
         panic!("{actions:?}")
@@ -268,7 +268,7 @@ fn the_first_notice_counts_and_is_written_down_with_the_time_that_it_leaves() {
     let mut core = running(now);
     let notice = Notice::new(Source::Metadata, now, Some(Duration::from_secs(120)));
     let actions = core.step(now, Event::Notice(notice));
-    let what = What::Notice {
+    let what = JournalEvent::Notice {
         source: "metadata".into(),
         deadline_ms: Some(120_000),
     };
@@ -303,17 +303,17 @@ fn a_keeper_that_comes_after_the_notice_starts_nobody_and_shows_the_fleet_as_sav
 fn a_start_says_how_its_session_was_begun() {
     let now = Instant::now();
     for (how, continued) in [
-        (How::First, None),
-        (How::Resume, Some(false)),
-        (How::Continue, Some(true)),
+        (StartKind::First, None),
+        (StartKind::Resume, Some(false)),
+        (StartKind::Continue, Some(true)),
     ] {
         let (mut core, attempt) = launched(now);
         run_as(&mut core, now, attempt, how);
         let actions = tell(&mut core, now, Activity::Busy);
         let session_id = "s".to_owned();
         let begun = match continued {
-            None => What::Started { session_id },
-            Some(continued) => What::Resumed {
+            None => JournalEvent::Started { session_id },
+            Some(continued) => JournalEvent::Resumed {
                 session_id,
                 continued,
             },

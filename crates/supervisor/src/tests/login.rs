@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::support::*;
 use crate::*;
 use claude::ApiStop;
-use state::{AgentState, Wanted, What};
+use state::{AgentState, JournalEvent, Wanted};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -18,7 +18,12 @@ fn one_agent_asks_for_the_whole_fleet_whether_there_is_a_login_ever_more_seldom(
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
     let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
     let actions = say(&mut core, now, &b, stalled("1", ApiStop::Login));
-    assert!(actions.contains(&Action::Journal(None, What::Paused { why: "login" })));
+    assert!(actions.contains(&Action::Journal(
+        None,
+        JournalEvent::Paused {
+            why: "login".into()
+        }
+    )));
     say(&mut core, now, &a, stalled("2", ApiStop::Login));
     let mut due = now;
     for minutes in [15, 30, 60, 60, 60] {

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, How, Wanted, What};
+use state::{AgentState, JournalEvent, StartKind, Wanted};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -153,7 +153,7 @@ impl Fleet {
                     });
                     self.say(&name, Activity::Busy);
                 }
-                Action::Journal(_, What::Paused { .. }) => self.pauses += 1,
+                Action::Journal(_, JournalEvent::Paused { .. }) => self.pauses += 1,
                 _ => {}
             }
         }
@@ -201,7 +201,7 @@ impl Fleet {
         };
         let next = match claude {
             Claude::Starts { at, attempt } if at <= self.now => {
-                let (name, how) = (name.clone(), How::Resume);
+                let (name, how) = (name.clone(), StartKind::Resume);
                 self.send(Event::Launched {
                     name: name.clone(),
                     attempt,

@@ -10,7 +10,7 @@ use crate::notice::Source;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, How, Wanted, What};
+use state::{AgentState, JournalEvent, StartKind, Wanted};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -178,15 +178,15 @@ impl World {
                     self.last_nudge = Some(self.now);
                     self.nudge_of.insert(name, self.now);
                 }
-                Action::Journal(_, What::Paused { .. }) => {
+                Action::Journal(_, JournalEvent::Paused { .. }) => {
                     assert!(!self.paused, "told twice of one pause");
                     self.paused = true;
                 }
-                Action::Journal(_, What::Unpaused { .. }) => self.paused = false,
+                Action::Journal(_, JournalEvent::Unpaused { .. }) => self.paused = false,
                 Action::Save(_) => self.closed = true,
-                Action::Journal(_, What::Survived { .. }) => self.closed = false,
+                Action::Journal(_, JournalEvent::Survived { .. }) => self.closed = false,
                 // Nobody stops what ended by itself with success; it counts as done.
-                Action::Journal(Some(name), What::Stopped { .. }) => {
+                Action::Journal(Some(name), JournalEvent::Stopped { .. }) => {
                     self.wanted.insert(name, false);
                 }
                 _ => {}
@@ -495,7 +495,7 @@ impl World {
                 name: n.clone(),
                 attempt,
                 process,
-                how: How::Resume,
+                how: StartKind::Resume,
             });
         }
     }

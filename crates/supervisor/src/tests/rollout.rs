@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::support::*;
 use crate::*;
-use state::{How, Wanted, What};
+use state::{JournalEvent, StartKind, Wanted};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -26,7 +26,7 @@ fn comes_back(core: &mut Core, now: Instant, name: &AgentName, lives: bool) -> V
         pid: old.pid + 100,
         start_time: 1,
     };
-    let (of, how) = (name.clone(), How::Resume);
+    let (of, how) = (name.clone(), StartKind::Resume);
     core.step(
         now,
         Event::Launched {
@@ -71,7 +71,7 @@ fn a_change_that_the_first_agent_cannot_start_with_reaches_no_other() {
     assert_eq!(ended(&actions), [&a]);
     let actions = comes_back(&mut core, now, &a, false);
     let told = actions.iter().any(|action| {
-        matches!(action, Action::Journal(None, What::Trouble { what }) if what.contains("a does not come up"))
+        matches!(action, Action::Journal(None, JournalEvent::Trouble { what }) if what.contains("a does not come up"))
     });
     assert!(told, "{actions:?}");
     for minutes in 1..30 {
@@ -133,7 +133,7 @@ fn a_change_that_brings_a_dialog_up_reaches_no_other() {
         },
     );
     let told = actions.iter().any(|action| {
-        matches!(action, Action::Journal(None, What::Trouble { what }) if what.ends_with("trust this folder?"))
+        matches!(action, Action::Journal(None, JournalEvent::Trouble { what }) if what.ends_with("trust this folder?"))
     });
     assert!(told, "{actions:?}");
     let later = now + Duration::from_secs(600);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::support::*;
 use crate::notice::Source;
 use crate::*;
-use state::{AgentState, Wanted, What};
+use state::{AgentState, JournalEvent, Wanted};
 use sys::exit::Exit;
 
 #[test]
@@ -34,7 +34,7 @@ fn a_machine_that_is_not_taken_away_resumes_its_fleet_a_minute_after_the_deadlin
     let actions = core.step(later, Event::ShuttingDown(Some(false)));
     assert!(matches!(
         actions[0],
-        Action::Journal(None, What::Survived { .. })
+        Action::Journal(None, JournalEvent::Survived { .. })
     ));
     assert!(launch_in(&actions).is_some());
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, Cause, How, Wanted, What};
+use state::{AgentState, Cause, JournalEvent, StartKind, Wanted};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -69,11 +69,11 @@ pub(crate) fn launch_in(actions: &[Action]) -> Option<Attempt> {
 }
 
 pub(crate) fn run(core: &mut Core, now: Instant, attempt: Attempt) {
-    run_as(core, now, attempt, How::First);
+    run_as(core, now, attempt, StartKind::First);
 }
 
 /// Its process is there, and its session was begun in this way.
-pub(crate) fn run_as(core: &mut Core, now: Instant, attempt: Attempt, how: How) {
+pub(crate) fn run_as(core: &mut Core, now: Instant, attempt: Attempt, how: StartKind) {
     let launched = Event::Launched {
         name: name(),
         attempt,
@@ -217,7 +217,7 @@ pub(crate) fn ended(actions: &[Action]) -> Vec<&AgentName> {
     ends.collect()
 }
 
-pub(crate) fn told(actions: &[Action]) -> Vec<&What> {
+pub(crate) fn told(actions: &[Action]) -> Vec<&JournalEvent> {
     let told = actions.iter().filter_map(|action| match action {
         Action::Journal(_, what) => Some(what),
         _ => None,
@@ -236,5 +236,5 @@ pub(crate) fn nudged(actions: &[Action]) -> Vec<&AgentName> {
 pub(crate) fn unpaused(actions: &[Action]) -> bool {
     actions
         .iter()
-        .any(|action| matches!(action, Action::Journal(None, What::Unpaused { .. })))
+        .any(|action| matches!(action, Action::Journal(None, JournalEvent::Unpaused { .. })))
 }

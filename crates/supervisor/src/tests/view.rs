@@ -6,7 +6,7 @@ use super::support::*;
 use crate::notice::Source;
 use crate::*;
 use claude::ApiStop;
-use state::{AgentState, Cause, Wanted};
+use state::{AgentState, Cause, StallReason, Wanted};
 use sys::exit::Exit;
 
 #[test]
@@ -268,7 +268,7 @@ fn who_stands_still_says_what_comes_next_and_when() {
     let refused = ApiStop::Refused { status: Some(400) };
     tell(&mut core, at, stalled("3", refused));
     shows(&core, "; it waits for you", false);
-    let reason = "refused".to_owned();
+    let reason = StallReason::Refused;
     let cause = core.view(&name()).unwrap().cause;
     assert_eq!(cause, Some(Cause::Api { reason }));
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::support::*;
 use crate::*;
 use claude::ApiStop;
-use state::{How, Wanted, What};
+use state::{JournalEvent, StallReason, StartKind, Wanted};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -26,7 +26,7 @@ fn an_api_that_does_not_answer_delays_the_first_starts_by_a_minute_and_that_is_t
     assert!(launch_in(&actions).is_some());
     assert!(matches!(
         &actions[0],
-        Action::Journal(None, What::Trouble { what }) if what.contains("did not answer")
+        Action::Journal(None, JournalEvent::Trouble { what }) if what.contains("did not answer")
     ));
 }
 
@@ -80,7 +80,7 @@ fn failures_are_forgotten_after_ten_minutes_and_not_before() {
         tick(&mut core, now);
         let actions = exit(&mut core, now, Exit::Signal(9));
         let failures = actions.iter().find_map(|action| match action {
-            Action::Journal(_, What::Backoff { failures, .. }) => Some(*failures),
+            Action::Journal(_, JournalEvent::Backoff { failures, .. }) => Some(*failures),
             _ => None,
         });
         assert_eq!(failures, Some(counted), "after {seconds} s");
@@ -192,8 +192,8 @@ fn a_machine_that_cannot_be_powered_off_says_so_and_its_fleet_goes_on() {
     assert!(matches!(
         actions[..],
         [
-            Action::Journal(None, What::PoweringOff { .. }),
-            Action::Journal(None, What::Notice { .. }),
+            Action::Journal(None, JournalEvent::PoweringOff { .. }),
+            Action::Journal(None, JournalEvent::Notice { .. }),
             Action::Save(_)
         ]
     ));
@@ -205,7 +205,7 @@ fn a_machine_that_cannot_be_powered_off_says_so_and_its_fleet_goes_on() {
     let actions = core.step(later, Event::PowerOffFailed("no permission".into()));
     assert!(matches!(
         &actions[0],
-        Action::Journal(None, What::Trouble { what }) if what.contains("no permission")
+        Action::Journal(None, JournalEvent::Trouble { what }) if what.contains("no permission")
     ));
     let attempt = launch_in(&actions).unwrap();
     run(&mut core, later, attempt);
@@ -257,7 +257,7 @@ fn a_nudge_that_could_not_be_typed_is_tried_again_and_one_that_changed_nothing_c
     let mut typed = 0;
     while core.view(&a).unwrap().why.unwrap() == "stopped by the API: API Error" {
         let actions = core.step(due, came(None));
-        let what = What::Nudged { in_a_row: 1 };
+        let what = JournalEvent::Nudged { in_a_row: 1 };
         assert_eq!(actions[0], Action::Journal(Some(a.clone()), what));
         typed += 1;
         assert_eq!(core.next_wakeup(), Some(due + 120 * SECOND));
@@ -285,12 +285,12 @@ fn a_stop_from_before_this_process_is_tried_at_once_only_where_that_may_help() {
     let human = "it waits for you";
     // Stopped by what, begun how; after how many seconds it is nudged (at least), or left to a human.
     for (stop, how, after, why) in [
-        (ApiStop::Network, Some(How::Continue), None, ""),
-        (ApiStop::Network, Some(How::Resume), Some(30), ""),
-        (ApiStop::Login, Some(How::Resume), Some(2), ""),
-        (ApiStop::Login, Some(How::Continue), None, ""),
-        (limit, Some(How::Resume), Some(900), ""),
-        (refused, Some(How::Resume), None, human),
+        (ApiStop::Network, Some(StartKind::Continue), None, ""),
+        (ApiStop::Network, Some(StartKind::Resume), Some(30), ""),
+        (ApiStop::Login, Some(StartKind::Resume), Some(2), ""),
+        (ApiStop::Login, Some(StartKind::Continue), None, ""),
+        (limit, Some(StartKind::Resume), Some(900), ""),
+        (refused, Some(StartKind::Resume), None, human),
         (ApiStop::Network, None, None, ""),
         (limit, None, Some(900), ""),
         (refused, None, None, human),
@@ -409,8 +409,8 @@ fn the_end_of_a_limit_is_written_down_with_the_stop() {
     confirm(&mut core, now);
     let until = Some(sys::time::Timestamp::now());
     let actions = tell(&mut core, now, stalled("1", ApiStop::Limit { until }));
-    let what = What::Stalled {
-        reason: "limit",
+    let what = JournalEvent::Stalled {
+        reason: StallReason::Limit,
         why: "API Error".into(),
         until,
         in_a_row: 1,
@@ -459,6 +459,6 @@ fn a_nudge_is_told_even_where_the_agent_is_answered_before_the_typing_is_over() 
         in_a_row: 1,
         refused: None,
     };
-    let told = Action::Journal(Some(a), What::Nudged { in_a_row: 1 });
+    let told = Action::Journal(Some(a), JournalEvent::Nudged { in_a_row: 1 });
     assert!(core.step(due, typed).contains(&told));
 }
