@@ -209,7 +209,7 @@ impl Edges {
     pub fn write(&mut self, name: Option<&AgentName>, what: &JournalEvent) {
         what.log(name);
         if let JournalEvent::Stalled { reason, .. } = what {
-            *self.tally.stalls.entry(reason.word()).or_default() += 1;
+            *self.tally.stalls.entry(reason.name()).or_default() += 1;
         }
         *self.tally.events.entry(what.name()).or_default() += 1;
         let written = self.journal().write(name, what);

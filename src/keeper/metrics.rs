@@ -31,7 +31,7 @@ pub struct Tally {
     /// Lines of the journal, by event.
     pub events: BTreeMap<String, u64>,
     /// Turns that the API ended, by reason.
-    pub stalls: BTreeMap<&'static str, u64>,
+    pub stalls: BTreeMap<String, u64>,
 }
 
 /// All that is told.
@@ -241,7 +241,7 @@ fn counted(out: &mut Exposition, tally: &Tally) {
     let rows = tally
         .stalls
         .iter()
-        .map(|(reason, count)| ([("reason", (*reason).to_owned())], count.to_string()));
+        .map(|(reason, count)| ([("reason", reason.clone())], count.to_string()));
     let rows: Vec<_> = rows.collect();
     let help = "Turns that the API ended, since the keeper began.";
     out.family(
@@ -360,7 +360,7 @@ mod tests {
         let status = status();
         let tally = Tally {
             events: [("resumed".to_owned(), 2)].into(),
-            stalls: [("limit", 1)].into(),
+            stalls: [("limit".to_owned(), 1)].into(),
         };
         let sample = Sample {
             status: &status,

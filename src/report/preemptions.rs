@@ -129,29 +129,22 @@ fn end_of(
         end.agents_total = ran.len();
         return end;
     };
-    let restore = next.facts.iter().enumerate();
-    let restore = restore
-        .into_iter()
-        .find_map(|(at, fact)| match &fact.event {
-            JournalEvent::Restore {
-                names, short, torn, ..
-            } => Some((at, names, short, torn)),
-            _ => None,
-        });
-    let mut lost = None;
-    let (from, wanted) = match restore {
-        Some((at, names, short, torn)) => {
+    let (mut from, mut wanted) = (0, ran);
+    for (at, fact) in next.facts.iter().enumerate() {
+        if let JournalEvent::Restore {
+            names, short, torn, ..
+        } = &fact.event
+        {
             // Only a save that came to its end knows that nothing else is missing.
-            lost = (short.is_empty() && end.clean).then_some(torn.len());
-            (at, names.clone())
+            end.records_lost = (short.is_empty() && end.clean).then_some(torn.len());
+            (from, wanted) = (at, names.clone());
+            break;
         }
-        None => (0, ran),
-    };
+    }
     let back = next.began();
     end.back_at = Some(back);
     end.gone_ms = between(end.at, back);
     return_of(&mut end, wanted, next, from, back);
-    end.records_lost = lost;
     end
 }
 
@@ -239,12 +232,15 @@ fn return_of(
         for fact in of_agent {
             match fact.event {
                 JournalEvent::Starting { how, .. } => cut |= how == StartKind::Continue,
-                JournalEvent::Started { .. } => {
+                JournalEvent::Started { .. } | JournalEvent::Resumed { .. } => {
                     back = Some(fact.at);
-                    break;
-                }
-                JournalEvent::Resumed { continued, .. } => {
-                    (back, went_on) = (Some(fact.at), continued);
+                    went_on = matches!(
+                        fact.event,
+                        JournalEvent::Resumed {
+                            continued: true,
+                            ..
+                        }
+                    );
                     break;
                 }
                 JournalEvent::Failed { .. } => break,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Doing;
 use super::events::{Fact, Life};
-use state::{JournalEvent, StateChange};
+use state::JournalEvent;
 use sys::time::Timestamp;
 
 /// What lasted less is the beginning of what followed.
@@ -129,63 +129,48 @@ pub(super) fn draw(lives: &[Life], until: Timestamp, watched: bool) -> BTreeMap<
 }
 
 fn draw_life(pens: &mut BTreeMap<String, Pen>, life: &Life, until: Timestamp) {
-    for moment in moments(life) {
-        let at = moment.at.min(until);
-        match moment.said {
-            Seen::Notice => {
+    for Moment { at, agent, step } in moments(life) {
+        let at = at.min(until);
+        let Some(name) = agent else {
+            if let Step::Doing(doing, _) = step {
                 for pen in pens.values_mut().filter(|pen| pen.is(Doing::is_up)) {
-                    pen.turn(at, Some(Doing::Away), None);
+                    pen.turn(at, doing, None);
                 }
             }
-            Seen::KeeperStopped => {
-                for pen in pens.values_mut().filter(|pen| pen.is(Doing::is_up)) {
-                    pen.turn(at, Some(Doing::Unwatched), None);
+            continue;
+        };
+        let pen = pens.entry(name.to_owned()).or_default();
+        match step {
+            Step::Doing(doing, note) => {
+                // Whoever was cut off is away until it is back, or will not be.
+                let still_away = pen.is(|now| now == Doing::Away)
+                    && matches!(doing, Some(Doing::Starting | Doing::Away));
+                if doing == Some(Doing::Stalled) && note.is_some() {
+                    pen.lane.stalls.push(at);
+                }
+                if !still_away {
+                    pen.turn(at, doing, note);
                 }
             }
-            Seen::Of(name, what) => {
-                let pen = pens.entry(name.to_owned()).or_default();
-                match what {
-                    Step::Doing(doing, note) => {
-                        // Whoever was cut off is away until it is back, or will not be.
-                        let still_away = pen.is(|now| now == Doing::Away)
-                            && matches!(doing, Some(Doing::Starting | Doing::Away));
-                        if doing == Some(Doing::Stalled) && note.is_some() {
-                            pen.lane.stalls.push(at);
-                        }
-                        if !still_away {
-                            pen.turn(at, doing, note);
-                        }
-                    }
-                    Step::Up { continued } => {
-                        let doing = if continued {
-                            Doing::Working
-                        } else {
-                            Doing::Idle
-                        };
-                        pen.turn(at, Some(doing), None);
-                        pen.lane.resumed.push(Resumed { at, continued });
-                    }
-                    Step::Restarts => {
-                        pen.lane.restarts.push(at);
-                        pen.turn(at, Some(Doing::Starting), None);
-                    }
-                    Step::Nudged => pen.lane.nudges.push(at),
-                }
+            Step::Up { continued } => {
+                let doing = [Doing::Idle, Doing::Working][usize::from(continued)];
+                pen.turn(at, Some(doing), None);
+                pen.lane.resumed.push(Resumed { at, continued });
             }
+            Step::Restarts => {
+                pen.lane.restarts.push(at);
+                pen.turn(at, Some(Doing::Starting), None);
+            }
+            Step::Nudged => pen.lane.nudges.push(at),
         }
     }
 }
 
-/// One thing that was seen, and its place in time.
+/// One thing that was seen, and its place in time. Without an agent: of all that are up.
 struct Moment<'a> {
     at: Timestamp,
-    said: Seen<'a>,
-}
-
-enum Seen<'a> {
-    Notice,
-    KeeperStopped,
-    Of(&'a str, Step),
+    agent: Option<&'a str>,
+    step: Step,
 }
 
 enum Step {
@@ -200,23 +185,23 @@ enum Step {
 fn moments(life: &Life) -> Vec<Moment<'_>> {
     let mut all = Vec::new();
     for fact in &life.facts {
-        let mut put = |at, said| all.push(Moment { at, said });
-        match (&fact.event, fact.agent.as_deref()) {
-            (JournalEvent::Notice { .. }, _) => put(fact.at, Seen::Notice),
-            (JournalEvent::KeeperStopped { .. }, _) => put(fact.at, Seen::KeeperStopped),
-            (JournalEvent::Activity { changes }, _) => {
-                for StateChange { agent, state, at } in changes {
-                    let doing = state.map(Doing::of);
-                    put(*at, Seen::Of(agent.as_str(), Step::Doing(doing, None)));
-                }
-            }
-            (event, Some(name)) => {
-                if let Some(what) = of_agent(event) {
-                    put(fact.at, Seen::Of(name, what));
-                }
-            }
-            _ => {}
+        if let JournalEvent::Activity { changes } = &fact.event {
+            all.extend(changes.iter().map(|change| Moment {
+                at: change.at,
+                agent: Some(change.agent.as_str()),
+                step: Step::Doing(change.state.map(Doing::of), None),
+            }));
         }
+        let (at, agent) = (fact.at, fact.agent.as_deref());
+        let step = match (&fact.event, agent) {
+            (JournalEvent::Notice { .. }, _) => Some(Step::Doing(Some(Doing::Away), None)),
+            (JournalEvent::KeeperStopped { .. }, _) => {
+                Some(Step::Doing(Some(Doing::Unwatched), None))
+            }
+            (event, Some(_)) => of_agent(event),
+            _ => None,
+        };
+        all.extend(step.map(|step| Moment { at, agent, step }));
     }
     // Stable: of one moment, the journal's order counts.
     all.sort_by_key(|moment| moment.at);
@@ -225,7 +210,7 @@ fn moments(life: &Life) -> Vec<Moment<'_>> {
         let within = closed
             .iter()
             .any(|(from, until)| moment.at >= *from && until.is_none_or(|until| moment.at < until));
-        within && matches!(moment.said, Seen::Of(_, Step::Doing(..)))
+        within && moment.agent.is_some() && matches!(moment.step, Step::Doing(..))
     };
     all.retain(|moment| !ends_it(moment));
     all
@@ -235,16 +220,12 @@ fn of_agent(event: &JournalEvent) -> Option<Step> {
     let (doing, note) = match event {
         JournalEvent::Starting { .. } => (Doing::Starting, None),
         JournalEvent::Waiting { .. } => (Doing::Waiting, None),
-        JournalEvent::Stalled { reason, .. } => (Doing::Stalled, Some(reason.word().to_owned())),
+        JournalEvent::Stalled { reason, .. } => (Doing::Stalled, Some(reason.name())),
         JournalEvent::Exited { cause, .. } => (Doing::Stopped, cause.kind()),
         JournalEvent::Stopped { .. } => (Doing::Stopped, None),
         JournalEvent::Failed { cause, .. } => (Doing::Failed, cause.kind()),
         JournalEvent::Started { .. } => return Some(Step::Up { continued: false }),
-        JournalEvent::Resumed { continued, .. } => {
-            return Some(Step::Up {
-                continued: *continued,
-            });
-        }
+        &JournalEvent::Resumed { continued, .. } => return Some(Step::Up { continued }),
         JournalEvent::Backoff { .. } => return Some(Step::Restarts),
         JournalEvent::Nudged { .. } => return Some(Step::Nudged),
         _ => return None,

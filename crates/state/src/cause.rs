@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::event::plain;
 use sys::time::Timestamp;
 
 /// Why the API ended a turn.
@@ -32,17 +33,8 @@ pub enum StallReason {
 impl StallReason {
     /// Its name, as in `status --json`.
     #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Limit => "limit",
-            Self::Login => "login",
-            Self::Overloaded => "overloaded",
-            Self::RateLimited => "rate-limited",
-            Self::Server => "server",
-            Self::Network => "network",
-            Self::Refused => "refused",
-            Self::Unknown => "unknown",
-        }
+    pub fn name(self) -> String {
+        plain(&serde_json::to_value(self).unwrap_or_default())
     }
 }
 
@@ -100,8 +92,7 @@ impl Cause {
     #[must_use]
     pub fn kind(&self) -> Option<String> {
         let value = serde_json::to_value(self).ok()?;
-        let kind = value["kind"].as_str().filter(|_| *self != Self::Unknown);
-        kind.map(str::to_owned)
+        (*self != Self::Unknown).then(|| plain(&value["kind"]))
     }
 
     /// A command to paste for an agent of this name, where there is something that a person can do.
@@ -133,7 +124,7 @@ impl fmt::Display for Cause {
             Self::OutOfMemory => f.write_str("out of memory"),
             Self::Limit { .. } => f.write_str("usage limit"),
             Self::Login => f.write_str("login"),
-            Self::Api { reason } => write!(f, "API ({})", reason.word()),
+            Self::Api { reason } => write!(f, "API ({})", reason.name()),
             Self::Dialog { .. } => f.write_str("dialog"),
             Self::DiskFull => f.write_str("disk full"),
             Self::Preempted => f.write_str("preempted"),

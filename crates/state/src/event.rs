@@ -237,7 +237,8 @@ pub(super) fn describe(data: &Map<String, Value>) -> String {
     parts.collect::<Vec<_>>().join(" ")
 }
 
-fn plain(value: &Value) -> String {
+/// A value for people: a string without its quotes.
+pub(super) fn plain(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)

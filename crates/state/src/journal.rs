@@ -204,20 +204,12 @@ fn older(path: &Path) -> PathBuf {
     path.with_extension("old.jsonl")
 }
 
-/// What a line of the file is.
-enum Read {
-    Whole(Box<JournalEntry>),
-    Torn,
-    Nothing,
-}
-
-fn read(bytes: &[u8]) -> Read {
+/// Reads a line of the file; one that is torn is counted, an empty one is nothing.
+fn read(bytes: &[u8], torn: &mut usize) -> Option<JournalEntry> {
     let text = String::from_utf8_lossy(bytes);
-    match JournalEntry::parse(&text) {
-        Some(line) => Read::Whole(Box::new(line)),
-        None if text.trim().is_empty() => Read::Nothing,
-        None => Read::Torn,
-    }
+    let entry = JournalEntry::parse(&text);
+    *torn += usize::from(entry.is_none() && !text.trim().is_empty());
+    entry
 }
 
 /// The newest lines of a journal, oldest first, and how many could not be read. An absent
@@ -244,16 +236,9 @@ pub fn lines_of_tail(path: &Path, bytes: u64) -> Result<(Vec<JournalEntry>, usiz
     let (mut good, mut torn) = (Vec::new(), 0);
     for (start, bytes) in parts.into_iter().flatten() {
         // The first line of a cut is half a line, and no damage.
-        for line in bytes
-            .split(|byte| *byte == b'\n')
-            .skip(usize::from(start > 0))
-        {
-            match read(line) {
-                Read::Whole(line) => good.push(*line),
-                Read::Torn => torn += 1,
-                Read::Nothing => {}
-            }
-        }
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let whole = lines.skip(usize::from(start > 0));
+        good.extend(whole.filter_map(|line| read(line, &mut torn)));
     }
     Ok((good, torn))
 }
@@ -299,11 +284,7 @@ pub fn each_line(path: &Path, mut take: impl FnMut(JournalEntry)) -> Result<usiz
         };
         for bytes in BufReader::new(file).split(b'\n') {
             let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
-            match read(&bytes) {
-                Read::Whole(line) => take(*line),
-                Read::Torn => torn += 1,
-                Read::Nothing => {}
-            }
+            read(&bytes, &mut torn).map(&mut take);
         }
     }
     Ok(torn)
