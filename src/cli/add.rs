@@ -8,8 +8,7 @@ use super::daemon::instead_of_keeper;
 use super::output::{complain, say};
 use crate::adopt::{Past, remember, session_mark};
 use crate::keeper::canonical_cwd;
-use crate::keeper::client::{PATIENCE, ask};
-use crate::keeper::protocol::Request;
+use crate::keeper::client;
 use checkpoint::workspace::{self, Made, Source};
 use state::config::{self, Config};
 use state::layout::Root;
@@ -136,7 +135,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         args.name,
         root.absolute(&workspace).display()
     ));
-    match ask(root, &Request::Reload { ends: Vec::new() }, PATIENCE)? {
+    match client::reload(root, Vec::new())? {
         Some(_) => say("the keeper takes it from here: spotkeep ls"),
         None => say(&format!(
             "next: spotkeep --root {} up",
@@ -182,7 +181,7 @@ fn existing(root: &Root, given: &Path) -> Result<PathBuf> {
 /// The keeper's place, for as long as it takes to write a record, where there is no keeper. One that runs
 /// reads the record only once the agent is declared to it, which comes after.
 fn keepers_place(root: &Root) -> Result<Option<LockFile>> {
-    match ask(root, &Request::Status, PATIENCE)? {
+    match client::status(root, client::PATIENCE)? {
         Some(_) => Ok(None),
         None => Ok(Some(instead_of_keeper(root)?)),
     }

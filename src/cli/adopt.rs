@@ -13,8 +13,7 @@ use crate::adopt::{
     Choice, Entry, How, Occupied, Request as TakeRequest, Survey, Verdict, plan, survey, take,
     where_it_runs,
 };
-use crate::keeper::client::{PATIENCE, ask};
-use crate::keeper::protocol::Request;
+use crate::keeper::client;
 use crate::storage::merge_tree;
 use claude::transcript::tail;
 use state::config::Config;
@@ -106,7 +105,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         end: args.end,
     };
     // While it is done, no keeper begins.
-    let keeper = ask(root, &Request::Status, PATIENCE)?.is_some();
+    let keeper = client::status(root, client::PATIENCE)?.is_some();
     let _lock = match args.yes && !keeper {
         true => Some(instead_of_keeper(root)?),
         false => None,
@@ -124,7 +123,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         .collect();
     let any_taken = done.iter().flatten().any(|done| done.failure.is_none());
     if any_taken && keeper {
-        ask(root, &Request::Reload { ends: Vec::new() }, PATIENCE)?;
+        client::reload(root, Vec::new())?;
     }
     if args.json {
         let sessions: Vec<Value> = entries

@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::keeper::client::{PATIENCE, ask, status_without_root};
-use crate::keeper::protocol::Request;
+use crate::keeper::client::{self, status_without_root};
 use crate::keeper::status::{AgentStatus, Status, from_files};
 use crate::setup::first_boot_script;
 use state::config::Config;
@@ -18,8 +17,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How everything stands, from whoever knows.
 pub(super) fn status(root: &Root) -> Result<Status> {
-    let mut status = match ask(root, &Request::Status, PATIENCE)? {
-        Some(data) => serde_json::from_value(data).context("the keeper speaks another version")?,
+    let mut status = match client::status(root, client::PATIENCE)? {
+        Some(status) => status,
         None => from_files(root)?,
     };
     // The machine's own script is no business of the keeper's.

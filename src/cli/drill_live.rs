@@ -7,8 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::keeper::client::{PATIENCE, ask};
-use crate::keeper::protocol::Request;
+use crate::keeper::client;
 use crate::keeper::status::{AgentStatus, Status};
 use checkpoint::workspace;
 use claude::Lookup;
@@ -17,9 +16,6 @@ use state::layout::Root;
 use state::{AgentState, JournalEntry, JournalEvent, Manifest, VERSION, lines};
 use sys::error::{Context as _, Hint as _, Result, ensure};
 use sys::inotify::Watch;
-
-/// The keeper keeps to its own deadline; this is for one that is stuck.
-const SAVE_LIMIT: Duration = Duration::from_secs(180);
 
 /// How long the fleet may take to come back.
 const BACK_LIMIT: Duration = Duration::from_secs(180);
@@ -52,23 +48,13 @@ pub fn run(root: &Root) -> Result<Report> {
         .into_iter()
         .map(|agent| Before::of(root, agent))
         .collect();
-    let saved = ask(
-        root,
-        &Request::Save {
-            is_final: true,
-            unit: false,
-        },
-        SAVE_LIMIT,
-    )?
-    .context("the keeper has ended")?;
-    let manifest: Manifest = serde_json::from_value(saved)?;
+    let manifest = client::save(root, true, false)?.context("the keeper has ended")?;
     let at_the_end: Vec<Option<String>> =
         before.iter().map(|b| fingerprint(root, &b.agent)).collect();
     let seq = lines(&root.journal())?.0.last().map_or(0, |line| line.seq);
 
     let began = Instant::now();
-    let resumed: Result<_> = ask(root, &Request::Survived, PATIENCE);
-    resumed.hint("spotkeep restore")?;
+    client::survived(root).hint("spotkeep restore")?;
     let after = wait_until_back(root, &before)?;
     let boot_to_resumed_ms = u64::try_from(began.elapsed().as_millis()).ok();
     let continued = continued_since(root, seq)?;
@@ -256,10 +242,9 @@ fn continued_since(root: &Root, seq: u64) -> Result<Vec<String>> {
 }
 
 fn status(root: &Root) -> Result<Status> {
-    let data = ask(root, &Request::Status, PATIENCE)?
+    client::status(root, client::PATIENCE)?
         .context("no keeper runs")
-        .hint("spotkeep up")?;
-    serde_json::from_value(data).context("the keeper speaks another version")
+        .hint("spotkeep up")
 }
 
 /// What git says of an agent's workspace; `None` where it is no git workspace.

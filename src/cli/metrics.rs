@@ -3,15 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use serde_json::Value;
-
 use super::output::say;
-use crate::keeper::client::{PATIENCE, ask};
+use crate::keeper::client;
 use crate::keeper::metrics::{Sample, text};
-use crate::keeper::protocol::Request;
 use crate::keeper::status::from_files;
 use state::layout::Root;
-use sys::error::{Result, anyhow};
+use sys::error::Result;
 use sys::files;
 
 /// Arguments.
@@ -26,9 +23,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    let metrics = match ask(root, &Request::Metrics, PATIENCE)? {
-        Some(Value::String(text)) => text,
-        Some(_) => return Err(anyhow!("the keeper speaks another version")),
+    let metrics = match client::metrics(root)? {
+        Some(text) => text,
         None => without_a_keeper(root)?,
     };
     match &args.textfile {

@@ -10,8 +10,7 @@ use super::output::{complain, json, say, table};
 use super::up_down;
 use crate::backup::bootstrap;
 use crate::backup::settings::Key;
-use crate::keeper::client::{PATIENCE, ask};
-use crate::keeper::protocol::Request;
+use crate::keeper::client;
 use crate::resume;
 use state::layout::Root;
 use state::{Journal, JournalEvent, VERSION};
@@ -134,7 +133,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         return show_plan(root, args.json);
     }
     let now = status(root)?;
-    if now.notice.is_some() && ask(root, &Request::Survived, PATIENCE)?.is_none() {
+    if now.notice.is_some() && client::survived(root)?.is_none() {
         let _lock = super::daemon::instead_of_keeper(root)?;
         let identity = root.identity()?;
         let mut journal = Journal::open(

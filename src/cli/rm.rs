@@ -4,8 +4,7 @@ use std::process::ExitCode;
 
 use super::daemon::status;
 use super::output::say;
-use crate::keeper::client::{PATIENCE, ask};
-use crate::keeper::protocol::Request;
+use crate::keeper::client;
 use state::AgentName;
 use state::config;
 use state::layout::Root;
@@ -43,7 +42,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     }
     config::remove_agent(&root.config(), name)?;
     let ends = vec![name.clone()];
-    ask(root, &Request::Reload { ends }, PATIENCE)?;
+    client::reload(root, ends)?;
     say(&format!(
         "{name} is not declared any more; its workspace, its session and its record stay"
     ));

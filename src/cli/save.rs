@@ -6,21 +6,17 @@ use std::time::{Duration, Instant};
 
 use super::daemon::instead_of_keeper;
 use super::output::{complain, json, say, table};
-use crate::keeper::client::ask;
-use crate::keeper::protocol::Request;
+use crate::keeper::client;
 use crate::keeper::runtime_dir::Holder;
 use crate::save::{Save, Subject};
 use state::config::Config;
 use state::layout::Root;
 use state::{Journal, JournalEvent, Manifest};
 use supervisor::notice::{Notice, Source};
-use sys::error::{Context as _, Kind, Result};
+use sys::error::{Kind, Result};
 use sys::files::LockFile;
 use sys::process::{self, ProcessId, Signal};
 use sys::time::short;
-
-/// The keeper keeps to its own deadline; this is for one that is stuck.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A keeper that has not said how it stands for so long does nothing else either.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
@@ -62,14 +58,10 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         });
         return Ok(ExitCode::SUCCESS);
     }
-    let request = Request::Save {
-        is_final: args.is_final,
-        unit: args.unit,
-    };
     if args.unit {
         end_a_stuck_keeper(root);
     }
-    let manifest = match by_keeper(root, &request)? {
+    let manifest = match client::save(root, args.is_final, args.unit)? {
         Some(manifest) => manifest,
         None => alone(root, args)?,
     };
@@ -87,16 +79,10 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     }))
 }
 
-fn by_keeper(root: &Root, request: &Request) -> Result<Option<Manifest>> {
-    let data = ask(root, request, PATIENCE)?;
-    data.map(|data| serde_json::from_value(data).context("the keeper speaks another version"))
-        .transpose()
-}
-
 /// A keeper that hangs would have the shutdown wait in vain. It holds the lock, so it is ended, and
 /// the save is done without it.
 fn end_a_stuck_keeper(root: &Root) {
-    if ask(root, &Request::Status, STUCK_AFTER).is_ok() {
+    if client::status(root, STUCK_AFTER).is_ok() {
         return; // It answers, or there is none.
     }
     let keeper = Holder::of(root)
@@ -190,15 +176,11 @@ enum Turn {
 /// A keeper that is just starting holds the lock and does not listen yet; at a shutdown nobody tries
 /// again by hand.
 fn lock_or_keeper(root: &Root, args: &Args, came: Instant) -> Result<Turn> {
-    let request = Request::Save {
-        is_final: args.is_final,
-        unit: args.unit,
-    };
     loop {
         if let Some(lock) = LockFile::try_take(&root.lock())? {
             return Ok(Turn::Mine(lock));
         }
-        if let Some(manifest) = by_keeper(root, &request)? {
+        if let Some(manifest) = client::save(root, args.is_final, args.unit)? {
             return Ok(Turn::Keepers(Box::new(manifest)));
         }
         if came.elapsed() > TURN_LIMIT {

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::daemon::{named, status};
 use super::output::{complain, say};
-use crate::keeper::client::{ask, places_of_change};
-use crate::keeper::protocol::Request;
+use crate::keeper::client::{self, places_of_change};
 use state::layout::Root;
 use state::{AgentName, AgentState};
 use sys::error::{Context as _, Error, Hint as _, Kind, Result, ensure, hint_of, kind_of};
@@ -16,9 +15,6 @@ use sys::time::parse_duration;
 
 /// The longest text, in bytes: more is better given as a file.
 const TEXT_MAX: usize = 512 << 10;
-
-/// How long a keeper may take to type: one text after another, each up to half a minute.
-const TYPING_LIMIT: Duration = Duration::from_secs(120);
 
 /// While agents are waited for, they are looked at this often at least.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -199,12 +195,7 @@ impl Sending<'_> {
     }
 
     fn one(&self, name: &AgentName) -> Result<()> {
-        let request = Request::Send {
-            name: name.clone(),
-            text: self.text.clone(),
-            when_idle: self.when_idle,
-        };
-        ask(self.root, &request, TYPING_LIMIT)?
+        client::send(self.root, name, &self.text, self.when_idle)?
             .context("no keeper runs")
             .hint("spotkeep up")?;
         Ok(())

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::daemon::{instead_of_keeper, is_moving, named, names_or_all, status, wait};
 use super::output::{complain, say, state};
-use crate::keeper::client::{PATIENCE, ask};
-use crate::keeper::protocol::Request;
+use crate::keeper::client;
 use state::layout::Root;
 use state::{AgentName, AgentState, Wanted};
 use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
@@ -62,11 +61,7 @@ fn want(root: &Root, args: Args, wanted: Wanted) -> Result<ExitCode> {
         say(&format!("would {verb} {}", names.join(", ")));
         return Ok(ExitCode::SUCCESS);
     }
-    let request = Request::Want {
-        names: names.clone(),
-        wanted,
-    };
-    if ask(root, &request, PATIENCE)?.is_none() {
+    if client::want(root, &names, wanted)?.is_none() {
         return remember(root, &names, wanted);
     }
     let there = move |state: AgentState, pid: Option<i32>| match wanted {
@@ -151,12 +146,7 @@ pub(super) fn restart(root: &Root, args: RestartArgs) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let request = Request::Restart {
-        names: names.clone(),
-        when_idle: args.when_idle,
-        canary: args.canary,
-    };
-    ask(root, &request, PATIENCE)?
+    client::restart(root, &names, args.when_idle, args.canary)?
         .context("no keeper runs")
         .hint(format!("spotkeep --root {} up", root.dir().display()))?;
     if args.when_idle {

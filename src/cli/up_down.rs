@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::daemon::{instead_of_keeper, is_moving, status, wait};
 use super::drop_privileges::Access;
 use super::output::{complain, say, state, table};
-use crate::keeper::client::{PATIENCE, ask};
-use crate::keeper::protocol::{Request, refuse_to_end};
+use crate::keeper::client;
+use crate::keeper::protocol::refuse_to_end;
 use crate::keeper::runtime_dir;
 use crate::keeper::status::{AgentStatus, Status};
 use crate::resume;
@@ -108,8 +108,8 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
         write_fleet(root, Fleet::Up)?;
         start_keeper(root)?;
     } else {
-        ask(root, &Request::Reload { ends }, PATIENCE)?;
-        ask(root, &Request::Fleet { wanted: Fleet::Up }, PATIENCE)?;
+        client::reload(root, ends)?;
+        client::set_fleet(root, Fleet::Up)?;
     }
     roll_out(root, changed)?;
     if args.no_wait {
@@ -157,12 +157,7 @@ fn roll_out(root: &Root, changed: Vec<AgentName>) -> Result<()> {
         _ => ", one first and the others once it lives",
     };
     let names = names.join(", ");
-    let request = Request::Restart {
-        names: changed,
-        when_idle: true,
-        canary: true,
-    };
-    ask(root, &request, PATIENCE)?;
+    client::restart(root, &changed, true, true)?;
     say(&format!("restarts {names} when idle{first}"));
     Ok(())
 }
@@ -354,11 +349,8 @@ pub(super) fn down(root: &Root, args: &DownArgs) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let request = Request::Fleet {
-        wanted: Fleet::Down,
-    };
     // A keeper with nothing left to end may be gone before it says so.
-    if ask(root, &request, PATIENCE)?.is_none() && root.identity()?.fleet != Fleet::Down {
+    if client::set_fleet(root, Fleet::Down)?.is_none() && root.identity()?.fleet != Fleet::Down {
         write_fleet(root, Fleet::Down)?;
     }
     let after = wait(root, DOWN_LIMIT, |now| {

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::keeper::client::{ask, status_without_root};
-use crate::keeper::protocol::Request;
+use crate::keeper::client::{self, status_without_root};
 use crate::keeper::status::{Status, from_files};
 use crate::systemd::units;
 use state::config::Config;
@@ -163,8 +162,8 @@ impl Scene {
 }
 
 fn status(root: &Root) -> Result<Status> {
-    match ask(root, &Request::Status, LIMIT)? {
-        Some(data) => Ok(serde_json::from_value(data)?),
+    match client::status(root, LIMIT)? {
+        Some(status) => Ok(status),
         None => from_files(root),
     }
 }

@@ -1,4 +1,4 @@
-//! Asking the keeper.
+//! Client of the keeper: one function per request, over its socket.
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
@@ -6,32 +6,144 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::protocol::{Reply, Request};
 use super::runtime_dir::{self, Holder};
 use super::status::Status;
 use state::layout::Root;
+use state::{AgentName, Fleet, Manifest, Wanted};
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::thread;
 
 /// The keeper answers within milliseconds; this is for a machine that is on its knees.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks the keeper of a root; `None` if none runs, or if it ends rather than answer.
+/// The same for a save, which has a deadline of its own.
+const SAVE_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long a keeper may take to type: one text after another, each up to half a minute.
+const TYPING_LIMIT: Duration = Duration::from_secs(120);
+
+/// How everything stands. As in all of these, `None`: no keeper runs, or it ended before it answered.
 ///
 /// # Errors
-/// It runs and does not answer in time, or says that it cannot.
-pub fn ask(root: &Root, request: &Request, patience: Duration) -> Result<Option<Value>> {
+/// A keeper runs and does not answer within `patience`, or another version of it.
+pub fn status(root: &Root, patience: Duration) -> Result<Option<Status>> {
+    read(ask(root, &Request::Status, patience)?)
+}
+
+/// What it counts, for Prometheus.
+///
+/// # Errors
+/// As [`status`].
+pub fn metrics(root: &Root) -> Result<Option<String>> {
+    read(ask(root, &Request::Metrics, PATIENCE)?)
+}
+
+/// Starts or stops agents.
+///
+/// # Errors
+/// As [`status`]; there is no such agent; nothing is started in this life any more.
+pub fn want(root: &Root, names: &[AgentName], wanted: Wanted) -> Result<Option<()>> {
+    let names = names.to_vec();
+    order(root, &Request::Want { names, wanted })
+}
+
+/// Restarts agents, each at its next idle moment where asked; a canary among them first.
+///
+/// # Errors
+/// As [`want`].
+pub fn restart(
+    root: &Root,
+    names: &[AgentName],
+    when_idle: bool,
+    canary: bool,
+) -> Result<Option<()>> {
+    let request = Request::Restart {
+        names: names.to_vec(),
+        when_idle,
+        canary,
+    };
+    order(root, &request)
+}
+
+/// Sets whether the fleet is up or down.
+///
+/// # Errors
+/// As [`status`]; nothing is started in this life any more; the root is away.
+pub fn set_fleet(root: &Root, wanted: Fleet) -> Result<Option<()>> {
+    order(root, &Request::Fleet { wanted })
+}
+
+/// Has the keeper read `spotkeep.toml` again. `ends`: the running agents that may end for it.
+///
+/// # Errors
+/// As [`status`]; the file is not valid, or would end others.
+pub fn reload(root: &Root, ends: Vec<AgentName>) -> Result<Option<()>> {
+    order(root, &Request::Reload { ends })
+}
+
+/// Types a text into an agent; only while it is idle where asked.
+///
+/// # Errors
+/// As [`status`]; it cannot be typed.
+pub fn send(root: &Root, name: &AgentName, text: &str, when_idle: bool) -> Result<Option<()>> {
+    let request = Request::Send {
+        name: name.clone(),
+        text: text.to_owned(),
+        when_idle,
+    };
+    Ok(ask(root, &request, TYPING_LIMIT)?.map(drop))
+}
+
+/// Saves. `unit`: the machine's shutdown asks.
+///
+/// # Errors
+/// As [`status`].
+pub fn save(root: &Root, is_final: bool, unit: bool) -> Result<Option<Manifest>> {
+    read(ask(root, &Request::Save { is_final, unit }, SAVE_LIMIT)?)
+}
+
+/// This life goes on after its notice.
+///
+/// # Errors
+/// As [`status`]; the save is still under way.
+pub fn survived(root: &Root) -> Result<Option<()>> {
+    order(root, &Request::Survived)
+}
+
+/// Reports that the command line has rolled a workspace back.
+///
+/// # Errors
+/// As [`status`].
+pub fn rolled_back(
+    root: &Root,
+    name: &AgentName,
+    to: String,
+    undo: Option<String>,
+) -> Result<Option<()>> {
+    let name = name.clone();
+    order(root, &Request::RolledBack { name, to, undo })
+}
+
+fn order(root: &Root, request: &Request) -> Result<Option<()>> {
+    Ok(ask(root, request, PATIENCE)?.map(drop))
+}
+
+fn read<T: DeserializeOwned>(data: Option<Value>) -> Result<Option<T>> {
+    data.map(serde_json::from_value)
+        .transpose()
+        .context("the keeper speaks another version")
+}
+
+fn ask(root: &Root, request: &Request, patience: Duration) -> Result<Option<Value>> {
     let Some(holder) = Holder::of(root) else {
         return Ok(None);
     };
-    ask_at(
-        &runtime_dir::socket(&holder.runtime),
-        holder.pid,
-        request,
-        patience,
-    )
+    let socket = runtime_dir::socket(&holder.runtime);
+    ask_at(&socket, holder.pid, request, patience)
 }
 
 /// How everything stands at a root whose disk is away, as the keeper that still runs for it says over

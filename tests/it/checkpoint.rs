@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::sight::Line;
 use serde_json::Value;
-use state::JournalEntry;
 
 use crate::lab::{Lab, git, prompt_of};
 
@@ -341,7 +341,7 @@ fn what_was_repaired_for_a_start_that_is_refused_is_told_by_the_next() {
     let note = fs::read_to_string(lab.file("session-state/notes/a.md")).unwrap();
     let told = "made anew from a checkpoint";
     assert_eq!(note.matches(told).count(), 1, "{note}");
-    let is_told = |line: &&JournalEntry| line.data["what"].as_str().unwrap().contains(told);
+    let is_told = |line: &&Line| line.data["what"].as_str().unwrap().contains(told);
     let repaired = lab.events("", "repaired");
     let count = repaired.iter().filter(is_told).count();
     assert_eq!(count, 1, "{}", lab.account());

@@ -18,9 +18,7 @@ impl Lab {
     /// Tells the keeper that the file has changed, and no more than that.
     pub fn reload(&self) {
         let root = state::layout::Root::open_of_anybody(&self.root()).unwrap();
-        let patience = spotkeep::keeper::client::PATIENCE;
-        let reload = spotkeep::keeper::protocol::Request::Reload { ends: Vec::new() };
-        spotkeep::keeper::client::ask(&root, &reload, patience)
+        spotkeep::keeper::client::reload(&root, Vec::new())
             .unwrap()
             .expect("a keeper");
     }

@@ -6,15 +6,14 @@ use std::time::Duration;
 use super::{LIMIT, Subject};
 use crate::cli::daemon::{instead_of_keeper, named, status, wait};
 use crate::cli::output::{complain, say};
-use crate::keeper::client::{PATIENCE, ask};
-use crate::keeper::protocol::Request;
+use crate::keeper::client;
 use crate::keeper::status::Status;
 use checkpoint::{Checkpoint, Layer, Outcome, Turn};
 use state::Trigger;
 use state::layout::Root;
 use state::{AgentName, AgentState, Fleet, Journal, JournalEvent, Wanted};
 use sys::deadline::Deadline;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
+use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail};
 use sys::files::LockFile;
 
 /// How long an agent may take to end.
@@ -118,7 +117,7 @@ fn carry_out(
     let undo = undoable(root, subject, to, args.with_head);
     if plan.restarts {
         // It was wanted before, whatever became of the rollback.
-        want(root, name, Wanted::Running)?;
+        client::want(root, std::slice::from_ref(name), Wanted::Running)?;
     }
     let undo = undo?;
     tell(root, name, to, undo.as_deref(), lock)?;
@@ -178,20 +177,9 @@ fn may_run(now: &Status, name: &AgentName) -> Result<bool> {
     Ok(agent.pid.is_some() || (is_kept && !stands_still))
 }
 
-/// Tells the keeper what is wanted of the agent; whether there is a keeper that heard it.
-fn want(root: &Root, name: &AgentName, wanted: Wanted) -> Result<bool> {
-    let request = Request::Want {
-        names: vec![name.clone()],
-        wanted,
-    };
-    Ok(ask(root, &request, PATIENCE)?.is_some())
-}
-
 fn stop(root: &Root, name: &AgentName) -> Result<()> {
-    ensure!(
-        want(root, name, Wanted::Stopped)?,
-        "the keeper has just ended"
-    );
+    client::want(root, std::slice::from_ref(name), Wanted::Stopped)?
+        .context("the keeper has just ended")?;
     let after = wait(root, STOP_LIMIT, |now| {
         now.agents
             .iter()
@@ -213,12 +201,7 @@ fn tell(
 ) -> Result<()> {
     let (to, undo) = (to.id.clone(), undo.map(str::to_owned));
     if lock.is_none() {
-        let request = Request::RolledBack {
-            name: name.clone(),
-            to,
-            undo,
-        };
-        ask(root, &request, PATIENCE)?;
+        client::rolled_back(root, name, to, undo)?;
         return Ok(());
     }
     let identity = root.identity()?;
