@@ -224,21 +224,13 @@ fn wait_until_back(root: &Root, before: &[Before]) -> Result<Status> {
 /// The agents whose cut turns went on after the journal's line `seq`.
 fn continued_since(root: &Root, seq: u64) -> Result<Vec<String>> {
     let (all, _) = lines(&root.journal())?;
-    let went_on = |line: &&JournalEntry| {
-        line.seq > seq
-            && matches!(
-                line.event,
-                JournalEvent::Resumed {
-                    continued: true,
-                    ..
-                }
-            )
+    let went_on = |line: JournalEntry| match line.event {
+        JournalEvent::Resumed {
+            continued: true, ..
+        } if line.seq > seq => line.agent,
+        _ => None,
     };
-    Ok(all
-        .iter()
-        .filter(went_on)
-        .filter_map(|line| line.agent.clone())
-        .collect())
+    Ok(all.into_iter().filter_map(went_on).collect())
 }
 
 fn status(root: &Root) -> Result<Status> {

@@ -66,9 +66,8 @@ fn follow(root: &Root, from: u64, json: bool) -> Result<()> {
         while reader.read_line(&mut text)? > 0 {
             // Half a line stays in the buffer until its other half has come.
             if text.ends_with('\n') {
-                if let Some(line) =
-                    JournalEntry::parse(&text).filter(|line| json || line.event.is_news())
-                {
+                let line = JournalEntry::parse(&text);
+                if let Some(line) = line.filter(|line| json || line.event.is_news()) {
                     show(&line, json)?;
                 }
                 text.clear();

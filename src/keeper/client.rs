@@ -26,41 +26,33 @@ const SAVE_LIMIT: Duration = Duration::from_secs(180);
 /// How long a keeper may take to type: one text after another, each up to half a minute.
 const TYPING_LIMIT: Duration = Duration::from_secs(120);
 
-/// How everything stands. As in all of these, `None`: no keeper runs, or it ended before it answered.
-///
-/// # Errors
-/// A keeper runs and does not answer within `patience`, or another version of it.
-pub fn status(root: &Root, patience: Duration) -> Result<Option<Status>> {
+/// What a keeper answers; `None` where none runs, or it ended before it answered. An error: it did not
+/// answer in time, speaks another version, or says that it cannot.
+pub type Answer<T> = Result<Option<T>>;
+
+/// How everything stands.
+pub(crate) fn status(root: &Root, patience: Duration) -> Answer<Status> {
     read(ask(root, &Request::Status, patience)?)
 }
 
 /// What it counts, for Prometheus.
-///
-/// # Errors
-/// As [`status`].
-pub fn metrics(root: &Root) -> Result<Option<String>> {
+pub(crate) fn metrics(root: &Root) -> Answer<String> {
     read(ask(root, &Request::Metrics, PATIENCE)?)
 }
 
 /// Starts or stops agents.
-///
-/// # Errors
-/// As [`status`]; there is no such agent; nothing is started in this life any more.
-pub fn want(root: &Root, names: &[AgentName], wanted: Wanted) -> Result<Option<()>> {
+pub(crate) fn want(root: &Root, names: &[AgentName], wanted: Wanted) -> Answer<()> {
     let names = names.to_vec();
     order(root, &Request::Want { names, wanted })
 }
 
 /// Restarts agents, each at its next idle moment where asked; a canary among them first.
-///
-/// # Errors
-/// As [`want`].
-pub fn restart(
+pub(crate) fn restart(
     root: &Root,
     names: &[AgentName],
     when_idle: bool,
     canary: bool,
-) -> Result<Option<()>> {
+) -> Answer<()> {
     let request = Request::Restart {
         names: names.to_vec(),
         when_idle,
@@ -70,26 +62,20 @@ pub fn restart(
 }
 
 /// Sets whether the fleet is up or down.
-///
-/// # Errors
-/// As [`status`]; nothing is started in this life any more; the root is away.
-pub fn set_fleet(root: &Root, wanted: Fleet) -> Result<Option<()>> {
+pub(crate) fn set_fleet(root: &Root, wanted: Fleet) -> Answer<()> {
     order(root, &Request::Fleet { wanted })
 }
 
 /// Has the keeper read `spotkeep.toml` again. `ends`: the running agents that may end for it.
 ///
 /// # Errors
-/// As [`status`]; the file is not valid, or would end others.
-pub fn reload(root: &Root, ends: Vec<AgentName>) -> Result<Option<()>> {
+/// A keeper runs and does not answer in time; the file is not valid, or would end others.
+pub fn reload(root: &Root, ends: Vec<AgentName>) -> Answer<()> {
     order(root, &Request::Reload { ends })
 }
 
 /// Types a text into an agent; only while it is idle where asked.
-///
-/// # Errors
-/// As [`status`]; it cannot be typed.
-pub fn send(root: &Root, name: &AgentName, text: &str, when_idle: bool) -> Result<Option<()>> {
+pub(crate) fn send(root: &Root, name: &AgentName, text: &str, when_idle: bool) -> Answer<()> {
     let request = Request::Send {
         name: name.clone(),
         text: text.to_owned(),
@@ -99,46 +85,37 @@ pub fn send(root: &Root, name: &AgentName, text: &str, when_idle: bool) -> Resul
 }
 
 /// Saves. `unit`: the machine's shutdown asks.
-///
-/// # Errors
-/// As [`status`].
-pub fn save(root: &Root, is_final: bool, unit: bool) -> Result<Option<Manifest>> {
+pub(crate) fn save(root: &Root, is_final: bool, unit: bool) -> Answer<Manifest> {
     read(ask(root, &Request::Save { is_final, unit }, SAVE_LIMIT)?)
 }
 
 /// This life goes on after its notice.
-///
-/// # Errors
-/// As [`status`]; the save is still under way.
-pub fn survived(root: &Root) -> Result<Option<()>> {
+pub(crate) fn survived(root: &Root) -> Answer<()> {
     order(root, &Request::Survived)
 }
 
 /// Reports that the command line has rolled a workspace back.
-///
-/// # Errors
-/// As [`status`].
-pub fn rolled_back(
+pub(crate) fn rolled_back(
     root: &Root,
     name: &AgentName,
     to: String,
     undo: Option<String>,
-) -> Result<Option<()>> {
+) -> Answer<()> {
     let name = name.clone();
     order(root, &Request::RolledBack { name, to, undo })
 }
 
-fn order(root: &Root, request: &Request) -> Result<Option<()>> {
+fn order(root: &Root, request: &Request) -> Answer<()> {
     Ok(ask(root, request, PATIENCE)?.map(drop))
 }
 
-fn read<T: DeserializeOwned>(data: Option<Value>) -> Result<Option<T>> {
+fn read<T: DeserializeOwned>(data: Option<Value>) -> Answer<T> {
     data.map(serde_json::from_value)
         .transpose()
         .context("the keeper speaks another version")
 }
 
-fn ask(root: &Root, request: &Request, patience: Duration) -> Result<Option<Value>> {
+fn ask(root: &Root, request: &Request, patience: Duration) -> Answer<Value> {
     let Some(holder) = Holder::of(root) else {
         return Ok(None);
     };

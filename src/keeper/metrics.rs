@@ -238,32 +238,18 @@ fn agents(out: &mut Exposition, agents: &[AgentStatus]) {
 }
 
 fn counted(out: &mut Exposition, tally: &Tally) {
-    let rows = tally
-        .stalls
-        .iter()
-        .map(|(reason, count)| ([("reason", reason.clone())], count.to_string()));
-    let rows: Vec<_> = rows.collect();
-    let help = "Turns that the API ended, since the keeper began.";
-    out.family(
-        "stalls_total",
-        COUNTER,
-        help,
-        rows.iter()
-            .map(|(labels, count)| (&labels[..], count.clone())),
-    );
-    let rows = tally
-        .events
-        .iter()
-        .map(|(event, count)| ([("event", event.clone())], count.to_string()));
-    let rows: Vec<_> = rows.collect();
-    let help = "Lines of the journal, since the keeper began.";
-    out.family(
-        "events_total",
-        COUNTER,
-        help,
-        rows.iter()
-            .map(|(labels, count)| (&labels[..], count.clone())),
-    );
+    let stalls = "Turns that the API ended, since the keeper began.";
+    let events = "Lines of the journal, since the keeper began.";
+    for (family, label, help, counts) in [
+        ("stalls_total", "reason", stalls, &tally.stalls),
+        ("events_total", "event", events, &tally.events),
+    ] {
+        let row = |(name, count): (&String, &u64)| ([(label, name.clone())], count.to_string());
+        let rows: Vec<_> = counts.iter().map(row).collect();
+        let rows = rows.iter();
+        let rows = rows.map(|(labels, count)| (&labels[..], count.clone()));
+        out.family(family, COUNTER, help, rows);
+    }
 }
 
 const GAUGE: &str = "gauge";

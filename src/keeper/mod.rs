@@ -359,8 +359,8 @@ impl Keeper {
     /// All is made safe and nothing is ended, which is right whether the machine goes or stays.
     fn save_and_let_go(&mut self) {
         let what = "systemd does not say whether the machine goes down; saved, and agents go on";
-        self.edges
-            .write(None, &JournalEvent::Trouble { what: what.into() });
+        let what = what.to_owned();
+        self.edges.write(None, &JournalEvent::Trouble { what });
         let notice = Notice::new(Source::Signal, Instant::now(), None);
         let messages = self.edges.messages.clone();
         self.edges.save_in_passing(&self.core, notice, move |_| {

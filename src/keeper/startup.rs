@@ -286,8 +286,8 @@ impl Keeper {
             .ledger
             .declare(&self.edges.config, &self.edges.life);
         for (name, what) in self.edges.ledger.recalled() {
-            self.edges
-                .write(Some(&name), &JournalEvent::Repaired { what });
+            let event = JournalEvent::Repaired { what };
+            self.edges.write(Some(&name), &event);
         }
         self.recall_saved_words();
         let found: Vec<(AgentName, ProcessId)> = declared
@@ -421,12 +421,10 @@ impl Keeper {
                     self.edges.write(None, &JournalEvent::Repaired { what });
                 }
             }
-            Err(error) => self.edges.write(
-                None,
-                &JournalEvent::Trouble {
-                    what: format!("{error:#}"),
-                },
-            ),
+            Err(error) => {
+                let what = format!("{error:#}");
+                self.edges.write(None, &JournalEvent::Trouble { what });
+            }
         }
     }
 

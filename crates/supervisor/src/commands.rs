@@ -80,8 +80,8 @@ impl Core {
         };
         if agent.wanted != wanted {
             agent.wanted = wanted;
-            out.push(Action::Journal(
-                Some(name.clone()),
+            out.push(Action::journal(
+                name,
                 JournalEvent::Wanted {
                     wanted,
                     by: by.clone(),

@@ -306,6 +306,13 @@ pub enum Action {
     PowerOff,
 }
 
+impl Action {
+    /// An entry in the journal about an agent.
+    pub(crate) fn journal(name: &AgentName, event: JournalEvent) -> Self {
+        Self::Journal(Some(name.clone()), event)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -159,11 +159,9 @@ impl Core {
             Api::Asked { .. } => {
                 self.api = Api::Answers;
                 let what =
-                    "the API did not answer within a minute; agents are started all the same";
-                out.push(Action::Journal(
-                    None,
-                    JournalEvent::Trouble { what: what.into() },
-                ));
+                    "the API did not answer within a minute; agents are started all the same"
+                        .to_owned();
+                out.push(Action::Journal(None, JournalEvent::Trouble { what }));
                 true
             }
         }

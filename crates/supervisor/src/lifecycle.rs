@@ -95,7 +95,7 @@ impl Core {
                         continued: how == StartKind::Continue,
                     },
                 };
-                out.push(Action::Journal(Some(name.clone()), what));
+                out.push(Action::journal(name, what));
                 self.active(now, name, &activity, Some(how), out);
             }
             Stage::Up {
@@ -113,17 +113,14 @@ impl Core {
                         from,
                         to: session_id,
                     };
-                    out.push(Action::Journal(Some(name.clone()), what));
+                    out.push(Action::journal(name, what));
                 }
                 if changed {
                     out.push(Action::Persist(name.clone()));
                 }
                 if changed && let Activity::Waiting(what) = &activity {
                     let why = what.clone().unwrap_or_else(|| "a question".into());
-                    out.push(Action::Journal(
-                        Some(name.clone()),
-                        JournalEvent::Waiting { why },
-                    ));
+                    out.push(Action::journal(name, JournalEvent::Waiting { why }));
                 }
                 let anew = agent.restart_when_idle && agent.is_idle();
                 self.active(now, name, &activity, None, out);
@@ -163,10 +160,7 @@ impl Core {
             out.push(Action::Persist(name.clone()));
             if let Some(why) = seen {
                 // The process stays: a human can answer in its pane, and then it goes on.
-                out.push(Action::Journal(
-                    Some(name.clone()),
-                    JournalEvent::Waiting { why },
-                ));
+                out.push(Action::journal(name, JournalEvent::Waiting { why }));
             }
         } else if seen.is_none() && now.saturating_duration_since(*since) >= START_LIMIT {
             let why = format!(
@@ -204,7 +198,7 @@ impl Core {
             how,
             cause: cause.clone(),
         };
-        out.push(Action::Journal(Some(name.clone()), what));
+        out.push(Action::journal(name, what));
         match std::mem::replace(&mut agent.stage, Stage::Down) {
             Stage::Ending {
                 purpose: Purpose::BadStart(why),
@@ -253,8 +247,8 @@ impl Core {
                 agent.why = Some(why);
                 agent.cause = Some(cause);
                 out.push(Action::Persist(name.clone()));
-                out.push(Action::Journal(
-                    Some(name.clone()),
+                out.push(Action::journal(
+                    name,
                     JournalEvent::Stopped {
                         by: "itself".into(),
                     },
@@ -306,7 +300,7 @@ impl Core {
             }
         };
         out.push(Action::Persist(name.clone()));
-        out.push(Action::Journal(Some(name.clone()), what));
+        out.push(Action::journal(name, what));
     }
 
     /// Ends an agent that has a process, and takes one that has none out of the queue.

@@ -51,12 +51,8 @@ impl Core {
             probe_every: FIRST_PROBE,
             may_start: false,
         });
-        out.push(Action::Journal(
-            None,
-            JournalEvent::Paused {
-                why: "login".into(),
-            },
-        ));
+        let why = "login".into();
+        out.push(Action::Journal(None, JournalEvent::Paused { why }));
     }
 
     /// Goes on. `theirs`: an agent that had a login all the time has shown that there is one.

@@ -131,7 +131,7 @@ impl Core {
             until,
             in_a_row: stall.in_a_row,
         };
-        out.push(Action::Journal(Some(name.clone()), what));
+        out.push(Action::journal(name, what));
         if stall.stop.is_weather() {
             self.weather.bad_sign(now);
         }
@@ -288,7 +288,7 @@ impl Core {
     ) {
         if refused.is_none() {
             let what = JournalEvent::Nudged { in_a_row };
-            out.push(Action::Journal(Some(name.clone()), what));
+            out.push(Action::journal(name, what));
         }
         let paused = self.login.is_some();
         let Some(agent) = self.agents.get_mut(name) else {
