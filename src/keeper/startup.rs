@@ -103,10 +103,8 @@ fn is_new(lines: &[JournalEntry], life: &str) -> bool {
     let is_cut = lines
         .first()
         .is_some_and(|line| line.seq > 1 && line.life == life);
-    let had_keeper = |line: &JournalEntry| {
-        line.life == life && matches!(line.event, JournalEvent::KeeperStarted { .. })
-    };
-    !is_cut && !lines.iter().any(had_keeper)
+    let mut of_life = lines.iter().filter(|line| line.life == life);
+    !is_cut && !of_life.any(|line| matches!(line.event, JournalEvent::KeeperStarted { .. }))
 }
 
 impl Keeper {

@@ -33,24 +33,21 @@ impl Message {
     /// What a line of the journal is to others; `None`: nothing.
     #[must_use]
     pub fn of(root: &str, agent: Option<&AgentName>, what: &JournalEvent) -> Option<Self> {
+        use JournalEvent::{Failed, Notice, Paused, Restore, Stalled, Survived, Waiting};
         let name = agent.map(ToString::to_string);
         let who = name.clone().unwrap_or_default();
         let (kind, text) = match what {
-            JournalEvent::Notice { source, .. } => (
+            Notice { source, .. } => (
                 Kind::Notice,
                 format!("this machine is about to go ({source}); saving"),
             ),
-            JournalEvent::Survived { reason } => {
-                (Kind::Back, format!("this life goes on: {reason}"))
-            }
-            JournalEvent::Restore { agents, .. } => {
+            Survived { reason } => (Kind::Back, format!("this life goes on: {reason}")),
+            Restore { agents, .. } => {
                 (Kind::Back, format!("a new life: {agents} agents come back"))
             }
-            JournalEvent::Failed { why, .. } => {
-                (Kind::Failed, format!("{who} was given up: {why}"))
-            }
+            Failed { why, .. } => (Kind::Failed, format!("{who} was given up: {why}")),
             // One for a row of them, and none for what the whole fleet is told of.
-            JournalEvent::Stalled {
+            Stalled {
                 reason,
                 why,
                 in_a_row: 1,
@@ -58,8 +55,8 @@ impl Message {
             } if *reason != StallReason::Login => {
                 (Kind::Stalled, format!("{who} was stopped: {why}"))
             }
-            JournalEvent::Waiting { why } => (Kind::Waiting, format!("{who} waits for you: {why}")),
-            JournalEvent::Paused { why } => (
+            Waiting { why } => (Kind::Waiting, format!("{who} waits for you: {why}")),
+            Paused { why } => (
                 Kind::Login,
                 format!("the fleet waits: {why}; run /login in any agent, all go on by themselves"),
             ),
