@@ -1,14 +1,14 @@
 //! `spotkeep save`
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::daemon::instead_of_keeper;
 use super::output::{complain, json, say, table};
 use crate::keeper::client;
 use crate::keeper::runtime_dir::Holder;
-use crate::save::{Save, Subject};
+use crate::save::{Note, Save, Subject};
 use state::config::Config;
 use state::layout::Root;
 use state::{Journal, JournalEvent, Manifest};
@@ -146,7 +146,13 @@ fn alone(root: &Root, args: &Args) -> Result<Manifest> {
             record,
         })
         .collect();
-    let journal = journal.map(|journal| Arc::new(Mutex::new(journal)));
+    let journal = journal.map(|journal| -> Note {
+        let journal = Mutex::new(journal);
+        Arc::new(move |what| {
+            let mut journal = journal.lock().unwrap_or_else(PoisonError::into_inner);
+            journal.write(None, what)
+        })
+    });
     let (root_id, epoch) = (identity.root_id.as_str(), identity.epoch);
     // Whatever is wrong with the file, what can be kept is kept.
     let settings = Config::load_or_last_good(&root.config(), &root.config_copy())

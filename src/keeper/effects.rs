@@ -1,32 +1,32 @@
 //! The hands of the core: each action done, each answer sent back as an event.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Message;
 use super::checkpoint_worker::{Checkpoints, Made};
 use super::disk_watch::Sizes;
 use super::git_status::Survey;
 use super::launcher::{Door, Job};
 use super::metrics::Tally;
+use super::order::{Held, Order, Ticket};
 use super::prompt_input::Typist;
+use super::protocol::Reply;
 use super::records::Ledger;
 use super::session_watch::Follower;
+use super::socket::ReplyTo;
+use super::writer::{Answer, Writer};
+use super::{Keeper, Message};
 use crate::keeper::terminate::{GRACE, SWEEP_LIMIT, end_process, sweep};
 use crate::notify::{self, Notifier};
-use crate::save::{Save, Subject};
 use crate::systemd::cgroup::Leaf;
 use crate::tmux::{self, Tmux};
 use claude::ApiStop;
 use state::config::Config;
 use state::layout::Root;
-use state::{AgentName, AgentState, Journal, JournalEvent, Launch, Manifest};
-use supervisor::notice::Notice;
+use state::{AgentName, AgentRecord, AgentState, Journal, JournalEvent, Launch};
 use supervisor::{Action, Activity, Attempt, Core, Ending, Event, View};
-use sys::command;
+use sys::deadline::Deadline;
 use sys::error::{Context as _, Result};
 use sys::exit::Exit;
 use sys::process::ProcessId;
@@ -35,15 +35,13 @@ use sys::thread;
 /// A watcher only waits and asks tmux once.
 const SMALL_STACK: usize = 256 << 10;
 
-/// How long systemd is asked whether the machine goes down, after a save that it was said to.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(60);
-
-/// The same after a SIGTERM: the unit is killed after 22 s, and what can be made safe until then takes
-/// its time too.
-const SIGTERM_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Between two questions.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// What came of a write.
+#[derive(Debug)]
+pub struct Written {
+    ticket: Ticket,
+    what: String,
+    result: Result<()>,
+}
 
 /// All that actions need.
 pub struct Edges {
@@ -56,7 +54,8 @@ pub struct Edges {
     /// Held by whoever types into a pane.
     pub(super) typing: Arc<Mutex<()>>,
     pub(super) ledger: Arc<Ledger>,
-    pub(super) journal: Arc<Mutex<Journal>>,
+    pub(super) writer: Writer,
+    pub(super) order: Order,
     pub(super) door: Arc<Door>,
     pub(super) starter: Sender<Job>,
     pub(super) follower: Follower,
@@ -73,24 +72,58 @@ pub struct Edges {
 
 impl Edges {
     /// Does what the core asked for, in its order.
+    ///
+    /// What has to be durable is ordered at once. What is behind it is held back until it is, but for a
+    /// save: that begins at once, whatever the disk does.
     pub fn perform(&mut self, core: &Core, actions: Vec<Action>) {
         for action in actions {
-            self.perform_one(core, action);
-        }
-    }
-
-    fn perform_one(&mut self, core: &Core, action: Action) {
-        match action {
-            Action::Persist(name) => self.persist(core, &name),
-            Action::Journal(name, what) => self.write(name.as_ref(), &what),
-            Action::Rebind { name, session_id } => {
-                let bound = self.ledger.update(&name, |record| {
+            match action {
+                Action::Persist(name) => self.persist(core, &name),
+                Action::Journal(name, what) => self.write(name.as_ref(), &what),
+                Action::Rebind { name, session_id } => self.update(&name, |record| {
                     let old = std::mem::replace(&mut record.session_id, session_id);
                     record.past_sessions.push(old);
                     record.transcript = None;
-                });
-                self.note_trouble(&format!("the record of {name}"), bound);
+                }),
+                Action::Save(notice) => self.save(core, notice),
+                other => {
+                    if let Some(next) = self.order.pass(Held::Action(other)) {
+                        self.go_on(core, next);
+                    }
+                }
             }
+        }
+    }
+
+    /// A write was answered: what need not be held back any longer is done.
+    pub fn written(&mut self, core: &Core, written: Written) {
+        self.note_trouble(&written.what, written.result);
+        self.order.end(written.ticket);
+        while let Some(next) = self.order.next() {
+            self.go_on(core, next);
+        }
+    }
+
+    /// Answers a request once all that came of it is durable.
+    pub fn reply(&mut self, to: ReplyTo, reply: Reply) {
+        if let Some(Held::Reply(to, reply)) = self.order.pass(Held::Reply(to, reply)) {
+            to.send(reply).ok();
+        }
+    }
+
+    fn go_on(&self, core: &Core, next: Held) {
+        match next {
+            Held::Action(action) => self.act(core, action),
+            Held::Reply(to, reply) => {
+                to.send(reply).ok();
+            }
+        }
+    }
+
+    fn act(&self, core: &Core, action: Action) {
+        match action {
+            // These are not held back.
+            Action::Persist(_) | Action::Journal(..) | Action::Rebind { .. } | Action::Save(_) => {}
             Action::ProbeApi => self.probe_api(),
             Action::Launch { name, attempt } => {
                 let job = Job {
@@ -110,12 +143,9 @@ impl Edges {
                 in_a_row,
             } => self.nudge(name, process, stop, in_a_row),
             Action::LookAtScreen { name, attempt } => self.look_at_screen(name, attempt),
-            Action::Save(notice) => self.save(core, notice),
             Action::LookForWork => self.look_for_work(core),
             Action::PowerOff => self.power_off(),
-            Action::AskShutdown => self.aside("ask-shutdown", || {
-                Some(Event::ShuttingDown(is_shutting_down(SHUTDOWN_PATIENCE)))
-            }),
+            Action::AskShutdown => self.ask_shutdown(),
         }
     }
 
@@ -177,7 +207,8 @@ impl Edges {
         else {
             return;
         };
-        let written = self.ledger.update(name, |record| {
+        let life = self.life.clone();
+        self.update(name, |record| {
             record.state = state;
             if matches!(
                 state,
@@ -191,17 +222,59 @@ impl Edges {
             record.restarts = restarts;
             if process.is_some() {
                 record.process = process;
-                record.life = Some(self.life.clone());
+                record.life = Some(life);
             }
         });
-        self.note_trouble(&format!("the record of {name}"), written);
+    }
+
+    /// Waits for what is still to be written; answers those who wait for it. Returns whether all of it is.
+    pub fn end_writing(&mut self, until: Deadline) -> bool {
+        let all_written = self.writer.finish(until);
+        if all_written {
+            self.order.answers().for_each(|(to, reply)| {
+                to.send(reply).ok();
+            });
+        }
+        all_written
+    }
+
+    /// Changes a record; what is behind it is held back until that is durable.
+    pub fn update(&mut self, name: &AgentName, change: impl FnOnce(&mut AgentRecord)) {
+        let answer = self.begin(format!("the record of {name}"));
+        self.ledger.update(name, change, answer);
+    }
+
+    fn begin(&mut self, what: String) -> Answer {
+        let (ticket, messages) = (self.order.begin(), self.messages.clone());
+        Answer::to(move |result| {
+            let written = Written {
+                ticket,
+                what,
+                result,
+            };
+            messages.send(Message::Written(written)).ok();
+        })
+    }
+
+    /// Has something done by the thread of the writer, behind all that was ordered so far, and goes on
+    /// with what came of it here.
+    pub fn beyond<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Journal) -> T + Send + 'static,
+        then: impl FnOnce(&mut Keeper, T) + Send + 'static,
+    ) {
+        let messages = self.messages.clone();
+        self.writer.order_anyhow(move |journal| {
+            let done = work(journal);
+            let then = Message::Then(Box::new(move |keeper| then(keeper, done)));
+            messages.send(then).ok();
+        });
     }
 
     /// Tries again to write what the disk did not take.
     pub fn write_what_is_left(&mut self) {
         for name in self.ledger.unwritten() {
-            let written = self.ledger.update(&name, |_| {});
-            self.note_trouble(&format!("the record of {name}"), written);
+            self.update(&name, |_| {});
         }
     }
 
@@ -212,16 +285,12 @@ impl Edges {
             *self.tally.stalls.entry(reason.name()).or_default() += 1;
         }
         *self.tally.events.entry(what.name()).or_default() += 1;
-        let written = self.journal().write(name, what);
-        self.note_trouble("the journal", written);
+        let answer = self.begin("the journal".into());
+        self.writer.line(name, what, answer);
         let root = self.root.dir().display().to_string();
         if let Some(message) = notify::Message::of(&root, name, what) {
             self.notifier.tell(message, &self.config.notify);
         }
-    }
-
-    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A disk that refuses stops nothing that can go on without it; it is shown until it is over.
@@ -246,15 +315,6 @@ impl Edges {
                 messages.send(Message::Event(event)).ok();
             }
         });
-    }
-
-    pub(super) fn ask_whether_going_down(&self) {
-        let messages = self.messages.clone();
-        let ask = move || {
-            let answer = is_shutting_down(SIGTERM_PATIENCE);
-            messages.send(Message::GoingDown(answer)).ok();
-        };
-        thread::spawn_or_do("ask-shutdown", ask);
     }
 
     fn look_at_screen(&self, name: AgentName, attempt: Attempt) {
@@ -305,77 +365,6 @@ impl Edges {
         if let Err(error) = ending {
             tracing::error!("cannot end an agent: {error}");
         }
-    }
-
-    fn save(&self, core: &Core, notice: Notice) {
-        self.door.close();
-        let agents = self.subjects(core);
-        self.spawn_save(
-            agents,
-            move |save| save.run_final(&notice),
-            |manifest| Message::SaveEnded(Box::new(manifest)),
-        );
-    }
-
-    /// Saves while the agents go on; the answer goes to `done`.
-    pub fn save_in_passing(
-        &self,
-        core: &Core,
-        notice: Notice,
-        done: impl FnOnce(Manifest) + Send + 'static,
-    ) {
-        let agents = self.subjects(core);
-        self.spawn_save(
-            agents,
-            move |save| save.run_in_passing(notice.deadline),
-            move |manifest| {
-                done(manifest);
-                Message::Nothing
-            },
-        );
-    }
-
-    fn spawn_save(
-        &self,
-        agents: Vec<Subject>,
-        run: impl FnOnce(Save<'_>) -> Manifest + Send + 'static,
-        done: impl FnOnce(Manifest) -> Message + Send + 'static,
-    ) {
-        let (root, root_id, life) = (self.root.clone(), self.root_id.clone(), self.life.clone());
-        let (epoch, journal, messages) =
-            (self.epoch, Arc::clone(&self.journal), self.messages.clone());
-        let checkpoints = self.checkpoints.clone();
-        let settings = self.config.checkpoint.clone();
-        checkpoints.pause();
-        let work = move || {
-            let manifest = run(Save {
-                root: &root,
-                settings: &settings,
-                root_id: &root_id,
-                epoch,
-                life: &life,
-                journal: Some(journal),
-                agents,
-            });
-            checkpoints.resume();
-            messages.send(done(manifest)).ok();
-        };
-        // Without a thread it is the loop itself that saves: nothing is more urgent.
-        thread::spawn_or_do("save", work);
-    }
-
-    /// Every agent as a save needs it. What the core knows of a process is newer than the record.
-    fn subjects(&self, core: &Core) -> Vec<Subject> {
-        core.views()
-            .into_iter()
-            .filter_map(|view| {
-                let record = self.ledger.get(&view.name)?;
-                let process = view.process.or(record.live_process(&self.life));
-                let process =
-                    process.or_else(|| crate::keeper::terminate::launched(&record, &self.life));
-                Some(Subject { record, process })
-            })
-            .collect()
     }
 
     /// Counts the uncommitted changes again when an agent may have made some.
@@ -448,49 +437,4 @@ impl Edges {
 fn out_of_memory(launch: Option<&Launch>) -> Option<Exit> {
     let leaf = Leaf::at(launch?.cgroup.as_deref()?);
     Some(Exit::OutOfMemory(leaf.out_of_memory()?.limit))
-}
-
-/// Whether systemd is taking the machine down; asked until it says so, at most for `patience`. `None`:
-/// it did not say, and both may be so.
-pub(super) fn is_shutting_down(patience: Duration) -> Option<bool> {
-    let until = Instant::now() + patience;
-    loop {
-        if !Path::new("/run/systemd/system").exists() {
-            return Some(false);
-        }
-        let mut ask = std::process::Command::new("systemctl");
-        ask.arg("is-system-running");
-        let left = until.saturating_duration_since(Instant::now());
-        let said = command::run(&mut ask, left.max(ASK_AGAIN));
-        if let Some(answer) = said.ok().and_then(|said| going_down(&said.stdout)) {
-            return Some(answer);
-        }
-        if Instant::now() >= until {
-            return None;
-        }
-        std::thread::sleep(ASK_AGAIN);
-    }
-}
-
-/// What the states of systemctl(1) say of that; `unknown` is its word for not having been told.
-fn going_down(state: &str) -> Option<bool> {
-    match state.trim() {
-        "stopping" => Some(true),
-        "initializing" | "starting" | "running" | "degraded" | "maintenance" | "offline" => {
-            Some(false)
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_systemd_that_says_nothing_is_not_taken_for_one_that_says_no() {
-        assert_eq!(going_down("stopping\n"), Some(true));
-        assert_eq!(going_down("degraded\n"), Some(false));
-        assert_eq!((going_down(""), going_down("unknown\n")), (None, None));
-    }
 }

@@ -6,23 +6,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::records::Ledger;
+use super::writer::Writer;
 use crate::resume::{self, History, LaunchContext, Refused};
 use crate::systemd::cgroup::Leaf;
 use crate::tmux::Tmux;
 use state::config::Config;
 use state::layout::Root;
-use state::{AgentName, Journal, JournalEvent, StartKind};
+use state::{AgentName, JournalEvent, StartKind};
 use supervisor::{Attempt, Event, Refusal};
-use sys::error::{Context as _, Result};
+use sys::error::{Context as _, Result, anyhow};
 use sys::failpoint::{Point, point};
 use sys::process::ProcessId;
 use sys::thread;
 
-/// How long a save waits for a launch under way. One takes about 50 ms; one that hangs on the
-/// disk must not hold up the save, whose sweep finds what it may still bring forth.
-const CLOSE_LIMIT: Duration = Duration::from_millis(500);
-
-/// Whether launches may still happen. A save closes it and waits for the launch under way, so
+/// Whether launches may still happen. A notice closes it, and its save waits for the launch under way, so
 /// that none slips through between the notice and the save.
 #[derive(Debug, Default)]
 pub struct Door {
@@ -37,13 +34,16 @@ struct DoorState {
 }
 
 impl Door {
-    /// Closes it; returns when no launch is under way, or after a moment all the same.
+    /// Closes it: no launch begins from now on.
     pub fn close(&self) {
-        let mut state = self.lock();
-        state.closed = true;
+        self.lock().closed = true;
+    }
+
+    /// Returns when no launch is under way, or after `limit` all the same.
+    pub fn wait_until_empty(&self, limit: Duration) {
         let wait = self
             .changed
-            .wait_timeout_while(state, CLOSE_LIMIT, |state| state.launching);
+            .wait_timeout_while(self.lock(), limit, |state| state.launching);
         drop(wait.unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -102,8 +102,8 @@ pub struct Starter {
     pub program: PathBuf,
     /// The records.
     pub ledger: Arc<Ledger>,
-    /// The journal.
-    pub journal: Arc<Mutex<Journal>>,
+    /// Where lines of the journal go.
+    pub writer: Writer,
     /// The door.
     pub door: Arc<Door>,
 }
@@ -118,7 +118,7 @@ impl Starter {
         thread::spawn("starter", move || {
             for job in queue {
                 let closed = || Refusal {
-                    why: "this life has had its notice".to_owned(),
+                    why: NOTICED.to_owned(),
                     retry: true,
                 };
                 let launched = self.door.pass(|| self.launch_on_root(&job));
@@ -158,7 +158,7 @@ impl Starter {
         if let Some(process) = crate::keeper::terminate::launched(&record, &self.life) {
             // It runs already, and no keeper knew of it.
             self.ledger
-                .update(&job.name, |record| record.process = Some(process))?;
+                .update_and_wait(&job.name, |record| record.process = Some(process))?;
             return Ok((process, StartKind::Resume));
         }
         let agent = job
@@ -193,7 +193,7 @@ impl Starter {
         point(Point::RestorePrepared);
         // Persisted before it is used: a keeper that dies here knows what it began.
         self.ledger
-            .update(&job.name, |record| plan.remember(record))?;
+            .update_and_wait(&job.name, |record| plan.remember(record))?;
         point(Point::RestorePersisted);
         self.write(
             Some(&job.name),
@@ -203,26 +203,32 @@ impl Starter {
             },
         );
         point(Point::RestoreStarting);
+        // The disk may have taken its time, and a save that began meanwhile did not wait for it.
+        if self.door.is_closed() {
+            return Err(anyhow!(NOTICED).into());
+        }
         let process = resume::run(&context, &job.name, &plan)?;
         point(Point::RestoreLaunched);
         self.ledger
-            .update(&job.name, |record| record.process = Some(process))?;
+            .update_and_wait(&job.name, |record| record.process = Some(process))?;
         point(Point::RestoreRecorded);
         Ok((process, plan.how))
     }
 
     fn write(&self, name: Option<&AgentName>, what: &JournalEvent) {
         what.log(name);
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = journal.write(name, what) {
+        if let Err(error) = self.writer.line_and_wait(name, what) {
             tracing::error!("{error:#}");
         }
     }
 }
 
+const NOTICED: &str = "this life has had its notice";
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use testing::wait::FOREVER;
 
     #[test]
     fn nothing_passes_a_closed_door_and_closing_waits_for_who_is_inside() {
@@ -238,7 +244,8 @@ mod tests {
         });
         entered.recv().unwrap();
         let closing = Arc::clone(&door);
-        let closed = std::thread::spawn(move || closing.close());
+        closing.close();
+        let closed = std::thread::spawn(move || closing.wait_until_empty(FOREVER));
         leave.send(()).unwrap();
         assert!(launch.join().unwrap().is_some());
         closed.join().unwrap();

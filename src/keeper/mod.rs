@@ -2,13 +2,13 @@
 //!
 //! Threads and one channel. Everything that happens becomes a `Message`; one loop hands events
 //! to the [`supervisor`], which decides, and the `edges` do what it says. No thread shares state with
-//! another but for the ledger of records and the journal, which are files first.
+//! another but for the ledger of records. The loop syncs no file: the `writer` does, and its answers are messages too.
 //!
 //! ```text
 //! signals ─┐
 //! metadata ┤                       ┌▶ starter (launches, behind the door)
 //! socket  ─┼▶ messages ▶ core ▶ edges ▶ save (when the notice comes)
-//! follower ┤                       └▶ ledger, journal
+//! follower ┤                       └▶ writer (ledger, journal) ▶ what was held back until then
 //! watchers ┘
 //! ```
 
@@ -17,6 +17,7 @@ mod api_probe;
 pub mod backup_timer;
 mod checkpoint_worker;
 pub mod client;
+mod declarations;
 mod disk_watch;
 mod effects;
 mod git_status;
@@ -24,17 +25,20 @@ mod launcher;
 mod login_watch;
 pub mod metrics;
 mod mount_watch;
+mod order;
 mod poweroff;
 mod prompt_input;
 pub mod protocol;
 mod records;
 mod requests;
 pub mod runtime_dir;
+mod saving;
 mod session_watch;
 mod socket;
 mod startup;
 pub mod status;
 pub mod terminate;
+mod writer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,20 +54,23 @@ use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, Journal, JournalEvent, Manifest, TranscriptMark};
 use supervisor::notice::{Notice, Source};
+use sys::deadline::Deadline;
 use sys::error::{Error, Result, anyhow};
 use sys::files::LockFile;
 use sys::process;
 use sys::signal::Ask;
+use sys::thread;
 use sys::time::Timestamp;
 
-use effects::Edges;
-use mount_watch::{Ground, Lost};
+use effects::{Edges, Written};
+use mount_watch::{Ground, Lost, Retaking};
 use protocol::Request;
 use requests::Waiting;
 use socket::ReplyTo;
 use startup::Taken;
 use supervisor::activity_log::Diary;
 use supervisor::{Core, Event};
+use writer::Writer;
 
 pub use records::{Ledger, canonical_cwd};
 
@@ -88,10 +95,18 @@ pub struct Options {
     pub by_unit: bool,
 }
 
+/// The longest that a keeper that ends waits for what it has still to write. systemd kills it after 22 s.
+const WRITING_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is to be done in the loop after something was done elsewhere.
+type Then = Box<dyn FnOnce(&mut Keeper) + Send>;
+
 /// Everything that reaches the main loop.
-#[derive(Debug)]
 enum Message {
     Event(Event),
+    /// What the loop has ordered is durable, or was refused.
+    Written(Written),
+    Then(Then),
     /// So much of an agent's transcript is durable.
     Durable {
         name: AgentName,
@@ -145,14 +160,15 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
         torn,
     } = startup::take(root, &life)?;
     let journal = Journal::open(&root.journal(), &identity.root_id, identity.epoch, &life)?;
+    let writer = Writer::start(journal)?;
 
     let (messages, queue) = mpsc::channel();
     let mut keeper = Keeper::new(
-        root, options, config, identity, life, &runtime, journal, history, messages,
+        root, options, config, identity, life, &runtime, writer, history, messages,
     )?;
     keeper.lock = Some(lock);
     keeper.greet(is_new_life, torn);
-    keeper.tell_of_config(wrong);
+    keeper.begin_with_config(wrong);
     keeper.take_in_agents();
     let (listening, _watcher) = keeper.open_ears(&runtime)?;
     let mut manager = Manager::of_this_process();
@@ -161,12 +177,16 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
     let _clock = backup_timer::start(root, move || !door.is_closed())?;
     let end = keeper.serve(&queue, &mut manager);
     manager.stopping();
-    keeper.say_goodbye(end);
+    let all_written = keeper.say_goodbye(end);
     // Whoever still waits for an answer is told that there is none.
     drop(queue);
     listening.close();
     let replaced = keeper.lost.take().filter(|_| end == End::Replaced);
-    drop(keeper.lock.take());
+    let lock = keeper.lock.take();
+    if !all_written {
+        // What hangs in the kernel may still write; the lock is free once that is over and the process is gone.
+        std::mem::forget(lock);
+    }
     match replaced {
         Some(lost) => Err(anyhow!("another keeper has the root now ({})", lost.why)),
         None => Ok(()),
@@ -192,6 +212,7 @@ struct Keeper {
     lock: Option<LockFile>,
     /// The root is away, or cannot be written.
     lost: Option<Lost>,
+    retaking: Retaking,
     end: Option<End>,
 }
 
@@ -245,17 +266,17 @@ impl Keeper {
 
     /// That something was said in a session; its prompt has been taken then.
     fn know_words(&mut self, name: &AgentName, mark: TranscriptMark) {
-        let kept = self.edges.ledger.update(name, |record| {
+        self.edges.update(name, |record| {
             record.prompt_delivered = true;
             record.transcript = Some(mark);
         });
-        self.edges
-            .note_trouble(&format!("the record of {name}"), kept);
     }
 
     fn take(&mut self, message: Message) {
         match message {
             Message::Event(event) => self.handle(event),
+            Message::Written(written) => self.edges.written(&self.core, written),
+            Message::Then(then) => then(self),
             Message::Durable { name, mark } => self.know_words(&name, mark),
             Message::Request(request, user, reply) => self.answer(request, user, reply),
             Message::Signal(ask) => self.signal(ask),
@@ -331,7 +352,8 @@ impl Keeper {
             && self.core.view(&name).is_none()
         {
             // It is not declared any more: nobody wants to see its last screen.
-            self.edges.tmux.close(&name);
+            let tmux = self.edges.tmux.clone();
+            thread::spawn_or_do("close-pane", move || tmux.close(&name));
         }
         self.end_if_down();
     }
@@ -382,20 +404,24 @@ impl Keeper {
         }
     }
 
-    fn say_goodbye(&mut self, end: End) {
+    /// Returns whether all that was decided is written.
+    fn say_goodbye(&mut self, end: End) -> bool {
         let reason = match end {
-            End::LetGo => "let go of the agents; they go on",
-            End::Saved => "the save has ended",
-            End::Down => "the fleet is down",
-            End::Replaced => return, // The journal is another keeper's now.
+            End::LetGo => Some("let go of the agents; they go on"),
+            End::Saved => Some("the save has ended"),
+            End::Down => Some("the fleet is down"),
+            End::Replaced => None, // The journal is another keeper's now.
         };
-        self.write_diary();
-        self.edges.write(
-            None,
-            &JournalEvent::KeeperStopped {
-                reason: reason.into(),
-            },
-        );
+        if let Some(reason) = reason {
+            self.write_diary();
+            self.edges.write(
+                None,
+                &JournalEvent::KeeperStopped {
+                    reason: reason.into(),
+                },
+            );
+        }
+        let all_written = self.edges.end_writing(Deadline::after(WRITING_LIMIT));
         if end == End::Saved {
             // Everything is safe by now, and the machine is about to go.
             self.edges.notifier.flush(LAST_WORDS);
@@ -403,5 +429,6 @@ impl Keeper {
         if end == End::Down {
             self.edges.tmux.end_server();
         }
+        all_written
     }
 }

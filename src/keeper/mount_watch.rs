@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::runtime_dir::Holder;
 use super::{End, Keeper, Message};
-use state::JournalEvent;
 use state::layout::Root;
+use state::{Journal, JournalEvent};
 use supervisor::{Event, Permit};
 use sys::error::{Context as _, Result, ensure};
 use sys::files::LockFile;
@@ -105,6 +105,37 @@ pub(super) struct Lost {
     pub(super) why: String,
 }
 
+/// How far a root that was lost is taken again.
+#[derive(Debug, Default)]
+pub(super) struct Retaking {
+    /// It is there, as far as was last seen.
+    is_firm: bool,
+    /// The writer is at it.
+    is_under_way: bool,
+    /// How often it was lost.
+    falls: u64,
+}
+
+/// Takes the lock again, and the journal up, unless another keeper had the root meanwhile.
+fn retake(
+    journal: &mut Journal,
+    root: &Root,
+    (root_id, epoch): (&str, u64),
+    holder: &Holder,
+) -> Result<LockFile> {
+    let mut lock = LockFile::try_take(&root.lock())?
+        .context("another keeper has taken the root while it was away")?;
+    let identity = root.identity()?;
+    ensure!(
+        identity.root_id == root_id && identity.epoch == epoch,
+        "another keeper had the root while it was away from this one"
+    );
+    lock.describe(&serde_json::to_string(holder)?)?;
+    root.settle()?;
+    journal.take_up()?;
+    Ok(lock)
+}
+
 impl Keeper {
     /// Starts to look after the ground.
     pub(super) fn watch_ground(&self) -> Result<()> {
@@ -117,17 +148,12 @@ impl Keeper {
 
     pub(super) fn ground(&mut self, ground: Ground) {
         match ground {
-            Ground::Firm => {
-                if let Err(error) = self.stand_again() {
-                    tracing::error!("{error:#}");
-                    self.end = Some(End::Replaced);
-                }
-            }
+            Ground::Firm => self.stand_again(),
             Ground::ReadOnly(why) => self.lose(why),
             Ground::Gone(why) => {
                 // What is held open would keep the old filesystem from going.
                 self.lock = None;
-                self.edges.journal().let_go();
+                self.edges.writer.order_anyhow(Journal::let_go);
                 self.lose(why);
             }
         }
@@ -143,41 +169,71 @@ impl Keeper {
             .take()
             .map_or_else(Instant::now, |lost| lost.since);
         self.lost = Some(Lost { since, why });
+        self.retaking.is_firm = false;
+        self.retaking.falls += 1;
         self.handle(Event::Permit(None));
     }
 
     /// The same root is back. Whoever took it meanwhile keeps it.
-    fn stand_again(&mut self) -> Result<()> {
-        let Some(lost) = &self.lost else {
-            return Ok(());
+    ///
+    /// It is taken by the thread of the writer, behind the word to let go of the journal.
+    fn stand_again(&mut self) {
+        self.retaking.is_firm = true;
+        if self.lost.is_none() || self.retaking.is_under_way {
+            return;
+        }
+        if self.lock.is_some() {
+            return self.stands_again();
+        }
+        self.retaking.is_under_way = true;
+        let (root, root_id, epoch) = (
+            self.edges.root.clone(),
+            self.edges.root_id.clone(),
+            self.edges.epoch,
+        );
+        let holder = Holder::this(&self.edges.life, &self.runtime);
+        let falls = self.retaking.falls;
+        self.edges.beyond(
+            move |journal| retake(journal, &root, (&root_id, epoch), &holder),
+            move |keeper, taken| keeper.retaken(falls, taken),
+        );
+    }
+
+    fn retaken(&mut self, falls: u64, taken: Result<LockFile>) {
+        self.retaking.is_under_way = false;
+        match taken {
+            // It went again meanwhile, so this is no news of what is there now.
+            _ if falls != self.retaking.falls => {
+                drop(taken);
+                if self.retaking.is_firm {
+                    self.stand_again();
+                }
+            }
+            Ok(lock) => {
+                self.lock = Some(lock);
+                self.stands_again();
+            }
+            Err(error) => {
+                tracing::error!("{error:#}");
+                self.end = Some(End::Replaced);
+            }
+        }
+    }
+
+    fn stands_again(&mut self) {
+        let Some(lost) = self.lost.take() else {
+            return;
         };
         let back = JournalEvent::RootBack {
             away_ms: u64::try_from(lost.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            why: lost.why.clone(),
+            why: lost.why,
         };
-        let root = self.edges.root.clone();
-        if self.lock.is_none() {
-            let mut lock = LockFile::try_take(&root.lock())?
-                .context("another keeper has taken the root while it was away")?;
-            let identity = root.identity()?;
-            ensure!(
-                identity.root_id == self.edges.root_id && identity.epoch == self.edges.epoch,
-                "another keeper had the root while it was away from this one"
-            );
-            let holder = Holder::this(&self.edges.life, &self.runtime);
-            lock.describe(&serde_json::to_string(&holder)?)?;
-            self.lock = Some(lock);
-            root.settle()?;
-            self.edges.journal().take_up()?;
-        }
-        self.lost = None;
         self.edges.write(None, &back);
         self.edges.write_what_is_left();
         self.edges.checkpoints.resume();
         self.edges.follower.watch_again();
         let permit = self.permit();
         self.handle(Event::Permit(Some(permit)));
-        Ok(())
     }
 
     /// The lock gives it, without end.

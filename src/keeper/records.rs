@@ -1,11 +1,14 @@
-//! The records of all agents, in memory and on the disk at once: a change is durable before it
-//! is used.
+//! The records of all agents: a change is in memory at once, and on the disk when its answer comes.
+//!
+//! Changes reach the writer's queue in the order in which they are made. Nobody holds the records while the disk is at work, so
+//! that to read one never waits for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::writer::{Answer, Writer};
 use state::config::{Agent, Config, Restart};
 use state::layout::Root;
 use state::{AgentName, AgentRecord, Wanted};
@@ -16,9 +19,10 @@ use sys::error::Result;
 #[derive(Debug)]
 pub struct Ledger {
     root: Root,
+    writer: Writer,
     records: Mutex<BTreeMap<AgentName, AgentRecord>>,
     /// Those whose last change the disk did not take.
-    unwritten: Mutex<BTreeSet<AgentName>>,
+    unwritten: Arc<Mutex<BTreeSet<AgentName>>>,
     /// Records that were gone and were made again, in words; for the journal.
     recalled: Mutex<Vec<(AgentName, String)>>,
 }
@@ -26,37 +30,32 @@ pub struct Ledger {
 impl Ledger {
     /// An empty ledger of a root.
     #[must_use]
-    pub fn new(root: Root) -> Self {
+    pub fn new(root: Root, writer: Writer) -> Self {
         Self {
             root,
+            writer,
             records: Mutex::new(BTreeMap::new()),
-            unwritten: Mutex::default(),
+            unwritten: Arc::default(),
             recalled: Mutex::default(),
         }
     }
 
     /// Takes in what is declared: reads the records that are there and mints those that are not.
     /// A record that is damaged is left as it is, and its agent said to be broken.
+    ///
+    /// It reads and writes the disk itself, so it is for the thread of the writer, or for a time when
+    /// that has nothing to do.
     #[must_use]
     pub fn declare(&self, config: &Config, life: &str) -> Vec<Declared> {
-        let mut records = self.lock();
         // One that runs stays known until it has ended: a save must not pass it over.
-        records.retain(|name, record| {
+        self.lock().retain(|name, record| {
             config.agents.contains_key(name) || record.live_process(life).is_some()
         });
-        let mut all = Vec::new();
-        for (name, agent) in &config.agents {
-            let known = records.get(name).cloned();
-            all.push(match self.take_in(name, agent, known, life) {
-                Ok(record) => {
-                    let declared = declared(config, agent, &record, life);
-                    records.insert(name.clone(), record);
-                    declared
-                }
-                Err(error) => broken(config, name, agent, &format!("{error:#}")),
-            });
-        }
-        all
+        let take_in = |(name, agent)| match self.take_in(name, agent, life) {
+            Ok(record) => declared(config, agent, &record, life),
+            Err(error) => broken(config, name, agent, &format!("{error:#}")),
+        };
+        config.agents.iter().map(take_in).collect()
     }
 
     /// Agents that are not declared any more and still run, such as one that was taken out of the
@@ -80,31 +79,35 @@ impl Ledger {
         left
     }
 
-    fn take_in(
-        &self,
-        name: &AgentName,
-        agent: &Agent,
-        known: Option<AgentRecord>,
-        life: &str,
-    ) -> Result<AgentRecord> {
+    fn take_in(&self, name: &AgentName, agent: &Agent, life: &str) -> Result<AgentRecord> {
         let cwd = canonical_cwd(&self.root, &agent.workspace);
-        let stored = match known {
-            Some(record) => Some(record),
-            None => self.root.load_record(name)?,
+        // A workspace that was moved in the file counts from the next start.
+        let move_in = |record: &mut AgentRecord| {
+            let moved = record.cwd != cwd && record.live_process(life).is_none();
+            if moved {
+                record.cwd.clone_from(&cwd);
+            }
+            moved
         };
+        if self.get(name).is_some_and(|mut known| move_in(&mut known)) {
+            let move_in = |record: &mut AgentRecord| {
+                move_in(record);
+            };
+            self.update(name, move_in, Answer::to(drop));
+        }
+        if let Some(known) = self.get(name) {
+            return Ok(known);
+        }
+        let stored = self.root.load_record(name)?;
         let is_new = stored.is_none();
         let mut record = stored.unwrap_or_else(|| AgentRecord::new(name.clone(), cwd.clone()));
         if is_new {
             self.recall(&mut record)?;
         }
-        // A workspace that was moved in the file counts from the next start.
-        let moved = record.cwd != cwd && record.live_process(life).is_none();
-        if moved {
-            record.cwd = cwd;
-        }
-        if is_new || moved {
+        if move_in(&mut record) || is_new {
             self.root.store_record(&record)?;
         }
+        self.lock().insert(name.clone(), record.clone());
         Ok(record)
     }
 
@@ -119,8 +122,7 @@ impl Ledger {
                 path.display(),
                 record.session_id
             );
-            let mut recalled = self.recalled.lock().unwrap_or_else(PoisonError::into_inner);
-            recalled.push((record.name.clone(), what));
+            lock(&self.recalled).push((record.name.clone(), what));
         }
         Ok(())
     }
@@ -128,8 +130,7 @@ impl Ledger {
     /// What was made again since this was last asked, in words.
     #[must_use]
     pub fn recalled(&self) -> Vec<(AgentName, String)> {
-        let mut recalled = self.recalled.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *recalled)
+        std::mem::take(&mut *lock(&self.recalled))
     }
 
     /// One record.
@@ -144,47 +145,67 @@ impl Ledger {
         self.lock().values().cloned().collect()
     }
 
-    /// Changes a record and makes it durable; nothing is written where nothing changed.
-    ///
-    /// # Errors
-    /// The disk is full or gone. The change is remembered, and written by the next call.
-    pub fn update(&self, name: &AgentName, change: impl FnOnce(&mut AgentRecord)) -> Result<()> {
+    /// Changes a record and has it made durable, of which `answer` tells; nothing is written where nothing
+    /// changed, and the answer comes all the same behind all that was ordered before. What the disk refuses is
+    /// written by the next call.
+    pub fn update(&self, name: &AgentName, change: impl FnOnce(&mut AgentRecord), answer: Answer) {
         let mut records = self.lock();
         let Some(record) = records.get_mut(name) else {
-            return Ok(());
+            return self.writer.order(|_| Ok(()), answer);
         };
         let before = record.clone();
         change(record);
-        let mut unwritten = self
-            .unwritten
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *record == before && !unwritten.contains(name) {
-            return Ok(());
+        let was_refused = lock(&self.unwritten).remove(name);
+        if *record == before && !was_refused {
+            return self.writer.order(|_| Ok(()), answer);
         }
-        let stored = self.root.store_record(record);
-        match stored {
-            Ok(()) => unwritten.remove(name),
-            Err(_) => unwritten.insert(name.clone()),
-        };
-        stored
+        let (name, unwritten) = (name.clone(), Arc::clone(&self.unwritten));
+        let answer = Answer::to(move |stored| {
+            if stored.is_err() {
+                lock(&unwritten).insert(name);
+            }
+            answer.give(stored);
+        });
+        let (root, record) = (self.root.clone(), record.clone());
+        // While the records are held, so that the last change is the last in the queue.
+        self.writer.order(
+            move |journal| {
+                journal.ensure_there()?;
+                root.store_record(&record)
+            },
+            answer,
+        );
+    }
+
+    /// As [`Ledger::update`], and waits until it is durable.
+    ///
+    /// # Errors
+    /// The disk is full or gone.
+    pub fn update_and_wait(
+        &self,
+        name: &AgentName,
+        change: impl FnOnce(&mut AgentRecord),
+    ) -> Result<()> {
+        let (answer, awaited) = Answer::awaited();
+        self.update(name, change, answer);
+        awaited.wait()
     }
 
     /// Whose last change the disk did not take.
     #[must_use]
     pub fn unwritten(&self) -> Vec<AgentName> {
-        let unwritten = self
-            .unwritten
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        unwritten.iter().cloned().collect()
+        lock(&self.unwritten).iter().cloned().collect()
     }
 
     /// A panic while the lock was held leaves the records as they were before or after a change,
     /// and both are good.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<AgentName, AgentRecord>> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.records)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The one directory that an agent is always started in, as it is stored: Claude names the folder
@@ -228,5 +249,56 @@ fn broken(config: &Config, name: &AgentName, agent: &Agent, why: &str) -> Declar
         why: None,
         cause: None,
         broken: Some(why.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keeper::writer;
+
+    #[test]
+    fn a_record_is_read_as_it_was_changed_last_while_the_disk_hangs_and_is_written_once_it_answers()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::init(&dir.path().join("root")).unwrap().0;
+        let name: AgentName = AgentName::new("a").unwrap();
+        let record = AgentRecord::new(name.clone(), "work".into());
+        let (writer, thaw) = writer::tests::hanging(&root.journal());
+        let ledger = Ledger::new(root.clone(), writer.clone());
+        ledger.lock().insert(name.clone(), record);
+        let mut answers = Vec::new();
+        for restarts in 1..=3 {
+            let (answer, awaited) = Answer::awaited();
+            ledger.update(&name, |record| record.restarts = restarts, answer);
+            answers.push(awaited);
+        }
+        assert_eq!(ledger.get(&name).unwrap().restarts, 3);
+        assert!(root.load_record(&name).unwrap().is_none());
+        drop(thaw);
+        answers
+            .into_iter()
+            .for_each(|answer| answer.wait().unwrap());
+        assert_eq!(root.load_record(&name).unwrap().unwrap().restarts, 3);
+    }
+
+    #[test]
+    fn a_change_that_the_disk_refused_is_written_by_the_next_call() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::init(&dir.path().join("root")).unwrap().0;
+        let name: AgentName = AgentName::new("a").unwrap();
+        let (writer, thaw) = writer::tests::hanging(&root.journal());
+        drop(thaw);
+        let ledger = Ledger::new(root.clone(), writer.clone());
+        let record = AgentRecord::new(name.clone(), "work".into());
+        ledger.lock().insert(name.clone(), record);
+        writer.order_anyhow(state::Journal::let_go);
+        let refused = ledger.update_and_wait(&name, |record| record.restarts = 7);
+        assert!(refused.is_err());
+        assert_eq!(ledger.unwritten(), std::slice::from_ref(&name));
+        writer.order_anyhow(|journal| journal.take_up().unwrap());
+        ledger.update_and_wait(&name, |_| {}).unwrap();
+        assert!(ledger.unwritten().is_empty());
+        assert_eq!(root.load_record(&name).unwrap().unwrap().restarts, 7);
     }
 }

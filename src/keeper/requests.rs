@@ -8,14 +8,13 @@ use serde_json::Value;
 use super::backup_timer::Stand;
 use super::metrics::{self, Sample};
 use super::prompt_input::Typist;
-use super::protocol::{Reply, Request, refuse_to_end};
+use super::protocol::{Reply, Request};
 use super::socket::ReplyTo;
 use super::status::{AgentStatus, BackupSeen, LastSave, Status, notice_of, tell_backups};
 use super::{End, Keeper};
-use state::config::Config;
 use state::{AgentName, AgentState, Fleet, JournalEvent, Manifest, VERSION};
+use supervisor::Event;
 use supervisor::notice::{Notice, Source};
-use supervisor::{Event, View};
 use sys::error::{Error, Hint as _, Kind, Result, anyhow};
 use sys::process::ProcessId;
 use sys::thread;
@@ -59,9 +58,22 @@ impl Keeper {
                 text,
                 when_idle,
             } => self.answer_send(name, text, when_idle, reply),
+            // These change nothing, and do not wait for the disk.
+            Request::Status => {
+                let status = self
+                    .status()
+                    .and_then(|status| Ok(serde_json::to_value(status)?));
+                reply.send(Reply::from(status)).ok();
+            }
+            Request::Metrics => {
+                let metrics = self.metrics().map(Value::String);
+                reply.send(Reply::from(metrics)).ok();
+            }
+            Request::Fleet { wanted } => self.answer_fleet(wanted, reply),
+            Request::Reload { ends } => self.answer_reload(&ends, reply),
             other => {
-                let answer = self.answer_at_once(other, user);
-                reply.send(Reply::from(answer)).ok();
+                let answer = self.answer_when_durable(other, user);
+                self.edges.reply(reply, Reply::from(answer));
             }
         }
     }
@@ -84,10 +96,9 @@ impl Keeper {
         self.handle(Event::Notice(Notice::new(source, Instant::now(), None)));
     }
 
-    fn answer_at_once(&mut self, request: Request, user: u32) -> Result<Value> {
+    /// The answer goes out when what came of the request is durable.
+    fn answer_when_durable(&mut self, request: Request, user: u32) -> Result<Value> {
         match request {
-            Request::Status => Ok(serde_json::to_value(self.status()?)?),
-            Request::Metrics => Ok(Value::String(self.metrics()?)),
             Request::Want { names, wanted } => {
                 self.check(&names)?;
                 if wanted == state::Wanted::Running {
@@ -119,24 +130,6 @@ impl Keeper {
                 }
                 Ok(Value::Null)
             }
-            Request::Fleet { wanted } => self.set_fleet(wanted),
-            Request::Reload { ends } => {
-                self.check_ground()?;
-                let config = Config::load(&self.edges.root.config())?;
-                self.check_ends(&config, &ends)?;
-                self.edges.config = Arc::new(config);
-                self.tell_of_config(None);
-                let declared = self
-                    .edges
-                    .ledger
-                    .declare(&self.edges.config, &self.edges.life);
-                if !self.core.is_closed() {
-                    self.seed_all();
-                }
-                self.handle(Event::Declare(declared));
-                self.tell_policies();
-                Ok(Value::Null)
-            }
             Request::Survived => {
                 if self.core.notice().is_some() {
                     return Err(anyhow!("the save is still under way")).hint("spotkeep status");
@@ -152,23 +145,38 @@ impl Keeper {
                 }
                 Ok(Value::Null)
             }
-            Request::Save { .. } | Request::Send { .. } => Ok(Value::Null),
+            _ => Ok(Value::Null), // Answered elsewhere.
         }
     }
 
-    fn set_fleet(&mut self, wanted: Fleet) -> Result<Value> {
-        if wanted == Fleet::Up {
-            self.check_open()?;
+    fn answer_fleet(&mut self, wanted: Fleet, reply: ReplyTo) {
+        let may = match wanted {
+            Fleet::Up => self.check_open(),
+            Fleet::Down => Ok(()),
+        };
+        if let Err(error) = may.and_then(|()| self.check_ground()) {
+            return self.edges.reply(reply, Reply::from(Err(error)));
         }
-        self.check_ground()?;
         // Durable first: `down` stays down even if the machine goes in the next instant.
-        let mut identity = self.edges.root.identity()?;
-        if identity.fleet != wanted {
-            identity.fleet = wanted;
-            state::store(&self.edges.root.root_json(), &identity)?;
-        }
-        self.handle(Event::Fleet(wanted));
-        Ok(Value::Null)
+        let root = self.edges.root.clone();
+        let store = move || -> Result<()> {
+            let mut identity = root.identity()?;
+            if identity.fleet != wanted {
+                identity.fleet = wanted;
+                state::store(&root.root_json(), &identity)?;
+            }
+            Ok(())
+        };
+        self.edges.beyond(
+            move |journal| journal.ensure_there().and_then(|()| store()),
+            move |keeper, stored| {
+                if stored.is_ok() {
+                    keeper.handle(Event::Fleet(wanted));
+                }
+                let answer = stored.map(|()| Value::Null);
+                keeper.edges.reply(reply, Reply::from(answer));
+            },
+        );
     }
 
     fn check(&self, names: &[AgentName]) -> Result<()> {
@@ -181,32 +189,12 @@ impl Keeper {
     }
 
     /// A file of declarations that is away with the root declares nothing, and would end everybody.
-    fn check_ground(&self) -> Result<()> {
+    pub(super) fn check_ground(&self) -> Result<()> {
         match &self.lost {
             None => self.edges.root.ensure_there(),
             Some(lost) => Err(anyhow!("{}", lost.why))
                 .hint("spotkeep doctor")
                 .kind(Kind::NotAsDeclared),
-        }
-    }
-
-    /// A file that was cut short looks like one that agents were taken out of.
-    fn check_ends(&self, config: &Config, ends: &[AgentName]) -> Result<()> {
-        let views = self.core.views();
-        let is_lost = |view: &&View| {
-            view.process.is_some()
-                && self.edges.config.agents.contains_key(&view.name)
-                && !config.agents.contains_key(&view.name)
-                && !ends.contains(&view.name)
-        };
-        let lost: Vec<&str> = views
-            .iter()
-            .filter(is_lost)
-            .map(|view| view.name.as_str())
-            .collect();
-        match lost.as_slice() {
-            [] => Ok(()),
-            lost => refuse_to_end(lost),
         }
     }
 
@@ -295,6 +283,7 @@ impl Keeper {
         // A root that is away comes first: it explains all others.
         let mut trouble: Vec<String> = self.lost.iter().map(|lost| lost.why.clone()).collect();
         trouble.extend(self.edges.trouble.values().cloned());
+        trouble.extend(self.edges.writer.trouble());
         trouble.extend(stand.trouble);
         Ok(Status {
             version: VERSION,

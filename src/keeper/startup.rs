@@ -2,22 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::checkpoint_worker::Checkpoints;
+use super::declarations::seed_all;
 use super::disk_watch;
 use super::effects::Edges;
 use super::git_status::Survey;
 use super::launcher::{Door, Starter};
 use super::login_watch;
 use super::metrics::Tally;
+use super::mount_watch::Retaking;
+use super::order::Order;
 use super::records::Ledger;
 use super::requests::Waiting;
 use super::runtime_dir::{self, Holder};
 use super::session_watch::{self, Follower, News};
 use super::socket::{self, Listening};
+use super::writer::Writer;
 use super::{Keeper, Message, Options};
 use crate::backup;
 use crate::metadata::gcp::{self, Metadata, Watcher};
@@ -26,12 +30,12 @@ use crate::resume::{self, History};
 use crate::tmux::Tmux;
 use state::config::Config;
 use state::layout::Root;
-use state::{AgentName, AgentRecord, Fleet, Journal, JournalEntry, JournalEvent, RootFile, Wanted};
+use state::{AgentName, AgentRecord, Fleet, JournalEntry, JournalEvent, RootFile, Wanted};
 use supervisor::activity_log::Diary;
 use supervisor::notice::{Notice, Source};
 use supervisor::start_limits::Limits;
 use supervisor::{Core, Event};
-use sys::error::{Context as _, Error, Hint as _, Result, anyhow};
+use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::failpoint::{Point, point};
 use sys::files::LockFile;
 use sys::process::{self, ProcessId};
@@ -119,7 +123,7 @@ impl Keeper {
         identity: RootFile,
         life: String,
         runtime: &Path,
-        journal: Journal,
+        writer: Writer,
         history: History,
         messages: Sender<Message>,
     ) -> Result<Self> {
@@ -127,8 +131,7 @@ impl Keeper {
             true => Tmux::new(runtime).kept_by_its_unit(),
             false => Tmux::new(runtime),
         };
-        let ledger = Arc::new(Ledger::new(root.clone()));
-        let journal = Arc::new(Mutex::new(journal));
+        let ledger = Arc::new(Ledger::new(root.clone(), writer.clone()));
         let door = Arc::new(Door::default());
         let deliver = messages.clone();
         let starter = Starter {
@@ -138,7 +141,7 @@ impl Keeper {
             tmux: tmux.clone(),
             program: std::env::current_exe().context("cannot tell where this program is")?,
             ledger: Arc::clone(&ledger),
-            journal: Arc::clone(&journal),
+            writer: writer.clone(),
             door: Arc::clone(&door),
         }
         .spawn(move |event| {
@@ -181,7 +184,8 @@ impl Keeper {
             tmux,
             typing: Arc::default(),
             ledger,
-            journal,
+            writer,
+            order: Order::default(),
             door,
             starter,
             follower,
@@ -206,6 +210,7 @@ impl Keeper {
             runtime: runtime.to_path_buf(),
             lock: None,
             lost: None,
+            retaking: Retaking::default(),
             end: None,
         })
     }
@@ -229,6 +234,7 @@ impl Keeper {
                     .and_then(|up| u64::try_from(up.as_millis()).ok()),
             },
         );
+        self.until_written();
         point(Point::RestoreGreeted);
         if self.history.is_lost {
             let what = "journal.jsonl is gone or has no line that can be read: how the last life ended is not known, so it \
@@ -242,43 +248,17 @@ impl Keeper {
         }
     }
 
-    /// A good file is remembered; one that is wrong is shown until it is mended.
-    pub(super) fn tell_of_config(&mut self, wrong: Option<Error>) {
-        let root = &self.edges.root;
-        let told = match wrong {
-            None => {
-                let before = Config::last_good(&root.config_copy()).unwrap_or_default();
-                let kept = Config::remember_as_good(&root.config(), &root.config_copy());
-                self.tell_of_undeclared(&before);
-                kept
-            }
-            Some(error) => {
-                let error = error.context("the last good spotkeep.toml counts");
-                let what = format!("{error:#}");
-                self.edges.write(None, &JournalEvent::Trouble { what });
-                Err(error)
-            }
-        };
-        self.edges.note_trouble("spotkeep.toml", told);
-    }
-
-    /// An agent that is declared no more is not missed by itself, and a file that was torn looks like one that was edited.
-    fn tell_of_undeclared(&mut self, before: &Config) {
-        let now = &self.edges.config.agents;
-        let gone = before.agents.keys().filter(|name| !now.contains_key(*name));
-        let gone: Vec<&str> = gone.map(|name| name.as_str()).collect();
-        if !gone.is_empty() {
-            let what = format!(
-                "spotkeep.toml does not declare {} any more; sessions and work stay where they are",
-                gone.join(", ")
-            );
-            self.edges.write(None, &JournalEvent::Trouble { what });
+    /// The loop has not begun yet, and nothing that follows is worth anything if the disk does not answer.
+    fn until_written(&self) {
+        if let Err(error) = self.edges.writer.all_so_far().wait() {
+            tracing::error!("{error:#}");
         }
     }
 
     /// The agents that are declared: those that still run are found again, and in a new life the
     /// others are resumed as the core sees fit.
     pub(super) fn take_in_agents(&mut self) {
+        self.until_written();
         let declared = self
             .edges
             .ledger
@@ -312,7 +292,8 @@ impl Keeper {
             }
         }
         if wanted > 0 && !self.core.is_closed() {
-            self.seed_all();
+            let seeded = seed_all(&self.edges.root, &self.edges.ledger, &self.edges.config);
+            self.tell_of_seeds(seeded);
             point(Point::RestoreSeeded);
         }
         for (name, process) in found {
@@ -393,6 +374,7 @@ impl Keeper {
             torn: account.torn,
         };
         self.edges.write(None, &what);
+        self.until_written();
         point(Point::RestoreTold);
     }
 
@@ -400,30 +382,6 @@ impl Keeper {
     pub(super) fn tell_policies(&mut self) {
         let span = self.edges.config.machine.stop_when_idle;
         self.handle(Event::StopWhenIdle(span.map(|span| span.0)));
-    }
-
-    /// For all agents before the first of them starts: a Claude that starts reads its file and
-    /// writes it back, and an answer that was merged in between is gone (seen with eight agents: one
-    /// stood before the question whether to trust its folder).
-    pub(super) fn seed_all(&mut self) {
-        let records = self.edges.ledger.all();
-        let cwds: Vec<PathBuf> = records
-            .iter()
-            .map(|record| self.edges.root.absolute(&record.cwd))
-            .collect();
-        let cwds: Vec<&Path> = cwds.iter().map(PathBuf::as_path).collect();
-        let defaults = &self.edges.config.defaults;
-        match resume::seed(&self.edges.root, &cwds, &defaults.env, &defaults.args) {
-            Ok(done) => {
-                for what in done {
-                    self.edges.write(None, &JournalEvent::Repaired { what });
-                }
-            }
-            Err(error) => {
-                let what = format!("{error:#}");
-                self.edges.write(None, &JournalEvent::Trouble { what });
-            }
-        }
     }
 
     /// Signals, the socket, the metadata server, the sync.

@@ -1,4 +1,4 @@
-//! StartKind the session of one agent begins: for the first time, or where it was; or why it cannot. Pure.
+//! How the session of one agent begins: for the first time, or where it was; or why it cannot. Pure.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use claude::Lookup;
 use state::AgentRecord;
 
-/// StartKind a session begins in its next process.
+/// How a session begins in its next process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionStart {
     /// Nothing was ever said in this session: it begins, with the declared prompt.

@@ -22,12 +22,12 @@ use sys::process::ProcessId;
 use sys::time::Timestamp;
 use sys::uuid::new_uuid;
 
-/// JournalEvent launches have in common.
+/// What launches have in common.
 #[derive(Debug)]
 pub struct LaunchContext<'a> {
     /// The root.
     pub root: &'a Root,
-    /// JournalEvent is declared.
+    /// What is declared.
     pub config: &'a Config,
     /// The life of the machine.
     pub life: &'a str,
@@ -42,11 +42,11 @@ pub struct LaunchContext<'a> {
 /// A launch that is prepared and remembered nowhere yet.
 #[derive(Debug)]
 pub struct Prepared {
-    /// StartKind it is done; to be made durable before [`run`].
+    /// How it is done; to be made durable before [`run`].
     pub plan: LaunchPlan,
-    /// JournalEvent was done to Claude's configuration, and what was brought back.
+    /// What was done to Claude's configuration, and what was brought back.
     pub seeded: Vec<String>,
-    /// JournalEvent was done to its workspace, and found there.
+    /// What was done to its workspace, and found there.
     pub readied: Vec<JournalEvent>,
 }
 
@@ -92,7 +92,7 @@ fn plan(
     Ok((plan, seeded))
 }
 
-/// Looks at all that the decision takes. Nothing is changed. JournalEvent cannot be used takes a human.
+/// Looks at all that the decision takes. Nothing is changed. What cannot be used takes a human.
 fn gather<'a>(
     context: &'a LaunchContext<'_>,
     record: &'a AgentRecord,

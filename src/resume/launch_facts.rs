@@ -1,4 +1,4 @@
-//! JournalEvent the decision on a launch rests on.
+//! What the decision on a launch rests on.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,10 +10,10 @@ use claude::{Lookup, TailState};
 use state::AgentRecord;
 use sys::time::Timestamp;
 
-/// JournalEvent is known of an agent before it is launched. JournalEvent could be repaired was.
+/// What is known of an agent before it is launched. What could be repaired was.
 #[derive(Debug)]
 pub(super) struct LaunchFacts<'a> {
-    /// JournalEvent is remembered of it.
+    /// What is remembered of it.
     pub record: &'a AgentRecord,
     /// The declared prompt.
     pub prompt: Option<&'a str>,
@@ -31,13 +31,13 @@ pub(super) struct LaunchFacts<'a> {
     pub environment: BTreeMap<String, String>,
     /// Where its transcript is.
     pub session: Lookup,
-    /// JournalEvent the end of its transcript says; nothing where there is none.
+    /// What the end of its transcript says; nothing where there is none.
     pub tail: io::Result<TailState>,
     /// Whether Claude finds the transcript from the workspace.
     pub is_found_from_cwd: bool,
-    /// JournalEvent happened to its workspace, as sentences.
+    /// What happened to its workspace, as sentences.
     pub workspace: Option<String>,
-    /// JournalEvent came of looking for what was lost.
+    /// What came of looking for what was lost.
     pub brought: Brought,
     /// The file for the details of its note.
     pub note_file: PathBuf,

@@ -1,4 +1,4 @@
-//! StartKind one agent is launched, decided once: from what was found, a plan with all that the launch takes, or a refusal with
+//! How one agent is launched, decided once: from what was found, a plan with all that the launch takes, or a refusal with
 //! its cause. Pure.
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use sys::error::{Error, anyhow};
 pub struct LaunchPlan {
     /// Which session.
     pub session_id: String,
-    /// StartKind it begins.
+    /// How it begins.
     pub how: StartKind,
     /// The absolute path that it begins in.
     pub cwd: PathBuf,
@@ -59,7 +59,7 @@ pub enum Refused {
         /// Why nothing could be brought back, in words.
         failures: Vec<String>,
     },
-    /// JournalEvent is declared, installed or left does not let it start: that takes a human.
+    /// What is declared, installed or left does not let it start: that takes a human.
     Unfit(Error),
     /// Something failed that may work later.
     Failed(Error),
@@ -78,7 +78,7 @@ impl Refused {
 }
 
 impl<E: Into<Error>> From<E> for Refused {
-    /// JournalEvent merely failed may work later.
+    /// What merely failed may work later.
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }

@@ -1,4 +1,4 @@
-//! JournalEvent an agent is told about how its last process ended. Pure: where its turn was cut, the text to prompt with, and
+//! What an agent is told about how its last process ended. Pure: where its turn was cut, the text to prompt with, and
 //! the details for a file that the user alone can read.
 
 use super::launch_facts::LaunchFacts;
@@ -7,12 +7,12 @@ use claude::{ApiStop, Status, Tail, TailState};
 use state::AgentState;
 use sys::time::Timestamp;
 
-/// JournalEvent the agent is told.
+/// What the agent is told.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Note {
     /// The prompt of the resume.
     pub prompt: String,
-    /// JournalEvent its file says, where the prompt names that.
+    /// What its file says, where the prompt names that.
     pub details: Option<String>,
 }
 

@@ -16,10 +16,10 @@ use sys::error::{Context as _, Result, anyhow};
 use sys::failpoint::{Point, point};
 use sys::time::Timestamp;
 
-/// StartKind long looking over one repository may take; an agent that waits longer starts without.
+/// How long looking over one repository may take; an agent that waits longer starts without.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// JournalEvent was found and done, for the journal, and for the agent where it has to know.
+/// What was found and done, for the journal, and for the agent where it has to know.
 #[derive(Debug, Default)]
 pub(super) struct Readied {
     /// In the order in which it happened.
@@ -188,7 +188,7 @@ fn mend(context: &LaunchContext<'_>, place: &Place, deadline: Deadline) -> Readi
 fn move_aside(workspace: &Path) -> Result<()> {
     let mut aside = workspace.as_os_str().to_owned();
     aside.push(".damaged");
-    // JournalEvent was moved away before stays.
+    // What was moved away before stays.
     if fs::symlink_metadata(&aside).is_ok() {
         aside.push(format!("-{}", Timestamp::now().digits()));
     }

@@ -10,17 +10,18 @@ mod end_agents;
 mod transcripts;
 mod workspaces;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use state::config;
 use state::layout::Root;
 use state::{
-    AgentRecord, AgentSaved, Journal, JournalEvent, Manifest, last_save_id, new_save_id,
-    prune_manifests, store_manifest,
+    AgentRecord, AgentSaved, JournalEvent, Manifest, last_save_id, new_save_id, prune_manifests,
+    store_manifest,
 };
 use supervisor::notice::Notice;
 use sys::deadline::Deadline;
+use sys::error::Result;
 use sys::failpoint::{Point, point};
 use sys::files;
 use sys::process::ProcessId;
@@ -35,8 +36,10 @@ pub struct Subject {
     pub process: Option<ProcessId>,
 }
 
+/// Writes a line into the journal and returns when it is durable.
+pub type Note = Arc<dyn Fn(&JournalEvent) -> Result<()> + Send + Sync>;
+
 /// Everything a save needs to know.
-#[derive(Debug)]
 pub struct Save<'a> {
     /// The root.
     pub root: &'a Root,
@@ -49,7 +52,7 @@ pub struct Save<'a> {
     /// The life of the machine.
     pub life: &'a str,
     /// The journal; none where it cannot be opened, which stops no save.
-    pub journal: Option<Arc<Mutex<Journal>>>,
+    pub journal: Option<Note>,
     /// Every agent, running or not.
     pub agents: Vec<Subject>,
 }
@@ -208,14 +211,8 @@ impl Save<'_> {
         let Some(journal) = self.journal.clone() else {
             return;
         };
-        let write = move || {
-            journal
-                .lock()
-                .ok()
-                .map(|mut journal| journal.write(None, &what))
-        };
         let until = deadline.max(Deadline::after(MANIFEST_LIMIT));
-        if let Some(Some(Err(error))) = within(until, write) {
+        if let Some(Err(error)) = within(until, move || journal(&what)) {
             tracing::error!("{error:#}");
         }
     }

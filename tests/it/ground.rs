@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 
 use sys::process::Signal;
 
@@ -228,6 +228,81 @@ fn a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_b
     readers_work(&lab);
     let run = lab.run(&["run"]);
     assert!(run.code == 1 && run.err.contains("ead-only"), "{run:?}");
+}
+
+/// A filesystem on which every write hangs until this is dropped, or a minute is over.
+struct Frozen<'a> {
+    at: &'a Path,
+    thaws_anyway: Child,
+}
+
+impl<'a> Frozen<'a> {
+    fn new(at: &'a Path) -> Self {
+        // First of all: a test that dies leaves nothing behind that hangs.
+        let thaw = format!("sleep 60; exec fsfreeze -u '{}'", at.display());
+        let mut shell = Command::new("setsid");
+        let thaws_anyway = shell.args(["sh", "-c", &thaw]).spawn().unwrap();
+        must("fsfreeze", &["-f", &text(at)]);
+        Self { at, thaws_anyway }
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        said(Command::new("fsfreeze").arg("-u").arg(self.at));
+        let group = format!("-{}", self.thaws_anyway.id());
+        said(Command::new("kill").args(["--", &group]));
+        self.thaws_anyway.wait().ok();
+    }
+}
+
+#[test]
+fn a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once() {
+    let test = "ground::a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once";
+    let Some((lab, _image)) = on_a_disk(test) else {
+        return;
+    };
+    lab.declare("a", "idle", "");
+    lab.declare("b", "", "");
+    let keeper = lab.keeper_with(&["--sigterm", "save"]);
+    lab.wait_done("a");
+    lab.wait_state("b", "idle");
+    lab.wait_kept("a");
+    lab.wait_kept("b");
+    let (root, killed) = (lab.root(), lab.process("b"));
+
+    let frozen = Frozen::new(&root);
+    killed.open().unwrap().signal(Signal::Kill);
+    // The end of b is in the writer's hands, and nothing that comes of it is done.
+    wait_trouble(&lab, "the disk has not answered");
+    assert_eq!(lab.agent("b")["state"], "backoff");
+    assert_eq!(lab.agent("a")["state"], "idle");
+    keeper.signal(Signal::Term);
+    lab.until("the save has begun", || {
+        let log = fs::read_to_string(lab.log()).unwrap();
+        log.contains("saving, and the notice is not in the journal yet")
+            .then_some(())
+    });
+    assert_eq!(lab.agent("a")["state"], "saving");
+    drop(frozen);
+    assert!(keeper.end().success());
+
+    // All that was decided is there, in its order.
+    let events: Vec<String> = lab.journal().into_iter().map(|line| line.event).collect();
+    let place = |event: &str| events.iter().rposition(|word| word == event).unwrap();
+    let ends = [
+        "exited",
+        "backoff",
+        "notice",
+        "safe",
+        "saved",
+        "keeper-stopped",
+    ]
+    .map(place);
+    assert!(ends.is_sorted(), "{events:?}");
+    let save = lab.manifests().pop().unwrap();
+    assert_eq!(save["final"], true, "{save}");
+    lab.assert_nothing_lost("a");
 }
 
 /// Readers on a root that cannot be written.

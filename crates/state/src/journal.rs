@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::event::describe;
 use super::{AgentName, JournalEvent, VERSION};
-use sys::error::{Context as _, Error, Result};
+use sys::error::{Context as _, Error, Result, ensure};
 use sys::files::{self, AppendFile, read_tail};
 use sys::time::Timestamp;
 
@@ -152,16 +152,38 @@ impl Journal {
         Ok(())
     }
 
+    /// Fails where the file was let go of.
+    ///
+    /// # Errors
+    /// The journal is away with the root.
+    pub fn ensure_there(&self) -> Result<()> {
+        ensure!(self.file.is_some(), "the journal is away with the root");
+        Ok(())
+    }
+
     /// Appends a line and makes it durable before it returns.
     ///
     /// # Errors
     /// The disk is full or gone.
     pub fn write(&mut self, agent: Option<&AgentName>, event: &JournalEvent) -> Result<()> {
+        self.write_at(Timestamp::now(), agent, event)
+    }
+
+    /// As [`Journal::write`], of something that happened at `at`.
+    ///
+    /// # Errors
+    /// As [`Journal::write`].
+    pub fn write_at(
+        &mut self,
+        at: Timestamp,
+        agent: Option<&AgentName>,
+        event: &JournalEvent,
+    ) -> Result<()> {
         let (event, data) = event.parts().context("cannot write JSON")?;
         let line = Line {
             version: VERSION,
             seq: self.next_seq,
-            at: Timestamp::now(),
+            at,
             root_id: &self.root_id,
             epoch: self.epoch,
             life: &self.life,

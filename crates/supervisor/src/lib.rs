@@ -248,7 +248,7 @@ impl Core {
                 attempt,
                 process,
                 how,
-            } => self.launched(&name, attempt, (process, how), out),
+            } => self.launched(now, &name, attempt, (process, how), out),
             Event::Refused {
                 name,
                 attempt,

@@ -14,6 +14,7 @@ use sys::process::ProcessId;
 impl Core {
     pub(super) fn launched(
         &mut self,
+        now: Instant,
         name: &AgentName,
         attempt: Attempt,
         launched: (ProcessId, StartKind),
@@ -24,12 +25,15 @@ impl Core {
         };
         if let Stage::Starting {
             attempt: current,
+            since,
             process,
             then,
             ..
         } = &mut agent.stage
             && *current == attempt
         {
+            // What was before, such as a disk that took its time, is not Claude's.
+            *since = now;
             *process = Some(launched);
             let then = then.take();
             out.push(Action::Persist(name.clone()));

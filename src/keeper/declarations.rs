@@ -1,0 +1,147 @@
+//! The file of declarations: taken in when the keeper begins, and again when somebody has changed it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::Keeper;
+use super::protocol::{Reply, refuse_to_end};
+use super::records::Ledger;
+use super::socket::ReplyTo;
+use crate::resume;
+use state::config::Config;
+use state::layout::Root;
+use state::{AgentName, Journal, JournalEvent};
+use supervisor::{Event, View};
+use sys::error::{Error, Result};
+
+/// Remembers the file of declarations as a good one; returns the one before.
+fn remember_as_good(root: &Root) -> (Config, Result<()>) {
+    let before = Config::last_good(&root.config_copy()).unwrap_or_default();
+    let kept = Config::remember_as_good(&root.config(), &root.config_copy());
+    (before, kept)
+}
+
+/// For all agents before the first of them starts: a Claude that starts reads its file and writes it
+/// back, and an answer that was merged in between is gone (seen with eight agents: one stood before the
+/// question whether to trust its folder).
+pub(super) fn seed_all(root: &Root, ledger: &Ledger, config: &Config) -> Result<Vec<String>> {
+    let records = ledger.all();
+    let cwds: Vec<PathBuf> = records
+        .iter()
+        .map(|record| root.absolute(&record.cwd))
+        .collect();
+    let cwds: Vec<&Path> = cwds.iter().map(PathBuf::as_path).collect();
+    let defaults = &config.defaults;
+    resume::seed(root, &cwds, &defaults.env, &defaults.args)
+}
+
+impl Keeper {
+    /// A good file is remembered; one that is wrong is shown until it is mended.
+    pub(super) fn begin_with_config(&mut self, wrong: Option<Error>) {
+        match wrong {
+            None => {
+                let (before, kept) = remember_as_good(&self.edges.root);
+                self.tell_of_config(&before, kept);
+            }
+            Some(error) => {
+                let error = error.context("the last good spotkeep.toml counts");
+                let what = format!("{error:#}");
+                self.edges.write(None, &JournalEvent::Trouble { what });
+                self.edges.note_trouble("spotkeep.toml", Err(error));
+            }
+        }
+    }
+
+    /// That a good file was remembered, and what the one before declared and it does not.
+    fn tell_of_config(&mut self, before: &Config, kept: Result<()>) {
+        self.tell_of_undeclared(before);
+        self.edges.note_trouble("spotkeep.toml", kept);
+    }
+
+    /// An agent that is declared no more is not missed by itself, and a file that was torn looks like one that was edited.
+    fn tell_of_undeclared(&mut self, before: &Config) {
+        let now = &self.edges.config.agents;
+        let gone = before.agents.keys().filter(|name| !now.contains_key(*name));
+        let gone: Vec<&str> = gone.map(|name| name.as_str()).collect();
+        if !gone.is_empty() {
+            let what = format!(
+                "spotkeep.toml does not declare {} any more; sessions and work stay where they are",
+                gone.join(", ")
+            );
+            self.edges.write(None, &JournalEvent::Trouble { what });
+        }
+    }
+
+    pub(super) fn tell_of_seeds(&mut self, seeded: Result<Vec<String>>) {
+        let lines = match seeded {
+            Ok(done) => done
+                .into_iter()
+                .map(|what| JournalEvent::Repaired { what })
+                .collect(),
+            Err(error) => vec![JournalEvent::Trouble {
+                what: format!("{error:#}"),
+            }],
+        };
+        for what in lines {
+            self.edges.write(None, &what);
+        }
+    }
+
+    pub(super) fn answer_reload(&mut self, ends: &[AgentName], reply: ReplyTo) {
+        let config = match self.reread(ends) {
+            Ok(config) => Arc::new(config),
+            Err(error) => return self.edges.reply(reply, Reply::from(Err(error))),
+        };
+        let (root, ledger) = (self.edges.root.clone(), Arc::clone(&self.edges.ledger));
+        let (life, declares) = (self.edges.life.clone(), Arc::clone(&config));
+        let seeds = !self.core.is_closed();
+        let take_in = move |_: &mut Journal| {
+            let remembered = remember_as_good(&root);
+            let declared = ledger.declare(&declares, &life);
+            let seeded = seeds.then(|| seed_all(&root, &ledger, &declares));
+            (remembered, declared, seeded)
+        };
+        self.edges.beyond(
+            take_in,
+            move |keeper, ((before, kept), declared, seeded)| {
+                keeper.edges.config = config;
+                keeper.tell_of_config(&before, kept);
+                if let Some(seeded) = seeded {
+                    keeper.tell_of_seeds(seeded);
+                }
+                keeper.handle(Event::Declare(declared));
+                keeper.tell_policies();
+                keeper.edges.reply(reply, Reply::from(Ok(Value::Null)));
+            },
+        );
+    }
+
+    fn reread(&self, ends: &[AgentName]) -> Result<Config> {
+        self.check_ground()?;
+        let config = Config::load(&self.edges.root.config())?;
+        self.check_ends(&config, ends)?;
+        Ok(config)
+    }
+
+    /// A file that was cut short looks like one that agents were taken out of.
+    fn check_ends(&self, config: &Config, ends: &[AgentName]) -> Result<()> {
+        let views = self.core.views();
+        let is_lost = |view: &&View| {
+            view.process.is_some()
+                && self.edges.config.agents.contains_key(&view.name)
+                && !config.agents.contains_key(&view.name)
+                && !ends.contains(&view.name)
+        };
+        let lost: Vec<&str> = views
+            .iter()
+            .filter(is_lost)
+            .map(|view| view.name.as_str())
+            .collect();
+        match lost.as_slice() {
+            [] => Ok(()),
+            lost => refuse_to_end(lost),
+        }
+    }
+}

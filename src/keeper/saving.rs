@@ -1,0 +1,135 @@
+//! How a save begins: at once, in a thread of its own, whatever the disk and the writer do. The writer's page
+//! (`writer.rs`) says why the two do not get into each other's way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Message;
+use super::effects::Edges;
+use super::records::Ledger;
+use super::terminate;
+use crate::save::{Note, Save, Subject};
+use state::{AgentName, JournalEvent, Manifest};
+use supervisor::Core;
+use supervisor::notice::Notice;
+use sys::deadline::Deadline;
+use sys::process::ProcessId;
+use sys::thread;
+
+/// How long a save waits for a launch under way, and for the line of its notice. A launch takes about 50 ms, a line a
+/// few; a launch that hangs must not hold up the save, whose sweep finds what it may still bring forth.
+const HOLD_UP_LIMIT: Duration = Duration::from_millis(500);
+
+/// A writer that has been in one call for so long hangs, and is not waited for.
+const HANGS_AFTER: Duration = Duration::from_millis(200);
+
+/// Who runs, as the core knows it.
+type Running = Vec<(AgentName, Option<ProcessId>)>;
+
+impl Edges {
+    pub(super) fn save(&self, core: &Core, notice: Notice) {
+        self.door.close();
+        let noticed = self.writer.all_so_far();
+        let hold_up = hold_up(self.writer.at_work_for());
+        let door = Arc::clone(&self.door);
+        self.spawn_save(
+            core,
+            move || {
+                let until = Deadline::after(hold_up);
+                door.wait_until_empty(until.remaining());
+                if noticed.wait_until(until).is_none() {
+                    tracing::warn!(
+                        "the disk does not answer: saving, and the notice is not in the journal yet"
+                    );
+                }
+            },
+            move |save| save.run_final(&notice),
+            |manifest| Message::SaveEnded(Box::new(manifest)),
+        );
+    }
+
+    /// Saves while the agents go on; the answer goes to `done`.
+    pub(super) fn save_in_passing(
+        &self,
+        core: &Core,
+        notice: Notice,
+        done: impl FnOnce(Manifest) + Send + 'static,
+    ) {
+        self.spawn_save(
+            core,
+            || (),
+            move |save| save.run_in_passing(notice.deadline),
+            move |manifest| {
+                done(manifest);
+                Message::Nothing
+            },
+        );
+    }
+
+    fn spawn_save(
+        &self,
+        core: &Core,
+        hold_up: impl FnOnce() + Send + 'static,
+        run: impl FnOnce(Save<'_>) -> Manifest + Send + 'static,
+        done: impl FnOnce(Manifest) -> Message + Send + 'static,
+    ) {
+        let (root, root_id, life) = (self.root.clone(), self.root_id.clone(), self.life.clone());
+        let (epoch, messages) = (self.epoch, self.messages.clone());
+        let writer = self.writer.clone();
+        let note: Note = Arc::new(move |what: &JournalEvent| writer.line_and_wait(None, what));
+        let checkpoints = self.checkpoints.clone();
+        let settings = self.config.checkpoint.clone();
+        let ledger = Arc::clone(&self.ledger);
+        let views = core.views().into_iter();
+        let running: Running = views.map(|view| (view.name, view.process)).collect();
+        checkpoints.pause();
+        let work = move || {
+            hold_up();
+            let agents = subjects(running, &ledger, &life);
+            let manifest = run(Save {
+                root: &root,
+                settings: &settings,
+                root_id: &root_id,
+                epoch,
+                life: &life,
+                journal: Some(note),
+                agents,
+            });
+            checkpoints.resume();
+            messages.send(done(manifest)).ok();
+        };
+        // Without a thread it is the loop itself that saves: nothing is more urgent.
+        thread::spawn_or_do("save", work);
+    }
+}
+
+/// How long a save waits, beside a writer that has been in one call for `in_one_call`.
+fn hold_up(in_one_call: Option<Duration>) -> Duration {
+    match in_one_call.is_some_and(|span| span >= HANGS_AFTER) {
+        true => Duration::ZERO,
+        false => HOLD_UP_LIMIT,
+    }
+}
+
+/// Every agent as a save needs it. What the core knows of a process is newer than the record.
+fn subjects(running: Running, ledger: &Ledger, life: &str) -> Vec<Subject> {
+    let subject = |(name, process): (AgentName, Option<ProcessId>)| {
+        let record = ledger.get(&name)?;
+        let process = process.or(record.live_process(life));
+        let process = process.or_else(|| terminate::launched(&record, life));
+        Some(Subject { record, process })
+    };
+    running.into_iter().filter_map(subject).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_save_waits_a_moment_for_a_disk_that_works_and_not_at_all_for_one_that_hangs() {
+        assert_eq!(hold_up(None), HOLD_UP_LIMIT);
+        assert_eq!(hold_up(Some(Duration::from_millis(20))), HOLD_UP_LIMIT);
+        assert_eq!(hold_up(Some(Duration::from_secs(9))), Duration::ZERO);
+    }
+}
