@@ -1,11 +1,12 @@
-//! The thread that knows how much room there is: on the root's disk, and in each workspace. A disk
-//! that hangs hangs this thread and nobody else.
+//! The two threads that know how much room there is: one on the root's disk, one in each workspace. To walk through a
+//! workspace takes its time, and a disk that is full is told of meanwhile. A disk that hangs hangs them and nobody else.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Message;
@@ -14,6 +15,7 @@ use state::layout::Root;
 use state::{AgentName, JournalEvent};
 use supervisor::{Event, Room};
 use sys::error::{Context as _, Result};
+use sys::files::Space;
 use sys::thread;
 use sys::{files, process};
 
@@ -37,35 +39,6 @@ const LOW_BYTES: u64 = 50 << 30;
 const FULL_PERCENT: u64 = 3;
 const FULL_BYTES: u64 = 5 << 30;
 
-/// The sizes of workspaces, as last measured.
-#[derive(Debug, Clone, Default)]
-pub struct Sizes(Arc<Mutex<BTreeMap<AgentName, Measured>>>);
-
-/// When, and what came of it.
-type Measured = (Instant, Option<u64>);
-
-impl Sizes {
-    /// Bytes that an agent's workspace takes on the disk; `None` where it was not measured, or is too
-    /// large to be measured in passing.
-    #[must_use]
-    pub fn of(&self, name: &AgentName) -> Option<u64> {
-        let sizes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sizes.get(name).and_then(|(_, size)| *size)
-    }
-
-    fn is_due(&self, name: &AgentName) -> bool {
-        let sizes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sizes
-            .get(name)
-            .is_none_or(|(at, _)| at.elapsed() >= MEASURE_EVERY)
-    }
-
-    fn put(&self, name: AgentName, size: Option<u64>) {
-        let mut sizes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sizes.insert(name, (Instant::now(), size));
-    }
-}
-
 /// What a share of the disk means. Pure.
 fn judge(free: u64, total: u64) -> (Room, Option<String>) {
     let percent = free.saturating_mul(100) / total.max(1);
@@ -79,22 +52,39 @@ fn judge(free: u64, total: u64) -> (Room, Option<String>) {
     (Room::Enough, what)
 }
 
-/// Starts the thread.
+/// Starts the threads.
 ///
 /// # Errors
 /// No thread can be had.
 pub fn spawn(
     root: &Root,
     ledger: Arc<Ledger>,
-    deliver: impl Fn(Message) + Send + 'static,
-) -> Result<Sizes> {
-    let sizes = Sizes::default();
-    let (root, measured) = (root.clone(), sizes.clone());
+    deliver: impl Fn(Message) + Clone + Send + 'static,
+) -> Result<()> {
+    let of_disk = root.clone();
+    let space = move || files::space(of_disk.dir());
+    let root = root.clone();
+    let workspaces = move || {
+        let records = ledger.all().into_iter();
+        let workspaces = records.map(|record| (record.name, root.absolute(&record.cwd)));
+        workspaces.collect()
+    };
+    spawn_with(EVERY, space, workspaces, measure, deliver)
+}
+
+fn spawn_with(
+    every: Duration,
+    space: impl Fn() -> io::Result<Space> + Send + 'static,
+    workspaces: impl Fn() -> Vec<(AgentName, PathBuf)> + Send + 'static,
+    measure: impl Fn(&Path) -> Option<u64> + Send + 'static,
+    deliver: impl Fn(Message) + Clone + Send + 'static,
+) -> Result<()> {
+    let sized = deliver.clone();
     thread::spawn("room", move || {
         process::be_nice();
         let mut last = (Room::Enough, None);
         loop {
-            if let Ok(space) = files::space(root.dir()) {
+            if let Ok(space) = space() {
                 let now = judge(space.free, space.total);
                 if now.0 != last.0 {
                     deliver(Message::Event(Event::Room(now.0)));
@@ -104,17 +94,27 @@ pub fn spawn(
                 }
                 last = now;
             }
-            for record in ledger.all() {
-                if measured.is_due(&record.name) {
-                    let size = measure(&root.absolute(&record.cwd));
-                    measured.put(record.name, size);
-                }
-            }
-            std::thread::sleep(EVERY);
+            std::thread::sleep(every);
         }
     })
     .context("cannot start the thread for the disk")?;
-    Ok(sizes)
+    thread::spawn("sizes", move || {
+        process::be_nice();
+        let mut measured: BTreeMap<AgentName, Instant> = BTreeMap::new();
+        loop {
+            for (name, dir) in workspaces() {
+                let is_recent = |at: &Instant| at.elapsed() < MEASURE_EVERY;
+                if !measured.get(&name).is_some_and(is_recent) {
+                    let size = measure(&dir);
+                    measured.insert(name.clone(), Instant::now());
+                    sized(Message::Measured(name, size));
+                }
+            }
+            std::thread::sleep(every);
+        }
+    })
+    .context("cannot start the thread that measures workspaces")?;
+    Ok(())
 }
 
 /// What a directory takes on its filesystem, links not followed; `None` where that takes too long.
@@ -152,6 +152,8 @@ pub fn words(trouble: Option<&str>) -> JournalEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
+    use testing::wait::FOREVER;
 
     const GIB: u64 = 1 << 30;
 
@@ -175,5 +177,38 @@ mod tests {
         let size = measure(dir.path()).unwrap();
         assert!((100_000..1_000_000).contains(&size), "{size}");
         assert_eq!(measure(&dir.path().join("absent")), None);
+    }
+
+    #[test]
+    fn a_workspace_that_takes_long_to_measure_delays_no_word_of_a_full_disk() {
+        let (messages, told) = mpsc::channel();
+        let (begun, walk_begins) = mpsc::channel();
+        let (end_walk, walk_ends) = mpsc::channel::<()>();
+        let space = move || {
+            // It fills up while the walk is under way.
+            walk_begins.recv_timeout(FOREVER).ok();
+            Ok(Space {
+                free: 0,
+                total: 100 * GIB,
+                free_inodes: 1,
+                inodes: 1,
+            })
+        };
+        let measure = move |_: &Path| {
+            begun.send(()).unwrap();
+            walk_ends.recv().ok();
+            Some(7)
+        };
+        let name = AgentName::new("a").unwrap();
+        let workspaces = move || vec![(name.clone(), PathBuf::from("/x"))];
+        let deliver = move |message| {
+            messages.send(message).ok();
+        };
+        spawn_with(FOREVER, space, workspaces, measure, deliver).unwrap();
+        let next = || told.recv_timeout(FOREVER).unwrap();
+        assert!(matches!(next(), Message::Event(Event::Room(Room::None(0)))));
+        assert!(matches!(next(), Message::Disk(Some(_))));
+        drop(end_walk);
+        assert!(matches!(next(), Message::Measured(name, Some(7)) if name.as_str() == "a"));
     }
 }

@@ -5,7 +5,6 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::checkpoint_worker::{Checkpoints, Made};
-use super::disk_watch::Sizes;
 use super::git_status::Survey;
 use super::launcher::{Door, Job};
 use super::metrics::Tally;
@@ -61,7 +60,9 @@ pub struct Edges {
     pub(super) follower: Follower,
     pub(super) survey: Survey,
     pub(super) checkpoints: Checkpoints,
-    pub(super) sizes: Sizes,
+    /// Bytes that each workspace takes on the disk, as last measured; `None` where it is too large to be
+    /// measured in passing.
+    pub(super) sizes: BTreeMap<AgentName, Option<u64>>,
     pub(super) notifier: Notifier,
     pub(super) messages: Sender<Message>,
     /// What could not be written, by what it was.

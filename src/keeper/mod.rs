@@ -127,6 +127,8 @@ enum Message {
     Notified(Option<Error>),
     /// What the room on the disk comes to, where it is little.
     Disk(Option<String>),
+    /// What a workspace takes on the disk, in bytes.
+    Measured(AgentName, Option<u64>),
     /// For the journal, from a thread that watches over something.
     Journal(JournalEvent),
     /// Wakes the loop, no more.
@@ -306,6 +308,9 @@ impl Keeper {
                     .write(None, &disk_watch::words(trouble.as_deref()));
                 let told = trouble.map_or(Ok(()), |what| Err(anyhow!(what)));
                 self.edges.note_trouble("the disk", told);
+            }
+            Message::Measured(name, size) => {
+                self.edges.sizes.insert(name, size);
             }
             Message::Journal(what) => self.edges.write(None, &what),
             Message::NoticeLength(length) => self.notice_length = Some(length),

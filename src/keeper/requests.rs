@@ -266,7 +266,7 @@ impl Keeper {
             .map(|view| {
                 let record = self.edges.ledger.get(&view.name);
                 let dirty = self.edges.survey.dirty(&view.name);
-                let size_bytes = self.edges.sizes.of(&view.name);
+                let size_bytes = self.edges.sizes.get(&view.name).copied().flatten();
                 AgentStatus {
                     size_bytes,
                     ..AgentStatus::of(&self.edges.root, view, record.as_ref(), dirty)

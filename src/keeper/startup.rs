@@ -166,7 +166,7 @@ impl Keeper {
             history.noticed_in_this_life && !history.save_unfinished,
         );
         let deliver = messages.clone();
-        let sizes = disk_watch::spawn(root, Arc::clone(&ledger), move |message| {
+        disk_watch::spawn(root, Arc::clone(&ledger), move |message| {
             deliver.send(message).ok();
         })?;
         let deliver = messages.clone();
@@ -175,7 +175,7 @@ impl Keeper {
         })?;
         let edges = Edges {
             notifier,
-            sizes,
+            sizes: BTreeMap::new(),
             root: root.clone(),
             root_id: identity.root_id,
             epoch: identity.epoch,
