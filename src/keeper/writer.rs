@@ -11,8 +11,8 @@
 //! writer that hangs already is not waited for at all. The two meet in no file:
 //!
 //! * Records are written by this thread alone. A save reads them from the memory of the ledger, which is ahead of the disk and not
-//!   locked while the disk is at work. After a notice the supervisor changes none, so what this thread still writes then was
-//!   decided before, and is older than the manifest, which is what the next keeper goes by.
+//!   locked while the disk is at work; it changes none. What the loop changes meanwhile, such as what became durable of a
+//!   transcript, is written here as ever. How an agent ended in a save is in no record, only in the manifest.
 //! * The journal is written by this thread alone. A save gives its lines to this queue and waits no longer than its own limit. A
 //!   line that comes late is written behind those before it, with the time at which it was given.
 //! * Manifests are written by the save alone.

@@ -273,9 +273,9 @@ fn a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once() {
 
     let frozen = Frozen::new(&root);
     killed.open().unwrap().signal(Signal::Kill);
-    // The end of b is in the writer's hands, and nothing that comes of it is done.
+    // The end of b is in the writer's hands. Its next start is due and held back.
     wait_trouble(&lab, "the disk has not answered");
-    assert_eq!(lab.agent("b")["state"], "backoff");
+    lab.wait_state("b", "starting");
     assert_eq!(lab.agent("a")["state"], "idle");
     keeper.signal(Signal::Term);
     lab.until("the save has begun", || {
@@ -300,6 +300,7 @@ fn a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once() {
     ]
     .map(place);
     assert!(ends.is_sorted(), "{events:?}");
+    assert_eq!(lab.events("b", "starting").len(), 1, "{events:?}");
     let save = lab.manifests().pop().unwrap();
     assert_eq!(save["final"], true, "{save}");
     lab.assert_nothing_lost("a");
