@@ -14,26 +14,39 @@ use sys::process::ProcessId;
 use sys::thread;
 use sys::time_limit::within;
 
-/// What the manifest says of an agent that nothing could end.
-pub(super) const STILL_THERE: &str = "still there: it hangs in the kernel";
-
 /// While agents may finish their turns, they are looked at at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// What came of ending the fleet.
+#[derive(Debug)]
+pub(super) struct EndedAgents {
+    /// How each ended, in words.
+    pub(super) rows: Vec<AgentSaved>,
+    /// Whether none of them is there any more.
+    pub(super) all: bool,
+    /// How many processes that outlived them were killed.
+    pub(super) stragglers: usize,
+}
+
 /// Ends every agent that runs, all at the same time. Those in a turn may finish it first, as far
-/// as the notice is long enough for that. Returns how each ended, and how many processes that
-/// outlived them were killed.
-pub(super) fn end_all(
-    agents: &[Subject],
-    root: &Root,
-    notice: &Notice,
-) -> (Vec<AgentSaved>, usize) {
+/// as the notice is long enough for that.
+pub(super) fn end_all(agents: &[Subject], root: &Root, notice: &Notice) -> EndedAgents {
+    let mut all = true;
     let rows = thread::for_all("end", agents, |subject| end_one(subject, root, notice))
         .into_iter()
         .zip(agents)
-        .map(|(ended, subject)| ended.unwrap_or_else(|| row(subject, "could not be ended")))
+        .map(|(ended, subject)| {
+            let (row, is_gone) =
+                ended.unwrap_or_else(|| (row(subject, "could not be ended"), false));
+            all &= is_gone;
+            row
+        })
         .collect();
-    (rows, sweep_all(agents, notice.deadline))
+    EndedAgents {
+        rows,
+        all,
+        stragglers: sweep_all(agents, notice.deadline),
+    }
 }
 
 /// Kills what outlived its agent; returns how many processes there were.
@@ -56,9 +69,10 @@ pub(super) fn goes_on(subject: &Subject) -> AgentSaved {
     )
 }
 
-fn end_one(subject: &Subject, root: &Root, notice: &Notice) -> AgentSaved {
+/// How it ended, and whether it is gone.
+fn end_one(subject: &Subject, root: &Root, notice: &Notice) -> (AgentSaved, bool) {
     let Some(process) = subject.process else {
-        return row(subject, "was not running");
+        return (row(subject, "was not running"), true);
     };
     let finished = wait_for_turn(process, root, notice.drain);
     // It reads from a disk that may hang, and who is not told in time is not saved.
@@ -76,11 +90,11 @@ fn end_one(subject: &Subject, root: &Root, notice: &Notice) -> AgentSaved {
             Ended::Gracefully if finished => "ended after its turn",
             Ended::Gracefully => "ended by itself",
             Ended::Killed => "killed: it did not end by itself",
-            Ended::Not => STILL_THERE,
+            Ended::Not => "still there: it hangs in the kernel",
         },
     );
     saved.exit_ms = Some(exit_ms);
-    saved
+    (saved, ended != Ended::Not)
 }
 
 /// Waits until an agent is between turns, at most until `drain`. Returns whether it waited and

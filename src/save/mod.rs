@@ -70,17 +70,13 @@ impl Save<'_> {
         let mut manifest = self.begin(notice.source.to_string(), true);
         manifest.deadline_ms = Some(millis(notice.deadline.remaining()));
 
-        (manifest.agents, manifest.stragglers) =
-            end_agents::end_all(&self.agents, self.root, notice);
+        let ended = end_agents::end_all(&self.agents, self.root, notice);
+        (manifest.agents, manifest.stragglers) = (ended.rows, ended.stragglers);
         manifest.stages.agents_ended_ms = Some(millis(began.elapsed()));
         point(Point::SaveEnded);
 
         let words_safe = self.make_safe(&mut manifest, began, notice.deadline);
-        let ended = manifest
-            .agents
-            .iter()
-            .all(|agent| agent.end != end_agents::STILL_THERE);
-        manifest.clean = words_safe && ended && !notice.deadline.has_passed();
+        manifest.clean = words_safe && ended.all && !notice.deadline.has_passed();
         self.keep_manifest(&mut manifest, notice.deadline);
         let safe = JournalEvent::Safe {
             save: manifest.id.clone(),
