@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::restic::{LONG, SHORT, Trouble, trouble};
+use super::restic::{LONG, SHORT, Trouble};
 use super::{Repository, Stop};
 use sys::command::Runner;
 use sys::error::{Context as _, Result};
@@ -66,7 +66,7 @@ fn once(repository: &Repository, depth: Depth<'_>, stop: &Stop) -> Result<Found>
             said.push(line.to_owned());
         }
     })?;
-    if trouble(&ended.stderr) == Trouble::Locked {
+    if Trouble::of(&ended) == Trouble::Locked {
         return Ok(Found {
             locked: true,
             ..Found::default()

@@ -138,7 +138,7 @@ fn once(local: &Repository, there: &Repository, stop: &Stop) -> Result<()> {
         if ended.status.success() {
             return Ok(());
         }
-        match restic::trouble(&ended.stderr) {
+        match Trouble::of(&ended) {
             // Only what restic says so plainly is taken for "there is none": a repository is never made in
             // place of one that does not answer.
             Trouble::Absent if may_init && is_plainly_absent(&ended.stderr) => {
@@ -148,7 +148,7 @@ fn once(local: &Repository, there: &Repository, stop: &Stop) -> Result<()> {
                 // By restic's own rule, since what runs elsewhere is not ours to judge.
                 there.ask(&mut there.command(["unlock"]), SHORT, stop)?;
             }
-            _ => return Err(there.failure(&ended.stderr)),
+            _ => return Err(there.failure(&ended)),
         }
     }
     bail!("{} is in use by another restic", there.name())

@@ -312,26 +312,24 @@ impl Repository {
         if ended.status.success() {
             return Ok(());
         }
-        Err(self.failure(&ended.stderr))
+        Err(self.failure(ended))
     }
 
     /// What restic's last words mean.
     #[must_use]
-    pub fn failure(&self, stderr: &str) -> Error {
+    pub fn failure(&self, ended: &Exchange) -> Error {
         let name = self.name();
-        let words = last_words(stderr);
-        let said = |hint: &str| -> Error {
-            let result: Result<()> = Err(anyhow!("restic on {name}: {words}"));
-            match result.hint(hint) {
-                Err(error) => error,
-                Ok(()) => anyhow!("restic"),
+        let words = last_words(&ended.stderr);
+        let error = anyhow!("restic on {name}: {words}");
+        match Trouble::of(ended) {
+            Trouble::WrongKey => {
+                error.hint("spotkeep backup key says where the password is taken from")
             }
-        };
-        match trouble(stderr) {
-            Trouble::WrongKey => said("spotkeep backup key says where the password is taken from"),
-            Trouble::Locked => said("another restic is at work on it; try again when it has ended"),
-            Trouble::Damaged => said("spotkeep backup check names what is damaged"),
-            Trouble::Absent | Trouble::Other => anyhow!("restic on {name}: {words}"),
+            Trouble::Locked => {
+                error.hint("another restic is at work on it; try again when it has ended")
+            }
+            Trouble::Damaged => error.hint("spotkeep backup check names what is damaged"),
+            Trouble::Absent | Trouble::Other => error,
         }
     }
 }
@@ -351,9 +349,22 @@ pub enum Trouble {
     Other,
 }
 
-/// Reads it out of standard error.
-#[must_use]
-pub fn trouble(stderr: &str) -> Trouble {
+impl Trouble {
+    /// Reads it out of how restic ended.
+    #[must_use]
+    pub fn of(ended: &Exchange) -> Self {
+        trouble(ended.status.code(), &ended.stderr)
+    }
+}
+
+/// By the exit code, which restic has since 0.17; by its words where it is older, or has no code for it.
+fn trouble(code: Option<i32>, stderr: &str) -> Trouble {
+    match code {
+        Some(10) => return Trouble::Absent,
+        Some(11) => return Trouble::Locked,
+        Some(12) => return Trouble::WrongKey,
+        _ => {}
+    }
     let has = |text: &str| stderr.contains(text);
     if has("already locked") {
         Trouble::Locked
@@ -487,8 +498,22 @@ mod tests {
             ),
             ("write /x: no space left on device", Trouble::Other),
         ] {
-            assert_eq!(trouble(said), meant, "{said}");
+            assert_eq!(trouble(Some(1), said), meant, "{said}");
         }
+    }
+
+    #[test]
+    fn an_exit_code_of_restics_counts_whatever_its_words_are() {
+        for (code, meant) in [
+            (10, Trouble::Absent),
+            (11, Trouble::Locked),
+            (12, Trouble::WrongKey),
+            (3, Trouble::Other),
+            (130, Trouble::Other),
+        ] {
+            assert_eq!(trouble(Some(code), "in other words"), meant, "{code}");
+        }
+        assert_eq!(trouble(None, "already locked"), Trouble::Locked);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which backups stay: the others are removed, and their data.
 
-use super::restic::{LONG, Trouble, trouble};
+use super::restic::{LONG, Trouble};
 use super::{Repository, Settings, Stop, snapshots};
 use state::config::KeepBackups;
 use sys::error::Result;
@@ -16,7 +16,7 @@ pub fn forget(repository: &Repository, settings: &Settings, stop: &Stop) -> Resu
         .arg(snapshots::tag(&settings.root_id))
         .args(policy(settings.table.keep));
     let ended = repository.run(&mut command, LONG, stop, &mut |_| {})?;
-    if trouble(&ended.stderr) == Trouble::Locked {
+    if Trouble::of(&ended) == Trouble::Locked {
         return Ok(());
     }
     repository.ensure_success(&ended)

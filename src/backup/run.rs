@@ -291,8 +291,8 @@ fn backup(
                 "restic made a backup and did not say which: is it a newer one that speaks otherwise?"
             );
         }
-        let failure: Error = repository.failure(&ended.stderr);
-        match restic::trouble(&ended.stderr) {
+        let failure: Error = repository.failure(&ended);
+        match restic::Trouble::of(&ended) {
             // The last one was removed by hand: without a parent every file is read again, no more.
             _ if parent.is_some() && ended.stderr.contains("parent") => parent = None,
             restic::Trouble::Locked if Instant::now() < until => {
