@@ -59,7 +59,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
 /// The life of the keeper that runs now. One that does not answer looks on no more than none.
 fn life_under_watch(root: &Root) -> Option<String> {
     let status = daemon::status(root).ok()?;
-    (status.keeper == "running").then_some(status.life)
+    status.keeper.runs().then_some(status.life)
 }
 
 fn from(since: &str, until: Timestamp) -> Result<Timestamp> {

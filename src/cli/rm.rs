@@ -28,7 +28,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         .agents
         .iter()
         .any(|agent| agent.name == *name && agent.pid.is_some());
-    if runs && now.keeper == "stopped" {
+    if runs && !now.keeper.runs() {
         return Err(anyhow!("{name} runs, and no keeper is there to end it"))
             .hint(format!("spotkeep --root {} up", root.dir().display()));
     }

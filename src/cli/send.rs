@@ -183,7 +183,7 @@ impl Sending<'_> {
         let now = status(self.root)?;
         let agent = now.agents.iter().find(|agent| agent.name == *name);
         Ok(agent.is_some_and(|agent| {
-            now.keeper == "running"
+            now.keeper.runs()
                 && matches!(
                     agent.state,
                     AgentState::Running

@@ -104,7 +104,7 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
     if !ends.is_empty() && !args.yes {
         ask_to_end(&ends)?;
     }
-    if before.keeper == "stopped" {
+    if !before.keeper.runs() {
         write_fleet(root, Fleet::Up)?;
         start_keeper(root)?;
     } else {
@@ -274,7 +274,7 @@ fn start_keeper(root: &Root) -> Result<()> {
     let mut say_at = Some(Instant::now() + SAID_AFTER);
     loop {
         let now = status(root);
-        if now.as_ref().is_ok_and(|now| now.keeper == "running") {
+        if now.as_ref().is_ok_and(|now| now.keeper.runs()) {
             return Ok(());
         }
         if let Some(status) = child.try_wait()? {
@@ -305,7 +305,7 @@ fn wait_for_the_units_keeper(root: &Root) -> Result<()> {
     let began = Instant::now();
     loop {
         // One that holds the lock and has no time yet to answer is no failure.
-        if status(root).is_ok_and(|now| now.keeper == "running") {
+        if status(root).is_ok_and(|now| now.keeper.runs()) {
             return Ok(());
         }
         let is_coming = || install::is_under_way(KEEPER).unwrap_or(true);
@@ -336,7 +336,7 @@ pub(super) fn down(root: &Root, args: &DownArgs) -> Result<ExitCode> {
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    if before.keeper == "stopped" {
+    if !before.keeper.runs() {
         write_fleet(root, Fleet::Down)?;
         say("no keeper runs; no agent will be started until: spotkeep up");
         if !running.is_empty() {

@@ -61,7 +61,7 @@ fn judge_keeper(scene: &Scene, status: &Status) -> Check {
         true => "sudo systemctl start spotkeep".to_owned(),
         false => scene.spotkeep("up"),
     };
-    let runs = status.keeper == "running";
+    let runs = status.keeper.runs();
     match (runs, &status.keeper_version, status.fleet, &status.notice) {
         (true, Some(version), _, _) if version == mine => {
             Check::good("keeper", format!("runs, version {mine}"))
@@ -94,7 +94,7 @@ fn judge_keeper(scene: &Scene, status: &Status) -> Check {
 }
 
 fn judge_agents(scene: &Scene, status: &Status) -> Option<Check> {
-    if status.keeper != "running" {
+    if !status.keeper.runs() {
         return None;
     }
     let of = |state: AgentState| status.agents.iter().find(move |agent| agent.state == state);

@@ -10,7 +10,9 @@ use super::metrics::{self, Sample};
 use super::prompt_input::Typist;
 use super::protocol::{Reply, Request};
 use super::socket::ReplyTo;
-use super::status::{AgentStatus, BackupSeen, LastSave, Status, notice_of, tell_backups};
+use super::status::{
+    AgentStatus, BackupSeen, KeeperState, LastSave, Status, notice_of, tell_backups,
+};
 use super::{End, Keeper};
 use state::{AgentName, AgentState, Fleet, JournalEvent, Manifest, VERSION};
 use supervisor::Event;
@@ -291,7 +293,7 @@ impl Keeper {
             root_id: self.edges.root_id.clone(),
             epoch: self.edges.epoch,
             life: self.edges.life.clone(),
-            keeper: "running".into(),
+            keeper: KeeperState::Running,
             keeper_version: Some(env!("CARGO_PKG_VERSION").into()),
             fleet: self.core.fleet(),
             paused: self.core.paused().map(str::to_owned),

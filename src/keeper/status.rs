@@ -1,5 +1,6 @@
 //! How everything stands: from the keeper's own mind where it runs, from the files otherwise.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,33 @@ use sys::error::Result;
 use sys::process;
 use sys::time::{Timestamp, moment};
 
+/// Whether a keeper runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeeperState {
+    /// One does, and answers.
+    Running,
+    /// None does, or none that answers.
+    Stopped,
+}
+
+impl KeeperState {
+    /// Whether one does.
+    #[must_use]
+    pub fn runs(self) -> bool {
+        self == Self::Running
+    }
+}
+
+impl fmt::Display for KeeperState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
 /// The whole of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -32,8 +60,8 @@ pub struct Status {
     pub epoch: u64,
     /// The life of the machine.
     pub life: String,
-    /// `running` or `stopped`.
-    pub keeper: String,
+    /// Whether one runs.
+    pub keeper: KeeperState,
     /// The version of the keeper that runs; null where none does, or one that does not say.
     #[serde(default)]
     pub keeper_version: Option<String>,
@@ -310,7 +338,7 @@ pub fn from_files(root: &Root) -> Result<Status> {
         epoch: identity.epoch,
         notice: notice_of(root, &life)?,
         life,
-        keeper: "stopped".into(),
+        keeper: KeeperState::Stopped,
         keeper_version: None,
         fleet: identity.fleet,
         paused: None,

@@ -211,6 +211,12 @@ fn report(before: &Fleet, look: &Look, away: Duration) -> Report {
 }
 
 impl Report {
+    /// Whether nothing was lost.
+    #[must_use]
+    pub fn has_passed(&self) -> bool {
+        self.losses.is_empty()
+    }
+
     /// For a person.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {

@@ -86,7 +86,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     if args.dry_run {
         return show(root, &subject, &to, args, runs);
     }
-    let by = match now.keeper == "running" {
+    let by = match now.keeper.runs() {
         true => By::Keeper,
         false => By::This,
     };
@@ -172,7 +172,7 @@ fn may_run(now: &Status, name: &AgentName) -> Result<bool> {
     let Ok(Some(agent)) = found.map(|agents| agents.first().copied()) else {
         return Ok(false);
     };
-    let is_kept = now.keeper == "running" && now.fleet == Fleet::Up && now.notice.is_none();
+    let is_kept = now.keeper.runs() && now.fleet == Fleet::Up && now.notice.is_none();
     let stands_still = matches!(agent.state, AgentState::Stopped | AgentState::Failed);
     Ok(agent.pid.is_some() || (is_kept && !stands_still))
 }

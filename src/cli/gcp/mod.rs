@@ -254,7 +254,7 @@ fn preempt(cloud: &dyn Cloud, args: &Args, asked: &Preempt) -> Result<ExitCode> 
     } else {
         report.lines().iter().for_each(|line| say(line));
     }
-    Ok(ExitCode::from(if report.verdict == "pass" {
+    Ok(ExitCode::from(if report.has_passed() {
         0
     } else {
         Kind::NotAsDeclared as u8

@@ -223,7 +223,7 @@ fn alarms(lines: &mut Lines<'_>, model: &Model, look: Look) {
     if let Some(stale) = &model.world.stale {
         calls.push(format!("what is shown is old: {stale}"));
     }
-    if status.keeper == "stopped" && status.notice.is_none() {
+    if !status.keeper.runs() && status.notice.is_none() {
         calls.push("no keeper runs: spotkeep up".to_owned());
     } else if status.fleet == Fleet::Down {
         calls.push("the fleet is down: spotkeep up".to_owned());

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::backup::BackupState;
-use crate::keeper::status::{AgentStatus, BackupSeen, NoticeSeen, Status, sample};
+use crate::keeper::status::{AgentStatus, BackupSeen, KeeperState, NoticeSeen, Status, sample};
 use crate::top::key::Key;
 use crate::top::world::{Glance, Load, Machine, News, World};
 use claude::transcript::render::{Said, Who};
@@ -70,7 +70,7 @@ fn world(agents: Vec<AgentStatus>) -> World {
             root_id: "0b6c1f7e".into(),
             epoch: 7,
             life: "l".into(),
-            keeper: "running".into(),
+            keeper: KeeperState::Running,
             keeper_version: Some("0.1.0".into()),
             fleet: Fleet::Up,
             paused: None,
@@ -291,7 +291,7 @@ fn a_save_that_has_become_safe_says_what_of_each_agent_is() {
 #[test]
 fn no_agents_yet() {
     let mut world = world(Vec::new());
-    world.status.keeper = "stopped".into();
+    world.status.keeper = KeeperState::Stopped;
     world.status.keeper_version = None;
     world.glances.clear();
     world.loads.clear();
