@@ -129,6 +129,17 @@ fn a_start_that_is_never_confirmed_is_looked_at_and_then_ended() {
 }
 
 #[test]
+fn a_launch_that_a_disk_held_up_has_its_whole_time_from_its_first_moment() {
+    let mut now = Instant::now();
+    let (mut core, attempt) = launched(now);
+    now += Duration::from_secs(3_600);
+    run(&mut core, now, attempt);
+    assert!(ended(&screen(&mut core, now, attempt, None)).is_empty());
+    confirm(&mut core, now);
+    is_shown(&core, AgentState::Running, None, None);
+}
+
+#[test]
 fn an_agent_that_ends_while_the_root_is_away_waits_and_comes_back_with_it() {
     let mut now = Instant::now();
     let (mut core, attempt) = launched(now);
