@@ -289,7 +289,7 @@ fn a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once() {
 
     // All that was decided is there, in its order.
     let events: Vec<String> = lab.journal().into_iter().map(|line| line.event).collect();
-    let place = |event: &str| events.iter().rposition(|word| word == event).unwrap();
+    let place = |event: &str| events.iter().position(|word| word == event).unwrap();
     let ends = [
         "exited",
         "backoff",
