@@ -112,7 +112,7 @@ pub(super) struct Retaking {
     is_firm: bool,
     /// The writer is at it.
     is_under_way: bool,
-    /// How often it was lost.
+    /// How often it was gone.
     falls: u64,
 }
 
@@ -154,6 +154,7 @@ impl Keeper {
                 // What is held open would keep the old filesystem from going.
                 self.lock = None;
                 self.edges.writer.order_anyhow(Journal::let_go);
+                self.retaking.falls += 1;
                 self.lose(why);
             }
         }
@@ -170,7 +171,6 @@ impl Keeper {
             .map_or_else(Instant::now, |lost| lost.since);
         self.lost = Some(Lost { since, why });
         self.retaking.is_firm = false;
-        self.retaking.falls += 1;
         self.handle(Event::Permit(None));
     }
 
@@ -211,8 +211,12 @@ impl Keeper {
             }
             Ok(lock) => {
                 self.lock = Some(lock);
-                self.stands_again();
+                if self.retaking.is_firm {
+                    self.stands_again();
+                }
             }
+            // It cannot be written again by now.
+            Err(error) if !self.retaking.is_firm => tracing::warn!("{error:#}"),
             Err(error) => {
                 tracing::error!("{error:#}");
                 self.end = Some(End::Replaced);
