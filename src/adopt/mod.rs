@@ -15,4 +15,4 @@ pub use place::{Place, Tie};
 pub use plan::{Choice, Entry, How, Occupied, Verdict, plan, where_it_runs};
 pub use remember::{Past, remember, session_mark};
 pub use survey::{Found, Job, Live, Pane, Survey, survey};
-pub use take::{Request, take};
+pub use take::{Request, Taken, take};

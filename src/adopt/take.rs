@@ -38,19 +38,28 @@ pub struct Request {
     pub end: bool,
 }
 
-/// Takes in what the plan says is taken in. Returns what was done, in sentences.
+/// What came of taking one in, in sentences.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// What was done.
+    pub done: Vec<String>,
+    /// What is to be known of its new place.
+    pub warnings: Vec<String>,
+}
+
+/// Takes in what the plan says is taken in.
 ///
 /// # Errors
 /// It cannot be done whole. What was done by then is not lost, and the next time goes on from there.
-pub fn take(root: &Root, entry: &Entry, request: Request) -> Result<Vec<String>> {
+pub fn take(root: &Root, entry: &Entry, request: Request) -> Result<Taken> {
     let Verdict::TakeIn { how, workspace } = &entry.verdict else {
-        return Ok(Vec::new());
+        return Ok(Taken::default());
     };
     let (found, name) = (&entry.found, &entry.name);
-    let mut said = Vec::new();
+    let mut done = Vec::new();
     if let Some(live) = &found.live {
         ensure!(request.end, "{} runs", found.session_id);
-        said.push(end(live)?);
+        done.push(end(live)?);
     }
     // Somebody may have opened it since it was looked at.
     refuse_open(found)?;
@@ -66,7 +75,7 @@ pub fn take(root: &Root, entry: &Entry, request: Request) -> Result<Vec<String>>
     }
     let transcript = bring_words(root, found, workspace)?;
     if transcript != found.transcript {
-        said.push(format!("its words are in {}", transcript.display()));
+        done.push(format!("its words are in {}", transcript.display()));
     }
     let mark = TranscriptMark {
         session_id: found.session_id.clone(),
@@ -85,16 +94,14 @@ pub fn take(root: &Root, entry: &Entry, request: Request) -> Result<Vec<String>>
     remember(root, name, past)?;
     match how {
         How::Stay => {}
-        How::Copy => said.push(copy_workspace(&from, workspace)?),
-        How::Move => said.push(move_workspace(found, &from, workspace)?),
+        How::Copy => done.push(copy_workspace(&from, workspace)?),
+        How::Move => done.push(move_workspace(found, &from, workspace)?),
     }
     let declared = root.relative(workspace);
     let arguments = new_arguments(root, found)?;
     config::add_agent(&root.config(), name, &declared, None, &arguments)?;
-    for warning in workspace::warnings(root, workspace) {
-        said.push(format!("warning: {warning}"));
-    }
-    Ok(said)
+    let warnings = workspace::warnings(root, workspace);
+    Ok(Taken { done, warnings })
 }
 
 /// What the session was started with and the root does not give to all.

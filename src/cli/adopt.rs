@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::daemon::instead_of_keeper;
 use super::output::{bytes, complain, json as print_json, say, shorten, table};
 use crate::adopt::{
-    Choice, Entry, How, Occupied, Request as TakeRequest, Survey, Verdict, plan, survey, take,
-    where_it_runs,
+    Choice, Entry, How, Occupied, Request as TakeRequest, Survey, Taken, Verdict, plan, survey,
+    take, where_it_runs,
 };
 use crate::keeper::client;
 use crate::storage::merge_tree;
@@ -169,22 +169,32 @@ fn occupied<'a>(root: &'a Root, config: &Config) -> Result<Occupied<'a>> {
 
 /// What came of one.
 struct Done {
-    said: Vec<String>,
+    taken: Taken,
     failure: Option<(String, Option<String>)>,
 }
 
 impl Done {
-    fn of(result: Result<Vec<String>>) -> Self {
+    fn of(result: Result<Taken>) -> Self {
         match result {
-            Ok(said) => Self {
-                said,
+            Ok(taken) => Self {
+                taken,
                 failure: None,
             },
             Err(error) => Self {
-                said: Vec::new(),
+                taken: Taken::default(),
                 failure: Some((format!("{error:#}"), hint_of(&error).map(str::to_owned))),
             },
         }
+    }
+
+    fn warnings(&self) -> impl Iterator<Item = String> {
+        let warnings = self.taken.warnings.iter();
+        warnings.map(|warning| format!("warning: {warning}"))
+    }
+
+    fn said(&self) -> Vec<String> {
+        let done = self.taken.done.iter().cloned();
+        done.chain(self.warnings()).collect()
     }
 }
 
@@ -240,7 +250,7 @@ fn as_json(entry: &Entry, seen: &Seen, done: Option<&Done>) -> Value {
             "tmux_pane": live.pane.as_ref().map(|pane| &pane.id),
         })),
         "job": found.job.as_ref().map(|job| json!({ "id": job.id, "state": job.state })),
-        "said": done.map(|done| &done.said),
+        "said": done.map(Done::said),
     })
 }
 
@@ -372,12 +382,10 @@ fn tell(root: &Root, entries: &[Entry], done: &[Option<Done>], yes: bool, keeper
                 None => {
                     taken += 1;
                     say(&format!("{} is an agent now", entry.name));
-                    for line in &done.said {
-                        match line.strip_prefix("warning: ") {
-                            Some(warning) => complain(&format!("warning: {warning}")),
-                            None => say(&format!("  {line}")),
-                        }
+                    for line in &done.taken.done {
+                        say(&format!("  {line}"));
                     }
+                    done.warnings().for_each(|line| complain(&line));
                 }
             },
             (Verdict::TakeIn { .. }, None) => could += 1,
