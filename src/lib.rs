@@ -23,6 +23,7 @@
 //! | [`keeper`] | the daemon: one loop around the supervisor, effects that act, the control socket |
 //! | [`save`], [`resume`] | the two journeys: from a notice to *safe*; from a new life to resumed agents |
 //! | [`adopt`] | sessions that exist already become agents |
+//! | [`agent`] | how a process becomes an agent's claude, and how it ends |
 //! | [`setup`], [`doctor`] | a VM made ready, and looked over |
 //! | [`report`] | what became of the fleet over a week, out of the journal: figures, and a page to look at |
 //! | [`metadata`] | the metadata server of a cloud: who tells that the machine is about to end |
@@ -62,6 +63,7 @@
 )]
 
 pub mod adopt;
+pub mod agent;
 pub mod backup;
 pub mod cli;
 pub mod doctor;

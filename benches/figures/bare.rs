@@ -89,7 +89,7 @@ fn commands(root: &Root) -> Result<Vec<Command>> {
             &cwd,
         ];
         let mut arguments = fixed.map(str::to_owned).to_vec();
-        let environment = spotkeep::keeper::agent_exec::environment(root, &config, agent)?;
+        let environment = spotkeep::agent::exec::environment(root, &config, agent)?;
         for (key, value) in command_line::environment(&root.claude())
             .into_iter()
             .chain(environment)

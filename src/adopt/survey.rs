@@ -226,7 +226,7 @@ fn config_dirs(root: &Root, more: &[PathBuf], processes: &[(ProcessId, String)])
     let of_processes = processes
         .iter()
         .filter(|(process, _)| {
-            proc_usage_others::variable(process.pid, crate::keeper::terminate::MARKER).is_none()
+            proc_usage_others::variable(process.pid, crate::agent::terminate::MARKER).is_none()
         })
         .filter_map(|(process, _)| proc_usage_others::variable(process.pid, "CLAUDE_CONFIG_DIR"))
         .map(PathBuf::from);
@@ -282,7 +282,7 @@ fn live_of(file: &SessionFile) -> Live {
             .zip(pane)
             .map(|(socket, id)| Pane { socket, id })
             .filter(|pane| !pane.socket.as_os_str().is_empty()),
-        kept: proc_usage_others::variable(pid, crate::keeper::terminate::MARKER).is_some(),
+        kept: proc_usage_others::variable(pid, crate::agent::terminate::MARKER).is_some(),
         background: file.kind.as_deref() == Some("bg"),
     }
 }
@@ -316,7 +316,7 @@ fn unknown<'a>(
         .iter()
         .filter(|(process, name)| name == "claude" && !known.contains(process));
     silent
-        .filter(|(process, _)| proc_usage_others::variable(process.pid, crate::keeper::terminate::MARKER).is_none())
+        .filter(|(process, _)| proc_usage_others::variable(process.pid, crate::agent::terminate::MARKER).is_none())
         // Helpers of a Claude carry its name too.
         .filter(|(process, _)| process::session_of(process.pid) == Some(process.pid))
         .filter(|(process, _)| {

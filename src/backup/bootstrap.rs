@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::restic::{self, LONG, Restic};
 use super::settings::Key;
 use super::{Repository, Settings, Snapshot, Stop, include, snapshots};
-use crate::keeper::agent_exec::read_env_file;
+use crate::agent::exec::read_env_file;
 use state::VERSION;
 use state::layout::Root;
 use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::keeper::agent_exec::read_env_file;
+use crate::agent::exec::read_env_file;
 use state::VERSION;
 use state::config::{Backup, Config, KeepBackups};
 use state::layout::Root;

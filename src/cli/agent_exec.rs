@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::keeper::agent_exec::become_claude;
+use crate::agent::exec::become_claude;
 use state::AgentName;
 use state::layout::Root;
 use sys::error::Result;

@@ -142,7 +142,7 @@ fn alone(root: &Root, args: &Args) -> Result<Manifest> {
         .map(|record| Subject {
             process: record
                 .live_process(&life)
-                .or_else(|| crate::keeper::terminate::launched(&record, &life)),
+                .or_else(|| crate::agent::terminate::launched(&record, &life)),
             record,
         })
         .collect();

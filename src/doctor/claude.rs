@@ -146,7 +146,7 @@ impl Means {
         for (name, agent) in &agents {
             // What is wrong with an env_file is told under `secrets`.
             let mut variables: Vec<(String, String)> =
-                crate::keeper::agent_exec::environment(root, &scene.config, agent)
+                crate::agent::exec::environment(root, &scene.config, agent)
                     .unwrap_or_default()
                     .into_iter()
                     .collect();

@@ -46,8 +46,7 @@ impl Edges {
         let one = self.config.agents.values().next()?;
         let mut environment: Vec<(String, String)> = std::env::vars().collect();
         // One that is wrong is told when the agent is launched.
-        environment
-            .extend(crate::keeper::agent_exec::environment(&self.root, &self.config, one).ok()?);
+        environment.extend(crate::agent::exec::environment(&self.root, &self.config, one).ok()?);
         environment.extend(claude::command_line::settings_environment(
             &self.root.claude(),
         ));

@@ -16,7 +16,7 @@ use super::session_watch::Follower;
 use super::socket::ReplyTo;
 use super::writer::{Answer, Writer};
 use super::{Keeper, Message};
-use crate::keeper::terminate::{GRACE, SWEEP_LIMIT, end_process, sweep};
+use crate::agent::terminate::{GRACE, SWEEP_LIMIT, end_process, sweep};
 use crate::notify::{self, Notifier};
 use crate::systemd::cgroup::Leaf;
 use crate::tmux::{self, Tmux};

@@ -155,7 +155,7 @@ impl Starter {
 
     fn launch(&self, job: &Job) -> Result<(ProcessId, StartKind), Refused> {
         let record = self.ledger.get(&job.name).context("it has no record")?;
-        if let Some(process) = crate::keeper::terminate::launched(&record, &self.life) {
+        if let Some(process) = crate::agent::terminate::launched(&record, &self.life) {
             // It runs already, and no keeper knew of it.
             self.ledger
                 .update_and_wait(&job.name, |record| record.process = Some(process))?;

@@ -12,7 +12,6 @@
 //! watchers ┘
 //! ```
 
-pub mod agent_exec;
 mod api_probe;
 pub mod backup_timer;
 mod checkpoint_worker;
@@ -37,7 +36,6 @@ mod session_watch;
 mod socket;
 mod startup;
 pub mod status;
-pub mod terminate;
 mod writer;
 
 use std::path::PathBuf;

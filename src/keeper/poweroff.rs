@@ -53,7 +53,7 @@ impl Edges {
         self.aside("look-for-work", move || {
             let found = running.into_iter().find_map(|(name, process, marker)| {
                 let own = process::session_of(process.pid);
-                let marker = format!("{}={marker}", crate::keeper::terminate::MARKER);
+                let marker = format!("{}={marker}", crate::agent::terminate::MARKER);
                 let left = process::with_marker(&marker);
                 let mut left = left.into_iter();
                 left.find(|left| process::session_of(left.pid) != own)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Message;
 use super::effects::Edges;
 use super::records::Ledger;
-use super::terminate;
+use crate::agent::terminate;
 use crate::save::{Note, Save, Subject};
 use state::{AgentName, JournalEvent, Manifest};
 use supervisor::Core;

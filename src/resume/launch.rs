@@ -101,7 +101,7 @@ fn gather<'a>(
     brought: Brought,
 ) -> Result<LaunchFacts<'a>> {
     let LaunchContext { root, config, .. } = context;
-    let environment = crate::keeper::agent_exec::environment(root, config, agent)?;
+    let environment = crate::agent::exec::environment(root, config, agent)?;
     let program = find_claude(root, config)?;
     let cwd = root.absolute(&record.cwd);
     let session = claude::locate(&root.claude(), &record.session_id);

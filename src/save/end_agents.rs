@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Subject, drain, millis, row};
-use crate::keeper::terminate::{Ended, GRACE, SWEEP_LIMIT, end_process, sweep};
+use crate::agent::terminate::{Ended, GRACE, SWEEP_LIMIT, end_process, sweep};
 use claude::Status;
 use state::layout::Root;
 use state::{AgentSaved, Launch};

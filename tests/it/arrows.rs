@@ -1,6 +1,8 @@
 //! The crates of the workspace, and which of them may use which.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
@@ -69,4 +71,60 @@ fn each_crate_uses_only_those_that_the_architecture_allows() {
         })
         .collect();
     assert_eq!(found, allowed);
+}
+
+/// The rooms of the program, each before those that it may use.
+const ROOMS: [&str; 16] = [
+    "cli", "top", "doctor", "setup", "adopt", "keeper", "save", "resume", "backup", "report",
+    "metadata", "notify", "agent", "tmux", "storage", "systemd",
+];
+
+#[test]
+fn each_room_of_the_program_uses_only_those_below_it() {
+    let mut files = Vec::new();
+    collect(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut files,
+    );
+    let mut wrong = Vec::new();
+    for (path, room) in &files {
+        let text = fs::read_to_string(path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+        let place = |room: &str| ROOMS.iter().position(|one| *one == room);
+        let own = place(room).unwrap_or_else(|| panic!("{room} is a room that is not listed"));
+        let lines = code
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        for used in lines.flat_map(|line| line.split("crate::").skip(1)) {
+            let used: String = used
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
+            if place(&used).is_some_and(|other| other < own) {
+                wrong.push(format!("{}: {used}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "against the arrows: {wrong:#?}");
+}
+
+/// All files that are no tests, each with its room.
+fn collect(src: &Path, files: &mut Vec<(PathBuf, String)>) {
+    let mut dirs = vec![src.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if name.ends_with(".rs") && name != "tests.rs" {
+                let below = path.strip_prefix(src).unwrap();
+                let room = below.components().next().unwrap().as_os_str();
+                let room = room.to_str().unwrap().trim_end_matches(".rs").to_owned();
+                if room != "lib" && room != "main" {
+                    files.push((path, room));
+                }
+            }
+        }
+    }
 }

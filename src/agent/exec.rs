@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use super::terminate::MARKER;
+use crate::agent::terminate::MARKER;
 use crate::systemd::cgroup::Leaf;
 use state::AgentName;
 use state::config::{Agent, Config};
