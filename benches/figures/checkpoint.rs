@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use checkpoint::{self, Outcome, Place as Workspace};
+use checkpoint::{self, CheckpointOutcome, CheckpointTarget as Workspace};
 use drill::sandbox::Sandbox;
 use state::Trigger;
 use state::config::Keep;
@@ -123,7 +123,7 @@ impl Lab {
         Ok(())
     }
 
-    fn take(&self, dir: &Path) -> Result<(Duration, Outcome)> {
+    fn take(&self, dir: &Path) -> Result<(Duration, CheckpointOutcome)> {
         let began = Instant::now();
         let outcome = checkpoint::keep(
             &self.root,
@@ -223,7 +223,10 @@ fn changed(lab: &Lab, dir: &Path, files: usize, options: &Options) -> Result<Fig
         |round| {
             lab.change(dir, files, rounds + round)?;
             let (took, outcome) = lab.take(dir)?;
-            ensure!(matches!(outcome, Outcome::Taken(_)), "{outcome:?}");
+            ensure!(
+                matches!(outcome, CheckpointOutcome::Taken(_)),
+                "{outcome:?}"
+            );
             Ok(took)
         },
     )?;
@@ -315,7 +318,10 @@ fn growth(lab: &Lab, options: &Options) -> Result<Figure> {
     for round in 0..count {
         lab.change(&dir, 100, round)?;
         let (_, outcome) = lab.take(&dir)?;
-        ensure!(matches!(outcome, Outcome::Taken(_)), "{outcome:?}");
+        ensure!(
+            matches!(outcome, CheckpointOutcome::Taken(_)),
+            "{outcome:?}"
+        );
         if round % 250 == 249 {
             say(&format!("checkpoints: {} of {count}", round + 1));
         }
@@ -382,7 +388,7 @@ fn churn(lab: &Lab, options: &Options) -> Result<Figure> {
     });
     let mut sound = 0;
     for outcome in &taken {
-        let Ok(Outcome::Taken(one)) = outcome else {
+        let Ok(CheckpointOutcome::Taken(one)) = outcome else {
             say(&format!("checkpoints: {outcome:?}"));
             continue;
         };

@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
-use spotkeep::metadata::gcp::{Answer, Metadata, Poller, Request, Seen};
+use spotkeep::metadata::gcp::{Answer, Metadata, Poller, Request, WatchEvent};
 use sys::http::{Client, Failure, MAX_BODY, Reply};
 use sys::time::{parse_age, parse_duration};
 
@@ -35,7 +35,10 @@ pub fn check(bytes: &[u8]) {
         assert_eq!(value == Some(true), says_so, "{line:?}");
         let step = poller.on(answer, took);
         // It is told once, by TRUE alone, and whatever else comes meanwhile.
-        let told = step.seen.iter().filter(|seen| **seen == Seen::Preempted);
+        let told = step
+            .seen
+            .iter()
+            .filter(|seen| **seen == WatchEvent::Preempted);
         assert_eq!(told.count(), usize::from(value == Some(true) && !known));
         known = value.unwrap_or(known);
         assert!(step.pause <= Duration::from_secs(30), "{step:?}");

@@ -8,7 +8,7 @@ use claude::resume_note::{self, Cause, Cut};
 use claude::transcript::render::said;
 use claude::transcript::summary::Story;
 use claude::transcript::{index, tail};
-use claude::{Kind, Mark, Reader, Record, Tail, TailState};
+use claude::{Mark, Reader, Record, RecordKind, Tail, TailState};
 use sys::time::Timestamp;
 
 /// What Claude writes next, behind whatever is there.
@@ -172,5 +172,5 @@ fn a_cut_costs_one_record(path: &Path, bytes: &[u8], at: usize) {
     let before = read(Reader::open(path));
     assert!(after.starts_with(&before));
     let next = after.last().map(|record| &record.kind);
-    assert_eq!(next, Some(&Kind::Title("next".to_owned())));
+    assert_eq!(next, Some(&RecordKind::Title("next".to_owned())));
 }

@@ -11,8 +11,8 @@ mod remember;
 mod survey;
 mod take;
 
-pub use place::{Place, Tie};
-pub use plan::{Choice, Entry, How, Occupied, Verdict, plan, where_it_runs};
+pub use place::{Tie, WorkspaceLocation};
+pub use plan::{Choice, Entry, Occupied, Verdict, WorkspaceTransfer, plan, where_it_runs};
 pub use remember::{Past, remember, session_mark};
-pub use survey::{Found, Job, Live, Pane, Survey, survey};
+pub use survey::{ExistingSession, Live, Pane, SessionJob, Survey, survey};
 pub use take::{Request, Taken, take};

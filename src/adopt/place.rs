@@ -8,7 +8,7 @@ use state::layout::Root;
 
 /// A workspace as seen from the root.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum WorkspaceLocation {
     /// There is no such directory any more.
     Gone,
     /// In the root already.
@@ -39,24 +39,24 @@ pub enum Tie {
 
 /// Looks at a workspace. `homes` are directories that are more than a workspace.
 #[must_use]
-pub fn of(root: &Root, cwd: &Path, homes: &[PathBuf]) -> Place {
+pub fn of(root: &Root, cwd: &Path, homes: &[PathBuf]) -> WorkspaceLocation {
     let Ok(cwd) = fs::canonicalize(cwd) else {
-        return Place::Gone;
+        return WorkspaceLocation::Gone;
     };
     if !cwd.is_dir() {
-        return Place::Gone;
+        return WorkspaceLocation::Gone;
     }
     if root.holds(&cwd) {
-        return Place::Inside;
+        return WorkspaceLocation::Inside;
     }
     let is_too_much = |dir: &Path| {
         let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
         dir.starts_with(&cwd)
     };
     if is_too_much(root.dir()) || homes.iter().any(|home| is_too_much(home)) {
-        return Place::Outside(Tie::TooMuch);
+        return WorkspaceLocation::Outside(Tie::TooMuch);
     }
-    Place::Outside(tie(root, &cwd))
+    WorkspaceLocation::Outside(tie(root, &cwd))
 }
 
 fn tie(root: &Root, cwd: &Path) -> Tie {
@@ -99,23 +99,35 @@ mod tests {
         };
         let look = |path: &Path| of(&root, path, &[dir.join("home/bob")]);
         let plain = put("plain");
-        assert_eq!(look(&plain), Place::Outside(Tie::None));
-        assert_eq!(look(&dir.join("nowhere")), Place::Gone);
-        assert_eq!(look(&put("ann/fleet/workspaces/w")), Place::Inside);
-        assert_eq!(look(&dir.join("ann")), Place::Outside(Tie::TooMuch));
+        assert_eq!(look(&plain), WorkspaceLocation::Outside(Tie::None));
+        assert_eq!(look(&dir.join("nowhere")), WorkspaceLocation::Gone);
+        assert_eq!(
+            look(&put("ann/fleet/workspaces/w")),
+            WorkspaceLocation::Inside
+        );
+        assert_eq!(
+            look(&dir.join("ann")),
+            WorkspaceLocation::Outside(Tie::TooMuch)
+        );
         put("home/bob");
-        assert_eq!(look(&dir.join("home/bob")), Place::Outside(Tie::TooMuch));
+        assert_eq!(
+            look(&dir.join("home/bob")),
+            WorkspaceLocation::Outside(Tie::TooMuch)
+        );
 
         let repository = put("api");
         put("api/.git");
-        assert_eq!(look(&repository), Place::Outside(Tie::None));
+        assert_eq!(look(&repository), WorkspaceLocation::Outside(Tie::None));
         assert_eq!(
             look(&put("api/src")),
-            Place::Outside(Tie::PartOf(repository.clone()))
+            WorkspaceLocation::Outside(Tie::PartOf(repository.clone()))
         );
         put("api/.git/worktrees/linked");
         fs::write(dir.join("api/.git/worktrees/linked/commondir"), "../..\n").unwrap();
-        assert_eq!(look(&repository), Place::Outside(Tie::Worktrees(1)));
+        assert_eq!(
+            look(&repository),
+            WorkspaceLocation::Outside(Tie::Worktrees(1))
+        );
         let linked = put("linked");
         fs::write(
             linked.join(".git"),
@@ -126,6 +138,6 @@ mod tests {
             repository: repository.join(".git"),
             inside: false,
         };
-        assert_eq!(look(&linked), Place::Outside(tie));
+        assert_eq!(look(&linked), WorkspaceLocation::Outside(tie));
     }
 }

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::place::{Place, Tie};
-use super::survey::Found;
+use super::place::{Tie, WorkspaceLocation};
+use super::survey::ExistingSession;
 use state::AgentName;
-use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
 /// What somebody chose.
@@ -20,7 +20,7 @@ pub struct Choice {
     /// Otherwise those that were used so recently.
     pub recent: Duration,
     /// What becomes of a workspace outside of the root.
-    pub outside: How,
+    pub outside: WorkspaceTransfer,
     /// Whether what runs is ended.
     pub end: bool,
     /// The agent's name, where one session is chosen.
@@ -29,7 +29,7 @@ pub struct Choice {
 
 /// How an agent comes to its workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum WorkspaceTransfer {
     /// It is used where it is.
     Stay,
     /// It is moved into the root.
@@ -42,7 +42,7 @@ pub enum How {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The session.
-    pub found: Found,
+    pub found: ExistingSession,
     /// The agent that it is, or becomes.
     pub name: AgentName,
     /// What is done.
@@ -55,7 +55,7 @@ pub enum Verdict {
     /// It becomes an agent.
     TakeIn {
         /// How it comes to its workspace.
-        how: How,
+        how: WorkspaceTransfer,
         /// The workspace that it will have, absolute.
         workspace: PathBuf,
     },
@@ -91,7 +91,7 @@ pub struct Occupied<'a> {
 /// # Errors
 /// A usage error: what was chosen is not there, or not one.
 pub fn plan(
-    found: &[Found],
+    found: &[ExistingSession],
     taken: &Occupied,
     choice: &Choice,
     now: Timestamp,
@@ -100,7 +100,7 @@ pub fn plan(
     if choice.name.is_some() && chosen.as_ref().is_none_or(|chosen| chosen.len() != 1) {
         return Err(anyhow!("--name is for one session"))
             .hint("spotkeep adopt SESSION --name NAME")
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
     }
     let mut names = taken.names.clone();
     let mut workspaces = taken.workspaces.clone();
@@ -144,13 +144,13 @@ pub fn plan(
 }
 
 /// The places of those that are named; `None` where none is.
-fn chosen(found: &[Found], wanted: &[String]) -> Result<Option<BTreeSet<usize>>> {
+fn chosen(found: &[ExistingSession], wanted: &[String]) -> Result<Option<BTreeSet<usize>>> {
     if wanted.is_empty() {
         return Ok(None);
     }
     let mut chosen = BTreeSet::new();
     for text in wanted {
-        let is_meant = |one: &Found| {
+        let is_meant = |one: &ExistingSession| {
             let by_id = text.len() >= 8 && one.session_id.starts_with(text.as_str());
             let by_job = one.job.as_ref().is_some_and(|job| job.id == *text);
             by_id
@@ -168,7 +168,7 @@ fn chosen(found: &[Found], wanted: &[String]) -> Result<Option<BTreeSet<usize>>>
             [] => {
                 return Err(anyhow!("there is no session {text:?}"))
                     .hint("spotkeep adopt --all")
-                    .kind(Kind::Usage);
+                    .kind(ErrorKind::Usage);
             }
             [first, ..] => {
                 let id = found
@@ -176,7 +176,7 @@ fn chosen(found: &[Found], wanted: &[String]) -> Result<Option<BTreeSet<usize>>>
                     .map_or("UUID", |one| one.session_id.as_str());
                 return Err(anyhow!("{} sessions are called {text:?}", meant.len()))
                     .hint(format!("name it by its id: spotkeep adopt {id}"))
-                    .kind(Kind::Usage);
+                    .kind(ErrorKind::Usage);
             }
         }
     }
@@ -185,7 +185,7 @@ fn chosen(found: &[Found], wanted: &[String]) -> Result<Option<BTreeSet<usize>>>
 
 /// Why a session that nobody named is left alone.
 fn left_by_itself(
-    one: &Found,
+    one: &ExistingSession,
     workspaces: &BTreeMap<PathBuf, AgentName>,
     choice: &Choice,
     now: Timestamp,
@@ -196,7 +196,7 @@ fn left_by_itself(
     if let Some(other) = one.cwd.as_ref().and_then(|cwd| workspaces.get(cwd)) {
         return Some(format!("its workspace is that of {other}"));
     }
-    if one.place == Place::Gone {
+    if one.place == WorkspaceLocation::Gone {
         return Some("its workspace is gone".into());
     }
     if one.by_program && one.live.is_none() {
@@ -210,7 +210,7 @@ fn left_by_itself(
 }
 
 fn decide(
-    one: &Found,
+    one: &ExistingSession,
     name: &AgentName,
     taken: &Occupied,
     names: &BTreeSet<AgentName>,
@@ -234,7 +234,7 @@ fn decide(
         );
         return refused(why, Some("move all but the right one away".into()));
     }
-    if one.place == Place::Gone {
+    if one.place == WorkspaceLocation::Gone {
         let why = format!("its workspace {} is gone", cwd.display());
         return refused(why, Some(format!("git clone URL {}", cwd.display())));
     }
@@ -277,7 +277,7 @@ fn decide(
 
 /// Where a live session is, for people.
 #[must_use]
-pub fn where_it_runs(one: &Found) -> String {
+pub fn where_it_runs(one: &ExistingSession) -> String {
     let Some(live) = &one.live else {
         return String::new();
     };
@@ -289,18 +289,24 @@ pub fn where_it_runs(one: &Found) -> String {
 }
 
 /// How the workspace comes to the root, or why it cannot.
-fn carry(one: &Found, cwd: &Path, name: &AgentName, root: &Path, outside: How) -> Verdict {
+fn carry(
+    one: &ExistingSession,
+    cwd: &Path,
+    name: &AgentName,
+    root: &Path,
+    outside: WorkspaceTransfer,
+) -> Verdict {
     let stay = Verdict::TakeIn {
-        how: How::Stay,
+        how: WorkspaceTransfer::Stay,
         workspace: cwd.to_owned(),
     };
-    let Place::Outside(tie) = &one.place else {
+    let WorkspaceLocation::Outside(tie) = &one.place else {
         return stay;
     };
-    if outside == How::Stay {
+    if outside == WorkspaceTransfer::Stay {
         return stay;
     }
-    let verb = if outside == How::Move {
+    let verb = if outside == WorkspaceTransfer::Move {
         "moved"
     } else {
         "copied"
@@ -308,8 +314,8 @@ fn carry(one: &Found, cwd: &Path, name: &AgentName, root: &Path, outside: How) -
     let cwd = cwd.display();
     let (why, hint) = match (tie, outside) {
         (Tie::None, _)
-        | (Tie::Linked { inside: true, .. }, How::Move)
-        | (Tie::Worktrees(_), How::Copy) => {
+        | (Tie::Linked { inside: true, .. }, WorkspaceTransfer::Move)
+        | (Tie::Worktrees(_), WorkspaceTransfer::Copy) => {
             return Verdict::TakeIn {
                 how: outside,
                 workspace: root.join("workspaces").join(name.as_str()),
@@ -355,14 +361,14 @@ fn carry(one: &Found, cwd: &Path, name: &AgentName, root: &Path, outside: How) -
 }
 
 /// A name like the one that it has.
-fn near(one: &Found) -> Option<AgentName> {
+fn near(one: &ExistingSession) -> Option<AgentName> {
     let of_workspace = || one.cwd.as_ref()?.file_name()?.to_str().map(str::to_owned);
     let text = one.title.clone().or_else(of_workspace)?;
     AgentName::near(&text)
 }
 
 /// The name that a session gets: its own, its workspace's, with a number where that is in use.
-fn name_for(one: &Found, names: &BTreeSet<AgentName>) -> AgentName {
+fn name_for(one: &ExistingSession, names: &BTreeSet<AgentName>) -> AgentName {
     if let Some(name) = &one.remembered {
         return name.clone();
     }
@@ -376,7 +382,7 @@ fn name_for(one: &Found, names: &BTreeSet<AgentName>) -> AgentName {
 
 #[cfg(test)]
 mod tests {
-    use super::super::survey::{Job, Live, Pane};
+    use super::super::survey::{Live, Pane, SessionJob};
     use super::*;
     use sys::process::ProcessId;
 
@@ -384,9 +390,9 @@ mod tests {
         Timestamp::parse("2026-11-28T12:00:00Z").unwrap()
     }
 
-    fn found(id: char, cwd: &str, days: i64) -> Found {
+    fn found(id: char, cwd: &str, days: i64) -> ExistingSession {
         let id: String = "00000000-0000-4000-8000-000000000000".replace('0', &id.to_string());
-        Found {
+        ExistingSession {
             transcript: format!("/home/ann/.claude/projects/x/{id}.jsonl").into(),
             session_id: id,
             config_dir: "/home/ann/.claude".into(),
@@ -395,7 +401,7 @@ mod tests {
             title: None,
             by_program: false,
             cwd: Some(cwd.into()),
-            place: Place::Outside(Tie::None),
+            place: WorkspaceLocation::Outside(Tie::None),
             live: None,
             job: None,
             agent: None,
@@ -427,13 +433,13 @@ mod tests {
             sessions: Vec::new(),
             all: false,
             recent: Duration::from_secs(7 * 86_400),
-            outside: How::Stay,
+            outside: WorkspaceTransfer::Stay,
             end: false,
             name: None,
         }
     }
 
-    fn run(found: &[Found], choice: &Choice) -> Vec<Entry> {
+    fn run(found: &[ExistingSession], choice: &Choice) -> Vec<Entry> {
         let occupied = Occupied {
             root: Path::new("/mnt/persist"),
             names: [AgentName::new("api").unwrap()].into(),
@@ -499,7 +505,7 @@ mod tests {
         };
         assert_eq!(word(&run(&[one.clone()], &end)[0]), "take-in");
         // A daemon would start it again.
-        one.job = Some(Job {
+        one.job = Some(SessionJob {
             id: "9a0b".into(),
             state: None,
         });
@@ -573,7 +579,7 @@ mod tests {
             (Tie::TooMuch, false, false),
         ] {
             let mut one = found('1', "/srv/a", 0);
-            one.place = Place::Outside(tie.clone());
+            one.place = WorkspaceLocation::Outside(tie.clone());
             let with = |outside| {
                 let choice = Choice {
                     outside,
@@ -585,11 +591,14 @@ mod tests {
                 entry.verdict.clone()
             };
             let stays = Verdict::TakeIn {
-                how: How::Stay,
+                how: WorkspaceTransfer::Stay,
                 workspace: "/srv/a".into(),
             };
-            assert_eq!(with(How::Stay), stays, "{tie:?}");
-            for (how, can) in [(How::Move, moved), (How::Copy, copied)] {
+            assert_eq!(with(WorkspaceTransfer::Stay), stays, "{tie:?}");
+            for (how, can) in [
+                (WorkspaceTransfer::Move, moved),
+                (WorkspaceTransfer::Copy, copied),
+            ] {
                 match with(how) {
                     Verdict::TakeIn { workspace, .. } => {
                         assert!(can, "{tie:?} {how:?}");
@@ -607,7 +616,7 @@ mod tests {
     #[test]
     fn what_is_gone_or_there_twice_is_not_guessed() {
         let mut gone = found('1', "/srv/a", 0);
-        gone.place = Place::Gone;
+        gone.place = WorkspaceLocation::Gone;
         let mut twice = found('2', "/srv/b", 0);
         twice.others.push("/elsewhere/2.jsonl".into());
         let both = Choice {

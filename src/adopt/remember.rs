@@ -7,7 +7,7 @@ use claude::Lookup;
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, AgentRecord, TranscriptMark, Wanted};
-use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::process;
 use sys::uuid::is_uuid;
 
@@ -32,7 +32,7 @@ pub fn session_mark(root: &Root, declared: &Config, session_id: &str) -> Result<
             "{session_id:?} is not a session id; it must be a UUID"
         ))
         .hint("spotkeep adopt --all")
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     for name in declared.agents.keys() {
         if root
@@ -43,7 +43,7 @@ pub fn session_mark(root: &Root, declared: &Config, session_id: &str) -> Result<
                 "the session {session_id} belongs to the agent {name}"
             ))
             .hint(format!("spotkeep attach {name}"))
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
         }
     }
     let config_dir = root.claude();

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::place::{self, Place};
+use super::place::{self, WorkspaceLocation};
 use claude::transcript::index::{self, Conversation};
 use claude::{SessionFile, Status, background_jobs, session_file};
 use state::config::Config;
@@ -20,7 +20,7 @@ use sys::user;
 
 /// A session that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct ExistingSession {
     /// Claude's id for it.
     pub session_id: String,
     /// Claude's configuration directory that it is in, links resolved.
@@ -38,11 +38,11 @@ pub struct Found {
     /// Where it works; links resolved, where it is there.
     pub cwd: Option<PathBuf>,
     /// Where that is.
-    pub place: Place,
+    pub place: WorkspaceLocation,
     /// A process that has it open.
     pub live: Option<Live>,
     /// The background job that it is.
-    pub job: Option<Job>,
+    pub job: Option<SessionJob>,
     /// The declared agent that has it, or had it.
     pub agent: Option<AgentName>,
     /// The name of an agent that had it and is not declared.
@@ -81,7 +81,7 @@ pub struct Pane {
 
 /// A background job of Claude's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
+pub struct SessionJob {
     /// As `claude stop` takes it.
     pub id: String,
     /// `working`, `failed` ... as Claude says.
@@ -95,7 +95,7 @@ const ENDING: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
     /// The newest first.
-    pub found: Vec<Found>,
+    pub found: Vec<ExistingSession>,
     /// What could not be told, as sentences.
     pub notes: Vec<String>,
 }
@@ -178,7 +178,7 @@ pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey
         let process = live
             .get(&session_id)
             .filter(|file| !job.is_some_and(|job| ends_now(job, file.process)));
-        found.push(Found {
+        found.push(ExistingSession {
             config_dir: (*config_dir).clone(),
             transcript: one.transcript.clone(),
             bytes: one.bytes,
@@ -187,10 +187,10 @@ pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey
             title: about.title.or_else(|| job?.name.clone()),
             place: cwd
                 .as_ref()
-                .map_or(Place::Gone, |cwd| place::of(root, cwd, &homes)),
+                .map_or(WorkspaceLocation::Gone, |cwd| place::of(root, cwd, &homes)),
             cwd,
             live: process.map(live_of),
-            job: job.map(|job| Job {
+            job: job.map(|job| SessionJob {
                 id: job.id.clone(),
                 state: job.state.clone(),
             }),
@@ -207,7 +207,10 @@ pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey
 }
 
 /// What a resume has to be given again.
-fn arguments_of(process: Option<&SessionFile>, job: Option<&background_jobs::Job>) -> Vec<String> {
+fn arguments_of(
+    process: Option<&SessionFile>,
+    job: Option<&background_jobs::BackgroundJob>,
+) -> Vec<String> {
     let words = match (process, job) {
         (_, Some(job)) => job.arguments.clone(),
         (Some(file), None) => proc_usage_others::arguments(file.process.pid),
@@ -289,7 +292,7 @@ fn live_of(file: &SessionFile) -> Live {
 
 /// Whether the process of a job that was stopped has ended, or does so within moments: `claude stop` says that it is
 /// done 0.1 to 0.4 s before (measured on 2.1.197 and 2.1.330).
-fn ends_now(job: &background_jobs::Job, process: ProcessId) -> bool {
+fn ends_now(job: &background_jobs::BackgroundJob, process: ProcessId) -> bool {
     let stopped = job.state.as_deref() == Some("stopped");
     stopped
         && process

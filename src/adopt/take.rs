@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::place::{Place, Tie};
-use super::plan::{Entry, How, Verdict};
+use super::place::{Tie, WorkspaceLocation};
+use super::plan::{Entry, Verdict, WorkspaceTransfer};
 use super::remember::{Past, remember};
-use super::survey::{Found, Live};
+use super::survey::{ExistingSession, Live};
 use crate::storage::{links, merge_tree};
 use checkpoint::git;
 use checkpoint::workspace;
@@ -18,7 +18,7 @@ use state::config;
 use state::layout::Root;
 use state::{TranscriptMark, Wanted};
 use sys::command;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, bail, ensure};
 use sys::files;
 use sys::process::{self, Signal};
 use sys::secure_dir::rename_new;
@@ -67,10 +67,10 @@ pub fn take(root: &Root, entry: &Entry, request: Request) -> Result<Taken> {
         .cwd
         .clone()
         .context("its transcript names no directory")?;
-    if *how != How::Stay {
+    if *how != WorkspaceTransfer::Stay {
         refuse_target(workspace)?;
     }
-    if *how == How::Move {
+    if *how == WorkspaceTransfer::Move {
         refuse_used(&from)?;
     }
     let transcript = bring_words(root, found, workspace)?;
@@ -93,9 +93,9 @@ pub fn take(root: &Root, entry: &Entry, request: Request) -> Result<Taken> {
     };
     remember(root, name, past)?;
     match how {
-        How::Stay => {}
-        How::Copy => done.push(copy_workspace(&from, workspace)?),
-        How::Move => done.push(move_workspace(found, &from, workspace)?),
+        WorkspaceTransfer::Stay => {}
+        WorkspaceTransfer::Copy => done.push(copy_workspace(&from, workspace)?),
+        WorkspaceTransfer::Move => done.push(move_workspace(found, &from, workspace)?),
     }
     let declared = root.relative(workspace);
     let arguments = new_arguments(root, found)?;
@@ -105,7 +105,7 @@ pub fn take(root: &Root, entry: &Entry, request: Request) -> Result<Taken> {
 }
 
 /// What the session was started with and the root does not give to all.
-fn new_arguments(root: &Root, found: &Found) -> Result<Vec<String>> {
+fn new_arguments(root: &Root, found: &ExistingSession) -> Result<Vec<String>> {
     let defaults = config::Config::load(&root.config())?.defaults.args;
     let skip = "--dangerously-skip-permissions";
     let is_given = defaults.iter().any(|given| given == skip);
@@ -128,12 +128,12 @@ fn end(live: &Live) -> Result<String> {
     Ok(format!("ended pid {pid}"))
 }
 
-fn refuse_open(found: &Found) -> Result<()> {
+fn refuse_open(found: &ExistingSession) -> Result<()> {
     let open = session_file::live(&found.config_dir);
     if let Some(file) = open.iter().find(|file| file.session_id == found.session_id) {
         return Err(anyhow!("it is open in pid {}", file.process.pid))
             .hint("leave it with /exit")
-            .kind(Kind::NotAsDeclared);
+            .kind(ErrorKind::NotAsDeclared);
     }
     Ok(())
 }
@@ -148,7 +148,7 @@ fn refuse_target(workspace: &Path) -> Result<()> {
     }
     Err(anyhow!("{} is there already", workspace.display()))
         .hint("take another name: spotkeep adopt SESSION --name NAME")
-        .kind(Kind::Usage)
+        .kind(ErrorKind::Usage)
 }
 
 /// A process that works in a directory writes on in it after a move, or not at all.
@@ -164,11 +164,11 @@ fn refuse_used(workspace: &Path) -> Result<()> {
         first.pid
     ))
     .hint(format!("kill {}", first.pid))
-    .kind(Kind::NotAsDeclared)
+    .kind(ErrorKind::NotAsDeclared)
 }
 
 /// Brings the words, and what belongs to them, to where Claude looks from the new directory.
-fn bring_words(root: &Root, found: &Found, workspace: &Path) -> Result<PathBuf> {
+fn bring_words(root: &Root, found: &ExistingSession, workspace: &Path) -> Result<PathBuf> {
     let old = found.transcript.parent().and_then(Path::file_name);
     let old = old.unwrap_or_default().to_string_lossy().into_owned();
     let new = index::folder(workspace).unwrap_or_else(|| old.clone());
@@ -239,9 +239,9 @@ fn copy_workspace(from: &Path, to: &Path) -> Result<String> {
 }
 
 /// Moves a workspace: at once where it stays on its filesystem, else by a copy; the original is kept aside then.
-fn move_workspace(found: &Found, from: &Path, to: &Path) -> Result<String> {
+fn move_workspace(found: &ExistingSession, from: &Path, to: &Path) -> Result<String> {
     let said = format!("moved {} to {}", from.display(), to.display());
-    if let Place::Outside(Tie::Linked { repository, .. }) = &found.place {
+    if let WorkspaceLocation::Outside(Tie::Linked { repository, .. }) = &found.place {
         let mut command = git::as_user(repository);
         command.args(["worktree", "move"]).arg(from).arg(to);
         let output = command::run(&mut command, GIT_LIMIT)?;

@@ -12,7 +12,7 @@ use super::{Repository, Settings, Snapshot, Stop, include, snapshots};
 use crate::agent::exec::read_env_file;
 use state::VERSION;
 use state::layout::Root;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files;
 
 /// What lies in a root that is being made, until it is whole.
@@ -81,7 +81,9 @@ fn choose<'a>(all: &'a [Snapshot], from: &From) -> Result<&'a Snapshot> {
     let wanted = match (&from.root_id, ids.len()) {
         (Some(id), _) => id.as_str(),
         (None, 1) => ids.first().copied().unwrap_or_default(),
-        (None, 0) => return Err(anyhow!("{name} holds no backup of a root")).kind(Kind::Failed),
+        (None, 0) => {
+            return Err(anyhow!("{name} holds no backup of a root")).kind(ErrorKind::Failed);
+        }
         (None, _) => {
             let ids: Vec<&str> = ids.into_iter().collect();
             return Err(anyhow!(
@@ -89,7 +91,7 @@ fn choose<'a>(all: &'a [Snapshot], from: &From) -> Result<&'a Snapshot> {
                 ids.join(", ")
             ))
             .hint("say which with --root-id")
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
         }
     };
     all.iter()
@@ -123,7 +125,7 @@ pub fn ensure_free(dir: &Path) -> Result<()> {
             path.display()
         ))
         .hint("spotkeep --root ANOTHER restore --from ...; single files: spotkeep backup restore")
-        .kind(Kind::Usage),
+        .kind(ErrorKind::Usage),
     }
 }
 

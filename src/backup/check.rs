@@ -28,7 +28,7 @@ pub enum Depth<'a> {
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct CheckFindings {
     /// What is damaged: files by their path in the repository, where they can be named.
     pub damage: Vec<String>,
     /// Somebody else is at work on it, so nothing can be said.
@@ -39,7 +39,7 @@ pub struct Found {
 ///
 /// # Errors
 /// restic cannot be used, hangs, or there is a reason to stop.
-pub fn run(repository: &Repository, depth: Depth<'_>, stop: &Stop) -> Result<Found> {
+pub fn run(repository: &Repository, depth: Depth<'_>, stop: &Stop) -> Result<CheckFindings> {
     let found = once(repository, depth, stop)?;
     if !found.locked || repository.directory().is_some() {
         return Ok(found);
@@ -49,7 +49,7 @@ pub fn run(repository: &Repository, depth: Depth<'_>, stop: &Stop) -> Result<Fou
     once(repository, depth, stop)
 }
 
-fn once(repository: &Repository, depth: Depth<'_>, stop: &Stop) -> Result<Found> {
+fn once(repository: &Repository, depth: Depth<'_>, stop: &Stop) -> Result<CheckFindings> {
     let mut said: Vec<String> = Vec::new();
     let mut command = repository.command(["check"]);
     match depth {
@@ -67,9 +67,9 @@ fn once(repository: &Repository, depth: Depth<'_>, stop: &Stop) -> Result<Found>
         }
     })?;
     if Trouble::of(&ended) == Trouble::Locked {
-        return Ok(Found {
+        return Ok(CheckFindings {
             locked: true,
-            ..Found::default()
+            ..CheckFindings::default()
         });
     }
     let good = ended.status.success();
@@ -82,7 +82,7 @@ fn once(repository: &Repository, depth: Depth<'_>, stop: &Stop) -> Result<Found>
     if !good && damage.is_empty() {
         damage = unnamed(repository, &said, &ended.stderr);
     }
-    Ok(Found {
+    Ok(CheckFindings {
         damage,
         locked: false,
     })

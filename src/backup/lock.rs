@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::restic::SHORT;
 use super::state::Worker;
 use super::{Repository, Settings, Stop};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files::LockFile;
 use sys::process::{self, ProcessId};
 
@@ -51,7 +51,7 @@ impl Turn {
                 let pid = fs::read_to_string(&path).unwrap_or_default();
                 return Err(anyhow!("another backup is under way (pid {})", pid.trim()))
                     .hint("try again when it has ended")
-                    .kind(Kind::NotAsDeclared);
+                    .kind(ErrorKind::NotAsDeclared);
             }
             if !said {
                 waits();

@@ -25,7 +25,7 @@ const ASIDE: &str = ".brought-";
 /// What a child is asked to do; as JSON on its command line.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Order {
+pub enum WriteRequest {
     /// Write the copy of the state.
     Publish(Box<BackupState>),
     /// Take a file from standard input, and put it aside under this name.
@@ -56,14 +56,14 @@ pub enum Order {
 
 /// Writes the copy of the state.
 pub(super) fn publish(settings: &Settings, state: &BackupState) -> Result<()> {
-    order(settings, &Order::Publish(Box::new(state.clone())))
+    order(settings, &WriteRequest::Publish(Box::new(state.clone())))
 }
 
 /// Has an order carried out, by the owner of the root.
 ///
 /// # Errors
 /// It could not be.
-pub fn order(settings: &Settings, order: &Order) -> Result<()> {
+pub fn order(settings: &Settings, order: &WriteRequest) -> Result<()> {
     if !settings.is_guarded() {
         return carry_out(&settings.root, order, &mut io::empty());
     }
@@ -76,7 +76,7 @@ pub fn order(settings: &Settings, order: &Order) -> Result<()> {
 ///
 /// # Errors
 /// This program cannot tell where it is.
-pub fn child(settings: &Settings, order: &Order) -> Result<Command> {
+pub fn child(settings: &Settings, order: &WriteRequest) -> Result<Command> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let owner = settings.owner;
     let mut command = match settings.is_guarded() {
@@ -97,16 +97,16 @@ pub fn child(settings: &Settings, order: &Order) -> Result<Command> {
 ///
 /// # Errors
 /// The disk refused; the order leads out of the root.
-pub fn carry_out(root: &Root, order: &Order, input: &mut dyn Read) -> Result<()> {
+pub fn carry_out(root: &Root, order: &WriteRequest, input: &mut dyn Read) -> Result<()> {
     match order {
-        Order::Publish(state) => state::store(&root.backup_state(), state),
-        Order::Tell { name, words } => {
+        WriteRequest::Publish(state) => state::store(&root.backup_state(), state),
+        WriteRequest::Tell { name, words } => {
             let path = root.note(name).with_extension("mended");
             files::AppendFile::open(&path)?
                 .append(words)
                 .with_context(|| format!("cannot write {}", path.display()))
         }
-        Order::TakeFile(name) => {
+        WriteRequest::TakeFile(name) => {
             let path = aside(root, name)?;
             let mut file = private_file(&path)?;
             io::copy(input, &mut file)
@@ -114,7 +114,7 @@ pub fn carry_out(root: &Root, order: &Order, input: &mut dyn Read) -> Result<()>
                 .and_then(|()| file.sync_all())
                 .with_context(|| format!("cannot write {}", path.display()))
         }
-        Order::TakeTree(name) => {
+        WriteRequest::TakeTree(name) => {
             let path = aside(root, name)?;
             files::create_private_dir(&path)?;
             let mut tar = Command::new("tar");
@@ -131,7 +131,7 @@ pub fn carry_out(root: &Root, order: &Order, input: &mut dyn Read) -> Result<()>
             );
             files::sync_filesystem(&path).context("cannot sync")
         }
-        Order::Place {
+        WriteRequest::Place {
             aside: name,
             part,
             to,
@@ -145,7 +145,7 @@ pub fn carry_out(root: &Root, order: &Order, input: &mut dyn Read) -> Result<()>
             }
             put(root, &from, to, *over_shorter)
         }
-        Order::Drop(name) => {
+        WriteRequest::Drop(name) => {
             let path = aside(root, name)?;
             let removed = match fs::symlink_metadata(&path) {
                 Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
@@ -178,7 +178,7 @@ pub fn forget_what_lies_aside(root: &Root) -> Result<()> {
     for entry in entries.flatten() {
         let name = entry.file_name();
         if let Some(name) = name.to_str().and_then(|name| name.strip_prefix(ASIDE)) {
-            carry_out(root, &Order::Drop(name.to_owned()), &mut io::empty())?;
+            carry_out(root, &WriteRequest::Drop(name.to_owned()), &mut io::empty())?;
         }
     }
     Ok(())
@@ -250,10 +250,14 @@ mod tests {
     }
 
     fn bring(root: &Root, text: &str, to: &str, over_shorter: bool) -> Result<()> {
-        carry_out(root, &Order::TakeFile("x".into()), &mut text.as_bytes())?;
+        carry_out(
+            root,
+            &WriteRequest::TakeFile("x".into()),
+            &mut text.as_bytes(),
+        )?;
         let placed = carry_out(
             root,
-            &Order::Place {
+            &WriteRequest::Place {
                 aside: "x".into(),
                 part: PathBuf::new(),
                 to: to.into(),
@@ -261,7 +265,7 @@ mod tests {
             },
             &mut io::empty(),
         );
-        carry_out(root, &Order::Drop("x".into()), &mut io::empty())?;
+        carry_out(root, &WriteRequest::Drop("x".into()), &mut io::empty())?;
         placed
     }
 
@@ -292,7 +296,7 @@ mod tests {
             assert!(bring(&root, "x", to, false).is_err(), "{to}");
         }
         for name in ["../x", "a/b", ""] {
-            let order = Order::TakeFile(name.into());
+            let order = WriteRequest::TakeFile(name.into());
             assert!(
                 carry_out(&root, &order, &mut io::empty()).is_err(),
                 "{name}"

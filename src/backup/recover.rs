@@ -6,7 +6,7 @@
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
-use super::privileged_write::{self, Order};
+use super::privileged_write::{self, WriteRequest};
 use super::restic::LONG;
 use super::snapshots::{self, Version};
 use super::{Repository, Settings, Stop};
@@ -58,7 +58,7 @@ pub fn transcript(
     };
     let aside = new_uuid();
     let brought = file(settings, &repository, &version, &aside, stop);
-    privileged_write::order(settings, &Order::Drop(aside))?;
+    privileged_write::order(settings, &WriteRequest::Drop(aside))?;
     brought?;
     // Results of tools that were too long for the transcript; a session goes on without them too.
     let side = version.path.with_extension("");
@@ -145,11 +145,11 @@ fn file(
         settings,
         repository,
         dump,
-        &Order::TakeFile(aside.into()),
+        &WriteRequest::TakeFile(aside.into()),
         stop,
     )?;
     point(Point::BroughtAside);
-    let place = Order::Place {
+    let place = WriteRequest::Place {
         aside: aside.into(),
         part: PathBuf::new(),
         to: version.path.clone(),
@@ -168,7 +168,7 @@ fn tree(
     stop: &Stop,
 ) -> Result<()> {
     let aside = new_uuid();
-    let order = Order::TakeTree(aside.clone());
+    let order = WriteRequest::TakeTree(aside.clone());
     let taken = stream(
         settings,
         repository,
@@ -177,7 +177,7 @@ fn tree(
         stop,
     )
     .and_then(|()| {
-        let place = Order::Place {
+        let place = WriteRequest::Place {
             aside: aside.clone(),
             part: path.to_path_buf(),
             to: path.to_path_buf(),
@@ -185,7 +185,7 @@ fn tree(
         };
         privileged_write::order(settings, &place)
     });
-    privileged_write::order(settings, &Order::Drop(aside))?;
+    privileged_write::order(settings, &WriteRequest::Drop(aside))?;
     taken
 }
 
@@ -200,7 +200,7 @@ fn stream(
     settings: &Settings,
     repository: &Repository,
     mut dump: Command,
-    order: &Order,
+    order: &WriteRequest,
     stop: &Stop,
 ) -> Result<()> {
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;

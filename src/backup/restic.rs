@@ -14,7 +14,7 @@ use super::settings::Key;
 use super::{Settings, Stop};
 use sys::command;
 use sys::command::{Exchange, Limits, Runner};
-use sys::error::{Context as _, Error, Hint as _, Kind, Result, anyhow, ensure};
+use sys::error::{Context as _, Error, ErrorKind, Hint as _, Result, anyhow, ensure};
 
 /// Repositories of version 2, `copy --from-repo`.
 const OLDEST: (u32, u32) = (0, 14);
@@ -183,7 +183,7 @@ impl Repository {
         if !settings.has_repository() {
             return Err(anyhow!("there is no backup yet"))
                 .hint("spotkeep backup now")
-                .kind(Kind::NotAsDeclared);
+                .kind(ErrorKind::NotAsDeclared);
         }
         let key = settings.ensure_key()?;
         Ok(Self::local(Restic::find()?, settings, key))

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::restic::LONG;
 use super::snapshots::{self, Node};
 use super::{Repository, Settings, Stop};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, ensure};
 use sys::files::{self, LockFile};
 use sys::time::Timestamp;
 use sys::uuid::new_uuid;
@@ -83,7 +83,7 @@ fn ensure_hinted(nodes: &[Node], path: &Path, id: &str) -> Result<()> {
             "spotkeep backup restore {} --dry-run --json lists what it has",
             id.get(..8).unwrap_or(id)
         ))
-        .kind(Kind::Usage)
+        .kind(ErrorKind::Usage)
 }
 
 fn compare(path: &Path, node: &Node) -> Now {
@@ -120,7 +120,7 @@ pub fn beside(
     if !is_empty.unwrap_or(true) {
         return Err(anyhow!("{} is not empty", to.display()))
             .hint("name a directory that is new")
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
     }
     files::create_private_dir(to)?;
     extract(repository, id, paths, to, stop)
@@ -163,7 +163,7 @@ pub fn into_root(
         .hint(format!(
             "sudo spotkeep backup restore {id} --to DIR, and take from there"
         ))
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     let replaced = |step: &&Step| over && matches!(step.now, Now::Older | Now::Newer);
     let is_live =
@@ -175,7 +175,7 @@ pub fn into_root(
             "a keeper runs, and what its agents write would be replaced"
         ))
         .hint("spotkeep down, or restore beside it with --to DIR")
-        .kind(Kind::NotAsDeclared);
+        .kind(ErrorKind::NotAsDeclared);
     }
     let root = settings.root.dir();
     let aside = root.join(format!(".restored-{}", new_uuid()));

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::fingerprint;
 use super::lock::{self, Turn};
 use super::restic::{self, LONG, Progress, Restic};
-use super::state::Made;
+use super::state::BackupSummary;
 use super::{BackupState, Repository, Settings, Stop, copy, include, maintain, snapshots};
 use state::VERSION;
-use sys::error::{Context as _, Error, Hint as _, Kind, Result, anyhow, bail};
+use sys::error::{Context as _, Error, ErrorKind, Hint as _, Result, anyhow, bail};
 use sys::failpoint::{Point, point};
 use sys::files;
 use sys::time::Timestamp;
@@ -33,7 +33,7 @@ const UNREADABLE_KEPT: usize = 5;
 
 /// How it was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct How {
+pub struct RunOptions {
     /// By the clock, not by a human: it waits for nobody.
     pub scheduled: bool,
     /// Also where nothing has changed.
@@ -48,9 +48,9 @@ pub struct Report {
     /// Version of this form.
     pub version: u32,
     /// In a word.
-    pub outcome: Outcome,
+    pub outcome: RunResult,
     /// The newest backup, whether it was made now or before.
-    pub backup: Option<Made>,
+    pub backup: Option<BackupSummary>,
     /// Where it was copied to.
     pub copied_to: Option<String>,
     /// Whether the repository was checked, and old backups were removed.
@@ -62,7 +62,7 @@ pub struct Report {
 /// In a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Outcome {
+pub enum RunResult {
     /// A backup was made.
     Made,
     /// Nothing had changed since the last.
@@ -75,7 +75,7 @@ pub enum Outcome {
 /// No backup was made. The reason is remembered, for `status`.
 pub fn run(
     settings: &Settings,
-    how: How,
+    how: RunOptions,
     stop: &Stop,
     waits: &mut dyn FnMut(),
     progress: &mut dyn FnMut(&Progress),
@@ -108,7 +108,7 @@ pub fn run(
     if copy::is_due(settings, &state) {
         copied_to = copy::run(settings, &mut state, stop)?;
     }
-    if outcome == Outcome::Made && maintain::is_due(&state) && stop.reason().is_none() {
+    if outcome == RunResult::Made && maintain::is_due(&state) && stop.reason().is_none() {
         tended = maintain::run(settings, &mut state, stop)?;
         if tended {
             copy::thin(settings, &mut state, stop)?;
@@ -166,17 +166,17 @@ pub fn plan(settings: &Settings, always: bool) -> Result<String> {
 
 fn make(
     settings: &Settings,
-    how: How,
+    how: RunOptions,
     state: &mut BackupState,
     stop: &Stop,
     progress: &mut dyn FnMut(&Progress),
-) -> Result<Outcome> {
+) -> Result<RunResult> {
     ensure_space(settings)?;
     stop.check()?;
     // Taken before: what changes while restic is at work is a change for the next.
     let tree = fingerprint::look(settings, stop)?;
     if !how.always && is_unchanged(state, &tree.fingerprint) {
-        return Ok(Outcome::Unchanged);
+        return Ok(RunResult::Unchanged);
     }
     point(Point::BackupLooked);
     let (restic, program) = Restic::find_unless(state.restic.as_ref())?;
@@ -208,7 +208,7 @@ fn make(
     state.trouble = None;
     state.since_check = state.since_check.saturating_add(1);
     state.store(settings)?;
-    Ok(Outcome::Made)
+    Ok(RunResult::Made)
 }
 
 fn is_unchanged(state: &BackupState, fingerprint: &str) -> bool {
@@ -235,7 +235,7 @@ fn ensure_space(settings: &Settings) -> Result<()> {
         floor >> 20
     ))
     .hint(format!("du -xh -d2 {} | sort -h | tail", dir.display()))
-    .kind(Kind::NotAsDeclared)
+    .kind(ErrorKind::NotAsDeclared)
 }
 
 /// The last line of `restic backup --json`.
@@ -250,11 +250,11 @@ struct Summary {
 fn backup(
     settings: &Settings,
     repository: &Repository,
-    last: Option<&Made>,
+    last: Option<&BackupSummary>,
     (made_again, watched): (&[PathBuf], bool),
     stop: &Stop,
     progress: &mut dyn FnMut(&Progress),
-) -> Result<Made> {
+) -> Result<BackupSummary> {
     let until = Instant::now() + LOCKED_LIMIT;
     let mut parent = last.map(|made| made.id.as_str());
     loop {
@@ -276,7 +276,7 @@ fn backup(
         let code = ended.status.code();
         // 3: made, but for files that could not be read.
         if let (Some(summary), Some(0 | 3)) = (summary, code) {
-            return Ok(Made {
+            return Ok(BackupSummary {
                 id: summary.snapshot_id,
                 at,
                 files: summary.total_files_processed,

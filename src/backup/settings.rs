@@ -16,7 +16,7 @@ use crate::agent::exec::read_env_file;
 use state::VERSION;
 use state::config::{Backup, Config, KeepBackups};
 use state::layout::Root;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, ensure};
 use sys::uuid::new_uuid;
 use sys::{command, files, user};
 
@@ -239,7 +239,7 @@ impl Settings {
                 "there is nothing to approve: whoever makes these backups declares them too"
             ))
             .hint("where root makes them: sudo spotkeep backup approve")
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
         }
         let approved = Approved::of(&self.config.backup);
         state::store(&self.approved_file(), &approved)?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::restic::SHORT;
 use super::{Repository, Stop};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
 /// The tag of all that is ours begins so; the root's id follows.
@@ -93,10 +93,10 @@ pub fn pick<'a>(all: &'a [Snapshot], id: &str) -> Result<&'a Snapshot> {
         (Some(snapshot), _) if id == "latest" => Ok(snapshot),
         (Some(_), Some(_)) => Err(anyhow!("{id} is the beginning of more than one id"))
             .hint("spotkeep backup ls")
-            .kind(Kind::Usage),
+            .kind(ErrorKind::Usage),
         (None, _) => Err(anyhow!("there is no backup {id}"))
             .hint("spotkeep backup ls")
-            .kind(Kind::Usage),
+            .kind(ErrorKind::Usage),
     }
 }
 
@@ -114,7 +114,7 @@ pub struct Version {
 }
 
 #[derive(Debug, Deserialize)]
-struct Found {
+struct SnapshotMatches {
     #[serde(default)]
     matches: Vec<Match>,
     snapshot: String,
@@ -148,7 +148,7 @@ pub fn versions(
         SHORT,
         stop,
     )?;
-    let found: Vec<Found> = serde_json::from_str(text.trim()).unwrap_or_default();
+    let found: Vec<SnapshotMatches> = serde_json::from_str(text.trim()).unwrap_or_default();
     let mut all: Vec<Version> = found
         .into_iter()
         .flat_map(|found| {

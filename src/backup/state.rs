@@ -24,7 +24,7 @@ pub struct BackupState {
     pub version: u32,
     /// The newest backup.
     #[serde(default)]
-    pub last: Option<Made>,
+    pub last: Option<BackupSummary>,
     /// What the tree was like when that was begun; see [`super::fingerprint`].
     #[serde(default)]
     pub fingerprint: Option<String>,
@@ -56,7 +56,7 @@ pub struct BackupState {
 
 /// A backup that was made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Made {
+pub struct BackupSummary {
     /// Its id.
     pub id: String,
     /// When it was begun: all that was on the disk then is in it.

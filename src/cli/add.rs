@@ -9,11 +9,11 @@ use super::output::{complain, say};
 use crate::adopt::{Past, remember, session_mark};
 use crate::keeper::canonical_cwd;
 use crate::keeper::client;
-use checkpoint::workspace::{self, Made, Source};
+use checkpoint::workspace::{self, CreatedWorkspace, Source};
 use state::config::{self, Config};
 use state::layout::Root;
 use state::{AgentName, AgentRecord, Wanted};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files::LockFile;
 
 /// Arguments.
@@ -53,7 +53,7 @@ pub(super) struct Args {
 
 pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
     let declared = Config::load(&root.config())?;
-    claude::command_line::check_extra(&args.arguments).kind(Kind::Usage)?;
+    claude::command_line::check_extra(&args.arguments).kind(ErrorKind::Usage)?;
     let workspace = match &args.workspace {
         Some(given) => existing(root, given)?,
         None => Path::new("workspaces").join(args.name.as_str()),
@@ -71,7 +71,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
     if declared.agents.contains_key(&args.name) {
         return Err(anyhow!("the agent {} is declared already", args.name))
             .hint(format!("spotkeep rm {}", args.name))
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
     }
     if args.dry_run {
         let from = source
@@ -146,7 +146,12 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
 }
 
 /// Writes down where the workspace came from.
-fn remember_origin(root: &Root, name: &AgentName, workspace: &Path, made: Made) -> Result<()> {
+fn remember_origin(
+    root: &Root,
+    name: &AgentName,
+    workspace: &Path,
+    made: CreatedWorkspace,
+) -> Result<()> {
     let _lock = keepers_place(root)?;
     let cwd = canonical_cwd(root, workspace);
     let mut record = root
@@ -173,7 +178,7 @@ fn existing(root: &Root, given: &Path) -> Result<PathBuf> {
             "the workspace {} is not a directory",
             found.display()
         ))
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     Ok(canonical_cwd(root, found))
 }

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::daemon::instead_of_keeper;
 use super::output::{bytes, complain, json as print_json, say, shorten, table};
 use crate::adopt::{
-    Choice, Entry, How, Occupied, Request as TakeRequest, Survey, Taken, Verdict, plan, survey,
-    take, where_it_runs,
+    Choice, Entry, Occupied, Request as TakeRequest, Survey, Taken, Verdict, WorkspaceTransfer,
+    plan, survey, take, where_it_runs,
 };
 use crate::keeper::client;
 use crate::storage::merge_tree;
@@ -19,7 +19,7 @@ use claude::transcript::tail;
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, VERSION, Wanted};
-use sys::error::{Hint as _, Kind, Result, anyhow, hint_of};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow, hint_of};
 use sys::time::{Timestamp, parse_duration};
 
 /// The longest reason in a table.
@@ -83,15 +83,15 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         .iter()
         .map(|dir| fs::canonicalize(dir).map_err(|error| anyhow!("{}: {error}", dir.display())))
         .collect::<Result<_>>()
-        .kind(Kind::Usage)?;
+        .kind(ErrorKind::Usage)?;
     let choice = Choice {
         sessions: args.sessions,
         all: args.all,
         recent: args.since,
         outside: match (args.moves, args.copy) {
-            (true, _) => How::Move,
-            (_, true) => How::Copy,
-            _ => How::Stay,
+            (true, _) => WorkspaceTransfer::Move,
+            (_, true) => WorkspaceTransfer::Copy,
+            _ => WorkspaceTransfer::Stay,
         },
         end: args.end,
         name: args.name,
@@ -113,7 +113,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
     let Survey { found, notes } = survey(root, &config, &more)?;
     let entries = plan(&found, &occupied(root, &config)?, &choice, Timestamp::now())?;
     // Before anything of it is somewhere else.
-    let seen: Vec<Seen> = entries.iter().map(Seen::of).collect();
+    let seen: Vec<PlanDetails> = entries.iter().map(PlanDetails::of).collect();
     let done: Vec<Option<Done>> = entries
         .iter()
         .map(|entry| {
@@ -148,7 +148,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         .any(|entry| matches!(entry.verdict, Verdict::Refused { .. }));
     let is_named = !choice.sessions.is_empty();
     Ok(match failed || (refused && (is_named || args.yes)) {
-        true => ExitCode::from(Kind::NotAsDeclared as u8),
+        true => ExitCode::from(ErrorKind::NotAsDeclared as u8),
         false => ExitCode::SUCCESS,
     })
 }
@@ -198,7 +198,7 @@ impl Done {
     }
 }
 
-fn as_json(entry: &Entry, seen: &Seen, done: Option<&Done>) -> Value {
+fn as_json(entry: &Entry, seen: &PlanDetails, done: Option<&Done>) -> Value {
     let found = &entry.found;
     let (mut action, mut workspace, mut why, mut hint) = ("left", None, None, None);
     match &entry.verdict {
@@ -207,9 +207,9 @@ fn as_json(entry: &Entry, seen: &Seen, done: Option<&Done>) -> Value {
             workspace: there,
         } => {
             action = match how {
-                How::Stay => "take-in",
-                How::Move => "move",
-                How::Copy => "copy",
+                WorkspaceTransfer::Stay => "take-in",
+                WorkspaceTransfer::Move => "move",
+                WorkspaceTransfer::Copy => "copy",
             };
             workspace = Some(there.clone());
         }
@@ -255,14 +255,14 @@ fn as_json(entry: &Entry, seen: &Seen, done: Option<&Done>) -> Value {
 }
 
 /// What a plan tells beside the decision.
-struct Seen {
+struct PlanDetails {
     /// What has to be carried; `None` where nothing has.
     workspace_bytes: Option<u64>,
     /// Where its last turn was cut, in words; it goes on by itself then.
     turn_open: Option<String>,
 }
 
-impl Seen {
+impl PlanDetails {
     fn of(entry: &Entry) -> Self {
         let Verdict::TakeIn { how, .. } = &entry.verdict else {
             return Self {
@@ -270,7 +270,11 @@ impl Seen {
                 turn_open: None,
             };
         };
-        let cwd = entry.found.cwd.as_ref().filter(|_| *how != How::Stay);
+        let cwd = entry
+            .found
+            .cwd
+            .as_ref()
+            .filter(|_| *how != WorkspaceTransfer::Stay);
         let open = || {
             let (state, _) = tail::read(&entry.found.transcript).ok()?;
             let tail = state.tail();
@@ -283,7 +287,7 @@ impl Seen {
     }
 }
 
-fn show(entries: &[Entry], seen: &[Seen], hide_left: bool) {
+fn show(entries: &[Entry], seen: &[PlanDetails], hide_left: bool) {
     let is_shown = |entry: &Entry| match entry.verdict {
         Verdict::Left { .. } => false,
         Verdict::Agent => !hide_left,
@@ -335,7 +339,7 @@ fn show(entries: &[Entry], seen: &[Seen], hide_left: bool) {
 }
 
 /// What is done with it, in words.
-fn what(entry: &Entry, seen: &Seen) -> String {
+fn what(entry: &Entry, seen: &PlanDetails) -> String {
     let goes_on = seen.turn_open.as_ref().map_or_else(String::new, |open| {
         format!("; its turn was cut ({open}) and goes on")
     });
@@ -348,9 +352,9 @@ fn what(entry: &Entry, seen: &Seen) -> String {
             let carried = seen.workspace_bytes.map_or_else(String::new, bytes);
             let to = workspace.display();
             let takes = match how {
-                How::Stay => "takes it in".to_owned(),
-                How::Move => format!("takes it in, moves {carried} to {to}"),
-                How::Copy => format!("takes it in, copies {carried} to {to}"),
+                WorkspaceTransfer::Stay => "takes it in".to_owned(),
+                WorkspaceTransfer::Move => format!("takes it in, moves {carried} to {to}"),
+                WorkspaceTransfer::Copy => format!("takes it in, copies {carried} to {to}"),
             };
             format!("{ends}{takes}{goes_on}")
         }

@@ -8,7 +8,7 @@ use crate::keeper::runtime_dir::Holder;
 use crate::tmux::Tmux;
 use state::AgentName;
 use state::layout::Root;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -36,7 +36,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     {
         return Err(anyhow!("there is no agent {name}"))
             .hint("spotkeep ls")
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
     }
     let tmux = Tmux::new(&holder.runtime);
     if let Some(name) = &name {

@@ -9,7 +9,7 @@ use crate::setup::first_boot_script;
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, AgentState};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files::LockFile;
 
 /// How often a wait for agents looks again. The keeper answers in well under a millisecond.
@@ -46,7 +46,7 @@ pub(super) fn named<'a>(status: &'a Status, names: &[AgentName]) -> Result<Vec<&
         if !status.agents.iter().any(|agent| agent.name == *name) {
             return Err(anyhow!("there is no agent {name}"))
                 .hint("spotkeep ls")
-                .kind(Kind::Usage);
+                .kind(ErrorKind::Usage);
         }
     }
     Ok(status

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::output::{json, mark, say};
 use crate::doctor::{Check, Options, Report, examine};
-use sys::error::{Kind, Result};
+use sys::error::{ErrorKind, Result};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -44,7 +44,7 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
     Ok(ExitCode::from(if report.passed() {
         0
     } else {
-        Kind::NotAsDeclared as u8
+        ErrorKind::NotAsDeclared as u8
     }))
 }
 

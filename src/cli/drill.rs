@@ -7,9 +7,9 @@ use clap::ValueEnum;
 
 use super::drop_privileges::Access;
 use super::output::{complain, json, say};
-use drill::{Kind, Options, Report};
+use drill::{LossKind, Options, Report};
 use state::layout::Root;
-use sys::error::{Hint as _, Kind as Failure, Result, anyhow};
+use sys::error::{ErrorKind as Failure, Hint as _, Result, anyhow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,7 @@ Examples:
 pub(super) struct Args {
     /// How the machine is lost.
     #[arg(long, value_enum, default_value = "notice")]
-    kind: How,
+    kind: LossArg,
     /// On your own fleet: its agents are ended and resumed. Asks first.
     #[arg(long, conflicts_with_all = ["agents", "claude", "stand_in", "keep"])]
     live: bool,
@@ -65,7 +65,7 @@ impl Args {
 
 /// How the machine is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum How {
+enum LossArg {
     /// The cloud says so first.
     Notice,
     /// Every process ends at once, without a word.
@@ -79,9 +79,9 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
         return live(at, &args);
     }
     let kind = match args.kind {
-        How::Notice => Kind::Notice,
-        How::Kill => Kind::Kill,
-        How::PowerCut => Kind::PowerCut,
+        LossArg::Notice => LossKind::Notice,
+        LossArg::Kill => LossKind::Kill,
+        LossArg::PowerCut => LossKind::PowerCut,
     };
     let report = drill::run(&Options {
         kind,
@@ -117,7 +117,7 @@ fn verdict(report: &Report) -> ExitCode {
 
 /// Twice asked for: by the option, and by a word that is typed.
 fn live(at: &Path, args: &Args) -> Result<ExitCode> {
-    if args.kind != How::Notice {
+    if args.kind != LossArg::Notice {
         return Err(anyhow!(
             "a live drill has a notice; the other kinds would lose work"
         ))

@@ -15,8 +15,8 @@ use std::process::{ExitCode, Stdio};
 
 use super::output::{relay, relay_complaint};
 use crate::setup::account;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use sys::prefix::Place;
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
+use sys::prefix::Prefix;
 use sys::process::{self, Signal};
 use sys::run_as::{Groups, run_as};
 use sys::terminal::pass_on;
@@ -71,7 +71,7 @@ fn read_as(at: &Path, uid: u32) -> Result<ExitCode> {
     // A descriptor of root's, to its terminal or to a file of its own, would be theirs too.
     process::keep_descriptors_to_ourselves();
     let (_held, program) = process::inheritable_self()?;
-    let known = account::find(&Place::new(None), &uid.to_string())?;
+    let known = account::find(&Prefix::new(None), &uid.to_string())?;
     // What group a foreign disk names is no reason to be in it, and who has no account has no others.
     let (gid, groups) = match &known {
         Some(account) => (account.gid, Groups::OfAccount),
@@ -112,7 +112,7 @@ fn refuse(at: &Path, uid: u32) -> Result<Option<ExitCode>> {
          its terminal",
         at.display()
     ))
-    .kind(Kind::Usage);
+    .kind(ErrorKind::Usage);
     refusal.hint(as_user_hint(uid, &this_command(at)))
 }
 

@@ -8,11 +8,11 @@ use super::daemon::{named, status};
 use super::output::{complain, say, shorten};
 use crate::keeper::runtime_dir::Holder;
 use crate::tmux::Tmux;
-use claude::transcript::render::{Said, Who, said};
+use claude::transcript::render::{LineSpeaker, TranscriptLine, said};
 use claude::{Lookup, Reader};
 use state::layout::Root;
 use state::{AgentName, VERSION};
-use sys::error::{Context as _, Hint as _, Kind as Failure, Result, anyhow};
+use sys::error::{Context as _, ErrorKind as Failure, Hint as _, Result, anyhow};
 use sys::inotify::Watch;
 use sys::time::Timestamp;
 
@@ -111,7 +111,7 @@ fn raw(root: &Root, args: &Args) -> Result<ExitCode> {
 /// Something that an agent said, or that was said to it.
 struct Spoken {
     name: AgentName,
-    said: Said,
+    said: TranscriptLine,
 }
 
 /// One agent that is listened to.
@@ -245,19 +245,19 @@ impl Manner {
 
     /// As lines for a person; the words of a human and of the model keep theirs.
     fn readable(&self, spoken: &Spoken) -> Vec<String> {
-        let Said { at, who, text } = &spoken.said;
+        let TranscriptLine { at, who, text } = &spoken.said;
         let clock = at.map_or_else(|| " ".repeat(8), Timestamp::clock);
         let name = match self.name {
             Some(wide) => format!("{:wide$}  ", spoken.name.as_str()),
             None => String::new(),
         };
         let (word, lines) = match who {
-            Who::Result { is_error } => {
+            LineSpeaker::Result { is_error } => {
                 let sign = if *is_error { "✕" } else { "→" };
                 ("", vec![format!("{sign} {}", shorten(text, RESULT_MAX))])
             }
-            Who::Tool => (who.word(), vec![shorten(text, RESULT_MAX)]),
-            Who::User | Who::Claude | Who::Api => (
+            LineSpeaker::Tool => (who.word(), vec![shorten(text, RESULT_MAX)]),
+            LineSpeaker::User | LineSpeaker::Claude | LineSpeaker::Api => (
                 who.word(),
                 text.lines().map(|line| cut(line, LINE_MAX)).collect(),
             ),
@@ -284,8 +284,8 @@ fn cut(line: &str, longest: usize) -> String {
 }
 
 fn as_json(spoken: &Spoken) -> Result<String> {
-    let Said { at, who, text } = &spoken.said;
-    let is_error = matches!(who, Who::Result { is_error: true });
+    let TranscriptLine { at, who, text } = &spoken.said;
+    let is_error = matches!(who, LineSpeaker::Result { is_error: true });
     Ok(serde_json::to_string(&serde_json::json!({
         "version": VERSION, "agent": spoken.name, "at": at, "who": who.word(), "is_error": is_error,
         "text": text,
@@ -296,11 +296,11 @@ fn as_json(spoken: &Spoken) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn lines(name: Option<usize>, who: Who, text: &str) -> Vec<String> {
+    fn lines(name: Option<usize>, who: LineSpeaker, text: &str) -> Vec<String> {
         let manner = Manner { json: false, name };
         manner.readable(&Spoken {
             name: AgentName::new("api").unwrap(),
-            said: Said {
+            said: TranscriptLine {
                 at: Timestamp::parse("2026-11-28T14:03:22Z"),
                 who,
                 text: text.into(),
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn words_keep_their_lines_and_results_are_shortened() {
         assert_eq!(
-            lines(None, Who::Claude, "Two fail:\n\n  one\n  two"),
+            lines(None, LineSpeaker::Claude, "Two fail:\n\n  one\n  two"),
             [
                 "14:03:22  claude  Two fail:",
                 "",
@@ -320,11 +320,11 @@ mod tests {
             ]
         );
         let long = format!("a\nb {}", "x".repeat(300));
-        let result = lines(None, Who::Result { is_error: true }, &long);
+        let result = lines(None, LineSpeaker::Result { is_error: true }, &long);
         assert_eq!(result.len(), 1);
         assert!(result[0].starts_with("14:03:22          ✕ a b xxx") && result[0].ends_with("x…"));
         assert_eq!(
-            lines(Some(5), Who::User, "go"),
+            lines(Some(5), LineSpeaker::User, "go"),
             ["14:03:22  api    user    go"]
         );
     }

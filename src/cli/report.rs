@@ -8,7 +8,7 @@ use super::daemon;
 use super::output::{complain, json, say, table};
 use crate::report::{self, About, Doing, Preemption, Report};
 use state::layout::Root;
-use sys::error::{Context as _, Hint as _, Kind, Result};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result};
 use sys::files;
 use sys::time::{Timestamp, parse_age, short};
 
@@ -66,7 +66,7 @@ fn from(since: &str, until: Timestamp) -> Result<Timestamp> {
     if let Some(at) = Timestamp::parse(since) {
         return Ok(at.min(until));
     }
-    let age = parse_age(since).context("--since").kind(Kind::Usage);
+    let age = parse_age(since).context("--since").kind(ErrorKind::Usage);
     Ok(until.before(age.hint("spotkeep report --since 7d")?))
 }
 

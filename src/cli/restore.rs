@@ -14,7 +14,7 @@ use crate::keeper::client;
 use crate::resume;
 use state::layout::Root;
 use state::{Journal, JournalEvent, VERSION};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::process;
 
 /// Arguments.
@@ -87,7 +87,7 @@ pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
         (None, None) => {
             return Err(anyhow!("what is its password?"))
                 .hint("--password-file FILE: a copy of backups.key of the other machine")
-                .kind(Kind::Usage);
+                .kind(ErrorKind::Usage);
         }
     };
     let from = bootstrap::From {

@@ -13,7 +13,7 @@ use state::config::Config;
 use state::layout::Root;
 use state::{Journal, JournalEvent, Manifest};
 use supervisor::notice::{Notice, Source};
-use sys::error::{Kind, Result};
+use sys::error::{ErrorKind, Result};
 use sys::files::LockFile;
 use sys::process::{self, ProcessId, Signal};
 use sys::time::short;
@@ -75,7 +75,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(if good {
         0
     } else {
-        Kind::NotAsDeclared as u8
+        ErrorKind::NotAsDeclared as u8
     }))
 }
 

@@ -9,7 +9,7 @@ use super::output::{complain, say};
 use crate::keeper::client::{self, places_of_change};
 use state::layout::Root;
 use state::{AgentName, AgentState};
-use sys::error::{Context as _, Error, Hint as _, Kind, Result, ensure, hint_of, kind_of};
+use sys::error::{Context as _, Error, ErrorKind, Hint as _, Result, ensure, hint_of, kind_of};
 use sys::inotify::Watch;
 use sys::time::parse_duration;
 
@@ -88,9 +88,11 @@ fn meant(root: &Root, args: &Args) -> Result<(Vec<AgentName>, String)> {
         }
         false => {
             let list = words.next().context("to whom?");
-            let list = list.hint("spotkeep send NAME 'TEXT'").kind(Kind::Usage)?;
+            let list = list
+                .hint("spotkeep send NAME 'TEXT'")
+                .kind(ErrorKind::Usage)?;
             let names: Result<Vec<AgentName>> = list.split(',').map(AgentName::new).collect();
-            let names = names.kind(Kind::Usage)?;
+            let names = names.kind(ErrorKind::Usage)?;
             named(&status(root)?, &names)?;
             names
         }
@@ -98,7 +100,7 @@ fn meant(root: &Root, args: &Args) -> Result<(Vec<AgentName>, String)> {
     let text = match (words.next().map(String::as_str), words.next()) {
         (Some(_), Some(_)) => Err(Error::msg("with --all there is only the text"))
             .hint("put quotes around it: spotkeep send --all 'TEXT'")
-            .kind(Kind::Usage)?,
+            .kind(ErrorKind::Usage)?,
         (Some("-") | None, _) => {
             let mut text = String::new();
             let limit = TEXT_MAX as u64 + 1;
@@ -120,7 +122,9 @@ fn meant(root: &Root, args: &Args) -> Result<(Vec<AgentName>, String)> {
         );
         Ok(())
     };
-    fits().hint("spotkeep send NAME 'TEXT'").kind(Kind::Usage)?;
+    fits()
+        .hint("spotkeep send NAME 'TEXT'")
+        .kind(ErrorKind::Usage)?;
     Ok((names, text))
 }
 
@@ -171,7 +175,7 @@ impl Sending<'_> {
                     "{} did not come to rest",
                     list.join(", ")
                 )));
-                return failed.hint("spotkeep ls").kind(Kind::NotAsDeclared);
+                return failed.hint("spotkeep ls").kind(ErrorKind::NotAsDeclared);
             }
             names = busy;
             watch.wait(left.min(LOOK_EVERY));

@@ -7,10 +7,10 @@ use std::process::{Command, ExitCode};
 
 use super::output::{complain, say};
 use crate::setup::upgrade::upgrade;
-use crate::setup::{self, Ask, Outcome, Told, startup, undo, user_helper};
+use crate::setup::{self, Ask, SetupSummary, Told, startup, undo, user_helper};
 use state::layout::Root;
-use sys::error::{Context as _, Kind, Result};
-use sys::prefix::Place;
+use sys::error::{Context as _, ErrorKind, Result};
+use sys::prefix::Prefix;
 use sys::time::parse_duration;
 
 /// Arguments.
@@ -86,7 +86,7 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
         start: !args.no_start,
         ..Ask::new(
             args.mount.unwrap_or_else(|| at.to_path_buf()),
-            Place::new(args.prefix.as_deref()),
+            Prefix::new(args.prefix.as_deref()),
         )
     };
     let mut tell = |told: Told| match told {
@@ -131,7 +131,7 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
 }
 
 /// Becomes the program that is on the disk, where that one is to do the rest.
-fn hand_over(outcome: &Outcome) -> Result<()> {
+fn hand_over(outcome: &SetupSummary) -> Result<()> {
     let Some(program) = &outcome.handover else {
         return Ok(());
     };
@@ -145,12 +145,12 @@ fn hand_over(outcome: &Outcome) -> Result<()> {
     Err(error).with_context(|| format!("cannot run {}", program.display()))
 }
 
-fn ended(outcome: &Outcome, nothing: &str) -> ExitCode {
+fn ended(outcome: &SetupSummary, nothing: &str) -> ExitCode {
     if outcome.steps == 0 && outcome.problems == 0 {
         say(nothing);
     }
     ExitCode::from(if outcome.problems > 0 {
-        Kind::NotAsDeclared as u8
+        ErrorKind::NotAsDeclared as u8
     } else {
         0
     })

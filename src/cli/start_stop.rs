@@ -8,7 +8,7 @@ use super::output::{complain, say, state};
 use crate::keeper::client;
 use state::layout::Root;
 use state::{AgentName, AgentState, Wanted};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 
 /// How long to wait until the agents are where they were sent.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -85,7 +85,7 @@ fn want(root: &Root, args: Args, wanted: Wanted) -> Result<ExitCode> {
         say(&format!("{}  {}{why}", state(agent.state), agent.name));
         let failed = matches!(agent.state, AgentState::Failed | AgentState::Backoff);
         if failed || !there(agent.state, agent.pid) {
-            code = ExitCode::from(Kind::NotAsDeclared as u8);
+            code = ExitCode::from(ErrorKind::NotAsDeclared as u8);
         }
     }
     Ok(code)
@@ -119,7 +119,7 @@ fn remember(root: &Root, names: &[AgentName], wanted: Wanted) -> Result<ExitCode
             left.join(", ")
         ))
         .hint(format!("spotkeep --root {} up", root.dir().display()))
-        .kind(Kind::NotAsDeclared);
+        .kind(ErrorKind::NotAsDeclared);
     }
     complain("no keeper runs; this is remembered for the next one");
     complain(&format!(
@@ -178,7 +178,7 @@ pub(super) fn restart(root: &Root, args: RestartArgs) -> Result<ExitCode> {
             why.unwrap_or_default()
         ));
         if agent.pid.is_none() || is_moving(agent) {
-            code = ExitCode::from(Kind::NotAsDeclared as u8);
+            code = ExitCode::from(ErrorKind::NotAsDeclared as u8);
         }
     }
     Ok(code)

@@ -11,7 +11,7 @@ use crate::keeper::status::Status;
 use crate::resume::homecoming;
 use state::layout::Root;
 use state::{AgentState, Fleet};
-use sys::error::{Kind, Result};
+use sys::error::{ErrorKind, Result};
 use sys::process;
 use sys::time::{Timestamp, short};
 
@@ -56,7 +56,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         .iter()
         .any(|agent| agent.state == AgentState::Failed);
     let code = if failed || !now.trouble.is_empty() {
-        Kind::NotAsDeclared as u8
+        ErrorKind::NotAsDeclared as u8
     } else {
         0
     };

@@ -7,7 +7,7 @@ use super::output::say;
 use crate::systemd::install;
 use crate::systemd::units::UnitPaths;
 use state::layout::Root;
-use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::user;
 
 /// Arguments.
@@ -30,7 +30,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         let code = if differences.is_empty() {
             0
         } else {
-            Kind::NotAsDeclared as u8
+            ErrorKind::NotAsDeclared as u8
         };
         return Ok(ExitCode::from(code));
     }

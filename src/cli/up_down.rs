@@ -20,7 +20,7 @@ use crate::systemd::units::{ALL, KEEPER};
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, AgentState, Fleet};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::process;
 
 /// How long a keeper's unit may take until systemd has it under way again.
@@ -94,7 +94,7 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
             notice.source
         ))
         .hint("if the machine stays after all: spotkeep restore")
-        .kind(Kind::NotAsDeclared);
+        .kind(ErrorKind::NotAsDeclared);
     }
     let changed = show_plan(root, &config, &before)?;
     if args.dry_run {
@@ -195,7 +195,7 @@ fn conclude(after: &Status) -> ExitCode {
             ),
         });
         if agent.state != AgentState::Waiting {
-            code = ExitCode::from(Kind::NotAsDeclared as u8);
+            code = ExitCode::from(ErrorKind::NotAsDeclared as u8);
         }
     }
     code
@@ -345,7 +345,7 @@ pub(super) fn down(root: &Root, args: &DownArgs) -> Result<ExitCode> {
                 running.join(", ")
             ))
             .hint("spotkeep run, which ends them")
-            .kind(Kind::NotAsDeclared);
+            .kind(ErrorKind::NotAsDeclared);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -364,7 +364,7 @@ pub(super) fn down(root: &Root, args: &DownArgs) -> Result<ExitCode> {
     if left > 0 {
         return Err(anyhow!("{left} agents have not ended yet"))
             .hint("spotkeep ls")
-            .kind(Kind::NotAsDeclared);
+            .kind(ErrorKind::NotAsDeclared);
     }
     say(&format!(
         "ended {} agents; nothing is started until: spotkeep up",

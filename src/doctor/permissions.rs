@@ -29,10 +29,10 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     let (Ok(root), Some(owner)) = (&scene.root, &scene.owner) else {
         return Vec::new();
     };
-    let look = |names: &[&str], private: bool| -> Vec<Thing> {
+    let look = |names: &[&str], private: bool| -> Vec<OwnedPath> {
         let paths = names.iter().map(|name| root.dir().join(name));
         paths
-            .filter_map(|path| Thing::look(path, private))
+            .filter_map(|path| OwnedPath::look(path, private))
             .collect()
     };
     let things = [look(&PRIVATE, true), look(&OWNED, false)].concat();
@@ -49,14 +49,14 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
 
 /// A file or a directory.
 #[derive(Debug, Clone)]
-struct Thing {
+struct OwnedPath {
     path: PathBuf,
     uid: u32,
     mode: u32,
     private: bool,
 }
 
-impl Thing {
+impl OwnedPath {
     fn look(path: PathBuf, private: bool) -> Option<Self> {
         let meta = fs::symlink_metadata(&path).ok()?;
         (!meta.is_symlink()).then(|| Self {
@@ -72,7 +72,7 @@ impl Thing {
     }
 }
 
-fn judge_owners(things: &[Thing], uid: u32, user: &str, root: &Root) -> Check {
+fn judge_owners(things: &[OwnedPath], uid: u32, user: &str, root: &Root) -> Check {
     if let Some(other) = things.iter().find(|thing| thing.uid != uid) {
         return Check::wrong(
             "owners",
@@ -100,11 +100,11 @@ fn judge_owners(things: &[Thing], uid: u32, user: &str, root: &Root) -> Check {
 
 /// Root runs what is in `bin` where units do: nobody else may put anything there.
 fn judge_bin(scene: &Scene, root: &Root) -> Option<Check> {
-    let bin = Thing::look(root.dir().join("bin"), false)?;
+    let bin = OwnedPath::look(root.dir().join("bin"), false)?;
     if !scene.has_units {
         return None;
     }
-    let replaceable = Thing::look(root.dir().to_path_buf(), false)
+    let replaceable = OwnedPath::look(root.dir().to_path_buf(), false)
         .is_some_and(|dir| dir.uid != 0 || (dir.mode & 0o022 != 0 && dir.mode & 0o1000 == 0));
     let path = bin.path.display();
     Some(match bin.uid != 0 || bin.mode & 0o022 != 0 || replaceable {
@@ -118,7 +118,7 @@ fn judge_bin(scene: &Scene, root: &Root) -> Option<Check> {
 }
 
 /// Every file that holds a login or a key; `Err` for one that is declared and missing.
-fn secrets(scene: &Scene, root: &Root) -> Vec<Result<Thing, PathBuf>> {
+fn secrets(scene: &Scene, root: &Root) -> Vec<Result<OwnedPath, PathBuf>> {
     let agents = scene.config.agents.values();
     let declared = agents
         .filter_map(|agent| agent.env_file.as_ref())
@@ -126,7 +126,7 @@ fn secrets(scene: &Scene, root: &Root) -> Vec<Result<Thing, PathBuf>> {
         .map(|file| root.absolute(file));
     let mut found: Vec<_> = declared
         .map(|path| match fs::metadata(&path) {
-            Ok(meta) => Ok(Thing {
+            Ok(meta) => Ok(OwnedPath {
                 uid: meta.uid(),
                 mode: meta.mode(),
                 private: true,
@@ -136,11 +136,11 @@ fn secrets(scene: &Scene, root: &Root) -> Vec<Result<Thing, PathBuf>> {
         })
         .collect();
     let login = root.claude().join(".credentials.json");
-    found.extend(Thing::look(login, true).map(Ok));
+    found.extend(OwnedPath::look(login, true).map(Ok));
     found
 }
 
-fn judge_secrets(secrets: &[Result<Thing, PathBuf>]) -> Check {
+fn judge_secrets(secrets: &[Result<OwnedPath, PathBuf>]) -> Check {
     for secret in secrets {
         match secret {
             Err(path) => {
@@ -217,9 +217,9 @@ fn judge_links(links: &[Link]) -> Check {
 mod tests {
     use super::*;
 
-    fn thing(uid: u32, mode: u32, private: bool) -> Thing {
+    fn thing(uid: u32, mode: u32, private: bool) -> OwnedPath {
         let path = "/r/x".into();
-        Thing {
+        OwnedPath {
             path,
             uid,
             mode,
@@ -231,7 +231,7 @@ mod tests {
     fn what_is_of_another_or_open_to_others_is_named_with_the_command_that_mends_it() {
         let dir = tempfile::tempdir().unwrap();
         let (root, _) = Root::init(dir.path()).unwrap();
-        let judge = |thing: Thing| judge_owners(&[thing], 7, "ann", &root);
+        let judge = |thing: OwnedPath| judge_owners(&[thing], 7, "ann", &root);
         assert!(judge(thing(7, 0o700, true)).ok);
         assert!(judge(thing(7, 0o755, false)).ok);
         let of_root = judge(thing(0, 0o700, true));

@@ -73,7 +73,7 @@ fn judge_declarations(scene: &Scene) -> Check {
 
 /// A workspace as it is declared.
 #[derive(Debug)]
-struct Place {
+struct DeclaredWorkspace {
     agent: String,
     path: PathBuf,
     exists: bool,
@@ -85,13 +85,13 @@ struct Place {
     lost_index: Option<PathBuf>,
 }
 
-fn workspaces(root: &Root, config: &Config) -> Vec<Place> {
+fn workspaces(root: &Root, config: &Config) -> Vec<DeclaredWorkspace> {
     let agents = config.agents.iter();
     agents
         .map(|(name, agent)| {
             let path = root.absolute(&agent.workspace);
             let repository = workspace::common_dir(&path);
-            Place {
+            DeclaredWorkspace {
                 agent: name.to_string(),
                 exists: path.is_dir(),
                 kept: root.holds(&path),
@@ -111,7 +111,7 @@ fn lost_index(root: &Root, name: &AgentName, workspace: &Path) -> Option<PathBuf
     (!index.exists()).then_some(index)
 }
 
-fn judge_workspaces(places: &[Place]) -> Check {
+fn judge_workspaces(places: &[DeclaredWorkspace]) -> Check {
     if let Some(place) = places.iter().find(|place| !place.exists) {
         let path = place.path.display();
         return Check::wrong(
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_workspace_that_is_missing_or_would_not_survive_is_named() {
-        let place = |exists, kept, stray: Option<&str>| Place {
+        let place = |exists, kept, stray: Option<&str>| DeclaredWorkspace {
             agent: "issue-123".into(),
             path: "/r/workspaces/api".into(),
             exists,

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use checkpoint::{Outcome, Place};
+use checkpoint::{CheckpointOutcome, CheckpointTarget};
 use state::AgentName;
 use state::Trigger;
 use state::config::{self, Config};
@@ -39,7 +39,7 @@ const PUSH_LIMIT: Duration = Duration::from_secs(600);
 
 /// What became of one, for the main loop.
 #[derive(Debug)]
-pub struct Made {
+pub struct CheckpointResult {
     /// Whose.
     pub name: AgentName,
     /// `Err`: in words.
@@ -48,7 +48,7 @@ pub struct Made {
     pub push: Option<Result<()>>,
 }
 
-impl Made {
+impl CheckpointResult {
     /// Whether any of it could not be done.
     #[must_use]
     pub fn has_failed(&self) -> bool {
@@ -56,10 +56,10 @@ impl Made {
     }
 }
 
-enum Order {
+enum WorkerCommand {
     Seen {
         name: AgentName,
-        job: Job,
+        job: CheckpointJob,
         busy: bool,
     },
     Finished {
@@ -74,8 +74,8 @@ enum Order {
 
 /// All that is needed for one agent.
 #[derive(Debug, Clone)]
-struct Job {
-    place: Place,
+struct CheckpointJob {
+    place: CheckpointTarget,
     settings: config::Checkpoint,
     every: Duration,
     process: Option<ProcessId>,
@@ -85,7 +85,7 @@ struct Job {
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
     root: Root,
-    orders: Sender<Order>,
+    orders: Sender<WorkerCommand>,
 }
 
 impl Checkpoints {
@@ -93,7 +93,10 @@ impl Checkpoints {
     ///
     /// # Errors
     /// No thread can be had.
-    pub fn spawn(root: Root, deliver: impl Fn(Made) + Send + Sync + 'static) -> Result<Self> {
+    pub fn spawn(
+        root: Root,
+        deliver: impl Fn(CheckpointResult) + Send + Sync + 'static,
+    ) -> Result<Self> {
         let (orders, queue) = mpsc::channel();
         let worker = Worker {
             root: root.clone(),
@@ -118,13 +121,13 @@ impl Checkpoints {
             || config::CHECKPOINT_EVERY.0,
             |agent| config.checkpoint_every(agent),
         );
-        let job = Job {
-            place: Place::of(&self.root, &config.checkpoint, record),
+        let job = CheckpointJob {
+            place: CheckpointTarget::of(&self.root, &config.checkpoint, record),
             settings: config.checkpoint.clone(),
             every,
             process,
         };
-        self.order(Order::Seen {
+        self.order(WorkerCommand::Seen {
             name: record.name.clone(),
             job,
             busy: *activity == Activity::Busy,
@@ -133,15 +136,15 @@ impl Checkpoints {
 
     /// A save begins, or the root has gone: none is made until that is over.
     pub fn pause(&self) {
-        self.order(Order::Pause);
+        self.order(WorkerCommand::Pause);
     }
 
     /// The save has ended, or the root is back.
     pub fn resume(&self) {
-        self.order(Order::Resume);
+        self.order(WorkerCommand::Resume);
     }
 
-    fn order(&self, order: Order) {
+    fn order(&self, order: WorkerCommand) {
         // The thread ends only with the process.
         self.orders.send(order).ok();
     }
@@ -159,15 +162,15 @@ struct Upkeep {
 #[derive(Clone)]
 struct Worker {
     root: Root,
-    orders: Sender<Order>,
-    deliver: Arc<dyn Fn(Made) + Send + Sync>,
+    orders: Sender<WorkerCommand>,
+    deliver: Arc<dyn Fn(CheckpointResult) + Send + Sync>,
     upkeep: Arc<Mutex<BTreeMap<AgentName, Upkeep>>>,
 }
 
 impl Worker {
-    fn run(self, queue: &Receiver<Order>) {
+    fn run(self, queue: &Receiver<WorkerCommand>) {
         let mut schedule = Schedule::default();
-        let mut jobs: BTreeMap<AgentName, Job> = BTreeMap::new();
+        let mut jobs: BTreeMap<AgentName, CheckpointJob> = BTreeMap::new();
         loop {
             let order = match schedule.wakeup() {
                 None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -175,7 +178,7 @@ impl Worker {
             };
             let now = Instant::now();
             match order {
-                Ok(Order::Seen { name, job, busy }) => {
+                Ok(WorkerCommand::Seen { name, job, busy }) => {
                     if busy {
                         schedule.busy(now, &name, job.every);
                     } else {
@@ -183,13 +186,13 @@ impl Worker {
                     }
                     jobs.insert(name, job);
                 }
-                Ok(Order::Finished {
+                Ok(WorkerCommand::Finished {
                     name,
                     failed,
                     again,
                 }) => schedule.done(now, &name, failed, again),
-                Ok(Order::Pause) => schedule.pause(),
-                Ok(Order::Resume) => schedule.resume(now),
+                Ok(WorkerCommand::Pause) => schedule.pause(),
+                Ok(WorkerCommand::Resume) => schedule.resume(now),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -201,12 +204,12 @@ impl Worker {
         }
     }
 
-    fn start(&self, name: AgentName, job: Job, trigger: Trigger) {
+    fn start(&self, name: AgentName, job: CheckpointJob, trigger: Trigger) {
         let (worker, of) = (self.clone(), name.clone());
         let spawned = thread::spawn("checkpoint", move || {
             let made = worker.make(&of, &job, trigger);
             let again = worker.again(&job, &made);
-            let finished = Order::Finished {
+            let finished = WorkerCommand::Finished {
                 name: of,
                 failed: made.checkpoint.is_err(),
                 again,
@@ -217,7 +220,7 @@ impl Worker {
         if let Err(error) = spawned {
             tracing::error!("cannot start a checkpoint: {error}");
             self.orders
-                .send(Order::Finished {
+                .send(WorkerCommand::Finished {
                     name,
                     failed: true,
                     again: Some(AGAIN),
@@ -226,11 +229,11 @@ impl Worker {
         }
     }
 
-    fn make(&self, name: &AgentName, job: &Job, trigger: Trigger) -> Made {
+    fn make(&self, name: &AgentName, job: &CheckpointJob, trigger: Trigger) -> CheckpointResult {
         let deadline = Deadline::after(LIMIT);
         let kept = checkpoint::keep(&self.root, &job.place, trigger, deadline);
         let mut upkeep = self.upkeep_of(name);
-        let is_new = matches!(kept, Ok(Outcome::Taken(_)));
+        let is_new = matches!(kept, Ok(CheckpointOutcome::Taken(_)));
         upkeep.unpushed |= is_new;
         let now = Instant::now();
         let is_due = |last: Option<Instant>, every| {
@@ -255,14 +258,14 @@ impl Worker {
             push = Some(pushed);
         }
         self.upkeep().insert(name.clone(), upkeep);
-        Made {
+        CheckpointResult {
             name: name.clone(),
             checkpoint: checkpoint.map_err(|error| name_a_full_disk(error, &job.place.workspace)),
             push,
         }
     }
 
-    fn again(&self, job: &Job, made: &Made) -> Option<Duration> {
+    fn again(&self, job: &CheckpointJob, made: &CheckpointResult) -> Option<Duration> {
         let upkeep = self.upkeep_of(&made.name);
         let since = upkeep.pushed.map_or(PUSH_EVERY, |pushed| pushed.elapsed());
         let push = (job.settings.push.is_some() && upkeep.unpushed)

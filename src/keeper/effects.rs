@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::checkpoint_worker::{Checkpoints, Made};
+use super::checkpoint_worker::{CheckpointResult, Checkpoints};
 use super::git_status::Survey;
-use super::launcher::{Door, Job};
+use super::launcher::{Door, LaunchJob};
 use super::metrics::Tally;
-use super::order::{Held, Order, Ticket};
+use super::order::{Held, Ticket, WriteOrder};
 use super::prompt_input::Typist;
 use super::protocol::Reply;
 use super::records::Ledger;
@@ -54,9 +54,9 @@ pub struct Edges {
     pub(super) typing: Arc<Mutex<()>>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) writer: Writer,
-    pub(super) order: Order,
+    pub(super) order: WriteOrder,
     pub(super) door: Arc<Door>,
-    pub(super) starter: Sender<Job>,
+    pub(super) starter: Sender<LaunchJob>,
     pub(super) follower: Follower,
     pub(super) survey: Survey,
     pub(super) checkpoints: Checkpoints,
@@ -127,7 +127,7 @@ impl Edges {
             Action::Persist(_) | Action::Journal(..) | Action::Rebind { .. } | Action::Save(_) => {}
             Action::ProbeApi => self.probe_api(),
             Action::Launch { name, attempt } => {
-                let job = Job {
+                let job = LaunchJob {
                     name,
                     attempt,
                     config: Arc::clone(&self.config),
@@ -400,8 +400,8 @@ impl Edges {
     }
 
     /// What did not work is told once, and shown until it works again.
-    pub fn note_checkpoint(&mut self, made: Made) {
-        let Made {
+    pub fn note_checkpoint(&mut self, made: CheckpointResult) {
+        let CheckpointResult {
             name,
             checkpoint,
             push,

@@ -15,12 +15,12 @@ use sys::thread;
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
     counts: Arc<Mutex<BTreeMap<AgentName, u64>>>,
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<StatusJob>>,
 }
 
 /// A workspace to be looked at.
 #[derive(Debug)]
-struct Job {
+struct StatusJob {
     name: AgentName,
     workspace: PathBuf,
     aside: PathBuf,
@@ -33,7 +33,7 @@ impl Survey {
     /// No thread can be had.
     pub fn spawn() -> Result<Self> {
         let counts: Arc<Mutex<BTreeMap<AgentName, u64>>> = Arc::default();
-        let (jobs, queue) = mpsc::channel::<Job>();
+        let (jobs, queue) = mpsc::channel::<StatusJob>();
         let results = Arc::clone(&counts);
         thread::spawn("survey", move || {
             for job in queue {
@@ -55,7 +55,7 @@ impl Survey {
     /// Counts an agent's workspace again, soon.
     pub fn look(&self, root: &Root, record: &AgentRecord) {
         if let Some(jobs) = &self.jobs {
-            let job = Job {
+            let job = StatusJob {
                 name: record.name.clone(),
                 workspace: root.absolute(&record.cwd),
                 aside: root.checkpoints(&record.agent_id).join("survey"),
@@ -76,7 +76,7 @@ impl Survey {
 }
 
 /// Files with uncommitted changes; `None` where this is no git workspace.
-fn count(job: &Job) -> Option<u64> {
+fn count(job: &StatusJob) -> Option<u64> {
     let arguments = ["--porcelain", "-z", "--no-renames"];
     let changes = workspace::status(&job.workspace, &job.aside, &arguments)?;
     u64::try_from(changes.split_terminator('\0').count()).ok()

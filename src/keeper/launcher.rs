@@ -78,7 +78,7 @@ impl Door {
 
 /// A launch to be done.
 #[derive(Debug)]
-pub struct Job {
+pub struct LaunchJob {
     /// Which agent.
     pub name: AgentName,
     /// Its launch number.
@@ -113,8 +113,8 @@ impl Starter {
     ///
     /// # Errors
     /// No thread can be had.
-    pub fn spawn(self, deliver: impl Fn(Event) + Send + 'static) -> Result<Sender<Job>> {
-        let (jobs, queue): (_, Receiver<Job>) = mpsc::channel();
+    pub fn spawn(self, deliver: impl Fn(Event) + Send + 'static) -> Result<Sender<LaunchJob>> {
+        let (jobs, queue): (_, Receiver<LaunchJob>) = mpsc::channel();
         thread::spawn("starter", move || {
             for job in queue {
                 let closed = || Refusal {
@@ -143,7 +143,7 @@ impl Starter {
     }
 
     /// A root that goes away meanwhile makes everything look missing, and nothing is, for good.
-    fn launch_on_root(&self, job: &Job) -> Result<(ProcessId, StartKind), Refusal> {
+    fn launch_on_root(&self, job: &LaunchJob) -> Result<(ProcessId, StartKind), Refusal> {
         let there = self.root.ensure_there().map_err(Refused::from);
         there
             .and_then(|()| self.launch(job))
@@ -153,7 +153,7 @@ impl Starter {
             })
     }
 
-    fn launch(&self, job: &Job) -> Result<(ProcessId, StartKind), Refused> {
+    fn launch(&self, job: &LaunchJob) -> Result<(ProcessId, StartKind), Refused> {
         let record = self.ledger.get(&job.name).context("it has no record")?;
         if let Some(process) = crate::agent::terminate::launched(&record, &self.life) {
             // It runs already, and no keeper knew of it.

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::metadata::gcp::Seen;
+use crate::metadata::gcp::WatchEvent;
 use crate::notify;
 use crate::resume::History;
 use crate::systemd::sd_notify::Manager;
@@ -113,14 +113,14 @@ enum Message {
     /// With the user who asks.
     Request(Request, u32, ReplyTo),
     Signal(Ask),
-    Metadata(Seen),
+    Metadata(WatchEvent),
     /// The length of the notice, as this VM's metadata have it.
     NoticeLength(Duration),
     SaveEnded(Box<Manifest>),
     /// After a SIGTERM of systemd: whether the machine goes down, where that is known.
     GoingDown(Option<bool>),
     Ground(Ground),
-    Checkpointed(checkpoint_worker::Made),
+    Checkpointed(checkpoint_worker::CheckpointResult),
     /// How telling somebody went.
     Notified(Option<Error>),
     /// What the room on the disk comes to, where it is little.
@@ -280,7 +280,7 @@ impl Keeper {
             Message::Durable { name, mark } => self.know_words(&name, mark),
             Message::Request(request, user, reply) => self.answer(request, user, reply),
             Message::Signal(ask) => self.signal(ask),
-            Message::Metadata(Seen::Preempted) => {
+            Message::Metadata(WatchEvent::Preempted) => {
                 let declared = self.edges.config.cloud.notice.map(|span| span.0);
                 let length = declared.or(self.notice_length);
                 self.handle(Event::Notice(Notice::new(
@@ -289,7 +289,7 @@ impl Keeper {
                     length,
                 )));
             }
-            Message::Metadata(Seen::Health(health)) => {
+            Message::Metadata(WatchEvent::Health(health)) => {
                 self.edges.write(
                     None,
                     &JournalEvent::MetadataHealth {

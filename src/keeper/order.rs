@@ -22,13 +22,13 @@ pub(super) enum Held {
 
 /// The writes under way, and what is held back behind them.
 #[derive(Debug, Default)]
-pub(super) struct Order {
+pub(super) struct WriteOrder {
     last: Ticket,
     under_way: BTreeSet<Ticket>,
     held: VecDeque<(Ticket, Held)>,
 }
 
-impl Order {
+impl WriteOrder {
     /// A write is about to be ordered.
     pub(super) fn begin(&mut self) -> Ticket {
         self.last += 1;
@@ -98,7 +98,7 @@ mod tests {
         })
     }
 
-    fn ready(order: &mut Order) -> Vec<Action> {
+    fn ready(order: &mut WriteOrder) -> Vec<Action> {
         let held = std::iter::from_fn(|| order.next());
         held.filter_map(|held| match held {
             Held::Action(action) => Some(action),
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn an_action_waits_for_every_write_before_it_and_for_none_behind_it() {
-        let mut order = Order::default();
+        let mut order = WriteOrder::default();
         assert!(order.pass(Held::Action(launch(0))).is_some());
         let first = order.begin();
         let second = order.begin();
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_look_that_is_due_again_while_it_waits_is_one_look() {
-        let mut order = Order::default();
+        let mut order = WriteOrder::default();
         let ticket = order.begin();
         assert!(order.pass(look()).is_none());
         assert!(order.pass(look()).is_none());

@@ -12,7 +12,7 @@ use claude::input_box::{InputBox, Landing, Next, pasteable};
 use claude::screen;
 use claude::session_file::{self, Status};
 use state::AgentName;
-use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::process::ProcessId;
 
 /// How often the screen is looked at.
@@ -50,7 +50,7 @@ impl Typist<'_> {
     pub(super) fn submit(&self, text: &str) -> Result<()> {
         let text = pasteable(text);
         if text.is_empty() {
-            return Err(anyhow!("there is nothing to send")).kind(Kind::Usage);
+            return Err(anyhow!("there is nothing to send")).kind(ErrorKind::Usage);
         }
         self.wait_until_ready()?;
         let landing = Landing::begin(Instant::now());
@@ -90,7 +90,7 @@ impl Typist<'_> {
             None => Ok(()),
             Some(why) => Err(anyhow!("{} {why}", self.name))
                 .hint(format!("spotkeep attach {}", self.name))
-                .kind(Kind::NotAsDeclared),
+                .kind(ErrorKind::NotAsDeclared),
         }
     }
 
@@ -162,7 +162,7 @@ impl Typist<'_> {
             "the text typed into {name} is not submitted: {why}"
         ))
         .hint(format!("spotkeep attach {name}"))
-        .kind(Kind::NotAsDeclared)
+        .kind(ErrorKind::NotAsDeclared)
     }
 
     fn is_asking(&self) -> bool {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use state::{AgentName, Fleet, Wanted};
-use sys::error::{Error, Hint as _, Kind, Result, anyhow, hint_of, kind_of};
+use sys::error::{Error, ErrorKind, Hint as _, Result, anyhow, hint_of, kind_of};
 
 /// What the keeper can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +81,7 @@ pub fn refuse_to_end(names: &[&str]) -> Result<()> {
     let names = names.join(", ");
     Err(anyhow!("not declared any more, and running: {names}"))
         .hint("to end them: spotkeep up --yes; to keep them: declare them in spotkeep.toml")
-        .kind(Kind::NotAsDeclared)
+        .kind(ErrorKind::NotAsDeclared)
 }
 
 /// What the keeper answers.
@@ -130,9 +130,9 @@ impl Reply {
             return Ok(self.data);
         };
         let kind = match self.code {
-            2 => Kind::Usage,
-            3 => Kind::NotAsDeclared,
-            _ => Kind::Failed,
+            2 => ErrorKind::Usage,
+            3 => ErrorKind::NotAsDeclared,
+            _ => ErrorKind::Failed,
         };
         let failed: Result<Value, Error> = Err(anyhow!(message));
         let failed = failed.kind(kind);
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn an_error_crosses_the_socket_with_its_hint_and_its_code() {
         let failed: Result<Value> = Err(anyhow!("no such agent"));
-        let reply = Reply::from(failed.hint("spotkeep ls").kind(Kind::Usage));
+        let reply = Reply::from(failed.hint("spotkeep ls").kind(ErrorKind::Usage));
         let text = serde_json::to_string(&reply).unwrap();
         let error = serde_json::from_str::<Reply>(&text)
             .unwrap()
@@ -158,6 +158,6 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.to_string(), "no such agent");
         assert_eq!(hint_of(&error), Some("spotkeep ls"));
-        assert_eq!(kind_of(&error), Kind::Usage);
+        assert_eq!(kind_of(&error), ErrorKind::Usage);
     }
 }

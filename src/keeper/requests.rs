@@ -17,7 +17,7 @@ use super::{End, Keeper};
 use state::{AgentName, AgentState, Fleet, JournalEvent, Manifest, VERSION};
 use supervisor::Event;
 use supervisor::notice::{Notice, Source};
-use sys::error::{Error, Hint as _, Kind, Result, anyhow};
+use sys::error::{Error, ErrorKind, Hint as _, Result, anyhow};
 use sys::process::ProcessId;
 use sys::thread;
 use sys::{files, user};
@@ -186,7 +186,7 @@ impl Keeper {
             None => Ok(()),
             Some(name) => Err(anyhow!("there is no agent {name}"))
                 .hint("spotkeep ls")
-                .kind(Kind::Usage),
+                .kind(ErrorKind::Usage),
         }
     }
 
@@ -196,7 +196,7 @@ impl Keeper {
             None => self.edges.root.ensure_there(),
             Some(lost) => Err(anyhow!("{}", lost.why))
                 .hint("spotkeep doctor")
-                .kind(Kind::NotAsDeclared),
+                .kind(ErrorKind::NotAsDeclared),
         }
     }
 
@@ -209,7 +209,7 @@ impl Keeper {
             "this life of the machine has had its notice; nothing is started in it"
         ))
         .hint("if the machine stays after all: spotkeep restore")
-        .kind(Kind::NotAsDeclared)
+        .kind(ErrorKind::NotAsDeclared)
     }
 
     /// Types in a thread of its own, since it takes its time; never into a dialog or a question,
@@ -246,7 +246,7 @@ impl Keeper {
         match (view.map(|view| view.state), process) {
             (Some(AgentState::Running), _) if when_idle => Err(anyhow!("{name} is in a turn"))
                 .hint(format!("spotkeep attach {name}"))
-                .kind(Kind::NotAsDeclared),
+                .kind(ErrorKind::NotAsDeclared),
             (Some(AgentState::Running | AgentState::Idle | AgentState::Stalled), Some(process)) => {
                 Ok(process)
             }
@@ -254,10 +254,10 @@ impl Keeper {
                 "{name} waits for a human; a text could answer its question"
             ))
             .hint(format!("spotkeep attach {name}"))
-            .kind(Kind::NotAsDeclared),
+            .kind(ErrorKind::NotAsDeclared),
             _ => Err(anyhow!("{name} does not run"))
                 .hint(format!("spotkeep start {name}"))
-                .kind(Kind::NotAsDeclared),
+                .kind(ErrorKind::NotAsDeclared),
         }
     }
 

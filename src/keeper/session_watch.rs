@@ -44,7 +44,7 @@ pub enum News {
     },
 }
 
-enum Order {
+enum WatchCommand {
     Follow {
         name: AgentName,
         process: ProcessId,
@@ -57,7 +57,7 @@ enum Order {
 /// Gives orders to the thread.
 #[derive(Debug, Clone)]
 pub struct Follower {
-    orders: Sender<Order>,
+    orders: Sender<WatchCommand>,
     bell: Bell,
 }
 
@@ -80,39 +80,39 @@ impl Follower {
 
     /// Follows an agent's process from now on.
     pub fn follow(&self, name: AgentName, process: ProcessId) {
-        self.order(Order::Follow { name, process });
+        self.order(WatchCommand::Follow { name, process });
     }
 
     /// Follows it no longer.
     pub fn leave(&self, name: AgentName) {
-        self.order(Order::Leave(name));
+        self.order(WatchCommand::Leave(name));
     }
 
     /// Watches the directory of session files anew, after the root was away.
     pub fn watch_again(&self) {
-        self.order(Order::WatchAgain);
+        self.order(WatchCommand::WatchAgain);
     }
 
-    fn order(&self, order: Order) {
+    fn order(&self, order: WatchCommand) {
         // A follower that has ended has nobody left to follow either.
         self.orders.send(order).ok();
         self.bell.ring();
     }
 }
 
-fn run(root: &Root, watch: &Watch, orders: &Receiver<Order>, deliver: &dyn Fn(News)) {
+fn run(root: &Root, watch: &Watch, orders: &Receiver<WatchCommand>, deliver: &dyn Fn(News)) {
     let mut followed: BTreeMap<AgentName, Followed> = BTreeMap::new();
     let mut transcripts_at = Instant::now();
     loop {
         loop {
             match orders.try_recv() {
-                Ok(Order::Follow { name, process }) => {
+                Ok(WatchCommand::Follow { name, process }) => {
                     followed.insert(name, Followed::new(process));
                 }
-                Ok(Order::Leave(name)) => {
+                Ok(WatchCommand::Leave(name)) => {
                     followed.remove(&name);
                 }
-                Ok(Order::WatchAgain) => {
+                Ok(WatchCommand::WatchAgain) => {
                     // Without the watch it is looked each second all the same.
                     watch.add(&session_file::sessions_dir(&root.claude())).ok();
                 }

@@ -15,7 +15,7 @@ use super::launcher::{Door, Starter};
 use super::login_watch;
 use super::metrics::Tally;
 use super::mount_watch::Retaking;
-use super::order::Order;
+use super::order::WriteOrder;
 use super::records::Ledger;
 use super::requests::Waiting;
 use super::runtime_dir::{self, Holder};
@@ -185,7 +185,7 @@ impl Keeper {
             typing: Arc::default(),
             ledger,
             writer,
-            order: Order::default(),
+            order: WriteOrder::default(),
             door,
             starter,
             follower,

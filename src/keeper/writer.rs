@@ -108,12 +108,12 @@ impl Awaited {
     }
 }
 
-type Order = Box<dyn FnOnce(&mut Journal) + Send>;
+type WriteTask = Box<dyn FnOnce(&mut Journal) + Send>;
 
 /// The way to the thread.
 #[derive(Debug, Clone)]
 pub struct Writer {
-    orders: Sender<Order>,
+    orders: Sender<WriteTask>,
     state: Arc<State>,
 }
 
@@ -138,7 +138,7 @@ impl Writer {
     /// # Errors
     /// No thread can be had.
     pub fn start(mut journal: Journal) -> Result<Self> {
-        let (orders, queue) = mpsc::channel::<Order>();
+        let (orders, queue) = mpsc::channel::<WriteTask>();
         let state = Arc::new(State::default());
         let of_thread = Arc::clone(&state);
         thread::spawn("writer", move || {

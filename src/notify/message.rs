@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::json;
 
-use state::config::{Format, Kind};
+use state::config::{Format, NotifyKind};
 use state::{AgentName, JournalEvent, Manifest, StallReason, VERSION};
 use sys::time::{Timestamp, short};
 
@@ -14,7 +14,7 @@ pub struct Message {
     pub version: u32,
     /// What happened.
     #[serde(rename = "event", serialize_with = "word")]
-    pub kind: Kind,
+    pub kind: NotifyKind,
     /// When.
     pub at: Timestamp,
     /// The root's path.
@@ -25,7 +25,7 @@ pub struct Message {
     pub text: String,
 }
 
-fn word<S: serde::Serializer>(kind: &Kind, to: S) -> Result<S::Ok, S::Error> {
+fn word<S: serde::Serializer>(kind: &NotifyKind, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(kind.word())
 }
 
@@ -38,14 +38,15 @@ impl Message {
         let who = name.clone().unwrap_or_default();
         let (kind, text) = match what {
             Notice { source, .. } => (
-                Kind::Notice,
+                NotifyKind::Notice,
                 format!("this machine is about to go ({source}); saving"),
             ),
-            Survived { reason } => (Kind::Back, format!("this life goes on: {reason}")),
-            Restore { agents, .. } => {
-                (Kind::Back, format!("a new life: {agents} agents come back"))
-            }
-            Failed { why, .. } => (Kind::Failed, format!("{who} was given up: {why}")),
+            Survived { reason } => (NotifyKind::Back, format!("this life goes on: {reason}")),
+            Restore { agents, .. } => (
+                NotifyKind::Back,
+                format!("a new life: {agents} agents come back"),
+            ),
+            Failed { why, .. } => (NotifyKind::Failed, format!("{who} was given up: {why}")),
             // One for a row of them, and none for what the whole fleet is told of.
             Stalled {
                 reason,
@@ -53,11 +54,11 @@ impl Message {
                 in_a_row: 1,
                 ..
             } if *reason != StallReason::Login => {
-                (Kind::Stalled, format!("{who} was stopped: {why}"))
+                (NotifyKind::Stalled, format!("{who} was stopped: {why}"))
             }
-            Waiting { why } => (Kind::Waiting, format!("{who} waits for you: {why}")),
+            Waiting { why } => (NotifyKind::Waiting, format!("{who} waits for you: {why}")),
             Paused { why } => (
-                Kind::Login,
+                NotifyKind::Login,
                 format!("the fleet waits: {why}; run /login in any agent, all go on by themselves"),
             ),
             _ => return None,
@@ -76,10 +77,10 @@ impl Message {
             }
             None => "the save never became safe".into(),
         };
-        Self::new(root, Kind::Safe, None, text)
+        Self::new(root, NotifyKind::Safe, None, text)
     }
 
-    fn new(root: &str, kind: Kind, agent: Option<String>, text: String) -> Self {
+    fn new(root: &str, kind: NotifyKind, agent: Option<String>, text: String) -> Self {
         Self {
             version: VERSION,
             kind,
@@ -128,7 +129,7 @@ mod tests {
             },
         )
         .unwrap();
-        assert_eq!(login.kind, Kind::Login);
+        assert_eq!(login.kind, NotifyKind::Login);
     }
 
     #[test]

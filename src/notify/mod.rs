@@ -23,7 +23,7 @@ const QUEUE: usize = 64;
 /// Before the second and the third try.
 const PAUSES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 
-enum Order {
+enum NotifierCommand {
     Tell(Message, Notify),
     Flush(SyncSender<()>),
 }
@@ -31,10 +31,10 @@ enum Order {
 /// Gives messages to the thread.
 #[derive(Debug, Clone)]
 pub struct Notifier {
-    orders: SyncSender<Order>,
+    orders: SyncSender<NotifierCommand>,
 }
 
-impl std::fmt::Debug for Order {
+impl std::fmt::Debug for NotifierCommand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Order") // A webhook's URL is a secret.
     }
@@ -57,7 +57,10 @@ impl Notifier {
         if !whom.wants(message.kind) {
             return;
         }
-        match self.orders.try_send(Order::Tell(message, whom.clone())) {
+        match self
+            .orders
+            .try_send(NotifierCommand::Tell(message, whom.clone()))
+        {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             Err(TrySendError::Full(_)) => tracing::warn!("a notification is left out"),
         }
@@ -66,17 +69,17 @@ impl Notifier {
     /// Waits until what was said so far has been told, at most for `limit`.
     pub fn flush(&self, limit: Duration) {
         let (done, told) = mpsc::sync_channel(1);
-        if self.orders.try_send(Order::Flush(done)).is_ok() {
+        if self.orders.try_send(NotifierCommand::Flush(done)).is_ok() {
             told.recv_timeout(limit).ok();
         }
     }
 }
 
-fn run(queue: &Receiver<Order>, done: &dyn Fn(Option<Error>)) {
+fn run(queue: &Receiver<NotifierCommand>, done: &dyn Fn(Option<Error>)) {
     for order in queue {
         match order {
-            Order::Tell(message, whom) => done(tell(&message, &whom).err()),
-            Order::Flush(told) => {
+            NotifierCommand::Tell(message, whom) => done(tell(&message, &whom).err()),
+            NotifierCommand::Flush(told) => {
                 told.send(()).ok();
             }
         }

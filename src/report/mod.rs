@@ -20,7 +20,7 @@ use state::{AgentState, JournalEntry, Manifest, VERSION};
 use sys::error::Result;
 use sys::time::Timestamp;
 
-pub use preemptions::{Kind, Preemption};
+pub use preemptions::{BootEnd, Preemption};
 pub use timeline::{Resumed, Span};
 
 /// What an agent is doing, as far as a report tells it.

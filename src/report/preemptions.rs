@@ -11,7 +11,7 @@ use sys::time::Timestamp;
 /// How a life ended, or might have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum BootEnd {
     /// The cloud gave notice.
     Preempted,
     /// The machine was shut down, or the keeper was told to end with its fleet.
@@ -22,7 +22,7 @@ pub enum Kind {
     CutOff,
 }
 
-impl Kind {
+impl BootEnd {
     /// The word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -49,7 +49,7 @@ pub struct Preemption {
     /// When the notice came; without one, the last word of that life: its end is not known any better.
     pub at: Timestamp,
     /// How.
-    pub kind: Kind,
+    pub kind: BootEnd,
     /// The life that was ended.
     pub life: String,
     /// That life went on after its notice.
@@ -182,7 +182,7 @@ fn begin(life: &Life, notice: Option<usize>, saves: &[Manifest]) -> Preemption {
     let stages = manifest.map(|manifest| &manifest.stages);
     Preemption {
         at: since.first().map_or(life.last_at, |fact| fact.at),
-        kind: source.map_or(Kind::CutOff, Kind::of),
+        kind: source.map_or(BootEnd::CutOff, BootEnd::of),
         life: life.id.clone(),
         survived: false,
         clean: safe.is_some_and(|(_, clean)| clean),

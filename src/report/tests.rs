@@ -449,7 +449,7 @@ fn a_notice_whose_machine_is_not_back_yet_is_told_with_what_is_known() {
     let end = &report.preemptions[0];
     assert_eq!(
         (end.kind, end.back_at, end.clean),
-        (Kind::ShutDown, None, false)
+        (BootEnd::ShutDown, None, false)
     );
     assert_eq!(report.agents[0].uptime.away_ms, 50 * 60_000);
     let nothing = of(about("22T02:00:00", "22T04:00:00", None), &[], &[]);

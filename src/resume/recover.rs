@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::decision::had_words;
 use crate::backup::{Settings, Stop, recover};
-use checkpoint::Place;
+use checkpoint::CheckpointTarget;
 use claude::Lookup;
 use state::config::Config;
 use state::layout::Root;
@@ -144,7 +144,7 @@ fn mended(root: &Root, name: &AgentName) -> PathBuf {
 /// is there. git is not asked, since whoever asks may be root.
 #[must_use]
 pub fn may_have_checkpoint(root: &Root, config: &Config, record: &AgentRecord) -> bool {
-    let place = Place::of(root, &config.checkpoint, record);
+    let place = CheckpointTarget::of(root, &config.checkpoint, record);
     checkpoint::home(root, &place.private)
         .is_some_and(|home| home.is_dir() && !home.starts_with(&place.workspace))
 }

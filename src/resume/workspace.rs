@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::launch::LaunchContext;
 use super::launch_plan::Refused;
 use super::recover::{self, Loss};
-use checkpoint::Place;
+use checkpoint::CheckpointTarget;
 use state::Trigger;
 use state::{AgentRecord, JournalEvent};
 use sys::deadline::Deadline;
@@ -34,7 +34,7 @@ pub(super) struct Readied {
 /// # Errors
 /// It is gone, and there is nothing to make it from.
 pub(super) fn ready(context: &LaunchContext<'_>, record: &AgentRecord) -> Result<Readied, Refused> {
-    let place = Place::of(context.root, &context.config.checkpoint, record);
+    let place = CheckpointTarget::of(context.root, &context.config.checkpoint, record);
     let deadline = Deadline::after(LIMIT);
     match fs::read_dir(&place.workspace) {
         Ok(mut entries) => {
@@ -68,7 +68,7 @@ pub(super) fn ready(context: &LaunchContext<'_>, record: &AgentRecord) -> Result
 
 fn bring_back(
     context: &LaunchContext<'_>,
-    place: &Place,
+    place: &CheckpointTarget,
     why: &str,
     deadline: Deadline,
 ) -> Result<Readied, Refused> {
@@ -86,7 +86,7 @@ fn bring_back(
 /// Makes a workspace anew from its newest checkpoint; `None`: there is none.
 fn from_checkpoint(
     context: &LaunchContext<'_>,
-    place: &Place,
+    place: &CheckpointTarget,
     why: &str,
     deadline: Deadline,
 ) -> Result<Option<Readied>> {
@@ -119,7 +119,11 @@ fn from_checkpoint(
 }
 
 /// Brings a workspace back from a backup; the error says why there is none.
-fn from_backup(context: &LaunchContext<'_>, place: &Place, why: &str) -> Result<Readied, String> {
+fn from_backup(
+    context: &LaunchContext<'_>,
+    place: &CheckpointTarget,
+    why: &str,
+) -> Result<Readied, String> {
     let loss = Loss::Workspace(context.root.relative(&place.workspace));
     match recover::from_backups(context.root, context.life, &loss) {
         Ok(Some(words)) => Ok(Readied {
@@ -138,7 +142,7 @@ fn from_backup(context: &LaunchContext<'_>, place: &Place, why: &str) -> Result<
 fn after_cut(
     context: &LaunchContext<'_>,
     record: &AgentRecord,
-    place: &Place,
+    place: &CheckpointTarget,
     deadline: Deadline,
 ) -> Readied {
     let is_first_of_life = record.life.as_deref() != Some(context.life);
@@ -150,7 +154,7 @@ fn after_cut(
 }
 
 /// No damage in a repository keeps an agent from its session: what cannot be mended is said.
-fn mend(context: &LaunchContext<'_>, place: &Place, deadline: Deadline) -> Readied {
+fn mend(context: &LaunchContext<'_>, place: &CheckpointTarget, deadline: Deadline) -> Readied {
     let mut what = Vec::new();
     let mut told = None;
     match checkpoint::repair(context.root, place, deadline) {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::Subject;
-use checkpoint::{Outcome, Place};
+use checkpoint::{CheckpointOutcome, CheckpointTarget};
 use claude::Lookup;
 use state::Trigger;
 use state::config::{self, Remote};
@@ -37,7 +37,7 @@ pub(super) fn keep(
             if deadline.has_passed() {
                 return;
             }
-            let place = Place::of(&root, &settings, &agents[index].record);
+            let place = CheckpointTarget::of(&root, &settings, &agents[index].record);
             let result = checkpoint::keep(&root, &place, Trigger::Save, deadline);
             let row = in_words(result);
             done.lock().unwrap_or_else(PoisonError::into_inner)[index] = row;
@@ -67,7 +67,7 @@ pub(super) fn push(
         .collect();
     let words: Mutex<Vec<(usize, String)>> = Mutex::default();
     in_parallel(&order, |index| {
-        let place = Place::of(root, settings, &agents[index].record);
+        let place = CheckpointTarget::of(root, settings, &agents[index].record);
         let said = match checkpoint::push(&place, remote, deadline) {
             Ok(()) => "; pushed".to_owned(),
             Err(error) => format!("; not pushed: {error:#}"),
@@ -113,9 +113,9 @@ fn most_recently_active_first(config_dir: &Path, agents: &[Subject]) -> Vec<usiz
     order.into_iter().map(|(_, index)| index).collect()
 }
 
-fn in_words(result: sys::error::Result<Outcome>) -> WorkspaceSaved {
+fn in_words(result: sys::error::Result<CheckpointOutcome>) -> WorkspaceSaved {
     let (checkpoint, note) = match result {
-        Ok(Outcome::Taken(taken)) => {
+        Ok(CheckpointOutcome::Taken(taken)) => {
             let note = match taken.left_out.len() {
                 0 => "checkpoint made".to_owned(),
                 count => format!(
@@ -125,9 +125,11 @@ fn in_words(result: sys::error::Result<Outcome>) -> WorkspaceSaved {
             };
             (Some(taken.id), note)
         }
-        Ok(Outcome::Unchanged(Some(id))) => (Some(id), "unchanged since this checkpoint".into()),
-        Ok(Outcome::Unchanged(None)) => (None, "there is nothing to keep yet".into()),
-        Ok(Outcome::NotGit) => (
+        Ok(CheckpointOutcome::Unchanged(Some(id))) => {
+            (Some(id), "unchanged since this checkpoint".into())
+        }
+        Ok(CheckpointOutcome::Unchanged(None)) => (None, "there is nothing to keep yet".into()),
+        Ok(CheckpointOutcome::NotGit) => (
             None,
             "no git workspace, so no checkpoint; its files are on the disk".into(),
         ),

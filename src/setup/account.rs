@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 
 use state::VERSION;
 use sys::command;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail, ensure};
-use sys::prefix::Place;
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, bail, ensure};
+use sys::prefix::Prefix;
 
 /// A directory service may answer slowly; a shadow file may be locked.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -128,7 +128,7 @@ pub fn whose(known: &Known) -> Result<Wanted> {
         if name.is_none() && known.state_uid.is_none() {
             return Err(anyhow!("whose agents shall these be?"))
                 .hint("--user NAME: an account that is there, or one to be made")
-                .kind(Kind::Usage);
+                .kind(ErrorKind::Usage);
         }
         Wanted {
             name: name.unwrap_or_default().to_owned(),
@@ -206,7 +206,7 @@ pub fn judge(
 ///
 /// # Errors
 /// The directory of accounts cannot be read.
-pub fn find(place: &Place, key: &str) -> Result<Option<Account>> {
+pub fn find(place: &Prefix, key: &str) -> Result<Option<Account>> {
     if key.is_empty() {
         return Ok(None);
     }
@@ -228,7 +228,7 @@ pub fn find(place: &Place, key: &str) -> Result<Option<Account>> {
     line.map(|line| account(place, &line)).transpose()
 }
 
-fn account(place: &Place, line: &str) -> Result<Account> {
+fn account(place: &Prefix, line: &str) -> Result<Account> {
     let fields: Vec<&str> = line.split(':').collect();
     let [name, _, uid, gid, _, home, shell] = fields[..] else {
         bail!("not an account: {line}");
@@ -244,7 +244,7 @@ fn account(place: &Place, line: &str) -> Result<Account> {
     })
 }
 
-fn groups(place: &Place, user: &str) -> Vec<String> {
+fn groups(place: &Prefix, user: &str) -> Vec<String> {
     let file = || {
         let text = fs::read_to_string(place.at("/etc/group")).unwrap_or_default();
         let of_user = text.lines().filter_map(|line| {
@@ -263,7 +263,7 @@ fn groups(place: &Place, user: &str) -> Vec<String> {
 ///
 /// # Errors
 /// The tools are missing, or refuse.
-pub fn make(place: &Place, wanted: &Wanted) -> Result<Account> {
+pub fn make(place: &Prefix, wanted: &Wanted) -> Result<Account> {
     let prefix = |command: &mut Command| {
         if !place.is_real() {
             command.arg("--prefix").arg(place.prefix());

@@ -13,12 +13,12 @@ use super::user_helper::{Request, User};
 use super::{Ask, first_boot_script, layout, login_line, packages};
 use crate::storage::blank_check::{self, Content};
 use crate::storage::device::Device;
-use crate::storage::filesystem::{self, Kind};
+use crate::storage::filesystem::{self, FilesystemKind};
 use crate::storage::links::{Link, State, aside};
 use crate::systemd::install;
 use sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure};
 use sys::failpoint::{Point, point};
-use sys::prefix::Place;
+use sys::prefix::Prefix;
 use sys::secure_dir::{Dir, Entry, Ownership};
 use sys::{command, files};
 
@@ -122,7 +122,7 @@ fn format(device: &Device, uuid: &str) -> Result<()> {
 }
 
 fn mount_unit(
-    place: &Place,
+    place: &Prefix,
     files: &[(PathBuf, String)],
     links: &[(PathBuf, PathBuf)],
 ) -> Result<()> {
@@ -149,7 +149,7 @@ fn mount_unit(
     Ok(())
 }
 
-fn mount(device: &Path, kind: Kind, at: &Path, unit: Option<&str>) -> Result<()> {
+fn mount(device: &Path, kind: FilesystemKind, at: &Path, unit: Option<&str>) -> Result<()> {
     let Some(unit) = unit else {
         filesystem::mount(device, kind, kind.options(), at)?;
         return mounted(at);

@@ -8,12 +8,12 @@ use super::packages;
 use super::steps::Step;
 use crate::storage::blank_check::{self, Content};
 use crate::storage::device::{self, Device, size};
-use crate::storage::filesystem::{self, Filesystem, Inside, Kind, Peek, SMALLEST};
+use crate::storage::filesystem::{self, Filesystem, FilesystemKind, Inside, Peek, SMALLEST};
 use crate::storage::mount::Mount;
 use sys::block::Number;
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::files;
-use sys::prefix::Place;
+use sys::prefix::Prefix;
 use sys::secure_dir::{Dir, Entry};
 
 /// What is known before anything is decided.
@@ -90,7 +90,7 @@ pub fn look(ask: &Ask, disk: &str) -> Result<Facts> {
     let uuid = sys::uuid::new_uuid();
     let (kind, id) = match &content {
         Content::Filesystem(filesystem) => (filesystem.kind, filesystem.uuid.clone()),
-        _ => (Kind::Ext4, uuid.clone()),
+        _ => (FilesystemKind::Ext4, uuid.clone()),
     };
     let what = if place.has_udev() {
         PathBuf::from("/dev/disk/by-uuid").join(id)
@@ -117,8 +117,8 @@ pub fn look(ask: &Ask, disk: &str) -> Result<Facts> {
 fn mounted(device: &Device, at: &Path) -> Result<Filesystem> {
     let on_disk = Filesystem::on(&device.path)?;
     match on_disk.kind {
-        Kind::Ext4 => Ok(on_disk),
-        Kind::Xfs => Ok(Filesystem {
+        FilesystemKind::Ext4 => Ok(on_disk),
+        FilesystemKind::Xfs => Ok(Filesystem {
             // Without the tool it cannot be grown either.
             bytes: filesystem::xfs_size(at).unwrap_or(on_disk.bytes),
             ..on_disk
@@ -155,7 +155,7 @@ fn point(at: &Path) -> Result<Point> {
 }
 
 /// The mount unit of this machine; empty where there is no systemd that would read it.
-fn unit(place: &Place, mount: &Mount) -> Unit {
+fn unit(place: &Prefix, mount: &Mount) -> Unit {
     let dir = place.at("/etc/systemd/system");
     if !dir.is_dir() {
         return Unit::default();
@@ -220,7 +220,7 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<Vec<Step>> {
                 device: Box::new(device.clone()),
                 uuid: facts.uuid.clone(),
             });
-            (Kind::Ext4, device.bytes)
+            (FilesystemKind::Ext4, device.bytes)
         }
         Content::Filesystem(filesystem) => {
             refuse_strangers(facts, ask)?;
@@ -262,7 +262,7 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<Vec<Step>> {
         bytes,
     };
     // XFS grows while it is mounted, ext4 either way; unmounted, it needs the least of the kernel.
-    let grows_mounted = is_here || kind == Kind::Xfs;
+    let grows_mounted = is_here || kind == FilesystemKind::Xfs;
     let grow = (filesystem.can_grow(device.bytes) && !device.read_only).then(|| Step::Grow {
         device: device.path.clone(),
         kind,
@@ -365,7 +365,7 @@ mod tests {
     use sys::error::hint_of;
 
     fn ask() -> Ask {
-        Ask::new("/mnt/persist".into(), Place::new(None))
+        Ask::new("/mnt/persist".into(), Prefix::new(None))
     }
 
     fn facts(content: Content) -> Facts {
@@ -401,7 +401,7 @@ mod tests {
 
     fn ext4(bytes: u64) -> Content {
         Content::Filesystem(Filesystem {
-            kind: Kind::Ext4,
+            kind: FilesystemKind::Ext4,
             uuid: "u".into(),
             bytes,
         })

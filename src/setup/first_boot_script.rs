@@ -16,7 +16,7 @@ use state::VERSION;
 use state::config::Config;
 use state::layout::Root;
 use sys::error::{Context as _, Result, bail, ensure};
-use sys::prefix::Place;
+use sys::prefix::Prefix;
 use sys::process::{self, Signal, with_marker};
 use sys::time::Timestamp;
 use sys::uuid;
@@ -67,7 +67,7 @@ pub enum Ran {
 
 /// The id of this boot disk; `None` where it has none yet.
 #[must_use]
-pub fn id(place: &Place) -> Option<String> {
+pub fn id(place: &Prefix) -> Option<String> {
     let text = fs::read_to_string(place.at(STAMP)).ok()?;
     uuid::is_uuid(text.trim()).then(|| text.trim().to_owned())
 }
@@ -76,7 +76,7 @@ pub fn id(place: &Place) -> Option<String> {
 ///
 /// # Errors
 /// The disk refused.
-pub fn stamp(place: &Place) -> Result<String> {
+pub fn stamp(place: &Prefix) -> Result<String> {
     if let Some(id) = id(place) {
         return Ok(id);
     }
@@ -199,7 +199,7 @@ fn execute(root: &Root, script: &Path) -> Result<()> {
 /// What `status` has to say of it: a script that failed on this very boot disk.
 #[must_use]
 pub fn trouble(root: &Root) -> Option<String> {
-    let id = id(&Place::new(None))?;
+    let id = id(&Prefix::new(None))?;
     told(root, &id)
 }
 
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn a_boot_disk_is_stamped_once() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::new(Some(dir.path()));
+        let place = Prefix::new(Some(dir.path()));
         assert_eq!(id(&place), None);
         let first = stamp(&place).unwrap();
         assert_eq!(stamp(&place).unwrap(), first);

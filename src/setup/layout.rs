@@ -50,13 +50,13 @@ impl Fix {
 }
 
 /// The directories as they are: the root itself under the empty name.
-pub type Found = Vec<(&'static str, Entry)>;
+pub type LayoutFacts = Vec<(&'static str, Entry)>;
 
 /// Looks at the directories of a root.
 ///
 /// # Errors
 /// They cannot be looked at.
-pub fn look(root: &Dir) -> Result<Found> {
+pub fn look(root: &Dir) -> Result<LayoutFacts> {
     let mut found = vec![("", Entry::Directory(root.ownership()?))];
     for name in ["bin", "backups"].into_iter().chain(OF_THE_USER) {
         found.push((name, root.entry(name)?));
@@ -69,7 +69,7 @@ pub fn look(root: &Dir) -> Result<Found> {
 /// # Errors
 /// Something is no directory, or belongs to a third party.
 pub fn fixes(
-    found: &Found,
+    found: &LayoutFacts,
     uid: u32,
     gid: u32,
     is_empty: impl Fn(&str) -> bool,
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_fresh_disk_gets_three_directories_of_roots_and_the_user_makes_the_rest() {
-        let mut found: Found = vec![("", dir(0, 0o755))];
+        let mut found: LayoutFacts = vec![("", dir(0, 0o755))];
         found.extend(["bin", "backups", ".claude", "home"].map(|name| (name, Entry::Absent)));
         let fixes = fixes(&found, 1001, 1002, |_| true).unwrap();
         let root = Ownership {

@@ -32,10 +32,10 @@ use crate::storage::blank_check::Content;
 use crate::storage::filesystem::{Inside, Peek};
 use account::{Account, Verdict};
 use steps::Step;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::failpoint::{Point, point};
 use sys::files::{self, LockFile};
-use sys::prefix::Place;
+use sys::prefix::Prefix;
 
 /// How long a disk is waited for that is just being attached.
 pub const WAIT: Duration = Duration::from_secs(30);
@@ -44,7 +44,7 @@ pub const WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Ask {
     /// The machine.
-    pub place: Place,
+    pub place: Prefix,
     /// The root, as the machine sees it.
     pub root: PathBuf,
     /// The disk, by name or path; `None` where somebody else mounts it.
@@ -70,7 +70,7 @@ pub struct Ask {
 impl Ask {
     /// The usual.
     #[must_use]
-    pub fn new(root: PathBuf, place: Place) -> Self {
+    pub fn new(root: PathBuf, place: Prefix) -> Self {
         Self {
             place,
             root,
@@ -102,7 +102,7 @@ pub enum Told {
 
 /// What came of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Outcome {
+pub struct SetupSummary {
     /// Steps that were done, or would be.
     pub steps: usize,
     /// Things that are not as they should be.
@@ -119,10 +119,10 @@ pub struct Outcome {
 ///
 /// # Errors
 /// Something is in the way, with what to do about it; or a step failed, and the next run goes on there.
-pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
+pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
     system_plan::ensure_root()?;
     let _lock = lock(&ask.place)?;
-    let mut outcome = Outcome::default();
+    let mut outcome = SetupSummary::default();
     let root = ask.place.at(&ask.root);
     if let Some(disk) = &ask.disk {
         let facts = disk_plan::look(ask, disk)?;
@@ -175,9 +175,9 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
 ///
 /// # Errors
 /// As [`run`], as far as it can be known.
-pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
+pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
     system_plan::ensure_root()?;
-    let mut outcome = Outcome::default();
+    let mut outcome = SetupSummary::default();
     let root = ask.place.at(&ask.root);
     // A root that is not mounted is mounted for a look, and unmounted at the end.
     let mut peek = None;
@@ -227,7 +227,7 @@ pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
     Ok(outcome)
 }
 
-fn would(steps: &[Step], outcome: &mut Outcome, tell: &mut dyn FnMut(Told)) {
+fn would(steps: &[Step], outcome: &mut SetupSummary, tell: &mut dyn FnMut(Told)) {
     outcome.steps += steps.len();
     for step in steps {
         tell(Told::Would(step.what()));
@@ -238,7 +238,7 @@ fn perform(
     steps: &[Step],
     ask: &Ask,
     account: Option<&Account>,
-    outcome: &mut Outcome,
+    outcome: &mut SetupSummary,
     tell: &mut dyn FnMut(Told),
 ) -> Result<()> {
     for step in steps {
@@ -281,11 +281,11 @@ fn ensure_mounted(ask: &Ask, root: &Path) -> Result<()> {
     };
     Err(anyhow!("{what} Nothing is mounted at {}", root.display()))
         .hint("sudo spotkeep setup --disk NAME; a laptop needs no set-up: spotkeep --root DIR init")
-        .kind(Kind::Usage)
+        .kind(ErrorKind::Usage)
 }
 
 /// One set-up at a time: a start-up script and a human may both begin one.
-fn lock(place: &Place) -> Result<LockFile> {
+fn lock(place: &Prefix) -> Result<LockFile> {
     let run = place.at("/run");
     fs::create_dir_all(&run).with_context(|| format!("cannot create {}", run.display()))?;
     LockFile::try_take(&run.join("spotkeep-setup.lock"))?

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::storage::filesystem::Kind;
+use crate::storage::filesystem::FilesystemKind;
 use sys::command;
 use sys::error::{Hint as _, Result, anyhow};
 
@@ -21,10 +21,10 @@ const NEEDED: [(&str, &str); 5] = [
 
 /// The packages that are missing for a root on that kind of file system.
 #[must_use]
-pub fn missing(kind: Kind, has: impl Fn(&str) -> bool) -> Vec<&'static str> {
+pub fn missing(kind: FilesystemKind, has: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let mut packages: Vec<&str> = NEEDED
         .into_iter()
-        .chain((kind == Kind::Xfs).then_some(("xfs_growfs", "xfsprogs")))
+        .chain((kind == FilesystemKind::Xfs).then_some(("xfs_growfs", "xfsprogs")))
         .filter(|(program, _)| !has(program))
         .map(|(_, package)| package)
         .collect();
@@ -85,13 +85,13 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_installed_and_xfs_only_where_there_is_one() {
-        assert_eq!(missing(Kind::Ext4, |_| true), Vec::<&str>::new());
+        assert_eq!(missing(FilesystemKind::Ext4, |_| true), Vec::<&str>::new());
         assert_eq!(
-            missing(Kind::Ext4, |_| false),
+            missing(FilesystemKind::Ext4, |_| false),
             ["tmux", "git", "restic", "e2fsprogs"]
         );
         assert_eq!(
-            missing(Kind::Xfs, |program| program != "xfs_growfs"),
+            missing(FilesystemKind::Xfs, |program| program != "xfs_growfs"),
             ["xfsprogs"]
         );
         assert!(has("sh") && !has("no-such-program"));

@@ -6,7 +6,7 @@ use super::account::{Owner, Wanted};
 use super::layout::Fix;
 use super::login_line;
 use crate::storage::device::{Device, size};
-use crate::storage::filesystem::Kind;
+use crate::storage::filesystem::FilesystemKind;
 use crate::storage::links::{Link, State};
 
 /// A step.
@@ -35,7 +35,7 @@ pub enum Step {
         /// The device.
         device: PathBuf,
         /// What is on it.
-        kind: Kind,
+        kind: FilesystemKind,
         /// Where.
         at: PathBuf,
         /// By systemd: the name of the unit.
@@ -46,7 +46,7 @@ pub enum Step {
         /// The device.
         device: PathBuf,
         /// What is on it.
-        kind: Kind,
+        kind: FilesystemKind,
         /// Where it is, or will be, mounted.
         at: PathBuf,
         /// Whether it is mounted by then.

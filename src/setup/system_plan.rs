@@ -13,7 +13,7 @@ use crate::storage::merge_tree;
 use crate::systemd::install;
 use crate::systemd::units::{self, UnitPaths};
 use claude::retention;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files;
 use sys::secure_dir::{Dir, Entry, Ownership};
 use sys::user;
@@ -95,7 +95,7 @@ pub struct Facts {
     /// What the disk remembers.
     pub remembered: Option<Owner>,
     /// The directories of the root.
-    pub layout: layout::Found,
+    pub layout: layout::LayoutFacts,
     /// Those of them that have nothing in them.
     pub empty: BTreeSet<String>,
     /// The word of the user's part.
@@ -271,7 +271,9 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<(Vec<Step>, Vec<String>)> {
     let mut steps = Vec::new();
     let mut problems = report.problems.clone();
     if let Some((why, hint)) = &report.busy {
-        return Err(anyhow!("{why}")).hint(hint.clone()).kind(Kind::Failed);
+        return Err(anyhow!("{why}"))
+            .hint(hint.clone())
+            .kind(ErrorKind::Failed);
     }
     let is_empty = |name: &str| facts.empty.contains(name);
     let fixes = layout::fixes(&facts.layout, account.uid, account.gid, is_empty)?;
@@ -379,7 +381,7 @@ pub fn ensure_root() -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sys::prefix::Place;
+    use sys::prefix::Prefix;
 
     fn dir(uid: u32, gid: u32, mode: u32) -> Entry {
         Entry::Directory(Ownership { uid, gid, mode })
@@ -388,7 +390,7 @@ mod tests {
     fn ask() -> Ask {
         Ask {
             retain: true,
-            ..Ask::new("/mnt/persist".into(), Place::new(None))
+            ..Ask::new("/mnt/persist".into(), Prefix::new(None))
         }
     }
 

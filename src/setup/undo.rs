@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::account::Verdict;
 use super::user_helper::{Request, User};
-use super::{Ask, Outcome, Told, login_line, system_plan};
+use super::{Ask, SetupSummary, Told, login_line, system_plan};
 use crate::storage::filesystem;
 use crate::storage::links::{Link, State};
 use crate::systemd::install;
@@ -22,9 +22,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Something of it cannot be taken out.
-pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<Outcome> {
+pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
     system_plan::ensure_root()?;
-    let mut outcome = Outcome::default();
+    let mut outcome = SetupSummary::default();
     let place = &ask.place;
     let root = place.at(&ask.root);
     let is_mounted = sys::files::is_mount_point(&root).unwrap_or(false);

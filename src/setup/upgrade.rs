@@ -74,7 +74,7 @@ pub fn upgrade(root: &Root, file: &Path) -> Result<Upgraded> {
     let bin = program.parent().context("the program has no directory")?;
     refuse_where_others_write(root.dir(), bin)?;
     let user = UnitPaths::of(root)?.user;
-    let place = Place {
+    let place = UpgradeFiles {
         new: bin.join(".spotkeep.new"),
         previous: bin.join("spotkeep.prev"),
         spare: bin.join(".spotkeep.spare"),
@@ -108,14 +108,14 @@ pub fn upgrade(root: &Root, file: &Path) -> Result<Upgraded> {
 }
 
 /// The files of an upgrade, all in one directory.
-struct Place {
+struct UpgradeFiles {
     program: PathBuf,
     previous: PathBuf,
     new: PathBuf,
     spare: PathBuf,
 }
 
-impl Place {
+impl UpgradeFiles {
     /// Copies the file to where only root can change it.
     fn take_copy(&self, file: &Path) -> Result<()> {
         let mut from =
@@ -288,7 +288,7 @@ mod tests {
     fn a_swap_keeps_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
-        let place = Place {
+        let place = UpgradeFiles {
             program: at("spotkeep"),
             previous: at("spotkeep.prev"),
             new: at(".new"),

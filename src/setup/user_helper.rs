@@ -22,7 +22,7 @@ use sys::command;
 use sys::command::Output;
 use sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure, hint_of};
 use sys::files::{self, LockFile};
-use sys::prefix::Place;
+use sys::prefix::Prefix;
 use sys::process::{self, Signal};
 use sys::run_as::{Groups, run_as};
 use sys::user;
@@ -294,7 +294,7 @@ fn send(path: &Path) -> Result<()> {
 #[derive(Debug)]
 pub struct User<'a> {
     account: &'a Account,
-    place: &'a Place,
+    place: &'a Prefix,
     program: (File, PathBuf),
 }
 
@@ -303,7 +303,7 @@ impl<'a> User<'a> {
     ///
     /// # Errors
     /// It is root, or this program cannot be passed on.
-    pub fn new(account: &'a Account, place: &'a Place) -> Result<Self> {
+    pub fn new(account: &'a Account, place: &'a Prefix) -> Result<Self> {
         ensure!(account.uid != 0, "agents do not run as root");
         Ok(Self {
             account,

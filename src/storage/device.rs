@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sys::block::{self, Number};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
-use sys::prefix::Place;
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
+use sys::prefix::Prefix;
 
 /// Bytes in a sector as `/sys` counts them, whatever the disk's own are.
 const SECTOR: u64 = 512;
@@ -75,7 +75,7 @@ fn names(name: &str) -> Vec<String> {
 ///
 /// # Errors
 /// It does not come, or the name means several disks. The error lists the disks that are there.
-pub fn wait_for(place: &Place, name: &str, limit: Duration) -> Result<Device> {
+pub fn wait_for(place: &Prefix, name: &str, limit: Duration) -> Result<Device> {
     let until = Instant::now() + limit;
     loop {
         if let Some(path) = look_for(place, name)? {
@@ -90,13 +90,13 @@ pub fn wait_for(place: &Place, name: &str, limit: Duration) -> Result<Device> {
             };
             return Err(anyhow!("there is no disk {name}, also after {} s; {list}", limit.as_secs()))
                 .hint("attach it under that name (on Google Cloud: gcloud compute instances attach-disk VM --disk DISK --device-name NAME), or give its path: --disk /dev/disk/by-id/...")
-                .kind(Kind::Failed);
+                .kind(ErrorKind::Failed);
         }
         std::thread::sleep(LOOK_EVERY);
     }
 }
 
-fn look_for(place: &Place, name: &str) -> Result<Option<PathBuf>> {
+fn look_for(place: &Prefix, name: &str) -> Result<Option<PathBuf>> {
     if name.contains('/') {
         return Ok(Path::new(name).exists().then(|| PathBuf::from(name)));
     }
@@ -213,7 +213,7 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// The disks of this machine, in words: name, size, use.
-fn candidates(place: &Place) -> Vec<String> {
+fn candidates(place: &Prefix) -> Vec<String> {
     let by_id = place.at("/dev/disk/by-id");
     names_in(Path::new("/sys/block"))
         .into_iter()
@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn a_name_is_looked_for_in_the_forms_of_the_clouds_and_must_mean_one_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::new(Some(dir.path()));
+        let place = Prefix::new(Some(dir.path()));
         let by_id = place.at("/dev/disk/by-id");
         fs::create_dir_all(&by_id).unwrap();
         assert_eq!(look_for(&place, "d").unwrap(), None);

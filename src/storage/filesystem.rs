@@ -23,14 +23,14 @@ pub const SMALLEST: u64 = 512 << 20;
 
 /// A kind of file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FilesystemKind {
     /// What we make.
     Ext4,
     /// What we also take.
     Xfs,
 }
 
-impl Kind {
+impl FilesystemKind {
     /// As `mount` and `blkid` call it.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -59,7 +59,7 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filesystem {
     /// Which.
-    pub kind: Kind,
+    pub kind: FilesystemKind,
     /// Its id.
     pub uuid: String,
     /// How large it believes to be.
@@ -99,7 +99,7 @@ impl Superblock {
         let high = if has_64_bit { word(0x150)? } else { 0 };
         let blocks = u64::from(high) << 32 | u64::from(word(0x4)?);
         Some(Filesystem {
-            kind: Kind::Ext4,
+            kind: FilesystemKind::Ext4,
             uuid: uuid(block.get(0x68..0x78)?),
             bytes: blocks.checked_mul(1024_u64.checked_shl(word(0x18)?)?)?,
         })
@@ -111,7 +111,7 @@ impl Superblock {
         let size = u32::from_be_bytes(block.get(4..8)?.try_into().ok()?);
         let blocks = u64::from_be_bytes(block.get(8..16)?.try_into().ok()?);
         Some(Filesystem {
-            kind: Kind::Xfs,
+            kind: FilesystemKind::Xfs,
             uuid: uuid(block.get(32..48)?),
             bytes: blocks.checked_mul(u64::from(size))?,
         })
@@ -182,7 +182,7 @@ pub fn make(device: &Device, uuid: &str) -> Result<()> {
 ///
 /// # Errors
 /// The kernel refused.
-pub fn mount(device: &Path, kind: Kind, options: &str, at: &Path) -> Result<()> {
+pub fn mount(device: &Path, kind: FilesystemKind, options: &str, at: &Path) -> Result<()> {
     let mut command = Command::new("mount");
     command
         .args(["-t", kind.name(), "-o", options])
@@ -205,12 +205,12 @@ pub fn unmount(at: &Path) -> Result<()> {
 ///
 /// # Errors
 /// The tool is missing or fails; nothing is lost by that.
-pub fn grow(kind: Kind, device: &Path, mounted: Option<&PathBuf>) -> Result<()> {
+pub fn grow(kind: FilesystemKind, device: &Path, mounted: Option<&PathBuf>) -> Result<()> {
     let mut command = match (kind, mounted) {
-        (Kind::Xfs, Some(at)) => with("xfs_growfs", at),
-        (Kind::Xfs, None) => bail!("XFS grows only while it is mounted"),
-        (Kind::Ext4, Some(_)) => with("resize2fs", device),
-        (Kind::Ext4, None) => {
+        (FilesystemKind::Xfs, Some(at)) => with("xfs_growfs", at),
+        (FilesystemKind::Xfs, None) => bail!("XFS grows only while it is mounted"),
+        (FilesystemKind::Ext4, Some(_)) => with("resize2fs", device),
+        (FilesystemKind::Ext4, None) => {
             // What is not mounted has to be looked over before it may grow. 1: something was mended.
             let looked = command::run(with("e2fsck", device).args(["-f", "-p"]), MAKE_LIMIT)?;
             if looked.status.code().is_none_or(|code| code > 1) {
@@ -221,11 +221,11 @@ pub fn grow(kind: Kind, device: &Path, mounted: Option<&PathBuf>) -> Result<()> 
     };
     let tool = command.get_program().to_string_lossy().into_owned();
     done(command::run(&mut command, MAKE_LIMIT)?, &tool).hint(match kind {
-        Kind::Ext4 => format!(
+        FilesystemKind::Ext4 => format!(
             "sudo umount {0}; sudo e2fsck -f {0} && sudo resize2fs {0}",
             device.display()
         ),
-        Kind::Xfs => format!("sudo xfs_growfs {}", device.display()),
+        FilesystemKind::Xfs => format!("sudo xfs_growfs {}", device.display()),
     })
 }
 
@@ -323,12 +323,12 @@ impl Peek {
     ///
     /// # Errors
     /// It cannot be mounted.
-    pub fn at(device: &Path, kind: Kind, dir: &Path) -> Result<Self> {
+    pub fn at(device: &Path, kind: FilesystemKind, dir: &Path) -> Result<Self> {
         let at = dir.join(format!("spotkeep-look-{}", std::process::id()));
         fs::create_dir(&at).with_context(|| format!("cannot create {}", at.display()))?;
         let replay = match kind {
-            Kind::Ext4 => "noload",
-            Kind::Xfs => "norecovery",
+            FilesystemKind::Ext4 => "noload",
+            FilesystemKind::Xfs => "norecovery",
         };
         let options = format!("ro,nodev,nosuid,noexec,{replay}");
         let peek = Self { at };
@@ -381,7 +381,7 @@ mod tests {
         head[4..8].copy_from_slice(&4096_u32.to_be_bytes());
         head[8..16].copy_from_slice(&25_u64.to_be_bytes());
         let found = Superblock::parse(&head).unwrap().filesystem;
-        assert_eq!((found.kind, found.bytes), (Kind::Xfs, 25 * 4096));
+        assert_eq!((found.kind, found.bytes), (FilesystemKind::Xfs, 25 * 4096));
         assert!(Superblock::parse(&[0; 4096]).is_none());
     }
 
@@ -395,7 +395,7 @@ mod tests {
     #[test]
     fn only_a_difference_that_is_worth_it_is_grown() {
         let filesystem = Filesystem {
-            kind: Kind::Ext4,
+            kind: FilesystemKind::Ext4,
             uuid: String::new(),
             bytes: 10 << 30,
         };

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::filesystem::Kind;
+use super::filesystem::FilesystemKind;
 use crate::systemd::units::mount_unit;
 
 /// How long a boot waits for the disk. The machine comes up without it in any case.
@@ -19,7 +19,7 @@ pub struct Mount {
     /// The mount point.
     pub at: PathBuf,
     /// The file system.
-    pub kind: Kind,
+    pub kind: FilesystemKind,
 }
 
 impl Mount {
@@ -92,7 +92,7 @@ mod tests {
         let mount = Mount {
             what: "/dev/disk/by-uuid/0a".into(),
             at: "/mnt/persist".into(),
-            kind: Kind::Ext4,
+            kind: FilesystemKind::Ext4,
         };
         let units = mount.units();
         assert_eq!(units[0].0, "mnt-persist.mount");

@@ -72,7 +72,7 @@ impl Inbox {
     }
 }
 
-enum Order {
+enum FeedCommand {
     /// Whose words are wanted.
     Listen(Option<AgentName>),
     /// Something was done: look.
@@ -82,7 +82,7 @@ enum Order {
 /// Gives orders to the thread.
 #[derive(Debug)]
 pub struct Feed {
-    orders: Sender<Order>,
+    orders: Sender<FeedCommand>,
     bell: Bell,
 }
 
@@ -108,15 +108,15 @@ impl Feed {
 
     /// Tells from now on what this agent says.
     pub fn listen(&self, name: Option<AgentName>) {
-        self.order(Order::Listen(name));
+        self.order(FeedCommand::Listen(name));
     }
 
     /// Looks now, since something was done.
     pub fn look(&self) {
-        self.order(Order::Look);
+        self.order(FeedCommand::Look);
     }
 
-    fn order(&self, order: Order) {
+    fn order(&self, order: FeedCommand) {
         // A feed that has ended is noticed where its thread is.
         self.orders.send(order).ok();
         self.bell.ring();
@@ -161,7 +161,7 @@ impl Eyes {
         Ok(eyes)
     }
 
-    fn run(&mut self, watch: &Watch, orders: &Receiver<Order>, inbox: &Inbox, bell: &Bell) {
+    fn run(&mut self, watch: &Watch, orders: &Receiver<FeedCommand>, inbox: &Inbox, bell: &Bell) {
         let mut last = None;
         let (mut status_at, mut load_at) = (Instant::now(), Instant::now() + LOAD_EVERY);
         loop {
@@ -175,8 +175,8 @@ impl Eyes {
             }
             loop {
                 match orders.try_recv() {
-                    Ok(Order::Listen(name)) => self.listens_to = name,
-                    Ok(Order::Look) => {}
+                    Ok(FeedCommand::Listen(name)) => self.listens_to = name,
+                    Ok(FeedCommand::Look) => {}
                     Err(mpsc::TryRecvError::Empty) => break,
                     Err(mpsc::TryRecvError::Disconnected) => return,
                 }

@@ -36,7 +36,7 @@ use screen::Screen;
 use state::AgentName;
 use state::layout::Root;
 use sys::command;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::inotify::{Bell, Watch};
 use sys::signal::{self, Ask};
 use sys::thread;
@@ -61,7 +61,7 @@ pub fn run(root: &Root, ask: AskStatus, look: Look) -> Result<()> {
     if !screen::is_there() {
         return Err(anyhow!("top needs a terminal to draw on"))
             .hint("spotkeep ls --watch")
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
     }
     let watch = Watch::new()?;
     let ended = Arc::new(AtomicBool::new(false));

@@ -1,6 +1,6 @@
 //! Pure: something long that is read: an agent's words as they come, or what a command printed.
 
-use claude::transcript::render::{Said, Who};
+use claude::transcript::render::{LineSpeaker, TranscriptLine};
 use state::AgentName;
 use sys::time::Timestamp;
 
@@ -75,7 +75,7 @@ impl Pager {
     }
 
     /// Takes in an agent's words. Who has scrolled up stays where they are.
-    pub fn hear(&mut self, name: &AgentName, words: &[Said]) {
+    pub fn hear(&mut self, name: &AgentName, words: &[TranscriptLine]) {
         if self.words_of.as_ref() != Some(name) {
             return;
         }
@@ -114,18 +114,18 @@ impl Pager {
     }
 }
 
-fn lines_of(said: &Said) -> Vec<(Tone, String)> {
+fn lines_of(said: &TranscriptLine) -> Vec<(Tone, String)> {
     let (tone, sign) = match said.who {
-        Who::User => (Tone::User, "user    "),
-        Who::Claude => (Tone::Plain, "claude  "),
-        Who::Tool => (Tone::Tool, "tool    "),
-        Who::Result { is_error: false } => (Tone::Faint, "        → "),
-        Who::Result { is_error: true } => (Tone::Removed, "        ✕ "),
-        Who::Api => (Tone::Removed, "api     "),
+        LineSpeaker::User => (Tone::User, "user    "),
+        LineSpeaker::Claude => (Tone::Plain, "claude  "),
+        LineSpeaker::Tool => (Tone::Tool, "tool    "),
+        LineSpeaker::Result { is_error: false } => (Tone::Faint, "        → "),
+        LineSpeaker::Result { is_error: true } => (Tone::Removed, "        ✕ "),
+        LineSpeaker::Api => (Tone::Removed, "api     "),
     };
     let clock = said.at.map_or_else(|| " ".repeat(8), Timestamp::clock);
     let gap = " ".repeat(sign.chars().count());
-    let is_result = matches!(said.who, Who::Result { .. });
+    let is_result = matches!(said.who, LineSpeaker::Result { .. });
     let all: Vec<&str> = said.text.lines().collect();
     let shown = match is_result {
         true => all.len().min(RESULT_LINES),
@@ -165,8 +165,8 @@ fn tone_of_diff(line: &str) -> Tone {
 mod tests {
     use super::*;
 
-    fn said(who: Who, text: &str) -> Said {
-        Said {
+    fn said(who: LineSpeaker, text: &str) -> TranscriptLine {
+        TranscriptLine {
             at: Timestamp::parse("2026-11-28T14:03:22Z"),
             who,
             text: text.into(),
@@ -177,14 +177,14 @@ mod tests {
     fn whoever_scrolls_up_stays_where_they_are_while_more_is_said() {
         let name = AgentName::new("a").unwrap();
         let mut pager = Pager::of_words(&name);
-        let mut words: Vec<Said> = (0..20)
-            .map(|number| said(Who::Claude, &number.to_string()))
+        let mut words: Vec<TranscriptLine> = (0..20)
+            .map(|number| said(LineSpeaker::Claude, &number.to_string()))
             .collect();
         pager.hear(&name, &words);
         assert_eq!(pager.seen(5), 15..20);
         pager.up(3);
         assert_eq!(pager.seen(5), 12..17);
-        words.push(said(Who::Claude, "more"));
+        words.push(said(LineSpeaker::Claude, "more"));
         pager.hear(&name, &words);
         assert_eq!(pager.seen(5), 12..17);
         pager.down(usize::MAX);
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn a_long_result_is_cut_and_says_so() {
         let text: String = (0..10).map(|number| format!("line {number}\n")).collect();
-        let lines = lines_of(&said(Who::Result { is_error: false }, &text));
+        let lines = lines_of(&said(LineSpeaker::Result { is_error: false }, &text));
         assert_eq!(lines.len(), RESULT_LINES + 1);
         assert_eq!(lines[0].1, "14:03:22          → line 0");
         assert_eq!(lines[6].1, "                    … 4 more lines");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::world::Glance;
 use crate::keeper::status::AgentStatus;
-use claude::transcript::render::Said;
+use claude::transcript::render::TranscriptLine;
 use claude::transcript::summary::Story;
 use claude::{Lookup, Reader};
 use state::AgentName;
@@ -27,12 +27,12 @@ const SEARCH_EVERY: Duration = Duration::from_secs(2);
 pub struct Transcripts {
     config_dir: PathBuf,
     all: BTreeMap<AgentName, Followed>,
-    jobs: Sender<Job>,
+    jobs: Sender<Recount>,
     counted: Receiver<Counted>,
 }
 
 /// One that is to be read from its beginning.
-struct Job {
+struct Recount {
     name: AgentName,
     path: PathBuf,
 }
@@ -97,7 +97,7 @@ impl Transcripts {
                     if !open.is_whole {
                         let path = open.reader.path().to_path_buf();
                         let name = agent.name.clone();
-                        self.jobs.send(Job { name, path }).ok();
+                        self.jobs.send(Recount { name, path }).ok();
                     }
                 }
             }
@@ -140,7 +140,7 @@ impl Transcripts {
     }
 
     /// What was said by an agent, the newest last.
-    pub fn words(&self, name: &AgentName) -> Vec<Said> {
+    pub fn words(&self, name: &AgentName) -> Vec<TranscriptLine> {
         let open = self.all.get(name).and_then(|one| one.open.as_ref());
         open.map(|open| open.story.lines().cloned().collect())
             .unwrap_or_default()
@@ -205,9 +205,9 @@ fn open(config_dir: &Path, session_id: &str) -> Option<Open> {
 }
 
 /// Reads long transcripts from their beginnings, one after another, behind everybody else.
-fn count(jobs: &Receiver<Job>, done: &Sender<Counted>, bell: &Bell) {
+fn count(jobs: &Receiver<Recount>, done: &Sender<Counted>, bell: &Bell) {
     process::be_nice();
-    for Job { name, path } in jobs {
+    for Recount { name, path } in jobs {
         let mut story = Story::default();
         let mut reader = Reader::open(path);
         let read = reader.each(|record| {

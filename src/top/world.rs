@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::keeper::status::Status;
-use claude::transcript::render::Said;
+use claude::transcript::render::TranscriptLine;
 use state::{AgentName, JournalEntry, Manifest};
 use sys::files::Space;
 use sys::time::Timestamp;
@@ -28,7 +28,7 @@ pub struct World {
     /// The machine.
     pub machine: Machine,
     /// What was said by the agent whose words are looked at.
-    pub words: Option<(AgentName, Vec<Said>)>,
+    pub words: Option<(AgentName, Vec<TranscriptLine>)>,
 }
 
 /// What a transcript tells in a glance.

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::capture::index::{INDEX_INFO, MEMORY, SCRATCH, line, remove};
 use super::capture::operation;
-use super::capture::{Found, Memory};
+use super::capture::{Captured, Memory};
 use super::context::Taking;
 use super::message::{self, State};
-use super::{Checkpoint, Outcome, id};
+use super::{Checkpoint, CheckpointOutcome, id};
 use crate::git::FLUSH;
 use crate::git::objects::{self, Object};
 use sys::error::{Context as _, Result, bail, ensure};
@@ -25,8 +25,8 @@ const SYNCED_ONE_BY_ONE: usize = 32;
 
 impl Taking<'_> {
     /// Makes a commit of what was found, and a ref that holds it, unless the newest checkpoint says the same.
-    pub fn keep(&self, found: Found) -> Result<Outcome> {
-        let Found {
+    pub fn keep(&self, found: Captured) -> Result<CheckpointOutcome> {
+        let Captured {
             memory,
             state,
             newest,
@@ -46,7 +46,7 @@ impl Taking<'_> {
             && state.stash.is_empty();
         if is_nothing && newest.is_none() {
             self.remember(&memory)?;
-            return Ok(Outcome::Unchanged(None));
+            return Ok(CheckpointOutcome::Unchanged(None));
         }
         let tree = self.top(&memory, &files, auto_merge.as_deref())?;
         if let Some(newest) = &newest
@@ -54,7 +54,9 @@ impl Taking<'_> {
             && newest.state == state
         {
             self.remember(&memory)?;
-            return Ok(Outcome::Unchanged(Some(newest.checkpoint.id.clone())));
+            return Ok(CheckpointOutcome::Unchanged(Some(
+                newest.checkpoint.id.clone(),
+            )));
         }
         self.verify(&memory, &tree, head_tree.as_deref())?;
         point(Point::CheckpointLooked);
@@ -85,7 +87,7 @@ impl Taking<'_> {
         ensure!(is_there, "git has put {name} somewhere else");
         self.sync_refs(newest_id.is_none())?;
         self.remember(&memory)?;
-        Ok(Outcome::Taken(Checkpoint {
+        Ok(CheckpointOutcome::Taken(Checkpoint {
             id,
             commit,
             at,

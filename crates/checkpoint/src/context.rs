@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Place, message};
+use super::{CheckpointTarget, message};
 use crate::git::{Git, Repository, Side};
 use state::Trigger;
 use sys::error::{Context as _, Result, bail};
@@ -10,7 +10,7 @@ use sys::files::{LockFile, create_private_dir};
 
 /// All that taking a checkpoint works with.
 pub(super) struct Taking<'a> {
-    pub place: &'a Place,
+    pub place: &'a CheckpointTarget,
     pub trigger: Trigger,
     pub repository: &'a Repository,
     pub side: &'a Side,
@@ -22,7 +22,7 @@ pub(super) struct Taking<'a> {
 
 impl<'a> Taking<'a> {
     pub fn new(
-        place: &'a Place,
+        place: &'a CheckpointTarget,
         trigger: Trigger,
         repository: &'a Repository,
         side: &'a Side,
@@ -43,7 +43,7 @@ impl<'a> Taking<'a> {
 pub(super) type OwnRef = (String, String);
 
 /// The checkpoints' ids and commits, oldest first.
-pub(super) fn own_refs(git: &Git, place: &Place) -> Result<Vec<OwnRef>> {
+pub(super) fn own_refs(git: &Git, place: &CheckpointTarget) -> Result<Vec<OwnRef>> {
     let prefix = message::prefix(&place.agent_id);
     let answer = git.run(
         &["for-each-ref", "--format=%(refname) %(objectname)", &prefix],
@@ -60,7 +60,7 @@ pub(super) fn own_refs(git: &Git, place: &Place) -> Result<Vec<OwnRef>> {
 }
 
 /// One at a time in a place; another one is waited for.
-pub(super) fn lock(place: &Place, until: Instant) -> Result<LockFile> {
+pub(super) fn lock(place: &CheckpointTarget, until: Instant) -> Result<LockFile> {
     create_private_dir(&place.private).context("cannot make a place for our own index")?;
     loop {
         if let Some(lock) = LockFile::try_take(&place.private.join("lock"))? {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::capture::Again;
 use super::capture::index::Base;
 use super::context::{Taking, lock};
-use super::{Outcome, Place, ensure_names};
+use super::{CheckpointOutcome, CheckpointTarget, ensure_names};
 use crate::git::{Repository, Side};
 use state::Trigger;
 use sys::deadline::Deadline;
@@ -22,21 +22,30 @@ const DEPTH: usize = 8;
 /// How often a checkpoint is begun anew since the index changed under it.
 const ROUNDS: usize = 3;
 
-pub(super) fn take(place: &Place, trigger: Trigger, deadline: Deadline) -> Result<Outcome> {
+pub(super) fn take(
+    place: &CheckpointTarget,
+    trigger: Trigger,
+    deadline: Deadline,
+) -> Result<CheckpointOutcome> {
     take_at(place, trigger, deadline.at(), 0)
 }
 
-fn take_at(place: &Place, trigger: Trigger, until: Instant, depth: usize) -> Result<Outcome> {
+fn take_at(
+    place: &CheckpointTarget,
+    trigger: Trigger,
+    until: Instant,
+    depth: usize,
+) -> Result<CheckpointOutcome> {
     ensure_names(place)?;
     let Some(repository) = Repository::of(&place.workspace, until)? else {
-        return Ok(Outcome::NotGit);
+        return Ok(CheckpointOutcome::NotGit);
     };
     let _lock = lock(place, until)?;
     // All of it can be made anew, by a checkpoint that reads the files once.
     fs::remove_dir_all(place.private.join(INNER_BEFORE)).ok();
     let side = Side::open(&place.private.join("git"), &repository)?;
     let taking = Taking::new(place, trigger, &repository, &side, until);
-    let take_inner = |inner: &Place| {
+    let take_inner = |inner: &CheckpointTarget| {
         ensure!(depth < DEPTH, "too many repositories inside of each other");
         take_at(inner, trigger, until, depth + 1)
     };

@@ -83,7 +83,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 
 /// A workspace and whose checkpoints these are.
 #[derive(Debug, Clone)]
-pub struct Place {
+pub struct CheckpointTarget {
     /// The workspace, absolute.
     pub workspace: PathBuf,
     /// Names the refs: `refs/spotkeep/<agent id>/<checkpoint id>`.
@@ -115,7 +115,7 @@ pub struct Checkpoint {
 
 /// What came of taking a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CheckpointOutcome {
     /// A new one.
     Taken(Checkpoint),
     /// Everything is in the newest one already; its id. `None`: there is nothing at all to keep.
@@ -130,7 +130,11 @@ pub enum Outcome {
 ///
 /// # Errors
 /// git cannot do it, the disk is full, or the deadline has passed; earlier checkpoints are as they were.
-pub fn take(place: &Place, trigger: Trigger, deadline: Deadline) -> Result<Outcome> {
+pub fn take(
+    place: &CheckpointTarget,
+    trigger: Trigger,
+    deadline: Deadline,
+) -> Result<CheckpointOutcome> {
     create::take(place, trigger, deadline)
 }
 
@@ -138,7 +142,7 @@ pub fn take(place: &Place, trigger: Trigger, deadline: Deadline) -> Result<Outco
 ///
 /// # Errors
 /// git cannot read the repository.
-pub fn list(place: &Place) -> Result<Vec<Checkpoint>> {
+pub fn list(place: &CheckpointTarget) -> Result<Vec<Checkpoint>> {
     ensure_names(place)?;
     let until = Deadline::after(LIMIT).at();
     let Some(repository) = Repository::of(&place.workspace, until)? else {
@@ -157,7 +161,7 @@ pub fn list(place: &Place) -> Result<Vec<Checkpoint>> {
 ///
 /// # Errors
 /// There is no such checkpoint, or git cannot.
-pub fn rollback(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>> {
+pub fn rollback(place: &CheckpointTarget, id: &str, with_head: bool) -> Result<Vec<String>> {
     restore::rollback(place, id, with_head, Deadline::after(LIMIT).at())
 }
 
@@ -165,7 +169,7 @@ pub fn rollback(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>>
 ///
 /// # Errors
 /// There is no such checkpoint, or what a rollback would refuse as well.
-pub fn plan(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>> {
+pub fn plan(place: &CheckpointTarget, id: &str, with_head: bool) -> Result<Vec<String>> {
     restore::plan(place, id, with_head, Deadline::after(LIMIT).at())
 }
 
@@ -174,12 +178,12 @@ pub fn plan(place: &Place, id: &str, with_head: bool) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// There is no such checkpoint, or git cannot.
-pub fn rebuild(place: &Place, repository: &Path, id: &str) -> Result<Vec<String>> {
+pub fn rebuild(place: &CheckpointTarget, repository: &Path, id: &str) -> Result<Vec<String>> {
     restore::worktree::rebuild(place, repository, id, Deadline::after(LIMIT).at())
 }
 
 /// The agent's id becomes a part of a ref's name.
-fn ensure_names(place: &Place) -> Result<()> {
+fn ensure_names(place: &CheckpointTarget) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-';
     ensure!(
         !place.agent_id.is_empty() && place.agent_id.chars().all(good),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Checkpoint, Outcome, Place, take};
+use super::{Checkpoint, CheckpointOutcome, CheckpointTarget, take};
 use crate::git::{Git, Repository};
 use crate::workspace;
 use state::Trigger;
@@ -45,7 +45,7 @@ struct Home {
     repository: PathBuf,
 }
 
-impl Place {
+impl CheckpointTarget {
     /// The place of an agent.
     #[must_use]
     pub fn of(root: &Root, settings: &config::Checkpoint, record: &AgentRecord) -> Self {
@@ -69,16 +69,21 @@ impl Turn {
     ///
     /// # Errors
     /// Somebody else still had it at the deadline, or the disk is full or gone.
-    pub fn wait(place: &Place, deadline: Deadline) -> Result<Self> {
+    pub fn wait(place: &CheckpointTarget, deadline: Deadline) -> Result<Self> {
         Self::wait_for(place, "turn", "another checkpoint of", deadline)
     }
 
     /// The right to push, apart from the other one: a push may take minutes, and no checkpoint waits for it.
-    pub(super) fn wait_to_push(place: &Place, deadline: Deadline) -> Result<Self> {
+    pub(super) fn wait_to_push(place: &CheckpointTarget, deadline: Deadline) -> Result<Self> {
         Self::wait_for(place, "push", "another push of", deadline)
     }
 
-    fn wait_for(place: &Place, file: &str, what: &str, deadline: Deadline) -> Result<Self> {
+    fn wait_for(
+        place: &CheckpointTarget,
+        file: &str,
+        what: &str,
+        deadline: Deadline,
+    ) -> Result<Self> {
         files::create_private_dir(&place.private)?;
         let path = place.private.join(file);
         loop {
@@ -101,7 +106,11 @@ impl Turn {
 ///
 /// # Errors
 /// git cannot read the repository.
-pub fn list_at(place: &Place, repository: &Path, deadline: Deadline) -> Result<Vec<Checkpoint>> {
+pub fn list_at(
+    place: &CheckpointTarget,
+    repository: &Path,
+    deadline: Deadline,
+) -> Result<Vec<Checkpoint>> {
     let repository = Repository::at(repository, deadline.at())?;
     let git = Git::refs(&repository, deadline.at());
     let mut names = super::context::own_refs(&git, place)?;
@@ -115,10 +124,15 @@ pub fn list_at(place: &Place, repository: &Path, deadline: Deadline) -> Result<V
 ///
 /// # Errors
 /// As [`take`], and as [`Turn::wait`].
-pub fn keep(root: &Root, place: &Place, trigger: Trigger, deadline: Deadline) -> Result<Outcome> {
+pub fn keep(
+    root: &Root,
+    place: &CheckpointTarget,
+    trigger: Trigger,
+    deadline: Deadline,
+) -> Result<CheckpointOutcome> {
     // Said without a lock, and without a directory for what is no repository.
     if workspace::common_dir(&place.workspace).is_none() {
-        return Ok(Outcome::NotGit);
+        return Ok(CheckpointOutcome::NotGit);
     }
     let turn = Turn::wait(place, deadline)?;
     keep_in(&turn, root, place, trigger, deadline)
@@ -131,12 +145,12 @@ pub fn keep(root: &Root, place: &Place, trigger: Trigger, deadline: Deadline) ->
 pub fn keep_in(
     _turn: &Turn,
     root: &Root,
-    place: &Place,
+    place: &CheckpointTarget,
     trigger: Trigger,
     deadline: Deadline,
-) -> Result<Outcome> {
+) -> Result<CheckpointOutcome> {
     let outcome = take(place, trigger, deadline)?;
-    if let Outcome::Taken(checkpoint) = &outcome {
+    if let CheckpointOutcome::Taken(checkpoint) = &outcome {
         point(Point::CheckpointTaken);
         remember(root, place, checkpoint)?;
     }
@@ -147,7 +161,7 @@ pub fn keep_in(
 ///
 /// # Errors
 /// The disk is full or gone.
-pub fn remember(root: &Root, place: &Place, checkpoint: &Checkpoint) -> Result<()> {
+pub fn remember(root: &Root, place: &CheckpointTarget, checkpoint: &Checkpoint) -> Result<()> {
     let repository = workspace::common_dir(&place.workspace).unwrap_or_default();
     let repository = std::fs::canonicalize(&repository).unwrap_or(repository);
     let repository = root.relative(&repository);
@@ -198,7 +212,7 @@ mod tests {
     #[test]
     fn two_never_work_on_one_place_at_the_same_time() {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place {
+        let place = CheckpointTarget {
             workspace: dir.path().join("w"),
             agent_id: "a".into(),
             private: dir.path().join("p"),

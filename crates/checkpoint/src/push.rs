@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capture::nested::nested_places;
 use super::git::call::ask;
-use super::{Place, Turn, list};
+use super::{CheckpointTarget, Turn, list};
 use crate::git::{self, without_secret};
 use crate::workspace;
 use state::VERSION;
@@ -43,7 +43,7 @@ struct Pushed {
 ///
 /// # Errors
 /// The other end cannot be reached, refuses, or is slow; nothing here was changed.
-pub fn push(place: &Place, remote: &Remote, deadline: Deadline) -> Result<()> {
+pub fn push(place: &CheckpointTarget, remote: &Remote, deadline: Deadline) -> Result<()> {
     // The keeper and a save may both be at it, and each has its repository in the same place.
     let _turn = Turn::wait_to_push(place, deadline)?;
     let path = place.private.join("pushed.json");
@@ -71,7 +71,7 @@ pub fn push(place: &Place, remote: &Remote, deadline: Deadline) -> Result<()> {
 
 /// Pushes what one repository has; its ids are added to `all`.
 fn push_one(
-    place: &Place,
+    place: &CheckpointTarget,
     remote: &Remote,
     pushed: &mut Pushed,
     all: &mut BTreeSet<String>,
@@ -108,7 +108,7 @@ fn push_one(
 }
 
 /// A place, and those of the repositories inside of it that its newest checkpoint names.
-fn with_nested(place: &Place) -> Vec<Place> {
+fn with_nested(place: &CheckpointTarget) -> Vec<CheckpointTarget> {
     let mut places = vec![place.clone()];
     let mut at = 0;
     while let Some(place) = places.get(at).cloned() {
@@ -124,7 +124,7 @@ fn with_nested(place: &Place) -> Vec<Place> {
 ///
 /// # Errors
 /// The disk is full or gone.
-pub(super) fn remember_thinned(place: &Place, ids: &BTreeSet<String>) -> Result<()> {
+pub(super) fn remember_thinned(place: &CheckpointTarget, ids: &BTreeSet<String>) -> Result<()> {
     if ids.is_empty() {
         return Ok(());
     }
@@ -159,7 +159,12 @@ const ASK_THE_FILE: &str =
     "[credential]\n\thelper =\n\thelper = \"store --file=\\\"$SPOTKEEP_PASSWORD_FILE\\\"\"\n";
 
 /// A repository that is nothing but a list of refs and a pointer to objects.
-fn make_side(place: &Place, side: &Path, password: Option<&str>, deadline: Deadline) -> Result<()> {
+fn make_side(
+    place: &CheckpointTarget,
+    side: &Path,
+    password: Option<&str>,
+    deadline: Deadline,
+) -> Result<()> {
     let repository =
         workspace::common_dir(&place.workspace).context("the workspace is no git repository")?;
     let repository = fs::canonicalize(repository)?;

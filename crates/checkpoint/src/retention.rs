@@ -24,7 +24,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::capture::nested::inside;
 use super::git::call::{ask, feed};
-use super::{Checkpoint, Place, list, push, superfluous};
+use super::{Checkpoint, CheckpointTarget, list, push, superfluous};
 use crate::git::{Git, Repository, shadow_dir};
 use crate::workspace;
 use state::config::Keep;
@@ -50,7 +50,12 @@ const PACK_FROM: usize = 1_000;
 ///
 /// # Errors
 /// git cannot, or the deadline has passed; checkpoints that stay are as they were.
-pub fn thin(place: &Place, keep: &Keep, at_rest: bool, deadline: Deadline) -> Result<Vec<String>> {
+pub fn thin(
+    place: &CheckpointTarget,
+    keep: &Keep,
+    at_rest: bool,
+    deadline: Deadline,
+) -> Result<Vec<String>> {
     thin_at(place, keep, Timestamp::now(), at_rest, deadline)
 }
 
@@ -59,7 +64,7 @@ pub fn thin(place: &Place, keep: &Keep, at_rest: bool, deadline: Deadline) -> Re
 /// # Errors
 /// As [`thin`].
 pub fn thin_at(
-    place: &Place,
+    place: &CheckpointTarget,
     keep: &Keep,
     now: Timestamp,
     at_rest: bool,
@@ -76,7 +81,7 @@ pub fn thin_at(
 /// Removes these, and what the repositories inside of the workspace keep for them alone, whose ids are added to
 /// `removed`.
 fn remove_and_tidy(
-    place: &Place,
+    place: &CheckpointTarget,
     all: Vec<Checkpoint>,
     ids: &BTreeSet<String>,
     at_rest: bool,
@@ -120,7 +125,7 @@ fn remove_and_tidy(
 ///
 /// # Errors
 /// git cannot.
-pub fn remove(place: &Place, gone: &[Checkpoint], deadline: Deadline) -> Result<()> {
+pub fn remove(place: &CheckpointTarget, gone: &[Checkpoint], deadline: Deadline) -> Result<()> {
     if gone.is_empty() {
         return Ok(());
     }
@@ -142,7 +147,12 @@ pub fn remove(place: &Place, gone: &[Checkpoint], deadline: Deadline) -> Result<
 }
 
 /// Removes the object files that nobody but the removed checkpoints had.
-fn sweep(place: &Place, repository: &Path, gone: &[Checkpoint], deadline: Deadline) -> Result<()> {
+fn sweep(
+    place: &CheckpointTarget,
+    repository: &Path,
+    gone: &[Checkpoint],
+    deadline: Deadline,
+) -> Result<()> {
     let dir = &place.workspace;
     let objects = repository.join("objects");
     // By id, the checkpoints' time that it must be of.
@@ -256,7 +266,7 @@ fn count(dir: &Path, deadline: Deadline) -> Result<u64> {
 
 /// Gathers what only our checkpoints reach in a pack, once that is worth it. Whatever the repository's
 /// own settings say of packing, its other objects stay where they are.
-fn pack(place: &Place, repository: &Path, deadline: Deadline) -> Result<()> {
+fn pack(place: &CheckpointTarget, repository: &Path, deadline: Deadline) -> Result<()> {
     let dir = &place.workspace;
     let refs = ask(
         dir,

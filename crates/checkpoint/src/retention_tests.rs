@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use super::{Outcome, Place, keep_in, list, thin_at};
+use super::{CheckpointOutcome, CheckpointTarget, keep_in, list, thin_at};
 use crate::Turn;
 use state::Trigger;
 use state::config::Keep;
@@ -19,7 +19,7 @@ use testing::wait::FOREVER;
 struct Lab {
     _dir: tempfile::TempDir,
     root: Root,
-    place: Place,
+    place: CheckpointTarget,
 }
 
 impl Lab {
@@ -28,7 +28,7 @@ impl Lab {
         let (root, _) = Root::init(&dir.path().join("r")).unwrap();
         let workspace = root.dir().join("workspaces/a");
         fs::create_dir_all(&workspace).unwrap();
-        let place = Place {
+        let place = CheckpointTarget {
             private: root.checkpoints("agent"),
             workspace,
             agent_id: "agent".into(),
@@ -67,7 +67,7 @@ impl Lab {
         let deadline = Deadline::after(FOREVER);
         let turn = Turn::wait(&self.place, deadline).unwrap();
         match keep_in(&turn, &self.root, &self.place, Trigger::Time, deadline).unwrap() {
-            Outcome::Taken(taken) => taken.id,
+            CheckpointOutcome::Taken(taken) => taken.id,
             other => panic!("{other:?}"),
         }
     }

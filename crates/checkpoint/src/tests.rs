@@ -9,7 +9,7 @@ use testing::wait::FOREVER;
 
 struct Lab {
     dir: tempfile::TempDir,
-    place: Place,
+    place: CheckpointTarget,
 }
 
 fn git(dir: &Path, arguments: &[&str]) -> String {
@@ -29,7 +29,7 @@ impl Lab {
         let workspace = fs::canonicalize(dir.path()).unwrap().join("w");
         fs::create_dir(&workspace).unwrap();
         git(&workspace, &["init", "-q", "-b", "main"]);
-        let place = Place {
+        let place = CheckpointTarget {
             workspace,
             agent_id: "a1".into(),
             private: dir.path().join("private"),
@@ -57,13 +57,13 @@ impl Lab {
         fs::write(path, text).unwrap();
     }
 
-    fn take(&self) -> Outcome {
+    fn take(&self) -> CheckpointOutcome {
         take(&self.place, Trigger::Command, Deadline::after(FOREVER)).unwrap()
     }
 
     fn taken(&self) -> Checkpoint {
         match self.take() {
-            Outcome::Taken(checkpoint) => checkpoint,
+            CheckpointOutcome::Taken(checkpoint) => checkpoint,
             other => panic!("{other:?}"),
         }
     }
@@ -90,7 +90,10 @@ fn what_is_staged_and_what_is_not_are_kept_apart_and_nothing_new_is_no_new_check
         lab.show(&format!("{}:worktree/new", first.commit)),
         "untracked\n"
     );
-    assert_eq!(lab.take(), Outcome::Unchanged(Some(first.id.clone())));
+    assert_eq!(
+        lab.take(),
+        CheckpointOutcome::Unchanged(Some(first.id.clone()))
+    );
     lab.write("new", "more\n");
     let second = lab.taken();
     assert!(second.id > first.id);
@@ -125,14 +128,14 @@ fn an_untracked_file_that_is_ignored_later_is_in_no_later_checkpoint() {
 fn a_directory_without_a_repository_is_said_to_be_none() {
     let lab = Lab::new();
     fs::remove_dir_all(lab.path(".git")).unwrap();
-    assert_eq!(lab.take(), Outcome::NotGit);
+    assert_eq!(lab.take(), CheckpointOutcome::NotGit);
     assert!(list(&lab.place).unwrap().is_empty());
 }
 
 #[test]
 fn an_empty_repository_needs_no_checkpoint() {
     let lab = Lab::new();
-    assert_eq!(lab.take(), Outcome::Unchanged(None));
+    assert_eq!(lab.take(), CheckpointOutcome::Unchanged(None));
     lab.write("a", "a\n");
     lab.taken();
 }
@@ -148,7 +151,10 @@ fn files_above_the_limit_are_left_out_and_named() {
         checkpoint.left_out[0].starts_with("big: 20 bytes"),
         "{checkpoint:?}"
     );
-    assert_eq!(lab.take(), Outcome::Unchanged(Some(checkpoint.id)));
+    assert_eq!(
+        lab.take(),
+        CheckpointOutcome::Unchanged(Some(checkpoint.id))
+    );
     drop(lab.dir);
 }
 
@@ -174,7 +180,7 @@ fn what_is_remembered_of_an_inner_repository_has_one_name_for_ever_and_the_old_n
     // Nothing but a slower checkpoint was lost with it.
     let id = first.nested[0].id.clone().unwrap();
     fs::remove_dir_all(lab.place.private.join("inner")).unwrap();
-    assert_eq!(lab.take(), Outcome::Unchanged(Some(first.id)));
+    assert_eq!(lab.take(), CheckpointOutcome::Unchanged(Some(first.id)));
     fs::write(inner.join("c"), "changed\n").unwrap();
     let second = lab.taken();
     assert!(second.nested[0].id.as_ref().unwrap() > &id);

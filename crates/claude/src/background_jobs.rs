@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// One job.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
+pub struct BackgroundJob {
     /// As `claude stop` and `claude attach` take it.
     pub id: String,
     /// The session that it is in.
@@ -29,9 +29,9 @@ pub struct Job {
 
 /// All jobs of a configuration directory. What cannot be read is passed over.
 #[must_use]
-pub fn all(config_dir: &Path) -> Vec<Job> {
+pub fn all(config_dir: &Path) -> Vec<BackgroundJob> {
     let entries = fs::read_dir(config_dir.join("jobs")).into_iter().flatten();
-    let mut jobs: Vec<Job> = entries
+    let mut jobs: Vec<BackgroundJob> = entries
         .filter_map(|entry| {
             let dir = entry.ok()?.path();
             let id = dir.file_name()?.to_str()?.to_owned();
@@ -42,11 +42,11 @@ pub fn all(config_dir: &Path) -> Vec<Job> {
     jobs
 }
 
-fn parse(id: String, bytes: &[u8]) -> Option<Job> {
+fn parse(id: String, bytes: &[u8]) -> Option<BackgroundJob> {
     let json: Value = serde_json::from_slice(bytes).ok()?;
     let text = |key: &str| json.get(key).and_then(Value::as_str).map(str::to_owned);
     let flags = json.get("respawnFlags").and_then(Value::as_array);
-    Some(Job {
+    Some(BackgroundJob {
         id,
         // The first is what it has now.
         session_id: text("sessionId").or_else(|| text("resumeSessionId"))?,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
 /// How a session begins in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,7 @@ pub fn check_extra(extra: &[String]) -> Result<()> {
         });
         if let Some((refused, why)) = found {
             return Err(anyhow!("the argument {refused} cannot be given: {why}"))
-                .kind(Kind::Usage)
+                .kind(ErrorKind::Usage)
                 .hint(format!("remove {argument} from args"));
         }
     }
@@ -412,7 +412,7 @@ mod tests {
             "-w",
         ] {
             let error = check_extra(&words(&format!("--model opus {bad}"))).unwrap_err();
-            assert_eq!(sys::error::kind_of(&error), Kind::Usage, "{bad}");
+            assert_eq!(sys::error::kind_of(&error), ErrorKind::Usage, "{bad}");
         }
         let fine =
             "--model opus --dangerously-skip-permissions --add-dir -d --resumes /srv --settings {}";

@@ -55,7 +55,7 @@ pub use api_error::ApiStop;
 pub use session_file::{SessionFile, Status};
 pub use transcript::locate::{Lookup, locate};
 pub use transcript::reader::{Mark, Reader};
-pub use transcript::record::{Kind, Record};
+pub use transcript::record::{Record, RecordKind};
 pub use transcript::tail::{OpenTool, Tail};
 pub use transcript::tail_state::{NUDGE_MARK, TailState};
 

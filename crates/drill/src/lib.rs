@@ -44,7 +44,7 @@ const INSIDE: &str = "SPOTKEEP_DRILL_INSIDE";
 /// How the machine is lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum LossKind {
     /// The cloud says so first.
     #[default]
     Notice,
@@ -54,7 +54,7 @@ pub enum Kind {
     PowerCut,
 }
 
-impl Kind {
+impl LossKind {
     /// As the command line and the report say it.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -80,7 +80,7 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// How the machine is lost.
-    pub kind: Kind,
+    pub kind: LossKind,
     /// How many agents.
     pub agents: usize,
     /// Which claude; otherwise the one that is found, or the stand-in.
@@ -98,7 +98,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            kind: Kind::Notice,
+            kind: LossKind::Notice,
             agents: 3,
             claude: None,
             stand_in: false,
@@ -129,7 +129,7 @@ pub fn run(options: &Options) -> Result<Report> {
     if claude_program::can_isolate() {
         return inside_a_namespace(&options);
     }
-    if options.kind == Kind::PowerCut {
+    if options.kind == LossKind::PowerCut {
         let refused: Result<Report> = Err(sys::error::anyhow!(
             "a power cut needs root: it is rehearsed on a filesystem of its own"
         ));

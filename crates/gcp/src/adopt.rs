@@ -7,14 +7,14 @@
 use serde_json::Value;
 
 use super::create::{Options, Prepared};
-use super::discover::{self, Found, last, text};
+use super::discover::{self, GcpInventory, last, text};
 use super::gcloud::{Cloud, ask_quietly};
 use super::gcloud_command::Call;
 use super::gcloud_error::{Fault, Refusal};
 use super::plan::{self, Plan};
 use super::queries;
 use super::vm_spec::{Shape, check_name};
-use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
 /// What a VM made by hand is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +69,10 @@ impl Old {
                     "spotkeep gcp create --name=NEW --zone=ZONE, then copy the agents' work there: gcloud compute scp --recurse {}:... NEW:...",
                     self.name
                 ))
-                .kind(Kind::Usage),
+                .kind(ErrorKind::Usage),
             (_, all) => Err(anyhow!("{} has the data disks {}", self.name, all.join(", ")))
                 .hint(format!("--disk={}, if that is the one with the agents", all[0]))
-                .kind(Kind::Usage),
+                .kind(ErrorKind::Usage),
         }
     }
 }
@@ -104,7 +104,7 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     if let Some(group) = &old.made_by {
         return Err(anyhow!("{name} belongs to the group {group} already"))
             .hint(format!("spotkeep gcp status --name={group}"))
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
     }
     if old.protected {
         return Err(anyhow!("{name} is protected from being deleted")).hint(format!(
@@ -128,7 +128,7 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
 }
 
 /// The one zone that has a VM of this name.
-fn zone_of(name: &str, found: &Found, zones: Vec<String>) -> Result<String> {
+fn zone_of(name: &str, found: &GcpInventory, zones: Vec<String>) -> Result<String> {
     match <[String; 1]>::try_from(zones) {
         Ok([zone]) => Ok(zone),
         Err(none) if none.is_empty() => {
@@ -141,19 +141,19 @@ fn zone_of(name: &str, found: &Found, zones: Vec<String>) -> Result<String> {
                 found.project
             ))
             .hint(gone(name, zone, found))
-            .kind(Kind::Usage)
+            .kind(ErrorKind::Usage)
         }
         Err(several) => Err(anyhow!(
             "there are several VMs {name}: in {}",
             several.join(", ")
         ))
         .hint(format!("--zone={}, if that one is meant", several[0]))
-        .kind(Kind::Usage),
+        .kind(ErrorKind::Usage),
     }
 }
 
 /// What to do where the VM is not there. A takeover that was cut has left its group, which knows the disk.
-fn gone(name: &str, zone: &str, found: &Found) -> String {
+fn gone(name: &str, zone: &str, found: &GcpInventory) -> String {
     let disk = found.shape().map_or("DISK", |shape| shape.disk.as_str());
     format!(
         "gcloud compute instances list; if it is gone already, its disk can have a new VM: \
@@ -165,7 +165,7 @@ fn gone(name: &str, zone: &str, found: &Found) -> String {
 fn plan(
     wish: &super::vm_spec::Wish,
     shape: &Shape,
-    mut found: Found,
+    mut found: GcpInventory,
     old: &Old,
     zone: &str,
 ) -> Result<Plan> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::discover::{self, Found, Member};
+use super::discover::{self, GcpInventory, Member};
 use super::gcloud::{Cloud, ask_quietly, make};
 use super::machine_family::{self, Arch};
 use super::plan::{self, Plan};
@@ -10,7 +10,7 @@ use super::queries;
 use super::scripts::{self, Part};
 use super::ssh::{self, FirstTime, Guest, Look, Startup};
 use super::vm_spec::{Shape, Wish, check_name};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::short;
 
 /// What is wanted beside the VM itself.
@@ -34,12 +34,12 @@ pub struct Prepared {
     /// What the VM is to be.
     pub shape: Shape,
     /// What existed.
-    pub found: Found,
+    pub found: GcpInventory,
 }
 
 /// How it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct CreateResult {
     /// In one line.
     pub said: String,
     /// What to do, where something is missing.
@@ -92,7 +92,7 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
 }
 
 /// The group's VM has its disk for good.
-fn same_disk(wish: &Wish, found: &Found) -> Result<()> {
+fn same_disk(wish: &Wish, found: &GcpInventory) -> Result<()> {
     match (&wish.disk, found.shape()) {
         (Some(wanted), Some(now)) if *wanted != now.disk => Err(anyhow!(
             "{} has the disk {}, and keeps it",
@@ -102,7 +102,7 @@ fn same_disk(wish: &Wish, found: &Found) -> Result<()> {
         .hint(format!(
             "no --disk; or --name with another name for a VM with {wanted}"
         ))
-        .kind(Kind::Usage),
+        .kind(ErrorKind::Usage),
         _ => Ok(()),
     }
 }
@@ -130,7 +130,7 @@ fn check_binary(options: &Options, shape: &Shape) -> Result<()> {
         "--binary=FILE with a spotkeep built for {}",
         wanted.word()
     ))
-    .kind(Kind::Usage)
+    .kind(ErrorKind::Usage)
 }
 
 /// All of it as a script; `verb` is what it does by hand.
@@ -168,7 +168,7 @@ fn guest_of(prepared: &Prepared) -> Guest {
 ///
 /// # Errors
 /// gcloud refused; the zone has nothing to give; the VM does not answer.
-pub fn run(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<Outcome> {
+pub fn run(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<CreateResult> {
     for call in &prepared.plan.calls {
         make(cloud, call)?;
     }
@@ -182,7 +182,7 @@ pub fn run(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<
     let look = guest.wait_started(cloud, options.patience)?;
     let look = first_time(cloud, &guest, look, prepared, options)?;
     let (said, hint) = ssh::in_words(&look, &options.wish.name);
-    Ok(Outcome { said, hint })
+    Ok(CreateResult { said, hint })
 }
 
 /// The first setup, where the disk has nothing of ours on it.
@@ -258,7 +258,7 @@ pub fn wait_running(
                 .hint(format!(
                     "spotkeep gcp status --name={group}; then the same command again"
                 ))
-                .kind(Kind::NotAsDeclared);
+                .kind(ErrorKind::NotAsDeclared);
         }
         if state != told {
             cloud.show(&format!("  {state}"));

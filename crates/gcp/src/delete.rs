@@ -1,11 +1,11 @@
 //! `gcp delete`: what `create` made goes, the data disk stays unless its own name was typed.
 
-use super::discover::{self, Found, schedule_name};
+use super::discover::{self, GcpInventory, schedule_name};
 use super::gcloud::{Cloud, make};
 use super::gcloud_command::Call;
 use super::plan::{self, Plan};
 use super::vm_spec::{Wish, check_name, region_of};
-use sys::error::{Hint as _, Kind, Result, anyhow, bail};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow, bail};
 
 /// Looks, and plans.
 ///
@@ -37,7 +37,7 @@ pub fn prepare(
             wish.name
         ))
         .hint("no --disk: it is for what is left where nothing else knows the disk")
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     let is_told = own.is_some() || wish.disk.is_some();
     let disk = own
@@ -50,7 +50,7 @@ pub fn prepare(
                 "to delete what is left of it: spotkeep gcp delete --name={} --zone=ZONE --disk=DISK",
                 wish.name
             ))
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
     }
     let zone = plan::zone_of(wish, &found)?;
     let disk = disk.unwrap_or_else(|| "claude-persist".to_owned());
@@ -63,7 +63,7 @@ pub fn prepare(
 }
 
 /// Where group and templates are gone, only its label says whose a disk was.
-fn must_be_ours(wish: &Wish, found: &Found, disk: &str, zone: &str) -> Result<()> {
+fn must_be_ours(wish: &Wish, found: &GcpInventory, disk: &str, zone: &str) -> Result<()> {
     let known = found
         .disks
         .iter()
@@ -76,7 +76,7 @@ fn must_be_ours(wish: &Wish, found: &Found, disk: &str, zone: &str) -> Result<()
         .hint(format!(
             "--disk={disk} --and-data={disk}, if its data is really no longer wanted"
         ))
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     Ok(())
 }
@@ -99,7 +99,7 @@ pub fn run(cloud: &dyn Cloud, plan: &Plan) -> Result<()> {
 fn plan(
     wish: &Wish,
     and_data: Option<&str>,
-    found: &Found,
+    found: &GcpInventory,
     disk: &str,
     zone: &str,
 ) -> Result<Plan> {
@@ -113,7 +113,7 @@ fn plan(
         .hint(format!(
             "--and-data={disk}, if its data is really no longer wanted"
         ))
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     let name = &wish.name;
     let region = region_of(zone)?;

@@ -8,12 +8,12 @@ use super::gcloud::{Cloud, ask_all, ask_quietly};
 use super::gcloud_error::{Fault, Refusal};
 use super::queries;
 use super::vm_spec::Shape;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
 /// Everything of one VM.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Found {
+pub struct GcpInventory {
     /// The first number of gcloud's version.
     pub gcloud: u32,
     /// The project.
@@ -221,7 +221,7 @@ pub fn schedule_name(name: &str) -> String {
 ///
 /// # Errors
 /// gcloud is missing or too old, nobody is logged in, no project; or it refused.
-pub fn first(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Found> {
+pub fn first(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<GcpInventory> {
     let [version, config, group, templates] = ask_all(
         cloud,
         [
@@ -249,11 +249,11 @@ pub fn first(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Fou
     let Some(project) = project else {
         return Err(anyhow!("gcloud has no project"))
             .hint("gcloud config set project PROJECT, or --project=PROJECT")
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
     };
     let group = group.map_err(Refusal::explained)?;
     let templates = templates.map_err(Refusal::explained)?;
-    Ok(Found {
+    Ok(GcpInventory {
         gcloud,
         project,
         group: list(&group)
@@ -265,7 +265,7 @@ pub fn first(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Fou
             .filter(|template| Template::is_for(template, name))
             .map(Template::of)
             .collect(),
-        ..Found::default()
+        ..GcpInventory::default()
     })
 }
 
@@ -275,7 +275,7 @@ pub fn first(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Fou
 /// gcloud refused.
 pub fn second(
     cloud: &dyn Cloud,
-    found: &mut Found,
+    found: &mut GcpInventory,
     name: &str,
     zone: &str,
     disk: &str,
@@ -314,7 +314,7 @@ pub fn second(
 ///
 /// # Errors
 /// gcloud refused.
-pub fn members(cloud: &dyn Cloud, found: &mut Found) -> Result<()> {
+pub fn members(cloud: &dyn Cloud, found: &mut GcpInventory) -> Result<()> {
     if let Some(group) = &found.group {
         let question = queries::members(&group.name, &group.zone);
         cloud.show(&format!("$ {question}"));
@@ -328,7 +328,7 @@ pub fn members(cloud: &dyn Cloud, found: &mut Found) -> Result<()> {
 ///
 /// # Errors
 /// gcloud refused.
-pub fn in_the_way(cloud: &dyn Cloud, found: &mut Found, name: &str) -> Result<()> {
+pub fn in_the_way(cloud: &dyn Cloud, found: &mut GcpInventory, name: &str) -> Result<()> {
     let question = queries::disks(&[name]);
     cloud.show(&format!("$ {question}"));
     let disks = ask_quietly(cloud, &question).map_err(Refusal::explained)?;
@@ -355,7 +355,7 @@ pub fn zones_of(cloud: &dyn Cloud, name: &str) -> Result<Vec<String>> {
         .collect())
 }
 
-impl Found {
+impl GcpInventory {
     /// The group, or what to do about it that there is none.
     ///
     /// # Errors

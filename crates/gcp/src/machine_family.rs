@@ -4,7 +4,7 @@
 //! Sources: the machine family pages ("C4, C4A, C4D, N4, N4A, N4D take Hyperdisk only"; the Arm series); the
 //! page on Spot VMs and the machine family comparison (no Spot for M2, M3, X4, A4X, nor for bare metal).
 
-use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
 /// A processor that a program is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +114,7 @@ pub fn check(machine_type: &str, disk_type: &str) -> Result<()> {
             series.name
         ))
         .hint("--machine-type=n2-standard-4, or another series that has Spot VMs")
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     if series.hyperdisk_only && !disk_type.starts_with("hyperdisk-") {
         return Err(anyhow!(
@@ -125,7 +125,7 @@ pub fn check(machine_type: &str, disk_type: &str) -> Result<()> {
             "--type=hyperdisk-balanced with {machine_type}, or --machine-type={} with {disk_type}",
             other_machine(machine_type)
         ))
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     metal(machine_type)
 }
@@ -136,7 +136,7 @@ fn metal(machine_type: &str) -> Result<()> {
             "{machine_type} cannot be a Spot VM: bare metal has none"
         ))
         .hint("a machine type without -metal")
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     Ok(())
 }

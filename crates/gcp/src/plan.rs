@@ -2,11 +2,11 @@
 //! the next plan is shorter, so a plan that was cut is continued by planning again.
 
 use super::LABEL;
-use super::discover::{Disk, Found, schedule_name};
+use super::discover::{Disk, GcpInventory, schedule_name};
 use super::gcloud_command::Call;
 use super::machine_family;
 use super::vm_spec::{Shape, Wish, region_of};
-use sys::error::{Hint as _, Kind, Result, anyhow, bail};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow, bail};
 
 /// The data disk's size, if nobody says otherwise.
 const DATA_GB: u64 = 50;
@@ -30,7 +30,7 @@ pub struct Plan {
 ///
 /// # Errors
 /// Nothing was said, or something else than what is.
-pub fn zone_of(wish: &Wish, found: &Found) -> Result<String> {
+pub fn zone_of(wish: &Wish, found: &GcpInventory) -> Result<String> {
     match (&wish.zone, &found.group) {
         (Some(zone), Some(group)) if *zone != group.zone => Err(anyhow!(
             "{} is in {}, not in {zone}",
@@ -41,7 +41,7 @@ pub fn zone_of(wish: &Wish, found: &Found) -> Result<String> {
             "--zone={}; or another --name. A disk, and with it the VM, cannot leave its zone",
             group.zone
         ))
-        .kind(Kind::Usage),
+        .kind(ErrorKind::Usage),
         (_, Some(group)) => Ok(group.zone.clone()),
         (Some(zone), None) => {
             region_of(zone)?;
@@ -49,7 +49,7 @@ pub fn zone_of(wish: &Wish, found: &Found) -> Result<String> {
         }
         (None, None) => Err(anyhow!("no zone"))
             .hint("--zone=europe-north1-b; all of them: gcloud compute zones list")
-            .kind(Kind::Usage),
+            .kind(ErrorKind::Usage),
     }
 }
 
@@ -69,7 +69,7 @@ pub fn check_pair(wish: &Wish, shape: &Shape) -> Result<()> {
 ///
 /// # Errors
 /// What exists stands in the way; the hint says what to do.
-pub fn create(wish: &Wish, shape: &Shape, found: &Found, zone: &str) -> Result<Plan> {
+pub fn create(wish: &Wish, shape: &Shape, found: &GcpInventory, zone: &str) -> Result<Plan> {
     let region = region_of(zone)?;
     let name = &wish.name;
     foreign_group(wish, found)?;
@@ -82,7 +82,7 @@ pub fn create(wish: &Wish, shape: &Shape, found: &Found, zone: &str) -> Result<P
             "gcloud compute machine-types list --filter='name={}' shows the zones that have it",
             shape.machine_type
         ))
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     let mut plan = Plan {
         zone: zone.to_owned(),
@@ -107,7 +107,7 @@ pub fn create(wish: &Wish, shape: &Shape, found: &Found, zone: &str) -> Result<P
 }
 
 /// A group of this name that is not ours is left alone.
-pub(super) fn foreign_group(wish: &Wish, found: &Found) -> Result<()> {
+pub(super) fn foreign_group(wish: &Wish, found: &GcpInventory) -> Result<()> {
     let Some(group) = &found.group else {
         return Ok(());
     };
@@ -133,7 +133,7 @@ pub(super) fn foreign_group(wish: &Wish, found: &Found) -> Result<()> {
 }
 
 /// The member's name: the group's, unless a disk of that name is in the way of the VM's boot disk.
-pub(super) fn vm_name(name: &str, found: &Found, zone: &str) -> String {
+pub(super) fn vm_name(name: &str, found: &GcpInventory, zone: &str) -> String {
     if let [member] = &found.members[..] {
         return member.name.clone();
     }
@@ -163,7 +163,7 @@ fn make_schedule(name: &str, region: &str) -> Call {
 }
 
 /// The disk: made if it is nowhere, never made again, never shrunk.
-fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &Found) -> Result<()> {
+fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &GcpInventory) -> Result<()> {
     let zone = &plan.zone;
     let same_name = || found.disks.iter().filter(|disk| disk.name == shape.disk);
     let Some(disk) = same_name().find(|disk| disk.zone == *zone) else {
@@ -181,7 +181,7 @@ fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &Found) -> Resu
                 "--zone={place}, where the disk is; or --disk with another name for a new one; \
                      or move it: a snapshot of it, and a disk made from that in {zone}"
             ))
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
         }
         let disk_type = wish
             .disk_type
@@ -231,7 +231,7 @@ fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &Found) -> Resu
 }
 
 /// Whether the disk that exists can be the data disk.
-fn fits(plan: &Plan, wish: &Wish, shape: &Shape, disk: &Disk, found: &Found) -> Result<()> {
+fn fits(plan: &Plan, wish: &Wish, shape: &Shape, disk: &Disk, found: &GcpInventory) -> Result<()> {
     // A VM of the same name that is not the group's own is somebody's, made by hand.
     let own = |user: &String| found.members.iter().any(|member| member.name == *user);
     if let Some(user) = disk.users.iter().find(|user| !own(user)) {
@@ -255,7 +255,7 @@ fn fits(plan: &Plan, wish: &Wish, shape: &Shape, disk: &Disk, found: &Found) -> 
         .hint(format!(
             "no --type; or --disk with another name for a new disk of type {wanted}"
         ))
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     if let Some(size) = wish.size_gb
         && size < disk.size_gb
@@ -266,12 +266,18 @@ fn fits(plan: &Plan, wish: &Wish, shape: &Shape, disk: &Disk, found: &Found) -> 
             disk.size_gb
         ))
         .hint(format!("--size={}GB or more", disk.size_gb))
-        .kind(Kind::Usage);
+        .kind(ErrorKind::Usage);
     }
     machine_family::check(&shape.machine_type, &disk.disk_type)
 }
 
-fn template_and_group(plan: &mut Plan, name: &str, shape: &Shape, found: &Found, region: &str) {
+fn template_and_group(
+    plan: &mut Plan,
+    name: &str,
+    shape: &Shape,
+    found: &GcpInventory,
+    region: &str,
+) {
     let template = shape.template_name(name, region);
     if !found.templates.iter().any(|known| known.name == template) {
         plan.calls.push(shape.template(name, region));
@@ -317,7 +323,7 @@ fn address(project: &str, zone: &str, disk: &str) -> String {
 }
 
 /// The VM: made, given its disk, or started.
-pub fn member(plan: &mut Plan, name: &str, shape: &Shape, found: &Found) {
+pub fn member(plan: &mut Plan, name: &str, shape: &Shape, found: &GcpInventory) {
     let disk = &shape.disk;
     let kept = format!(
         "device-name={disk},source={},mode=rw,auto-delete=never",

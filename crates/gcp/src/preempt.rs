@@ -13,7 +13,7 @@ use super::gcloud_error::Refusal;
 use super::queries;
 use super::ssh::{Fleet, Guest, Look, is_for_ever};
 use state::{JournalEvent, VERSION, Wanted};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::{Timestamp, short};
 
 /// Lines of the journal that are read: enough for a fleet of some hundred agents.
@@ -99,7 +99,7 @@ pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, patience: Duration) ->
             .hint(format!(
                 "spotkeep gcp status --name={group}; the group goes on trying"
             ))
-            .kind(Kind::NotAsDeclared);
+            .kind(ErrorKind::NotAsDeclared);
         }
         if state != told {
             cloud.show(&format!("  after {}: {state}", short(waited)));

@@ -10,21 +10,21 @@
 
 use std::time::Duration;
 
-use super::create::{self, Outcome, wait_running};
-use super::discover::{self, Found, Member};
+use super::create::{self, CreateResult, wait_running};
+use super::discover::{self, GcpInventory, Member};
 use super::gcloud::{Cloud, ask_quietly, make};
 use super::gcloud_command::Call;
 use super::plan::{self, Plan};
 use super::queries;
 use super::ssh::{self, Guest};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::short;
 
 /// Looks at the group and its member.
 ///
 /// # Errors
 /// There is no such group; gcloud refused.
-pub fn look(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Found> {
+pub fn look(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<GcpInventory> {
     let mut found = discover::first(cloud, name, project)?;
     found.need_group(name)?;
     discover::members(cloud, &mut found)?;
@@ -38,7 +38,7 @@ pub fn look(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Foun
 ///
 /// # Errors
 /// The group has none.
-pub fn guest(found: &Found, name: &str) -> Result<Guest> {
+pub fn guest(found: &GcpInventory, name: &str) -> Result<Guest> {
     let group = found.need_group(name)?;
     let member = found
         .members
@@ -56,7 +56,7 @@ pub fn guest(found: &Found, name: &str) -> Result<Guest> {
 ///
 /// # Errors
 /// It does not; the hint says how it comes to.
-pub fn running_guest(found: &Found, name: &str) -> Result<Guest> {
+pub fn running_guest(found: &GcpInventory, name: &str) -> Result<Guest> {
     let guest = guest(found, name)?;
     let member = found.members.first();
     if member.is_some_and(|member| member.status == "RUNNING") {
@@ -65,19 +65,19 @@ pub fn running_guest(found: &Found, name: &str) -> Result<Guest> {
     if found.need_group(name)?.stopped_size > 0 {
         return Err(anyhow!("{name} is stopped"))
             .hint(format!("spotkeep gcp start --name={name}"))
-            .kind(Kind::NotAsDeclared);
+            .kind(ErrorKind::NotAsDeclared);
     }
     let state = member.map(create::progress).unwrap_or_default();
     Err(anyhow!("{name} does not run just now: {state}"))
         .hint(format!("spotkeep gcp status --name={name}"))
-        .kind(Kind::NotAsDeclared)
+        .kind(ErrorKind::NotAsDeclared)
 }
 
 /// The call that stops it; `None` where nothing runs.
 ///
 /// # Errors
 /// There is no such group.
-pub fn plan_stop(found: &Found, name: &str) -> Result<Option<Call>> {
+pub fn plan_stop(found: &GcpInventory, name: &str) -> Result<Option<Call>> {
     let group = found.need_group(name)?;
     let Some(member) = found.members.first() else {
         return Ok(None);
@@ -103,7 +103,7 @@ pub fn plan_stop(found: &Found, name: &str) -> Result<Option<Call>> {
 ///
 /// # Errors
 /// There is no such group, or not one of ours.
-pub fn plan_start(found: &Found, name: &str) -> Result<Plan> {
+pub fn plan_start(found: &GcpInventory, name: &str) -> Result<Plan> {
     let group = found.need_group(name)?;
     let shape = found
         .shape()
@@ -121,7 +121,12 @@ pub fn plan_start(found: &Found, name: &str) -> Result<Plan> {
 ///
 /// # Errors
 /// gcloud refused; or it does not end within `patience`.
-pub fn stop(cloud: &dyn Cloud, found: &Found, name: &str, patience: Duration) -> Result<String> {
+pub fn stop(
+    cloud: &dyn Cloud,
+    found: &GcpInventory,
+    name: &str,
+    patience: Duration,
+) -> Result<String> {
     let zone = &found.need_group(name)?.zone;
     match plan_stop(found, name)? {
         Some(call) => {
@@ -156,7 +161,7 @@ pub fn stop(cloud: &dyn Cloud, found: &Found, name: &str, patience: Duration) ->
                 short(waited)
             ))
             .hint(format!("spotkeep gcp status --name={name}"))
-            .kind(Kind::NotAsDeclared);
+            .kind(ErrorKind::NotAsDeclared);
         }
         cloud.pause(Duration::from_secs(3));
     }
@@ -171,7 +176,12 @@ fn has_ended(member: &Member) -> bool {
 ///
 /// # Errors
 /// gcloud refused; the zone has nothing to give; the VM does not answer.
-pub fn start(cloud: &dyn Cloud, found: &Found, name: &str, patience: Duration) -> Result<Outcome> {
+pub fn start(
+    cloud: &dyn Cloud,
+    found: &GcpInventory,
+    name: &str,
+    patience: Duration,
+) -> Result<CreateResult> {
     let plan = plan_start(found, name)?;
     for call in &plan.calls {
         make(cloud, call)?;
@@ -184,5 +194,5 @@ pub fn start(cloud: &dyn Cloud, found: &Found, name: &str, patience: Duration) -
     };
     let look = guest.wait_started(cloud, patience)?;
     let (said, hint) = ssh::in_words(&look, name);
-    Ok(Outcome { said, hint })
+    Ok(CreateResult { said, hint })
 }

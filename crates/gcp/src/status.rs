@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::discover::{self, Disk, Found, Member, moment, text};
+use super::discover::{self, Disk, GcpInventory, Member, moment, text};
 use super::gcloud::{Cloud, ask_all};
 use super::gcloud_error::{Fault, Refusal};
 use super::queries;
@@ -107,7 +107,7 @@ fn agents(cloud: &dyn Cloud, guest: &Guest, name: &str) -> String {
 #[must_use]
 pub fn judge(
     name: &str,
-    found: &Found,
+    found: &GcpInventory,
     instance: Option<&Value>,
     errors: &Value,
     preemptions: &Value,

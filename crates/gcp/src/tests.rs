@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::create::{self, Options, Outcome};
+use super::create::{self, CreateResult, Options};
 use super::fake_gcloud::{Double, ZONE};
 use super::gcloud_error::Fault;
 use super::ssh::FirstTime;
@@ -37,7 +37,7 @@ fn options(edit: impl FnOnce(&mut Wish)) -> Options {
     }
 }
 
-fn make(double: &Double, options: &Options) -> Result<Outcome> {
+fn make(double: &Double, options: &Options) -> Result<CreateResult> {
     let prepared = create::prepare(double, options)?;
     create::run(double, &prepared, options)
 }
@@ -100,7 +100,7 @@ fn from_nothing_everything_is_made_once_and_the_second_time_nothing() {
     let done = make(&double, &options(|_| ())).unwrap();
     assert_eq!(
         done,
-        Outcome {
+        CreateResult {
             said: "1 agent running".into(),
             hint: None
         }
@@ -751,7 +751,7 @@ fn what_gcloud_says_is_explained() {
 
 #[test]
 fn a_status_tells_since_when_the_zone_is_dry() {
-    let mut found = super::discover::Found {
+    let mut found = super::discover::GcpInventory {
         group: Some(super::discover::Group {
             name: "vm".into(),
             zone: ZONE.into(),
@@ -759,7 +759,7 @@ fn a_status_tells_since_when_the_zone_is_dry() {
             target_size: 1,
             stopped_size: 0,
         }),
-        ..super::discover::Found::default()
+        ..super::discover::GcpInventory::default()
     };
     let member = json!({"instance": "x/vm", "currentAction": "CREATING"});
     found.members = vec![super::discover::Member::of(&member)];

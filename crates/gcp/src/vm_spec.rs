@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::gcloud_command::Call;
 use super::machine_family::{self, Arch};
 use super::{LABEL, scripts};
-use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
 /// The first gcloud with `--preemption-notice-duration` (release notes of 586.0.0, 2026-09-22).
 pub const NOTICE_SINCE: u32 = 586;
@@ -76,7 +76,7 @@ impl Notice {
                 "gcloud {gcloud} cannot ask for a notice of 120 s: that came with {NOTICE_SINCE}"
             ))
             .hint("gcloud components update (or upgrade the package google-cloud-cli); or --notice=0s")
-            .kind(Kind::Usage),
+            .kind(ErrorKind::Usage),
         }
     }
 }
@@ -154,7 +154,7 @@ impl Shape {
                 "scopes without a service account give nothing to anybody"
             ))
             .hint("--service-account=EMAIL, or no --scopes")
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
         }
         Ok(Self {
             version: 1,
@@ -279,7 +279,7 @@ pub fn region_of(zone: &str) -> Result<&str> {
         Some((region, last)) if parts == 3 && last.len() == 1 => Ok(region),
         _ => Err(anyhow!("{zone} is not a zone"))
             .hint("--zone=europe-north1-b; all of them: gcloud compute zones list")
-            .kind(Kind::Usage),
+            .kind(ErrorKind::Usage),
     }
 }
 
@@ -298,7 +298,7 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
     }
     Err(anyhow!("\"{name}\" cannot be the name of a {what}"))
         .hint("lower-case letters, digits and hyphens, a letter first, 50 at most")
-        .kind(Kind::Usage)
+        .kind(ErrorKind::Usage)
 }
 
 #[cfg(test)]

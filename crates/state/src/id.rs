@@ -6,7 +6,7 @@ use std::ops::Deref;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use sys::error::{Error, Hint as _, Kind, Result, anyhow, hint_of};
+use sys::error::{Error, ErrorKind, Hint as _, Result, anyhow, hint_of};
 
 /// A new id that comes after `last`: in the order of time (version 7), and also where the clock was set back.
 #[must_use]
@@ -61,7 +61,7 @@ impl AgentName {
         };
         Err(anyhow!("{text:?} cannot name an agent: {problem}"))
             .hint(suggestion())
-            .kind(Kind::Usage)
+            .kind(ErrorKind::Usage)
     }
 
     /// The name that is nearest to a text; `None` where nothing of it can be used.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::{AgentName, AgentRecord, RootFile};
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, ensure};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, ensure};
 use sys::trusted_path::first_open_to_others;
 use sys::{files, user};
 
@@ -412,7 +412,7 @@ fn refuse_unmounted(dir: &Path, fstab: &str) -> Result<()> {
             dir.display()
         ))
         .hint(format!("sudo mount {}", dir.display()))
-        .kind(Kind::Failed);
+        .kind(ErrorKind::Failed);
     }
     Ok(())
 }

@@ -24,12 +24,12 @@ const MOST: usize = 3;
 #[derive(Debug, Default)]
 pub struct Diary {
     known: BTreeMap<AgentName, AgentState>,
-    pending: BTreeMap<AgentName, Vec<Seen>>,
+    pending: BTreeMap<AgentName, Vec<SeenState>>,
     due: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct SeenState {
     /// `None`: it is no longer declared.
     state: Option<AgentState>,
     since: Instant,
@@ -39,7 +39,7 @@ struct Seen {
 impl Diary {
     /// Looks at all agents, at this moment by both clocks.
     pub fn look(&mut self, now: Instant, at: Timestamp, views: &[View]) {
-        let seen = |state| Seen {
+        let seen = |state| SeenState {
             state,
             since: now,
             at,
@@ -58,9 +58,9 @@ impl Diary {
         }
     }
 
-    fn note(&mut self, name: &AgentName, seen: Seen) {
+    fn note(&mut self, name: &AgentName, seen: SeenState) {
         let list = self.pending.entry(name.clone()).or_default();
-        let blinked = |last: &Seen| seen.since.saturating_duration_since(last.since) < BLINK;
+        let blinked = |last: &SeenState| seen.since.saturating_duration_since(last.since) < BLINK;
         if list.last().is_some_and(blinked) || list.len() >= MOST {
             list.pop();
         }

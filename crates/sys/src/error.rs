@@ -1,7 +1,7 @@
 //! Errors on their way to a person: what, where, and a hint that can be pasted.
 //!
 //! Inside, errors are `anyhow` chains whose contexts say what was being done. A [`Hint`] or a
-//! [`Kind`] can be attached anywhere on the way; the command line prints the chain, the hint
+//! [`ErrorKind`] can be attached anywhere on the way; the command line prints the chain, the hint
 //! nearest to the person, and exits with the code of the kind.
 
 use std::fmt;
@@ -11,7 +11,7 @@ pub use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 /// Why a command did not end with 0; the discriminant is the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum ErrorKind {
     /// It could not be done.
     Failed = 1,
     /// It was asked for wrongly.
@@ -23,7 +23,7 @@ pub enum Kind {
 /// An error with the next command to run, or with a kind of its own.
 #[derive(Debug)]
 struct Marked {
-    kind: Option<Kind>,
+    kind: Option<ErrorKind>,
     hint: Option<String>,
     error: Error,
 }
@@ -47,7 +47,7 @@ pub trait Hint {
     /// Adds a command to paste, or a sentence that says what to do.
     fn hint(self, hint: impl Into<String>) -> Self::Output;
     /// Sets the exit code.
-    fn kind(self, kind: Kind) -> Self::Output;
+    fn kind(self, kind: ErrorKind) -> Self::Output;
 }
 
 impl<T, E: Into<Error>> Hint for Result<T, E> {
@@ -57,7 +57,7 @@ impl<T, E: Into<Error>> Hint for Result<T, E> {
         self.map_err(|error| error.into().hint(hint))
     }
 
-    fn kind(self, kind: Kind) -> Result<T> {
+    fn kind(self, kind: ErrorKind) -> Result<T> {
         self.map_err(|error| error.into().kind(kind))
     }
 }
@@ -73,7 +73,7 @@ impl Hint for Error {
         })
     }
 
-    fn kind(self, kind: Kind) -> Self {
+    fn kind(self, kind: ErrorKind) -> Self {
         Self::new(Marked {
             kind: Some(kind),
             hint: None,
@@ -88,12 +88,12 @@ pub fn hint_of(error: &Error) -> Option<&str> {
     marks(error).find_map(|mark| mark.hint.as_deref())
 }
 
-/// The outermost kind of an error; [`Kind::Failed`] where none was set.
+/// The outermost kind of an error; [`ErrorKind::Failed`] where none was set.
 #[must_use]
-pub fn kind_of(error: &Error) -> Kind {
+pub fn kind_of(error: &Error) -> ErrorKind {
     marks(error)
         .find_map(|mark| mark.kind)
-        .unwrap_or(Kind::Failed)
+        .unwrap_or(ErrorKind::Failed)
 }
 
 /// A mark hides the error that it wraps from `chain()`, so each is looked into.
@@ -115,12 +115,12 @@ mod tests {
         let result: Result<()> = Err(anyhow!("no such agent"));
         let error = result
             .hint("spotkeep ls")
-            .kind(Kind::Usage)
+            .kind(ErrorKind::Usage)
             .context("cannot stop it")
             .unwrap_err();
         assert_eq!(format!("{error:#}"), "cannot stop it: no such agent");
         assert_eq!(hint_of(&error), Some("spotkeep ls"));
-        assert_eq!(kind_of(&error), Kind::Usage);
+        assert_eq!(kind_of(&error), ErrorKind::Usage);
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 /// A system as seen by what changes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct Prefix {
     prefix: PathBuf,
 }
 
-impl Place {
+impl Prefix {
     /// The machine itself, or with a `prefix` a directory in its place.
     #[must_use]
     pub fn new(prefix: Option<&Path>) -> Self {
@@ -55,9 +55,9 @@ mod tests {
 
     #[test]
     fn a_prefix_stands_before_every_path_and_nothing_is_started_there() {
-        let place = Place::new(Some(Path::new("/tmp/x")));
+        let place = Prefix::new(Some(Path::new("/tmp/x")));
         assert_eq!(place.at("/etc/passwd"), Path::new("/tmp/x/etc/passwd"));
         assert!(!place.is_real() && !place.has_systemd() && !place.has_udev());
-        assert_eq!(Place::new(None).at("/etc"), Path::new("/etc"));
+        assert_eq!(Prefix::new(None).at("/etc"), Path::new("/etc"));
     }
 }

@@ -8,7 +8,7 @@ use super::{show, until_signalled};
 use crate::backup::restic::Repository;
 use crate::backup::{Settings, restore, snapshots};
 use state::layout::Root;
-use sys::error::{Hint as _, Kind, Result, anyhow};
+use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
 /// What a person wants back.
 pub(super) struct Wish {
@@ -31,7 +31,7 @@ pub(super) fn within(root: &Root, path: &Path) -> Result<PathBuf> {
     if !good || inside.as_os_str().is_empty() {
         return Err(anyhow!("{} is not in the root", path.display()))
             .hint("paths are relative to the root, such as workspaces/agent-1")
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
     }
     let parts = inside.components();
     Ok(parts

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::super::output::{complain, say};
 use super::{code, until_signalled};
-use crate::backup::privileged_write::Order;
+use crate::backup::privileged_write::WriteRequest;
 use crate::backup::{Settings, Stop, privileged_write, recover};
 use crate::resume;
 use sys::error::Result;
@@ -36,7 +36,7 @@ pub(super) fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Resu
                 Ok(Some(brought)) => {
                     let words = brought.words();
                     say(&format!("{name}: {words}"));
-                    let tell = Order::Tell {
+                    let tell = WriteRequest::Tell {
                         name: name.clone(),
                         words,
                     };

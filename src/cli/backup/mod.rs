@@ -14,16 +14,16 @@ use clap::Subcommand;
 
 use super::output::{complain, json, say};
 use crate::backup::lock::{Turn, remove_stale, this_worker};
-use crate::backup::privileged_write::Order;
+use crate::backup::privileged_write::WriteRequest;
 use crate::backup::restic::{Repository, SHORT};
-use crate::backup::run::{How, Outcome};
+use crate::backup::run::{RunOptions, RunResult};
 use crate::backup::settings::Key;
 use crate::backup::{
     BackupState, Settings, Stop, check, copy, maintain, privileged_write, retention, run,
 };
 use state::VERSION;
 use state::layout::Root;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::{process, signal};
 
 pub(super) use show::Bar;
@@ -155,7 +155,7 @@ enum Verb {
 
 pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
     if let Verb::CarryOut { order } = &args.verb {
-        let order: Order = serde_json::from_str(order).context("cannot read the order")?;
+        let order: WriteRequest = serde_json::from_str(order).context("cannot read the order")?;
         privileged_write::carry_out(root, &order, &mut std::io::stdin().lock())?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -172,7 +172,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
                 return Ok(ExitCode::SUCCESS);
             }
             let watched = !scheduled && !json && std::io::stderr().is_terminal();
-            let how = How {
+            let how = RunOptions {
                 scheduled,
                 always,
                 watched,
@@ -224,7 +224,7 @@ pub(super) fn until_signalled() -> Result<Stop> {
     Ok(Stop::when(asked))
 }
 
-fn make(settings: &Settings, how: How, as_json: bool) -> Result<ExitCode> {
+fn make(settings: &Settings, how: RunOptions, as_json: bool) -> Result<ExitCode> {
     // A person who waits for it is in a hurry, the clock never.
     if how.scheduled {
         if settings.table.every().is_none() {
@@ -247,7 +247,7 @@ fn make(settings: &Settings, how: How, as_json: bool) -> Result<ExitCode> {
     let report = report?;
     if as_json {
         json(&report)?;
-    } else if !how.scheduled || report.outcome == Outcome::Made {
+    } else if !how.scheduled || report.outcome == RunResult::Made {
         show::made(&report);
     }
     if !as_json {
@@ -262,7 +262,7 @@ fn code(is_as_declared: bool) -> ExitCode {
     ExitCode::from(if is_as_declared {
         0
     } else {
-        Kind::NotAsDeclared as u8
+        ErrorKind::NotAsDeclared as u8
     })
 }
 
@@ -285,7 +285,7 @@ fn look(
             .copy_to
             .as_deref()
             .context("no copy_to is declared in [backup]")
-            .kind(Kind::Usage)?;
+            .kind(ErrorKind::Usage)?;
         crate::backup::restic::ensure_allowed(url)?;
         check::run(&crate::backup::copy::remote(settings, url)?, depth, &stop)?
     } else {
@@ -315,7 +315,7 @@ fn look(
     if found.locked {
         return Err(anyhow!("another restic is at work on the backups"))
             .hint("try again when it has ended")
-            .kind(Kind::NotAsDeclared);
+            .kind(ErrorKind::NotAsDeclared);
     }
     if as_json {
         json(&serde_json::json!({

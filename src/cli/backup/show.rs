@@ -10,7 +10,7 @@ use serde_json::json;
 use super::super::output::{bytes, json as print, say, table};
 use super::code;
 use crate::backup::restore::{Given, Now, Step};
-use crate::backup::run::{Outcome, Report};
+use crate::backup::run::{Report, RunResult};
 use crate::backup::{Progress, Repository, Settings, Stop, recover, snapshots};
 use state::VERSION;
 use sys::error::Result;
@@ -74,7 +74,7 @@ fn line(at: &Progress) -> String {
 
 pub(super) fn made(report: &Report) {
     match (&report.backup, report.outcome) {
-        (Some(backup), Outcome::Made) => say(&format!(
+        (Some(backup), RunResult::Made) => say(&format!(
             "backup {} of {} files ({}) in {}; {} are new",
             backup.id,
             backup.files,
@@ -82,7 +82,7 @@ pub(super) fn made(report: &Report) {
             short(Duration::from_millis(backup.duration_ms)),
             bytes(backup.bytes_added)
         )),
-        (Some(backup), Outcome::Unchanged) => say(&format!(
+        (Some(backup), RunResult::Unchanged) => say(&format!(
             "nothing has changed since the backup {} of {}",
             backup.id,
             backup.at.for_people()

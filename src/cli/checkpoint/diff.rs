@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use super::{LIMIT, Subject};
 use crate::cli::output::{complain, json, say};
-use checkpoint::{Checkpoint, Layer, Outcome};
+use checkpoint::{Checkpoint, CheckpointOutcome, Layer};
 use state::Trigger;
 use state::layout::Root;
 use state::{AgentName, VERSION};
@@ -50,12 +50,12 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     let to = match &end {
         Some(to) => to.commit.clone(),
         None => match checkpoint::keep(root, &subject.place, Trigger::Command, deadline)? {
-            Outcome::Taken(taken) => taken.commit,
-            Outcome::Unchanged(_) => match subject.list(root)?.into_iter().next() {
+            CheckpointOutcome::Taken(taken) => taken.commit,
+            CheckpointOutcome::Unchanged(_) => match subject.list(root)?.into_iter().next() {
                 Some(newest) => newest.commit,
                 None => from.commit.clone(),
             },
-            Outcome::NotGit => {
+            CheckpointOutcome::NotGit => {
                 return Err(anyhow!(
                     "{} is no git workspace",
                     subject.place.workspace.display()

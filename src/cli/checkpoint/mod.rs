@@ -11,13 +11,13 @@ use std::time::Duration;
 use super::daemon::names_or_all;
 use super::drop_privileges::Access;
 use super::output::{complain, say, table};
-use checkpoint::{Checkpoint, Outcome, Place};
+use checkpoint::{Checkpoint, CheckpointOutcome, CheckpointTarget};
 use state::Trigger;
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, AgentRecord};
 use sys::deadline::Deadline;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::{Timestamp, parse_duration};
 
 /// A person who waits longer than this has given up before.
@@ -105,15 +105,15 @@ fn now(root: &Root, args: NowArgs) -> Result<ExitCode> {
             continue;
         }
         let (id, what) = match kept {
-            Ok(Outcome::Taken(taken)) => {
+            Ok(CheckpointOutcome::Taken(taken)) => {
                 for left in &taken.left_out {
                     complain(&format!("warning: {name}: left out: {left}"));
                 }
                 (Some(taken.id), "made".to_owned())
             }
-            Ok(Outcome::Unchanged(Some(id))) => (Some(id), "unchanged".into()),
-            Ok(Outcome::Unchanged(None)) => (None, "nothing to keep yet".into()),
-            Ok(Outcome::NotGit) => (None, "no git workspace".into()),
+            Ok(CheckpointOutcome::Unchanged(Some(id))) => (Some(id), "unchanged".into()),
+            Ok(CheckpointOutcome::Unchanged(None)) => (None, "nothing to keep yet".into()),
+            Ok(CheckpointOutcome::NotGit) => (None, "no git workspace".into()),
             Err(error) => {
                 failed = true;
                 (None, format!("failed: {error:#}"))
@@ -131,13 +131,17 @@ fn now(root: &Root, args: NowArgs) -> Result<ExitCode> {
             say(&line);
         }
     }
-    Ok(ExitCode::from(if failed { Kind::Failed as u8 } else { 0 }))
+    Ok(ExitCode::from(if failed {
+        ErrorKind::Failed as u8
+    } else {
+        0
+    }))
 }
 
 /// An agent and where its checkpoints are.
 struct Subject {
     record: AgentRecord,
-    place: Place,
+    place: CheckpointTarget,
 }
 
 impl Subject {
@@ -153,8 +157,8 @@ impl Subject {
                 true => "spotkeep up",
                 false => "spotkeep ls",
             })
-            .kind(Kind::Usage)?;
-        let place = Place::of(root, &config.checkpoint, &record);
+            .kind(ErrorKind::Usage)?;
+        let place = CheckpointTarget::of(root, &config.checkpoint, &record);
         Ok(Self { record, place })
     }
 
@@ -194,7 +198,7 @@ impl Subject {
         found
             .map_err(|why| anyhow!("{name}: {why}"))
             .hint(format!("spotkeep checkpoint ls {name}"))
-            .kind(Kind::Usage)
+            .kind(ErrorKind::Usage)
     }
 }
 

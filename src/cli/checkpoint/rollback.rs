@@ -8,12 +8,12 @@ use crate::cli::daemon::{instead_of_keeper, named, status, wait};
 use crate::cli::output::{complain, say};
 use crate::keeper::client;
 use crate::keeper::status::Status;
-use checkpoint::{Checkpoint, Layer, Outcome, Turn};
+use checkpoint::{Checkpoint, CheckpointOutcome, Layer, Turn};
 use state::Trigger;
 use state::layout::Root;
 use state::{AgentName, AgentState, Fleet, Journal, JournalEvent, Wanted};
 use sys::deadline::Deadline;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow, bail};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, bail};
 use sys::files::LockFile;
 
 /// How long an agent may take to end.
@@ -70,7 +70,7 @@ impl RollbackPlan {
         match (runs, args.stop, by) {
             (true, false, _) => Err(anyhow!("{name} runs, and would work on under your hands"))
                 .hint(format!("spotkeep checkpoint rollback {name} {id} --stop"))
-                .kind(Kind::NotAsDeclared),
+                .kind(ErrorKind::NotAsDeclared),
             (true, true, By::This) => Err(anyhow!("{name} runs, and no keeper is there to end it"))
                 .hint(format!("spotkeep --root {} up", root.dir().display())),
             (restarts, ..) => Ok(Self { restarts, by }),
@@ -155,9 +155,11 @@ fn undoable(
     let before = checkpoint::keep_in(&turn, root, &subject.place, Trigger::Before, deadline)
         .context("nothing was changed: no checkpoint could be made before")?;
     let undo = match before {
-        Outcome::Taken(taken) => Some(taken.id),
-        Outcome::Unchanged(id) => id,
-        Outcome::NotGit => bail!("{} is no git workspace", subject.place.workspace.display()),
+        CheckpointOutcome::Taken(taken) => Some(taken.id),
+        CheckpointOutcome::Unchanged(id) => id,
+        CheckpointOutcome::NotGit => {
+            bail!("{} is no git workspace", subject.place.workspace.display())
+        }
     };
     for lacks in checkpoint::rollback(&subject.place, &to.id, with_head)? {
         complain(&format!("warning: {lacks}"));
@@ -236,9 +238,11 @@ fn show(
         to.id
     ));
     let now = match checkpoint::keep(root, &subject.place, Trigger::Command, deadline)? {
-        Outcome::Taken(taken) => Some(taken.commit),
-        Outcome::Unchanged(Some(_)) => subject.list(root)?.into_iter().next().map(|one| one.commit),
-        Outcome::Unchanged(None) | Outcome::NotGit => None,
+        CheckpointOutcome::Taken(taken) => Some(taken.commit),
+        CheckpointOutcome::Unchanged(Some(_)) => {
+            subject.list(root)?.into_iter().next().map(|one| one.commit)
+        }
+        CheckpointOutcome::Unchanged(None) | CheckpointOutcome::NotGit => None,
     };
     for words in checkpoint::plan(&subject.place, &to.id, args.with_head)? {
         say(&words);
@@ -291,7 +295,7 @@ mod tests {
                 );
             }
             let error = decide(true, false, by).unwrap_err();
-            assert_eq!(kind_of(&error), Kind::NotAsDeclared);
+            assert_eq!(kind_of(&error), ErrorKind::NotAsDeclared);
             let hint = hint_of(&error);
             assert_eq!(hint, Some("spotkeep checkpoint rollback a 1 --stop"));
         }

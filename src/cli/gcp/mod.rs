@@ -10,12 +10,12 @@ pub(super) use args::Args;
 use args::{Adopt, Create, Delete, HowLong, Machine, Preempt, Ssh, Status, Verb};
 
 use super::output::{complain, json, say};
-use gcp::create::{Options, Outcome, Prepared};
+use gcp::create::{CreateResult, Options, Prepared};
 use gcp::ssh::FirstTime;
 use gcp::vm_spec::{Notice, Wish, check_name};
 use gcp::{Cloud, Gcloud, adopt, create, delete, preempt, scripts, start_stop, status};
 use state::AgentName;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
@@ -123,13 +123,13 @@ fn carry_out(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Resul
 }
 
 /// What the VM said; what is missing is no success.
-fn told(outcome: Outcome) -> ExitCode {
+fn told(outcome: CreateResult) -> ExitCode {
     say(&outcome.said);
     match outcome.hint {
         None => ExitCode::SUCCESS,
         Some(hint) => {
             complain(&format!("hint: {hint}"));
-            ExitCode::from(Kind::NotAsDeclared as u8)
+            ExitCode::from(ErrorKind::NotAsDeclared as u8)
         }
     }
 }
@@ -188,7 +188,7 @@ fn status(cloud: &dyn Cloud, args: &Args, asked: &Status) -> Result<ExitCode> {
     Ok(ExitCode::from(if good {
         0
     } else {
-        Kind::NotAsDeclared as u8
+        ErrorKind::NotAsDeclared as u8
     }))
 }
 
@@ -257,7 +257,7 @@ fn preempt(cloud: &dyn Cloud, args: &Args, asked: &Preempt) -> Result<ExitCode> 
     Ok(ExitCode::from(if report.has_passed() {
         0
     } else {
-        Kind::NotAsDeclared as u8
+        ErrorKind::NotAsDeclared as u8
     }))
 }
 
@@ -269,7 +269,7 @@ fn agree(yes: bool, what: &str) -> Result<()> {
     let no = || {
         Err(anyhow!("not done"))
             .hint("--yes, to say so beforehand")
-            .kind(Kind::Usage)
+            .kind(ErrorKind::Usage)
     };
     if !std::io::stdin().is_terminal() {
         return no();

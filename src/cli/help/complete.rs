@@ -47,7 +47,7 @@ fn agents(root: Option<&Path>) -> Vec<Choice> {
 }
 
 /// Where the words before the cursor have led.
-struct Place<'a> {
+struct CursorContext<'a> {
     command: &'a Command,
     positional: usize,
     /// An option whose value comes next.
@@ -70,7 +70,7 @@ fn choices(
     let place = before
         .iter()
         .filter(is_word)
-        .fold(Place::start(tree), |place, word| place.after(word));
+        .fold(CursorContext::start(tree), |place, word| place.after(word));
 
     if let Some(arg) = place.open {
         return fitting(place.values(arg, &agents), last);
@@ -101,7 +101,7 @@ fn fitting(choices: Vec<Choice>, begun: &str) -> Vec<Choice> {
     choices
 }
 
-impl<'a> Place<'a> {
+impl<'a> CursorContext<'a> {
     fn start(tree: &'a Command) -> Self {
         Self {
             command: tree,

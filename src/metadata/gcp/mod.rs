@@ -16,7 +16,7 @@ use sys::http::Client;
 use sys::thread;
 
 pub use metadata::Metadata;
-pub use poller::{Health, Poller, Seen, Step};
+pub use poller::{Health, Poller, Step, WatchEvent};
 pub use request::{Answer, Request};
 
 /// A watch in a thread of its own. It ends, and stops delivering, when this is dropped.
@@ -43,7 +43,10 @@ impl Drop for Watcher {
 ///
 /// # Errors
 /// No thread can be started.
-pub fn watch(metadata: &Metadata, deliver: impl FnMut(Seen) + Send + 'static) -> Result<Watcher> {
+pub fn watch(
+    metadata: &Metadata,
+    deliver: impl FnMut(WatchEvent) + Send + 'static,
+) -> Result<Watcher> {
     // A client of its own, so that ending the watch ends nobody else's request.
     let client = Client::new();
     let metadata = metadata.with_client(client.clone());
@@ -56,7 +59,7 @@ pub fn watch(metadata: &Metadata, deliver: impl FnMut(Seen) + Send + 'static) ->
     })
 }
 
-fn run(metadata: &Metadata, ended: &Receiver<Infallible>, mut deliver: impl FnMut(Seen)) {
+fn run(metadata: &Metadata, ended: &Receiver<Infallible>, mut deliver: impl FnMut(WatchEvent)) {
     let mut poller = Poller::default();
     loop {
         let asked = Instant::now();

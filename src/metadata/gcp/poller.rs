@@ -67,7 +67,7 @@ impl fmt::Display for Health {
 
 /// What a watch tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Seen {
+pub enum WatchEvent {
     /// The preemption of this machine has begun. Told again only if it was taken back meanwhile.
     Preempted,
     /// The watch's own health is another kind than before.
@@ -78,7 +78,7 @@ pub enum Seen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// To be told now, the preemption first.
-    pub seen: Vec<Seen>,
+    pub seen: Vec<WatchEvent>,
     /// How long not to ask.
     pub pause: Duration,
 }
@@ -136,7 +136,7 @@ impl Poller {
         let (pause, health) = match answer {
             Answer::Value { preempted, etag } => {
                 if preempted && self.value != Some(true) {
-                    seen.push(Seen::Preempted);
+                    seen.push(WatchEvent::Preempted);
                 }
                 let is_news = self.value.replace(preempted) != Some(preempted);
                 self.etag = etag;
@@ -210,10 +210,10 @@ impl Poller {
     }
 
     /// Takes on a health; it is told when it is another kind. Reasons may alternate each second.
-    fn turn(&mut self, health: Health) -> Option<Seen> {
+    fn turn(&mut self, health: Health) -> Option<WatchEvent> {
         let kind = std::mem::discriminant::<Health>;
         let is_news = self.health.as_ref().map(kind) != Some(kind(&health));
         self.health = Some(health.clone());
-        is_news.then_some(Seen::Health(health))
+        is_news.then_some(WatchEvent::Health(health))
     }
 }

@@ -92,7 +92,7 @@ fn the_first_question_finds_what_began_before() {
     let step = poller.on(value(true, "a"), AT_ONCE);
     assert_eq!(
         step.seen,
-        [Seen::Preempted, Seen::Health(Health::Waiting)],
+        [WatchEvent::Preempted, WatchEvent::Health(Health::Waiting)],
         "the preemption is told first"
     );
 }
@@ -119,7 +119,7 @@ fn a_preemption_is_told_once_and_again_only_after_it_was_taken_back() {
     let mut told = Vec::new();
     for (number, preempted) in [true, true, false, true].into_iter().enumerate() {
         let step = poller.on(value(preempted, "b"), AT_ONCE);
-        if step.seen.contains(&Seen::Preempted) {
+        if step.seen.contains(&WatchEvent::Preempted) {
             told.push(number);
         }
     }
@@ -138,9 +138,9 @@ fn an_etag_that_changes_alone_is_no_news_and_slows_the_pace_to_one_a_second() {
         assert!(matches!(poller.next(), Request::Wait { etag: now, .. } if now == etag));
     }
     assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000]);
-    assert_eq!(seen, [Seen::Health(Health::Reading)]);
+    assert_eq!(seen, [WatchEvent::Health(Health::Reading)]);
     let step = poller.on(value(true, "h"), AT_ONCE);
-    assert_eq!(step.seen[0], Seen::Preempted);
+    assert_eq!(step.seen[0], WatchEvent::Preempted);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_preemption_is_found_by_a_plain_read_too() {
     let mut poller = settled();
     poller.on(trouble(), AT_ONCE);
     let step = poller.on(value(true, "b"), AT_ONCE);
-    assert_eq!(step.seen, [Seen::Preempted]);
+    assert_eq!(step.seen, [WatchEvent::Preempted]);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_server_that_only_ever_fails_is_asked_every_second_for_ever() {
         assert!(number == 0 || step.pause == Duration::from_secs(1));
         assert_eq!(poller.next(), Request::Read);
     }
-    assert_eq!(seen, [Seen::Health(Health::Failing("503".into()))]);
+    assert_eq!(seen, [WatchEvent::Health(Health::Failing("503".into()))]);
 }
 
 #[test]
@@ -195,15 +195,15 @@ fn an_absent_server_is_asked_ever_more_slowly_and_found_when_it_comes() {
         matches!(
             seen[..],
             [
-                Seen::Health(Health::Failing(_)),
-                Seen::Health(Health::Absent(_))
+                WatchEvent::Health(Health::Failing(_)),
+                WatchEvent::Health(Health::Absent(_))
             ]
         ),
         "{seen:?}"
     );
     poller.on(value(false, "a"), AT_ONCE);
     let step = poller.on(value(false, "a"), Duration::from_secs(1));
-    assert_eq!(step.seen, [Seen::Health(Health::Waiting)]);
+    assert_eq!(step.seen, [WatchEvent::Health(Health::Waiting)]);
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_server_that_cannot_wait_is_read_every_second_and_tried_ever_more_rarely() {
         reads.push(count);
     }
     assert_eq!(reads, [1, 2, 4, 8, 16, 32, 60, 60]);
-    assert_eq!(seen, [Seen::Health(Health::Reading)]);
+    assert_eq!(seen, [WatchEvent::Health(Health::Reading)]);
 }
 
 #[test]
@@ -262,14 +262,14 @@ fn watched_at(address: &str) -> (Watcher, Told) {
     (watcher, Told(told))
 }
 
-struct Told(Receiver<Seen>);
+struct Told(Receiver<WatchEvent>);
 
 impl Told {
-    fn next(&self) -> Seen {
+    fn next(&self) -> WatchEvent {
         during("the watch says something", || self.0.recv()).unwrap()
     }
 
-    fn wait_for(&self, wanted: &Seen) {
+    fn wait_for(&self, wanted: &WatchEvent) {
         while self.next() != *wanted {}
     }
 }
@@ -280,7 +280,7 @@ fn a_preemption_that_began_before_the_watch_is_seen() {
         0 => Act::answer(200, "a", "TRUE"),
         _ => Act::Silence,
     });
-    assert_eq!(told.next(), Seen::Preempted);
+    assert_eq!(told.next(), WatchEvent::Preempted);
     assert_eq!(
         server.asked()[0],
         "/computeMetadata/v1/instance/preempted?wait_for_change=true&last_etag=0&timeout_sec=1"
@@ -299,12 +299,12 @@ fn a_preemption_during_a_wait_is_seen_at_once() {
         }
         _ => Act::Silence,
     });
-    assert_eq!(told.next(), Seen::Health(Health::Waiting));
+    assert_eq!(told.next(), WatchEvent::Health(Health::Waiting));
     server.wait_for(2);
     assert!(server.asked()[1].contains("last_etag=a&"));
     flip.wait();
     // No poll is in between: none after this one is answered.
-    assert_eq!(told.next(), Seen::Preempted);
+    assert_eq!(told.next(), WatchEvent::Preempted);
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn a_preemption_behind_503s_resets_and_garbage_is_seen() {
         3 => Act::answer(200, "b", &"TRUE ".repeat(100_000)),
         _ => Act::answer(200, "b", "TRUE"),
     });
-    told.wait_for(&Seen::Preempted);
+    told.wait_for(&WatchEvent::Preempted);
     assert_eq!(server.asked()[2], "/computeMetadata/v1/instance/preempted");
 }
 
@@ -327,16 +327,19 @@ fn a_server_that_stops_answering_is_left_for_plain_reads() {
         _ if asked.path.contains("wait_for_change") => Act::Stall(b"HTTP/1.1 200".to_vec()),
         _ => Act::answer(200, "b", "TRUE"),
     });
-    told.wait_for(&Seen::Preempted);
+    told.wait_for(&WatchEvent::Preempted);
 }
 
 #[test]
 fn a_server_that_comes_late_is_found() {
     let address = unused_address();
     let (_watcher, told) = watched_at(&address);
-    assert!(matches!(told.next(), Seen::Health(Health::Failing(_))));
+    assert!(matches!(
+        told.next(),
+        WatchEvent::Health(Health::Failing(_))
+    ));
     let _server = Scripted::start_at(&address, |_| Act::answer(200, "a", "TRUE"));
-    assert_eq!(told.next(), Seen::Preempted);
+    assert_eq!(told.next(), WatchEvent::Preempted);
 }
 
 #[test]

@@ -221,7 +221,7 @@ fn story(end: &Preemption) -> String {
             "safe after {}{clean}",
             short(Duration::from_millis(ms))
         ));
-    } else if end.kind != super::Kind::CutOff {
+    } else if end.kind != super::BootEnd::CutOff {
         parts.push("never became safe".into());
     }
     match (end.back_at, end.away_ms) {

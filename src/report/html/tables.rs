@@ -45,7 +45,7 @@ pub(super) fn preemptions(out: &mut String, report: &Report) -> fmt::Result {
             (true, true) => "clean; the machine stayed",
             (true, false) => "clean",
             (false, true) => "not clean; the machine stayed",
-            (false, false) if end.kind == super::super::Kind::CutOff => "without a notice",
+            (false, false) if end.kind == super::super::BootEnd::CutOff => "without a notice",
             (false, false) => "not clean",
         };
         let missing = match end.missing.is_empty() {

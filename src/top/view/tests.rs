@@ -13,7 +13,7 @@ use crate::backup::BackupState;
 use crate::keeper::status::{AgentStatus, BackupSeen, KeeperState, NoticeSeen, Status, sample};
 use crate::top::key::Key;
 use crate::top::world::{Glance, Load, Machine, News, World};
-use claude::transcript::render::{Said, Who};
+use claude::transcript::render::{LineSpeaker, TranscriptLine};
 use state::{AgentName, AgentState, Fleet, JournalEntry, Manifest};
 use sys::files::Space;
 use sys::time::Timestamp;
@@ -324,7 +324,7 @@ fn a_stop_is_asked_about() {
 #[test]
 fn what_an_agent_says_is_read() {
     let mut model = pressed(fleet(), &[Key::Char('l')]);
-    let said = |seconds, who, text: &str| Said {
+    let said = |seconds, who, text: &str| TranscriptLine {
         at: Some(ago(seconds)),
         who,
         text: text.into(),
@@ -332,18 +332,18 @@ fn what_an_agent_says_is_read() {
     let words = vec![
         said(
             90,
-            Who::User,
+            LineSpeaker::User,
             "Fix issue 123.\nRun the tests before you stop.",
         ),
-        said(80, Who::Claude, "I look at the tests first."),
-        said(79, Who::Tool, "Bash cargo test --locked"),
+        said(80, LineSpeaker::Claude, "I look at the tests first."),
+        said(79, LineSpeaker::Tool, "Bash cargo test --locked"),
         said(
             60,
-            Who::Result { is_error: true },
+            LineSpeaker::Result { is_error: true },
             "Exit code 101\none\ntwo\nthree\nfour\nfive\nsix\nseven",
         ),
-        said(50, Who::Claude, "Two of them fail:\n\n- one\n- two"),
-        said(49, Who::Result { is_error: false }, ""),
+        said(50, LineSpeaker::Claude, "Two of them fail:\n\n- one\n- two"),
+        said(49, LineSpeaker::Result { is_error: false }, ""),
     ];
     let mut world = fleet();
     world.words = Some((name("api-123"), words));

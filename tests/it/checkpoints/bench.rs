@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use checkpoint::{Checkpoint, Outcome, Place, take};
+use checkpoint::{Checkpoint, CheckpointOutcome, CheckpointTarget, take};
 use state::Trigger;
 use sys::deadline::Deadline;
 use sys::error::Result;
@@ -75,12 +75,12 @@ impl Bench {
         fs::write(path, text).unwrap();
     }
 
-    pub fn place(&self) -> Place {
+    pub fn place(&self) -> CheckpointTarget {
         self.place_at(&self.workspace, "private")
     }
 
-    pub fn place_at(&self, workspace: &Path, private: &str) -> Place {
-        Place {
+    pub fn place_at(&self, workspace: &Path, private: &str) -> CheckpointTarget {
+        CheckpointTarget {
             workspace: workspace.to_path_buf(),
             agent_id: "7d0c-agent".into(),
             private: self.dir.join(private),
@@ -106,13 +106,13 @@ impl Bench {
             .unwrap()
     }
 
-    pub fn try_take(&self) -> Result<Outcome> {
+    pub fn try_take(&self) -> Result<CheckpointOutcome> {
         take(&self.place(), Trigger::Command, Deadline::after(FOREVER))
     }
 
     pub fn taken(&self) -> Checkpoint {
         match self.try_take().unwrap() {
-            Outcome::Taken(checkpoint) => checkpoint,
+            CheckpointOutcome::Taken(checkpoint) => checkpoint,
             other => panic!("{other:?}"),
         }
     }

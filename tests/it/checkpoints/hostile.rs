@@ -5,7 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use checkpoint::{Layer, Outcome, difference, list, rebuild, repair, rollback, sizes, thin_at};
+use checkpoint::{
+    CheckpointOutcome, Layer, difference, list, rebuild, repair, rollback, sizes, thin_at,
+};
 use state::config::{Keep, Span};
 use state::layout::Root;
 use sys::deadline::Deadline;
@@ -395,7 +397,7 @@ fn nothing_that_a_repository_says_is_executed() {
             bench.write("a", "and again\n");
             bench.write("b", "b too\n");
             assert!(
-                matches!(bench.try_take().unwrap(), Outcome::Taken(_)),
+                matches!(bench.try_take().unwrap(), CheckpointOutcome::Taken(_)),
                 "{}",
                 trap.name
             );

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 
-use checkpoint::{Outcome, rebuild, rollback};
+use checkpoint::{CheckpointOutcome, rebuild, rollback};
 
 use super::bench::{Bench, assert_same, each, print, view};
 use super::cases::{CASES, Case};
@@ -33,7 +33,7 @@ fn a_checkpoint_touches_nothing_and_after_a_wreck_everything_is_given_back() {
         assert_eq!(before.1, after.1, "{}", case.name);
         assert_eq!(
             again,
-            Outcome::Unchanged(Some(checkpoint.id.clone())),
+            CheckpointOutcome::Unchanged(Some(checkpoint.id.clone())),
             "{}",
             case.name
         );

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use checkpoint::{Outcome, list, rollback, take};
+use checkpoint::{CheckpointOutcome, list, rollback, take};
 use state::Trigger;
 use sys::deadline::Deadline;
 use sys::error::hint_of;
@@ -67,7 +67,7 @@ fn files_that_are_rewritten_all_the_time_are_kept_in_sound_checkpoints() {
     for _ in 0..6 {
         assert!(matches!(
             bench.try_take().unwrap(),
-            Outcome::Taken(_) | Outcome::Unchanged(_)
+            CheckpointOutcome::Taken(_) | CheckpointOutcome::Unchanged(_)
         ));
     }
     fsck(&bench);
@@ -308,7 +308,7 @@ fn variables_that_lead_git_elsewhere_are_not_inherited() {
         let bench = Bench::bare();
         let place = bench.place_at(workspace.as_ref(), "private");
         let taken = take(&place, Trigger::Command, Deadline::after(FOREVER)).unwrap();
-        assert!(matches!(taken, Outcome::Taken(_)));
+        assert!(matches!(taken, CheckpointOutcome::Taken(_)));
         return;
     }
     let (bench, other) = (Bench::new(), Bench::new());

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::git::index::{self, Kind};
+use crate::git::index::{self, IndexKind};
 use crate::git::{Git, Repository, Side, objects};
 use sys::error::{Context as _, Result};
 
@@ -126,7 +126,7 @@ impl Survey {
         if kind.is_some() {
             place(&worktree, &bytes, modified)?;
         }
-        if kind == Some(Kind::Partial) {
+        if kind == Some(IndexKind::Partial) {
             // Its other part lies beside it. git writes it anew as a whole, with all its stat data.
             side.share_index(repository)?;
             let whole = git
@@ -138,7 +138,7 @@ impl Survey {
             };
             kind = index::read(&bytes, oid_length, |_| ());
         }
-        if kind != Some(Kind::Whole) {
+        if kind != Some(IndexKind::Whole) {
             if let Some(head) = head {
                 git.on_index(&worktree)
                     .run(&["read-tree", head], Vec::new())?;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::context::{OwnRef, Taking};
 use super::message::{self, Head, Kept, Nested, Stashed, State};
-use super::{Outcome, Place};
+use super::{CheckpointOutcome, CheckpointTarget};
 use crate::git::objects::{self, Object};
 use crate::git::{Git, Repository};
 use index::{Base, MEMORY, Print, Staged, Survey, remove};
@@ -22,7 +22,7 @@ use nested::inner;
 use sys::error::{Context as _, Result};
 use sys::process::current_life;
 use sys::thread;
-use worktree::{Seen, Worktree};
+use worktree::{Worktree, WorktreeScan};
 
 /// What we remember is not to be used.
 pub(super) struct Again;
@@ -46,7 +46,7 @@ pub(super) struct Memory {
 }
 
 /// All that a checkpoint is made of.
-pub(super) struct Found {
+pub(super) struct Captured {
     pub memory: Memory,
     pub state: State,
     pub newest: Option<Kept>,
@@ -65,8 +65,8 @@ impl Taking<'_> {
         &self,
         base: Base,
         again: Option<Again>,
-        take_inner: impl Fn(&Place) -> Result<Outcome>,
-    ) -> Result<Found> {
+        take_inner: impl Fn(&CheckpointTarget) -> Result<CheckpointOutcome>,
+    ) -> Result<Captured> {
         // The files take the time; the refs are read meanwhile.
         let files = || self.files(base, again.is_some());
         let (known, files) = thread::both("refs", || self.known(), files);
@@ -100,7 +100,7 @@ impl Taking<'_> {
             .objects
             .get("AUTO_MERGE")
             .filter(|object| object.kind == "tree");
-        Ok(Found {
+        Ok(Captured {
             memory,
             auto_merge: auto_merge.map(|object| object.oid.clone()),
             head_tree: oid("HEAD^{tree}"),
@@ -145,7 +145,7 @@ impl Taking<'_> {
     }
 
     /// What is staged and what is on the disk, as objects.
-    pub fn files(&self, base: Base, anew: bool) -> Result<(Memory, Seen)> {
+    pub fn files(&self, base: Base, anew: bool) -> Result<(Memory, WorktreeScan)> {
         let worktree = Worktree::new(
             self.repository,
             self.side,
@@ -239,7 +239,7 @@ impl Taking<'_> {
         memory: &Memory,
         untracked: Vec<Vec<u8>>,
         left_out: &mut Vec<String>,
-        take_inner: impl Fn(&Place) -> Result<Outcome>,
+        take_inner: impl Fn(&CheckpointTarget) -> Result<CheckpointOutcome>,
     ) -> Vec<Nested> {
         let mut paths: BTreeSet<String> = memory.gitlinks.iter().cloned().collect();
         for path in untracked {
@@ -258,10 +258,10 @@ impl Taking<'_> {
                 Ok((place, outcome))
             });
             let (place, id) = match outcome {
-                Ok((place, Outcome::Taken(checkpoint))) => (place, Some(checkpoint.id)),
-                Ok((place, Outcome::Unchanged(id))) => (place, id),
+                Ok((place, CheckpointOutcome::Taken(checkpoint))) => (place, Some(checkpoint.id)),
+                Ok((place, CheckpointOutcome::Unchanged(id))) => (place, id),
                 // A submodule that is not checked out.
-                Ok((_, Outcome::NotGit)) => continue,
+                Ok((_, CheckpointOutcome::NotGit)) => continue,
                 Err(error) => {
                     left_out.push(format!("{path}: a repository of its own: {error:#}"));
                     continue;

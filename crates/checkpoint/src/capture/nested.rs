@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Component, Path};
 
 use crate::message::Nested;
-use crate::{Place, workspace};
+use crate::{CheckpointTarget, workspace};
 use sys::error::{Result, ensure};
 use sys::hash::fnv1a;
 
@@ -14,7 +14,11 @@ const INNER: &str = "inner";
 
 /// The place of a repository inside of another's workspace. An index, or a message, that an agent has forged may
 /// name any path.
-pub(crate) fn inner(place: &Place, work_tree: &Path, path: &str) -> Result<Place> {
+pub(crate) fn inner(
+    place: &CheckpointTarget,
+    work_tree: &Path,
+    path: &str,
+) -> Result<CheckpointTarget> {
     let is_plain = Path::new(path).components().all(|part| match part {
         Component::Normal(name) => !name.eq_ignore_ascii_case(".git"),
         _ => false,
@@ -35,7 +39,7 @@ pub(crate) fn inner(place: &Place, work_tree: &Path, path: &str) -> Result<Place
     }
     // Only a name for what can be made anew; what is remembered there says which workspace it is of.
     let name = format!("{:016x}", fnv1a(path.as_bytes()));
-    Ok(Place {
+    Ok(CheckpointTarget {
         workspace,
         agent_id: place.agent_id.clone(),
         private: place.private.join(INNER).join(name),
@@ -44,14 +48,14 @@ pub(crate) fn inner(place: &Place, work_tree: &Path, path: &str) -> Result<Place
 }
 
 /// The places of repositories inside of a workspace.
-pub(crate) fn nested_places(place: &Place, nested: &[Nested]) -> Vec<Place> {
+pub(crate) fn nested_places(place: &CheckpointTarget, nested: &[Nested]) -> Vec<CheckpointTarget> {
     let paths: BTreeSet<&str> = nested.iter().map(|nested| nested.path.as_str()).collect();
     let places = paths.into_iter().map(|path| inside(place, path));
     places.flatten().collect()
 }
 
 /// One that is not there any more has taken its checkpoints along.
-pub(crate) fn inside(place: &Place, path: &str) -> Option<Place> {
+pub(crate) fn inside(place: &CheckpointTarget, path: &str) -> Option<CheckpointTarget> {
     let work_tree = fs::canonicalize(&place.workspace).ok()?;
     let inner = inner(place, &work_tree, path).ok()?;
     workspace::common_dir(&inner.workspace).map(|_| inner)

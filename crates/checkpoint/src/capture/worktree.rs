@@ -22,7 +22,7 @@ const ATTEMPTS: usize = 3;
 
 /// What was seen.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct WorktreeScan {
     /// The tree; `None`: as it was the last time.
     pub tree: Option<String>,
     /// What could not be kept, in words.
@@ -79,7 +79,7 @@ impl<'a> Worktree<'a> {
     }
 
     /// Captures the files. `fresh` is what the index was just copied from.
-    pub fn capture(&self, fresh: Option<&Survey>) -> Result<Seen> {
+    pub fn capture(&self, fresh: Option<&Survey>) -> Result<WorktreeScan> {
         let mut last = None;
         for attempt in 0..=ATTEMPTS {
             match self.attempt(fresh, attempt == ATTEMPTS) {
@@ -94,8 +94,8 @@ impl<'a> Worktree<'a> {
         Err(last.context("not tried")?).context("cannot read the workspace")
     }
 
-    fn attempt(&self, fresh: Option<&Survey>, by_ourselves: bool) -> Result<Seen> {
-        let mut seen = Seen::default();
+    fn attempt(&self, fresh: Option<&Survey>, by_ourselves: bool) -> Result<WorktreeScan> {
+        let mut seen = WorktreeScan::default();
         let mut extras = self.extras()?;
         let mut gone = BTreeSet::new();
         let mut there = BTreeSet::new();

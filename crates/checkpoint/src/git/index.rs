@@ -40,7 +40,7 @@ impl Entry<'_> {
 
 /// What kind of index it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum IndexKind {
     /// All entries are in it.
     Whole,
     /// A part of it is in another file, or whole directories are folded into one entry: git has to
@@ -49,7 +49,7 @@ pub enum Kind {
 }
 
 /// Calls `each` for every entry in order; `None` where the bytes are no index.
-pub fn read(bytes: &[u8], oid_length: usize, mut each: impl FnMut(Entry<'_>)) -> Option<Kind> {
+pub fn read(bytes: &[u8], oid_length: usize, mut each: impl FnMut(Entry<'_>)) -> Option<IndexKind> {
     let number = |at: usize| -> Option<u32> {
         Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
     };
@@ -102,10 +102,10 @@ pub fn read(bytes: &[u8], oid_length: usize, mut each: impl FnMut(Entry<'_>)) ->
         });
     }
     let end = bytes.len().checked_sub(oid_length)?;
-    let mut kind = Kind::Whole;
+    let mut kind = IndexKind::Whole;
     while at + 8 <= end {
         if matches!(bytes.get(at..at + 4)?, b"link" | b"sdir") {
-            kind = Kind::Partial;
+            kind = IndexKind::Partial;
         }
         at += 8 + number(at + 4)? as usize;
     }
@@ -137,7 +137,7 @@ mod tests {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn listed(bytes: &[u8]) -> Option<(String, Kind)> {
+    fn listed(bytes: &[u8]) -> Option<(String, IndexKind)> {
         let mut text = String::new();
         let kind = read(bytes, 20, |entry| {
             let path = String::from_utf8_lossy(entry.path);
@@ -177,7 +177,7 @@ mod tests {
             let expected = git(dir.path(), &["ls-files", "-s"]);
             assert_eq!(
                 listed(&bytes),
-                Some((expected, Kind::Whole)),
+                Some((expected, IndexKind::Whole)),
                 "version {version}"
             );
             for length in [0, 3, 11, 12, 60, 200, bytes.len() - 21, bytes.len() - 1] {
@@ -209,6 +209,9 @@ mod tests {
             ],
         );
         let bytes = fs::read(dir.path().join(".git/index")).unwrap();
-        assert_eq!(listed(&bytes).map(|(_, kind)| kind), Some(Kind::Partial));
+        assert_eq!(
+            listed(&bytes).map(|(_, kind)| kind),
+            Some(IndexKind::Partial)
+        );
     }
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use super::git::call::{ask, feed, try_feed};
 use super::rebuild;
-use super::{Checkpoint, Place, Turn, list, list_at, lock};
+use super::{Checkpoint, CheckpointTarget, Turn, list, list_at, lock};
 use crate::git::{Git, Repository, shadow_dir};
 use crate::workspace::{self, git_dir};
 use state::layout::Root;
@@ -38,7 +38,7 @@ pub struct Findings {
 ///
 /// # Errors
 /// The deadline has passed, or the disk refuses.
-pub fn repair(root: &Root, place: &Place, deadline: Deadline) -> Result<Findings> {
+pub fn repair(root: &Root, place: &CheckpointTarget, deadline: Deadline) -> Result<Findings> {
     let mut found = Findings::default();
     let _turn = turn_of(place, deadline)?;
     drop_private(place)?;
@@ -65,7 +65,7 @@ pub fn repair(root: &Root, place: &Place, deadline: Deadline) -> Result<Findings
 /// There is one, and it cannot be checked out.
 pub fn bring_back(
     root: &Root,
-    place: &Place,
+    place: &CheckpointTarget,
     deadline: Deadline,
 ) -> Result<Option<(Checkpoint, Vec<String>)>> {
     let Some(repository) = lock::home(root, &place.private) else {
@@ -87,13 +87,13 @@ pub fn bring_back(
 }
 
 /// Nobody else is at the place meanwhile; one that no checkpoint was ever made of is left alone.
-fn turn_of(place: &Place, deadline: Deadline) -> Result<Option<Turn>> {
+fn turn_of(place: &CheckpointTarget, deadline: Deadline) -> Result<Option<Turn>> {
     let is_known = place.private.is_dir();
     is_known.then(|| Turn::wait(place, deadline)).transpose()
 }
 
 /// An index that is older than an object that is lost believes the object to be there.
-fn drop_private(place: &Place) -> Result<()> {
+fn drop_private(place: &CheckpointTarget) -> Result<()> {
     let Ok(entries) = fs::read_dir(&place.private) else {
         return Ok(()); // There is none yet.
     };
@@ -113,7 +113,7 @@ fn drop_private(place: &Place) -> Result<()> {
 }
 
 /// A linked worktree whose `.git` file is torn: its repository knows where it is.
-fn relink(root: &Root, place: &Place, found: &mut Findings, deadline: Deadline) {
+fn relink(root: &Root, place: &CheckpointTarget, found: &mut Findings, deadline: Deadline) {
     let dot_git = place.workspace.join(".git");
     let torn = fs::read(&dot_git).is_ok_and(|bytes| bytes.is_empty() || bytes.contains(&0));
     let Some(repository) = lock::home(root, &place.private).filter(|_| torn) else {
@@ -176,7 +176,12 @@ fn is_hollow(path: &Path) -> bool {
 }
 
 /// An index that cannot be read is put aside, and made from the newest checkpoint, or else from HEAD.
-fn mend_index(place: &Place, own: &Path, found: &mut Findings, deadline: Deadline) -> Result<()> {
+fn mend_index(
+    place: &CheckpointTarget,
+    own: &Path,
+    found: &mut Findings,
+    deadline: Deadline,
+) -> Result<()> {
     let index = own.join("index");
     let dir = &place.workspace;
     if !index.exists()
@@ -273,7 +278,7 @@ fn write_lost_files(dir: &Path, found: &mut Findings, deadline: Deadline) -> Res
 }
 
 /// Checkpoints that are not whole are of no use, and make every `git gc` of the user's fail.
-fn drop_unsound(place: &Place, found: &mut Findings, deadline: Deadline) -> Result<()> {
+fn drop_unsound(place: &CheckpointTarget, found: &mut Findings, deadline: Deadline) -> Result<()> {
     let mut bad = Vec::new();
     for checkpoint in list(place).unwrap_or_default() {
         if unsound(&place.workspace, &checkpoint.commit, deadline)?.is_empty() {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::super::Place;
+use super::super::CheckpointTarget;
 use super::super::git::call::try_feed;
 use super::{Findings, is_hollow};
 use crate::workspace::{git_dir, git_lives_in, is_open_anywhere};
@@ -13,7 +13,7 @@ use sys::files;
 
 /// Locks whose owner is provably gone: nobody has them open, and no git works in this repository.
 pub(super) fn remove_locks(
-    place: &Place,
+    place: &CheckpointTarget,
     own: &Path,
     common: &Path,
     found: &mut Findings,
@@ -71,7 +71,7 @@ fn collect_locks(dir: &Path, into: &mut Vec<PathBuf>) {
 /// Branches whose files are empty get what their reflogs said last; checkpoints whose refs are empty are
 /// lost, and go.
 pub(super) fn mend_refs(
-    place: &Place,
+    place: &CheckpointTarget,
     own: &Path,
     common: &Path,
     found: &mut Findings,
@@ -171,7 +171,7 @@ fn last_checkout(log: &Path) -> Option<String> {
     })
 }
 
-impl Place {
+impl CheckpointTarget {
     /// Where git can be asked: the workspace, or the repository where that is gone.
     fn workspace_of(&self, common: &Path) -> PathBuf {
         match git_dir(&self.workspace) {

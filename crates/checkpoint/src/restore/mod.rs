@@ -18,7 +18,7 @@ use super::capture::nested::inner;
 use super::capture::{self, operation};
 use super::context::{Taking, lock};
 use super::message::{self, Kept, Nested};
-use super::{Place, ensure_names};
+use super::{CheckpointTarget, ensure_names};
 use crate::git::objects;
 use crate::git::{Git, Repository, Side};
 use index::{IndexLock, prepare};
@@ -31,7 +31,7 @@ use sys::failpoint::{Point, point};
 const DISK: &str = "disk.index";
 
 pub(super) fn rollback(
-    place: &Place,
+    place: &CheckpointTarget,
     id: &str,
     with_head: bool,
     until: Instant,
@@ -41,7 +41,7 @@ pub(super) fn rollback(
 }
 
 /// The repository of a workspace, and one of its checkpoints.
-fn open(place: &Place, id: &str, until: Instant) -> Result<(Repository, Kept)> {
+fn open(place: &CheckpointTarget, id: &str, until: Instant) -> Result<(Repository, Kept)> {
     ensure_names(place)?;
     let repository = Repository::of(&place.workspace, until)?
         .with_context(|| format!("{} is no git workspace", place.workspace.display()))?;
@@ -53,7 +53,7 @@ fn open(place: &Place, id: &str, until: Instant) -> Result<(Repository, Kept)> {
 ///
 /// # Errors
 /// There is none of that name.
-pub(super) fn find(refs: &Git, place: &Place, id: &str) -> Result<Kept> {
+pub(super) fn find(refs: &Git, place: &CheckpointTarget, id: &str) -> Result<Kept> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '-';
     ensure!(
         id.chars().all(good) && !id.is_empty(),
@@ -72,7 +72,7 @@ pub(super) fn find(refs: &Git, place: &Place, id: &str) -> Result<Kept> {
 }
 
 fn give_back(
-    place: &Place,
+    place: &CheckpointTarget,
     repository: &Repository,
     kept: &Kept,
     heads: Heads,
@@ -170,7 +170,7 @@ fn give_back(
 /// # Errors
 /// What giving it back would refuse as well.
 pub(super) fn plan(
-    place: &Place,
+    place: &CheckpointTarget,
     id: &str,
     with_head: bool,
     until: Instant,
@@ -183,7 +183,7 @@ pub(super) fn plan(
 }
 
 fn give_back_nested(
-    place: &Place,
+    place: &CheckpointTarget,
     outer: &Repository,
     nested: &Nested,
     with_head: bool,

@@ -11,13 +11,13 @@ use super::plan::Heads;
 use super::{find, give_back};
 use crate::git::{self, Git, Repository, objects, shadow_dir};
 use crate::message::{self, Kept};
-use crate::{Place, ensure_names};
+use crate::{CheckpointTarget, ensure_names};
 use sys::command::exchange;
 use sys::error::{Context as _, Hint as _, Result, anyhow, bail};
 use sys::files::create_private_dir;
 
 pub(crate) fn rebuild(
-    place: &Place,
+    place: &CheckpointTarget,
     repository: &Path,
     id: &str,
     until: Instant,
@@ -55,7 +55,7 @@ fn ensure_empty(workspace: &Path) -> Result<()> {
 
 /// A linked worktree again. The one of that place, whose directory is gone, is forgotten. By hand, since `git worktree
 /// add` runs hooks.
-fn link(source: &Repository, place: &Place, kept: &Kept) -> Result<()> {
+fn link(source: &Repository, place: &CheckpointTarget, kept: &Kept) -> Result<()> {
     let commit = kept.state.head.commit.as_ref();
     let commit = commit.unwrap_or(&kept.checkpoint.commit);
     let workspace = &place.workspace;
@@ -100,7 +100,7 @@ fn registration(worktrees: &Path, workspace: &Path) -> PathBuf {
 }
 
 /// A repository of its own, with all branches, tags and checkpoints that the other one has.
-fn clone(source: &Repository, place: &Place, kept: &Kept, until: Instant) -> Result<()> {
+fn clone(source: &Repository, place: &CheckpointTarget, kept: &Kept, until: Instant) -> Result<()> {
     fs::create_dir_all(&place.workspace)
         .with_context(|| format!("cannot create {}", place.workspace.display()))?;
     let ours = format!("+{0}*:{0}*", message::prefix(&place.agent_id));
@@ -161,7 +161,12 @@ fn clone(source: &Repository, place: &Place, kept: &Kept, until: Instant) -> Res
 
 /// Puts HEAD where it was. Its branch may have gone on since, or be at work elsewhere: then HEAD is detached, and the
 /// branch stays as it is.
-fn stand(place: &Place, made: &Repository, kept: &Kept, until: Instant) -> Result<Vec<String>> {
+fn stand(
+    place: &CheckpointTarget,
+    made: &Repository,
+    kept: &Kept,
+    until: Instant,
+) -> Result<Vec<String>> {
     let common = shadow_dir::common(&place.private.join("git"), made)?;
     let git = Git::writing(made, &common, until);
     let state = &kept.state;

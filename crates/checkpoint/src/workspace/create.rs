@@ -19,7 +19,7 @@ use crate::git::{self, without_secret};
 use state::AgentName;
 use state::layout::Root;
 use sys::command;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::uuid::new_uuid;
 
 /// Anything but a download or a checkout.
@@ -27,7 +27,7 @@ const SHORT: Duration = Duration::from_secs(60);
 
 /// What was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Made {
+pub struct CreatedWorkspace {
     /// The workspace, absolute.
     pub workspace: PathBuf,
     /// Where it came from, without a password.
@@ -56,7 +56,7 @@ impl Source {
         let is_url =
             given.contains("://") || (given.contains(':') && !given.starts_with(['/', '.']));
         if given.starts_with('-') || given.contains("::") {
-            return Err(anyhow!("{given:?} is no repository")).kind(Kind::Usage);
+            return Err(anyhow!("{given:?} is no repository")).kind(ErrorKind::Usage);
         }
         if is_url {
             return Ok(Self::Elsewhere(given.to_owned()));
@@ -68,12 +68,12 @@ impl Source {
         let Some(path) = candidates.iter().find(|path| path.is_dir()) else {
             return Err(anyhow!("there is no repository at {given}"))
                 .hint("spotkeep add NAME --repo https://...")
-                .kind(Kind::Usage);
+                .kind(ErrorKind::Usage);
         };
         let path = fs::canonicalize(path)?;
         let common = text(git::as_user(&path).args(["rev-parse", "--git-common-dir"]))
             .with_context(|| format!("{} is no git repository", path.display()))
-            .kind(Kind::Usage)?;
+            .kind(ErrorKind::Usage)?;
         let common = fs::canonicalize(path.join(common))?;
         Ok(match root.holds(&common) {
             true => Self::Inside(path),
@@ -95,7 +95,12 @@ impl Source {
 ///
 /// # Errors
 /// The repository cannot be read, the branch does not exist, something is in the way. Nothing half is left.
-pub fn make(root: &Root, name: &AgentName, source: &Source, branch: Option<&str>) -> Result<Made> {
+pub fn make(
+    root: &Root,
+    name: &AgentName,
+    source: &Source,
+    branch: Option<&str>,
+) -> Result<CreatedWorkspace> {
     let workspaces = root.absolute(Path::new("workspaces"));
     let workspace = workspaces.join(name.as_str());
     if fs::symlink_metadata(&workspace).is_ok() {
@@ -103,7 +108,7 @@ pub fn make(root: &Root, name: &AgentName, source: &Source, branch: Option<&str>
         if !is_empty {
             return Err(anyhow!("{} is there already", workspace.display()))
                 .hint(format!("spotkeep add {name} --workspace workspaces/{name}"))
-                .kind(Kind::Usage);
+                .kind(ErrorKind::Usage);
         }
     }
     let repository = match source {
@@ -131,7 +136,7 @@ pub fn make(root: &Root, name: &AgentName, source: &Source, branch: Option<&str>
         }
     };
     let head = text(git::as_user(&workspace).args(["rev-parse", "-q", "--verify", "HEAD"]));
-    Ok(Made {
+    Ok(CreatedWorkspace {
         workspace,
         origin: source.shown(),
         base_commit: head.ok(),
@@ -261,13 +266,13 @@ fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) 
                 repository.display()
             ))
             .hint(format!("git -C {} branch --all", repository.display()))
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
         }
         return Err(anyhow!("the repository has no commit yet, so nothing can be checked out"))
             .hint(format!(
                 "git clone it to workspaces/{name}, then: spotkeep add {name} --workspace workspaces/{name}"
             ))
-            .kind(Kind::Usage);
+            .kind(ErrorKind::Usage);
     };
     let mut add = git::as_user(repository);
     add.args(["worktree", "add"]);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::git::{Git, Repository, Side, objects};
 use state::layout::Root;
 
-pub use create::{Made, Source, make};
+pub use create::{CreatedWorkspace, Source, make};
 
 /// A status of 50,000 files takes 0.15 s (measured); a cold disk far longer.
 const STATUS_LIMIT: Duration = Duration::from_secs(60);

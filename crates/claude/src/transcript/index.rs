@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::damaged_line;
 use super::locate::{SLUG_LIMIT, has_user_record, slug};
 use super::reader::Reader;
-use super::record::Kind;
+use super::record::RecordKind;
 use sys::time::Timestamp;
 use sys::uuid::is_uuid;
 
@@ -125,7 +125,7 @@ pub fn about(transcript: &Path) -> io::Result<About> {
         }
     }
     Reader::tail(transcript, END)?.each(|record| {
-        if let Kind::Title(title) = record.kind {
+        if let RecordKind::Title(title) = record.kind {
             about.title = Some(title);
         }
         true

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::reader::Reader;
-use super::record::Kind;
+use super::record::RecordKind;
 use sys::error::{Context as _, Result, ensure};
 use sys::files;
 use sys::time::Timestamp;
@@ -111,11 +111,11 @@ pub(crate) fn has_user_record(path: &Path) -> io::Result<bool> {
         found |= !record.sidechain
             && matches!(
                 record.kind,
-                Kind::Prompt { .. }
-                    | Kind::Local(_)
-                    | Kind::Summary
-                    | Kind::ToolResults(_)
-                    | Kind::Interrupted { .. }
+                RecordKind::Prompt { .. }
+                    | RecordKind::Local(_)
+                    | RecordKind::Summary
+                    | RecordKind::ToolResults(_)
+                    | RecordKind::Interrupted { .. }
             );
         !found
     })?;

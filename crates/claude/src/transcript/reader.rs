@@ -259,7 +259,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
-    use crate::transcript::record::Kind;
+    use crate::transcript::record::RecordKind;
 
     fn title(name: &str) -> String {
         format!(r#"{{"type":"custom-title","customTitle":"{name}","sessionId":"s"}}"#)
@@ -279,7 +279,7 @@ mod tests {
         records
             .into_iter()
             .map(|record| match record.kind {
-                Kind::Title(title) => title,
+                RecordKind::Title(title) => title,
                 other => format!("{other:?}"),
             })
             .collect()

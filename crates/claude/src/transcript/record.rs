@@ -12,7 +12,7 @@ use sys::time::Timestamp;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
     /// What it says.
-    pub kind: Kind,
+    pub kind: RecordKind,
     /// Its own id; records about the session have none.
     pub uuid: Option<String>,
     /// The record that it continues; with `uuid` they form a tree.
@@ -25,7 +25,7 @@ pub struct Record {
 
 /// What a record says.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Kind {
+pub enum RecordKind {
     /// Something said to the model that begins or goes on with a turn.
     Prompt {
         /// The words.

@@ -1,12 +1,12 @@
-//! Reads a record out of its JSON. Whatever is not as expected becomes [`Kind::Unknown`].
+//! Reads a record out of its JSON. Whatever is not as expected becomes [`RecordKind::Unknown`].
 
 use serde_json::{Map, Value};
 
-use super::record::{Block, Cost, Dequeue, Kind, Record, Speaker, Tokens, ToolResult};
+use super::record::{Block, Cost, Dequeue, Record, RecordKind, Speaker, Tokens, ToolResult};
 use sys::time::Timestamp;
 
 impl Record {
-    /// Reads a record; whatever is not as expected becomes [`Kind::Unknown`].
+    /// Reads a record; whatever is not as expected becomes [`RecordKind::Unknown`].
     #[must_use]
     pub fn from_json(json: &Map<String, Value>) -> Self {
         let text = |key: &str| json.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -20,7 +20,7 @@ impl Record {
     }
 }
 
-fn kind(json: &Map<String, Value>) -> Kind {
+fn kind(json: &Map<String, Value>) -> RecordKind {
     let name = str_of(json, "type");
     let known = match name {
         "user" => Some(user(json)),
@@ -28,33 +28,33 @@ fn kind(json: &Map<String, Value>) -> Kind {
         "system" => Some(system(json)),
         "queue-operation" => queue(json),
         "attachment" => absorbed(json),
-        "custom-title" => Some(Kind::Title(str_of(json, "customTitle").to_owned())),
+        "custom-title" => Some(RecordKind::Title(str_of(json, "customTitle").to_owned())),
         _ => None,
     };
-    known.unwrap_or_else(|| Kind::Unknown(name.to_owned()))
+    known.unwrap_or_else(|| RecordKind::Unknown(name.to_owned()))
 }
 
-fn user(json: &Map<String, Value>) -> Kind {
+fn user(json: &Map<String, Value>) -> RecordKind {
     let content = json
         .get("message")
         .and_then(|message| message.get("content"));
     let mut results: Vec<ToolResult> = blocks(content).filter_map(tool_result).collect();
     if let Some(first) = results.first_mut() {
         first.background = background_task(json);
-        return Kind::ToolResults(results);
+        return RecordKind::ToolResults(results);
     }
     let text = text_of(content);
     if flag(json, "isCompactSummary") {
-        return Kind::Summary;
+        return RecordKind::Summary;
     }
     if let Some(rest) = text.strip_prefix("[Request interrupted by user") {
-        return Kind::Interrupted {
+        return RecordKind::Interrupted {
             in_tool: rest.starts_with(" for tool use"),
         };
     }
     // A resumed session notes what it lost in the background, and 2.1.330 begins no turn for that.
     if is_local(&text, flag(json, "isMeta")) || flag(json, "queueTranscriptOnly") {
-        return Kind::Local(text);
+        return RecordKind::Local(text);
     }
     let origin = json
         .get("origin")
@@ -65,7 +65,7 @@ fn user(json: &Map<String, Value>) -> Kind {
     } else {
         Speaker::Human
     };
-    Kind::Prompt { text, by }
+    RecordKind::Prompt { text, by }
 }
 
 /// A command of the user's own (`/doit`) also begins with its name, but what it expands to follows
@@ -76,11 +76,11 @@ fn is_local(text: &str, meta: bool) -> bool {
         || (meta && text.starts_with("<system-reminder>"))
 }
 
-fn assistant(json: &Map<String, Value>) -> Kind {
+fn assistant(json: &Map<String, Value>) -> RecordKind {
     let message = json.get("message");
     let content = message.and_then(|message| message.get("content"));
     if flag(json, "isApiErrorMessage") {
-        return Kind::ApiError {
+        return RecordKind::ApiError {
             error: json.get("error").and_then(Value::as_str).map(str::to_owned),
             status: json
                 .get("apiErrorStatus")
@@ -93,7 +93,7 @@ fn assistant(json: &Map<String, Value>) -> Kind {
                 .and_then(Timestamp::from_millis),
         };
     }
-    Kind::Assistant {
+    RecordKind::Assistant {
         blocks: blocks(content).map(block).collect(),
         stop: message
             .and_then(|message| message.get("stop_reason"))
@@ -117,35 +117,35 @@ fn cost(message: &Value) -> Option<Cost> {
     })
 }
 
-fn system(json: &Map<String, Value>) -> Kind {
+fn system(json: &Map<String, Value>) -> RecordKind {
     match str_of(json, "subtype") {
-        "turn_duration" => Kind::TurnEnd {
+        "turn_duration" => RecordKind::TurnEnd {
             background_agents: json
                 .get("pendingBackgroundAgentCount")
                 .and_then(Value::as_u64)
                 .unwrap_or(0),
         },
-        subtype => Kind::System(subtype.to_owned()),
+        subtype => RecordKind::System(subtype.to_owned()),
     }
 }
 
-fn queue(json: &Map<String, Value>) -> Option<Kind> {
+fn queue(json: &Map<String, Value>) -> Option<RecordKind> {
     let words = json
         .get("content")
         .and_then(Value::as_str)
         .map(str::to_owned);
     match str_of(json, "operation") {
-        "enqueue" => words.map(Kind::Enqueue),
-        "dequeue" | "remove" => Some(Kind::Dequeue(Dequeue::One(words))),
-        "popAll" => Some(Kind::Dequeue(Dequeue::All)),
+        "enqueue" => words.map(RecordKind::Enqueue),
+        "dequeue" | "remove" => Some(RecordKind::Dequeue(Dequeue::One(words))),
+        "popAll" => Some(RecordKind::Dequeue(Dequeue::All)),
         _ => None,
     }
 }
 
-fn absorbed(json: &Map<String, Value>) -> Option<Kind> {
+fn absorbed(json: &Map<String, Value>) -> Option<RecordKind> {
     let attachment = json.get("attachment")?;
     (attachment.get("type")?.as_str()? == "queued_command")
-        .then(|| Kind::Absorbed(text_of(attachment.get("prompt"))))
+        .then(|| RecordKind::Absorbed(text_of(attachment.get("prompt"))))
 }
 
 fn block(block: &Value) -> Block {
@@ -228,7 +228,7 @@ mod tests {
         );
         assert!(matches!(
             human.kind,
-            Kind::Prompt {
+            RecordKind::Prompt {
                 by: Speaker::Human,
                 ..
             }
@@ -239,7 +239,7 @@ mod tests {
         );
         assert!(matches!(
             task.kind,
-            Kind::Prompt {
+            RecordKind::Prompt {
                 by: Speaker::Machine,
                 ..
             }
@@ -253,7 +253,7 @@ mod tests {
             r#"{"type":"user","message":{"content":"<bash-input>ls</bash-input>"}}"#,
             r#"{"type":"user","isMeta":true,"message":{"content":"<system-reminder>\nnamed"}}"#,
         ] {
-            assert!(matches!(read(text).kind, Kind::Local(_)), "{text}");
+            assert!(matches!(read(text).kind, RecordKind::Local(_)), "{text}");
         }
     }
 
@@ -266,11 +266,11 @@ mod tests {
             r#"{"type":"queue-operation","operation":"later"}"#,
             r#"{"type":"attachment","attachment":"x"}"#,
         ] {
-            assert!(matches!(read(text).kind, Kind::Unknown(_)), "{text}");
+            assert!(matches!(read(text).kind, RecordKind::Unknown(_)), "{text}");
         }
         assert!(matches!(
             read(r#"{"type":"assistant","message":7}"#).kind,
-            Kind::Assistant { .. }
+            RecordKind::Assistant { .. }
         ));
     }
 }

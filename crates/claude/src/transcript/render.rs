@@ -3,12 +3,12 @@
 
 use serde_json::Value;
 
-use super::record::{Block, Kind, Record};
+use super::record::{Block, Record, RecordKind};
 use sys::time::Timestamp;
 
 /// Who says a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Who {
+pub enum LineSpeaker {
     /// The user, or spotkeep in their place.
     User,
     /// The model.
@@ -24,7 +24,7 @@ pub enum Who {
     Api,
 }
 
-impl Who {
+impl LineSpeaker {
     /// A word for it.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -40,47 +40,56 @@ impl Who {
 
 /// Something that was said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
+pub struct TranscriptLine {
     /// When.
     pub at: Option<Timestamp>,
     /// By whom.
-    pub who: Who,
+    pub who: LineSpeaker,
     /// Whole, and with its lines; a call in one line.
     pub text: String,
 }
 
 /// What a record says to a person; nothing where only Claude needs it.
 #[must_use]
-pub fn said(record: &Record) -> Vec<Said> {
-    let line = |who: Who, text: &str| Said {
+pub fn said(record: &Record) -> Vec<TranscriptLine> {
+    let line = |who: LineSpeaker, text: &str| TranscriptLine {
         at: record.timestamp,
         who,
         text: clean(text).trim().to_owned(),
     };
     let all = match &record.kind {
-        Kind::Prompt { text, .. } | Kind::Absorbed(text) => vec![line(Who::User, text)],
-        Kind::Assistant { blocks, .. } => blocks
+        RecordKind::Prompt { text, .. } | RecordKind::Absorbed(text) => {
+            vec![line(LineSpeaker::User, text)]
+        }
+        RecordKind::Assistant { blocks, .. } => blocks
             .iter()
             .filter_map(|block| match block {
-                Block::Text(text) => Some(line(Who::Claude, text)),
-                Block::ToolUse { name, input, .. } => Some(line(Who::Tool, &call(name, input))),
+                Block::Text(text) => Some(line(LineSpeaker::Claude, text)),
+                Block::ToolUse { name, input, .. } => {
+                    Some(line(LineSpeaker::Tool, &call(name, input)))
+                }
                 Block::Other(_) => None,
             })
             .collect(),
-        Kind::ToolResults(results) => results
+        RecordKind::ToolResults(results) => results
             .iter()
             .map(|result| {
                 let is_error = result.is_error;
-                line(Who::Result { is_error }, &result.text)
+                line(LineSpeaker::Result { is_error }, &result.text)
             })
             .collect(),
-        Kind::ApiError { text, .. } => vec![line(Who::Api, text)],
-        Kind::Interrupted { .. } => vec![line(Who::User, "pressed Escape")],
-        Kind::Summary => vec![line(Who::Claude, "(what came before was compacted)")],
+        RecordKind::ApiError { text, .. } => vec![line(LineSpeaker::Api, text)],
+        RecordKind::Interrupted { .. } => vec![line(LineSpeaker::User, "pressed Escape")],
+        RecordKind::Summary => vec![line(
+            LineSpeaker::Claude,
+            "(what came before was compacted)",
+        )],
         _ => Vec::new(),
     };
     // A result may be empty and says that it came; words may not.
-    let speaks = |said: &Said| !said.text.is_empty() || matches!(said.who, Who::Result { .. });
+    let speaks = |said: &TranscriptLine| {
+        !said.text.is_empty() || matches!(said.who, LineSpeaker::Result { .. })
+    };
     all.into_iter().filter(speaks).collect()
 }
 

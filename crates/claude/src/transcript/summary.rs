@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::record::{Block, Kind, Record};
-use super::render::{Said, call, one_line, said};
+use super::record::{Block, Record, RecordKind};
+use super::render::{TranscriptLine, call, one_line, said};
 use super::tokens::Tally;
 
 /// So many of the newest lines are kept.
@@ -22,7 +22,7 @@ pub struct Story {
     words: Option<String>,
     /// The last turn has ended.
     is_over: bool,
-    lines: VecDeque<Said>,
+    lines: VecDeque<TranscriptLine>,
 }
 
 impl Story {
@@ -41,21 +41,23 @@ impl Story {
         let surplus = self.lines.len().saturating_sub(LINES);
         self.lines.drain(..surplus);
         match &record.kind {
-            Kind::Prompt { .. } => {
+            RecordKind::Prompt { .. } => {
                 self.is_over = false;
                 self.open.clear();
                 self.words = None;
             }
-            Kind::Assistant { blocks, stop, .. } => {
+            RecordKind::Assistant { blocks, stop, .. } => {
                 blocks.iter().for_each(|block| self.block(block));
                 self.is_over = stop.as_deref() == Some("end_turn");
             }
-            Kind::ToolResults(results) => {
+            RecordKind::ToolResults(results) => {
                 self.is_over = false;
                 let is_open = |id: &str| !results.iter().any(|result| result.tool_use_id == id);
                 self.open.retain(|(id, _)| is_open(id));
             }
-            Kind::Interrupted { .. } | Kind::ApiError { .. } | Kind::TurnEnd { .. } => {
+            RecordKind::Interrupted { .. }
+            | RecordKind::ApiError { .. }
+            | RecordKind::TurnEnd { .. } => {
                 self.is_over = true;
                 self.open.clear();
             }
@@ -98,7 +100,7 @@ impl Story {
     }
 
     /// The newest lines, oldest first.
-    pub fn lines(&self) -> impl ExactSizeIterator<Item = &Said> + DoubleEndedIterator {
+    pub fn lines(&self) -> impl ExactSizeIterator<Item = &TranscriptLine> + DoubleEndedIterator {
         self.lines.iter()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::record::{Block, Dequeue, Kind, Record, Speaker, ToolResult};
+use super::record::{Block, Dequeue, Record, RecordKind, Speaker, ToolResult};
 use super::tail::{OpenTool, Tail};
 use crate::api_error::{ApiStop, Recorded};
 use sys::time::Timestamp;
@@ -32,21 +32,21 @@ pub struct TailState {
     last_prompt: Option<String>,
     found_request: bool,
     stops: Stops,
-    order: Order,
+    order: RecordOrder,
 }
 
 /// Whether records come in the order in which they were made. Claude writes from several places at once: on a
 /// crowded machine 2.1.197 wrote the end of a turn before the prompt that it answers (seen in 1 of 100
 /// turns that end at once, for want of a login).
 #[derive(Debug, Clone, Default)]
-struct Order {
+struct RecordOrder {
     /// Ids of the last records.
     recent: VecDeque<String>,
     /// When the last words of Claude's were made, where what they continue was not there yet.
     ahead: Option<Timestamp>,
 }
 
-impl Order {
+impl RecordOrder {
     /// Whether a record was made before the words of Claude's that are there already, and is a part of what
     /// led to them.
     fn is_late(&mut self, record: &Record) -> bool {
@@ -56,7 +56,10 @@ impl Order {
             }
             self.recent.push_back(uuid.clone());
         }
-        if matches!(record.kind, Kind::Assistant { .. } | Kind::ApiError { .. }) {
+        if matches!(
+            record.kind,
+            RecordKind::Assistant { .. } | RecordKind::ApiError { .. }
+        ) {
             let parent = record.parent.as_ref();
             if self.ahead.is_some() || parent.is_some_and(|parent| !self.recent.contains(parent)) {
                 self.ahead = record.timestamp.or(self.ahead);
@@ -66,7 +69,7 @@ impl Order {
         let made = record.timestamp;
         let ahead = self.ahead;
         let is_late = ahead.is_some_and(|ahead| made.is_some_and(|made| made < ahead));
-        if !is_late && matches!(record.kind, Kind::Prompt { .. }) {
+        if !is_late && matches!(record.kind, RecordKind::Prompt { .. }) {
             self.ahead = None;
         }
         is_late
@@ -115,20 +118,20 @@ impl TailState {
             self.last_activity = record.timestamp;
         }
         match &record.kind {
-            Kind::Prompt { text, by } if is_late => self.late_prompt(text, *by),
-            Kind::Prompt { text, by } => self.prompt(text, *by),
-            Kind::Absorbed(text) => {
+            RecordKind::Prompt { text, by } if is_late => self.late_prompt(text, *by),
+            RecordKind::Prompt { text, by } => self.prompt(text, *by),
+            RecordKind::Absorbed(text) => {
                 self.unqueue(Some(text));
                 self.request(text);
             }
-            Kind::Assistant { blocks, stop, .. } => self.assistant(blocks, stop.as_deref()),
-            Kind::ToolResults(results) => {
+            RecordKind::Assistant { blocks, stop, .. } => self.assistant(blocks, stop.as_deref()),
+            RecordKind::ToolResults(results) => {
                 self.answered(results, record.timestamp);
                 if !is_late {
                     self.turn = Turn::Running;
                 }
             }
-            Kind::ApiError {
+            RecordKind::ApiError {
                 error,
                 status,
                 text,
@@ -145,19 +148,22 @@ impl TailState {
                 self.stops.last.clone_from(&record.uuid);
                 self.end(Turn::Stopped(stop, text.clone()));
             }
-            Kind::Interrupted { .. } => self.end(Turn::Interrupted),
-            Kind::TurnEnd { background_agents } => {
+            RecordKind::Interrupted { .. } => self.end(Turn::Interrupted),
+            RecordKind::TurnEnd { background_agents } => {
                 if matches!(self.turn, Turn::Running | Turn::Done { .. }) {
                     self.end(Turn::Done {
                         background_agents: *background_agents,
                     });
                 }
             }
-            Kind::Enqueue(text) => self.queue.push_back(text.clone()),
-            Kind::Dequeue(Dequeue::One(text)) => self.unqueue(text.as_deref()),
-            Kind::Dequeue(Dequeue::All) => self.queue.clear(),
-            Kind::Local(text) => self.task_ended(text),
-            Kind::Summary | Kind::System(_) | Kind::Title(_) | Kind::Unknown(_) => {}
+            RecordKind::Enqueue(text) => self.queue.push_back(text.clone()),
+            RecordKind::Dequeue(Dequeue::One(text)) => self.unqueue(text.as_deref()),
+            RecordKind::Dequeue(Dequeue::All) => self.queue.clear(),
+            RecordKind::Local(text) => self.task_ended(text),
+            RecordKind::Summary
+            | RecordKind::System(_)
+            | RecordKind::Title(_)
+            | RecordKind::Unknown(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::record::{Cost, Kind, Record, Tokens};
+use super::record::{Cost, Record, RecordKind, Tokens};
 
 /// Records of one message stand this close together, counted in messages.
 const NEAR: usize = 32;
@@ -22,7 +22,7 @@ pub struct Tally {
 impl Tally {
     /// Takes in the next record of the file.
     pub fn push(&mut self, record: &Record) {
-        let Kind::Assistant {
+        let RecordKind::Assistant {
             cost: Some(cost), ..
         } = &record.kind
         else {

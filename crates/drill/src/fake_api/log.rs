@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::conversation::{Asked, Conversation};
-use super::marker::{Kind, Marker};
+use super::marker::{Marker, MarkerKind};
 use super::script::{self, Answer};
 
 /// All agents, by name.
@@ -30,7 +30,7 @@ pub struct Account {
     /// Requests so far.
     pub requests: u64,
     /// The first request after [`Ledger::new_life`].
-    pub first: Option<Seen>,
+    pub first: Option<LoggedRequest>,
     next_serial: u64,
     known: BTreeSet<Marker>,
 }
@@ -55,7 +55,7 @@ pub struct Open {
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct LoggedRequest {
     /// When it came.
     pub at: Instant,
     /// Every mark in it, except in a note.
@@ -79,13 +79,13 @@ impl Ledger {
         account.requests += 1;
         for marker in &conversation.markers {
             // What the model said itself is taken down when it has been said.
-            if matches!(marker.kind, Kind::Prompt | Kind::Output) {
+            if matches!(marker.kind, MarkerKind::Prompt | MarkerKind::Output) {
                 account.record(marker, at);
             }
             account.next_serial = account.next_serial.max(marker.serial + 1);
         }
         if account.first.is_none() {
-            account.first = Some(Seen {
+            account.first = Some(LoggedRequest {
                 at,
                 markers: conversation.markers.clone(),
                 note: match &conversation.asked {

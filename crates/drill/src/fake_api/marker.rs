@@ -5,7 +5,7 @@ use std::fmt;
 
 /// What kind of record a mark stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum MarkerKind {
     /// What a person typed.
     Prompt,
     /// A text of the model.
@@ -16,7 +16,7 @@ pub enum Kind {
     Output,
 }
 
-impl Kind {
+impl MarkerKind {
     fn letter(self) -> char {
         match self {
             Self::Prompt => 'p',
@@ -50,7 +50,7 @@ pub struct Marker {
     /// The agent's name.
     pub agent: String,
     /// What it marks.
-    pub kind: Kind,
+    pub kind: MarkerKind,
     /// Never the same twice for one agent.
     pub serial: u64,
 }
@@ -86,7 +86,7 @@ impl Marker {
             let mut parts = rest.split_once("]]")?.0.split(':');
             let marker = Self {
                 agent: parts.next()?.to_owned(),
-                kind: Kind::of(parts.next()?)?,
+                kind: MarkerKind::of(parts.next()?)?,
                 serial: parts.next()?.parse().ok()?,
             };
             parts.next().is_none().then_some(marker)
@@ -102,7 +102,7 @@ mod tests {
     fn a_mark_is_found_again_and_its_echo_holds_none() {
         let marker = Marker {
             agent: "agent-1".into(),
-            kind: Kind::Output,
+            kind: MarkerKind::Output,
             serial: 7,
         };
         let text = format!("x [[ {marker} [[no]] {}", marker.echo());

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::conversation::{Asked, Conversation, Plan};
-use super::marker::{Kind, Marker};
+use super::marker::{Marker, MarkerKind};
 
 /// The file that a turn writes when it goes on after a cut.
 pub const CONTINUED_FILE: &str = "continued.txt";
@@ -87,7 +87,7 @@ fn in_a_turn(conversation: &Conversation, turn: u32, serial: u64) -> Answer {
         // Also when the open call came back: a program that is being ended may kill its tool and
         // ask again at once. A real model would still be thinking when the end comes.
         (Plan::Tool | Plan::Stream, _, _) | (Plan::Second, 2, _) => Answer::Endless {
-            text: at.marker(Kind::Text, 0),
+            text: at.marker(MarkerKind::Text, 0),
         },
         (Plan::Second | Plan::Idle, _, _) => at.end("Done."),
     }
@@ -107,7 +107,7 @@ impl<'a> Numbers<'a> {
         }
     }
 
-    fn marker(&self, kind: Kind, offset: u64) -> Marker {
+    fn marker(&self, kind: MarkerKind, offset: u64) -> Marker {
         Marker {
             agent: self.agent.to_owned(),
             kind,
@@ -118,9 +118,9 @@ impl<'a> Numbers<'a> {
     fn call(&self, say: &str, command: &str) -> Answer {
         Answer::Call {
             say: say.to_owned(),
-            text: self.marker(Kind::Text, 0),
-            command: format!("{command} && {}", self.marker(Kind::Output, 2).echo()),
-            call: self.marker(Kind::Call, 1),
+            text: self.marker(MarkerKind::Text, 0),
+            command: format!("{command} && {}", self.marker(MarkerKind::Output, 2).echo()),
+            call: self.marker(MarkerKind::Call, 1),
             open: false,
         }
     }
@@ -137,9 +137,9 @@ impl<'a> Numbers<'a> {
     fn open(&self) -> Answer {
         Answer::Call {
             say: "This will take long.".to_owned(),
-            text: self.marker(Kind::Text, 0),
+            text: self.marker(MarkerKind::Text, 0),
             command: format!("echo open > {OPEN_FILE} && tail -f /dev/null"),
-            call: self.marker(Kind::Call, 1),
+            call: self.marker(MarkerKind::Call, 1),
             open: true,
         }
     }
@@ -147,7 +147,7 @@ impl<'a> Numbers<'a> {
     fn end(&self, say: &str) -> Answer {
         Answer::End {
             say: say.to_owned(),
-            text: Some(self.marker(Kind::Text, 0)),
+            text: Some(self.marker(MarkerKind::Text, 0)),
         }
     }
 }
@@ -233,6 +233,6 @@ mod tests {
     fn a_call_does_not_quote_the_mark_of_its_output() {
         let answer = next(&conversation(Plan::Idle, Asked::Prompt(1), 0), 1);
         let json = content(&answer)[1].0.to_string();
-        assert!(Marker::all_in(&json).all(|marker| marker.kind == Kind::Call));
+        assert!(Marker::all_in(&json).all(|marker| marker.kind == MarkerKind::Call));
     }
 }

@@ -75,13 +75,13 @@ impl Arguments {
 
 /// Where everything of the program is kept.
 #[derive(Debug)]
-struct Place {
+struct ClaudePaths {
     config_dir: PathBuf,
     config_file: PathBuf,
     cwd: PathBuf,
 }
 
-impl Place {
+impl ClaudePaths {
     fn of_the_environment() -> Result<Self> {
         let home = || std::env::var_os("HOME").map(PathBuf::from);
         let (config_dir, config_file) = match std::env::var_os("CLAUDE_CONFIG_DIR") {
@@ -121,7 +121,7 @@ fn run(arguments: &Arguments) -> Result<u8> {
     if let Some(code) = variable("STAND_IN_EXIT") {
         return Ok(code.parse().unwrap_or(1));
     }
-    let place = Place::of_the_environment()?;
+    let place = ClaudePaths::of_the_environment()?;
     let events = listen()?;
     if variable("STAND_IN_HANG").is_some() {
         return Ok(wait_for_the_end(&events, None));

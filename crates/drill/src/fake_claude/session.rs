@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::Place;
+use super::ClaudePaths;
 use super::transcript::{Opened, Writer, new_id};
 use super::turn::Refusal;
 use sys::error::Result;
@@ -20,7 +20,7 @@ const VERSION: &str = "0.0.0-stand-in";
 /// One process with the session that it is in now.
 #[derive(Debug)]
 pub(super) struct Session {
-    place: Place,
+    place: ClaudePaths,
     process: ProcessId,
     started: Timestamp,
     writer: Writer,
@@ -42,7 +42,7 @@ struct State {
 
 impl Session {
     /// Begins or resumes one, and shows it as idle.
-    pub(super) fn begin(place: Place, opened: Opened, name: Option<String>) -> Result<Self> {
+    pub(super) fn begin(place: ClaudePaths, opened: Opened, name: Option<String>) -> Result<Self> {
         let session = Self {
             process: ProcessId::current()?,
             started: Timestamp::now(),

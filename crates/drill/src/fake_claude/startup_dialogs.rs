@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 
 use serde_json::Value;
 
-use super::{Arguments, Event, Place, show, variable};
+use super::{Arguments, ClaudePaths, Event, show, variable};
 use sys::error::{Result, bail};
 use sys::signal::Ask;
 use sys::user;
@@ -23,7 +23,7 @@ struct Dialog {
 /// Shows every dialog that is due and waits for a human. Returns the exit code if it ends here.
 pub(super) fn pass(
     arguments: &Arguments,
-    place: &Place,
+    place: &ClaudePaths,
     events: &Receiver<Event>,
 ) -> Result<Option<u8>> {
     if arguments.bypass && user::id() == 0 && variable("IS_SANDBOX").is_none() {
@@ -50,7 +50,7 @@ fn wait(dialog: &Dialog, events: &Receiver<Event>) -> Option<u8> {
     }
 }
 
-fn dialogs(arguments: &Arguments, place: &Place) -> Vec<Dialog> {
+fn dialogs(arguments: &Arguments, place: &ClaudePaths) -> Vec<Dialog> {
     let mut due = Vec::new();
     let mut ask = |text: &str, enter_goes_on| {
         due.push(Dialog {

@@ -183,7 +183,10 @@ fn a_turn_cut_by_sigterm_is_whole_on_disk_and_goes_on_with_the_note() {
         .filter(|record| !seen.markers.contains(&record.marker))
         .collect();
     assert_eq!(missing.len(), 1, "{missing:?}");
-    assert_eq!(missing[0].marker.kind, crate::fake_api::marker::Kind::Call);
+    assert_eq!(
+        missing[0].marker.kind,
+        crate::fake_api::marker::MarkerKind::Call
+    );
     assert_eq!(bench.model.ledger().agents["a"].continued, 1);
     bench.until(|| bench.session_file(&second)["status"] == "idle");
     signal(&mut second, Signal::Kill);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Arguments, Place};
+use super::{Arguments, ClaudePaths};
 use sys::error::{Context as _, Result, bail};
 
 /// How long records are gathered before they are written.
@@ -32,7 +32,7 @@ pub(super) struct Opened {
 ///
 /// # Errors
 /// It exists and should not, or the other way round: the texts are the real program's.
-pub(super) fn open(arguments: &Arguments, place: &Place) -> Result<Opened> {
+pub(super) fn open(arguments: &Arguments, place: &ClaudePaths) -> Result<Opened> {
     let path_of = |id: &str| {
         let folder = place.config_dir.join("projects").join(slug(&place.cwd));
         folder.join(format!("{id}.jsonl"))
@@ -150,17 +150,17 @@ fn blocks(records: &[Value]) -> impl Iterator<Item = &Value> {
 /// The file itself, written by a thread of its own.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
-    lines: Sender<Order>,
+    lines: Sender<WriterCommand>,
 }
 
-enum Order {
+enum WriterCommand {
     Append(PathBuf, String),
     Flush(SyncSender<()>),
 }
 
 impl Writer {
     pub(super) fn start() -> Result<Self> {
-        let (lines, orders) = channel::<Order>();
+        let (lines, orders) = channel::<WriterCommand>();
         let work = move || {
             let mut waiting: Vec<(PathBuf, String)> = Vec::new();
             let mut due: Option<Instant> = None;
@@ -169,12 +169,12 @@ impl Writer {
                     due.saturating_duration_since(Instant::now())
                 });
                 match orders.recv_timeout(limit) {
-                    Ok(Order::Append(path, line)) => {
+                    Ok(WriterCommand::Append(path, line)) => {
                         waiting.push((path, line));
                         due.get_or_insert(Instant::now() + BATCH);
                         continue;
                     }
-                    Ok(Order::Flush(done)) => {
+                    Ok(WriterCommand::Flush(done)) => {
                         flush(&mut waiting);
                         done.send(()).ok();
                     }
@@ -194,14 +194,14 @@ impl Writer {
 
     /// Appends a record, a tenth of a second later.
     pub(super) fn append(&self, path: &Path, record: &Value) {
-        let order = Order::Append(path.to_owned(), format!("{record}\n"));
+        let order = WriterCommand::Append(path.to_owned(), format!("{record}\n"));
         self.lines.send(order).ok();
     }
 
     /// Writes what waits, now.
     pub(super) fn flush(&self) {
         let (done, wait) = sync_channel(1);
-        self.lines.send(Order::Flush(done)).ok();
+        self.lines.send(WriterCommand::Flush(done)).ok();
         wait.recv().ok();
     }
 }

@@ -20,7 +20,7 @@ use super::report::Report;
 use super::sandbox::Sandbox;
 use super::session_file::{Live, live, transcript_marks};
 use super::verify::workspace_digest::Digest;
-use super::{Kind, Options, claude_program};
+use super::{LossKind, Options, claude_program};
 use state::{Manifest, latest_manifest};
 use sys::error::{Context as _, Result};
 use sys::signal;
@@ -36,7 +36,7 @@ const SETTLED: Duration = Duration::from_millis(6_500);
 /// # Errors
 /// There was no place for it.
 pub(super) fn rehearse(options: &Options, isolation: &str) -> Result<Report> {
-    let on_loop = options.kind == Kind::PowerCut;
+    let on_loop = options.kind == LossKind::PowerCut;
     let sandbox = Sandbox::create(options.keep, on_loop)?.unprivileged()?;
     let sandbox = Arc::new(sandbox);
     let interrupted = Arc::clone(&sandbox);
@@ -94,9 +94,9 @@ impl Rehearsal {
         self.wait_for_the_cut_points()?;
         self.take_down_workspaces()?;
         match self.options.kind {
-            Kind::Notice => self.lose_it_with_a_notice()?,
-            Kind::Kill => self.lose_it_without_a_word()?,
-            Kind::PowerCut => self.lose_it_with_its_power()?,
+            LossKind::Notice => self.lose_it_with_a_notice()?,
+            LossKind::Kill => self.lose_it_without_a_word()?,
+            LossKind::PowerCut => self.lose_it_with_its_power()?,
         }
         self.compare_workspaces(&[])?;
         self.start_a_life()?;
@@ -116,7 +116,7 @@ impl Rehearsal {
         };
         sandbox.declare(&metadata.address(), &model.url(), program.as_deref())?;
         // After a power cut somebody has to have been writing for a loss to show.
-        let plans = match options.writing || options.kind == Kind::PowerCut {
+        let plans = match options.writing || options.kind == LossKind::PowerCut {
             false => [Plan::Tool, Plan::Stream, Plan::Second, Plan::Idle],
             true => [Plan::Steady, Plan::Tool, Plan::Stream, Plan::Idle],
         };
@@ -218,7 +218,7 @@ impl Rehearsal {
         let mut prompts = account
             .records
             .iter()
-            .filter(|record| record.marker.kind == mark::Kind::Prompt);
+            .filter(|record| record.marker.kind == mark::MarkerKind::Prompt);
         if !prompts.all(|record| written.contains(&record.marker)) {
             return false;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::fake_api::log::Record;
-use crate::fake_api::marker::{Kind, Marker};
+use crate::fake_api::marker::{Marker, MarkerKind};
 
 /// What is known of one agent when it is back.
 #[derive(Debug)]
@@ -82,17 +82,17 @@ pub fn count(evidence: &Evidence<'_>, cut: Instant) -> Count {
 fn is_open_call(marker: &Marker, seen: &BTreeSet<Marker>) -> bool {
     let output = Marker {
         agent: marker.agent.clone(),
-        kind: Kind::Output,
+        kind: MarkerKind::Output,
         serial: marker.serial + 1,
     };
-    marker.kind == Kind::Call && !seen.contains(&output)
+    marker.kind == MarkerKind::Call && !seen.contains(&output)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn marker(kind: Kind, serial: u64) -> Marker {
+    fn marker(kind: MarkerKind, serial: u64) -> Marker {
         Marker {
             agent: "a".into(),
             kind,
@@ -105,12 +105,12 @@ mod tests {
     fn records() -> (Vec<Record>, Instant) {
         let start = Instant::now();
         let kinds = [
-            Kind::Prompt,
-            Kind::Text,
-            Kind::Call,
-            Kind::Output,
-            Kind::Text,
-            Kind::Call,
+            MarkerKind::Prompt,
+            MarkerKind::Text,
+            MarkerKind::Call,
+            MarkerKind::Output,
+            MarkerKind::Text,
+            MarkerKind::Call,
         ];
         let records = (0..).zip(kinds);
         let records: Vec<_> = records

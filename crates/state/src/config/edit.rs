@@ -6,7 +6,7 @@ use toml_edit::{Array, DocumentMut, Item, RawString, Table, value};
 
 use super::Config;
 use crate::AgentName;
-use sys::error::{Context as _, Hint as _, Kind, Result, anyhow};
+use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files;
 
 /// The file of a new root, with each setting explained. `unattended` lets agents work without
@@ -74,7 +74,7 @@ pub fn add_agent(
             if agents.contains_key(name) {
                 return Err(anyhow!("the agent {name} is declared already"))
                     .hint(format!("spotkeep rm {name}"))
-                    .kind(Kind::Usage);
+                    .kind(ErrorKind::Usage);
             }
         }
         let mut table = Table::new();
@@ -113,7 +113,7 @@ pub fn remove_agent(path: &Path, name: &AgentName) -> Result<()> {
         let removed = removed
             .with_context(|| format!("the agent {name} is not declared in {}", path.display()))
             .hint("spotkeep ls")
-            .kind(Kind::Usage)?;
+            .kind(ErrorKind::Usage)?;
         if let Some(table) = removed.as_table() {
             let before = table.decor().prefix().and_then(RawString::as_str);
             let before = before.unwrap_or_default();

@@ -21,7 +21,7 @@ use sys::files;
 pub use backup::{Backup, KeepBackups};
 pub use checkpoint::{CHECKPOINT_EVERY, Checkpoint, Keep, Remote};
 pub use edit::{add_agent, remove_agent, template};
-pub use notify::{Format, Kind, Notify};
+pub use notify::{Format, Notify, NotifyKind};
 pub use span::Span;
 pub use sys::size::Size;
 

@@ -11,7 +11,7 @@ pub struct Notify {
     /// A shell command that gets the same JSON on its standard input.
     pub command: Option<String>,
     /// What is told; everything that can be, where this is not set.
-    pub on: Option<Vec<Kind>>,
+    pub on: Option<Vec<NotifyKind>>,
     /// The form of the webhook's body.
     pub format: Format,
 }
@@ -19,7 +19,7 @@ pub struct Notify {
 /// What can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum NotifyKind {
     /// The machine is about to be taken away.
     Notice,
     /// Everything is on the disk.
@@ -36,7 +36,7 @@ pub enum Kind {
     Login,
 }
 
-impl Kind {
+impl NotifyKind {
     /// Its word in the file.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -66,7 +66,7 @@ pub enum Format {
 impl Notify {
     /// Whether anybody is told of this.
     #[must_use]
-    pub fn wants(&self, kind: Kind) -> bool {
+    pub fn wants(&self, kind: NotifyKind) -> bool {
         (self.webhook.is_some() || self.command.is_some())
             && self.on.as_ref().is_none_or(|on| on.contains(&kind))
     }
