@@ -162,7 +162,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs it, each line of its output given to `line` as it comes. A carriage return ends one too: it
-    /// begins a progress bar again. Of its errors the last [`pipes::KEPT`] bytes are returned.
+    /// begins a progress bar again. Of its errors the last 64 KiB are returned.
     ///
     /// # Errors
     /// As [`Runner::run`].
