@@ -76,7 +76,11 @@ impl Core {
         out: &mut Vec<Action>,
     ) {
         match (activity, begun) {
-            (Activity::Stalled(stall), begun) if stall.inherited => {
+            // A session that was begun with this process has nothing from an earlier one, however late
+            // the first look at it came.
+            (Activity::Stalled(stall), begun)
+                if stall.inherited && begun != Some(StartKind::First) =>
+            {
                 self.inherited(now, name, stall, begun);
             }
             (Activity::Stalled(stall), _) => self.stalled(now, name, stall, out),

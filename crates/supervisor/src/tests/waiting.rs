@@ -332,6 +332,21 @@ fn a_stop_from_before_this_process_is_tried_at_once_only_where_that_may_help() {
 }
 
 #[test]
+fn a_stop_that_a_new_session_met_before_the_first_look_at_it_is_news() {
+    let now = Instant::now();
+    let mut core = ready(now, 2);
+    let launch = launch_in(&core.step(now, Event::Declare(vec![declared()])));
+    run_as(&mut core, now, launch.unwrap(), StartKind::First);
+    let Activity::Stalled(stall) = stalled("1", ApiStop::Login) else {
+        panic!("it is one")
+    };
+    let inherited = true;
+    let activity = Activity::Stalled(Stall { inherited, ..stall });
+    tell(&mut core, now, activity);
+    assert_eq!(core.paused(), Some("login"));
+}
+
+#[test]
 fn while_the_api_is_in_trouble_one_agent_starts_at_a_time() {
     let now = Instant::now();
     let names = ["a", "b", "c", "d"].map(|name| AgentName::new(name).unwrap());
