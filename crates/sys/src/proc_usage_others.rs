@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Instant;
 
-use super::process::ProcessId;
+use super::process::{EXECUTES_WITHIN, ProcessId, environment_of};
 use super::user;
 
 /// All processes of this user but ourselves, in no order, with the name of each.
@@ -32,7 +33,8 @@ pub fn mine() -> Vec<(ProcessId, String)> {
 /// name, or may not be looked into.
 #[must_use]
 pub fn variable(pid: i32, name: &str) -> Option<OsString> {
-    let environment = super::process::environment_of(pid)?;
+    let until = Instant::now() + EXECUTES_WITHIN;
+    let environment = environment_of(pid, until)?;
     environment.split(|byte| *byte == 0).find_map(|pair| {
         let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
         Some(OsString::from_vec(value.to_vec()))
