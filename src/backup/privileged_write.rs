@@ -11,7 +11,7 @@ use super::{BackupState, Settings};
 use state::AgentName;
 use state::layout::Root;
 use sys::error::{Context as _, Result, ensure};
-use sys::process::Signal;
+use sys::process::{self, Signal};
 use sys::run_as::{Groups, run_as};
 use sys::time::Timestamp;
 use sys::{command, files};
@@ -80,7 +80,10 @@ pub fn child(settings: &Settings, order: &WriteRequest) -> Result<Command> {
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let owner = settings.owner;
     let mut command = match settings.is_guarded() {
-        true => run_as(owner.uid, owner.gid, Groups::None, Signal::Kill, program),
+        true => {
+            process::keep_descriptors_to_ourselves();
+            run_as(owner.uid, owner.gid, Groups::None, Signal::Kill, program)
+        }
         false => Command::new(program),
     };
     command

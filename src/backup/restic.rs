@@ -76,7 +76,7 @@ impl Restic {
     /// # Errors
     /// As [`Self::find`].
     pub fn find_unless(known: Option<&Program>) -> Result<(Self, Program)> {
-        let program = on_path("restic")
+        let program = sys::user::absolute_program("restic")
             .context("restic is not installed; backups are made with it")
             .hint(INSTALL)?;
         let print = Program::of(&program)
@@ -140,13 +140,6 @@ fn parse_version(said: &str) -> Option<(u32, u32)> {
     (words.next()? == "restic").then_some(())?;
     let mut numbers = words.next()?.split(['.', '-']);
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|program| program.is_file())
 }
 
 /// A repository, and all that is needed to use it.

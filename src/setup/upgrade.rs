@@ -15,11 +15,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::account;
 use crate::systemd::install;
 use crate::systemd::units::{KEEPER, UnitPaths};
 use state::layout::Root;
 use sys::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
 use sys::failpoint::{Point, point};
+use sys::prefix::Prefix;
+use sys::process::{self, Signal};
+use sys::run_as::{Groups, run_as};
 use sys::{command, files, user};
 
 /// A program says its version at once, and writes its units within the time of a reload.
@@ -202,13 +206,12 @@ fn begin(root: &Root, program: &Path, restart: bool) -> Result<()> {
 
 /// What a program says of itself, asked as the user: whatever it is, it is not run as root for that.
 fn version(program: &Path, user: &str) -> Result<String> {
-    let mut command = Command::new("runuser");
-    command
-        .args(["-u", user, "--"])
-        .arg(program)
-        .arg("--version")
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    let account = account::find(&Prefix::new(None), user)?
+        .with_context(|| format!("there is no account {user}"))?;
+    process::keep_descriptors_to_ourselves();
+    let (uid, gid) = (account.uid, account.gid);
+    let mut command = run_as(uid, gid, Groups::OfAccount, Signal::Kill, program);
+    command.arg("--version");
     let output = command::run(&mut command, LIMIT)?;
     let said = output.stdout.trim();
     match said.strip_prefix("spotkeep ") {

@@ -35,7 +35,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(60);
 /// Copying a large home, or the user's own script with its own limit.
 const WORK_LIMIT: Duration = Duration::from_secs(3600);
 /// A program larger than this is not Claude.
-const PROGRAM_LIMIT: u64 = 2 << 30;
+pub(super) const PROGRAM_LIMIT: u64 = 2 << 30;
 
 /// What shall be done as the user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -305,6 +305,7 @@ impl<'a> User<'a> {
     /// It is root, or this program cannot be passed on.
     pub fn new(account: &'a Account, place: &'a Prefix) -> Result<Self> {
         ensure!(account.uid != 0, "agents do not run as root");
+        process::keep_descriptors_to_ourselves();
         Ok(Self {
             account,
             place,

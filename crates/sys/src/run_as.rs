@@ -1,6 +1,7 @@
 //! A process of another user's: root's one way to start one.
 
 use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::Signal;
@@ -32,9 +33,12 @@ pub fn run_as(
 ) -> Command {
     // The session is changed before the user is: no process of theirs is ever in root's. `--wait`,
     // since a leader of a process group has to fork for that.
-    let mut command = Command::new("setsid");
+    // Both by their full names: what the caller sets as `PATH` is for the program, and may begin with a
+    // directory of the user's, and these two still run as root.
+    let mut command = Command::new(tool("setsid"));
     command
-        .args(["--wait", "setpriv"])
+        .arg("--wait")
+        .arg(tool("setpriv"))
         .arg(format!("--reuid={uid}"))
         .arg(format!("--regid={gid}"))
         .arg(match groups {
@@ -51,6 +55,10 @@ pub fn run_as(
         command.env(LOOPBACK_VARIABLE, value);
     }
     command
+}
+
+fn tool(name: &str) -> PathBuf {
+    user::absolute_program(name).unwrap_or_else(|| Path::new("/usr/bin").join(name))
 }
 
 fn name(signal: Signal) -> &'static str {
@@ -95,6 +103,24 @@ mod tests {
         assert_eq!(rest[..3], ["61200", "61200", "/"]);
         // setsid becomes it, where it leads no group yet.
         assert_eq!(rest[3], rest[4], "it leads a session");
+    }
+
+    #[test]
+    fn no_program_of_the_user_s_path_runs_as_root() {
+        if !testing::is_root("another user's process") {
+            return;
+        }
+        let theirs = tempfile::tempdir().unwrap();
+        for name in ["setsid", "setpriv"] {
+            let path = theirs.path().join(name);
+            std::fs::write(&path, "#!/bin/sh\necho of the user\n").unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(&path, mode).unwrap();
+        }
+        let path = format!("{}:/usr/bin:/bin", theirs.path().display());
+        let mut command = run_as(61_202, 61_202, Groups::None, Signal::Kill, "id");
+        let output = command.arg("-u").env("PATH", path).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "61202\n");
     }
 
     #[test]

@@ -19,6 +19,14 @@ pub fn absolute_path() -> OsString {
     std::env::join_paths(absolute).unwrap_or_default()
 }
 
+/// A program in one of these directories.
+#[must_use]
+pub fn absolute_program(name: &str) -> Option<PathBuf> {
+    std::env::split_paths(&absolute_path())
+        .map(|dir| dir.join(name))
+        .find(|program| program.is_file())
+}
+
 /// The name of a user, from `/etc/passwd`; the number where it has none.
 #[must_use]
 pub fn name(uid: u32) -> String {
