@@ -185,7 +185,13 @@ impl<'a> Runner<'a> {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot run {name}"))?;
-        let mut pipes = Pipes::of(&mut child, std::mem::take(&mut self.input));
+        let mut pipes = match Pipes::of(&mut child, std::mem::take(&mut self.input)) {
+            Ok(pipes) => pipes,
+            Err(error) => {
+                child.kill().and_then(|()| child.wait()).ok();
+                return Err(error.context(format!("cannot run {name}")));
+            }
+        };
         let mut line = self.line.take();
         if let Some(why) = self.conduct(&name, &child, &mut pipes, &mut line) {
             self.end(&mut child, &mut pipes);
@@ -232,6 +238,9 @@ impl<'a> Runner<'a> {
             if has_ended {
                 return None;
             }
+            if pipes.is_too_much() {
+                return Some(anyhow!("{name} says more than can be taken"));
+            }
             if let Some(why) = (self.stop)() {
                 return Some(anyhow!("{name} was stopped: {why}"));
             }
@@ -254,14 +263,12 @@ impl<'a> Runner<'a> {
 
     fn end(&self, child: &mut Child, pipes: &mut Pipes) {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        // Nobody has waited for it yet, so its number is its own. Whether it leads a group is known
-        // here; the kernel cannot say so where the group is one of another process namespace.
+        // Nobody has waited for it yet, so its number is its own, and no group but its own has it: it may
+        // lead one by itself, and may have left one that it was to lead.
         let signal = |signal: Signal| {
             let Some(pid) = pid else { return };
-            match self.leads_group {
-                true => rustix::process::kill_process_group(pid, signal.into()).ok(),
-                false => rustix::process::kill_process(pid, signal.into()).ok(),
-            };
+            rustix::process::kill_process_group(pid, signal.into()).ok();
+            rustix::process::kill_process(pid, signal.into()).ok();
         };
         signal(self.asked.signal);
         pipes.read_until_exit(Instant::now() + self.asked.grace);
@@ -374,6 +381,15 @@ mod tests {
             Duration::from_millis(50),
         )
         .unwrap_err();
+        assert!(error.to_string().contains("did not end"), "{error}");
+    }
+
+    #[test]
+    fn a_command_that_never_falls_silent_and_will_not_end_is_killed_at_its_limit() {
+        let mut command = Command::new("sh");
+        let script = "trap '' TERM; yes & yes >&2 & yes; wait";
+        command.args(["-c", script]).process_group(0);
+        let error = run(&mut command, Duration::from_millis(200)).unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
     }
 

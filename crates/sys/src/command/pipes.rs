@@ -8,13 +8,16 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::error::Result;
+use crate::error::{Context as _, Result};
 use crate::process::Pidfd;
 use crate::thread;
 
 /// Of what a command that is read line by line says, so many bytes are kept: of its errors the end, of
 /// a line that does not end the beginning.
 pub(super) const KEPT: usize = 64 << 10;
+
+/// A program that says more than this at once is not listened to any longer.
+const MOST: usize = 256 << 20;
 
 /// A child's exit and both of its pipes.
 ///
@@ -71,18 +74,25 @@ impl Pipe {
 
 impl Pipes {
     /// Those of a child; it gets `input` from a thread, so that one which does not read blocks nobody else.
-    pub(super) fn of(child: &mut Child, input: Vec<u8>) -> Self {
+    ///
+    /// # Errors
+    /// No thread can be had. An input that is empty instead would be taken for the whole of it.
+    pub(super) fn of(child: &mut Child, input: Vec<u8>) -> Result<Self> {
         if let Some(mut stdin) = child.stdin.take() {
             // A program that ends early closes its end; its own words say why.
-            if let Err(error) = thread::spawn("feed", move || stdin.write_all(&input).ok()) {
-                tracing::warn!("a command gets nothing to read: {error}");
-            }
+            thread::spawn("feed", move || stdin.write_all(&input).ok())
+                .context("no thread can be had to give it its input")?;
         }
-        Self {
+        Ok(Self {
             exit: Pidfd::of_child(child),
             stdout: Pipe::of(child.stdout.take()),
             stderr: Pipe::of(child.stderr.take()),
-        }
+        })
+    }
+
+    /// Whether it has said more than can be taken.
+    pub(super) fn is_too_much(&self) -> bool {
+        self.stdout.read.len() > MOST
     }
 
     /// Whether nothing can come any more on the standard output.
@@ -106,7 +116,8 @@ impl Pipes {
             if has_ended {
                 return true;
             }
-            if woke.is_empty() {
+            // One that never falls silent is not waited for longer than another.
+            if woke.is_empty() || self.is_too_much() || Instant::now() >= until {
                 return false;
             }
         }
@@ -133,7 +144,7 @@ impl Pipes {
     /// Takes the whole lines out of the standard output, and with `all` the one that has no end too.
     pub(super) fn lines(&mut self, line: &mut dyn FnMut(&str), all: bool) {
         let read = &mut self.stdout.read;
-        let end = match read.iter().rposition(|byte| *byte == b'\n') {
+        let end = match read.iter().rposition(|byte| matches!(byte, b'\n' | b'\r')) {
             _ if all || read.len() > KEPT => read.len(),
             Some(at) => at + 1,
             None => 0,
@@ -145,8 +156,6 @@ impl Pipes {
                 line(part);
             }
         }
-        let errors = &mut self.stderr.read;
-        errors.drain(..errors.len().saturating_sub(KEPT));
     }
 
     /// Waits for an exit or for output, and reads the output. Returns for each of what was waited for, in
@@ -177,6 +186,11 @@ impl Pipes {
             if pipe.end.is_some() && ends.next() == Some(&true) {
                 pipe.read();
             }
+        }
+        // Of its errors the last are what went wrong; twice as many are let come before the rest goes.
+        let errors = &mut self.stderr.read;
+        if errors.len() > 2 * KEPT {
+            errors.drain(..errors.len() - KEPT);
         }
         woke
     }
