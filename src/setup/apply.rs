@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::account::{self, Account};
 use super::steps::Step;
 use super::system_plan::{OWNER, unit_paths};
-use super::user_helper::{Request, User};
+use super::user_helper::{PROGRAM_LIMIT, Request, User};
 use super::{Ask, first_boot_script, layout, login_line, packages};
 use crate::storage::blank_check::{self, Content};
 use crate::storage::device::Device;
@@ -228,6 +228,26 @@ fn command(at: &Path, root: &Path) -> Result<()> {
         .with_context(|| format!("cannot make the link {}", at.display()))
 }
 
+/// A file that root was told to take for a claude. The copy is for everybody to read, and a path of the user's may lead
+/// to anything of root's; so it is a program, and nothing else.
+fn program_of_root(from: &Path) -> Result<impl io::Read> {
+    const ELF: &[u8; 4] = b"\x7fELF";
+    let opening = || format!("cannot open {}", from.display());
+    let place = fs::canonicalize(from).with_context(opening)?;
+    let mut file = files::open_no_follow(&place).with_context(opening)?;
+    let meta = file.metadata()?;
+    let mut magic = [0; ELF.len()];
+    let is_program = meta.is_file()
+        && meta.len() < PROGRAM_LIMIT
+        && io::Read::read_exact(&mut file, &mut magic).is_ok()
+        && magic == *ELF;
+    ensure!(is_program, "{} is no program", from.display());
+    Ok(io::Read::take(
+        io::Read::chain(&ELF[..], file),
+        PROGRAM_LIMIT,
+    ))
+}
+
 /// Copies a claude, asks it for its version as the user, and gives it its place.
 fn claude(root: &Path, from: &Path, by_root: bool, user: &User) -> Result<Vec<String>> {
     const DRAFT: &str = ".new";
@@ -257,9 +277,7 @@ fn claude(root: &Path, from: &Path, by_root: bool, user: &User) -> Result<Vec<St
     })?;
     new.replace("claude", 0o755, |file| {
         if by_root {
-            let mut source =
-                File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
-            io::copy(&mut source, file)?;
+            io::copy(&mut program_of_root(from)?, file)?;
             Ok(())
         } else {
             user.fetch(from, file)
