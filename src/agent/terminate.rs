@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::systemd::cgroup::Leaf;
 use state::{AgentRecord, Launch};
-use sys::process::{ProcessId, Signal, with_any_marker};
+use sys::process::{ProcessId, Signal, with_any_marker, with_marker};
 
 /// The environment variable that marks every process of one launch.
 pub const MARKER: &str = "SPOTKEEP_LAUNCH";
@@ -51,7 +51,7 @@ pub fn launched(record: &AgentRecord, life: &str) -> Option<ProcessId> {
         let words = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
         words.windows(session.len()).any(|word| word == session)
     };
-    let marked = with_any_marker(&[format!("{MARKER}={}", launch.marker)]);
+    let marked = with_marker(&format!("{MARKER}={}", launch.marker));
     marked.into_iter().find(is_it)
 }
 
@@ -72,6 +72,9 @@ pub fn end_process(process: ProcessId, grace: Duration) -> Ended {
         Ended::Not
     }
 }
+
+/// A walk waits so long for programs that are just beginning. One that somebody keeps from it holds no save up.
+const BEGINS_WITHIN: Duration = Duration::from_millis(100);
 
 /// Kills what is left of these launches, for `limit` at most; returns how many processes there were.
 pub fn sweep(launches: &[Launch], limit: Duration) -> usize {
@@ -100,7 +103,7 @@ fn sweep_marked(pairs: &[String], until: Instant) -> usize {
         let mut known = HashSet::new();
         let mut pidfds = Vec::new();
         loop {
-            let mut found = with_any_marker(pairs);
+            let mut found = with_any_marker(pairs, until.min(Instant::now() + BEGINS_WITHIN));
             found.retain(|process| known.insert(*process));
             let new: Vec<_> = found.into_iter().filter_map(ProcessId::open).collect();
             for pidfd in &new {

@@ -1,6 +1,7 @@
 //! Processes by identity, never by number alone: a pid is reused, a pid with its start time is not.
 
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -154,18 +155,17 @@ impl From<Signal> for rustix::process::Signal {
 /// Processes of other users cannot be read and are left out.
 #[must_use]
 pub fn with_marker(marker: &str) -> Vec<ProcessId> {
-    with_any_marker(&[marker.to_owned()])
+    with_any_marker(&[marker.to_owned()], Instant::now() + EXECUTES_WITHIN)
 }
 
-/// As [`with_marker`], for any of several, in one walk over `/proc`.
+/// As [`with_marker`], for any of several, in one walk over `/proc`. Programs that are just beginning are waited
+/// for until `until`, all of them together.
 #[must_use]
-pub fn with_any_marker(markers: &[String]) -> Vec<ProcessId> {
+pub fn with_any_marker(markers: &[String], until: Instant) -> Vec<ProcessId> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
     let me = std::process::id();
-    // For all of them together: a program can be made to begin as late as somebody likes.
-    let until = Instant::now() + EXECUTES_WITHIN;
     let is_marked = |pid: &i32| {
         environment_of(*pid, until).is_some_and(|environ| {
             let mut pairs = environ.split(|byte| *byte == 0);
@@ -180,32 +180,49 @@ pub fn with_any_marker(markers: &[String]) -> Vec<ProcessId> {
         .collect()
 }
 
+/// The kernel starts nothing with more than 6 MiB of arguments and environment, but a process can say later
+/// that its environment is somewhere else, and large.
+const LARGEST_ENVIRONMENT: u64 = 8 << 20;
+
 /// A process that cannot begin its program for so long, since the machine is busy, is taken as it shows itself.
 pub(crate) const EXECUTES_WITHIN: Duration = Duration::from_secs(1);
 
 /// The environment that a process was started with, whole. What is read while it executes another program is
 /// empty, or ends where the old memory was given up; so it counts once it is as long as the kernel says.
 pub(crate) fn environment_of(pid: i32, until: Instant) -> Option<Vec<u8>> {
+    let mut empty_at = None;
     loop {
-        let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
-        if length_of_environment(pid) == Some(environ.len()) || Instant::now() > until {
+        let file = File::open(format!("/proc/{pid}/environ")).ok()?;
+        let mut environ = Vec::new();
+        file.take(LARGEST_ENVIRONMENT)
+            .read_to_end(&mut environ)
+            .ok()?;
+        let place = place_of_environment(pid);
+        let is_whole = place.is_some_and(|(start, end)| {
+            let is_empty = start == end && start != 0;
+            // For an instant that of every program looks empty: it counts when it stays so.
+            let is_settled = !is_empty || empty_at == Some(start);
+            empty_at = Some(start);
+            is_settled && end.checked_sub(start) == Some(environ.len())
+        });
+        if is_whole || Instant::now() > until {
             return Some(environ);
         }
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::sleep(Duration::from_micros(500));
     }
 }
 
-/// By the fields 23, 50 and 51 of `stat` (proc(5)); `None` where it has memory and in there not yet a place
-/// for its environment. What belongs to the kernel has no memory.
-fn length_of_environment(pid: i32) -> Option<usize> {
+/// Where it begins and ends, by the fields 23, 50 and 51 of `stat` (proc(5)); `None` where the process has memory
+/// and in there not yet a place for it. What belongs to the kernel has no memory.
+fn place_of_environment(pid: i32) -> Option<(usize, usize)> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
     let fields: Vec<_> = fields_of_stat(&stat)?.collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<usize>().ok();
     match (number(23)?, number(50)?, number(51)?) {
-        (0, ..) => Some(0),
+        (0, ..) => Some((0, 0)),
         (_, 0, _) => None,
-        (_, start, end) => end.checked_sub(start),
+        (_, start, end) => Some((start, end)),
     }
 }
 
