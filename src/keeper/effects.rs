@@ -84,7 +84,11 @@ impl Edges {
                 Action::Rebind { name, session_id } => self.update(&name, |record| {
                     let old = std::mem::replace(&mut record.session_id, session_id);
                     record.past_sessions.push(old);
-                    record.transcript = None;
+                    // What is known of the transcript of the new one may have come first.
+                    let session_id = &record.session_id;
+                    record
+                        .transcript
+                        .take_if(|mark| mark.session_id != *session_id);
                 }),
                 Action::Save(notice) => self.save(core, notice),
                 other => {

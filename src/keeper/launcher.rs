@@ -155,7 +155,10 @@ impl Starter {
 
     fn launch(&self, job: &LaunchJob) -> Result<(ProcessId, StartKind), Refused> {
         let record = self.ledger.get(&job.name).context("it has no record")?;
-        if let Some(process) = crate::agent::terminate::launched(&record, &self.life) {
+        let running = record.live_process(&self.life);
+        if let Some(process) =
+            running.or_else(|| crate::agent::terminate::launched(&record, &self.life))
+        {
             // It runs already, and no keeper knew of it.
             self.ledger
                 .update_and_wait(&job.name, |record| record.process = Some(process))?;
@@ -209,8 +212,13 @@ impl Starter {
         }
         let process = resume::run(&context, &job.name, &plan)?;
         point(Point::RestoreLaunched);
-        self.ledger
-            .update_and_wait(&job.name, |record| record.process = Some(process))?;
+        // It runs, whatever the disk says: it has to be followed, and what was refused is written again.
+        let recorded = self
+            .ledger
+            .update_and_wait(&job.name, |record| record.process = Some(process));
+        if let Err(error) = recorded {
+            tracing::error!("{error:#}");
+        }
         point(Point::RestoreRecorded);
         Ok((process, plan.how))
     }

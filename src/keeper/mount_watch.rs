@@ -152,8 +152,12 @@ impl Keeper {
             Ground::ReadOnly(why) => self.lose(why),
             Ground::Gone(why) => {
                 // What is held open would keep the old filesystem from going.
-                self.lock = None;
-                self.edges.writer.order_anyhow(Journal::let_go);
+                // The lock goes last: behind it another keeper may read what this one still writes.
+                let lock = self.lock.take();
+                self.edges.writer.order_anyhow(move |journal| {
+                    journal.let_go();
+                    drop(lock);
+                });
                 self.retaking.falls += 1;
                 self.lose(why);
             }

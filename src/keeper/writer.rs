@@ -25,6 +25,7 @@
 //! A keeper that ends lets the queue run empty, for so long. After that the rest is given up, and the lock on the root is not
 //! released but by the end of the process: no other keeper begins while a call of this one may still change a file.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -124,9 +125,33 @@ struct State {
     /// When the order at work was begun.
     at_work: Mutex<Option<Instant>>,
     given_up: AtomicBool,
+    /// Vital lines that the disk has refused: they are written before the next line.
+    refused: Mutex<VecDeque<Line>>,
 }
 
+/// When, to whom, and what.
+type Line = (Timestamp, Option<AgentName>, JournalEvent);
+
 impl State {
+    fn write(&self, journal: &mut Journal, line: Line, is_vital: bool) -> Result<()> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut write = |(at, agent, what): &Line| journal.write_at(*at, agent.as_ref(), what);
+        let mut written = Ok(());
+        while written.is_ok()
+            && let Some(first) = refused.front()
+        {
+            written = write(first);
+            if written.is_ok() {
+                refused.pop_front();
+            }
+        }
+        let written = written.and_then(|()| write(&line));
+        if written.is_err() && is_vital {
+            refused.push_back(line);
+        }
+        written
+    }
+
     fn at_work(&self) -> MutexGuard<'_, Option<Instant>> {
         self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,9 +204,10 @@ impl Writer {
 
     /// Has a line written into the journal, with the time of now.
     pub fn line(&self, agent: Option<&AgentName>, what: &JournalEvent, answer: Answer) {
-        let (at, agent, what) = (Timestamp::now(), agent.cloned(), what.clone());
-        let is_vital = is_vital(&what);
-        let write = move |journal: &mut Journal| journal.write_at(at, agent.as_ref(), &what);
+        let line = (Timestamp::now(), agent.cloned(), what.clone());
+        let is_vital = is_vital(what);
+        let state = Arc::clone(&self.state);
+        let write = move |journal: &mut Journal| state.write(journal, line, is_vital);
         match is_vital {
             true => self.order_anyhow(move |journal| answer.give(write(journal))),
             false => self.order(write, answer),
@@ -223,7 +249,14 @@ impl Writer {
 
     /// Does what is left, until `until` at most, and gives up the rest. Returns whether all of it was done.
     pub fn finish(&self, until: Deadline) -> bool {
-        let is_done = self.all_so_far().wait_until(until).is_some();
+        let (answer, awaited) = Answer::awaited();
+        let state = Arc::clone(&self.state);
+        // By the thread itself, so that it begins nothing else behind this.
+        self.order_anyhow(move |_| {
+            state.given_up.store(true, Ordering::SeqCst);
+            answer.give(Ok(()));
+        });
+        let is_done = matches!(awaited.wait_until(until), Some(Ok(())));
         self.state.given_up.store(true, Ordering::SeqCst);
         is_done
     }
@@ -309,6 +342,27 @@ pub(super) mod tests {
         let (lines, _) = lines(&path).unwrap();
         assert_eq!(lines.len(), LIMIT + 1);
         assert!(matches!(lines[LIMIT].event, JournalEvent::Notice { .. }));
+    }
+
+    #[test]
+    fn the_line_of_a_notice_that_was_refused_is_written_before_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.jsonl");
+        let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
+        // Away with its disk, it refuses every line.
+        journal.let_go();
+        let writer = Writer::start(journal).unwrap();
+        let notice = JournalEvent::Notice {
+            source: "metadata".into(),
+            deadline_ms: None,
+        };
+        assert!(writer.line_and_wait(None, &notice).is_err());
+        assert!(writer.line_and_wait(None, &reason(0)).is_err());
+        writer.order_anyhow(|journal| journal.take_up().unwrap());
+        writer.line_and_wait(None, &reason(1)).unwrap();
+        let (lines, _) = lines(&path).unwrap();
+        assert!(matches!(lines[0].event, JournalEvent::Notice { .. }));
+        assert_eq!(lines.len(), 2, "what is not vital is told and not kept");
     }
 
     #[test]
