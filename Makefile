@@ -62,7 +62,7 @@ mutants: ## Break the core and the state in some 700 ways, and list what no test
 	    $(CARGO) mutants --workspace --output target --cap-lints=true $(ARGS)
 
 # How long all tests take, as measured last: on two cores, as root, with all tiers.
-TEST_TIME := some 25 minutes (2026-11-29, four at a time, beside other work)
+TEST_TIME := some 22 minutes (2026-11-29, two at a time)
 
 # Documentation tests come first, so that the last lines are the summary of all others.
 test: ## Run all tests that this machine can run, and say which it cannot
