@@ -24,7 +24,7 @@ use claude::ApiStop;
 use state::config::Config;
 use state::layout::Root;
 use state::{AgentName, AgentRecord, AgentState, Journal, JournalEvent, Launch};
-use supervisor::{Action, Activity, Attempt, Core, Ending, Event, View};
+use supervisor::{Action, Activity, Attempt, Core, Ending, Event, Refusal, View};
 use sys::deadline::Deadline;
 use sys::error::{Context as _, Result};
 use sys::exit::Exit;
@@ -118,7 +118,21 @@ impl Edges {
 
     fn go_on(&self, core: &Core, next: Held) {
         match next {
-            Held::Action(action) => self.act(core, action),
+            Held::Action(action) if core.still_wants(&action) => self.act(core, action),
+            // Whoever stopped it meanwhile waits for what comes of it.
+            Held::Action(Action::Launch { name, attempt }) => {
+                let refusal = Refusal {
+                    why: "it was asked to stop before it started".to_owned(),
+                    retry: true,
+                };
+                let refused = Event::Refused {
+                    name,
+                    attempt,
+                    refusal,
+                };
+                self.messages.send(Message::Event(refused)).ok();
+            }
+            Held::Action(_) => {}
             Held::Reply(to, reply) => {
                 to.send(reply).ok();
             }

@@ -183,6 +183,23 @@ impl Core {
         self.login.as_ref().map(|_| "login")
     }
 
+    /// Whether an action that was decided earlier, and has waited for the disk since, is still to be done.
+    #[must_use]
+    pub fn still_wants(&self, action: &Action) -> bool {
+        match action {
+            Action::Launch { name, attempt } => {
+                let stage = self.agents.get(name).map(|agent| &agent.stage);
+                matches!(
+                    stage,
+                    Some(Stage::Starting { attempt: now, process: None, then: None, .. })
+                        if now == attempt
+                )
+            }
+            Action::PowerOff => matches!(self.phase, Phase::Over { .. }),
+            _ => true,
+        }
+    }
+
     /// Whether the fleet is wanted.
     #[must_use]
     pub fn fleet(&self) -> Fleet {

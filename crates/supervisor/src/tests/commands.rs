@@ -199,3 +199,44 @@ fn a_change_of_wish_is_written_down_once_with_who_wished_it() {
     assert_eq!(told(&actions), [&JournalEvent::Wanted { wanted, by }]);
     assert!(told(&core.step(now, wish(wanted))).is_empty());
 }
+
+#[test]
+fn a_launch_that_waited_for_the_disk_is_not_wanted_once_somebody_stopped_it_or_the_notice_came() {
+    let now = Instant::now();
+    let launched = || {
+        let mut core = ready(now, 2);
+        let actions = core.step(now, Event::Declare(vec![declared()]));
+        let launch = actions
+            .into_iter()
+            .find(|action| matches!(action, Action::Launch { .. }));
+        (core, launch.unwrap())
+    };
+    let (core, launch) = launched();
+    assert!(core.still_wants(&launch));
+    let (mut core, launch) = launched();
+    core.step(now, wish(Wanted::Stopped));
+    assert!(!core.still_wants(&launch));
+    // What is answered instead stops it, and is no failure.
+    let Action::Launch { name: of, attempt } = launch else {
+        panic!("it is one")
+    };
+    let refusal = Refusal {
+        why: "stopped".into(),
+        retry: true,
+    };
+    let refused = Event::Refused {
+        name: of,
+        attempt,
+        refusal,
+    };
+    core.step(now, refused);
+    assert_eq!(core.view(&name()).unwrap().state, AgentState::Stopped);
+    let (mut core, launch) = launched();
+    core.step(now, Event::Notice(Notice::new(Source::Command, now, None)));
+    assert!(!core.still_wants(&Action::PowerOff));
+    core.step(now, Event::SaveEnded);
+    assert!(!core.still_wants(&launch));
+    assert!(core.still_wants(&Action::PowerOff));
+    core.step(now, Event::Survived);
+    assert!(!core.still_wants(&launch) && !core.still_wants(&Action::PowerOff));
+}
