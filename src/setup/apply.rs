@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -229,21 +230,26 @@ fn command(at: &Path, root: &Path) -> Result<()> {
 }
 
 /// A file that root was told to take for a claude. The copy is for everybody to read, and a path of the user's may lead
-/// to anything of root's; so it is a program, and nothing else.
+/// to anything of root's; so it is a program that everybody may run, and nothing else.
 fn program_of_root(from: &Path) -> Result<impl io::Read> {
-    const ELF: &[u8; 4] = b"\x7fELF";
     let opening = || format!("cannot open {}", from.display());
     let place = fs::canonicalize(from).with_context(opening)?;
     let mut file = files::open_no_follow(&place).with_context(opening)?;
     let meta = file.metadata()?;
-    let mut magic = [0; ELF.len()];
+    let mut magic = [0; 4];
     let is_program = meta.is_file()
         && meta.len() < PROGRAM_LIMIT
+        && meta.mode() & 0o005 == 0o005
         && io::Read::read_exact(&mut file, &mut magic).is_ok()
-        && magic == *ELF;
-    ensure!(is_program, "{} is no program", from.display());
+        && (magic == *b"\x7fELF" || magic.starts_with(b"#!"));
+    if !is_program {
+        return Err(anyhow!("{} is no program for everybody", from.display())).hint(format!(
+            "if it is one: sudo chmod a+rx {}",
+            sys::user::in_quotes(&from.display().to_string())
+        ));
+    }
     Ok(io::Read::take(
-        io::Read::chain(&ELF[..], file),
+        io::Read::chain(io::Cursor::new(magic), file),
         PROGRAM_LIMIT,
     ))
 }
