@@ -81,6 +81,8 @@ impl Transcripts {
     pub fn look(&mut self, agents: &[AgentStatus], watch: &Watch) {
         self.all
             .retain(|name, _| agents.iter().any(|agent| agent.name == *name));
+        // First, so that what is begun in this look is never in it: the bell brings the next one.
+        self.take_counted();
         for agent in agents.iter().filter(|agent| !agent.session_id.is_empty()) {
             let followed = self.all.entry(agent.name.clone()).or_default();
             if followed.session_id != agent.session_id {
@@ -105,7 +107,6 @@ impl Transcripts {
                 open.read();
             }
         }
-        self.take_counted();
     }
 
     fn take_counted(&mut self) {
@@ -124,7 +125,6 @@ impl Transcripts {
                     is_whole: true,
                     seen: (0, 0, 0),
                 };
-                open.read();
             }
         }
     }
