@@ -51,17 +51,6 @@
 //!
 //! `ARCHITECTURE.md` says why, and where each of these is proved.
 
-// Tests may take the short way: a failed unwrap is a failed test.
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::allow_attributes
-    )
-)]
-
 pub mod adopt;
 pub mod agent;
 pub mod backup;

@@ -28,17 +28,6 @@
 //! ([`crate::git::Side`]), which shares nothing with the repository but its objects. All that a checkpoint adds to
 //! the repository is objects, and at the very end one ref.
 
-// Tests may take the short way: a failed unwrap is a failed test.
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::allow_attributes
-    )
-)]
-
 mod capture;
 mod commit;
 mod context;

@@ -22,17 +22,6 @@
 //! | [`mod@transcript::render`], [`transcript::summary`], [`transcript::tokens`] | pure: a transcript for people: its lines, what is being done, what it cost
 //! | [`resume_note`] | pure: the truthful note to an agent whose turn was cut |
 
-// Tests may take the short way: a failed unwrap is a failed test.
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::allow_attributes
-    )
-)]
-
 mod api_error;
 pub mod background_jobs;
 pub mod binary;

@@ -4,17 +4,6 @@
 //! a fleet in a [`sandbox`], between the doubles [`fake_metadata`] and [`fake_api`]; [`verify::records`] and
 //! [`verify::workspace_digest`] judge, [`report`] tells. The doubles serve the tests of other rooms too.
 
-// Tests may take the short way: a failed unwrap is a failed test.
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::allow_attributes
-    )
-)]
-
 pub mod claude_program;
 pub mod fake_api;
 pub mod fake_claude;

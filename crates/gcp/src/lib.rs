@@ -21,17 +21,6 @@
 //! member together with the per-instance configuration, and stopping the VM behind the group's back makes the
 //! group bring it back.
 
-// Tests may take the short way: a failed unwrap is a failed test.
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::allow_attributes
-    )
-)]
-
 pub mod adopt;
 pub mod create;
 pub mod delete;

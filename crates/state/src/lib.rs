@@ -4,17 +4,6 @@
 //! Old versions stay readable, and a field that only a newer version knows survives being
 //! rewritten by this one: each structure carries what it did not understand in `unknown`.
 
-// Tests may take the short way: a failed unwrap is a failed test.
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::allow_attributes
-    )
-)]
-
 mod cause;
 pub mod config;
 mod event;

@@ -9,17 +9,6 @@
 //! 6. Nobody is nudged whose turn the API did not end, none before its time, and no two at once.
 //! 7. A fleet that waits for a login asks again, and goes on when there is one.
 
-// Tests may take the short way: a failed unwrap is a failed test.
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::allow_attributes
-    )
-)]
-
 pub mod activity_log;
 mod agent;
 pub mod api_backoff;

@@ -2,17 +2,6 @@
 //! credentials, mounts, change notices, signals. The only room that names `rustix`, `tempfile` and
 //! `signal-hook`.
 
-// Tests may take the short way: a failed unwrap is a failed test.
-#![cfg_attr(
-    test,
-    allow(
-        clippy::unwrap_used,
-        clippy::expect_used,
-        clippy::panic,
-        clippy::allow_attributes
-    )
-)]
-
 pub mod block;
 pub mod cloud_provider;
 pub mod command;

@@ -405,7 +405,7 @@ mod tests {
             };
             let lines: Vec<String> = names.iter().map(line).collect();
             let all = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let cut = (all.len() as f64 * at) as usize;
             let mut end = 0;
             let mut expected: Vec<String> = Vec::new();
