@@ -262,13 +262,6 @@ fn all_mounts() -> Vec<Mounted> {
     all
 }
 
-/// The mounts of our own namespace.
-#[must_use]
-pub fn our_mounts() -> Vec<Mounted> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    parse_mounts(&text).collect()
-}
-
 /// `mountinfo`: field 3 is the device, 5 where (octal escapes), 6 the options of the mount, and the
 /// last one those of the file system.
 fn parse_mounts(text: &str) -> impl Iterator<Item = Mounted> {
