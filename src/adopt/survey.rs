@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::place::{self, WorkspaceLocation};
+use crate::agent::terminate;
 use claude::transcript::index::{self, Conversation};
 use claude::{SessionFile, Status, background_jobs, session_file};
 use state::config::Config;
@@ -229,7 +230,7 @@ fn config_dirs(root: &Root, more: &[PathBuf], processes: &[(ProcessId, String)])
     let of_processes = processes
         .iter()
         .filter(|(process, _)| {
-            proc_usage_others::variable(process.pid, crate::agent::terminate::MARKER).is_none()
+            proc_usage_others::variable(process.pid, terminate::MARKER).is_none()
         })
         .filter_map(|(process, _)| proc_usage_others::variable(process.pid, "CLAUDE_CONFIG_DIR"))
         .map(PathBuf::from);
@@ -285,7 +286,7 @@ fn live_of(file: &SessionFile) -> Live {
             .zip(pane)
             .map(|(socket, id)| Pane { socket, id })
             .filter(|pane| !pane.socket.as_os_str().is_empty()),
-        kept: proc_usage_others::variable(pid, crate::agent::terminate::MARKER).is_some(),
+        kept: proc_usage_others::variable(pid, terminate::MARKER).is_some(),
         background: file.kind.as_deref() == Some("bg"),
     }
 }
@@ -319,7 +320,7 @@ fn unknown<'a>(
         .iter()
         .filter(|(process, name)| name == "claude" && !known.contains(process));
     silent
-        .filter(|(process, _)| proc_usage_others::variable(process.pid, crate::agent::terminate::MARKER).is_none())
+        .filter(|(process, _)| proc_usage_others::variable(process.pid, terminate::MARKER).is_none())
         // Helpers of a Claude carry its name too.
         .filter(|(process, _)| process::session_of(process.pid) == Some(process.pid))
         .filter(|(process, _)| {

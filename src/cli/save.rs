@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::daemon::instead_of_keeper;
 use super::output::{complain, json, say, table};
+use crate::agent::terminate;
 use crate::keeper::client;
 use crate::keeper::runtime_dir::Holder;
 use crate::save::{Note, Save, Subject};
@@ -142,7 +143,7 @@ fn alone(root: &Root, args: &Args) -> Result<Manifest> {
         .map(|record| Subject {
             process: record
                 .live_process(&life)
-                .or_else(|| crate::agent::terminate::launched(&record, &life)),
+                .or_else(|| terminate::launched(&record, &life)),
             record,
         })
         .collect();

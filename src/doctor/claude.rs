@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::facts::Scene;
 use super::{Check, LIMIT, count};
+use crate::agent::exec;
 use crate::resume::find_claude;
 use claude::login::{self, Credentials, RETENTION_DAYS, VARIABLES};
 use claude::{TESTED, binary, command_line};
@@ -146,7 +147,7 @@ impl Means {
         for (name, agent) in &agents {
             // What is wrong with an env_file is told under `secrets`.
             let mut variables: Vec<(String, String)> =
-                crate::agent::exec::environment(root, &scene.config, agent)
+                exec::environment(root, &scene.config, agent)
                     .unwrap_or_default()
                     .into_iter()
                     .collect();

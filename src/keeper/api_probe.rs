@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Message;
 use super::effects::Edges;
+use crate::agent::exec;
 use supervisor::Event;
 use sys::error::Result;
 use sys::loopback_only;
@@ -46,7 +47,7 @@ impl Edges {
         let one = self.config.agents.values().next()?;
         let mut environment: Vec<(String, String)> = std::env::vars().collect();
         // One that is wrong is told when the agent is launched.
-        environment.extend(crate::agent::exec::environment(&self.root, &self.config, one).ok()?);
+        environment.extend(exec::environment(&self.root, &self.config, one).ok()?);
         environment.extend(claude::command_line::settings_environment(
             &self.root.claude(),
         ));

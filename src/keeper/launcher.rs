@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::records::Ledger;
 use super::writer::Writer;
+use crate::agent::terminate;
 use crate::resume::{self, History, LaunchContext, Refused};
 use crate::systemd::cgroup::Leaf;
 use crate::tmux::Tmux;
@@ -156,9 +157,7 @@ impl Starter {
     fn launch(&self, job: &LaunchJob) -> Result<(ProcessId, StartKind), Refused> {
         let record = self.ledger.get(&job.name).context("it has no record")?;
         let running = record.live_process(&self.life);
-        if let Some(process) =
-            running.or_else(|| crate::agent::terminate::launched(&record, &self.life))
-        {
+        if let Some(process) = running.or_else(|| terminate::launched(&record, &self.life)) {
             // It runs already, and no keeper knew of it.
             self.ledger
                 .update_and_wait(&job.name, |record| record.process = Some(process))?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Message;
 use super::effects::Edges;
+use crate::agent::terminate;
 use supervisor::{Core, Event};
 use sys::command;
 use sys::process;
@@ -53,7 +54,7 @@ impl Edges {
         self.aside("look-for-work", move || {
             let found = running.into_iter().find_map(|(name, process, marker)| {
                 let own = process::session_of(process.pid);
-                let marker = format!("{}={marker}", crate::agent::terminate::MARKER);
+                let marker = format!("{}={marker}", terminate::MARKER);
                 let left = process::with_marker(&marker);
                 let mut left = left.into_iter();
                 left.find(|left| process::session_of(left.pid) != own)

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use super::launch::find_claude;
+use crate::agent::exec;
 use state::AgentRecord;
 use state::config::Config;
 use state::layout::Root;
@@ -27,7 +28,7 @@ pub fn changes(root: &Root, config: &Config, record: &AgentRecord, life: &str) -
     if claude::command_line::extra_of(&launch.arguments) != wanted {
         changes.push("args".to_owned());
     }
-    if let Ok(environment) = crate::agent::exec::environment(root, config, declared) {
+    if let Ok(environment) = exec::environment(root, config, declared) {
         let has = |name: &str| proc_usage_others::variable(process.pid, name);
         changes.extend(differing(&environment, has));
     }

@@ -9,6 +9,7 @@ use super::launch_plan::{self, LaunchPlan, Refused};
 use super::previous_boot::History;
 use super::recover::{self, Brought};
 use super::workspace;
+use crate::agent::exec;
 use crate::systemd::cgroup::Delegated;
 use crate::tmux::Tmux;
 use claude::transcript::{locate, tail};
@@ -101,7 +102,7 @@ fn gather<'a>(
     brought: Brought,
 ) -> Result<LaunchFacts<'a>> {
     let LaunchContext { root, config, .. } = context;
-    let environment = crate::agent::exec::environment(root, config, agent)?;
+    let environment = exec::environment(root, config, agent)?;
     let program = find_claude(root, config)?;
     let cwd = root.absolute(&record.cwd);
     let session = claude::locate(&root.claude(), &record.session_id);
