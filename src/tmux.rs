@@ -1,7 +1,7 @@
 //! tmux: a server of our own on a socket of our own, one session per agent. A user's own tmux is
 //! never touched.
 //!
-//! The socket lies outside the root, the configuration is ours (`-f`), and the server outlives
+//! The socket lies outside the data directory, the configuration is ours (`-f`), and the server outlives
 //! the keeper: it is the screen and the parent of the agents, and nothing of it is remembered.
 
 pub mod output;

@@ -46,25 +46,25 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
 struct Bench {
     sandbox: Arc<Sandbox>,
     spotkeep: PathBuf,
-    root: PathBuf,
+    data_dir: PathBuf,
 }
 
 impl Bench {
     fn create(place: &Place) -> Result<Self> {
         let sandbox = place.sandbox(false)?;
         let bench = Self {
-            root: sandbox.root(),
+            data_dir: sandbox.data_dir(),
             spotkeep: place.spotkeep.clone(),
             sandbox,
         };
         run(bench.command().arg("init"), LIMIT)?;
-        let work = bench.root.join("workspaces/a/src");
+        let work = bench.data_dir.join("workspaces/a/src");
         for index in 0..FILES {
             let dir = work.join(format!("{:03}", index % 200));
             fs::create_dir_all(&dir)?;
             fs::write(dir.join(format!("{index}.rs")), noise(index as u64, 2048))?;
         }
-        let projects = bench.root.join(".claude/projects/-a");
+        let projects = bench.data_dir.join(".claude/projects/-a");
         fs::create_dir_all(&projects)?;
         for index in 0..TRANSCRIPTS {
             fs::write(
@@ -79,7 +79,7 @@ impl Bench {
 
     fn command(&self) -> Command {
         let mut command = self.sandbox.command(&self.spotkeep);
-        command.arg("--root").arg(&self.root);
+        command.arg("--data-dir").arg(&self.data_dir);
         command
     }
 
@@ -87,9 +87,9 @@ impl Bench {
     fn restic(&self, words: &[&str]) -> Command {
         let mut command = self.sandbox.command(Path::new("restic"));
         command
-            .current_dir(&self.root)
+            .current_dir(&self.data_dir)
             .env("RESTIC_REPOSITORY", self.sandbox.dir().join("bare"))
-            .env("RESTIC_PASSWORD_FILE", self.root.join("backups.key"))
+            .env("RESTIC_PASSWORD_FILE", self.data_dir.join("backups.key"))
             .arg("--no-cache")
             .args(words);
         command
@@ -100,13 +100,15 @@ impl Bench {
         for index in 0..40 {
             let file = (seed * 40 + index) % FILES;
             let path = self
-                .root
+                .data_dir
                 .join(format!("workspaces/a/src/{:03}/{file}.rs", file % 200));
             fs::write(path, noise((seed * 1000 + index) as u64, 2048))?;
         }
         for index in 0..TRANSCRIPTS {
             use std::io::Write as _;
-            let path = self.root.join(format!(".claude/projects/-a/{index}.jsonl"));
+            let path = self
+                .data_dir
+                .join(format!(".claude/projects/-a/{index}.jsonl"));
             let mut file = fs::OpenOptions::new().append(true).open(path)?;
             file.write_all(&noise((seed * 77 + index) as u64, 20 << 10))?;
         }
@@ -202,7 +204,10 @@ impl Bench {
     /// Every file that a backup writes, with its length and times. The lock's text is the pid of whoever held it.
     fn written(&self) -> Result<Vec<(PathBuf, u64, std::time::SystemTime)>> {
         let mut all = Vec::new();
-        let mut dirs = vec![self.root.join("backups"), self.root.join("session-state")];
+        let mut dirs = vec![
+            self.data_dir.join("backups"),
+            self.data_dir.join("session-state"),
+        ];
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(dir)? {
                 let path = entry?.path();
@@ -219,7 +224,7 @@ impl Bench {
     }
 
     fn beside_a_build(&self, options: &Options) -> Result<Figure> {
-        let source = self.root.join("workspaces/a/build.c");
+        let source = self.data_dir.join("workspaces/a/build.c");
         let functions: String = (0..2500)
             .map(|n| {
                 format!("int f{n}(int a,int b){{for(int i=0;i<b;i++)a=a*{n}+(a>>3)^b;return a;}}\n")
@@ -232,7 +237,7 @@ impl Bench {
             alone.push(self.build(&source)?);
             // Enough that it is at work for as long as the build, and longer.
             fs::write(
-                self.root.join("workspaces/a/big"),
+                self.data_dir.join("workspaces/a/big"),
                 noise(round as u64 + 3, 400 << 20),
             )?;
             let mut now = self.command();

@@ -7,7 +7,7 @@ use claude::command_line;
 use drill::session_file::live;
 use spotkeep::keeper::runtime_dir::Holder;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use supervisor::start_limits::Limits;
 use sys::error::{Context as _, Result};
 use sys::inotify::Watch;
@@ -32,18 +32,18 @@ pub fn parallel() -> usize {
 ///
 /// A start is over when Claude's own session file shows a status, as it is for the keeper.
 pub fn start(fleet: &Fleet) -> Result<Instant> {
-    let root = Root::open(&fleet.sandbox.root())?;
-    let commands = commands(&root)?;
-    let keeper = Holder::of(&root).context("no keeper has ever run")?;
+    let data_dir = DataDir::open(&fleet.sandbox.data_dir())?;
+    let commands = commands(&data_dir)?;
+    let keeper = Holder::of(&data_dir).context("no keeper has ever run")?;
     let configuration = keeper.runtime.join("tmux.conf");
     let watch = Watch::new()?;
     let started = Instant::now();
     let mut in_flight: Vec<(String, Instant)> = Vec::new();
     for command in commands {
         while in_flight.len() >= parallel() {
-            watch.add(&root.claude().join("sessions")).ok();
+            watch.add(&data_dir.claude().join("sessions")).ok();
             watch.wait(LOOK_AGAIN);
-            let running = live(&root.claude());
+            let running = live(&data_dir.claude());
             let is_up = |id: &str| {
                 running
                     .iter()
@@ -69,13 +69,15 @@ struct Command {
 }
 
 /// A command for each agent, by name.
-fn commands(root: &Root) -> Result<Vec<Command>> {
-    let config = Config::load(&root.config())?;
+fn commands(data_dir: &DataDir) -> Result<Vec<Command>> {
+    let config = Config::load(&data_dir.config())?;
     let mut all = Vec::new();
     for (name, agent) in &config.agents {
-        let record = root.load_record(name)?.context("an agent has no record")?;
+        let record = data_dir
+            .load_record(name)?
+            .context("an agent has no record")?;
         let launched = record.launch.context("an agent was never launched")?;
-        let cwd = root.absolute(&record.cwd).display().to_string();
+        let cwd = data_dir.absolute(&record.cwd).display().to_string();
         let fixed = [
             "new-session",
             "-d",
@@ -89,8 +91,8 @@ fn commands(root: &Root) -> Result<Vec<Command>> {
             &cwd,
         ];
         let mut arguments = fixed.map(str::to_owned).to_vec();
-        let environment = spotkeep::agent::exec::environment(root, &config, agent)?;
-        for (key, value) in command_line::environment(&root.claude())
+        let environment = spotkeep::agent::exec::environment(data_dir, &config, agent)?;
+        for (key, value) in command_line::environment(&data_dir.claude())
             .into_iter()
             .chain(environment)
         {

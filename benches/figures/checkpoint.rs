@@ -11,7 +11,7 @@ use checkpoint::{self, CheckpointOutcome, CheckpointTarget as Workspace};
 use drill::sandbox::Sandbox;
 use state::Trigger;
 use state::config::Keep;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::deadline::Deadline;
 use sys::error::{Context as _, Error, Result, bail, ensure};
 use sys::time::Timestamp;
@@ -62,17 +62,17 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// A root with workspaces; it goes with the sandbox.
+/// A data directory with workspaces; it goes with the sandbox.
 struct Lab {
     sandbox: Arc<Sandbox>,
-    root: Root,
+    data_dir: DataDir,
 }
 
 impl Lab {
     fn new(place: &Place) -> Result<Self> {
         let sandbox = place.sandbox(false)?;
-        let (root, _) = Root::init(&sandbox.root())?;
-        Ok(Self { sandbox, root })
+        let (data_dir, _) = DataDir::init(&sandbox.data_dir())?;
+        Ok(Self { sandbox, data_dir })
     }
 
     fn git(&self, dir: &Path, arguments: &[&str]) -> Result<String> {
@@ -89,7 +89,7 @@ impl Lab {
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
         Workspace {
             workspace: dir.to_path_buf(),
-            private: self.root.checkpoints(&name),
+            private: self.data_dir.checkpoints(&name),
             agent_id: name.into_owned(),
             largest_file: 100 << 20,
         }
@@ -97,7 +97,7 @@ impl Lab {
 
     /// A repository with so many committed files, and a checkpoint that has seen them all.
     fn workspace(&self, name: &str, files: usize) -> Result<PathBuf> {
-        let dir = self.root.dir().join("workspaces").join(name);
+        let dir = self.data_dir.dir().join("workspaces").join(name);
         fs::create_dir_all(&dir)?;
         self.git(&dir, &["init", "-q", "-b", "main"])?;
         for number in 0..files {
@@ -126,7 +126,7 @@ impl Lab {
     fn take(&self, dir: &Path) -> Result<(Duration, CheckpointOutcome)> {
         let began = Instant::now();
         let outcome = checkpoint::keep(
-            &self.root,
+            &self.data_dir,
             &self.place(dir),
             Trigger::Time,
             Deadline::after(LIMIT),

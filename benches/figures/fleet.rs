@@ -14,7 +14,7 @@ use drill::sandbox::{Sandbox, point_at};
 use drill::session_file::{Live, live};
 use spotkeep::keeper::runtime_dir::Holder;
 use spotkeep::tmux::Tmux;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{Manifest, latest_manifest};
 use sys::error::{Context as _, Result, bail, ensure};
 use sys::inotify::Watch;
@@ -107,7 +107,7 @@ impl Fleet {
         self.end()?;
         self.life += 1;
         self.metadata = Metadata::start()?;
-        let path = self.sandbox.root().join("spotkeep.toml");
+        let path = self.sandbox.data_dir().join("spotkeep.toml");
         let text = fs::read_to_string(&path)?;
         fs::write(&path, point_at(&text, &self.metadata.address()))?;
         for name in &self.names {
@@ -143,8 +143,8 @@ impl Fleet {
     }
 
     fn tmux(&self) -> Result<Tmux> {
-        let root = Root::open(&self.sandbox.root())?;
-        let keeper = Holder::of(&root).context("no keeper has ever run")?;
+        let data_dir = DataDir::open(&self.sandbox.data_dir())?;
+        let keeper = Holder::of(&data_dir).context("no keeper has ever run")?;
         Ok(Tmux::new(&keeper.runtime))
     }
 
@@ -153,7 +153,7 @@ impl Fleet {
         self.metadata.address()
     }
 
-    /// A command of spotkeep on this root.
+    /// A command of spotkeep on this data directory.
     pub fn spotkeep(&self) -> Result<std::process::Command> {
         self.sandbox.spotkeep(self.life, &self.metadata.address())
     }
@@ -175,7 +175,7 @@ impl Fleet {
             self.metadata.wait_for_pollers(1, LIMIT),
             "the keeper asks no metadata server"
         );
-        let saves = self.sandbox.root().join("session-state/saves");
+        let saves = self.sandbox.data_dir().join("session-state/saves");
         let before = latest_manifest(&saves)?.map(|save| save.id);
         let announced = Timestamp::now();
         self.metadata.preempt();
@@ -243,7 +243,7 @@ impl Fleet {
 
     /// Waits until `look` is content with the model's ledger and the live sessions.
     pub fn wait(&self, what: &str, mut look: impl FnMut(&Ledger, &[Live]) -> bool) -> Result<()> {
-        let config = self.sandbox.root().join(".claude");
+        let config = self.sandbox.data_dir().join(".claude");
         let watch = Watch::new()?;
         let agents = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
         let deadline = Instant::now() + LIMIT + LIMIT_PER_AGENT * agents;
@@ -260,7 +260,7 @@ impl Fleet {
             }
             for dir in [
                 config.join("sessions"),
-                self.sandbox.root().join("session-state/saves"),
+                self.sandbox.data_dir().join("session-state/saves"),
             ] {
                 watch.add(&dir).ok();
             }

@@ -94,7 +94,7 @@ impl Place {
         Ok(place)
     }
 
-    /// An empty sandbox. As root, its root is a filesystem of its own, as on a VM: what others
+    /// An empty sandbox. As root, its data directory is a filesystem of its own, as on a VM: what others
     /// write on this machine is then not synced with it.
     pub fn sandbox(&self, own_filesystem: bool) -> Result<Arc<Sandbox>> {
         let sandbox = Sandbox::create(false, own_filesystem && self.isolated)?;

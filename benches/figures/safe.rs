@@ -144,7 +144,7 @@ impl Bench<'_> {
         timed(
             Command::new("sync")
                 .arg("-f")
-                .arg(self.fleet.sandbox.root()),
+                .arg(self.fleet.sandbox.data_dir()),
         )
     }
 
@@ -172,7 +172,7 @@ impl Bench<'_> {
             .sandbox
             .command(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/figures/guide.sh").as_ref());
         command
-            .arg(self.fleet.sandbox.root())
+            .arg(self.fleet.sandbox.data_dir())
             .arg(self.fleet.metadata_address())
             .arg(self.fleet.tmux_socket()?);
         timed(&mut command)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use claude::Lookup;
 use claude::locate;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, lines};
 use sys::error::{Context as _, Result, bail, ensure};
 use sys::time::Timestamp;
@@ -105,7 +105,7 @@ fn change(fleet: &Fleet, terminal: &Terminal, options: &Options) -> Result<Figur
         )?;
         terminal.wait(&format!("stopped   {name}"))?;
         let seen = Timestamp::now();
-        let journal = fleet.sandbox.root().join("session-state/journal.jsonl");
+        let journal = fleet.sandbox.data_dir().join("session-state/journal.jsonl");
         let (lines, _) = lines(&journal)?;
         let stopped = lines
             .iter()
@@ -172,12 +172,12 @@ fn logs(fleet: &Fleet, options: &Options) -> Result<Figure> {
 
 /// By what is remembered: an agent may have ended for another figure.
 fn transcripts(fleet: &Fleet) -> Result<Vec<PathBuf>> {
-    let root = Root::open(&fleet.sandbox.root())?;
+    let data_dir = DataDir::open(&fleet.sandbox.data_dir())?;
     let mut found = Vec::new();
     for name in &fleet.names {
-        let record = root.load_record(&AgentName::new(name)?)?;
+        let record = data_dir.load_record(&AgentName::new(name)?)?;
         let record = record.with_context(|| format!("{name} has no record"))?;
-        match locate(&root.claude(), &record.session_id) {
+        match locate(&data_dir.claude(), &record.session_id) {
             Lookup::Present(path) => found.push(path),
             other => bail!("{name} has no transcript: {other:?}"),
         }
@@ -228,7 +228,7 @@ impl<'a> Terminal<'a> {
                     .filter_map(|(key, value)| Some((key, value?))),
             )
             .arg("-S")
-            .arg(self.fleet.sandbox.root().with_file_name("pane.sock"))
+            .arg(self.fleet.sandbox.data_dir().with_file_name("pane.sock"))
             .args(["-f", "/dev/null"])
             .args(arguments);
         place::run(&mut tmux, LIMIT)

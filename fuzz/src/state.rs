@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use state::{
-    self, AgentName, AgentRecord, Journal, JournalEntry, JournalEvent, Manifest, RootFile, rebuild,
+    self, AgentName, AgentRecord, Identity, Journal, JournalEntry, JournalEvent, Manifest, rebuild,
 };
 
 /// Reads the bytes as each of these files.
@@ -18,7 +18,7 @@ pub fn check(bytes: &[u8]) {
     let path = dir.path().join("file.json");
     fs::write(&path, bytes).unwrap();
     what_was_read_is_written_whole::<AgentRecord>(&path, bytes);
-    what_was_read_is_written_whole::<RootFile>(&path, bytes);
+    what_was_read_is_written_whole::<Identity>(&path, bytes);
     what_was_read_is_written_whole::<Manifest>(&path, bytes);
 
     let path = dir.path().join("journal.jsonl");
@@ -88,10 +88,14 @@ fn all_readers_of_the_journal_agree(path: &Path, bytes: &[u8]) -> Vec<JournalEnt
 }
 
 fn what_is_recalled_was_written(lines: &[JournalEntry], save: &Path) {
-    let mut root = RootFile::new("/root".into());
-    if rebuild::root(&mut root, lines) {
-        assert!(lines.iter().all(|line| line.epoch <= root.epoch));
-        assert!(lines.iter().any(|line| line.root_id == root.root_id));
+    let mut data_dir = Identity::new("/root".into());
+    if rebuild::data_dir(&mut data_dir, lines) {
+        assert!(lines.iter().all(|line| line.epoch <= data_dir.epoch));
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.data_dir_id == data_dir.data_dir_id)
+        );
     }
     let save = state::load::<Manifest>(save).ok().flatten();
     let named = lines.iter().filter_map(|line| line.agent.clone());

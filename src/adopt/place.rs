@@ -4,20 +4,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use checkpoint::workspace;
-use state::layout::Root;
+use state::layout::DataDir;
 
-/// A workspace as seen from the root.
+/// A workspace as seen from the data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WorkspaceLocation {
     /// There is no such directory any more.
     Gone,
-    /// In the root already.
+    /// In the data directory already.
     Inside,
     /// Outside, and what ties it to where it is.
     Outside(Tie),
 }
 
-/// What a directory outside of the root is tied to.
+/// What a directory outside of the data directory is tied to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tie {
     /// Nothing: it can be moved and copied.
@@ -28,43 +28,43 @@ pub enum Tie {
     Linked {
         /// The directory with objects and refs.
         repository: PathBuf,
-        /// Whether that is in the root.
+        /// Whether that is in the data directory.
         inside: bool,
     },
     /// So many linked worktrees elsewhere belong to its repository, and know it by its path.
     Worktrees(usize),
-    /// It is the home, the root's own parent, or the like: more than a workspace.
+    /// It is the home, the data directory's own parent, or the like: more than a workspace.
     TooMuch,
 }
 
 /// Looks at a workspace. `homes` are directories that are more than a workspace.
 #[must_use]
-pub fn of(root: &Root, cwd: &Path, homes: &[PathBuf]) -> WorkspaceLocation {
+pub fn of(data_dir: &DataDir, cwd: &Path, homes: &[PathBuf]) -> WorkspaceLocation {
     let Ok(cwd) = fs::canonicalize(cwd) else {
         return WorkspaceLocation::Gone;
     };
     if !cwd.is_dir() {
         return WorkspaceLocation::Gone;
     }
-    if root.holds(&cwd) {
+    if data_dir.holds(&cwd) {
         return WorkspaceLocation::Inside;
     }
     let is_too_much = |dir: &Path| {
         let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
         dir.starts_with(&cwd)
     };
-    if is_too_much(root.dir()) || homes.iter().any(|home| is_too_much(home)) {
+    if is_too_much(data_dir.dir()) || homes.iter().any(|home| is_too_much(home)) {
         return WorkspaceLocation::Outside(Tie::TooMuch);
     }
-    WorkspaceLocation::Outside(tie(root, &cwd))
+    WorkspaceLocation::Outside(tie(data_dir, &cwd))
 }
 
-fn tie(root: &Root, cwd: &Path) -> Tie {
+fn tie(data_dir: &DataDir, cwd: &Path) -> Tie {
     if let Some(common) = workspace::common_dir(cwd) {
         let common = fs::canonicalize(&common).unwrap_or(common);
         if !common.starts_with(cwd) {
             return Tie::Linked {
-                inside: root.holds(&common),
+                inside: data_dir.holds(&common),
                 repository: common,
             };
         }
@@ -92,12 +92,12 @@ mod tests {
     fn what_ties_a_workspace_to_its_place_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let dir = fs::canonicalize(dir.path()).unwrap();
-        let (root, _) = Root::init(&dir.join("ann/fleet")).unwrap();
+        let (data_dir, _) = DataDir::init(&dir.join("ann/fleet")).unwrap();
         let put = |path: &str| {
             fs::create_dir_all(dir.join(path)).unwrap();
             dir.join(path)
         };
-        let look = |path: &Path| of(&root, path, &[dir.join("home/bob")]);
+        let look = |path: &Path| of(&data_dir, path, &[dir.join("home/bob")]);
         let plain = put("plain");
         assert_eq!(look(&plain), WorkspaceLocation::Outside(Tie::None));
         assert_eq!(look(&dir.join("nowhere")), WorkspaceLocation::Gone);

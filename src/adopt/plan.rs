@@ -19,7 +19,7 @@ pub struct Choice {
     pub all: bool,
     /// Otherwise those that were used so recently.
     pub recent: Duration,
-    /// What becomes of a workspace outside of the root.
+    /// What becomes of a workspace outside of the data directory.
     pub outside: WorkspaceTransfer,
     /// Whether what runs is ended.
     pub end: bool,
@@ -32,9 +32,9 @@ pub struct Choice {
 pub enum WorkspaceTransfer {
     /// It is used where it is.
     Stay,
-    /// It is moved into the root.
+    /// It is moved into the data directory.
     Move,
-    /// It is copied into the root.
+    /// It is copied into the data directory.
     Copy,
 }
 
@@ -78,8 +78,8 @@ pub enum Verdict {
 /// What there is already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Occupied<'a> {
-    /// The root.
-    pub root: &'a Path,
+    /// The data directory.
+    pub data_dir: &'a Path,
     /// Names that are in use, those of records among them.
     pub names: BTreeSet<AgentName>,
     /// Workspaces of declared agents, links resolved.
@@ -191,7 +191,7 @@ fn left_by_itself(
     now: Timestamp,
 ) -> Option<String> {
     if one.live.as_ref().is_some_and(|live| live.kept) {
-        return Some("it is an agent of another root".into());
+        return Some("it is an agent of another data directory".into());
     }
     if let Some(other) = one.cwd.as_ref().and_then(|cwd| workspaces.get(cwd)) {
         return Some(format!("its workspace is that of {other}"));
@@ -217,7 +217,7 @@ fn decide(
     workspaces: &BTreeMap<PathBuf, AgentName>,
     choice: &Choice,
 ) -> Verdict {
-    let adopt = format!("spotkeep --root {} adopt", taken.root.display());
+    let adopt = format!("spotkeep --data-dir {} adopt", taken.data_dir.display());
     let refused = |why: String, hint: Option<String>| Verdict::Refused { why, hint };
     let Some(cwd) = &one.cwd else {
         return refused("its transcript names no directory".into(), None);
@@ -272,7 +272,7 @@ fn decide(
             return refused(format!("it runs ({})", where_it_runs(one)), Some(hint));
         }
     }
-    carry(one, cwd, name, taken.root, choice.outside)
+    carry(one, cwd, name, taken.data_dir, choice.outside)
 }
 
 /// Where a live session is, for people.
@@ -288,12 +288,12 @@ pub fn where_it_runs(one: &ExistingSession) -> String {
     format!("{status}, pid {}{pane}", live.process.pid)
 }
 
-/// How the workspace comes to the root, or why it cannot.
+/// How the workspace comes to the data directory, or why it cannot.
 fn carry(
     one: &ExistingSession,
     cwd: &Path,
     name: &AgentName,
-    root: &Path,
+    data_dir: &Path,
     outside: WorkspaceTransfer,
 ) -> Verdict {
     let stay = Verdict::TakeIn {
@@ -318,7 +318,7 @@ fn carry(
         | (Tie::Worktrees(_), WorkspaceTransfer::Copy) => {
             return Verdict::TakeIn {
                 how: outside,
-                workspace: root.join("workspaces").join(name.as_str()),
+                workspace: data_dir.join("workspaces").join(name.as_str()),
             };
         }
         (Tie::TooMuch, _) => (
@@ -336,7 +336,7 @@ fn carry(
                 if *inside {
                     "which knows only one of it"
                 } else {
-                    "which is outside of the root and would not come along"
+                    "which is outside of the data directory and would not come along"
                 }
             ),
             if *inside {
@@ -345,7 +345,7 @@ fn carry(
                 format!(
                     "bring the repository first: git clone {} {}",
                     repository.display(),
-                    root.join("workspaces").join(name.as_str()).display()
+                    data_dir.join("workspaces").join(name.as_str()).display()
                 )
             },
         ),
@@ -441,7 +441,7 @@ mod tests {
 
     fn run(found: &[ExistingSession], choice: &Choice) -> Vec<Entry> {
         let occupied = Occupied {
-            root: Path::new("/mnt/persist"),
+            data_dir: Path::new("/mnt/persist"),
             names: [AgentName::new("api").unwrap()].into(),
             workspaces: [("/srv/taken".into(), AgentName::new("api").unwrap())].into(),
         };
@@ -544,7 +544,7 @@ mod tests {
                 ..choice()
             };
             let occupied = Occupied {
-                root: Path::new("/r"),
+                data_dir: Path::new("/r"),
                 names: BTreeSet::new(),
                 workspaces: BTreeMap::new(),
             };

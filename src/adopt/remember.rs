@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use claude::Lookup;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentRecord, TranscriptMark, Wanted};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::process;
@@ -14,7 +14,7 @@ use sys::uuid::is_uuid;
 /// What is known of the session of before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Past {
-    /// Its words, which are in the root.
+    /// Its words, which are in the data directory.
     pub mark: TranscriptMark,
     /// Where it goes on, as it is stored.
     pub cwd: PathBuf,
@@ -22,11 +22,15 @@ pub struct Past {
     pub wanted: Wanted,
 }
 
-/// Where the words of an existing session are in the root.
+/// Where the words of an existing session are in the data directory.
 ///
 /// # Errors
 /// It is not there, it is there more than once, or an agent has it.
-pub fn session_mark(root: &Root, declared: &Config, session_id: &str) -> Result<TranscriptMark> {
+pub fn session_mark(
+    data_dir: &DataDir,
+    declared: &Config,
+    session_id: &str,
+) -> Result<TranscriptMark> {
     if !is_uuid(session_id) {
         return Err(anyhow!(
             "{session_id:?} is not a session id; it must be a UUID"
@@ -35,7 +39,7 @@ pub fn session_mark(root: &Root, declared: &Config, session_id: &str) -> Result<
         .kind(ErrorKind::Usage);
     }
     for name in declared.agents.keys() {
-        if root
+        if data_dir
             .load_record(name)?
             .is_some_and(|record| record.session_id == session_id)
         {
@@ -46,7 +50,7 @@ pub fn session_mark(root: &Root, declared: &Config, session_id: &str) -> Result<
             .kind(ErrorKind::Usage);
         }
     }
-    let config_dir = root.claude();
+    let config_dir = data_dir.claude();
     match claude::locate(&config_dir, session_id) {
         Lookup::Present(path) => Ok(TranscriptMark {
             session_id: session_id.to_owned(),
@@ -71,8 +75,8 @@ pub fn session_mark(root: &Root, declared: &Config, session_id: &str) -> Result<
             config_dir.display()
         ))
         .hint(format!(
-            "spotkeep --root {} adopt {session_id}",
-            root.dir().display()
+            "spotkeep --data-dir {} adopt {session_id}",
+            data_dir.dir().display()
         )),
     }
 }
@@ -82,8 +86,8 @@ pub fn session_mark(root: &Root, declared: &Config, session_id: &str) -> Result<
 ///
 /// # Errors
 /// The record is damaged, or the disk refused.
-pub fn remember(root: &Root, name: &AgentName, past: Past) -> Result<()> {
-    let mut record = root
+pub fn remember(data_dir: &DataDir, name: &AgentName, past: Past) -> Result<()> {
+    let mut record = data_dir
         .load_record(name)?
         .unwrap_or_else(|| AgentRecord::new(name.clone(), past.cwd.clone()));
     let old = std::mem::replace(&mut record.session_id, past.mark.session_id.clone());
@@ -97,5 +101,5 @@ pub fn remember(root: &Root, name: &AgentName, past: Past) -> Result<()> {
     record.why = (past.wanted == Wanted::Stopped).then(|| "stopped by you".to_owned());
     // No preemption has ended it: the agent is told of nothing that did not happen.
     record.life = Some(process::current_life()?);
-    root.store_record(&record)
+    data_dir.store_record(&record)
 }

@@ -1,4 +1,4 @@
-//! What sessions there are: in the user's own configuration of Claude and in the root's, in terminals, and in
+//! What sessions there are: in the user's own configuration of Claude and in the data directory's, in terminals, and in
 //! Claude's background. Everything is only read; of other processes, those of this user.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use crate::agent::terminate;
 use claude::transcript::index::{self, Conversation};
 use claude::{SessionFile, Status, background_jobs, session_file};
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentRecord};
 use sys::error::{Context as _, Result};
 use sys::proc_usage_others;
@@ -65,7 +65,7 @@ pub struct Live {
     pub in_turn: bool,
     /// The terminal that it is in.
     pub pane: Option<Pane>,
-    /// Whether a spotkeep, of whatever root, keeps it.
+    /// Whether a spotkeep, of whatever data directory, keeps it.
     pub kept: bool,
     /// Whether a daemon of Claude's keeps it, and would start it again.
     pub background: bool,
@@ -105,10 +105,10 @@ pub struct Survey {
 ///
 /// # Errors
 /// A configuration directory, or the records, cannot be read.
-pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey> {
+pub fn survey(data_dir: &DataDir, declared: &Config, more: &[PathBuf]) -> Result<Survey> {
     let processes = proc_usage_others::mine();
-    let dirs = config_dirs(root, more, &processes);
-    let records = root.all_records()?;
+    let dirs = config_dirs(data_dir, more, &processes);
+    let records = data_dir.all_records()?;
     let mut all = BTreeMap::<String, Vec<(Conversation, &PathBuf)>>::new();
     let mut live = BTreeMap::new();
     let mut jobs_by_session = BTreeMap::new();
@@ -119,7 +119,7 @@ pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey
         let conversations = match looked {
             Ok(conversations) => conversations,
             // What is somebody else's to tidy may go while it is looked at.
-            Err(error) if *dir != root.claude() && !more.contains(dir) => {
+            Err(error) if *dir != data_dir.claude() && !more.contains(dir) => {
                 notes.push(format!("{error:#}"));
                 continue;
             }
@@ -139,9 +139,9 @@ pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey
     let homes = homes();
     let mut found = Vec::new();
     for (session_id, mut copies) in all {
-        // What is in the root counts; else the longest.
-        let in_root = |dir: &Path| root.holds(dir);
-        copies.sort_by_key(|(one, dir)| (!in_root(dir), std::cmp::Reverse(one.bytes)));
+        // What is in the data directory counts; else the longest.
+        let in_data_dir = |dir: &Path| data_dir.holds(dir);
+        copies.sort_by_key(|(one, dir)| (!in_data_dir(dir), std::cmp::Reverse(one.bytes)));
         let (first, rest) = copies.split_at(1);
         let Some((one, config_dir)) = first.first() else {
             continue;
@@ -170,7 +170,7 @@ pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey
         let name = record.map(|record| record.name.clone());
         // One that was taken in before its workspace came to its new place, or `rm`ed, is where its record says.
         let of_record = record
-            .map(|record| root.absolute(&record.cwd))
+            .map(|record| data_dir.absolute(&record.cwd))
             .filter(|cwd| cwd.is_dir());
         let cwd = of_record
             .or_else(|| about.cwd.clone())
@@ -186,9 +186,9 @@ pub fn survey(root: &Root, declared: &Config, more: &[PathBuf]) -> Result<Survey
             changed_at: one.changed_at,
             by_program: about.by_program,
             title: about.title.or_else(|| job?.name.clone()),
-            place: cwd
-                .as_ref()
-                .map_or(WorkspaceLocation::Gone, |cwd| place::of(root, cwd, &homes)),
+            place: cwd.as_ref().map_or(WorkspaceLocation::Gone, |cwd| {
+                place::of(data_dir, cwd, &homes)
+            }),
             cwd,
             live: process.map(live_of),
             job: job.map(|job| SessionJob {
@@ -220,13 +220,17 @@ fn arguments_of(
     claude::command_line::kept(&words)
 }
 
-/// The root's, the user's own, those that are named, and those of processes that run.
-fn config_dirs(root: &Root, more: &[PathBuf], processes: &[(ProcessId, String)]) -> Vec<PathBuf> {
+/// The data directory's, the user's own, those that are named, and those of processes that run.
+fn config_dirs(
+    data_dir: &DataDir,
+    more: &[PathBuf],
+    processes: &[(ProcessId, String)],
+) -> Vec<PathBuf> {
     let own = [
         std::env::var_os("CLAUDE_CONFIG_DIR").map(PathBuf::from),
         home().map(|home| home.join(".claude")),
     ];
-    // An agent of another root is in good hands.
+    // An agent of another data directory is in good hands.
     let of_processes = processes
         .iter()
         .filter(|(process, _)| {
@@ -235,7 +239,7 @@ fn config_dirs(root: &Root, more: &[PathBuf], processes: &[(ProcessId, String)])
         .filter_map(|(process, _)| proc_usage_others::variable(process.pid, "CLAUDE_CONFIG_DIR"))
         .map(PathBuf::from);
     let mut dirs = Vec::new();
-    let all = [root.claude()]
+    let all = [data_dir.claude()]
         .into_iter()
         .chain(own.into_iter().flatten())
         .chain(more.iter().cloned())

@@ -15,7 +15,7 @@ use checkpoint::workspace;
 use claude::session_file;
 use claude::transcript::index;
 use state::config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{TranscriptMark, Wanted};
 use sys::command;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, bail, ensure};
@@ -51,7 +51,7 @@ pub struct Taken {
 ///
 /// # Errors
 /// It cannot be done whole. What was done by then is not lost, and the next time goes on from there.
-pub fn take(root: &Root, entry: &Entry, request: Request) -> Result<Taken> {
+pub fn take(data_dir: &DataDir, entry: &Entry, request: Request) -> Result<Taken> {
     let Verdict::TakeIn { how, workspace } = &entry.verdict else {
         return Ok(Taken::default());
     };
@@ -73,7 +73,7 @@ pub fn take(root: &Root, entry: &Entry, request: Request) -> Result<Taken> {
     if *how == WorkspaceTransfer::Move {
         refuse_used(&from)?;
     }
-    let transcript = bring_words(root, found, workspace)?;
+    let transcript = bring_words(data_dir, found, workspace)?;
     if transcript != found.transcript {
         done.push(format!("its words are in {}", transcript.display()));
     }
@@ -81,32 +81,32 @@ pub fn take(root: &Root, entry: &Entry, request: Request) -> Result<Taken> {
         session_id: found.session_id.clone(),
         length: fs::metadata(&transcript)?.len(),
         path: transcript
-            .strip_prefix(root.claude())
+            .strip_prefix(data_dir.claude())
             .unwrap_or(&transcript)
             .to_path_buf(),
         generation: 0,
     };
     let past = Past {
         mark,
-        cwd: root.relative(workspace),
+        cwd: data_dir.relative(workspace),
         wanted: request.wanted,
     };
-    remember(root, name, past)?;
+    remember(data_dir, name, past)?;
     match how {
         WorkspaceTransfer::Stay => {}
         WorkspaceTransfer::Copy => done.push(copy_workspace(&from, workspace)?),
         WorkspaceTransfer::Move => done.push(move_workspace(found, &from, workspace)?),
     }
-    let declared = root.relative(workspace);
-    let arguments = new_arguments(root, found)?;
-    config::add_agent(&root.config(), name, &declared, None, &arguments)?;
-    let warnings = workspace::warnings(root, workspace);
+    let declared = data_dir.relative(workspace);
+    let arguments = new_arguments(data_dir, found)?;
+    config::add_agent(&data_dir.config(), name, &declared, None, &arguments)?;
+    let warnings = workspace::warnings(data_dir, workspace);
     Ok(Taken { done, warnings })
 }
 
-/// What the session was started with and the root does not give to all.
-fn new_arguments(root: &Root, found: &ExistingSession) -> Result<Vec<String>> {
-    let defaults = config::Config::load(&root.config())?.defaults.args;
+/// What the session was started with and the data directory does not give to all.
+fn new_arguments(data_dir: &DataDir, found: &ExistingSession) -> Result<Vec<String>> {
+    let defaults = config::Config::load(&data_dir.config())?.defaults.args;
     let skip = "--dangerously-skip-permissions";
     let is_given = defaults.iter().any(|given| given == skip);
     let own = found.arguments.iter();
@@ -168,13 +168,13 @@ fn refuse_used(workspace: &Path) -> Result<()> {
 }
 
 /// Brings the words, and what belongs to them, to where Claude looks from the new directory.
-fn bring_words(root: &Root, found: &ExistingSession, workspace: &Path) -> Result<PathBuf> {
+fn bring_words(data_dir: &DataDir, found: &ExistingSession, workspace: &Path) -> Result<PathBuf> {
     let old = found.transcript.parent().and_then(Path::file_name);
     let old = old.unwrap_or_default().to_string_lossy().into_owned();
     let new = index::folder(workspace).unwrap_or_else(|| old.clone());
-    let claude = root.claude();
+    let claude = data_dir.claude();
     let pairs = index::belongings(&found.session_id, &old, &new);
-    let is_here = root.holds(&found.config_dir);
+    let is_here = data_dir.holds(&found.config_dir);
     for (from, to) in &pairs {
         let (from, to) = (found.config_dir.join(from), claude.join(to));
         if fs::symlink_metadata(&from).is_err() || from == to {

@@ -10,14 +10,14 @@ use crate::agent::terminate::MARKER;
 use crate::systemd::cgroup::Leaf;
 use state::AgentName;
 use state::config::{Agent, Config};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, Error, Hint as _, Result, anyhow};
 use sys::{files, process};
 
 /// Replaces this process by the agent's claude, as its record says. Returns only to say why not.
 #[must_use]
-pub fn become_claude(root: &Root, name: &AgentName) -> Error {
-    match prepare(root, name) {
+pub fn become_claude(data_dir: &DataDir, name: &AgentName) -> Error {
+    match prepare(data_dir, name) {
         Ok(mut command) => {
             let program = command.get_program().to_string_lossy().into_owned();
             anyhow!(command.exec()).context(format!("cannot run {program}"))
@@ -26,14 +26,14 @@ pub fn become_claude(root: &Root, name: &AgentName) -> Error {
     }
 }
 
-fn prepare(root: &Root, name: &AgentName) -> Result<Command> {
-    let record = root
+fn prepare(data_dir: &DataDir, name: &AgentName) -> Result<Command> {
+    let record = data_dir
         .load_record(name)?
         .with_context(|| format!("the agent {name} has no record"))?;
     let launch = record
         .launch
         .with_context(|| format!("the agent {name} was never launched"))?;
-    let (config, _) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
+    let (config, _) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
     let agent = config
         .agents
         .get(name)
@@ -50,16 +50,16 @@ fn prepare(root: &Root, name: &AgentName) -> Result<Command> {
     let mut command = Command::new(&launch.program);
     command
         .args(&launch.arguments)
-        .current_dir(root.absolute(&record.cwd));
+        .current_dir(data_dir.absolute(&record.cwd));
     for (key, _) in std::env::vars_os() {
         if key.to_str().is_some_and(claude::command_line::strip) {
             command.env_remove(key);
         }
     }
-    command.envs(claude::command_line::environment(&root.claude()));
-    command.envs(environment(root, &config, agent)?);
+    command.envs(claude::command_line::environment(&data_dir.claude()));
+    command.envs(environment(data_dir, &config, agent)?);
     // Not the user's to set: where it pointed elsewhere, its sessions would be lost to us.
-    command.env("CLAUDE_CONFIG_DIR", root.claude());
+    command.env("CLAUDE_CONFIG_DIR", data_dir.claude());
     command.env(MARKER, launch.marker);
     Ok(command)
 }
@@ -69,7 +69,7 @@ fn prepare(root: &Root, name: &AgentName) -> Result<Command> {
 /// # Errors
 /// An environment file cannot be read, or others can read it.
 pub fn environment(
-    root: &Root,
+    data_dir: &DataDir,
     config: &Config,
     agent: &Agent,
 ) -> Result<BTreeMap<String, String>> {
@@ -80,7 +80,7 @@ pub fn environment(
     ];
     for (file, table) in scopes {
         if let Some(file) = file {
-            all.extend(read_env_file(&root.absolute(file))?);
+            all.extend(read_env_file(&data_dir.absolute(file))?);
         }
         all.extend(table.clone());
     }

@@ -1,4 +1,4 @@
-//! A root on a machine that has none, out of the repository that another one copied to.
+//! A data directory on a machine that has none, out of the repository that another one copied to.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,14 +11,14 @@ use super::settings::Key;
 use super::{Repository, Settings, Snapshot, Stop, include, snapshots};
 use crate::agent::exec::read_env_file;
 use state::VERSION;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files;
 
-/// What lies in a root that is being made, until it is whole.
+/// What lies in a data directory that is being made, until it is whole.
 const ASIDE: &str = ".restoring";
 
-/// What a root is made of here: last what makes it one.
+/// What a data directory is made of here: last what makes it one.
 const LAST: &str = "session-state";
 
 /// Where to take it from.
@@ -30,8 +30,8 @@ pub struct From {
     pub key: Key,
     /// A file of environment variables for it.
     pub env_file: Option<PathBuf>,
-    /// Which root, where there are several.
-    pub root_id: Option<String>,
+    /// Which data directory, where there are several.
+    pub data_dir_id: Option<String>,
     /// Which backup; the newest where none is named.
     pub id: Option<String>,
 }
@@ -42,9 +42,9 @@ pub struct Fresh {
     /// Version of this form.
     pub version: u32,
     /// Where.
-    pub root: PathBuf,
-    /// The root's id, the same as before.
-    pub root_id: String,
+    pub data_dir: PathBuf,
+    /// The data directory's id, the same as before.
+    pub data_dir_id: String,
     /// The backup that it was made of.
     pub backup: Snapshot,
     /// The agents that are declared.
@@ -75,14 +75,15 @@ fn choose<'a>(all: &'a [Snapshot], from: &From) -> Result<&'a Snapshot> {
     }
     let ids: BTreeSet<&str> = all
         .iter()
-        .filter_map(|snapshot| snapshot.root_id.as_deref())
+        .filter_map(|snapshot| snapshot.data_dir_id.as_deref())
         .collect();
     let name = restic::without_password(&from.url);
-    let wanted = match (&from.root_id, ids.len()) {
+    let wanted = match (&from.data_dir_id, ids.len()) {
         (Some(id), _) => id.as_str(),
         (None, 1) => ids.first().copied().unwrap_or_default(),
         (None, 0) => {
-            return Err(anyhow!("{name} holds no backup of a root")).kind(ErrorKind::Failed);
+            return Err(anyhow!("{name} holds no backup of a data directory"))
+                .kind(ErrorKind::Failed);
         }
         (None, _) => {
             let ids: Vec<&str> = ids.into_iter().collect();
@@ -90,16 +91,16 @@ fn choose<'a>(all: &'a [Snapshot], from: &From) -> Result<&'a Snapshot> {
                 "{name} holds backups of several roots: {}",
                 ids.join(", ")
             ))
-            .hint("say which with --root-id")
+            .hint("say which with --data-dir-id")
             .kind(ErrorKind::Usage);
         }
     };
     all.iter()
-        .find(|snapshot| snapshot.root_id.as_deref() == Some(wanted))
-        .with_context(|| format!("{name} holds no backup of the root {wanted}"))
+        .find(|snapshot| snapshot.data_dir_id.as_deref() == Some(wanted))
+        .with_context(|| format!("{name} holds no backup of the data directory {wanted}"))
 }
 
-/// Fails unless a root can be made at `dir`.
+/// Fails unless a data directory can be made at `dir`.
 ///
 /// # Errors
 /// There is one, or something that would be in its way.
@@ -114,22 +115,24 @@ pub fn ensure_free(dir: &Path) -> Result<()> {
     .iter()
     .map(|name| dir.join(name))
     .find(|path| {
-        // `setup` makes the directories of an empty root.
+        // `setup` makes the directories of an empty data directory.
         let is_empty = fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
         fs::symlink_metadata(path).is_ok() && !is_empty
     });
     match in_the_way {
         None => Ok(()),
         Some(path) => Err(anyhow!(
-            "{} is there, and a root is made only where there is none",
+            "{} is there, and a data directory is made only where there is none",
             path.display()
         ))
-        .hint("spotkeep --root ANOTHER restore --from ...; single files: spotkeep backup restore")
+        .hint(
+            "spotkeep --data-dir ANOTHER restore --from ...; single files: spotkeep backup restore",
+        )
         .kind(ErrorKind::Usage),
     }
 }
 
-/// Makes the root. One that was cut off leaves no root, and is begun anew by the next.
+/// Makes the data directory. One that was cut off leaves no data directory, and is begun anew by the next.
 ///
 /// # Errors
 /// As [`ensure_free`]; restic failed; the disk refused.
@@ -152,8 +155,11 @@ pub fn make(
     repository.ask(restore.arg(&aside), LONG, stop)?;
     let identity = aside.join(LAST).join("root.json");
     if !identity.is_file() {
-        return Err(anyhow!("the backup {} is not one of a root", snapshot.id))
-            .hint("restic restore brings back what it is");
+        return Err(anyhow!(
+            "the backup {} is not one of a data directory",
+            snapshot.id
+        ))
+        .hint("restic restore brings back what it is");
     }
     if let Key::File(file) = &from.key {
         let password = files::read_optional(file)?
@@ -177,8 +183,8 @@ pub fn make(
     }
     fs::remove_dir(&aside).ok();
     files::sync_dir(&dir)?;
-    let (root, _) = Root::init(&dir)?;
-    let settings = Settings::load(&root)?;
+    let (data_dir, _) = DataDir::init(&dir)?;
+    let settings = Settings::load(&data_dir)?;
     // Cut in the same places as there, so that what is copied next time is what is new.
     if !settings.has_repository() {
         let local = Repository::local(Restic::find()?, &settings, settings.ensure_key()?);
@@ -186,23 +192,23 @@ pub fn make(
     }
     Ok(Fresh {
         version: VERSION,
-        root_id: root.identity()?.root_id,
+        data_dir_id: data_dir.identity()?.data_dir_id,
         agents: settings
             .config
             .agents
             .keys()
             .map(ToString::to_string)
             .collect(),
-        missing: missing(&root, &settings),
-        root: dir,
+        missing: missing(&data_dir, &settings),
+        data_dir: dir,
         backup: snapshot,
     })
 }
 
-fn missing(root: &Root, settings: &Settings) -> Vec<String> {
+fn missing(data_dir: &DataDir, settings: &Settings) -> Vec<String> {
     let login = claude::SECRETS
         .iter()
-        .map(|name| root.claude().join(name))
+        .map(|name| data_dir.claude().join(name))
         .filter(|path| !path.exists())
         .map(|path| {
             format!(
@@ -211,7 +217,7 @@ fn missing(root: &Root, settings: &Settings) -> Vec<String> {
             )
         });
     let files = include::env_files(settings)
-        .map(|file| root.absolute(&file))
+        .map(|file| data_dir.absolute(&file))
         .filter(|path| !path.exists())
         .map(|path| {
             format!(
@@ -220,7 +226,7 @@ fn missing(root: &Root, settings: &Settings) -> Vec<String> {
             )
         });
     let outside = settings.config.agents.iter().filter_map(|(name, agent)| {
-        let path = root.absolute(&agent.workspace);
+        let path = data_dir.absolute(&agent.workspace);
         (!path.is_dir()).then(|| format!("{name} works in {}, which is not there", path.display()))
     });
     login.chain(files).chain(outside).collect()
@@ -231,11 +237,11 @@ mod tests {
     use super::*;
     use sys::time::Timestamp;
 
-    fn snapshot(id: &str, root: Option<&str>) -> Snapshot {
+    fn snapshot(id: &str, data_dir: Option<&str>) -> Snapshot {
         Snapshot {
             id: id.into(),
             at: Timestamp::now(),
-            root_id: root.map(str::to_owned),
+            data_dir_id: data_dir.map(str::to_owned),
             host: "vm".into(),
         }
     }
@@ -245,7 +251,7 @@ mod tests {
             url: "/x".into(),
             key: Key::File("/k".into()),
             env_file: None,
-            root_id: None,
+            data_dir_id: None,
             id: None,
         }
     }
@@ -257,7 +263,7 @@ mod tests {
         let two = [snapshot("bbbb1", Some("b")), snapshot("aaaa1", Some("a"))];
         assert!(choose(&two, &from()).is_err());
         let named = From {
-            root_id: Some("a".into()),
+            data_dir_id: Some("a".into()),
             ..from()
         };
         assert_eq!(choose(&two, &named).unwrap().id, "aaaa1");

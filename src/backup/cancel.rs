@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{lines, since_notice};
 use sys::error::{Result, bail};
 
@@ -43,9 +43,9 @@ impl Stop {
     /// Stops for the notice of this life too, as the journal tells it: so it reaches a backup of the
     /// keeper's and one of a unit's alike.
     #[must_use]
-    pub fn or_at_the_notice(mut self, root: &Root, life: &str) -> Self {
+    pub fn or_at_the_notice(mut self, data_dir: &DataDir, life: &str) -> Self {
         self.notice = Some(Notice {
-            journal: root.journal(),
+            journal: data_dir.journal(),
             life: life.to_owned(),
             seen: RefCell::new((0, false)),
         });
@@ -94,10 +94,10 @@ mod tests {
     #[test]
     fn a_backup_stops_at_the_notice_of_this_life_and_goes_on_when_it_came_to_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        let stop = Stop::never().or_at_the_notice(&root, "now");
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        let stop = Stop::never().or_at_the_notice(&data_dir, "now");
         let told = |life: &str, what: &JournalEvent| {
-            let mut journal = Journal::open(&root.journal(), "r", 1, life).unwrap();
+            let mut journal = Journal::open(&data_dir.journal(), "r", 1, life).unwrap();
             journal.write(None, what).unwrap();
         };
         let notice = JournalEvent::Notice {

@@ -21,12 +21,12 @@ const CACHE_MARK: &[u8; 43] = b"Signature: 8a477f597d28d172789f06886806bc55";
 /// How many entries are looked at between two looks at the time.
 const PIECE: u32 = 1024;
 
-/// The tree of a root, as a walk saw it.
+/// The tree of a data directory, as a walk saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     /// The number.
     pub fingerprint: String,
-    /// What is left out because it is made again, relative to the root.
+    /// What is left out because it is made again, relative to the data directory.
     pub made_again: Vec<PathBuf>,
 }
 
@@ -73,7 +73,7 @@ impl Walk<'_> {
         if self.seen.is_multiple_of(PIECE) {
             self.stop.check()?;
         }
-        let absolute = self.settings.root.absolute(path);
+        let absolute = self.settings.data_dir.absolute(path);
         let Ok(meta) = fs::symlink_metadata(&absolute) else {
             return Ok(()); // It was there a moment ago; its directory has changed then.
         };
@@ -139,14 +139,14 @@ fn is_tag(path: &Path) -> bool {
 mod tests {
     use super::*;
     use state::config::Config;
-    use state::layout::Root;
+    use state::layout::DataDir;
 
     #[test]
     fn only_what_would_be_kept_counts_as_a_change() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        Config::lay_down(&root.config(), &root.config_copy(), false).unwrap();
-        let work = root.dir().join("workspaces/a");
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        Config::lay_down(&data_dir.config(), &data_dir.config_copy(), false).unwrap();
+        let work = data_dir.dir().join("workspaces/a");
         for name in ["target", "src", "cached", ".git/refs/heads"] {
             fs::create_dir_all(work.join(name)).unwrap();
         }
@@ -154,12 +154,12 @@ mod tests {
         fs::create_dir(work.join("plain")).unwrap();
         fs::write(work.join("plain/CACHEDIR.TAG"), "no mark of one").unwrap();
         fs::write(work.join("src/x"), "1").unwrap();
-        let settings = Settings::load(&root).unwrap();
+        let settings = Settings::load(&data_dir).unwrap();
         let now = || look(&settings, &Stop::never()).unwrap().fingerprint;
         let before = now();
         fs::write(work.join("target/o"), "1").unwrap();
         fs::write(work.join("cached/o"), "1").unwrap();
-        fs::write(root.dir().join("session-state/backup.json"), "{}").unwrap();
+        fs::write(data_dir.dir().join("session-state/backup.json"), "{}").unwrap();
         assert_eq!(now(), before);
         let mut last = before;
         for path in ["src/x", "new", "plain/x", ".git/refs/heads/target"] {

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::Settings;
 
-/// The parts of a root that are kept, where they exist. `bin/` can be had again, `backups/` is it.
+/// The parts of a data directory that are kept, where they exist. `bin/` can be had again, `backups/` is it.
 const PARTS: [&str; 5] = [
     ".claude",
     "session-state",
@@ -63,7 +63,7 @@ const KEYS: [&str; 12] = [
     ".npmrc",
 ];
 
-/// Paths relative to the root that a backup is made of, as they exist now.
+/// Paths relative to the data directory that a backup is made of, as they exist now.
 #[must_use]
 pub fn parts(settings: &Settings) -> Vec<PathBuf> {
     let script = settings.config.machine.on_new_machine.iter();
@@ -77,7 +77,7 @@ pub fn parts(settings: &Settings) -> Vec<PathBuf> {
         .iter()
         .map(PathBuf::from)
         .chain(script.filter(inside).cloned())
-        .filter(|path| settings.root.absolute(path).symlink_metadata().is_ok())
+        .filter(|path| settings.data_dir.absolute(path).symlink_metadata().is_ok())
         .collect()
 }
 
@@ -89,25 +89,31 @@ pub fn parts(settings: &Settings) -> Vec<PathBuf> {
 /// are named by patterns all the same, since one may come in between.
 #[must_use]
 pub fn patterns(settings: &Settings, made_again: &[PathBuf]) -> Vec<String> {
-    let root = escape(settings.root.dir());
-    let in_root = |pattern: &str| format!("{root}/{pattern}");
+    let data_dir = escape(settings.data_dir.dir());
+    let in_data_dir = |pattern: &str| format!("{data_dir}/{pattern}");
     let mut all: Vec<String> = made_again
         .iter()
-        .map(|path| escape(&settings.root.absolute(path)))
+        .map(|path| escape(&settings.data_dir.absolute(path)))
         .collect();
-    all.extend(settings.table.exclude.iter().map(|text| user(&root, text)));
+    all.extend(
+        settings
+            .table
+            .exclude
+            .iter()
+            .map(|text| user(&data_dir, text)),
+    );
     if !settings.table.secrets {
-        all.extend(claude::SECRETS.map(|name| in_root(&format!(".claude/{name}"))));
-        all.push(in_root(LOGIN));
+        all.extend(claude::SECRETS.map(|name| in_data_dir(&format!(".claude/{name}"))));
+        all.push(in_data_dir(LOGIN));
         all.extend(ENVIRONMENTS.map(str::to_owned));
-        if has_entries(&settings.root.absolute(Path::new("home"))) {
-            all.extend(KEYS.map(|name| in_root(&format!("home/{name}"))));
-            all.push(format!("!{}", in_root("home/.ssh/*.pub")));
+        if has_entries(&settings.data_dir.absolute(Path::new("home"))) {
+            all.extend(KEYS.map(|name| in_data_dir(&format!("home/{name}"))));
+            all.push(format!("!{}", in_data_dir("home/.ssh/*.pub")));
         }
-        all.extend(env_files(settings).map(|path| escape(&settings.root.absolute(&path))));
+        all.extend(env_files(settings).map(|path| escape(&settings.data_dir.absolute(&path))));
     }
     let kept = settings.table.keep_ignored.iter();
-    all.extend(kept.map(|text| format!("!{}", user(&root, text))));
+    all.extend(kept.map(|text| format!("!{}", user(&data_dir, text))));
     all
 }
 
@@ -128,10 +134,10 @@ fn has_entries(dir: &Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// A user's pattern: with a slash in front it begins at the root, otherwise it matches anywhere.
-fn user(root: &str, pattern: &str) -> String {
+/// A user's pattern: with a slash in front it begins at the data directory, otherwise it matches anywhere.
+fn user(data_dir: &str, pattern: &str) -> String {
     match pattern.strip_prefix('/') {
-        Some(rest) => format!("{root}/{rest}"),
+        Some(rest) => format!("{data_dir}/{rest}"),
         None => pattern.trim_end_matches('/').to_owned(),
     }
 }
@@ -148,7 +154,7 @@ fn escape(path: &Path) -> String {
     text
 }
 
-/// Whether something in the tree, by its path relative to the root, is left out because it is made again, or means
+/// Whether something in the tree, by its path relative to the data directory, is left out because it is made again, or means
 /// nothing elsewhere. A branch may be called "target": a name in a repository is never a build's.
 #[must_use]
 pub fn is_made_again(path: &Path) -> bool {
@@ -170,13 +176,13 @@ pub fn is_made_again(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use state::layout::Root;
+    use state::layout::DataDir;
 
     fn settings(text: &str) -> (tempfile::TempDir, Settings) {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        std::fs::write(root.config(), text).unwrap();
-        let settings = Settings::load(&root).unwrap();
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        std::fs::write(data_dir.config(), text).unwrap();
+        let settings = Settings::load(&data_dir).unwrap();
         (dir, settings)
     }
 
@@ -194,7 +200,7 @@ mod tests {
     #[test]
     fn secrets_are_left_out_unless_they_are_asked_for() {
         let (_dir, without) = settings("[defaults]\nenv_file = \"x/secrets.env\"\n");
-        std::fs::write(without.root.dir().join("home/.netrc"), "").unwrap();
+        std::fs::write(without.data_dir.dir().join("home/.netrc"), "").unwrap();
         let patterns_without = patterns(&without, &["workspaces/a/target".into()]);
         let named = |all: &[String], end: &str| all.iter().any(|text| text.ends_with(end));
         for end in [

@@ -2,7 +2,7 @@
 //!
 //! restic itself calls a lock stale when its process is gone from the machine of that name, or when it is half
 //! an hour old. After a preemption during a prune that would stop backups for half an hour, since the new
-//! machine may have another name. A root is on one machine at a time, so what *we* started in an
+//! machine may have another name. A data directory is on one machine at a time, so what *we* started in an
 //! earlier life is dead for certain; we wrote down who that was before we began.
 
 use std::fs;
@@ -112,7 +112,7 @@ pub fn is_stale(
     }
 }
 
-/// Removes the locks in the repository on the root whose processes are gone. Any other stays.
+/// Removes the locks in the repository on the data directory whose processes are gone. Any other stays.
 ///
 /// # Errors
 /// The repository cannot be read.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{BackupState, Settings};
 use state::AgentName;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, Result, ensure};
 use sys::process::{self, Signal};
 use sys::run_as::{Groups, run_as};
@@ -38,7 +38,7 @@ pub enum WriteRequest {
         aside: String,
         /// Below what lies aside, the part that is meant; empty for all of it.
         part: PathBuf,
-        /// Where it belongs, relative to the root.
+        /// Where it belongs, relative to the data directory.
         to: PathBuf,
         /// A file that is there and is shorter is renamed; anything else that is there stays.
         over_shorter: bool,
@@ -59,13 +59,13 @@ pub(super) fn publish(settings: &Settings, state: &BackupState) -> Result<()> {
     order(settings, &WriteRequest::Publish(Box::new(state.clone())))
 }
 
-/// Has an order carried out, by the owner of the root.
+/// Has an order carried out, by the owner of the data directory.
 ///
 /// # Errors
 /// It could not be.
 pub fn order(settings: &Settings, order: &WriteRequest) -> Result<()> {
     if !settings.is_guarded() {
-        return carry_out(&settings.root, order, &mut io::empty());
+        return carry_out(&settings.data_dir, order, &mut io::empty());
     }
     let output = command::run(&mut child(settings, order)?, LIMIT)?;
     ensure!(output.status.success(), "{}", output.stderr);
@@ -87,8 +87,8 @@ pub fn child(settings: &Settings, order: &WriteRequest) -> Result<Command> {
         false => Command::new(program),
     };
     command
-        .arg("--root")
-        .arg(settings.root.dir())
+        .arg("--data-dir")
+        .arg(settings.data_dir.dir())
         .args(["backup", "carry-out"])
         .arg(serde_json::to_string(order)?)
         .current_dir("/")
@@ -99,18 +99,18 @@ pub fn child(settings: &Settings, order: &WriteRequest) -> Result<Command> {
 /// Carries out an order.
 ///
 /// # Errors
-/// The disk refused; the order leads out of the root.
-pub fn carry_out(root: &Root, order: &WriteRequest, input: &mut dyn Read) -> Result<()> {
+/// The disk refused; the order leads out of the data directory.
+pub fn carry_out(data_dir: &DataDir, order: &WriteRequest, input: &mut dyn Read) -> Result<()> {
     match order {
-        WriteRequest::Publish(state) => state::store(&root.backup_state(), state),
+        WriteRequest::Publish(state) => state::store(&data_dir.backup_state(), state),
         WriteRequest::Tell { name, words } => {
-            let path = root.note(name).with_extension("mended");
+            let path = data_dir.note(name).with_extension("mended");
             files::AppendFile::open(&path)?
                 .append(words)
                 .with_context(|| format!("cannot write {}", path.display()))
         }
         WriteRequest::TakeFile(name) => {
-            let path = aside(root, name)?;
+            let path = aside(data_dir, name)?;
             let mut file = private_file(&path)?;
             io::copy(input, &mut file)
                 .and_then(|_| file.flush())
@@ -118,7 +118,7 @@ pub fn carry_out(root: &Root, order: &WriteRequest, input: &mut dyn Read) -> Res
                 .with_context(|| format!("cannot write {}", path.display()))
         }
         WriteRequest::TakeTree(name) => {
-            let path = aside(root, name)?;
+            let path = aside(data_dir, name)?;
             files::create_private_dir(&path)?;
             let mut tar = Command::new("tar");
             tar.args(["-x", "-p", "-f", "-", "-C"]).arg(&path);
@@ -142,14 +142,14 @@ pub fn carry_out(root: &Root, order: &WriteRequest, input: &mut dyn Read) -> Res
         } => {
             ensure_inside(part)?;
             ensure_inside(to)?;
-            let mut from = aside(root, name)?;
+            let mut from = aside(data_dir, name)?;
             if !part.as_os_str().is_empty() {
                 from.push(part);
             }
-            put(root, &from, to, *over_shorter)
+            put(data_dir, &from, to, *over_shorter)
         }
         WriteRequest::Drop(name) => {
-            let path = aside(root, name)?;
+            let path = aside(data_dir, name)?;
             let removed = match fs::symlink_metadata(&path) {
                 Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path),
                 Ok(_) => fs::remove_file(&path),
@@ -161,10 +161,10 @@ pub fn carry_out(root: &Root, order: &WriteRequest, input: &mut dyn Read) -> Res
 }
 
 /// What is being brought lies here until it is whole: on the same filesystem, so that a rename is enough.
-fn aside(root: &Root, name: &str) -> Result<PathBuf> {
+fn aside(data_dir: &DataDir, name: &str) -> Result<PathBuf> {
     // The same letters that an agent's name may have: no way leads up.
     AgentName::new(name)?;
-    Ok(root
+    Ok(data_dir
         .dir()
         .join("session-state")
         .join(format!("{ASIDE}{name}")))
@@ -175,13 +175,17 @@ fn aside(root: &Root, name: &str) -> Result<PathBuf> {
 ///
 /// # Errors
 /// The disk refused.
-pub fn forget_what_lies_aside(root: &Root) -> Result<()> {
-    let dir = root.session_state();
+pub fn forget_what_lies_aside(data_dir: &DataDir) -> Result<()> {
+    let dir = data_dir.session_state();
     let entries = fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
     for entry in entries.flatten() {
         let name = entry.file_name();
         if let Some(name) = name.to_str().and_then(|name| name.strip_prefix(ASIDE)) {
-            carry_out(root, &WriteRequest::Drop(name.to_owned()), &mut io::empty())?;
+            carry_out(
+                data_dir,
+                &WriteRequest::Drop(name.to_owned()),
+                &mut io::empty(),
+            )?;
         }
     }
     Ok(())
@@ -191,7 +195,7 @@ fn ensure_inside(path: &Path) -> Result<()> {
     let good = path
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
-    ensure!(good, "{} leads out of the root", path.display());
+    ensure!(good, "{} leads out of the data directory", path.display());
     Ok(())
 }
 
@@ -206,11 +210,11 @@ fn private_file(path: &Path) -> Result<fs::File> {
 }
 
 /// Nothing is lost by it: what is there is renamed, and stays where it is no shorter.
-fn put(root: &Root, from: &Path, to: &Path, over_shorter: bool) -> Result<()> {
-    let target = root.absolute(to);
+fn put(data_dir: &DataDir, from: &Path, to: &Path, over_shorter: bool) -> Result<()> {
+    let target = data_dir.absolute(to);
     let parent = target
         .parent()
-        .context("the root itself cannot be replaced")?;
+        .context("the data directory itself cannot be replaced")?;
     // Two directories of Claude's and the workspaces: none of them is a secret of another user.
     files::create_private_dir(parent)?;
     match fs::symlink_metadata(&target) {
@@ -246,20 +250,20 @@ fn put(root: &Root, from: &Path, to: &Path, over_shorter: bool) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn root() -> (tempfile::TempDir, Root) {
+    fn data_dir() -> (tempfile::TempDir, DataDir) {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        (dir, root)
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        (dir, data_dir)
     }
 
-    fn bring(root: &Root, text: &str, to: &str, over_shorter: bool) -> Result<()> {
+    fn bring(data_dir: &DataDir, text: &str, to: &str, over_shorter: bool) -> Result<()> {
         carry_out(
-            root,
+            data_dir,
             &WriteRequest::TakeFile("x".into()),
             &mut text.as_bytes(),
         )?;
         let placed = carry_out(
-            root,
+            data_dir,
             &WriteRequest::Place {
                 aside: "x".into(),
                 part: PathBuf::new(),
@@ -268,21 +272,21 @@ mod tests {
             },
             &mut io::empty(),
         );
-        carry_out(root, &WriteRequest::Drop("x".into()), &mut io::empty())?;
+        carry_out(data_dir, &WriteRequest::Drop("x".into()), &mut io::empty())?;
         placed
     }
 
     #[test]
     fn a_file_is_brought_where_none_is_and_never_replaced_by_a_shorter_one() {
-        let (_dir, root) = root();
+        let (_dir, data_dir) = data_dir();
         let to = ".claude/projects/-a/u.jsonl";
-        let path = root.dir().join(to);
-        bring(&root, "four", to, false).unwrap();
+        let path = data_dir.dir().join(to);
+        bring(&data_dir, "four", to, false).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "four");
         let said = r#"{"type":"user","message":{"content":"hello"}}"#;
-        bring(&root, said, to, true).unwrap();
-        assert!(bring(&root, "shor", to, true).is_err());
-        assert!(bring(&root, &said.repeat(2), to, false).is_err());
+        bring(&data_dir, said, to, true).unwrap();
+        assert!(bring(&data_dir, "shor", to, true).is_err());
+        assert!(bring(&data_dir, &said.repeat(2), to, false).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), said);
         let kept = fs::read_dir(path.parent().unwrap()).unwrap();
         let mut names: Vec<String> = kept
@@ -294,14 +298,14 @@ mod tests {
 
     #[test]
     fn no_order_leads_out_of_the_root() {
-        let (_dir, root) = root();
+        let (_dir, data_dir) = data_dir();
         for to in ["../x", "/etc/x", "workspaces/../../x"] {
-            assert!(bring(&root, "x", to, false).is_err(), "{to}");
+            assert!(bring(&data_dir, "x", to, false).is_err(), "{to}");
         }
         for name in ["../x", "a/b", ""] {
             let order = WriteRequest::TakeFile(name.into());
             assert!(
-                carry_out(&root, &order, &mut io::empty()).is_err(),
+                carry_out(&data_dir, &order, &mut io::empty()).is_err(),
                 "{name}"
             );
         }

@@ -19,7 +19,7 @@ use sys::uuid::new_uuid;
 /// What was brought back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Brought {
-    /// Relative to the root.
+    /// Relative to the data directory.
     pub path: PathBuf,
     /// When the backup was begun that had it.
     pub at: Timestamp,
@@ -62,7 +62,7 @@ pub fn transcript(
     brought?;
     // Results of tools that were too long for the transcript; a session goes on without them too.
     let side = version.path.with_extension("");
-    if !settings.root.absolute(&side).exists() {
+    if !settings.data_dir.absolute(&side).exists() {
         tree(settings, &repository, &version.id, &side, stop).ok();
     }
     Ok(Some(Brought {
@@ -98,7 +98,7 @@ fn best(versions: Vec<Version>) -> Option<Version> {
         .max_by(|a, b| (a.bytes, a.at).cmp(&(b.bytes, b.at)))
 }
 
-/// Brings back a directory of the root that is gone, from the newest backup that has it.
+/// Brings back a directory of the data directory that is gone, from the newest backup that has it.
 ///
 /// # Errors
 /// The repository cannot be read, or the disk refused.
@@ -107,7 +107,7 @@ pub fn directory(settings: &Settings, path: &Path, stop: &Stop) -> Result<Option
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
     let Some(name) = path.file_name().filter(|_| is_inside) else {
-        return Ok(None); // Outside of the root nothing is kept.
+        return Ok(None); // Outside of the data directory nothing is kept.
     };
     let repository = Repository::open(settings)?;
     let name = name.to_string_lossy();

@@ -25,7 +25,7 @@ const VERSION_LIMIT: Duration = Duration::from_secs(10);
 /// Reading nothing for so long is hanging.
 const STALLED: Duration = Duration::from_secs(10 * 60);
 
-/// For a first backup of a large root, a check or a copy over a slow line.
+/// For a first backup of a large data directory, a check or a copy over a slow line.
 pub const LONG: Limits = Limits {
     total: Duration::from_secs(24 * 3600),
     stalled: STALLED,
@@ -150,7 +150,7 @@ pub struct Repository {
     url: OsString,
     key: Key,
     environment: BTreeMap<String, String>,
-    /// The repository on the root itself; its path.
+    /// The repository on the data directory itself; its path.
     local: Option<PathBuf>,
 }
 
@@ -208,7 +208,7 @@ impl Repository {
         }
     }
 
-    /// The directory of the one on the root.
+    /// The directory of the one on the data directory.
     #[must_use]
     pub fn directory(&self) -> Option<&Path> {
         self.local.as_deref()

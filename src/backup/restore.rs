@@ -1,4 +1,4 @@
-//! A restore by hand: into a directory of its own, or into the root. Nothing that is there is lost: without
+//! A restore by hand: into a directory of its own, or into the data directory. Nothing that is there is lost: without
 //! being asked to, it replaces nothing, and what it replaces is renamed.
 
 use std::fs;
@@ -18,7 +18,7 @@ use sys::uuid::new_uuid;
 /// What a restore would do with one file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Step {
-    /// Relative to the root.
+    /// Relative to the data directory.
     pub path: PathBuf,
     /// How it stands.
     pub now: Now,
@@ -49,7 +49,7 @@ pub struct Given {
     pub renamed: Vec<PathBuf>,
 }
 
-/// Compares a backup with the root; the files only.
+/// Compares a backup with the data directory; the files only.
 ///
 /// # Errors
 /// The repository cannot be read, or a path is not in the backup.
@@ -68,7 +68,7 @@ pub fn plan(
         .into_iter()
         .filter(|node| node.kind != "dir")
         .map(|node| Step {
-            now: compare(&settings.root.absolute(&node.path), &node),
+            now: compare(&settings.data_dir.absolute(&node.path), &node),
             path: node.path,
         })
         .collect())
@@ -142,11 +142,11 @@ fn extract(
     Ok(())
 }
 
-/// Restores into the root. With `over`, what is there and differs is replaced and kept beside it.
+/// Restores into the data directory. With `over`, what is there and differs is replaced and kept beside it.
 ///
 /// # Errors
 /// Root acts for a user; a keeper runs and its files would be replaced; restic failed.
-pub fn into_root(
+pub fn into_data_dir(
     settings: &Settings,
     repository: &Repository,
     id: &str,
@@ -169,7 +169,7 @@ pub fn into_root(
     let is_live =
         |step: &Step| step.path.starts_with(".claude") || step.path.starts_with("session-state");
     if steps.iter().filter(replaced).any(is_live)
-        && LockFile::try_take(&settings.root.lock())?.is_none()
+        && LockFile::try_take(&settings.data_dir.lock())?.is_none()
     {
         return Err(anyhow!(
             "a keeper runs, and what its agents write would be replaced"
@@ -177,29 +177,29 @@ pub fn into_root(
         .hint("spotkeep down, or restore beside it with --to DIR")
         .kind(ErrorKind::NotAsDeclared);
     }
-    let root = settings.root.dir();
-    let aside = root.join(format!(".restored-{}", new_uuid()));
+    let data_dir = settings.data_dir.dir();
+    let aside = data_dir.join(format!(".restored-{}", new_uuid()));
     files::create_private_dir(&aside)?;
     let mut given = Given::default();
     let merged = extract(repository, id, paths, &aside, stop)
-        .and_then(|()| merge(&aside, root, Path::new(""), over, &mut given));
+        .and_then(|()| merge(&aside, data_dir, Path::new(""), over, &mut given));
     fs::remove_dir_all(&aside).with_context(|| format!("cannot remove {}", aside.display()))?;
     merged?;
-    files::sync_filesystem(root).context("cannot sync")?;
+    files::sync_filesystem(data_dir).context("cannot sync")?;
     Ok(given)
 }
 
 /// Moves what was restored into place, whole directories where there is none.
-fn merge(from: &Path, root: &Path, path: &Path, over: bool, given: &mut Given) -> Result<()> {
+fn merge(from: &Path, data_dir: &Path, path: &Path, over: bool, given: &mut Given) -> Result<()> {
     for entry in fs::read_dir(from.join(path))? {
         let entry = entry?;
         let (path, target) = (
             path.join(entry.file_name()),
-            root.join(path).join(entry.file_name()),
+            data_dir.join(path).join(entry.file_name()),
         );
         let new = entry.metadata()?;
         match fs::symlink_metadata(&target) {
-            Ok(old) if old.is_dir() && new.is_dir() => merge(from, root, &path, over, given)?,
+            Ok(old) if old.is_dir() && new.is_dir() => merge(from, data_dir, &path, over, given)?,
             Ok(old) if is_same(&old, &new) => {}
             Ok(_) if !over => given.left.push(path),
             Ok(_) => {
@@ -250,30 +250,30 @@ mod tests {
     #[test]
     fn nothing_that_is_there_is_replaced_unasked_and_nothing_that_is_replaced_is_lost() {
         let dir = tempfile::tempdir().unwrap();
-        let (from, root) = (dir.path().join("from"), dir.path().join("root"));
+        let (from, data_dir) = (dir.path().join("from"), dir.path().join("root"));
         for (base, name, text) in [
             (&from, "w/a", "old"),
             (&from, "w/gone/x", "1"),
             (&from, "w/gone/y", "2"),
-            (&root, "w/a", "newer"),
+            (&data_dir, "w/a", "newer"),
         ] {
             let path = base.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
         let mut given = Given::default();
-        merge(&from, &root, Path::new(""), false, &mut given).unwrap();
+        merge(&from, &data_dir, Path::new(""), false, &mut given).unwrap();
         assert_eq!(
             (given.restored, &given.left[..]),
             (2, &[PathBuf::from("w/a")][..])
         );
-        assert_eq!(fs::read_to_string(root.join("w/a")).unwrap(), "newer");
-        assert_eq!(fs::read_to_string(root.join("w/gone/y")).unwrap(), "2");
+        assert_eq!(fs::read_to_string(data_dir.join("w/a")).unwrap(), "newer");
+        assert_eq!(fs::read_to_string(data_dir.join("w/gone/y")).unwrap(), "2");
         let mut given = Given::default();
-        merge(&from, &root, Path::new(""), true, &mut given).unwrap();
+        merge(&from, &data_dir, Path::new(""), true, &mut given).unwrap();
         assert_eq!(given.renamed, [PathBuf::from("w/a")]);
-        assert_eq!(fs::read_to_string(root.join("w/a")).unwrap(), "old");
-        let kept = fs::read_dir(root.join("w")).unwrap().flatten();
+        assert_eq!(fs::read_to_string(data_dir.join("w/a")).unwrap(), "old");
+        let kept = fs::read_dir(data_dir.join("w")).unwrap().flatten();
         assert!(kept.into_iter().any(|entry| {
             let name = entry.file_name().into_string().unwrap();
             name.starts_with("a.before-restore-")

@@ -13,7 +13,7 @@ pub fn forget(repository: &Repository, settings: &Settings, stop: &Stop) -> Resu
     let mut command = repository.command(["forget", "--prune", "--quiet", "--group-by", ""]);
     command
         .arg("--tag")
-        .arg(snapshots::tag(&settings.root_id))
+        .arg(snapshots::tag(&settings.data_dir_id))
         .args(policy(settings.table.keep));
     let ended = repository.run(&mut command, LONG, stop, &mut |_| {})?;
     if Trouble::of(&ended) == Trouble::Locked {

@@ -194,8 +194,8 @@ fn make(
     let given = (tree.made_again.as_slice(), how.watched);
     let made = backup(settings, &repository, last, given, stop, progress)?;
     point(Point::BackupMade);
-    for (_, record) in settings.root.all_records()? {
-        // An agent that works outside of the root is not in it whole.
+    for (_, record) in settings.data_dir.all_records()? {
+        // An agent that works outside of the data directory is not in it whole.
         if let Ok(record) = record
             && record.cwd.is_relative()
         {
@@ -219,7 +219,7 @@ fn is_unchanged(state: &BackupState, fingerprint: &str) -> bool {
 
 /// Backups stop before the disk is full: agents need what is left.
 fn ensure_space(settings: &Settings) -> Result<()> {
-    let dir = settings.root.dir();
+    let dir = settings.data_dir.dir();
     let space = files::space(dir)
         .with_context(|| format!("cannot tell the free space of {}", dir.display()))?;
     let floor = match settings.table.min_free {
@@ -264,7 +264,7 @@ fn backup(
         if !watched {
             command.arg("--quiet");
         }
-        // By their names alone, so that what is restored fits a root that is mounted elsewhere.
+        // By their names alone, so that what is restored fits a data directory that is mounted elsewhere.
         command.arg("--").args(include::parts(settings));
         let ended = repository.run(&mut command, LONG, stop, &mut |line| {
             if line.contains("\"summary\"") {
@@ -283,7 +283,7 @@ fn backup(
                 bytes: summary.total_bytes_processed,
                 bytes_added: summary.data_added,
                 duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-                unreadable: unreadable(&ended.stderr, settings.root.dir()),
+                unreadable: unreadable(&ended.stderr, settings.data_dir.dir()),
             });
         }
         if code == Some(0) {
@@ -312,11 +312,11 @@ fn command(
 ) -> std::process::Command {
     let mut command = repository.command(["backup", "--json", "--one-file-system"]);
     command
-        .current_dir(settings.root.dir())
+        .current_dir(settings.data_dir.dir())
         // A status line each second is enough for a person.
         .env("RESTIC_PROGRESS_FPS", "1")
         .arg("--tag")
-        .arg(snapshots::tag(&settings.root_id));
+        .arg(snapshots::tag(&settings.data_dir_id));
     if let Some(parent) = parent {
         command.args(["--parent", parent]);
     }
@@ -327,8 +327,8 @@ fn command(
 }
 
 /// What restic could not read. A file that was removed in the meantime is no loss, and not told.
-fn unreadable(stderr: &str, root: &Path) -> Vec<String> {
-    let root = format!("{}/", root.display());
+fn unreadable(stderr: &str, data_dir: &Path) -> Vec<String> {
+    let data_dir = format!("{}/", data_dir.display());
     stderr
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
@@ -338,7 +338,7 @@ fn unreadable(stderr: &str, root: &Path) -> Vec<String> {
                 || told["error"].to_string(),
                 |errno| format!("error {errno}"),
             );
-            let item = told["item"].as_str().unwrap_or("?").replace(&root, "");
+            let item = told["item"].as_str().unwrap_or("?").replace(&data_dir, "");
             let is_gone = told["error"]["Err"] == 2 || why.contains("no such file");
             (!is_gone).then(|| format!("{item} ({why})"))
         })

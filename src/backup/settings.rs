@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::exec::read_env_file;
 use state::VERSION;
 use state::config::{Backup, Config, KeepBackups};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, ensure};
 use sys::uuid::new_uuid;
 use sys::{command, files, user};
@@ -23,10 +23,10 @@ use sys::{command, files, user};
 /// All that a backup needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The root.
-    pub root: Root,
+    /// The data directory.
+    pub data_dir: DataDir,
     /// Its id.
-    pub root_id: String,
+    pub data_dir_id: String,
     /// The whole file of declarations.
     pub config: Config,
     /// The table of it, as it counts here.
@@ -93,13 +93,13 @@ impl Settings {
     ///
     /// # Errors
     /// The declarations are wrong and never were good; root's own file is not root's.
-    pub fn load(root: &Root) -> Result<Self> {
-        let (config, _) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
-        let (owner, guarded) = whose(root)?;
+    pub fn load(data_dir: &DataDir) -> Result<Self> {
+        let (config, _) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
+        let (owner, guarded) = whose(data_dir)?;
         let mut settings = Self {
-            root_id: root.identity()?.root_id,
+            data_dir_id: data_dir.identity()?.data_dir_id,
             table: config.backup.clone(),
-            root: root.clone(),
+            data_dir: data_dir.clone(),
             config,
             owner,
             guarded,
@@ -127,7 +127,7 @@ impl Settings {
     /// The repository.
     #[must_use]
     pub fn repository(&self) -> PathBuf {
-        self.root.dir().join("backups")
+        self.data_dir.dir().join("backups")
     }
 
     /// Whether there is one.
@@ -148,11 +148,11 @@ impl Settings {
     /// The file with the password, beside the repository and never in a backup.
     #[must_use]
     pub fn key_file(&self) -> PathBuf {
-        self.root.dir().join("backups.key")
+        self.data_dir.dir().join("backups.key")
     }
 
     fn approved_file(&self) -> PathBuf {
-        self.root.dir().join("backups.approved.json")
+        self.data_dir.dir().join("backups.approved.json")
     }
 
     /// The variables for the second repository; never shown.
@@ -163,7 +163,7 @@ impl Settings {
         let Some(file) = &self.table.env_file else {
             return Ok(BTreeMap::new());
         };
-        let path = self.root.absolute(file);
+        let path = self.data_dir.absolute(file);
         if self.is_guarded() {
             ensure_of_root(&path)?;
         }
@@ -184,8 +184,8 @@ impl Settings {
         }
         let name = user::name(owner.uid());
         Err(anyhow!("{} belongs to {name}", dir.display())).hint(format!(
-            "sudo -u {name} spotkeep --root {} backup ls",
-            self.root.dir().display()
+            "sudo -u {name} spotkeep --data-dir {} backup ls",
+            self.data_dir.dir().display()
         ))
     }
 
@@ -197,17 +197,17 @@ impl Settings {
         if !self.is_guarded() || self.ensure_mine().is_ok() {
             return Ok(());
         }
-        let root = self.root.dir();
-        let meta = fs::symlink_metadata(root)?;
+        let data_dir = self.data_dir.dir();
+        let meta = fs::symlink_metadata(data_dir)?;
         let open = meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0;
         if meta.uid() != 0 || open {
             return Err(anyhow!(
                 "the user could replace what root writes into {}",
-                root.display()
+                data_dir.display()
             ))
             .hint(format!(
                 "sudo chown root {0} && sudo chmod 1775 {0}",
-                root.display()
+                data_dir.display()
             ));
         }
         let mut chown = std::process::Command::new("chown");
@@ -284,11 +284,11 @@ impl Settings {
     }
 }
 
-/// The owner of a root, and whether root acts for them. No link is followed: by one, the user could make a file
+/// The owner of a data directory, and whether root acts for them. No link is followed: by one, the user could make a file
 /// of root's pass for the owner's.
-fn whose(root: &Root) -> Result<(Owner, bool)> {
-    let state = root.root_json();
-    let state_dir = state.parent().unwrap_or(root.dir());
+fn whose(data_dir: &DataDir) -> Result<(Owner, bool)> {
+    let state = data_dir.identity_file();
+    let state_dir = state.parent().unwrap_or(data_dir.dir());
     let look = |path: &Path| {
         fs::symlink_metadata(path).with_context(|| format!("cannot look at {}", path.display()))
     };
@@ -300,14 +300,14 @@ fn whose(root: &Root) -> Result<(Owner, bool)> {
     if user::id() != 0 {
         return Ok((owner, false));
     }
-    let mut steering = vec![meta, look(root.dir())?, look(&state)?];
-    steering.extend(fs::symlink_metadata(root.config()).ok());
+    let mut steering = vec![meta, look(data_dir.dir())?, look(&state)?];
+    steering.extend(fs::symlink_metadata(data_dir.config()).ok());
     let all_of_root = steering
         .iter()
         .all(|meta| meta.uid() == 0 && !meta.is_symlink());
     ensure!(
         all_of_root || owner.uid != 0,
-        "{} belongs to root, and other parts of the root to somebody else or elsewhere: whose is it?",
+        "{} belongs to root, and other parts of the data directory to somebody else or elsewhere: whose is it?",
         state_dir.display()
     );
     Ok((owner, !all_of_root))
@@ -376,9 +376,9 @@ mod tests {
     #[test]
     fn a_key_is_made_once_and_never_for_a_repository_that_has_one_already() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        Config::lay_down(&root.config(), &root.config_copy(), false).unwrap();
-        let settings = Settings::load(&root).unwrap();
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        Config::lay_down(&data_dir.config(), &data_dir.config_copy(), false).unwrap();
+        let settings = Settings::load(&data_dir).unwrap();
         let Key::File(path) = settings.ensure_key().unwrap() else {
             panic!("a file");
         };

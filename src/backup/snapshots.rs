@@ -10,13 +10,13 @@ use super::{Repository, Stop};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
-/// The tag of all that is ours begins so; the root's id follows.
+/// The tag of all that is ours begins so; the data directory's id follows.
 const TAG: &str = "root=";
 
-/// The tag of a root's backups.
+/// The tag of a data directory's backups.
 #[must_use]
-pub fn tag(root_id: &str) -> String {
-    format!("{TAG}{root_id}")
+pub fn tag(data_dir_id: &str) -> String {
+    format!("{TAG}{data_dir_id}")
 }
 
 /// One backup.
@@ -26,8 +26,8 @@ pub struct Snapshot {
     pub id: String,
     /// When it was begun.
     pub at: Timestamp,
-    /// Which root it is of; null where it was not made by us.
-    pub root_id: Option<String>,
+    /// Which data directory it is of; null where it was not made by us.
+    pub data_dir_id: Option<String>,
     /// The machine that made it.
     pub host: String,
 }
@@ -64,7 +64,7 @@ fn parse(text: &str) -> Result<Vec<Snapshot>> {
         .unwrap_or_default()
         .into_iter()
         .map(|told| Snapshot {
-            root_id: told
+            data_dir_id: told
                 .tags
                 .iter()
                 .flatten()
@@ -107,7 +107,7 @@ pub struct Version {
     pub id: String,
     /// When that was begun.
     pub at: Timestamp,
-    /// Relative to the root.
+    /// Relative to the data directory.
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
@@ -171,7 +171,7 @@ pub fn versions(
 /// What a path in a backup is.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Node {
-    /// Relative to the root.
+    /// Relative to the data directory.
     pub path: PathBuf,
     /// `file`, `dir`, `symlink` and so on.
     #[serde(rename = "type")]
@@ -222,7 +222,7 @@ mod tests {
     fn the_newest_backup_comes_first_and_knows_its_root() {
         let all = parse(LIST).unwrap();
         assert_eq!(all[0].id, "aaaa2222");
-        assert_eq!(all[1].root_id.as_deref(), Some("abc"));
+        assert_eq!(all[1].data_dir_id.as_deref(), Some("abc"));
         assert_eq!(parse("null").unwrap(), []);
     }
 

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::restic::Program;
 use super::{Settings, privileged_write};
 use state::VERSION;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, Result};
 use sys::failpoint::{Point, point};
 use sys::process::ProcessId;
@@ -138,8 +138,8 @@ impl BackupState {
     ///
     /// # Errors
     /// It is damaged.
-    pub fn shown(root: &Root) -> Result<Option<Self>> {
-        state::load(&root.backup_state())
+    pub fn shown(data_dir: &DataDir) -> Result<Option<Self>> {
+        state::load(&data_dir.backup_state())
     }
 
     /// Writes it, durably, and its copy.

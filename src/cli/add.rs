@@ -11,7 +11,7 @@ use crate::keeper::canonical_cwd;
 use crate::keeper::client;
 use checkpoint::workspace::{self, CreatedWorkspace, Source};
 use state::config::{self, Config};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentRecord, Wanted};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files::LockFile;
@@ -26,7 +26,7 @@ use sys::files::LockFile;
 pub(super) struct Args {
     /// The agent's name, which is also its tmux session's and Claude's.
     name: AgentName,
-    /// The directory it works in, relative to the root. Made, as workspaces/NAME, where not given.
+    /// The directory it works in, relative to the data directory. Made, as workspaces/NAME, where not given.
     #[arg(long, value_name = "DIR")]
     workspace: Option<PathBuf>,
     /// Make its workspace, as workspaces/NAME, out of this repository. Agents of one repository share its
@@ -51,20 +51,20 @@ pub(super) struct Args {
     arguments: Vec<String>,
 }
 
-pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
-    let declared = Config::load(&root.config())?;
+pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
+    let declared = Config::load(&data_dir.config())?;
     claude::command_line::check_extra(&args.arguments).kind(ErrorKind::Usage)?;
     let workspace = match &args.workspace {
-        Some(given) => existing(root, given)?,
+        Some(given) => existing(data_dir, given)?,
         None => Path::new("workspaces").join(args.name.as_str()),
     };
     let mark = args
         .session
         .as_deref()
-        .map(|id| session_mark(root, &declared, id))
+        .map(|id| session_mark(data_dir, &declared, id))
         .transpose()?;
     let source = match &args.repo {
-        Some(repo) => Some(Source::find(root, repo)?),
+        Some(repo) => Some(Source::find(data_dir, repo)?),
         None => None,
     };
     // Before anything is downloaded.
@@ -80,40 +80,40 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         say(&format!(
             "would declare {} in {}{}",
             args.name,
-            root.absolute(&workspace).display(),
+            data_dir.absolute(&workspace).display(),
             from.unwrap_or_default()
         ));
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(source) = &source {
-        let made = workspace::make(root, &args.name, source, args.branch.as_deref())?;
+        let made = workspace::make(data_dir, &args.name, source, args.branch.as_deref())?;
         say(&format!(
             "made {} on the branch {}",
             made.workspace.display(),
             made.branch
         ));
-        remember_origin(root, &args.name, &workspace, made)?;
+        remember_origin(data_dir, &args.name, &workspace, made)?;
     } else if args.workspace.is_none() {
-        let dir = root.absolute(&workspace);
+        let dir = data_dir.absolute(&workspace);
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
     config::add_agent(
-        &root.config(),
+        &data_dir.config(),
         &args.name,
         &workspace,
         args.prompt.as_deref(),
         &args.arguments,
     )?;
     if let Some(mark) = mark {
-        let _lock = keepers_place(root)?;
+        let _lock = keepers_place(data_dir)?;
         let past = Past {
             mark,
-            cwd: canonical_cwd(root, &workspace),
+            cwd: canonical_cwd(data_dir, &workspace),
             wanted: Wanted::Running,
         };
-        remember(root, &args.name, past)?;
+        remember(data_dir, &args.name, past)?;
     }
-    let has_past = root
+    let has_past = data_dir
         .load_record(&args.name)?
         .is_some_and(|record| record.transcript.is_some());
     if has_past && args.session.is_none() {
@@ -127,19 +127,19 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
             }
         ));
     }
-    for warning in workspace::warnings(root, &root.absolute(&workspace)) {
+    for warning in workspace::warnings(data_dir, &data_dir.absolute(&workspace)) {
         complain(&format!("warning: {warning}"));
     }
     say(&format!(
         "declared {} in {}",
         args.name,
-        root.absolute(&workspace).display()
+        data_dir.absolute(&workspace).display()
     ));
-    match client::reload(root, Vec::new())? {
+    match client::reload(data_dir, Vec::new())? {
         Some(_) => say("the keeper takes it from here: spotkeep ls"),
         None => say(&format!(
-            "next: spotkeep --root {} up",
-            root.dir().display()
+            "next: spotkeep --data-dir {} up",
+            data_dir.dir().display()
         )),
     }
     Ok(ExitCode::SUCCESS)
@@ -147,25 +147,28 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
 
 /// Writes down where the workspace came from.
 fn remember_origin(
-    root: &Root,
+    data_dir: &DataDir,
     name: &AgentName,
     workspace: &Path,
     made: CreatedWorkspace,
 ) -> Result<()> {
-    let _lock = keepers_place(root)?;
-    let cwd = canonical_cwd(root, workspace);
-    let mut record = root
+    let _lock = keepers_place(data_dir)?;
+    let cwd = canonical_cwd(data_dir, workspace);
+    let mut record = data_dir
         .load_record(name)?
         .unwrap_or_else(|| AgentRecord::new(name.clone(), cwd));
     record.origin = Some(made.origin);
     record.base_commit = made.base_commit;
-    root.store_record(&record)
+    data_dir.store_record(&record)
 }
 
-/// A workspace as it is declared: relative where it lies inside the root.
-fn existing(root: &Root, given: &Path) -> Result<PathBuf> {
+/// A workspace as it is declared: relative where it lies inside the data directory.
+fn existing(data_dir: &DataDir, given: &Path) -> Result<PathBuf> {
     // First as the file would read it; then as a shell would.
-    let candidates = [root.absolute(given), std::env::current_dir()?.join(given)];
+    let candidates = [
+        data_dir.absolute(given),
+        std::env::current_dir()?.join(given),
+    ];
     let Some(found) = candidates.iter().find(|path| path.exists()) else {
         return Err(anyhow!(
             "the workspace {} does not exist",
@@ -180,14 +183,14 @@ fn existing(root: &Root, given: &Path) -> Result<PathBuf> {
         ))
         .kind(ErrorKind::Usage);
     }
-    Ok(canonical_cwd(root, found))
+    Ok(canonical_cwd(data_dir, found))
 }
 
 /// The keeper's place, for as long as it takes to write a record, where there is no keeper. One that runs
 /// reads the record only once the agent is declared to it, which comes after.
-fn keepers_place(root: &Root) -> Result<Option<LockFile>> {
-    match client::status(root, client::PATIENCE)? {
+fn keepers_place(data_dir: &DataDir) -> Result<Option<LockFile>> {
+    match client::status(data_dir, client::PATIENCE)? {
         Some(_) => Ok(None),
-        None => Ok(Some(instead_of_keeper(root)?)),
+        None => Ok(Some(instead_of_keeper(data_dir)?)),
     }
 }

@@ -17,7 +17,7 @@ use crate::keeper::client;
 use crate::storage::merge_tree;
 use claude::transcript::tail;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, VERSION, Wanted};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow, hint_of};
 use sys::time::{Timestamp, parse_duration};
@@ -32,7 +32,7 @@ const PLAN_MAX: usize = 90;
 
 Examples:
   spotkeep adopt                                 # the newest session of each workspace, and what runs
-  spotkeep adopt --yes --move issue-123          # take in one, and move its workspace into the root
+  spotkeep adopt --yes --move issue-123          # take in one, and move its workspace into the data directory
   spotkeep adopt --yes --end 0b6c1f7e            # end the Claude that has it open, and take it in
   spotkeep adopt --yes --stopped --all           # take in all; none of them starts"
 )]
@@ -56,7 +56,7 @@ pub(super) struct Args {
     /// Those that were used so recently.
     #[arg(long, value_name = "TIME", default_value = "168h", value_parser = parse_duration)]
     since: Duration,
-    /// Move workspaces that are outside of the root into workspaces/.
+    /// Move workspaces that are outside of the data directory into workspaces/.
     #[arg(long = "move", conflicts_with = "copy")]
     moves: bool,
     /// Copy them there; the originals stay.
@@ -76,8 +76,8 @@ pub(super) struct Args {
     more: Vec<PathBuf>,
 }
 
-pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
-    let config = Config::load(&root.config())?;
+pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
+    let config = Config::load(&data_dir.config())?;
     let more: Vec<PathBuf> = args
         .more
         .iter()
@@ -105,25 +105,30 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         end: args.end,
     };
     // While it is done, no keeper begins.
-    let keeper = client::status(root, client::PATIENCE)?.is_some();
+    let keeper = client::status(data_dir, client::PATIENCE)?.is_some();
     let _lock = match args.yes && !keeper {
-        true => Some(instead_of_keeper(root)?),
+        true => Some(instead_of_keeper(data_dir)?),
         false => None,
     };
-    let Survey { found, notes } = survey(root, &config, &more)?;
-    let entries = plan(&found, &occupied(root, &config)?, &choice, Timestamp::now())?;
+    let Survey { found, notes } = survey(data_dir, &config, &more)?;
+    let entries = plan(
+        &found,
+        &occupied(data_dir, &config)?,
+        &choice,
+        Timestamp::now(),
+    )?;
     // Before anything of it is somewhere else.
     let seen: Vec<PlanDetails> = entries.iter().map(PlanDetails::of).collect();
     let done: Vec<Option<Done>> = entries
         .iter()
         .map(|entry| {
             let takes = matches!(entry.verdict, Verdict::TakeIn { .. }) && args.yes;
-            takes.then(|| Done::of(take(root, entry, request)))
+            takes.then(|| Done::of(take(data_dir, entry, request)))
         })
         .collect();
     let any_taken = done.iter().flatten().any(|done| done.failure.is_none());
     if any_taken && keeper {
-        client::reload(root, Vec::new())?;
+        client::reload(data_dir, Vec::new())?;
     }
     if args.json {
         let sessions: Vec<Value> = entries
@@ -140,7 +145,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         for note in &notes {
             complain(&format!("note: {note}"));
         }
-        tell(root, &entries, &done, args.yes, keeper);
+        tell(data_dir, &entries, &done, args.yes, keeper);
     }
     let failed = done.iter().flatten().any(|done| done.failure.is_some());
     let refused = entries
@@ -153,15 +158,15 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
     })
 }
 
-fn occupied<'a>(root: &'a Root, config: &Config) -> Result<Occupied<'a>> {
-    let records = root.all_records()?;
+fn occupied<'a>(data_dir: &'a DataDir, config: &Config) -> Result<Occupied<'a>> {
+    let records = data_dir.all_records()?;
     let names = records.into_iter().map(|(name, _)| name);
     let workspaces = config.agents.iter().map(|(name, agent)| {
-        let path = root.absolute(&agent.workspace);
+        let path = data_dir.absolute(&agent.workspace);
         (fs::canonicalize(&path).unwrap_or(path), name.clone())
     });
     Ok(Occupied {
-        root: root.dir(),
+        data_dir: data_dir.dir(),
         names: names.chain(config.agents.keys().cloned()).collect(),
         workspaces: workspaces.collect(),
     })
@@ -365,8 +370,8 @@ fn what(entry: &Entry, seen: &PlanDetails) -> String {
 }
 
 /// What was done, what was not, and what comes next.
-fn tell(root: &Root, entries: &[Entry], done: &[Option<Done>], yes: bool, keeper: bool) {
-    let at = root.dir().display();
+fn tell(data_dir: &DataDir, entries: &[Entry], done: &[Option<Done>], yes: bool, keeper: bool) {
+    let at = data_dir.dir().display();
     let (mut taken, mut could) = (0, 0);
     for (entry, done) in entries.iter().zip(done) {
         match (&entry.verdict, done) {
@@ -405,7 +410,7 @@ fn tell(root: &Root, entries: &[Entry], done: &[Option<Done>], yes: bool, keeper
         say("their transcripts stay where they were too; go on with the agents only");
         match keeper {
             true => say("the keeper takes it from here: spotkeep ls"),
-            false => say(&format!("next: spotkeep --root {at} up")),
+            false => say(&format!("next: spotkeep --data-dir {at} up")),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::agent::exec::become_claude;
 use state::AgentName;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::Result;
 
 /// Arguments.
@@ -14,6 +14,6 @@ pub(super) struct Args {
     name: AgentName,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    Err(become_claude(root, &args.name))
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
+    Err(become_claude(data_dir, &args.name))
 }

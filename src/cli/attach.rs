@@ -7,7 +7,7 @@ use super::daemon::status;
 use crate::keeper::runtime_dir::Holder;
 use crate::tmux::Tmux;
 use state::AgentName;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 
 /// Arguments.
@@ -20,11 +20,11 @@ pub(super) struct Args {
     name: Option<AgentName>,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    let holder = Holder::of(root)
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
+    let holder = Holder::of(data_dir)
         .context("no keeper has run here yet")
         .hint("spotkeep up")?;
-    let now = status(root)?;
+    let now = status(data_dir)?;
     let name = match &args.name {
         Some(name) => Some(name.clone()),
         // A choice of one is none.

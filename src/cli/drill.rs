@@ -8,20 +8,20 @@ use clap::ValueEnum;
 use super::drop_privileges::Access;
 use super::output::{complain, json, say};
 use drill::{LossKind, Options, Report};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{ErrorKind as Failure, Hint as _, Result, anyhow};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "It plays in a sandbox of its own, with a loopback model, and touches no existing root.
+    after_help = "It plays in a sandbox of its own, with a loopback model, and touches no existing data directory.
 As root, everything that it starts runs as an unprivileged user, and a claude is looked for on root's PATH only.
 
 Examples:
   spotkeep drill
   spotkeep drill --kind kill --agents 8
   sudo spotkeep drill --kind power-cut --json
-  spotkeep --root ~/fleet drill --live"
+  spotkeep --data-dir ~/fleet drill --live"
 )]
 pub(super) struct Args {
     /// How the machine is lost.
@@ -70,7 +70,7 @@ enum LossArg {
     Notice,
     /// Every process ends at once, without a word.
     Kill,
-    /// The same, and the disk holds only what was synced (root).
+    /// The same, and the disk holds only what was synced (as root).
     PowerCut,
 }
 
@@ -123,13 +123,13 @@ fn live(at: &Path, args: &Args) -> Result<ExitCode> {
         ))
         .kind(Failure::Usage);
     }
-    let root = Root::open(at)?;
-    let running = crate::cli::drill_live::running(&root)?;
+    let data_dir = DataDir::open(at)?;
+    let running = crate::cli::drill_live::running(&data_dir)?;
     let names: Vec<&str> = running.iter().map(|agent| agent.name.as_str()).collect();
     complain(&format!(
         "this ends {} agents of {} and resumes them: {}",
         names.len(),
-        root.dir().display(),
+        data_dir.dir().display(),
         names.join(", ")
     ));
     if !args.yes {
@@ -141,7 +141,7 @@ fn live(at: &Path, args: &Args) -> Result<ExitCode> {
                 .hint("spotkeep drill --live --yes, where nobody can type");
         }
     }
-    let report = crate::cli::drill_live::run(&root)?;
+    let report = crate::cli::drill_live::run(&data_dir)?;
     show(&report, args.json)?;
     Ok(verdict(&report))
 }

@@ -12,7 +12,7 @@ use crate::keeper::status::{AgentStatus, Status};
 use checkpoint::workspace;
 use claude::Lookup;
 use drill::report::{Report, Row};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentState, JournalEntry, JournalEvent, Manifest, VERSION, lines};
 use sys::error::{Context as _, Hint as _, Result, ensure};
 use sys::inotify::Watch;
@@ -24,8 +24,8 @@ const BACK_LIMIT: Duration = Duration::from_secs(180);
 ///
 /// # Errors
 /// No keeper runs, or nothing does.
-pub fn running(root: &Root) -> Result<Vec<AgentStatus>> {
-    let now = status(root)?;
+pub fn running(data_dir: &DataDir) -> Result<Vec<AgentStatus>> {
+    let now = status(data_dir)?;
     let running: Vec<AgentStatus> = now
         .agents
         .into_iter()
@@ -34,36 +34,41 @@ pub fn running(root: &Root) -> Result<Vec<AgentStatus>> {
     ensure!(
         !running.is_empty(),
         "no agent of {} runs",
-        root.dir().display()
+        data_dir.dir().display()
     );
     Ok(running)
 }
 
-/// Rehearses a preemption of the fleet of `root`, which has been asked about.
+/// Rehearses a preemption of the fleet of `data_dir`, which has been asked about.
 ///
 /// # Errors
 /// The drill could not be played. The agents are then resumed by `spotkeep restore`.
-pub fn run(root: &Root) -> Result<Report> {
-    let before: Vec<Before> = running(root)?
+pub fn run(data_dir: &DataDir) -> Result<Report> {
+    let before: Vec<Before> = running(data_dir)?
         .into_iter()
-        .map(|agent| Before::of(root, agent))
+        .map(|agent| Before::of(data_dir, agent))
         .collect();
-    let manifest = client::save(root, true, false)?.context("the keeper has ended")?;
-    let at_the_end: Vec<Option<String>> =
-        before.iter().map(|b| fingerprint(root, &b.agent)).collect();
-    let seq = lines(&root.journal())?.0.last().map_or(0, |line| line.seq);
+    let manifest = client::save(data_dir, true, false)?.context("the keeper has ended")?;
+    let at_the_end: Vec<Option<String>> = before
+        .iter()
+        .map(|b| fingerprint(data_dir, &b.agent))
+        .collect();
+    let seq = lines(&data_dir.journal())?
+        .0
+        .last()
+        .map_or(0, |line| line.seq);
 
     let began = Instant::now();
-    client::survived(root).hint("spotkeep restore")?;
-    let after = wait_until_back(root, &before)?;
+    client::survived(data_dir).hint("spotkeep restore")?;
+    let after = wait_until_back(data_dir, &before)?;
     let boot_to_resumed_ms = u64::try_from(began.elapsed().as_millis()).ok();
-    let continued = continued_since(root, seq)?;
+    let continued = continued_since(data_dir, seq)?;
 
     let mut report = Report {
         version: VERSION,
-        claude: claude_version(root),
+        claude: claude_version(data_dir),
         kind: "notice".into(),
-        isolation: format!("on the live fleet of {}", root.dir().display()),
+        isolation: format!("on the live fleet of {}", data_dir.dir().display()),
         agents_total: before.len(),
         notice_to_safe_ms: manifest.stages.notice_to_safe_ms,
         boot_to_resumed_ms,
@@ -97,8 +102,8 @@ struct Before {
 }
 
 impl Before {
-    fn of(root: &Root, agent: AgentStatus) -> Self {
-        let transcript = match claude::locate(&root.claude(), &agent.session_id) {
+    fn of(data_dir: &DataDir, agent: AgentStatus) -> Self {
+        let transcript = match claude::locate(&data_dir.claude(), &agent.session_id) {
             Lookup::Present(path) => Some(path),
             _ => None,
         };
@@ -107,7 +112,7 @@ impl Before {
             .and_then(|path| fs::read(path).ok())
             .unwrap_or_default();
         Self {
-            fingerprint: fingerprint(root, &agent),
+            fingerprint: fingerprint(data_dir, &agent),
             agent,
             transcript,
             words,
@@ -195,14 +200,14 @@ fn enter(
 }
 
 /// Waits until every agent is up again, or has failed, or the time is over.
-fn wait_until_back(root: &Root, before: &[Before]) -> Result<Status> {
+fn wait_until_back(data_dir: &DataDir, before: &[Before]) -> Result<Status> {
     let until = Instant::now() + BACK_LIMIT;
     let watch = Watch::new()?;
-    if let Some(dir) = root.journal().parent() {
+    if let Some(dir) = data_dir.journal().parent() {
         watch.add(dir)?;
     }
     loop {
-        let now = status(root)?;
+        let now = status(data_dir)?;
         let settled = |name| {
             let agent = now.agents.iter().find(|agent| agent.name == name);
             agent.is_none_or(|agent| {
@@ -222,8 +227,8 @@ fn wait_until_back(root: &Root, before: &[Before]) -> Result<Status> {
 }
 
 /// The agents whose cut turns went on after the journal's line `seq`.
-fn continued_since(root: &Root, seq: u64) -> Result<Vec<String>> {
-    let (all, _) = lines(&root.journal())?;
+fn continued_since(data_dir: &DataDir, seq: u64) -> Result<Vec<String>> {
+    let (all, _) = lines(&data_dir.journal())?;
     let went_on = |line: JournalEntry| match line.event {
         JournalEvent::Resumed {
             continued: true, ..
@@ -233,16 +238,16 @@ fn continued_since(root: &Root, seq: u64) -> Result<Vec<String>> {
     Ok(all.into_iter().filter_map(went_on).collect())
 }
 
-fn status(root: &Root) -> Result<Status> {
-    client::status(root, client::PATIENCE)?
+fn status(data_dir: &DataDir) -> Result<Status> {
+    client::status(data_dir, client::PATIENCE)?
         .context("no keeper runs")
         .hint("spotkeep up")
 }
 
 /// What git says of an agent's workspace; `None` where it is no git workspace.
-fn fingerprint(root: &Root, agent: &AgentStatus) -> Option<String> {
-    let record = root.load_record(&agent.name).ok()??;
-    let aside = root.checkpoints(&record.agent_id).join("drill");
+fn fingerprint(data_dir: &DataDir, agent: &AgentStatus) -> Option<String> {
+    let record = data_dir.load_record(&agent.name).ok()??;
+    let aside = data_dir.checkpoints(&record.agent_id).join("drill");
     let status = workspace::status(
         &agent.workspace,
         &aside,
@@ -256,8 +261,8 @@ fn fingerprint(root: &Root, agent: &AgentStatus) -> Option<String> {
 
 /// The version that the agents run, as one of them says itself: the program that a record names is
 /// not run for it.
-fn claude_version(root: &Root) -> String {
-    claude::session_file::live(&root.claude())
+fn claude_version(data_dir: &DataDir) -> String {
+    claude::session_file::live(&data_dir.claude())
         .into_iter()
         .find_map(|session| session.version)
         .unwrap_or_else(|| "unknown".into())

@@ -125,7 +125,7 @@ fn this_command(at: &Path) -> Vec<String> {
         true => std::env::current_exe().map_or(program, |path| path.display().to_string()),
         false => "spotkeep".to_owned(),
     };
-    let mut words = vec![program, "--root".to_owned(), at.display().to_string()];
+    let mut words = vec![program, "--data-dir".to_owned(), at.display().to_string()];
     while let Some(word) = given.next() {
         match word.as_str() {
             "--" => {
@@ -133,8 +133,9 @@ fn this_command(at: &Path) -> Vec<String> {
                 words.extend(given);
                 break;
             }
-            "--root" => drop(given.next()),
-            _ if word.starts_with("--root=") => {}
+            "--data-dir" | "--root" | "-D" => drop(given.next()),
+            _ if word.starts_with("--data-dir=") || word.starts_with("--root=") => {}
+            _ if word.starts_with("-D") => {}
             _ => words.push(word),
         }
     }
@@ -161,7 +162,7 @@ mod tests {
 
     #[test]
     fn nothing_secret_of_roots_environment_goes_along() {
-        for kept in ["TZ", "LC_ALL", "SPOTKEEP_ROOT"] {
+        for kept in ["TZ", "LC_ALL", "SPOTKEEP_DATA_DIR", "SPOTKEEP_ROOT"] {
             assert!(is_kept(OsStr::new(kept)), "{kept}");
         }
         for not in ["ANTHROPIC_API_KEY", "HOME", "SUDO_USER", "XDG_RUNTIME_DIR"] {
@@ -172,7 +173,7 @@ mod tests {
     #[test]
     fn a_link_counts_as_whoever_made_it() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(somebody_else(dir.path()), None, "no root");
+        assert_eq!(somebody_else(dir.path()), None, "no data directory");
         let mine = dir.path().join("mine");
         fs::create_dir(&mine).unwrap();
         std::os::unix::fs::symlink(&mine, dir.path().join("session-state")).unwrap();

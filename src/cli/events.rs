@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::output::{complain, say};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{JournalEntry, lines};
 use sys::error::{Context as _, Result};
 use sys::inotify::Watch;
@@ -27,8 +27,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    let path = root.journal();
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
+    let path = data_dir.journal();
     let end = std::fs::metadata(&path).map_or(0, |meta| meta.len());
     let (all, torn) = lines(&path)?;
     if torn > 0 {
@@ -45,13 +45,13 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         show(line, args.json)?;
     }
     if args.follow {
-        follow(root, end, args.json)?;
+        follow(data_dir, end, args.json)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn follow(root: &Root, from: u64, json: bool) -> Result<()> {
-    let path = root.journal();
+fn follow(data_dir: &DataDir, from: u64, json: bool) -> Result<()> {
+    let path = data_dir.journal();
     let watch = Watch::new()?;
     if let Some(dir) = path.parent() {
         watch.add(dir)?;

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use super::output::say;
 use state::config::{Config, LaidDown};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::Result;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  spotkeep --root ~/fleet init\n  spotkeep --root ~/fleet init --unattended"
+    after_help = "Examples:\n  spotkeep --data-dir ~/fleet init\n  spotkeep --data-dir ~/fleet init --unattended"
 )]
 pub(super) struct Args {
     /// Let agents run every command without asking (--dangerously-skip-permissions). Do this only
@@ -26,21 +26,25 @@ pub(super) struct Args {
 pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     if args.dry_run {
         say(&format!(
-            "would make a root at {} with a spotkeep.toml",
+            "would make a data directory at {} with a spotkeep.toml",
             at.display()
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    let (root, is_new) = Root::init(at)?;
-    let laid_down = Config::lay_down(&root.config(), &root.config_copy(), args.unattended)?;
-    let place = root.dir().display();
+    let (data_dir, is_new) = DataDir::init(at)?;
+    let laid_down = Config::lay_down(&data_dir.config(), &data_dir.config_copy(), args.unattended)?;
+    let place = data_dir.dir().display();
     say(&match (is_new, laid_down) {
-        (true, _) => format!("made a root at {place}"),
+        (true, _) => format!("made a data directory at {place}"),
         (false, LaidDown::LastGood) => {
-            format!("the root at {place} has its spotkeep.toml again, as it last was")
+            format!("the data directory at {place} has its spotkeep.toml again, as it last was")
         }
-        (false, LaidDown::Template) => format!("the root at {place} has a spotkeep.toml again"),
-        (false, LaidDown::Nothing) => format!("{place} is a root already; nothing was changed"),
+        (false, LaidDown::Template) => {
+            format!("the data directory at {place} has a spotkeep.toml again")
+        }
+        (false, LaidDown::Nothing) => {
+            format!("{place} is a data directory already; nothing was changed")
+        }
     });
     if args.unattended && laid_down == LaidDown::Template {
         say(
@@ -48,7 +52,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         );
     }
     say(&format!(
-        "next: spotkeep --root {place} add agent-1 --prompt 'Fix issue 123.'"
+        "next: spotkeep --data-dir {place} add agent-1 --prompt 'Fix issue 123.'"
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,7 @@ use crate::keeper::runtime_dir::Holder;
 use crate::tmux::Tmux;
 use claude::transcript::render::{LineSpeaker, TranscriptLine, said};
 use claude::{Lookup, Reader};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, VERSION};
 use sys::error::{Context as _, ErrorKind as Failure, Hint as _, Result, anyhow};
 use sys::inotify::Watch;
@@ -50,11 +50,11 @@ pub(super) struct Args {
     raw: bool,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    let now = status(root)?;
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
+    let now = status(data_dir)?;
     let agents = named(&now, &args.names)?;
     if args.raw {
-        return raw(root, args);
+        return raw(data_dir, args);
     }
     let widest = agents.iter().map(|agent| agent.name.as_str().len()).max();
     let manner = Manner {
@@ -69,7 +69,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
             session_id: agent.session_id.clone(),
             reader: None,
         };
-        match voice.begin(root, args.lines) {
+        match voice.begin(data_dir, args.lines) {
             Ok(words) => all.extend(words),
             // Who says something later is heard then, and who asks for all wants those that speak.
             Err(_) if args.follow || agents.len() > 1 => {}
@@ -82,19 +82,19 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         complain(&skipped);
     }
     if args.follow {
-        follow(root, voices, &manner)
+        follow(data_dir, voices, &manner)
     } else {
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn raw(root: &Root, args: &Args) -> Result<ExitCode> {
+fn raw(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let [name] = &args.names[..] else {
         return Err(anyhow!("--raw shows one agent's terminal"))
             .hint("spotkeep logs --raw NAME")
             .kind(Failure::Usage);
     };
-    let holder = Holder::of(root)
+    let holder = Holder::of(data_dir)
         .context("no keeper has run here yet")
         .hint("spotkeep up")?;
     let lines = u32::try_from(args.lines).unwrap_or(u32::MAX);
@@ -123,8 +123,8 @@ struct Voice {
 
 impl Voice {
     /// The end of what was said; the rest of a transcript is not read, however long it is.
-    fn begin(&mut self, root: &Root, lines: usize) -> Result<Vec<Spoken>> {
-        let path = transcript(root, &self.name, &self.session_id)?;
+    fn begin(&mut self, data_dir: &DataDir, lines: usize) -> Result<Vec<Spoken>> {
+        let path = transcript(data_dir, &self.name, &self.session_id)?;
         let most = BYTES_PER_LINE.saturating_mul(lines as u64);
         let mut bytes = FIRST_LOOK.min(most);
         loop {
@@ -156,14 +156,14 @@ impl Voice {
 
     /// Goes to the agent's session of now, if that is another one than before, or if its first words
     /// have come.
-    fn keep_up(&mut self, root: &Root, watch: &Watch) {
-        let record = root.load_record(&self.name).ok().flatten();
+    fn keep_up(&mut self, data_dir: &DataDir, watch: &Watch) {
+        let record = data_dir.load_record(&self.name).ok().flatten();
         if let Some(record) = record.filter(|record| record.session_id != self.session_id) {
             self.session_id = record.session_id;
             self.reader = None;
         }
         if self.reader.is_none()
-            && let Ok(path) = transcript(root, &self.name, &self.session_id)
+            && let Ok(path) = transcript(data_dir, &self.name, &self.session_id)
         {
             path.parent().map(|dir| watch.add(dir).ok());
             self.reader = Some(Reader::open(path));
@@ -182,8 +182,8 @@ impl Voice {
     }
 }
 
-fn transcript(root: &Root, name: &AgentName, session_id: &str) -> Result<PathBuf> {
-    match claude::locate(&root.claude(), session_id) {
+fn transcript(data_dir: &DataDir, name: &AgentName, session_id: &str) -> Result<PathBuf> {
+    match claude::locate(&data_dir.claude(), session_id) {
         Lookup::Present(path) | Lookup::Blank(path) => Ok(path),
         Lookup::Several(paths) => {
             let first = paths.into_iter().next();
@@ -196,21 +196,21 @@ fn transcript(root: &Root, name: &AgentName, session_id: &str) -> Result<PathBuf
     }
 }
 
-fn follow(root: &Root, mut voices: Vec<Voice>, manner: &Manner) -> Result<ExitCode> {
+fn follow(data_dir: &DataDir, mut voices: Vec<Voice>, manner: &Manner) -> Result<ExitCode> {
     let watch = Watch::new()?;
     for voice in &voices {
         let path = voice.reader.as_ref().map(Reader::path);
         path.and_then(|path| watch.add(path.parent()?).ok());
     }
     // A session may change, or have its first words.
-    watch.add(&root.records()).ok();
-    watch.add(&root.claude().join("projects")).ok();
+    watch.add(&data_dir.records()).ok();
+    watch.add(&data_dir.claude().join("projects")).ok();
     loop {
         watch.wait(Duration::from_secs(1));
         let mut all = Vec::new();
         for voice in &mut voices {
             all.extend(voice.hear()?);
-            voice.keep_up(root, &watch);
+            voice.keep_up(data_dir, &watch);
             all.extend(voice.hear()?);
         }
         manner.tell(&mut all, usize::MAX)?;

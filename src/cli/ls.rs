@@ -11,7 +11,7 @@ use super::daemon::status_at;
 use super::output::{bytes, json, say, shorten, state, table};
 use crate::keeper::client::places_of_change;
 use crate::keeper::status::{AgentStatus, Status};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::Result;
 use sys::inotify::Watch;
 use sys::time::{Timestamp, short};
@@ -61,8 +61,8 @@ const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 fn watch(at: &Path, as_lines: bool) -> Result<ExitCode> {
     let changes = Watch::new()?;
-    if let Ok(root) = Root::open(at) {
-        for dir in places_of_change(&root) {
+    if let Ok(data_dir) = DataDir::open(at) {
+        for dir in places_of_change(&data_dir) {
             // One that is not there yet is looked into every few seconds all the same.
             changes.add(&dir).ok();
         }

@@ -7,7 +7,7 @@ use super::output::say;
 use crate::keeper::client;
 use crate::keeper::metrics::{Sample, text};
 use crate::keeper::status::from_files;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::Result;
 use sys::files;
 
@@ -22,10 +22,10 @@ pub(super) struct Args {
     textfile: Option<PathBuf>,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    let metrics = match client::metrics(root)? {
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
+    let metrics = match client::metrics(data_dir)? {
         Some(text) => text,
-        None => without_a_keeper(root)?,
+        None => without_a_keeper(data_dir)?,
     };
     match &args.textfile {
         Some(path) => files::write_public(path, metrics.as_bytes())?,
@@ -34,12 +34,12 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn without_a_keeper(root: &Root) -> Result<String> {
-    let identity = root.identity()?;
+fn without_a_keeper(data_dir: &DataDir) -> Result<String> {
+    let identity = data_dir.identity()?;
     Ok(text(&Sample {
-        status: &from_files(root)?,
+        status: &from_files(data_dir)?,
         lives: (identity.lives, identity.preemptions),
-        space: files::space(root.dir()).ok(),
+        space: files::space(data_dir.dir()).ok(),
         keeper: None,
     }))
 }

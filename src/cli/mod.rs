@@ -42,16 +42,25 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use drop_privileges::Access;
-use state::layout::{self, Root};
+use state::layout::{self, DataDir};
 use sys::error::{Error, Result, hint_of, kind_of};
 
 /// Keeps Claude Code agents alive across spot VM preemptions.
 #[derive(Debug, Parser)]
 #[command(name = "spotkeep", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
 struct Cli {
-    /// The root: the directory that survives.
-    #[arg(long, global = true, env = "SPOTKEEP_ROOT", hide_env_values = true, default_value = layout::DEFAULT, value_name = "DIR")]
-    root: PathBuf,
+    /// The directory that survives preemptions.
+    #[arg(
+        short = 'D',
+        long,
+        alias = "root",
+        global = true,
+        env = "SPOTKEEP_DATA_DIR",
+        hide_env_values = true,
+        default_value_os_t = layout::default_dir(),
+        value_name = "DIR"
+    )]
+    data_dir: PathBuf,
 
     #[command(subcommand)]
     verb: Verb,
@@ -61,14 +70,14 @@ const AFTER_HELP: &str = "\
 Exit codes: 0 as declared, 1 error, 2 wrong usage, 3 something is not as declared.
 
 Examples:
-  spotkeep --root ~/fleet init --unattended
-  spotkeep --root ~/fleet add agent-1 --workspace workspaces/agent-1 --prompt 'Fix issue 123.'
-  spotkeep --root ~/fleet up
-  spotkeep --root ~/fleet attach agent-1";
+  spotkeep --data-dir ~/fleet init --unattended
+  spotkeep --data-dir ~/fleet add agent-1 --workspace workspaces/agent-1 --prompt 'Fix issue 123.'
+  spotkeep --data-dir ~/fleet up
+  spotkeep --data-dir ~/fleet attach agent-1";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Make a root: its directories and a commented spotkeep.toml.
+    /// Make a data directory: its directories and a commented spotkeep.toml.
     Init(init::Args),
     /// Declare an agent.
     Add(add::Args),
@@ -215,7 +224,7 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode> {
-    let at = cli.root;
+    let at = cli.data_dir;
     // The line at a login is for the owner; root's shell waits for no process of theirs.
     if matches!(&cli.verb, Verb::Status(args) if args.is_login_line())
         && drop_privileges::is_anothers(&at)
@@ -225,33 +234,33 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     if let Some(code) = drop_privileges::stand_aside(&at, cli.verb.access())? {
         return Ok(code);
     }
-    let root = || Root::open(&at);
+    let data_dir = || DataDir::open(&at);
     // They guard themselves.
-    let anybodys = || Root::open_of_anybody(&at);
+    let anybodys = || DataDir::open_of_anybody(&at);
     match cli.verb {
         Verb::Init(args) => init::run(&at, &args),
-        Verb::Add(args) => add::run(&root()?, args),
-        Verb::Adopt(args) => adopt::run(&root()?, args),
-        Verb::Rm(args) => rm::run(&root()?, &args),
-        Verb::Up(args) => up_down::up(&root()?, &args),
-        Verb::Down(args) => up_down::down(&root()?, &args),
-        Verb::Start(args) => start_stop::start(&root()?, args),
-        Verb::Stop(args) => start_stop::stop(&root()?, args),
-        Verb::Restart(args) => start_stop::restart(&root()?, args),
-        Verb::Run(args) => run::run(&root()?, &args),
+        Verb::Add(args) => add::run(&data_dir()?, args),
+        Verb::Adopt(args) => adopt::run(&data_dir()?, args),
+        Verb::Rm(args) => rm::run(&data_dir()?, &args),
+        Verb::Up(args) => up_down::up(&data_dir()?, &args),
+        Verb::Down(args) => up_down::down(&data_dir()?, &args),
+        Verb::Start(args) => start_stop::start(&data_dir()?, args),
+        Verb::Stop(args) => start_stop::stop(&data_dir()?, args),
+        Verb::Restart(args) => start_stop::restart(&data_dir()?, args),
+        Verb::Run(args) => run::run(&data_dir()?, &args),
         Verb::Ls(args) => ls::run(&at, &args),
         Verb::Status(args) => status::run(&at, &args),
-        Verb::Top(args) => top::run(&root()?, &args),
-        Verb::Attach(args) => attach::run(&root()?, &args),
-        Verb::Logs(args) => logs::run(&root()?, &args),
-        Verb::Send(args) => send::run(&root()?, args),
-        Verb::Events(args) => events::run(&root()?, &args),
-        Verb::Report(args) => report::run(&root()?, &args),
-        Verb::Metrics(args) => metrics::run(&root()?, &args),
-        Verb::Save(args) => save::run(&root()?, &args),
-        Verb::Checkpoint(args) => checkpoint::run(&root()?, args),
+        Verb::Top(args) => top::run(&data_dir()?, &args),
+        Verb::Attach(args) => attach::run(&data_dir()?, &args),
+        Verb::Logs(args) => logs::run(&data_dir()?, &args),
+        Verb::Send(args) => send::run(&data_dir()?, args),
+        Verb::Events(args) => events::run(&data_dir()?, &args),
+        Verb::Report(args) => report::run(&data_dir()?, &args),
+        Verb::Metrics(args) => metrics::run(&data_dir()?, &args),
+        Verb::Save(args) => save::run(&data_dir()?, &args),
+        Verb::Checkpoint(args) => checkpoint::run(&data_dir()?, args),
         Verb::Restore(args) if args.is_from_elsewhere() => restore::from(&at, args),
-        Verb::Restore(args) => restore::run(&root()?, &args),
+        Verb::Restore(args) => restore::run(&data_dir()?, &args),
         Verb::Backup(args) => backup::run(&anybodys()?, args),
         Verb::Notice(args) => notice::run(&at, &args),
         Verb::Doctor(args) => doctor::run(&at, args),
@@ -262,8 +271,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::Completions(args) => Ok(help::completions::run(&args)),
         Verb::Complete { words } => Ok(help::complete::run(&words)),
         Verb::Man(args) => help::man::run(&args),
-        Verb::AgentExec(args) => agent_exec::run(&root()?, &args),
-        Verb::TmuxServer => tmux_server::run(&root()?),
+        Verb::AgentExec(args) => agent_exec::run(&data_dir()?, &args),
+        Verb::TmuxServer => tmux_server::run(&data_dir()?),
         Verb::Units(args) => units::run(&anybodys()?, &args),
         Verb::StandInAgent { arguments } => Ok(::drill::fake_claude::main(&arguments)),
     }

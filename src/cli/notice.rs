@@ -11,7 +11,7 @@ use super::output::{self, say};
 use crate::metadata::gcp::Metadata;
 use state::VERSION;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::cloud_provider::Provider;
 use sys::error::Result;
 use sys::time::short;
@@ -25,12 +25,12 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// It works without a root too: then nothing is declared.
+/// It works without a data directory too: then nothing is declared.
 pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
-    let root = Root::open(at).ok();
-    let config = root
+    let data_dir = DataDir::open(at).ok();
+    let config = data_dir
         .as_ref()
-        .map(|root| Config::load_or_last_good(&root.config(), &root.config_copy()))
+        .map(|data_dir| Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy()))
         .transpose()?
         .map(|(config, _)| config)
         .unwrap_or_default();
@@ -40,7 +40,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         Some(metadata) => (metadata.preemptible()?, metadata.preempted()?),
         None => (None, None),
     };
-    let in_this_life = root
+    let in_this_life = data_dir
         .as_ref()
         .map(status)
         .transpose()?

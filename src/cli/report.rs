@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::daemon;
 use super::output::{complain, json, say, table};
 use crate::report::{self, About, Doing, Preemption, Report};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result};
 use sys::files;
 use sys::time::{Timestamp, parse_age, short};
@@ -30,16 +30,16 @@ pub(super) struct Args {
     html: Option<PathBuf>,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let until = Timestamp::now();
     let report = report::read(
-        root,
+        data_dir,
         About {
-            root: root.dir().display().to_string(),
-            root_id: root.identity()?.root_id,
+            data_dir: data_dir.dir().display().to_string(),
+            data_dir_id: data_dir.identity()?.data_dir_id,
             from: from(&args.since, until)?,
             until,
-            watched_life: life_under_watch(root),
+            watched_life: life_under_watch(data_dir),
         },
     )?;
     if let Some(path) = &args.html {
@@ -57,8 +57,8 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
 }
 
 /// The life of the keeper that runs now. One that does not answer looks on no more than none.
-fn life_under_watch(root: &Root) -> Option<String> {
-    let status = daemon::status(root).ok()?;
+fn life_under_watch(data_dir: &DataDir) -> Option<String> {
+    let status = daemon::status(data_dir).ok()?;
     status.keeper.runs().then_some(status.life)
 }
 

@@ -12,7 +12,7 @@ use crate::backup::bootstrap;
 use crate::backup::settings::Key;
 use crate::keeper::client;
 use crate::resume;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{Journal, JournalEvent, VERSION};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::process;
@@ -23,13 +23,13 @@ use sys::process;
     after_help = "A keeper does this by itself when a new life begins. By hand it also says that this
 life goes on after a notice that came to nothing.
 
-With --from it makes a root where there is none, from the repository that `copy_to` of another machine
+With --from it makes a data directory where there is none, from the repository that `copy_to` of another machine
 names.
 
 Examples:
   spotkeep restore --dry-run
   spotkeep restore
-  spotkeep --root /mnt/persist restore --from gs:my-bucket:/fleet --password-file ~/backups.key"
+  spotkeep --data-dir /mnt/persist restore --from gs:my-bucket:/fleet --password-file ~/backups.key"
 )]
 pub(super) struct Args {
     /// Show what would be done, and do nothing.
@@ -38,7 +38,7 @@ pub(super) struct Args {
     /// The plan as JSON; implies --dry-run.
     #[arg(long)]
     json: bool,
-    /// Make this root from a repository elsewhere, as restic names it.
+    /// Make this data directory from a repository elsewhere, as restic names it.
     #[arg(long, value_name = "URL")]
     from: Option<String>,
     /// The file with its password.
@@ -55,16 +55,16 @@ pub(super) struct Args {
     /// A file (0600) of environment variables for it, such as AWS_ACCESS_KEY_ID.
     #[arg(long, value_name = "FILE", requires = "from")]
     env_file: Option<PathBuf>,
-    /// Which root, where it holds several.
-    #[arg(long, value_name = "UUID", requires = "from")]
-    root_id: Option<String>,
+    /// Which data directory, where it holds several.
+    #[arg(long, alias = "root-id", value_name = "UUID", requires = "from")]
+    data_dir_id: Option<String>,
     /// Which backup; the newest where none is named.
     #[arg(long, value_name = "BACKUP", requires = "from")]
     backup: Option<String>,
 }
 
 impl Args {
-    /// Whether there is no root yet.
+    /// Whether there is no data directory yet.
     pub(super) fn is_from_elsewhere(&self) -> bool {
         self.from.is_some()
     }
@@ -79,7 +79,7 @@ impl Args {
     }
 }
 
-/// Makes a root from a repository elsewhere.
+/// Makes a data directory from a repository elsewhere.
 pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
     let key = match (args.password_file, args.key_command) {
         (Some(file), _) => Key::File(file),
@@ -94,7 +94,7 @@ pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
         url: args.from.unwrap_or_default(),
         key,
         env_file: args.env_file,
-        root_id: args.root_id,
+        data_dir_id: args.data_dir_id,
         id: args.backup,
     };
     bootstrap::ensure_free(dir)?;
@@ -115,30 +115,33 @@ pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     say(&format!(
-        "{} is the root {} again, as of {}, with {} agents",
-        made.root.display(),
-        made.root_id,
+        "{} is the data directory {} again, as of {}, with {} agents",
+        made.data_dir.display(),
+        made.data_dir_id,
         made.backup.at.for_people(),
         made.agents.len()
     ));
     for missing in &made.missing {
         complain(&format!("warning: {missing}"));
     }
-    say(&format!("now: spotkeep --root {} up", made.root.display()));
+    say(&format!(
+        "now: spotkeep --data-dir {} up",
+        made.data_dir.display()
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     if args.dry_run || args.json {
-        return show_plan(root, args.json);
+        return show_plan(data_dir, args.json);
     }
-    let now = status(root)?;
-    if now.notice.is_some() && client::survived(root)?.is_none() {
-        let _lock = super::daemon::instead_of_keeper(root)?;
-        let identity = root.identity()?;
+    let now = status(data_dir)?;
+    if now.notice.is_some() && client::survived(data_dir)?.is_none() {
+        let _lock = super::daemon::instead_of_keeper(data_dir)?;
+        let identity = data_dir.identity()?;
         let mut journal = Journal::open(
-            &root.journal(),
-            &identity.root_id,
+            &data_dir.journal(),
+            &identity.data_dir_id,
             identity.epoch,
             &now.life,
         )?;
@@ -152,17 +155,17 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
             .context("cannot say that this life goes on")
             .hint("free some space, then: spotkeep restore")?;
     }
-    up_down::up(root, &up_down::UpArgs::default())
+    up_down::up(data_dir, &up_down::UpArgs::default())
 }
 
-fn show_plan(root: &Root, as_json: bool) -> Result<ExitCode> {
+fn show_plan(data_dir: &DataDir, as_json: bool) -> Result<ExitCode> {
     let life = process::current_life()?;
-    let records: Vec<_> = root
+    let records: Vec<_> = data_dir
         .all_records()?
         .into_iter()
         .filter_map(|(_, record)| record.ok())
         .collect();
-    let steps = resume::plan(root, &records, &life);
+    let steps = resume::plan(data_dir, &records, &life);
     if as_json {
         json(&serde_json::json!({ "version": VERSION, "agents": steps }))?;
         return Ok(ExitCode::SUCCESS);

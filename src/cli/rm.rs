@@ -7,7 +7,7 @@ use super::output::say;
 use crate::keeper::client;
 use state::AgentName;
 use state::config;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Hint as _, Result, anyhow};
 
 /// Arguments.
@@ -21,28 +21,30 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let name = &args.name;
-    let now = status(root)?;
+    let now = status(data_dir)?;
     let runs = now
         .agents
         .iter()
         .any(|agent| agent.name == *name && agent.pid.is_some());
     if runs && !now.keeper.runs() {
-        return Err(anyhow!("{name} runs, and no keeper is there to end it"))
-            .hint(format!("spotkeep --root {} up", root.dir().display()));
+        return Err(anyhow!("{name} runs, and no keeper is there to end it")).hint(format!(
+            "spotkeep --data-dir {} up",
+            data_dir.dir().display()
+        ));
     }
     if args.dry_run {
         let stop = if runs { "stop it and " } else { "" };
         say(&format!(
             "would {stop}take {name} out of {}",
-            root.config().display()
+            data_dir.config().display()
         ));
         return Ok(ExitCode::SUCCESS);
     }
-    config::remove_agent(&root.config(), name)?;
+    config::remove_agent(&data_dir.config(), name)?;
     let ends = vec![name.clone()];
-    client::reload(root, ends)?;
+    client::reload(data_dir, ends)?;
     say(&format!(
         "{name} is not declared any more; its workspace, its session and its record stay"
     ));

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::log;
 use crate::keeper::{self, Options};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::Result;
 use sys::{command, process};
 
@@ -37,7 +37,7 @@ enum Sigterm {
     Save,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     if args.background {
         process::leave_terminal();
     }
@@ -48,6 +48,6 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         in_background: args.background,
         by_unit: args.unit,
     };
-    keeper::run(root, options)?;
+    keeper::run(data_dir, options)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use crate::keeper::client;
 use crate::keeper::runtime_dir::Holder;
 use crate::save::{Note, Save, Subject};
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{Journal, JournalEvent, Manifest};
 use supervisor::notice::{Notice, Source};
 use sys::error::{ErrorKind, Result};
@@ -50,7 +50,7 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     if args.dry_run {
         say(if args.is_final {
             "would end all agents and make everything durable; nothing is started in this life after that"
@@ -60,11 +60,11 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.unit {
-        end_a_stuck_keeper(root);
+        end_a_stuck_keeper(data_dir);
     }
-    let manifest = match client::save(root, args.is_final, args.unit)? {
+    let manifest = match client::save(data_dir, args.is_final, args.unit)? {
         Some(manifest) => manifest,
-        None => alone(root, args)?,
+        None => alone(data_dir, args)?,
     };
     if args.json {
         json(&manifest)?;
@@ -82,14 +82,14 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
 
 /// A keeper that hangs would have the shutdown wait in vain. It holds the lock, so it is ended, and
 /// the save is done without it.
-fn end_a_stuck_keeper(root: &Root) {
-    if client::status(root, STUCK_AFTER).is_ok() {
+fn end_a_stuck_keeper(data_dir: &DataDir) {
+    if client::status(data_dir, STUCK_AFTER).is_ok() {
         return; // It answers, or there is none.
     }
-    let keeper = Holder::of(root)
+    let keeper = Holder::of(data_dir)
         .filter(|holder| process::current_life().is_ok_and(|life| life == holder.life))
         .and_then(|holder| ProcessId::of(i32::try_from(holder.pid).ok()?)?.open());
-    let still_holds = !matches!(LockFile::try_take(&root.lock()), Ok(Some(_)));
+    let still_holds = !matches!(LockFile::try_take(&data_dir.lock()), Ok(Some(_)));
     if let Some(keeper) = keeper.filter(|_| still_holds) {
         complain("warning: the keeper does not answer; saving without it");
         keeper.signal(Signal::Kill);
@@ -98,20 +98,24 @@ fn end_a_stuck_keeper(root: &Root) {
 }
 
 /// The keeper is dead: its lock is free, and the save is done here.
-fn alone(root: &Root, args: &Args) -> Result<Manifest> {
+fn alone(data_dir: &DataDir, args: &Args) -> Result<Manifest> {
     let came = Instant::now();
     let _lock = match args.unit {
-        false => instead_of_keeper(root)?,
-        true => match lock_or_keeper(root, args, came)? {
+        false => instead_of_keeper(data_dir)?,
+        true => match lock_or_keeper(data_dir, args, came)? {
             Turn::Mine(lock) => lock,
             Turn::Keepers(manifest) => return Ok(*manifest),
         },
     };
-    let identity = root.identity()?;
+    let identity = data_dir.identity()?;
     let life = process::current_life()?;
     // A disk that is full or worse must not keep anything from being saved.
-    let mut journal = match Journal::open(&root.journal(), &identity.root_id, identity.epoch, &life)
-    {
+    let mut journal = match Journal::open(
+        &data_dir.journal(),
+        &identity.data_dir_id,
+        identity.epoch,
+        &life,
+    ) {
         Ok(journal) => Some(journal),
         Err(error) => {
             complain(&format!("warning: {error:#}"));
@@ -136,7 +140,7 @@ fn alone(root: &Root, args: &Args) -> Result<Manifest> {
             complain(&format!("warning: {error:#}"));
         }
     }
-    let agents = root
+    let agents = data_dir
         .all_records()?
         .into_iter()
         .filter_map(|(_, record)| record.ok())
@@ -154,15 +158,15 @@ fn alone(root: &Root, args: &Args) -> Result<Manifest> {
             journal.write(None, what)
         })
     });
-    let (root_id, epoch) = (identity.root_id.as_str(), identity.epoch);
+    let (data_dir_id, epoch) = (identity.data_dir_id.as_str(), identity.epoch);
     // Whatever is wrong with the file, what can be kept is kept.
-    let settings = Config::load_or_last_good(&root.config(), &root.config_copy())
+    let settings = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())
         .map(|(config, _)| config.checkpoint)
         .unwrap_or_default();
     let save = Save {
-        root,
+        data_dir,
         settings: &settings,
-        root_id,
+        data_dir_id,
         epoch,
         life: &life,
         journal,
@@ -182,16 +186,16 @@ enum Turn {
 
 /// A keeper that is just starting holds the lock and does not listen yet; at a shutdown nobody tries
 /// again by hand.
-fn lock_or_keeper(root: &Root, args: &Args, came: Instant) -> Result<Turn> {
+fn lock_or_keeper(data_dir: &DataDir, args: &Args, came: Instant) -> Result<Turn> {
     loop {
-        if let Some(lock) = LockFile::try_take(&root.lock())? {
+        if let Some(lock) = LockFile::try_take(&data_dir.lock())? {
             return Ok(Turn::Mine(lock));
         }
-        if let Some(manifest) = client::save(root, args.is_final, args.unit)? {
+        if let Some(manifest) = client::save(data_dir, args.is_final, args.unit)? {
             return Ok(Turn::Keepers(Box::new(manifest)));
         }
         if came.elapsed() > TURN_LIMIT {
-            return instead_of_keeper(root).map(Turn::Mine);
+            return instead_of_keeper(data_dir).map(Turn::Mine);
         }
         std::thread::sleep(Duration::from_millis(50));
     }

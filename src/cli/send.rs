@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::daemon::{named, status};
 use super::output::{complain, say};
 use crate::keeper::client::{self, places_of_change};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentState};
 use sys::error::{Context as _, Error, ErrorKind, Hint as _, Result, ensure, hint_of, kind_of};
 use sys::inotify::Watch;
@@ -54,8 +54,8 @@ fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| format!("{error:#}"))
 }
 
-pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
-    let (names, text) = meant(root, &args)?;
+pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
+    let (names, text) = meant(data_dir, &args)?;
     if args.dry_run {
         for name in &names {
             let count = text.chars().count();
@@ -69,7 +69,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let sending = Sending {
-        root,
+        data_dir,
         text,
         when_idle: args.when_idle,
         alone: names.len() == 1,
@@ -78,11 +78,11 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
 }
 
 /// Who is meant, and what is to be said.
-fn meant(root: &Root, args: &Args) -> Result<(Vec<AgentName>, String)> {
+fn meant(data_dir: &DataDir, args: &Args) -> Result<(Vec<AgentName>, String)> {
     let mut words = args.words.iter();
     let names = match args.all {
         true => {
-            let now = status(root)?;
+            let now = status(data_dir)?;
             let running = now.agents.into_iter().filter(|agent| agent.pid.is_some());
             running.map(|agent| agent.name).collect()
         }
@@ -93,7 +93,7 @@ fn meant(root: &Root, args: &Args) -> Result<(Vec<AgentName>, String)> {
                 .kind(ErrorKind::Usage)?;
             let names: Result<Vec<AgentName>> = list.split(',').map(AgentName::new).collect();
             let names = names.kind(ErrorKind::Usage)?;
-            named(&status(root)?, &names)?;
+            named(&status(data_dir)?, &names)?;
             names
         }
     };
@@ -129,7 +129,7 @@ fn meant(root: &Root, args: &Args) -> Result<(Vec<AgentName>, String)> {
 }
 
 struct Sending<'a> {
-    root: &'a Root,
+    data_dir: &'a DataDir,
     text: String,
     when_idle: bool,
     /// To one only, whose error is the command's.
@@ -139,7 +139,7 @@ struct Sending<'a> {
 impl Sending<'_> {
     fn to(&self, mut names: Vec<AgentName>, until: Instant) -> Result<ExitCode> {
         let watch = Watch::new()?;
-        for dir in places_of_change(self.root) {
+        for dir in places_of_change(self.data_dir) {
             // One that cannot be watched is looked at each second all the same.
             watch.add(&dir).ok();
         }
@@ -184,7 +184,7 @@ impl Sending<'_> {
 
     /// Whether it is to be waited for: in a turn, about to start, or asking a human.
     fn is_in_turn(&self, name: &AgentName) -> Result<bool> {
-        let now = status(self.root)?;
+        let now = status(self.data_dir)?;
         let agent = now.agents.iter().find(|agent| agent.name == *name);
         Ok(agent.is_some_and(|agent| {
             now.keeper.runs()
@@ -199,7 +199,7 @@ impl Sending<'_> {
     }
 
     fn one(&self, name: &AgentName) -> Result<()> {
-        client::send(self.root, name, &self.text, self.when_idle)?
+        client::send(self.data_dir, name, &self.text, self.when_idle)?
             .context("no keeper runs")
             .hint("spotkeep up")?;
         Ok(())

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use super::output::{complain, say};
 use crate::setup::upgrade::upgrade;
 use crate::setup::{self, Ask, SetupSummary, Told, startup, undo, user_helper};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, ErrorKind, Result};
 use sys::prefix::Prefix;
 use sys::time::parse_duration;
@@ -20,22 +20,22 @@ use sys::time::parse_duration;
   sudo spotkeep setup --disk claude-persist --user ann
   sudo spotkeep setup --disk /dev/disk/by-id/nvme-... --yes
 
-A disk that holds anything is never formatted. Run again, it changes nothing. The root is at --root.")]
+A disk that holds anything is never formatted. Run again, it changes nothing. The data directory is at --data-dir.")]
 pub(super) struct Args {
-    /// The disk: the name that it was attached under, or a path. Not needed where the root is mounted
+    /// The disk: the name that it was attached under, or a path. Not needed where the data directory is mounted
     /// by other means.
     #[arg(long, value_name = "NAME|PATH")]
     disk: Option<String>,
     /// Whose agents these are; made where there is no such account. The disk remembers it.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Where the disk is mounted; --root does the same.
+    /// Where the disk is mounted; --data-dir does the same.
     #[arg(long, value_name = "DIR")]
     mount: Option<PathBuf>,
     /// A Claude Code (native build) to keep on the disk; otherwise the user's own.
     #[arg(long, value_name = "FILE")]
     claude: Option<PathBuf>,
-    /// Make the root beside files of yours that are on the disk.
+    /// Make the data directory beside files of yours that are on the disk.
     #[arg(long)]
     beside_other_files: bool,
     /// As of `init`: where there is no spotkeep.toml yet, make one that lets agents run every command
@@ -71,7 +71,7 @@ pub(super) struct Args {
 
 pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
     if let Some(file) = &args.upgrade {
-        say(&upgrade(&Root::open_of_anybody(at)?, file)?.to_string());
+        say(&upgrade(&DataDir::open_of_anybody(at)?, file)?.to_string());
         return Ok(ExitCode::SUCCESS);
     }
     let mut ask = Ask {
@@ -125,7 +125,7 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
         && let (Some(disk), Some(device)) = (&args.disk, &outcome.device)
     {
         say("\nthe start-up script that brings everything back on a new machine with this disk:\n");
-        say(&startup::script(disk, device, &ask.root));
+        say(&startup::script(disk, device, &ask.data_dir));
     }
     Ok(ended(&outcome, "nothing to do: this machine is set up"))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::daemon::{instead_of_keeper, is_moving, named, names_or_all, status, wait};
 use super::output::{complain, say, state};
 use crate::keeper::client;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentState, Wanted};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 
@@ -40,17 +40,17 @@ pub(super) struct RestartArgs {
     canary: bool,
 }
 
-pub(super) fn start(root: &Root, args: Args) -> Result<ExitCode> {
-    want(root, args, Wanted::Running)
+pub(super) fn start(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
+    want(data_dir, args, Wanted::Running)
 }
 
-pub(super) fn stop(root: &Root, args: Args) -> Result<ExitCode> {
-    want(root, args, Wanted::Stopped)
+pub(super) fn stop(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
+    want(data_dir, args, Wanted::Stopped)
 }
 
-fn want(root: &Root, args: Args, wanted: Wanted) -> Result<ExitCode> {
-    let names = names_or_all(root, args.names)?;
-    named(&status(root)?, &names)?;
+fn want(data_dir: &DataDir, args: Args, wanted: Wanted) -> Result<ExitCode> {
+    let names = names_or_all(data_dir, args.names)?;
+    named(&status(data_dir)?, &names)?;
     let verb = if wanted == Wanted::Running {
         "start"
     } else {
@@ -61,14 +61,14 @@ fn want(root: &Root, args: Args, wanted: Wanted) -> Result<ExitCode> {
         say(&format!("would {verb} {}", names.join(", ")));
         return Ok(ExitCode::SUCCESS);
     }
-    if client::want(root, &names, wanted)?.is_none() {
-        return remember(root, &names, wanted);
+    if client::want(data_dir, &names, wanted)?.is_none() {
+        return remember(data_dir, &names, wanted);
     }
     let there = move |state: AgentState, pid: Option<i32>| match wanted {
         Wanted::Running => !matches!(state, AgentState::Starting),
         Wanted::Stopped => pid.is_none(),
     };
-    let after = wait(root, LIMIT, |now| {
+    let after = wait(data_dir, LIMIT, |now| {
         let mut agents = now
             .agents
             .iter()
@@ -92,11 +92,11 @@ fn want(root: &Root, args: Args, wanted: Wanted) -> Result<ExitCode> {
 }
 
 /// Without a keeper the wish is written down, for the next one.
-fn remember(root: &Root, names: &[AgentName], wanted: Wanted) -> Result<ExitCode> {
-    let _lock = instead_of_keeper(root)?;
+fn remember(data_dir: &DataDir, names: &[AgentName], wanted: Wanted) -> Result<ExitCode> {
+    let _lock = instead_of_keeper(data_dir)?;
     let mut left = Vec::new();
     for name in names {
-        let mut record = root
+        let mut record = data_dir
             .load_record(name)?
             .with_context(|| format!("no keeper has taken {name} in yet"))
             .hint("spotkeep up")?;
@@ -104,7 +104,7 @@ fn remember(root: &Root, names: &[AgentName], wanted: Wanted) -> Result<ExitCode
         if wanted == Wanted::Stopped {
             record.why = Some("stopped by you".into());
         }
-        root.store_record(&record)?;
+        data_dir.store_record(&record)?;
         if wanted == Wanted::Stopped
             && record
                 .process
@@ -118,20 +118,23 @@ fn remember(root: &Root, names: &[AgentName], wanted: Wanted) -> Result<ExitCode
             "{} still run: no keeper is there to end them",
             left.join(", ")
         ))
-        .hint(format!("spotkeep --root {} up", root.dir().display()))
+        .hint(format!(
+            "spotkeep --data-dir {} up",
+            data_dir.dir().display()
+        ))
         .kind(ErrorKind::NotAsDeclared);
     }
     complain("no keeper runs; this is remembered for the next one");
     complain(&format!(
-        "hint: spotkeep --root {} up",
-        root.dir().display()
+        "hint: spotkeep --data-dir {} up",
+        data_dir.dir().display()
     ));
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn restart(root: &Root, args: RestartArgs) -> Result<ExitCode> {
-    let names = names_or_all(root, args.common.names)?;
-    let before = status(root)?;
+pub(super) fn restart(data_dir: &DataDir, args: RestartArgs) -> Result<ExitCode> {
+    let names = names_or_all(data_dir, args.common.names)?;
+    let before = status(data_dir)?;
     let pids: Vec<_> = named(&before, &names)?
         .iter()
         .map(|agent| (agent.name.clone(), agent.pid))
@@ -146,9 +149,12 @@ pub(super) fn restart(root: &Root, args: RestartArgs) -> Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    client::restart(root, &names, args.when_idle, args.canary)?
+    client::restart(data_dir, &names, args.when_idle, args.canary)?
         .context("no keeper runs")
-        .hint(format!("spotkeep --root {} up", root.dir().display()))?;
+        .hint(format!(
+            "spotkeep --data-dir {} up",
+            data_dir.dir().display()
+        ))?;
     if args.when_idle {
         say(match args.canary {
             true => "one agent is restarted at its next idle moment, and the others once it lives",
@@ -156,7 +162,7 @@ pub(super) fn restart(root: &Root, args: RestartArgs) -> Result<ExitCode> {
         });
         return Ok(ExitCode::SUCCESS);
     }
-    let after = wait(root, LIMIT, |now| {
+    let after = wait(data_dir, LIMIT, |now| {
         let mut agents = now
             .agents
             .iter()

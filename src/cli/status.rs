@@ -9,7 +9,7 @@ use super::ls::agents;
 use super::output::{json, say};
 use crate::keeper::status::Status;
 use crate::resume::homecoming;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentState, Fleet};
 use sys::error::{ErrorKind, Result};
 use sys::process;
@@ -68,9 +68,9 @@ const NEWS_BYTES: u64 = 1 << 20;
 
 /// From files alone: nobody who logs in waits for a keeper.
 fn login_line(at: &Path) -> Option<String> {
-    let root = Root::open(at).ok()?;
+    let data_dir = DataDir::open(at).ok()?;
     let life = process::current_life().ok()?;
-    let (lines, _) = state::lines_of_tail(&root.journal(), NEWS_BYTES).ok()?;
+    let (lines, _) = state::lines_of_tail(&data_dir.journal(), NEWS_BYTES).ok()?;
     homecoming(&lines, &life, Timestamp::now())
 }
 
@@ -94,9 +94,9 @@ fn header(now: &Status) {
         ""
     };
     say(&format!(
-        "root    {} ({}, epoch {})",
-        now.root.display(),
-        now.root_id,
+        "data    {} ({}, epoch {})",
+        now.data_dir.display(),
+        now.data_dir_id,
         now.epoch
     ));
     say(&format!("keeper  {}{fleet}", now.keeper));

@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use crate::keeper::runtime_dir;
 use crate::systemd::cgroup::Delegated;
 use crate::tmux::Tmux;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::Result;
 use sys::process;
 
 /// Becomes the tmux server, at the very place where the keeper looks for it.
-pub(super) fn run(root: &Root) -> Result<ExitCode> {
+pub(super) fn run(data_dir: &DataDir) -> Result<ExitCode> {
     let life = process::current_life()?;
-    let runtime = runtime_dir::directory(root, &root.identity()?.root_id, &life)?;
+    let runtime = runtime_dir::directory(data_dir, &data_dir.identity()?.data_dir_id, &life)?;
     // Without cgroups agents run all the same; then they have no limits of memory.
     Delegated::arrange();
     Err(Tmux::new(&runtime).become_server())

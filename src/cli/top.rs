@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::daemon::status;
 use super::output;
 use crate::top::{self, Look};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::Result;
 
 /// Arguments.
@@ -15,11 +15,11 @@ use sys::error::Result;
 )]
 pub(super) struct Args {}
 
-pub(super) fn run(root: &Root, _: &Args) -> Result<ExitCode> {
-    let of = root.clone();
+pub(super) fn run(data_dir: &DataDir, _: &Args) -> Result<ExitCode> {
+    let of = data_dir.clone();
     let look = Look {
         colour: output::colourful(),
     };
-    top::run(root, Box::new(move || status(&of)), look)?;
+    top::run(data_dir, Box::new(move || status(&of)), look)?;
     Ok(ExitCode::SUCCESS)
 }

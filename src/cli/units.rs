@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::output::say;
 use crate::systemd::install;
 use crate::systemd::units::UnitPaths;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::user;
 
@@ -20,8 +20,8 @@ pub(super) struct Args {
 
 /// Puts the units of this very version onto the machine and has them start at boot; nothing that
 /// runs is touched. `setup --upgrade` asks the new program for it.
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    let (machine, paths) = (Path::new("/"), UnitPaths::of(root)?);
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
+    let (machine, paths) = (Path::new("/"), UnitPaths::of(data_dir)?);
     if args.dry_run {
         let differences = install::differences(machine, &paths)?;
         for difference in &differences {
@@ -36,9 +36,9 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
     }
     if user::id() != 0 {
         return Err(anyhow!("units are root's")).hint(format!(
-            "sudo {} --root {} units",
+            "sudo {} --data-dir {} units",
             paths.program.display(),
-            root.dir().display()
+            data_dir.dir().display()
         ));
     }
     for path in install::install(machine, &paths)? {

@@ -18,7 +18,7 @@ use crate::resume;
 use crate::systemd::install;
 use crate::systemd::units::{ALL, KEEPER};
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentState, Fleet};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::process;
@@ -85,9 +85,9 @@ impl DownArgs {
     }
 }
 
-pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
-    let config = Config::load(&root.config())?;
-    let before = status(root)?;
+pub(super) fn up(data_dir: &DataDir, args: &UpArgs) -> Result<ExitCode> {
+    let config = Config::load(&data_dir.config())?;
+    let before = status(data_dir)?;
     if let Some(notice) = &before.notice {
         return Err(anyhow!(
             "this life of the machine had its notice ({}); nothing is started in it",
@@ -96,7 +96,7 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
         .hint("if the machine stays after all: spotkeep restore")
         .kind(ErrorKind::NotAsDeclared);
     }
-    let changed = show_plan(root, &config, &before)?;
+    let changed = show_plan(data_dir, &config, &before)?;
     if args.dry_run {
         return Ok(ExitCode::SUCCESS);
     }
@@ -105,17 +105,17 @@ pub(super) fn up(root: &Root, args: &UpArgs) -> Result<ExitCode> {
         ask_to_end(&ends)?;
     }
     if !before.keeper.runs() {
-        write_fleet(root, Fleet::Up)?;
-        start_keeper(root)?;
+        write_fleet(data_dir, Fleet::Up)?;
+        start_keeper(data_dir)?;
     } else {
-        client::reload(root, ends)?;
-        client::set_fleet(root, Fleet::Up)?;
+        client::reload(data_dir, ends)?;
+        client::set_fleet(data_dir, Fleet::Up)?;
     }
-    roll_out(root, changed)?;
+    roll_out(data_dir, changed)?;
     if args.no_wait {
         return Ok(ExitCode::SUCCESS);
     }
-    let after = wait(root, UP_LIMIT, |now| !now.agents.iter().any(is_moving))?;
+    let after = wait(data_dir, UP_LIMIT, |now| !now.agents.iter().any(is_moving))?;
     Ok(conclude(&after))
 }
 
@@ -147,7 +147,7 @@ fn ask_to_end(names: &[AgentName]) -> Result<()> {
 }
 
 /// Has those whose settings have changed started anew, without cutting a turn.
-fn roll_out(root: &Root, changed: Vec<AgentName>) -> Result<()> {
+fn roll_out(data_dir: &DataDir, changed: Vec<AgentName>) -> Result<()> {
     if changed.is_empty() {
         return Ok(());
     }
@@ -157,7 +157,7 @@ fn roll_out(root: &Root, changed: Vec<AgentName>) -> Result<()> {
         _ => ", one first and the others once it lives",
     };
     let names = names.join(", ");
-    client::restart(root, &changed, true, true)?;
+    client::restart(data_dir, &changed, true, true)?;
     say(&format!("restarts {names} when idle{first}"));
     Ok(())
 }
@@ -202,8 +202,8 @@ fn conclude(after: &Status) -> ExitCode {
 }
 
 /// Shows what would be done with each; returns those whose settings have changed under them.
-fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<Vec<AgentName>> {
-    let records: Vec<_> = root
+fn show_plan(data_dir: &DataDir, config: &Config, now: &Status) -> Result<Vec<AgentName>> {
+    let records: Vec<_> = data_dir
         .all_records()?
         .into_iter()
         .filter_map(|(name, record)| Some((name, record.ok()?)))
@@ -212,12 +212,13 @@ fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<Vec<AgentName
     let (mut rows, mut changed) = (Vec::new(), Vec::new());
     for name in config.agents.keys() {
         let known = records.iter().find(|(known, _)| known == name);
-        let step = known.map(|(_, record)| resume::plan(root, std::slice::from_ref(record), &life));
+        let step =
+            known.map(|(_, record)| resume::plan(data_dir, std::slice::from_ref(record), &life));
         let what = step
             .and_then(|mut steps| steps.pop())
             .map_or_else(|| "starts for the first time".to_owned(), |step| step.what);
         let changes = known.map_or_else(Vec::new, |(_, record)| {
-            resume::changes(root, config, record, &life)
+            resume::changes(data_dir, config, record, &life)
         });
         let what = match changes.as_slice() {
             [] => what,
@@ -246,12 +247,13 @@ fn show_plan(root: &Root, config: &Config, now: &Status) -> Result<Vec<AgentName
 }
 
 /// Starts a keeper that outlives this terminal, and waits until it answers or has ended.
-fn start_keeper(root: &Root) -> Result<()> {
-    if install::keeps(Path::new("/"), root.dir()) {
-        return wait_for_the_units_keeper(root);
+fn start_keeper(data_dir: &DataDir) -> Result<()> {
+    if install::keeps(Path::new("/"), data_dir.dir()) {
+        return wait_for_the_units_keeper(data_dir);
     }
-    let identity = root.identity()?;
-    let runtime = runtime_dir::directory(root, &identity.root_id, &process::current_life()?)?;
+    let identity = data_dir.identity()?;
+    let runtime =
+        runtime_dir::directory(data_dir, &identity.data_dir_id, &process::current_life()?)?;
     let log = runtime.join("keeper.log");
     let open = || {
         OpenOptions::new()
@@ -262,8 +264,8 @@ fn start_keeper(root: &Root) -> Result<()> {
     };
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let mut child = Command::new(program)
-        .arg("--root")
-        .arg(root.dir())
+        .arg("--data-dir")
+        .arg(data_dir.dir())
         .args(["run", "--background"])
         .current_dir("/")
         .stdin(Stdio::null())
@@ -273,7 +275,7 @@ fn start_keeper(root: &Root) -> Result<()> {
         .context("cannot start a keeper")?;
     let mut say_at = Some(Instant::now() + SAID_AFTER);
     loop {
-        let now = status(root);
+        let now = status(data_dir);
         if now.as_ref().is_ok_and(|now| now.keeper.runs()) {
             return Ok(());
         }
@@ -283,8 +285,10 @@ fn start_keeper(root: &Root) -> Result<()> {
                 .lines()
                 .rfind(|line| line.starts_with("error"))
                 .unwrap_or("no reason was given");
-            return Err(anyhow!("the keeper ended at once ({status}): {last}"))
-                .hint(format!("spotkeep --root {} run", root.dir().display()));
+            return Err(anyhow!("the keeper ended at once ({status}): {last}")).hint(format!(
+                "spotkeep --data-dir {} run",
+                data_dir.dir().display()
+            ));
         }
         if say_at.is_some_and(|at| Instant::now() >= at) {
             say_at = None;
@@ -300,12 +304,12 @@ fn start_keeper(root: &Root) -> Result<()> {
     }
 }
 
-/// A second keeper, in a session of a user's, would hold the root against the unit's.
-fn wait_for_the_units_keeper(root: &Root) -> Result<()> {
+/// A second keeper, in a session of a user's, would hold the data directory against the unit's.
+fn wait_for_the_units_keeper(data_dir: &DataDir) -> Result<()> {
     let began = Instant::now();
     loop {
         // One that holds the lock and has no time yet to answer is no failure.
-        if status(root).is_ok_and(|now| now.keeper.runs()) {
+        if status(data_dir).is_ok_and(|now| now.keeper.runs()) {
             return Ok(());
         }
         let is_coming = || install::is_under_way(KEEPER).unwrap_or(true);
@@ -315,13 +319,13 @@ fn wait_for_the_units_keeper(root: &Root) -> Result<()> {
         std::thread::sleep(LOOK_EVERY);
     }
     Err(anyhow!(
-        "the keeper of this root is a systemd unit, and does not run"
+        "the keeper of this data directory is a systemd unit, and does not run"
     ))
     .hint(format!("sudo systemctl start {}", ALL.join(" ")))
 }
 
-pub(super) fn down(root: &Root, args: &DownArgs) -> Result<ExitCode> {
-    let before = status(root)?;
+pub(super) fn down(data_dir: &DataDir, args: &DownArgs) -> Result<ExitCode> {
+    let before = status(data_dir)?;
     let running: Vec<String> = before
         .agents
         .iter()
@@ -337,7 +341,7 @@ pub(super) fn down(root: &Root, args: &DownArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if !before.keeper.runs() {
-        write_fleet(root, Fleet::Down)?;
+        write_fleet(data_dir, Fleet::Down)?;
         say("no keeper runs; no agent will be started until: spotkeep up");
         if !running.is_empty() {
             return Err(anyhow!(
@@ -350,10 +354,12 @@ pub(super) fn down(root: &Root, args: &DownArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // A keeper with nothing left to end may be gone before it says so.
-    if client::set_fleet(root, Fleet::Down)?.is_none() && root.identity()?.fleet != Fleet::Down {
-        write_fleet(root, Fleet::Down)?;
+    if client::set_fleet(data_dir, Fleet::Down)?.is_none()
+        && data_dir.identity()?.fleet != Fleet::Down
+    {
+        write_fleet(data_dir, Fleet::Down)?;
     }
-    let after = wait(root, DOWN_LIMIT, |now| {
+    let after = wait(data_dir, DOWN_LIMIT, |now| {
         now.agents.iter().all(|agent| agent.pid.is_none())
     })?;
     let left = after
@@ -373,12 +379,12 @@ pub(super) fn down(root: &Root, args: &DownArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write_fleet(root: &Root, fleet: Fleet) -> Result<()> {
-    let _lock = instead_of_keeper(root)?;
-    let mut identity = root.identity()?;
+fn write_fleet(data_dir: &DataDir, fleet: Fleet) -> Result<()> {
+    let _lock = instead_of_keeper(data_dir)?;
+    let mut identity = data_dir.identity()?;
     if identity.fleet != fleet {
         identity.fleet = fleet;
-        state::store(&root.root_json(), &identity)?;
+        state::store(&data_dir.identity_file(), &identity)?;
     }
     Ok(())
 }

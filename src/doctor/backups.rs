@@ -6,10 +6,10 @@ use crate::backup::BackupState;
 use sys::time::{Timestamp, short};
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let Ok(root) = &scene.root else {
+    let Ok(data_dir) = &scene.data_dir else {
         return Vec::new();
     };
-    match BackupState::shown(root) {
+    match BackupState::shown(data_dir) {
         Ok(state) => vec![judge(
             scene,
             state.as_ref(),

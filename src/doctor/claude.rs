@@ -8,15 +8,15 @@ use crate::agent::exec;
 use crate::resume::find_claude;
 use claude::login::{self, Credentials, RETENTION_DAYS, VARIABLES};
 use claude::{TESTED, binary, command_line};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::time::Timestamp;
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let Ok(root) = &scene.root else {
+    let Ok(data_dir) = &scene.data_dir else {
         return Vec::new();
     };
     let mut checks = Vec::new();
-    match find_claude(root, &scene.config) {
+    match find_claude(data_dir, &scene.config) {
         Err(why) => checks.push(Check::failed("claude", &why, "install Claude Code")),
         Ok(program) => {
             let version = binary::version_within(&program, LIMIT);
@@ -30,10 +30,10 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
             });
         }
     }
-    let means = Means::gather(scene, root);
-    checks.push(judge_login(&means, Timestamp::now(), root));
+    let means = Means::gather(scene, data_dir);
+    checks.push(judge_login(&means, Timestamp::now(), data_dir));
     checks.push(judge_unattended(&means));
-    checks.push(judge_retention(root));
+    checks.push(judge_retention(data_dir));
     checks
 }
 
@@ -56,8 +56,8 @@ const TESTED_WORDS: &str = "2.1.197, 2.1.263 and 2.1.330";
 /// A preemption of one agent, played in a sandbox against a model on loopback. Nothing where there is no claude, which
 /// is told already. A version that was never tested, and behaved, is no warning any more.
 pub(super) fn probe(scene: &Scene, checks: &mut Vec<Check>) {
-    let program = match &scene.root {
-        Ok(root) => find_claude(root, &scene.config).ok(),
+    let program = match &scene.data_dir {
+        Ok(data_dir) => find_claude(data_dir, &scene.config).ok(),
         Err(_) => None,
     };
     let Some(program) = program else {
@@ -132,8 +132,8 @@ struct Means {
 }
 
 impl Means {
-    fn gather(scene: &Scene, root: &Root) -> Self {
-        let claude = root.claude();
+    fn gather(scene: &Scene, data_dir: &DataDir) -> Self {
+        let claude = data_dir.claude();
         let settings = command_line::settings_environment(&claude);
         let agents: Vec<_> = scene.config.agents.iter().collect();
         let mut means = Self {
@@ -147,7 +147,7 @@ impl Means {
         for (name, agent) in &agents {
             // What is wrong with an env_file is told under `secrets`.
             let mut variables: Vec<(String, String)> =
-                exec::environment(root, &scene.config, agent)
+                exec::environment(data_dir, &scene.config, agent)
                     .unwrap_or_default()
                     .into_iter()
                     .collect();
@@ -184,10 +184,10 @@ impl Means {
     }
 }
 
-fn judge_login(means: &Means, now: Timestamp, root: &Root) -> Check {
+fn judge_login(means: &Means, now: Timestamp, data_dir: &DataDir) -> Check {
     let by_hand = format!(
         "CLAUDE_CONFIG_DIR={} claude    # then /login",
-        root.claude().display()
+        data_dir.claude().display()
     );
     if let Some(name) = means.declared.first() {
         return Check::good("login", format!("by {name}, as declared"));
@@ -202,8 +202,10 @@ fn judge_login(means: &Means, now: Timestamp, root: &Root) -> Check {
                 (true, false) => {
                     Check::wrong("login", "it has expired and cannot be renewed", by_hand)
                 }
-                (_, true) => Check::good("login", "kept in the root, and renewed by Claude"),
-                (false, false) => Check::good("login", "kept in the root"),
+                (_, true) => {
+                    Check::good("login", "kept in the data directory, and renewed by Claude")
+                }
+                (false, false) => Check::good("login", "kept in the data directory"),
             }
         }
         Some(Credentials::Blank) => Check::wrong("login", ".credentials.json holds none", by_hand),
@@ -250,8 +252,8 @@ fn judge_unattended(means: &Means) -> Check {
 }
 
 /// Claude deletes old transcripts at a start, those of a fleet that stood still included.
-fn judge_retention(root: &Root) -> Check {
-    let file = root.claude().join("settings.json");
+fn judge_retention(data_dir: &DataDir) -> Check {
+    let file = data_dir.claude().join("settings.json");
     let fix = match file.exists() {
         true => format!(
             "f={}; jq '.cleanupPeriodDays = 3650' $f >$f.new && mv $f.new $f",
@@ -259,7 +261,8 @@ fn judge_retention(root: &Root) -> Check {
         ),
         false => format!("echo '{{\"cleanupPeriodDays\": 3650}}' >{}", file.display()),
     };
-    let days = login::setting(&root.claude(), "cleanupPeriodDays").and_then(|days| days.as_u64());
+    let days =
+        login::setting(&data_dir.claude(), "cleanupPeriodDays").and_then(|days| days.as_u64());
     match days {
         Some(0) => Check::wrong(
             "retention",
@@ -284,10 +287,10 @@ fn judge_retention(root: &Root) -> Check {
 mod tests {
     use super::*;
 
-    fn root() -> (tempfile::TempDir, Root) {
+    fn data_dir() -> (tempfile::TempDir, DataDir) {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        (dir, root)
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        (dir, data_dir)
     }
 
     #[test]
@@ -337,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_login_is_found_wherever_it_is_and_its_end_is_seen() {
-        let (_dir, root) = root();
+        let (_dir, data_dir) = data_dir();
         let now = Timestamp::now();
         let token = |millis: i64, renewable| Means {
             credentials: Some(Credentials::Token {
@@ -347,7 +350,7 @@ mod tests {
             ..Means::default()
         };
         let judge = |means: &Means| {
-            let check = judge_login(means, now, &root);
+            let check = judge_login(means, now, &data_dir);
             (check.ok, check.warning)
         };
         let declared = vec!["ANTHROPIC_API_KEY"];
@@ -413,12 +416,12 @@ mod tests {
 
     #[test]
     fn transcripts_that_are_deleted_after_a_month_are_worth_a_word() {
-        let (_dir, root) = root();
-        assert!(judge_retention(&root).warning);
+        let (_dir, data_dir) = data_dir();
+        assert!(judge_retention(&data_dir).warning);
         let write = |days: &str| {
             let text = format!("{{\"cleanupPeriodDays\": {days}}}");
-            std::fs::write(root.claude().join("settings.json"), text).unwrap();
-            judge_retention(&root)
+            std::fs::write(data_dir.claude().join("settings.json"), text).unwrap();
+            judge_retention(&data_dir)
         };
         assert!(write("3650").fix.is_none());
         assert!(write("30").fix.unwrap().contains("jq"));

@@ -6,7 +6,7 @@ use super::facts::Scene;
 use super::{Check, count, service};
 use crate::keeper::status::Status;
 use claude::session_file;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentRecord, AgentState, Fleet, Wanted};
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
@@ -19,8 +19,8 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     };
     let mut checks = vec![judge_keeper(scene, status)];
     checks.extend(judge_agents(scene, status));
-    if let Ok(root) = &scene.root {
-        checks.push(judge_sessions(&holders(root)));
+    if let Ok(data_dir) = &scene.data_dir {
+        checks.push(judge_sessions(&holders(data_dir)));
     }
     let pid = status.agents.iter().find_map(|agent| agent.pid);
     let cgroup = pid.and_then(|pid| scene.machine.read(&format!("proc/{pid}/cgroup")));
@@ -128,9 +128,9 @@ fn judge_agents(scene: &Scene, status: &Status) -> Option<Check> {
 }
 
 /// Who holds each session: agents by their records, processes by Claude's own files.
-fn holders(root: &Root) -> BTreeMap<String, Vec<String>> {
+fn holders(data_dir: &DataDir) -> BTreeMap<String, Vec<String>> {
     let mut holders: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let records = root.all_records().unwrap_or_default();
+    let records = data_dir.all_records().unwrap_or_default();
     let records: Vec<AgentRecord> = records.into_iter().filter_map(|(_, r)| r.ok()).collect();
     for record in records {
         let key = format!("agent {}", record.session_id);
@@ -139,7 +139,7 @@ fn holders(root: &Root) -> BTreeMap<String, Vec<String>> {
             .or_default()
             .push(record.name.to_string());
     }
-    for file in session_file::live(&root.claude()) {
+    for file in session_file::live(&data_dir.claude()) {
         let key = format!("process {}", file.session_id);
         holders
             .entry(key)

@@ -1,4 +1,4 @@
-//! The root: whether it is there, on a disk that survives, that can be written and has room.
+//! The data directory: whether it is there, on a disk that survives, that can be written and has room.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -20,34 +20,34 @@ const LEAST_BYTES: u64 = 256 << 20;
 const FEW_BYTES: u64 = 2 << 30;
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let root = match &scene.root {
-        Ok(root) => root,
-        Err(error) => return vec![Check::failed("root", error, &scene.spotkeep("init"))],
+    let data_dir = match &scene.data_dir {
+        Ok(data_dir) => data_dir,
+        Err(error) => return vec![Check::failed("data-dir", error, &scene.spotkeep("init"))],
     };
-    let mut checks = vec![match root.identity() {
+    let mut checks = vec![match data_dir.identity() {
         Ok(identity) => Check::good(
-            "root",
+            "data-dir",
             format!(
                 "{}, {}, of {}",
-                root.dir().display(),
-                identity.root_id.get(..8).unwrap_or_default(),
+                data_dir.dir().display(),
+                identity.data_dir_id.get(..8).unwrap_or_default(),
                 identity.user
             ),
         ),
-        Err(error) => Check::failed("root", &error, &scene.spotkeep("init")),
+        Err(error) => Check::failed("data-dir", &error, &scene.spotkeep("init")),
     }];
     let text = scene
         .machine
         .read("proc/self/mountinfo")
         .unwrap_or_default();
     let all = mounts::parse(&text);
-    if let Some(mount) = mounts::holding(&all, root.dir()) {
-        let own = mount.point == root.dir();
-        checks.extend(judge_mount(mount, own, scene, root.dir()));
-        checks.push(judge_filesystem(mount, root.dir(), scene.is_vm()));
+    if let Some(mount) = mounts::holding(&all, data_dir.dir()) {
+        let own = mount.point == data_dir.dir();
+        checks.extend(judge_mount(mount, own, scene, data_dir.dir()));
+        checks.push(judge_filesystem(mount, data_dir.dir(), scene.is_vm()));
     }
-    if let Ok(space) = files::space(root.dir()) {
-        let taker = || largest(&root.dir().join("workspaces"));
+    if let Ok(space) = files::space(data_dir.dir()) {
+        let taker = || largest(&data_dir.dir().join("workspaces"));
         checks.push(judge_space(space, taker));
         checks.extend(judge_inodes(space));
     }
@@ -95,12 +95,12 @@ fn judge_filesystem(mount: &Mount, dir: &Path, vm: bool) -> Check {
         "tmpfs" | "ramfs" => wrong(
             "filesystem",
             format!("{kind}: it is in memory and survives nothing"),
-            "spotkeep --root DIR init, with DIR on a disk".to_owned(),
+            "spotkeep --data-dir DIR init, with DIR on a disk".to_owned(),
         ),
         "overlay" | "aufs" => warn(
             "filesystem",
             format!(
-                "{kind}: it is the container's own and goes with it, unless the root is a volume"
+                "{kind}: it is the container's own and goes with it, unless the data directory is a volume"
             ),
             bind,
         ),

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::keeper::client::{self, status_without_root};
+use crate::keeper::client::{self, status_without_data_dir};
 use crate::keeper::status::{Status, from_files};
 use crate::systemd::units;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::cloud_provider::Provider;
 use sys::command;
 use sys::error::{Error, Result};
@@ -70,9 +70,9 @@ pub(super) struct Owner {
 /// All of it.
 #[derive(Debug)]
 pub(super) struct Scene {
-    /// The root as it was asked for.
+    /// The data directory as it was asked for.
     pub(super) at: PathBuf,
-    pub(super) root: Result<Root>,
+    pub(super) data_dir: Result<DataDir>,
     pub(super) machine: Machine,
     /// What is declared, or the last good declarations.
     pub(super) config: Config,
@@ -93,18 +93,20 @@ impl Scene {
     pub(super) fn gather(at: &Path, options: &Options) -> Self {
         let prefix = options.machine.clone().unwrap_or_else(|| "/".into());
         let machine = Machine { prefix };
-        let root = Root::open(at);
-        let (config, config_wrong) = match &root {
-            Ok(root) => match Config::load_or_last_good(&root.config(), &root.config_copy()) {
-                Ok((config, wrong)) => (config, wrong),
-                Err(error) => (Config::default(), Some(error)),
-            },
+        let data_dir = DataDir::open(at);
+        let (config, config_wrong) = match &data_dir {
+            Ok(data_dir) => {
+                match Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy()) {
+                    Ok((config, wrong)) => (config, wrong),
+                    Err(error) => (Config::default(), Some(error)),
+                }
+            }
             Err(_) => (Config::default(), None),
         };
-        let owner = root
+        let owner = data_dir
             .as_ref()
             .ok()
-            .and_then(|root| root.identity().ok())
+            .and_then(|data_dir| data_dir.identity().ok())
             .map(|identity| Owner {
                 home: home_of(
                     &machine.read("etc/passwd").unwrap_or_default(),
@@ -113,10 +115,10 @@ impl Scene {
                 uid: identity.uid,
                 name: identity.user,
             });
-        let status = match &root {
-            Ok(root) => Some(status(root)),
+        let status = match &data_dir {
+            Ok(data_dir) => Some(status(data_dir)),
             // Its disk may have gone away under a keeper, which can tell more than we can see.
-            Err(_) => status_without_root(at).transpose(),
+            Err(_) => status_without_data_dir(at).transpose(),
         };
         let unit = machine.read(&format!("{}/{}", units::UNIT_DIR, units::KEEPER));
         let has_units = unit.as_deref().and_then(units::version_of).is_some();
@@ -127,7 +129,7 @@ impl Scene {
             systemd: machine.path("run/systemd/system").exists(),
             provider: config.cloud.provider.resolve(machine.prefix()),
             status,
-            root,
+            data_dir,
             config,
             config_wrong,
             owner,
@@ -141,18 +143,18 @@ impl Scene {
         self.has_units || self.has_own_unit || self.provider == Provider::Gcp
     }
 
-    /// The command line of spotkeep for this root.
+    /// The command line of spotkeep for this data directory.
     pub(super) fn spotkeep(&self, verb: &str) -> String {
         match self.at == Path::new(state::layout::DEFAULT) {
             true => format!("spotkeep {verb}"),
-            false => format!("spotkeep --root {} {verb}", self.at.display()),
+            false => format!("spotkeep --data-dir {} {verb}", self.at.display()),
         }
     }
 
-    /// Whether the root is meant to be a filesystem of its own: fstab or a mount unit says so.
+    /// Whether the data directory is meant to be a filesystem of its own: fstab or a mount unit says so.
     pub(super) fn expects_mount(&self) -> bool {
-        let dir = match &self.root {
-            Ok(root) => root.dir().to_path_buf(),
+        let dir = match &self.data_dir {
+            Ok(data_dir) => data_dir.dir().to_path_buf(),
             Err(_) => self.at.clone(),
         };
         let unit = format!("{}/{}", units::UNIT_DIR, units::mount_unit(&dir));
@@ -161,10 +163,10 @@ impl Scene {
     }
 }
 
-fn status(root: &Root) -> Result<Status> {
-    match client::status(root, LIMIT)? {
+fn status(data_dir: &DataDir) -> Result<Status> {
+    match client::status(data_dir, LIMIT)? {
         Some(status) => Ok(status),
-        None => from_files(root),
+        None => from_files(data_dir),
     }
 }
 

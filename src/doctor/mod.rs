@@ -5,7 +5,7 @@
 //!
 //! | file | what is looked at |
 //! |---|---|
-//! | `place` | the root, its mount, its filesystem, its space |
+//! | `place` | the data directory, its mount, its filesystem, its space |
 //! | `belongings` | owners, modes, secrets, links |
 //! | `papers` | declarations, records, journal, clock |
 //! | `keeping` | the keeper, sessions, the tmux server |
@@ -143,7 +143,7 @@ pub fn examine(at: &Path, options: &Options) -> Report {
             "{} does not answer in time: its disk hangs, or the machine is overloaded",
             at.display()
         );
-        let checks = vec![Check::wrong("root", detail, "dmesg | tail -n 30")];
+        let checks = vec![Check::wrong("data-dir", detail, "dmesg | tail -n 30")];
         return Report {
             version: VERSION,
             checks,

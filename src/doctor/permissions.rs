@@ -1,4 +1,4 @@
-//! What belongs to whom: owners and modes, secrets, and the links that lead into the root.
+//! What belongs to whom: owners and modes, secrets, and the links that lead into the data directory.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::facts::Scene;
 use super::{Check, count};
-use state::layout::Root;
+use state::layout::DataDir;
 
 /// What only the owner may look into.
 const PRIVATE: [&str; 10] = [
@@ -26,23 +26,23 @@ const PRIVATE: [&str; 10] = [
 const OWNED: [&str; 2] = ["spotkeep.toml", "workspaces"];
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let (Ok(root), Some(owner)) = (&scene.root, &scene.owner) else {
+    let (Ok(data_dir), Some(owner)) = (&scene.data_dir, &scene.owner) else {
         return Vec::new();
     };
     let look = |names: &[&str], private: bool| -> Vec<OwnedPath> {
-        let paths = names.iter().map(|name| root.dir().join(name));
+        let paths = names.iter().map(|name| data_dir.dir().join(name));
         paths
             .filter_map(|path| OwnedPath::look(path, private))
             .collect()
     };
     let things = [look(&PRIVATE, true), look(&OWNED, false)].concat();
-    let mut checks = vec![judge_owners(&things, owner.uid, &owner.name, root)];
-    checks.extend(judge_bin(scene, root));
-    checks.push(judge_secrets(&secrets(scene, root)));
+    let mut checks = vec![judge_owners(&things, owner.uid, &owner.name, data_dir)];
+    checks.extend(judge_bin(scene, data_dir));
+    checks.push(judge_secrets(&secrets(scene, data_dir)));
     if scene.has_units
         && let Some(home) = &owner.home
     {
-        checks.push(judge_links(&links(scene, root, home)));
+        checks.push(judge_links(&links(scene, data_dir, home)));
     }
     checks
 }
@@ -72,7 +72,7 @@ impl OwnedPath {
     }
 }
 
-fn judge_owners(things: &[OwnedPath], uid: u32, user: &str, root: &Root) -> Check {
+fn judge_owners(things: &[OwnedPath], uid: u32, user: &str, data_dir: &DataDir) -> Check {
     if let Some(other) = things.iter().find(|thing| thing.uid != uid) {
         return Check::wrong(
             "owners",
@@ -83,7 +83,7 @@ fn judge_owners(things: &[OwnedPath], uid: u32, user: &str, root: &Root) -> Chec
             ),
             format!(
                 "sudo chown -R {user}: {0}/.claude {0}/session-state {0}/workspaces",
-                root.dir().display()
+                data_dir.dir().display()
             ),
         );
     }
@@ -99,12 +99,12 @@ fn judge_owners(things: &[OwnedPath], uid: u32, user: &str, root: &Root) -> Chec
 }
 
 /// Root runs what is in `bin` where units do: nobody else may put anything there.
-fn judge_bin(scene: &Scene, root: &Root) -> Option<Check> {
-    let bin = OwnedPath::look(root.dir().join("bin"), false)?;
+fn judge_bin(scene: &Scene, data_dir: &DataDir) -> Option<Check> {
+    let bin = OwnedPath::look(data_dir.dir().join("bin"), false)?;
     if !scene.has_units {
         return None;
     }
-    let replaceable = OwnedPath::look(root.dir().to_path_buf(), false)
+    let replaceable = OwnedPath::look(data_dir.dir().to_path_buf(), false)
         .is_some_and(|dir| dir.uid != 0 || (dir.mode & 0o022 != 0 && dir.mode & 0o1000 == 0));
     let path = bin.path.display();
     Some(match bin.uid != 0 || bin.mode & 0o022 != 0 || replaceable {
@@ -118,12 +118,12 @@ fn judge_bin(scene: &Scene, root: &Root) -> Option<Check> {
 }
 
 /// Every file that holds a login or a key; `Err` for one that is declared and missing.
-fn secrets(scene: &Scene, root: &Root) -> Vec<Result<OwnedPath, PathBuf>> {
+fn secrets(scene: &Scene, data_dir: &DataDir) -> Vec<Result<OwnedPath, PathBuf>> {
     let agents = scene.config.agents.values();
     let declared = agents
         .filter_map(|agent| agent.env_file.as_ref())
         .chain(&scene.config.defaults.env_file)
-        .map(|file| root.absolute(file));
+        .map(|file| data_dir.absolute(file));
     let mut found: Vec<_> = declared
         .map(|path| match fs::metadata(&path) {
             Ok(meta) => Ok(OwnedPath {
@@ -135,7 +135,7 @@ fn secrets(scene: &Scene, root: &Root) -> Vec<Result<OwnedPath, PathBuf>> {
             Err(_) => Err(path),
         })
         .collect();
-    let login = root.claude().join(".credentials.json");
+    let login = data_dir.claude().join(".credentials.json");
     found.extend(OwnedPath::look(login, true).map(Ok));
     found
 }
@@ -163,22 +163,22 @@ fn judge_secrets(secrets: &[Result<OwnedPath, PathBuf>]) -> Check {
 }
 
 /// The links that a set-up machine has, and where each should lead.
-fn links(scene: &Scene, root: &Root, home: &Path) -> Vec<Link> {
+fn links(scene: &Scene, data_dir: &DataDir, home: &Path) -> Vec<Link> {
     let home = scene.machine.path(&home.display().to_string());
     let pieces = scene.config.machine.home.iter();
     let wanted = [
-        (home.join(".claude"), root.claude()),
+        (home.join(".claude"), data_dir.claude()),
         (
             home.join(".claude.json"),
-            root.claude().join(".claude.json"),
+            data_dir.claude().join(".claude.json"),
         ),
         (
             scene.machine.path("workspaces"),
-            root.dir().join("workspaces"),
+            data_dir.dir().join("workspaces"),
         ),
     ];
     pieces
-        .map(|piece| (home.join(piece), root.dir().join("home").join(piece)))
+        .map(|piece| (home.join(piece), data_dir.dir().join("home").join(piece)))
         .chain(wanted)
         .map(|(at, to)| Link {
             leads: fs::read_link(&at).ok(),
@@ -202,7 +202,10 @@ fn judge_links(links: &[Link]) -> Check {
         .iter()
         .find(|link| link.leads.as_deref() != Some(link.to.as_path()));
     let Some(link) = wrong else {
-        return Check::good("links", format!("{} lead into the root", links.len()));
+        return Check::good(
+            "links",
+            format!("{} lead into the data directory", links.len()),
+        );
     };
     let (at, to) = (link.at.display(), link.to.display());
     let detail = match (&link.leads, link.exists) {
@@ -230,8 +233,8 @@ mod tests {
     #[test]
     fn what_is_of_another_or_open_to_others_is_named_with_the_command_that_mends_it() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        let judge = |thing: OwnedPath| judge_owners(&[thing], 7, "ann", &root);
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        let judge = |thing: OwnedPath| judge_owners(&[thing], 7, "ann", &data_dir);
         assert!(judge(thing(7, 0o700, true)).ok);
         assert!(judge(thing(7, 0o755, false)).ok);
         let of_root = judge(thing(0, 0o700, true));

@@ -38,7 +38,7 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
 
 fn judge_units(scene: &Scene) -> Vec<Check> {
     let setup = "sudo spotkeep setup";
-    let (Ok(root), Some(owner)) = (&scene.root, &scene.owner) else {
+    let (Ok(data_dir), Some(owner)) = (&scene.data_dir, &scene.owner) else {
         return Vec::new();
     };
     if scene.has_own_unit {
@@ -50,11 +50,11 @@ fn judge_units(scene: &Scene) -> Vec<Check> {
         return vec![Check::wrong("units", detail, setup)];
     }
     let paths = UnitPaths {
-        root: root.dir().to_path_buf(),
+        data_dir: data_dir.dir().to_path_buf(),
         is_mount: scene.expects_mount(),
         user: owner.name.clone(),
         home: owner.home.clone().unwrap_or_else(|| "/".into()),
-        program: root.dir().join("bin/spotkeep"),
+        program: data_dir.dir().join("bin/spotkeep"),
     };
     let stamp = format!("{}/{}", units::UNIT_DIR, units::KEEPER);
     let text = scene.machine.read(&stamp).unwrap_or_default();

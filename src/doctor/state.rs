@@ -7,7 +7,7 @@ use super::facts::Scene;
 use super::{Check, count};
 use checkpoint::workspace;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, JournalEntry, JournalEvent};
 use sys::error::hint_of;
 use sys::time::{Timestamp, short};
@@ -16,17 +16,19 @@ use sys::time::{Timestamp, short};
 const SLACK: Duration = Duration::from_secs(5);
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let Ok(root) = &scene.root else {
+    let Ok(data_dir) = &scene.data_dir else {
         return Vec::new();
     };
     let mut checks = vec![
         judge_declarations(scene),
-        judge_workspaces(&workspaces(root, &scene.config)),
-        judge_records(root),
+        judge_workspaces(&workspaces(data_dir, &scene.config)),
+        judge_records(data_dir),
     ];
-    checks.push(judge_saves(state::damaged_manifests(&root.saves())));
-    let newest = match state::lines(&root.journal()) {
-        Ok((lines, _)) if lines.is_empty() && root.identity().is_ok_and(|root| root.epoch > 0) => {
+    checks.push(judge_saves(state::damaged_manifests(&data_dir.saves())));
+    let newest = match state::lines(&data_dir.journal()) {
+        Ok((lines, _))
+            if lines.is_empty() && data_dir.identity().is_ok_and(|data_dir| data_dir.epoch > 0) =>
+        {
             checks.push(Check::warn(
                 "journal",
                 "session-state/journal.jsonl is gone or has no line that can be read: what happened before is not known",
@@ -35,7 +37,7 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
             None
         }
         Ok((lines, torn)) => {
-            checks.extend(judge_last_save(&lines, &root.saves()));
+            checks.extend(judge_last_save(&lines, &data_dir.saves()));
             checks.push(judge_journal(
                 lines.len(),
                 torn,
@@ -77,26 +79,26 @@ struct DeclaredWorkspace {
     agent: String,
     path: PathBuf,
     exists: bool,
-    /// Inside the root, links resolved.
+    /// Inside the data directory, links resolved.
     kept: bool,
-    /// Its repository, where that lies outside of the root.
+    /// Its repository, where that lies outside of the data directory.
     stray: Option<PathBuf>,
     /// Its index, where git has none although it had a checkpoint.
     lost_index: Option<PathBuf>,
 }
 
-fn workspaces(root: &Root, config: &Config) -> Vec<DeclaredWorkspace> {
+fn workspaces(data_dir: &DataDir, config: &Config) -> Vec<DeclaredWorkspace> {
     let agents = config.agents.iter();
     agents
         .map(|(name, agent)| {
-            let path = root.absolute(&agent.workspace);
+            let path = data_dir.absolute(&agent.workspace);
             let repository = workspace::common_dir(&path);
             DeclaredWorkspace {
                 agent: name.to_string(),
                 exists: path.is_dir(),
-                kept: root.holds(&path),
-                stray: repository.filter(|dir| dir.exists() && !root.holds(dir)),
-                lost_index: lost_index(root, name, &path),
+                kept: data_dir.holds(&path),
+                stray: repository.filter(|dir| dir.exists() && !data_dir.holds(dir)),
+                lost_index: lost_index(data_dir, name, &path),
                 path,
             }
         })
@@ -104,9 +106,9 @@ fn workspaces(root: &Root, config: &Config) -> Vec<DeclaredWorkspace> {
 }
 
 /// What was staged is gone with it, and git shows every file as deleted.
-fn lost_index(root: &Root, name: &AgentName, workspace: &Path) -> Option<PathBuf> {
-    let record = root.load_record(name).ok()??;
-    checkpoint::last(&root.checkpoints(&record.agent_id))?;
+fn lost_index(data_dir: &DataDir, name: &AgentName, workspace: &Path) -> Option<PathBuf> {
+    let record = data_dir.load_record(name).ok()??;
+    checkpoint::last(&data_dir.checkpoints(&record.agent_id))?;
     let index = workspace::git_dir(workspace)?.join("index");
     (!index.exists()).then_some(index)
 }
@@ -128,10 +130,10 @@ fn judge_workspaces(places: &[DeclaredWorkspace]) -> Check {
         return Check::warn(
             "workspaces",
             format!(
-                "{} works in {path}, outside of the root: it is not on the disk that survives",
+                "{} works in {path}, outside of the data directory: it is not on the disk that survives",
                 place.agent
             ),
-            format!("move {path} into the root, and change workspace in spotkeep.toml"),
+            format!("move {path} into the data directory, and change workspace in spotkeep.toml"),
         );
     }
     let lost = places
@@ -155,24 +157,24 @@ fn judge_workspaces(places: &[DeclaredWorkspace]) -> Check {
         Some((place, repository)) => Check::warn(
             "workspaces",
             format!(
-                "the repository of {} is outside of the root: {}",
+                "the repository of {} is outside of the data directory: {}",
                 place.agent,
                 repository.display()
             ),
             format!(
-                "git clone it into the root, and make the worktree {} anew",
+                "git clone it into the data directory, and make the worktree {} anew",
                 place.path.display()
             ),
         ),
         None => Check::good(
             "workspaces",
-            count(places.len(), "workspace") + ", in the root",
+            count(places.len(), "workspace") + ", in the data directory",
         ),
     }
 }
 
-fn judge_records(root: &Root) -> Check {
-    match root.all_records() {
+fn judge_records(data_dir: &DataDir) -> Check {
+    match data_dir.all_records() {
         Err(error) => Check::failed("records", &error, "ls -l session-state/agents"),
         Ok(records) => match records.iter().find_map(|(_, record)| record.as_ref().err()) {
             Some(error) => Check::failed("records", error, "ls -l session-state/agents"),
@@ -250,7 +252,7 @@ mod tests {
         let now = Timestamp::now();
         let line = |at: Timestamp| {
             let text = serde_json::json!({
-                "version": 1, "seq": 1, "at": at, "root_id": "", "epoch": 1, "life": "", "event": "",
+                "version": 1, "seq": 1, "at": at, "data_dir_id": "", "epoch": 1, "life": "", "event": "",
             });
             JournalEntry::parse(&text.to_string()).unwrap()
         };

@@ -47,9 +47,9 @@ impl Edges {
         let one = self.config.agents.values().next()?;
         let mut environment: Vec<(String, String)> = std::env::vars().collect();
         // One that is wrong is told when the agent is launched.
-        environment.extend(exec::environment(&self.root, &self.config, one).ok()?);
+        environment.extend(exec::environment(&self.data_dir, &self.config, one).ok()?);
         environment.extend(claude::command_line::settings_environment(
-            &self.root.claude(),
+            &self.data_dir.claude(),
         ));
         let endpoint = claude::command_line::api_endpoint(&environment)?;
         let address: Result<IpAddr, _> = endpoint.0.parse();

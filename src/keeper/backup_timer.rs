@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::backup::{BackupState, Settings};
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::command;
 use sys::error::{Context as _, Result};
 use sys::thread;
@@ -20,7 +20,7 @@ const FIRST: Duration = Duration::from_secs(60);
 /// How soon an interval that was set anew in the file counts, at the latest.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// A backup by the clock waits for no other, so this is for a first one of a large root and its copy.
+/// A backup by the clock waits for no other, so this is for a first one of a large data directory and its copy.
 const LIMIT: Duration = Duration::from_secs(48 * 3600);
 
 /// How backups stand, for `status`.
@@ -35,8 +35,8 @@ pub struct Stand {
 impl Stand {
     /// As it is on the disk. Where backups are turned off, nobody is told that there are none.
     #[must_use]
-    pub fn read(root: &Root, config: &Config) -> Self {
-        match BackupState::shown(root) {
+    pub fn read(data_dir: &DataDir, config: &Config) -> Self {
+        match BackupState::shown(data_dir) {
             Ok(mut state) => {
                 if let Some(state) = &mut state
                     && config.backup.every().is_none()
@@ -66,9 +66,9 @@ pub struct Clock {
 ///
 /// # Errors
 /// No thread can be had, or the program cannot be found.
-pub fn start(root: &Root, may: impl Fn() -> bool + Send + 'static) -> Result<Clock> {
+pub fn start(data_dir: &DataDir, may: impl Fn() -> bool + Send + 'static) -> Result<Clock> {
     let (alive, gone) = mpsc::channel::<()>();
-    let root = root.clone();
+    let data_dir = data_dir.clone();
     // Now, and not when it is needed: a program that was replaced since then has no path any more.
     let program = std::env::current_exe().context("cannot tell where this program is")?;
     let run = move || {
@@ -80,14 +80,14 @@ pub fn start(root: &Root, may: impl Fn() -> bool + Send + 'static) -> Result<Clo
                 _ => return,
             }
             // The file may have been edited since.
-            let every = interval(&root);
+            let every = interval(&data_dir);
             if Instant::now() < next {
                 continue;
             }
             match every {
                 Some(every) => {
                     if may() {
-                        make(&root, &program);
+                        make(&data_dir, &program);
                     }
                     next = Instant::now() + every;
                 }
@@ -108,17 +108,17 @@ fn first() -> Duration {
 }
 
 /// How often this keeper makes backups; `None`: it does not, since it is turned off or since they are root's.
-fn interval(root: &Root) -> Option<Duration> {
-    let settings = Settings::load(root).ok()?;
+fn interval(data_dir: &DataDir) -> Option<Duration> {
+    let settings = Settings::load(data_dir).ok()?;
     settings.ensure_mine().ok()?;
     settings.table.every()
 }
 
-fn make(root: &Root, program: &Path) {
+fn make(data_dir: &DataDir, program: &Path) {
     let mut command = Command::new(program);
     command
-        .arg("--root")
-        .arg(root.dir())
+        .arg("--data-dir")
+        .arg(data_dir.dir())
         .args(["backup", "now", "--scheduled"])
         .stdin(Stdio::null());
     match command::run(&mut command, LIMIT) {

@@ -13,7 +13,7 @@ use checkpoint::{CheckpointOutcome, CheckpointTarget};
 use state::AgentName;
 use state::Trigger;
 use state::config::{self, Config};
-use state::layout::Root;
+use state::layout::DataDir;
 use supervisor::Activity;
 use supervisor::checkpoint_schedule::Schedule;
 use sys::deadline::Deadline;
@@ -84,7 +84,7 @@ struct CheckpointJob {
 /// Gives orders to the thread.
 #[derive(Debug, Clone)]
 pub struct Checkpoints {
-    root: Root,
+    data_dir: DataDir,
     orders: Sender<WorkerCommand>,
 }
 
@@ -94,19 +94,19 @@ impl Checkpoints {
     /// # Errors
     /// No thread can be had.
     pub fn spawn(
-        root: Root,
+        data_dir: DataDir,
         deliver: impl Fn(CheckpointResult) + Send + Sync + 'static,
     ) -> Result<Self> {
         let (orders, queue) = mpsc::channel();
         let worker = Worker {
-            root: root.clone(),
+            data_dir: data_dir.clone(),
             orders: orders.clone(),
             deliver: Arc::new(deliver),
             upkeep: Arc::default(),
         };
         thread::spawn("checkpoints", move || worker.run(&queue))
             .context("cannot start the checkpoint thread")?;
-        Ok(Self { root, orders })
+        Ok(Self { data_dir, orders })
     }
 
     /// An agent was seen at work or at rest, or (without a process) has ended.
@@ -122,7 +122,7 @@ impl Checkpoints {
             |agent| config.checkpoint_every(agent),
         );
         let job = CheckpointJob {
-            place: CheckpointTarget::of(&self.root, &config.checkpoint, record),
+            place: CheckpointTarget::of(&self.data_dir, &config.checkpoint, record),
             settings: config.checkpoint.clone(),
             every,
             process,
@@ -134,12 +134,12 @@ impl Checkpoints {
         });
     }
 
-    /// A save begins, or the root has gone: none is made until that is over.
+    /// A save begins, or the data directory has gone: none is made until that is over.
     pub fn pause(&self) {
         self.order(WorkerCommand::Pause);
     }
 
-    /// The save has ended, or the root is back.
+    /// The save has ended, or the data directory is back.
     pub fn resume(&self) {
         self.order(WorkerCommand::Resume);
     }
@@ -161,7 +161,7 @@ struct Upkeep {
 
 #[derive(Clone)]
 struct Worker {
-    root: Root,
+    data_dir: DataDir,
     orders: Sender<WorkerCommand>,
     deliver: Arc<dyn Fn(CheckpointResult) + Send + Sync>,
     upkeep: Arc<Mutex<BTreeMap<AgentName, Upkeep>>>,
@@ -231,7 +231,7 @@ impl Worker {
 
     fn make(&self, name: &AgentName, job: &CheckpointJob, trigger: Trigger) -> CheckpointResult {
         let deadline = Deadline::after(LIMIT);
-        let kept = checkpoint::keep(&self.root, &job.place, trigger, deadline);
+        let kept = checkpoint::keep(&self.data_dir, &job.place, trigger, deadline);
         let mut upkeep = self.upkeep_of(name);
         let is_new = matches!(kept, Ok(CheckpointOutcome::Taken(_)));
         upkeep.unpushed |= is_new;

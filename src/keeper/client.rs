@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::protocol::{Reply, Request};
 use super::runtime_dir::{self, Holder};
 use super::status::Status;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, Fleet, Manifest, Wanted};
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::thread;
@@ -31,24 +31,24 @@ const TYPING_LIMIT: Duration = Duration::from_secs(120);
 pub type Answer<T> = Result<Option<T>>;
 
 /// How everything stands.
-pub(crate) fn status(root: &Root, patience: Duration) -> Answer<Status> {
-    read(ask(root, &Request::Status, patience)?)
+pub(crate) fn status(data_dir: &DataDir, patience: Duration) -> Answer<Status> {
+    read(ask(data_dir, &Request::Status, patience)?)
 }
 
 /// What it counts, for Prometheus.
-pub(crate) fn metrics(root: &Root) -> Answer<String> {
-    read(ask(root, &Request::Metrics, PATIENCE)?)
+pub(crate) fn metrics(data_dir: &DataDir) -> Answer<String> {
+    read(ask(data_dir, &Request::Metrics, PATIENCE)?)
 }
 
 /// Starts or stops agents.
-pub(crate) fn want(root: &Root, names: &[AgentName], wanted: Wanted) -> Answer<()> {
+pub(crate) fn want(data_dir: &DataDir, names: &[AgentName], wanted: Wanted) -> Answer<()> {
     let names = names.to_vec();
-    order(root, &Request::Want { names, wanted })
+    order(data_dir, &Request::Want { names, wanted })
 }
 
 /// Restarts agents, each at its next idle moment where asked; a canary among them first.
 pub(crate) fn restart(
-    root: &Root,
+    data_dir: &DataDir,
     names: &[AgentName],
     when_idle: bool,
     canary: bool,
@@ -58,55 +58,64 @@ pub(crate) fn restart(
         when_idle,
         canary,
     };
-    order(root, &request)
+    order(data_dir, &request)
 }
 
 /// Sets whether the fleet is up or down.
-pub(crate) fn set_fleet(root: &Root, wanted: Fleet) -> Answer<()> {
-    order(root, &Request::Fleet { wanted })
+pub(crate) fn set_fleet(data_dir: &DataDir, wanted: Fleet) -> Answer<()> {
+    order(data_dir, &Request::Fleet { wanted })
 }
 
 /// Has the keeper read `spotkeep.toml` again. `ends`: the running agents that may end for it.
 ///
 /// # Errors
 /// A keeper runs and does not answer in time; the file is not valid, or would end others.
-pub fn reload(root: &Root, ends: Vec<AgentName>) -> Answer<()> {
-    order(root, &Request::Reload { ends })
+pub fn reload(data_dir: &DataDir, ends: Vec<AgentName>) -> Answer<()> {
+    order(data_dir, &Request::Reload { ends })
 }
 
 /// Types a text into an agent; only while it is idle where asked.
-pub(crate) fn send(root: &Root, name: &AgentName, text: &str, when_idle: bool) -> Answer<()> {
+pub(crate) fn send(
+    data_dir: &DataDir,
+    name: &AgentName,
+    text: &str,
+    when_idle: bool,
+) -> Answer<()> {
     let request = Request::Send {
         name: name.clone(),
         text: text.to_owned(),
         when_idle,
     };
-    Ok(ask(root, &request, TYPING_LIMIT)?.map(drop))
+    Ok(ask(data_dir, &request, TYPING_LIMIT)?.map(drop))
 }
 
 /// Saves. `unit`: the machine's shutdown asks.
-pub(crate) fn save(root: &Root, is_final: bool, unit: bool) -> Answer<Manifest> {
-    read(ask(root, &Request::Save { is_final, unit }, SAVE_LIMIT)?)
+pub(crate) fn save(data_dir: &DataDir, is_final: bool, unit: bool) -> Answer<Manifest> {
+    read(ask(
+        data_dir,
+        &Request::Save { is_final, unit },
+        SAVE_LIMIT,
+    )?)
 }
 
 /// This life goes on after its notice.
-pub(crate) fn survived(root: &Root) -> Answer<()> {
-    order(root, &Request::Survived)
+pub(crate) fn survived(data_dir: &DataDir) -> Answer<()> {
+    order(data_dir, &Request::Survived)
 }
 
 /// Reports that the command line has rolled a workspace back.
 pub(crate) fn rolled_back(
-    root: &Root,
+    data_dir: &DataDir,
     name: &AgentName,
     to: String,
     undo: Option<String>,
 ) -> Answer<()> {
     let name = name.clone();
-    order(root, &Request::RolledBack { name, to, undo })
+    order(data_dir, &Request::RolledBack { name, to, undo })
 }
 
-fn order(root: &Root, request: &Request) -> Answer<()> {
-    Ok(ask(root, request, PATIENCE)?.map(drop))
+fn order(data_dir: &DataDir, request: &Request) -> Answer<()> {
+    Ok(ask(data_dir, request, PATIENCE)?.map(drop))
 }
 
 fn read<T: DeserializeOwned>(data: Option<Value>) -> Answer<T> {
@@ -115,20 +124,20 @@ fn read<T: DeserializeOwned>(data: Option<Value>) -> Answer<T> {
         .context("the keeper speaks another version")
 }
 
-fn ask(root: &Root, request: &Request, patience: Duration) -> Answer<Value> {
-    let Some(holder) = Holder::of(root) else {
+fn ask(data_dir: &DataDir, request: &Request, patience: Duration) -> Answer<Value> {
+    let Some(holder) = Holder::of(data_dir) else {
         return Ok(None);
     };
     let socket = runtime_dir::socket(&holder.runtime);
     ask_at(&socket, holder.pid, request, patience)
 }
 
-/// How everything stands at a root whose disk is away, as the keeper that still runs for it says over
-/// its socket, which is elsewhere. `None` where no keeper says that this is its root.
+/// How everything stands at a data directory whose disk is away, as the keeper that still runs for it says over
+/// its socket, which is elsewhere. `None` where no keeper says that this is its data directory.
 ///
 /// # Errors
 /// None says so, and some keeper did not answer: it may be the one.
-pub fn status_without_root(dir: &Path) -> Result<Option<Status>> {
+pub fn status_without_data_dir(dir: &Path) -> Result<Option<Status>> {
     let (tell, told) = mpsc::channel();
     // All at once: those of other roots are asked too, and need not be well.
     for socket in runtime_dir::sockets() {
@@ -146,7 +155,7 @@ pub fn status_without_root(dir: &Path) -> Result<Option<Status>> {
             Ok(data) => {
                 let status: Option<Status> =
                     data.and_then(|data| serde_json::from_value(data).ok());
-                if let Some(status) = status.filter(|status| status.root == dir) {
+                if let Some(status) = status.filter(|status| status.data_dir == dir) {
                     return Ok(Some(status));
                 }
             }
@@ -156,7 +165,7 @@ pub fn status_without_root(dir: &Path) -> Result<Option<Status>> {
     match silent {
         None => Ok(None),
         Some(socket) => Err(anyhow!(
-            "the keeper at {} does not answer, and may be the one of this root",
+            "the keeper at {} does not answer, and may be the one of this data directory",
             socket.display()
         ))
         .hint("try again in a minute; the keepers that run: pgrep -a spotkeep"),
@@ -166,12 +175,12 @@ pub fn status_without_root(dir: &Path) -> Result<Option<Status>> {
 /// The directories in which it shows that something has changed: records, the journal, saves, and what
 /// Claude says of itself. To be watched; what shows in none of them has to be asked for.
 #[must_use]
-pub fn places_of_change(root: &Root) -> [PathBuf; 4] {
+pub fn places_of_change(data_dir: &DataDir) -> [PathBuf; 4] {
     [
-        root.session_state(),
-        root.records(),
-        root.saves(),
-        claude::session_file::sessions_dir(&root.claude()),
+        data_dir.session_state(),
+        data_dir.records(),
+        data_dir.saves(),
+        claude::session_file::sessions_dir(&data_dir.claude()),
     ]
 }
 

@@ -11,30 +11,34 @@ use super::records::Ledger;
 use super::socket::ReplyTo;
 use crate::resume;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, Journal, JournalEvent};
 use supervisor::{Event, View};
 use sys::error::{Error, Result};
 
 /// Remembers the file of declarations as a good one; returns the one before.
-fn remember_as_good(root: &Root) -> (Config, Result<()>) {
-    let before = Config::last_good(&root.config_copy()).unwrap_or_default();
-    let kept = Config::remember_as_good(&root.config(), &root.config_copy());
+fn remember_as_good(data_dir: &DataDir) -> (Config, Result<()>) {
+    let before = Config::last_good(&data_dir.config_copy()).unwrap_or_default();
+    let kept = Config::remember_as_good(&data_dir.config(), &data_dir.config_copy());
     (before, kept)
 }
 
 /// For all agents before the first of them starts: a Claude that starts reads its file and writes it
 /// back, and an answer that was merged in between is gone (seen with eight agents: one stood before the
 /// question whether to trust its folder).
-pub(super) fn seed_all(root: &Root, ledger: &Ledger, config: &Config) -> Result<Vec<String>> {
+pub(super) fn seed_all(
+    data_dir: &DataDir,
+    ledger: &Ledger,
+    config: &Config,
+) -> Result<Vec<String>> {
     let records = ledger.all();
     let cwds: Vec<PathBuf> = records
         .iter()
-        .map(|record| root.absolute(&record.cwd))
+        .map(|record| data_dir.absolute(&record.cwd))
         .collect();
     let cwds: Vec<&Path> = cwds.iter().map(PathBuf::as_path).collect();
     let defaults = &config.defaults;
-    resume::seed(root, &cwds, &defaults.env, &defaults.args)
+    resume::seed(data_dir, &cwds, &defaults.env, &defaults.args)
 }
 
 impl Keeper {
@@ -42,7 +46,7 @@ impl Keeper {
     pub(super) fn begin_with_config(&mut self, wrong: Option<Error>) {
         match wrong {
             None => {
-                let (before, kept) = remember_as_good(&self.edges.root);
+                let (before, kept) = remember_as_good(&self.edges.data_dir);
                 self.tell_of_config(&before, kept);
             }
             Some(error) => {
@@ -94,13 +98,13 @@ impl Keeper {
             Ok(config) => Arc::new(config),
             Err(error) => return self.edges.reply(reply, Reply::from(Err(error))),
         };
-        let (root, ledger) = (self.edges.root.clone(), Arc::clone(&self.edges.ledger));
+        let (data_dir, ledger) = (self.edges.data_dir.clone(), Arc::clone(&self.edges.ledger));
         let (life, declares) = (self.edges.life.clone(), Arc::clone(&config));
         let seeds = !self.core.is_closed();
         let take_in = move |_: &mut Journal| {
-            let remembered = remember_as_good(&root);
+            let remembered = remember_as_good(&data_dir);
             let declared = ledger.declare(&declares, &life);
-            let seeded = seeds.then(|| seed_all(&root, &ledger, &declares));
+            let seeded = seeds.then(|| seed_all(&data_dir, &ledger, &declares));
             (remembered, declared, seeded)
         };
         self.edges.beyond(
@@ -120,7 +124,7 @@ impl Keeper {
 
     fn reread(&self, ends: &[AgentName]) -> Result<Config> {
         self.check_ground()?;
-        let config = Config::load(&self.edges.root.config())?;
+        let config = Config::load(&self.edges.data_dir.config())?;
         self.check_ends(&config, ends)?;
         Ok(config)
     }

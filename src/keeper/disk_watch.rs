@@ -1,4 +1,4 @@
-//! The two threads that know how much room there is: one on the root's disk, one in each workspace. To walk through a
+//! The two threads that know how much room there is: one on the data directory's disk, one in each workspace. To walk through a
 //! workspace takes its time, and a disk that is full is told of meanwhile. A disk that hangs hangs them and nobody else.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::Message;
 use super::records::Ledger;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, JournalEvent};
 use supervisor::{Event, Room};
 use sys::error::{Context as _, Result};
@@ -57,16 +57,16 @@ fn judge(free: u64, total: u64) -> (Room, Option<String>) {
 /// # Errors
 /// No thread can be had.
 pub fn spawn(
-    root: &Root,
+    data_dir: &DataDir,
     ledger: Arc<Ledger>,
     deliver: impl Fn(Message) + Clone + Send + 'static,
 ) -> Result<()> {
-    let of_disk = root.clone();
+    let of_disk = data_dir.clone();
     let space = move || files::space(of_disk.dir());
-    let root = root.clone();
+    let data_dir = data_dir.clone();
     let workspaces = move || {
         let records = ledger.all().into_iter();
-        let workspaces = records.map(|record| (record.name, root.absolute(&record.cwd)));
+        let workspaces = records.map(|record| (record.name, data_dir.absolute(&record.cwd)));
         workspaces.collect()
     };
     spawn_with(EVERY, space, workspaces, measure, deliver)

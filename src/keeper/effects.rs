@@ -22,7 +22,7 @@ use crate::systemd::cgroup::Leaf;
 use crate::tmux::{self, Tmux};
 use claude::ApiStop;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentRecord, AgentState, Journal, JournalEvent, Launch};
 use supervisor::{Action, Activity, Attempt, Core, Ending, Event, Refusal, View};
 use sys::deadline::Deadline;
@@ -44,8 +44,8 @@ pub struct Written {
 
 /// All that actions need.
 pub struct Edges {
-    pub(super) root: Root,
-    pub(super) root_id: String,
+    pub(super) data_dir: DataDir,
+    pub(super) data_dir_id: String,
     pub(super) epoch: u64,
     pub(super) life: String,
     pub(super) config: Arc<Config>,
@@ -306,8 +306,8 @@ impl Edges {
         *self.tally.events.entry(what.name()).or_default() += 1;
         let answer = self.begin("the journal".into());
         self.writer.line(name, what, answer);
-        let root = self.root.dir().display().to_string();
-        if let Some(message) = notify::Message::of(&root, name, what) {
+        let data_dir = self.data_dir.dir().display().to_string();
+        if let Some(message) = notify::Message::of(&data_dir, name, what) {
             self.notifier.tell(message, &self.config.notify);
         }
     }
@@ -355,7 +355,7 @@ impl Edges {
 
     fn nudge(&self, name: AgentName, process: ProcessId, stop: ApiStop, in_a_row: u32) {
         let (tmux, typing) = (self.tmux.clone(), Arc::clone(&self.typing));
-        let (config, door) = (self.root.claude(), Arc::clone(&self.door));
+        let (config, door) = (self.data_dir.claude(), Arc::clone(&self.door));
         self.aside("nudge", move || {
             let _turn = typing.lock().unwrap_or_else(PoisonError::into_inner);
             let typist = Typist {
@@ -395,7 +395,7 @@ impl Edges {
         } = event
             && let Some(record) = self.ledger.get(name)
         {
-            self.survey.look(&self.root, &record);
+            self.survey.look(&self.data_dir, &record);
         }
     }
 

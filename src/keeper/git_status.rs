@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use checkpoint::workspace;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentRecord};
 use sys::error::{Context as _, Result};
 use sys::thread;
@@ -53,12 +53,12 @@ impl Survey {
     }
 
     /// Counts an agent's workspace again, soon.
-    pub fn look(&self, root: &Root, record: &AgentRecord) {
+    pub fn look(&self, data_dir: &DataDir, record: &AgentRecord) {
         if let Some(jobs) = &self.jobs {
             let job = StatusJob {
                 name: record.name.clone(),
-                workspace: root.absolute(&record.cwd),
-                aside: root.checkpoints(&record.agent_id).join("survey"),
+                workspace: data_dir.absolute(&record.cwd),
+                aside: data_dir.checkpoints(&record.agent_id).join("survey"),
             };
             jobs.send(job).ok();
         }

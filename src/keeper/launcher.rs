@@ -12,7 +12,7 @@ use crate::resume::{self, History, LaunchContext, Refused};
 use crate::systemd::cgroup::Leaf;
 use crate::tmux::Tmux;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, JournalEvent, StartKind};
 use supervisor::{Attempt, Event, Refusal};
 use sys::error::{Context as _, Result, anyhow};
@@ -91,8 +91,8 @@ pub struct LaunchJob {
 /// What all launches have in common.
 #[derive(Debug, Clone)]
 pub struct Starter {
-    /// The root.
-    pub root: Root,
+    /// The data directory.
+    pub data_dir: DataDir,
     /// The life of the machine.
     pub life: String,
     /// The life before.
@@ -122,7 +122,7 @@ impl Starter {
                     why: NOTICED.to_owned(),
                     retry: true,
                 };
-                let launched = self.door.pass(|| self.launch_on_root(&job));
+                let launched = self.door.pass(|| self.launch_on_data_dir(&job));
                 let event = match launched.unwrap_or_else(|| Err(closed())) {
                     Ok((process, how)) => Event::Launched {
                         how,
@@ -143,14 +143,14 @@ impl Starter {
         Ok(jobs)
     }
 
-    /// A root that goes away meanwhile makes everything look missing, and nothing is, for good.
-    fn launch_on_root(&self, job: &LaunchJob) -> Result<(ProcessId, StartKind), Refusal> {
-        let there = self.root.ensure_there().map_err(Refused::from);
+    /// A data directory that goes away meanwhile makes everything look missing, and nothing is, for good.
+    fn launch_on_data_dir(&self, job: &LaunchJob) -> Result<(ProcessId, StartKind), Refusal> {
+        let there = self.data_dir.ensure_there().map_err(Refused::from);
         there
             .and_then(|()| self.launch(job))
             .map_err(|refused| Refusal {
                 why: refused.to_string(),
-                retry: refused.may_pass() || self.root.ensure_there().is_err(),
+                retry: refused.may_pass() || self.data_dir.ensure_there().is_err(),
             })
     }
 
@@ -169,7 +169,7 @@ impl Starter {
             .get(&job.name)
             .context("it is not declared any more")?;
         let context = LaunchContext {
-            root: &self.root,
+            data_dir: &self.data_dir,
             config: &job.config,
             life: &self.life,
             history: &self.history,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Message;
 use claude::credentials::{Guard, Looked};
 use state::JournalEvent;
-use state::layout::Root;
+use state::layout::DataDir;
 use supervisor::Event;
 use sys::error::{Context as _, Result};
 use sys::inotify::Watch;
@@ -21,8 +21,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// The disk is full or gone.
-pub fn look_once(root: &Root) -> Result<Option<JournalEvent>> {
-    let mut guard = Guard::new(&root.claude(), &root.credentials_copy());
+pub fn look_once(data_dir: &DataDir) -> Result<Option<JournalEvent>> {
+    let mut guard = Guard::new(&data_dir.claude(), &data_dir.credentials_copy());
     Ok(words(guard.look(true)?))
 }
 
@@ -30,10 +30,10 @@ pub fn look_once(root: &Root) -> Result<Option<JournalEvent>> {
 ///
 /// # Errors
 /// No thread or no watch can be had.
-pub fn spawn(root: &Root, deliver: impl Fn(Message) + Send + 'static) -> Result<()> {
+pub fn spawn(data_dir: &DataDir, deliver: impl Fn(Message) + Send + 'static) -> Result<()> {
     let watch = Watch::new()?;
-    watch.add(&root.claude())?;
-    let mut guard = Guard::new(&root.claude(), &root.credentials_copy());
+    watch.add(&data_dir.claude())?;
+    let mut guard = Guard::new(&data_dir.claude(), &data_dir.credentials_copy());
     thread::spawn("guard", move || {
         loop {
             let doubtful = match guard.look(false) {

@@ -39,9 +39,9 @@ pub struct Tally {
 pub struct Sample<'a> {
     /// How everything stands.
     pub status: &'a Status,
-    /// Lives of the machine that this root has had, and those of them that a cloud ended.
+    /// Lives of the machine that this data directory has had, and those of them that a cloud ended.
     pub lives: (u64, u64),
-    /// The room on the root's disk, where it can be told.
+    /// The room on the data directory's disk, where it can be told.
     pub space: Option<Space>,
     /// When the keeper began, and what it has counted; `None` where none runs.
     pub keeper: Option<(Timestamp, &'a Tally)>,
@@ -69,11 +69,11 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
         flag(sample.keeper.is_some()),
     );
     let labels = [
-        ("root", status.root.display().to_string()),
-        ("root_id", status.root_id.clone()),
+        ("data_dir", status.data_dir.display().to_string()),
+        ("data_dir_id", status.data_dir_id.clone()),
         ("version", status.keeper_version.clone().unwrap_or_default()),
     ];
-    let help = "The root, and the version of its keeper; always 1.";
+    let help = "The data directory, and the version of its keeper; always 1.";
     out.family("info", GAUGE, help, [(&labels[..], "1".to_owned())]);
     if let Some((since, _)) = sample.keeper {
         out.one(
@@ -84,11 +84,11 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
     }
     out.one(
         "epoch",
-        "Raised by each keeper of this root.",
+        "Raised by each keeper of this data directory.",
         status.epoch.to_string(),
     );
     let (lives, preemptions) = sample.lives;
-    let help = "Lives of the machine that this root has had.";
+    let help = "Lives of the machine that this data directory has had.";
     out.family("lives_total", COUNTER, help, [(&[][..], lives.to_string())]);
     let help = "Lives that a cloud's notice ended.";
     out.family(
@@ -100,12 +100,12 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
     if let Some(space) = sample.space {
         out.one(
             "disk_free_bytes",
-            "Room on the root's disk.",
+            "Room on the data directory's disk.",
             space.free.to_string(),
         );
         out.one(
             "disk_size_bytes",
-            "Size of the root's disk.",
+            "Size of the data directory's disk.",
             space.total.to_string(),
         );
     }
@@ -325,7 +325,7 @@ mod tests {
 
     fn status() -> Status {
         serde_json::from_value(serde_json::json!({
-            "version": 1, "root": "/mnt/\"per\\sist\"\nx", "root_id": "r", "epoch": 7, "life": "l", "keeper": "running",
+            "version": 1, "data_dir": "/mnt/\"per\\sist\"\nx", "data_dir_id": "r", "epoch": 7, "life": "l", "keeper": "running",
             "keeper_version": "0.1.0", "fleet": "up", "paused": null, "trouble": ["the disk is full"],
             "notice": {"at": "2026-11-22T03:00:00.000Z", "deadline": "2026-11-22T03:00:25.000Z", "source": "metadata"},
             "last_save": {"id": "1", "at": "2026-11-22T02:00:00.000Z", "clean": true, "words_safe_ms": 1230, "notice_to_safe_ms": 1610},

@@ -49,7 +49,7 @@ use crate::resume::History;
 use crate::systemd::sd_notify::Manager;
 use crate::tmux;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, Journal, JournalEvent, Manifest, TranscriptMark};
 use supervisor::notice::{Notice, Source};
 use sys::deadline::Deadline;
@@ -139,16 +139,16 @@ enum End {
     LetGo,
     Saved,
     Down,
-    /// Somebody else has the root.
+    /// Somebody else has the data directory.
     Replaced,
 }
 
-/// Runs the keeper of a root until it is told to end.
+/// Runs the keeper of a data directory until it is told to end.
 ///
 /// # Errors
-/// Another keeper holds the root, the file of declarations is wrong, tmux is missing.
-pub fn run(root: &Root, options: Options) -> Result<()> {
-    let (config, wrong) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
+/// Another keeper holds the data directory, the file of declarations is wrong, tmux is missing.
+pub fn run(data_dir: &DataDir, options: Options) -> Result<()> {
+    let (config, wrong) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
     tmux::ensure_installed()?;
     let life = process::current_life()?;
     let Taken {
@@ -158,13 +158,18 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
         history,
         is_new_life,
         torn,
-    } = startup::take(root, &life)?;
-    let journal = Journal::open(&root.journal(), &identity.root_id, identity.epoch, &life)?;
+    } = startup::take(data_dir, &life)?;
+    let journal = Journal::open(
+        &data_dir.journal(),
+        &identity.data_dir_id,
+        identity.epoch,
+        &life,
+    )?;
     let writer = Writer::start(journal)?;
 
     let (messages, queue) = mpsc::channel();
     let mut keeper = Keeper::new(
-        root, options, config, identity, life, &runtime, writer, history, messages,
+        data_dir, options, config, identity, life, &runtime, writer, history, messages,
     )?;
     keeper.lock = Some(lock);
     keeper.greet(is_new_life, torn);
@@ -174,7 +179,7 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
     let mut manager = Manager::of_this_process();
     manager.ready();
     let door = Arc::clone(&keeper.edges.door);
-    let _clock = backup_timer::start(root, move || !door.is_closed())?;
+    let _clock = backup_timer::start(data_dir, move || !door.is_closed())?;
     let end = keeper.serve(&queue, &mut manager);
     manager.stopping();
     let all_written = keeper.say_goodbye(end);
@@ -188,7 +193,10 @@ pub fn run(root: &Root, options: Options) -> Result<()> {
         std::mem::forget(lock);
     }
     match replaced {
-        Some(lost) => Err(anyhow!("another keeper has the root now ({})", lost.why)),
+        Some(lost) => Err(anyhow!(
+            "another keeper has the data directory now ({})",
+            lost.why
+        )),
         None => Ok(()),
     }
 }
@@ -208,9 +216,9 @@ struct Keeper {
     notice_length: Option<Duration>,
     /// Where our sockets are.
     runtime: PathBuf,
-    /// Held from the beginning to the end, but for the time that the root is away.
+    /// Held from the beginning to the end, but for the time that the data directory is away.
     lock: Option<LockFile>,
-    /// The root is away, or cannot be written.
+    /// The data directory is away, or cannot be written.
     lost: Option<Lost>,
     retaking: Retaking,
     end: Option<End>,
@@ -253,7 +261,7 @@ impl Keeper {
         }
     }
 
-    /// Writes down what the agents were doing; later, where the journal is away with the root.
+    /// Writes down what the agents were doing; later, where the journal is away with the data directory.
     fn write_diary(&mut self) {
         if self.lost.is_some() {
             return;
@@ -321,7 +329,7 @@ impl Keeper {
             Message::GoingDown(Some(false)) => self.end = Some(End::LetGo),
             Message::GoingDown(None) => self.save_and_let_go(),
             Message::Ground(ground) => self.ground(ground),
-            // What fails while the root is away is no news, and is tried again when it is back.
+            // What fails while the data directory is away is no news, and is tried again when it is back.
             Message::Checkpointed(made) if self.lost.is_some() && made.has_failed() => {}
             Message::Checkpointed(made) => self.edges.note_checkpoint(made),
             Message::Nothing => {}
@@ -396,8 +404,8 @@ impl Keeper {
     fn save_ended(&mut self, manifest: Manifest) {
         let source = self.core.notice().map(|notice| notice.source);
         self.handle(Event::SaveEnded);
-        let root = self.edges.root.dir().display().to_string();
-        let safe = notify::Message::of_save(&root, &manifest);
+        let data_dir = self.edges.data_dir.dir().display().to_string();
+        let safe = notify::Message::of_save(&data_dir, &manifest);
         self.edges.notifier.tell(safe, &self.edges.config.notify);
         self.waiting.answer(&manifest);
         self.last_save = Some(manifest);

@@ -1,13 +1,13 @@
-//! The ground that a keeper stands on: whether the root's disk is still there, is still that disk, and
+//! The ground that a keeper stands on: whether the data directory's disk is still there, is still that disk, and
 //! can be written. A disk can be unmounted, replaced or turned read-only under a running keeper, which
-//! then starts nothing and writes nothing, and goes on by itself once the same root is back.
+//! then starts nothing and writes nothing, and goes on by itself once the same data directory is back.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::runtime_dir::Holder;
 use super::{End, Keeper, Message};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{Journal, JournalEvent};
 use supervisor::{Event, Permit};
 use sys::error::{Context as _, Result, ensure};
@@ -30,62 +30,65 @@ pub enum Ground {
     Gone(String),
 }
 
-/// What is to be seen at the root's path.
+/// What is to be seen at the data directory's path.
 #[derive(Debug)]
 struct Sight {
     /// The directory is the one that was opened.
     same_place: bool,
     /// The id in the `root.json` there.
-    root_id: Option<String>,
+    data_dir_id: Option<String>,
     /// Why the mount that holds it cannot be written.
     read_only: Option<&'static str>,
 }
 
-/// What that means for the root `ours` at `at`.
+/// What that means for the data directory `ours` at `at`.
 fn judge(sight: &Sight, ours: &str, at: &Path) -> Ground {
     let at = at.display();
-    let is_ours = sight.same_place || sight.root_id.as_deref() == Some(ours);
-    match (is_ours, &sight.root_id, sight.read_only) {
+    let is_ours = sight.same_place || sight.data_dir_id.as_deref() == Some(ours);
+    match (is_ours, &sight.data_dir_id, sight.read_only) {
         (false, None, _) => Ground::Gone(format!(
-            "the root {at} is gone: it was unmounted, or its disk was taken away. Nothing is started or \
+            "the data directory {at} is gone: it was unmounted, or its disk was taken away. Nothing is started or \
              written until it is back: sudo mount {at}"
         )),
         (false, Some(other), _) => Ground::Gone(format!(
-            "another root ({other}) is at {at} now. Nothing is started or written until ours ({ours}) is \
+            "another data directory ({other}) is at {at} now. Nothing is started or written until ours ({ours}) is \
              back: sudo umount {at}"
         )),
         (true, _, Some(why)) => Ground::ReadOnly(format!(
-            "the root {at} cannot be written: {why}. Nothing is started until that is over; see dmesg, then: \
+            "the data directory {at} cannot be written: {why}. Nothing is started until that is over; see dmesg, then: \
              sudo mount -o remount,rw {at}"
         )),
         (true, _, None) => Ground::Firm,
     }
 }
 
-/// `None`: it could not be told, as where no file can be opened any more; that is no news of the root.
-fn look(root: &Root) -> Option<Sight> {
-    let same_place = root.ensure_there().is_ok();
-    let root_id = match same_place {
+/// `None`: it could not be told, as where no file can be opened any more; that is no news of the data directory.
+fn look(data_dir: &DataDir) -> Option<Sight> {
+    let same_place = data_dir.ensure_there().is_ok();
+    let data_dir_id = match same_place {
         true => None, // It is ours, whatever state the file is in.
-        false => root.identity().ok().map(|identity| identity.root_id),
+        false => data_dir
+            .identity()
+            .ok()
+            .map(|identity| identity.data_dir_id),
     };
     let mounts = mounts::now().ok()?;
-    let read_only = mounts::holding(&mounts, root.dir()).and_then(mounts::Mount::read_only);
+    let read_only = mounts::holding(&mounts, data_dir.dir()).and_then(mounts::Mount::read_only);
     Some(Sight {
         same_place,
-        root_id,
+        data_dir_id,
         read_only,
     })
 }
 
 /// Looks for as long as the process lives, and delivers each change; the ground is firm at first.
-fn watch(root: Root, ours: String, deliver: impl Fn(Ground) + Send + 'static) -> Result<()> {
+fn watch(data_dir: DataDir, ours: String, deliver: impl Fn(Ground) + Send + 'static) -> Result<()> {
     let changes = Changes::new()?;
     thread::spawn("ground", move || {
         let mut last = Ground::Firm;
         loop {
-            if let Some(sight) = look(&root) {
-                let now = judge(&sight, &ours, root.dir());
+            if let Some(sight) = look(&data_dir) {
+                let now = judge(&sight, &ours, data_dir.dir());
                 if now != last {
                     last = now.clone();
                     deliver(now);
@@ -105,7 +108,7 @@ pub(super) struct Lost {
     pub(super) why: String,
 }
 
-/// How far a root that was lost is taken again.
+/// How far a data directory that was lost is taken again.
 #[derive(Debug, Default)]
 pub(super) struct Retaking {
     /// It is there, as far as was last seen.
@@ -116,22 +119,22 @@ pub(super) struct Retaking {
     falls: u64,
 }
 
-/// Takes the lock again, and the journal up, unless another keeper had the root meanwhile.
+/// Takes the lock again, and the journal up, unless another keeper had the data directory meanwhile.
 fn retake(
     journal: &mut Journal,
-    root: &Root,
-    (root_id, epoch): (&str, u64),
+    data_dir: &DataDir,
+    (data_dir_id, epoch): (&str, u64),
     holder: &Holder,
 ) -> Result<LockFile> {
-    let mut lock = LockFile::try_take(&root.lock())?
-        .context("another keeper has taken the root while it was away")?;
-    let identity = root.identity()?;
+    let mut lock = LockFile::try_take(&data_dir.lock())?
+        .context("another keeper has taken the data directory while it was away")?;
+    let identity = data_dir.identity()?;
     ensure!(
-        identity.root_id == root_id && identity.epoch == epoch,
-        "another keeper had the root while it was away from this one"
+        identity.data_dir_id == data_dir_id && identity.epoch == epoch,
+        "another keeper had the data directory while it was away from this one"
     );
     lock.describe(&serde_json::to_string(holder)?)?;
-    root.settle()?;
+    data_dir.settle()?;
     journal.take_up()?;
     Ok(lock)
 }
@@ -140,8 +143,8 @@ impl Keeper {
     /// Starts to look after the ground.
     pub(super) fn watch_ground(&self) -> Result<()> {
         let messages = self.edges.messages.clone();
-        let (root, ours) = (self.edges.root.clone(), self.edges.root_id.clone());
-        watch(root, ours, move |ground| {
+        let (data_dir, ours) = (self.edges.data_dir.clone(), self.edges.data_dir_id.clone());
+        watch(data_dir, ours, move |ground| {
             messages.send(Message::Ground(ground)).ok();
         })
     }
@@ -178,7 +181,7 @@ impl Keeper {
         self.handle(Event::Permit(None));
     }
 
-    /// The same root is back. Whoever took it meanwhile keeps it.
+    /// The same data directory is back. Whoever took it meanwhile keeps it.
     ///
     /// It is taken by the thread of the writer, behind the word to let go of the journal.
     fn stand_again(&mut self) {
@@ -190,15 +193,15 @@ impl Keeper {
             return self.stands_again();
         }
         self.retaking.is_under_way = true;
-        let (root, root_id, epoch) = (
-            self.edges.root.clone(),
-            self.edges.root_id.clone(),
+        let (data_dir, data_dir_id, epoch) = (
+            self.edges.data_dir.clone(),
+            self.edges.data_dir_id.clone(),
             self.edges.epoch,
         );
         let holder = Holder::this(&self.edges.life, &self.runtime);
         let falls = self.retaking.falls;
         self.edges.beyond(
-            move |journal| retake(journal, &root, (&root_id, epoch), &holder),
+            move |journal| retake(journal, &data_dir, (&data_dir_id, epoch), &holder),
             move |keeper, taken| keeper.retaken(falls, taken),
         );
     }
@@ -232,7 +235,7 @@ impl Keeper {
         let Some(lost) = self.lost.take() else {
             return;
         };
-        let back = JournalEvent::RootBack {
+        let back = JournalEvent::DataDirBack {
             away_ms: u64::try_from(lost.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             why: lost.why,
         };
@@ -268,10 +271,10 @@ mod tests {
             (false, None, Some("x"), "gone"),
             (false, Some("theirs"), None, "gone"),
         ];
-        for (same_place, root_id, read_only, expected) in table {
+        for (same_place, data_dir_id, read_only, expected) in table {
             let sight = Sight {
                 same_place,
-                root_id: root_id.map(str::to_owned),
+                data_dir_id: data_dir_id.map(str::to_owned),
                 read_only,
             };
             let word = match judge(&sight, "ours", Path::new("/mnt/persist")) {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::writer::{Answer, Writer};
 use state::config::{Agent, Config, Restart};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentRecord, Wanted};
 use supervisor::Declared;
 use sys::error::Result;
@@ -18,7 +18,7 @@ use sys::error::Result;
 /// The records of the agents that are declared.
 #[derive(Debug)]
 pub struct Ledger {
-    root: Root,
+    data_dir: DataDir,
     writer: Writer,
     records: Mutex<BTreeMap<AgentName, AgentRecord>>,
     /// Those whose last change the disk did not take.
@@ -28,11 +28,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// An empty ledger of a root.
+    /// An empty ledger of a data directory.
     #[must_use]
-    pub fn new(root: Root, writer: Writer) -> Self {
+    pub fn new(data_dir: DataDir, writer: Writer) -> Self {
         Self {
-            root,
+            data_dir,
             writer,
             records: Mutex::new(BTreeMap::new()),
             unwritten: Arc::default(),
@@ -63,7 +63,7 @@ impl Ledger {
     #[must_use]
     pub fn left_over(&self, life: &str) -> Vec<Declared> {
         let mut records = self.lock();
-        let on_disk = self.root.all_records().unwrap_or_default();
+        let on_disk = self.data_dir.all_records().unwrap_or_default();
         let mut left = Vec::new();
         for (name, record) in on_disk {
             let Ok(record) = record else { continue };
@@ -80,7 +80,7 @@ impl Ledger {
     }
 
     fn take_in(&self, name: &AgentName, agent: &Agent, life: &str) -> Result<AgentRecord> {
-        let cwd = canonical_cwd(&self.root, &agent.workspace);
+        let cwd = canonical_cwd(&self.data_dir, &agent.workspace);
         // A workspace that was moved in the file counts from the next start.
         let move_in = |record: &mut AgentRecord| {
             let moved = record.cwd != cwd && record.live_process(life).is_none();
@@ -98,14 +98,14 @@ impl Ledger {
         if let Some(known) = self.get(name) {
             return Ok(known);
         }
-        let stored = self.root.load_record(name)?;
+        let stored = self.data_dir.load_record(name)?;
         let is_new = stored.is_none();
         let mut record = stored.unwrap_or_else(|| AgentRecord::new(name.clone(), cwd.clone()));
         if is_new {
             self.recall(&mut record)?;
         }
         if move_in(&mut record) || is_new {
-            self.root.store_record(&record)?;
+            self.data_dir.store_record(&record)?;
         }
         self.lock().insert(name.clone(), record.clone());
         Ok(record)
@@ -113,10 +113,10 @@ impl Ledger {
 
     /// A record that was lost is no new agent: its session is known from what it did.
     fn recall(&self, record: &mut AgentRecord) -> Result<()> {
-        let (lines, _) = state::lines(&self.root.journal())?;
-        let save = state::latest_manifest(&self.root.saves())?;
+        let (lines, _) = state::lines(&self.data_dir.journal())?;
+        let save = state::latest_manifest(&self.data_dir.saves())?;
         if state::rebuild::agent(record, &lines, save.as_ref()) {
-            let path = self.root.relative(&self.root.record(&record.name));
+            let path = self.data_dir.relative(&self.data_dir.record(&record.name));
             let what = format!(
                 "{} was gone, and was made again from the journal, with the session {}",
                 path.display(),
@@ -166,12 +166,12 @@ impl Ledger {
             }
             answer.give(stored);
         });
-        let (root, record) = (self.root.clone(), record.clone());
+        let (data_dir, record) = (self.data_dir.clone(), record.clone());
         // While the records are held, so that the last change is the last in the queue.
         self.writer.order(
             move |journal| {
                 journal.ensure_there()?;
-                root.store_record(&record)
+                data_dir.store_record(&record)
             },
             answer,
         );
@@ -211,9 +211,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The one directory that an agent is always started in, as it is stored: Claude names the folder
 /// of its sessions after the real path.
 #[must_use]
-pub fn canonical_cwd(root: &Root, workspace: &Path) -> PathBuf {
-    let path = root.absolute(workspace);
-    root.relative(&fs::canonicalize(&path).unwrap_or(path))
+pub fn canonical_cwd(data_dir: &DataDir, workspace: &Path) -> PathBuf {
+    let path = data_dir.absolute(workspace);
+    data_dir.relative(&fs::canonicalize(&path).unwrap_or(path))
 }
 
 fn declared(config: &Config, agent: &Agent, record: &AgentRecord, life: &str) -> Declared {
@@ -261,11 +261,11 @@ mod tests {
     fn a_record_is_read_as_it_was_changed_last_while_the_disk_hangs_and_is_written_once_it_answers()
     {
         let dir = tempfile::tempdir().unwrap();
-        let root = Root::init(&dir.path().join("root")).unwrap().0;
+        let data_dir = DataDir::init(&dir.path().join("root")).unwrap().0;
         let name: AgentName = AgentName::new("a").unwrap();
         let record = AgentRecord::new(name.clone(), "work".into());
-        let (writer, thaw) = writer::tests::hanging(&root.journal());
-        let ledger = Ledger::new(root.clone(), writer.clone());
+        let (writer, thaw) = writer::tests::hanging(&data_dir.journal());
+        let ledger = Ledger::new(data_dir.clone(), writer.clone());
         ledger.lock().insert(name.clone(), record);
         let mut answers = Vec::new();
         for restarts in 1..=3 {
@@ -274,22 +274,22 @@ mod tests {
             answers.push(awaited);
         }
         assert_eq!(ledger.get(&name).unwrap().restarts, 3);
-        assert!(root.load_record(&name).unwrap().is_none());
+        assert!(data_dir.load_record(&name).unwrap().is_none());
         drop(thaw);
         answers
             .into_iter()
             .for_each(|answer| answer.wait().unwrap());
-        assert_eq!(root.load_record(&name).unwrap().unwrap().restarts, 3);
+        assert_eq!(data_dir.load_record(&name).unwrap().unwrap().restarts, 3);
     }
 
     #[test]
     fn a_change_that_the_disk_refused_is_written_by_the_next_call() {
         let dir = tempfile::tempdir().unwrap();
-        let root = Root::init(&dir.path().join("root")).unwrap().0;
+        let data_dir = DataDir::init(&dir.path().join("root")).unwrap().0;
         let name: AgentName = AgentName::new("a").unwrap();
-        let (writer, thaw) = writer::tests::hanging(&root.journal());
+        let (writer, thaw) = writer::tests::hanging(&data_dir.journal());
         drop(thaw);
-        let ledger = Ledger::new(root.clone(), writer.clone());
+        let ledger = Ledger::new(data_dir.clone(), writer.clone());
         let record = AgentRecord::new(name.clone(), "work".into());
         ledger.lock().insert(name.clone(), record);
         writer.order_anyhow(state::Journal::let_go);
@@ -299,6 +299,6 @@ mod tests {
         writer.order_anyhow(|journal| journal.take_up().unwrap());
         ledger.update_and_wait(&name, |_| {}).unwrap();
         assert!(ledger.unwritten().is_empty());
-        assert_eq!(root.load_record(&name).unwrap().unwrap().restarts, 7);
+        assert_eq!(data_dir.load_record(&name).unwrap().unwrap().restarts, 7);
     }
 }

@@ -143,7 +143,7 @@ impl Keeper {
                 self.edges
                     .write(Some(&name), &JournalEvent::RolledBack { to, undo });
                 if let Some(record) = self.edges.ledger.get(&name) {
-                    self.edges.survey.look(&self.edges.root, &record);
+                    self.edges.survey.look(&self.edges.data_dir, &record);
                 }
                 Ok(Value::Null)
             }
@@ -160,12 +160,12 @@ impl Keeper {
             return self.edges.reply(reply, Reply::from(Err(error)));
         }
         // Durable first: `down` stays down even if the machine goes in the next instant.
-        let root = self.edges.root.clone();
+        let data_dir = self.edges.data_dir.clone();
         let store = move || -> Result<()> {
-            let mut identity = root.identity()?;
+            let mut identity = data_dir.identity()?;
             if identity.fleet != wanted {
                 identity.fleet = wanted;
-                state::store(&root.root_json(), &identity)?;
+                state::store(&data_dir.identity_file(), &identity)?;
             }
             Ok(())
         };
@@ -190,10 +190,10 @@ impl Keeper {
         }
     }
 
-    /// A file of declarations that is away with the root declares nothing, and would end everybody.
+    /// A file of declarations that is away with the data directory declares nothing, and would end everybody.
     pub(super) fn check_ground(&self) -> Result<()> {
         match &self.lost {
-            None => self.edges.root.ensure_there(),
+            None => self.edges.data_dir.ensure_there(),
             Some(lost) => Err(anyhow!("{}", lost.why))
                 .hint("spotkeep doctor")
                 .kind(ErrorKind::NotAsDeclared),
@@ -222,7 +222,7 @@ impl Keeper {
                 return;
             }
         };
-        let (tmux, config) = (self.edges.tmux.clone(), self.edges.root.claude());
+        let (tmux, config) = (self.edges.tmux.clone(), self.edges.data_dir.claude());
         let typing = Arc::clone(&self.edges.typing);
         thread::spawn_or_do("send", move || {
             // Two texts at once would become one.
@@ -271,26 +271,26 @@ impl Keeper {
                 let size_bytes = self.edges.sizes.get(&view.name).copied().flatten();
                 AgentStatus {
                     size_bytes,
-                    ..AgentStatus::of(&self.edges.root, view, record.as_ref(), dirty)
+                    ..AgentStatus::of(&self.edges.data_dir, view, record.as_ref(), dirty)
                 }
             })
             .collect();
         let notice = if self.core.is_closed() {
-            notice_of(&self.edges.root, &self.edges.life)?
+            notice_of(&self.edges.data_dir, &self.edges.life)?
         } else {
             None
         };
-        let stand = Stand::read(&self.edges.root, &self.edges.config);
+        let stand = Stand::read(&self.edges.data_dir, &self.edges.config);
         tell_backups(&mut agents, stand.state.as_ref());
-        // A root that is away comes first: it explains all others.
+        // A data directory that is away comes first: it explains all others.
         let mut trouble: Vec<String> = self.lost.iter().map(|lost| lost.why.clone()).collect();
         trouble.extend(self.edges.trouble.values().cloned());
         trouble.extend(self.edges.writer.trouble());
         trouble.extend(stand.trouble);
         Ok(Status {
             version: VERSION,
-            root: self.edges.root.dir().to_path_buf(),
-            root_id: self.edges.root_id.clone(),
+            data_dir: self.edges.data_dir.dir().to_path_buf(),
+            data_dir_id: self.edges.data_dir_id.clone(),
             epoch: self.edges.epoch,
             life: self.edges.life.clone(),
             keeper: KeeperState::Running,
@@ -309,7 +309,7 @@ impl Keeper {
         Ok(metrics::text(&Sample {
             status: &self.status()?,
             lives: self.lives,
-            space: files::space(self.edges.root.dir()).ok(),
+            space: files::space(self.edges.data_dir.dir()).ok(),
             keeper: Some((self.began, &self.edges.tally)),
         }))
     }

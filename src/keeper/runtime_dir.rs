@@ -1,6 +1,6 @@
 //! Where the keeper's sockets lie, and how others find them.
 //!
-//! Never on the root: a socket means nothing on the next machine. The holder of the lock writes
+//! Never on the data directory: a socket means nothing on the next machine. The holder of the lock writes
 //! into it where its sockets are, so that a login shell, a cron job and a unit, whose
 //! environments differ, all find the same ones.
 
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use state::VERSION;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, Result, ensure};
 use sys::process::ProcessId;
 use sys::{files, user};
@@ -18,7 +18,7 @@ use sys::{files, user};
 /// The longest path that a socket may have, less the longest name in the directory (Linux: 108).
 const PATH_MAX: usize = 94;
 
-/// Who holds a root.
+/// Who holds a data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Version of the lock's text.
@@ -43,10 +43,10 @@ impl Holder {
         }
     }
 
-    /// The last holder of a root; it may be long gone.
+    /// The last holder of a data directory; it may be long gone.
     #[must_use]
-    pub fn of(root: &Root) -> Option<Self> {
-        state::load(&root.lock()).ok().flatten()
+    pub fn of(data_dir: &DataDir) -> Option<Self> {
+        state::load(&data_dir.lock()).ok().flatten()
     }
 
     /// Whether there is no process of its number any more.
@@ -56,19 +56,21 @@ impl Holder {
     }
 }
 
-/// The directory for the sockets of a root in this life: the one that an earlier keeper of the
+/// The directory for the sockets of a data directory in this life: the one that an earlier keeper of the
 /// same life used, since the agents' tmux server listens there, or a new one.
 ///
 /// # Errors
 /// No place can hold sockets that only we can use.
-pub fn directory(root: &Root, root_id: &str, life: &str) -> Result<PathBuf> {
-    if let Some(holder) = Holder::of(root)
+pub fn directory(data_dir: &DataDir, data_dir_id: &str, life: &str) -> Result<PathBuf> {
+    if let Some(holder) = Holder::of(data_dir)
         && holder.life == life
         && holder.runtime.is_dir()
     {
         return Ok(holder.runtime);
     }
-    let short = root_id.get(..8).context("the root's id is too short")?;
+    let short = data_dir_id
+        .get(..8)
+        .context("the data directory's id is too short")?;
     let dir = base().join(short);
     files::create_private_dir(&dir)?;
     let meta = std::fs::symlink_metadata(&dir)?;
@@ -85,7 +87,7 @@ pub fn directory(root: &Root, root_id: &str, life: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// The control sockets of all keepers of this user, of whatever root: wherever [`directory`] may have
+/// The control sockets of all keepers of this user, of whatever data directory: wherever [`directory`] may have
 /// put them in an environment of this user's.
 #[must_use]
 pub fn sockets() -> Vec<PathBuf> {

@@ -73,7 +73,11 @@ impl Edges {
         run: impl FnOnce(Save<'_>) -> Manifest + Send + 'static,
         done: impl FnOnce(Manifest) -> Message + Send + 'static,
     ) {
-        let (root, root_id, life) = (self.root.clone(), self.root_id.clone(), self.life.clone());
+        let (data_dir, data_dir_id, life) = (
+            self.data_dir.clone(),
+            self.data_dir_id.clone(),
+            self.life.clone(),
+        );
         let (epoch, messages) = (self.epoch, self.messages.clone());
         let writer = self.writer.clone();
         let note: Note = Arc::new(move |what: &JournalEvent| writer.line_and_wait(None, what));
@@ -87,9 +91,9 @@ impl Edges {
             hold_up();
             let agents = subjects(running, &ledger, &life);
             let manifest = run(Save {
-                root: &root,
+                data_dir: &data_dir,
                 settings: &settings,
-                root_id: &root_id,
+                data_dir_id: &data_dir_id,
                 epoch,
                 life: &life,
                 journal: Some(note),

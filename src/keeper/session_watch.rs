@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use claude::session_file::{self, SessionFile, Status};
 use claude::{ApiStop, Lookup, Reader, Tail, TailState};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, TranscriptMark};
 use supervisor::{Activity, Event, Stall};
 use sys::error::{Context as _, Result};
@@ -50,7 +50,7 @@ enum WatchCommand {
         process: ProcessId,
     },
     Leave(AgentName),
-    /// The root is there again: its directories are others to the kernel.
+    /// The data directory is there again: its directories are others to the kernel.
     WatchAgain,
 }
 
@@ -66,14 +66,14 @@ impl Follower {
     ///
     /// # Errors
     /// The system has no thread or no notices of changes left.
-    pub fn spawn(root: Root, deliver: impl Fn(News) + Send + 'static) -> Result<Self> {
+    pub fn spawn(data_dir: DataDir, deliver: impl Fn(News) + Send + 'static) -> Result<Self> {
         let watch = Watch::new()?;
-        let sessions = session_file::sessions_dir(&root.claude());
+        let sessions = session_file::sessions_dir(&data_dir.claude());
         files::create_private_dir(&sessions)?;
         watch.add(&sessions)?;
         let (orders, queue) = mpsc::channel();
         let bell = watch.bell();
-        thread::spawn("follow", move || run(&root, &watch, &queue, &deliver))
+        thread::spawn("follow", move || run(&data_dir, &watch, &queue, &deliver))
             .context("cannot start the follower thread")?;
         Ok(Self { orders, bell })
     }
@@ -88,7 +88,7 @@ impl Follower {
         self.order(WatchCommand::Leave(name));
     }
 
-    /// Watches the directory of session files anew, after the root was away.
+    /// Watches the directory of session files anew, after the data directory was away.
     pub fn watch_again(&self) {
         self.order(WatchCommand::WatchAgain);
     }
@@ -100,7 +100,7 @@ impl Follower {
     }
 }
 
-fn run(root: &Root, watch: &Watch, orders: &Receiver<WatchCommand>, deliver: &dyn Fn(News)) {
+fn run(data_dir: &DataDir, watch: &Watch, orders: &Receiver<WatchCommand>, deliver: &dyn Fn(News)) {
     let mut followed: BTreeMap<AgentName, Followed> = BTreeMap::new();
     let mut transcripts_at = Instant::now();
     loop {
@@ -114,7 +114,9 @@ fn run(root: &Root, watch: &Watch, orders: &Receiver<WatchCommand>, deliver: &dy
                 }
                 Ok(WatchCommand::WatchAgain) => {
                     // Without the watch it is looked each second all the same.
-                    watch.add(&session_file::sessions_dir(&root.claude())).ok();
+                    watch
+                        .add(&session_file::sessions_dir(&data_dir.claude()))
+                        .ok();
                 }
                 Err(mpsc::TryRecvError::Empty) => break,
                 Err(mpsc::TryRecvError::Disconnected) => return,
@@ -126,7 +128,7 @@ fn run(root: &Root, watch: &Watch, orders: &Receiver<WatchCommand>, deliver: &dy
             transcripts_at = now + EVERY;
         }
         for (name, agent) in &mut followed {
-            agent.look(root, name, transcripts_due, deliver);
+            agent.look(data_dir, name, transcripts_due, deliver);
         }
         let pause = if followed.is_empty() {
             SYNC_EVERY
@@ -137,21 +139,21 @@ fn run(root: &Root, watch: &Watch, orders: &Receiver<WatchCommand>, deliver: &dy
     }
 }
 
-/// Syncs a root that is a filesystem of its own, for as long as the process lives. In a thread of
+/// Syncs a data directory that is a filesystem of its own, for as long as the process lives. In a thread of
 /// its own, since a slow disk takes its time.
 ///
 /// # Errors
 /// No thread can be had.
-pub fn sync_forever(root: &Root) -> Result<()> {
-    let root = root.clone();
+pub fn sync_forever(data_dir: &DataDir) -> Result<()> {
+    let data_dir = data_dir.clone();
     thread::spawn("sync", move || {
         // At once: agents may have written for as long as there was no keeper.
         loop {
             // What is there instead is not ours to sync.
-            if root.ensure_there().is_ok()
-                && let Err(error) = files::sync_filesystem(root.dir())
+            if data_dir.ensure_there().is_ok()
+                && let Err(error) = files::sync_filesystem(data_dir.dir())
             {
-                tracing::error!("cannot sync {}: {error}", root.dir().display());
+                tracing::error!("cannot sync {}: {error}", data_dir.dir().display());
             }
             std::thread::sleep(SYNC_EVERY);
         }
@@ -194,12 +196,12 @@ impl Followed {
 
     fn look(
         &mut self,
-        root: &Root,
+        data_dir: &DataDir,
         name: &AgentName,
         transcripts_due: bool,
         deliver: &dyn Fn(News),
     ) {
-        let Some(file) = session_file::read(&root.claude(), self.process.pid) else {
+        let Some(file) = session_file::read(&data_dir.claude(), self.process.pid) else {
             return;
         };
         // Without a status Claude is not up yet: a dialog may be in front of it.
@@ -210,7 +212,7 @@ impl Followed {
             && matches!(self.last, Some((_, Activity::Busy | Activity::Waiting(_))));
         // The first news of a process tells what an earlier one came to.
         if transcripts_due || turn_ended || self.last.is_none() {
-            self.read_words(root, name, &file, turn_ended, deliver);
+            self.read_words(data_dir, name, &file, turn_ended, deliver);
         }
         if self.last.is_none() {
             let stop = |transcript: &Transcript| transcript.tail.last_stop().map(str::to_owned);
@@ -294,7 +296,7 @@ impl Followed {
     /// Reads what was added to the transcript, and makes it durable.
     fn read_words(
         &mut self,
-        root: &Root,
+        data_dir: &DataDir,
         name: &AgentName,
         file: &SessionFile,
         turn_ended: bool,
@@ -305,7 +307,7 @@ impl Followed {
             .as_ref()
             .is_none_or(|transcript| transcript.session_id != file.session_id)
         {
-            self.transcript = open(&root.claude(), &file.session_id);
+            self.transcript = open(&data_dir.claude(), &file.session_id);
         }
         let Some(transcript) = &mut self.transcript else {
             return;
@@ -336,7 +338,7 @@ impl Followed {
             transcript.told = true;
             let mark = TranscriptMark {
                 session_id: file.session_id.clone(),
-                path: relative(&path, &root.claude()),
+                path: relative(&path, &data_dir.claude()),
                 generation: mark.generation,
                 length: mark.offset,
             };

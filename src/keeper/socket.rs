@@ -47,7 +47,7 @@ impl Listening {
 
 /// Listens on `path`, and hands every request to `deliver`, with the user who asks, each in a thread of its own.
 ///
-/// The lock on the root is held by whoever calls, so a socket that is there already is stale.
+/// The lock on the data directory is held by whoever calls, so a socket that is there already is stale.
 ///
 /// # Errors
 /// The socket cannot be made.

@@ -1,4 +1,4 @@
-//! How a keeper begins: takes the root, says who it is, takes in the agents, opens its ears.
+//! How a keeper begins: takes the data directory, says who it is, takes in the agents, opens its ears.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -29,8 +29,8 @@ use crate::notify::Notifier;
 use crate::resume::{self, History};
 use crate::tmux::Tmux;
 use state::config::Config;
-use state::layout::Root;
-use state::{AgentName, AgentRecord, Fleet, JournalEntry, JournalEvent, RootFile, Wanted};
+use state::layout::DataDir;
+use state::{AgentName, AgentRecord, Fleet, Identity, JournalEntry, JournalEvent, Wanted};
 use supervisor::activity_log::Diary;
 use supervisor::notice::{Notice, Source};
 use supervisor::start_limits::Limits;
@@ -44,10 +44,10 @@ use sys::thread;
 use sys::time::Timestamp;
 use sys::user;
 
-/// A root that is ours now.
+/// A data directory that is ours now.
 pub(super) struct Taken {
     pub(super) lock: LockFile,
-    pub(super) identity: RootFile,
+    pub(super) identity: Identity,
     /// Where the sockets are.
     pub(super) runtime: PathBuf,
     pub(super) history: History,
@@ -57,25 +57,28 @@ pub(super) struct Taken {
     pub(super) torn: usize,
 }
 
-/// Takes the root: the lock, what its journal says, a higher epoch, a place for the sockets.
-pub(super) fn take(root: &Root, life: &str) -> Result<Taken> {
-    let mut identity = root.identity()?;
-    let runtime = runtime_dir::directory(root, &identity.root_id, life)?;
-    let holder = Holder::of(root);
+/// Takes the data directory: the lock, what its journal says, a higher epoch, a place for the sockets.
+pub(super) fn take(data_dir: &DataDir, life: &str) -> Result<Taken> {
+    let mut identity = data_dir.identity()?;
+    let runtime = runtime_dir::directory(data_dir, &identity.data_dir_id, life)?;
+    let holder = Holder::of(data_dir);
     let has_ended = || holder.as_ref().is_some_and(Holder::has_ended);
-    let Some(mut lock) = LockFile::take_after(&root.lock(), has_ended)? else {
+    let Some(mut lock) = LockFile::take_after(&data_dir.lock(), has_ended)? else {
         let pid =
-            Holder::of(root).map_or_else(|| "unknown".into(), |holder| holder.pid.to_string());
+            Holder::of(data_dir).map_or_else(|| "unknown".into(), |holder| holder.pid.to_string());
         return Err(anyhow!(
             "another keeper (pid {pid}) holds {}",
-            root.dir().display()
+            data_dir.dir().display()
         ))
-        .hint(format!("spotkeep --root {} status", root.dir().display()));
+        .hint(format!(
+            "spotkeep --data-dir {} status",
+            data_dir.dir().display()
+        ));
     };
-    let (lines, torn) = state::lines(&root.journal())?;
+    let (lines, torn) = state::lines(&data_dir.journal())?;
     // The epoch counts keepers; this one is not counted yet.
     let history = match lines.is_empty() && identity.epoch > 0 {
-        true => History::lost(state::latest_manifest(&root.saves())?.as_ref(), life),
+        true => History::lost(state::latest_manifest(&data_dir.saves())?.as_ref(), life),
         false => History::read(&lines, life),
     };
     let is_new_life = is_new(&lines, life);
@@ -85,10 +88,10 @@ pub(super) fn take(root: &Root, life: &str) -> Result<Taken> {
         let was_preempted = history.noticed_by.as_deref() == Some("metadata");
         identity.preemptions += u64::from(was_preempted);
     }
-    state::store(&root.root_json(), &identity)?;
+    state::store(&data_dir.identity_file(), &identity)?;
     point(Point::RestoreEpoch);
     lock.describe(&serde_json::to_string(&Holder::this(life, &runtime))?)?;
-    if let Err(error) = backup::privileged_write::forget_what_lies_aside(root) {
+    if let Err(error) = backup::privileged_write::forget_what_lies_aside(data_dir) {
         tracing::error!("{error:#}");
     }
     Ok(Taken {
@@ -117,10 +120,10 @@ impl Keeper {
         reason = "called once, right above, with what was just made"
     )]
     pub(super) fn new(
-        root: &Root,
+        data_dir: &DataDir,
         options: Options,
         config: Config,
-        identity: RootFile,
+        identity: Identity,
         life: String,
         runtime: &Path,
         writer: Writer,
@@ -131,11 +134,11 @@ impl Keeper {
             true => Tmux::new(runtime).kept_by_its_unit(),
             false => Tmux::new(runtime),
         };
-        let ledger = Arc::new(Ledger::new(root.clone(), writer.clone()));
+        let ledger = Arc::new(Ledger::new(data_dir.clone(), writer.clone()));
         let door = Arc::new(Door::default());
         let deliver = messages.clone();
         let starter = Starter {
-            root: root.clone(),
+            data_dir: data_dir.clone(),
             life: life.clone(),
             history: history.clone(),
             tmux: tmux.clone(),
@@ -148,7 +151,7 @@ impl Keeper {
             deliver.send(Message::Event(event)).ok();
         })?;
         let deliver = messages.clone();
-        let follower = Follower::spawn(root.clone(), move |news| {
+        let follower = Follower::spawn(data_dir.clone(), move |news| {
             let message = match news {
                 News::Event(event) => Message::Event(event),
                 News::Durable { name, mark } => Message::Durable { name, mark },
@@ -156,7 +159,7 @@ impl Keeper {
             deliver.send(message).ok();
         })?;
         let deliver = messages.clone();
-        let checkpoints = Checkpoints::spawn(root.clone(), move |made| {
+        let checkpoints = Checkpoints::spawn(data_dir.clone(), move |made| {
             deliver.send(Message::Checkpointed(made)).ok();
         })?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -166,7 +169,7 @@ impl Keeper {
             history.noticed_in_this_life && !history.save_unfinished,
         );
         let deliver = messages.clone();
-        disk_watch::spawn(root, Arc::clone(&ledger), move |message| {
+        disk_watch::spawn(data_dir, Arc::clone(&ledger), move |message| {
             deliver.send(message).ok();
         })?;
         let deliver = messages.clone();
@@ -176,8 +179,8 @@ impl Keeper {
         let edges = Edges {
             notifier,
             sizes: BTreeMap::new(),
-            root: root.clone(),
-            root_id: identity.root_id,
+            data_dir: data_dir.clone(),
+            data_dir_id: identity.data_dir_id,
             epoch: identity.epoch,
             life,
             config: Arc::new(config),
@@ -195,7 +198,7 @@ impl Keeper {
             trouble: BTreeMap::new(),
             tally: Tally::default(),
         };
-        let last_save = state::latest_manifest(&root.saves())?;
+        let last_save = state::latest_manifest(&data_dir.saves())?;
         Ok(Self {
             core,
             edges,
@@ -285,14 +288,14 @@ impl Keeper {
             self.tell_of_restore();
         }
         if found.is_empty() {
-            match login_watch::look_once(&self.edges.root) {
+            match login_watch::look_once(&self.edges.data_dir) {
                 Ok(Some(what)) => self.edges.write(None, &what),
                 Ok(None) => {}
                 Err(error) => tracing::error!("cannot look at the login: {error:#}"),
             }
         }
         if wanted > 0 && !self.core.is_closed() {
-            let seeded = seed_all(&self.edges.root, &self.edges.ledger, &self.edges.config);
+            let seeded = seed_all(&self.edges.data_dir, &self.edges.ledger, &self.edges.config);
             self.tell_of_seeds(seeded);
             point(Point::RestoreSeeded);
         }
@@ -339,9 +342,9 @@ impl Keeper {
         let Some(save) = &self.last_save else {
             return;
         };
-        let root = &self.edges.root;
+        let data_dir = &self.edges.data_dir;
         let unseen = |record: AgentRecord| {
-            let mark = resume::saved_unseen(save, &record, &root.absolute(&record.cwd))?;
+            let mark = resume::saved_unseen(save, &record, &data_dir.absolute(&record.cwd))?;
             Some((record.name, mark))
         };
         let unseen: Vec<_> = self
@@ -362,7 +365,7 @@ impl Keeper {
         records.retain(|record| record.wanted == Wanted::Running);
         let last = self.last_save.as_ref();
         let save = last.filter(|save| self.history.safe && save.life != self.edges.life);
-        let account = resume::account(&self.edges.root, &records, save);
+        let account = resume::account(&self.edges.data_dir, &records, save);
         let what = JournalEvent::Restore {
             agents: records.len(),
             unclean: !self.history.safe,
@@ -398,12 +401,12 @@ impl Keeper {
             },
         )?;
         let messages = self.edges.messages.clone();
-        login_watch::spawn(&self.edges.root, move |message| {
+        login_watch::spawn(&self.edges.data_dir, move |message| {
             messages.send(message).ok();
         })?;
         self.watch_ground()?;
-        if self.edges.root.is_own_filesystem() {
-            session_watch::sync_forever(&self.edges.root)?;
+        if self.edges.data_dir.is_own_filesystem() {
+            session_watch::sync_forever(&self.edges.data_dir)?;
         }
         let cloud = &self.edges.config.cloud;
         let Some(metadata) = Metadata::find(cloud.provider, cloud.metadata.as_deref())? else {

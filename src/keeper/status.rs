@@ -10,7 +10,7 @@ use super::backup_timer::Stand;
 use crate::backup::BackupState;
 use checkpoint::workspace;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{
     self, AgentName, AgentRecord, AgentState, Cause, Fleet, JournalEvent, Manifest, VERSION,
     Wanted, latest_manifest,
@@ -52,10 +52,12 @@ impl fmt::Display for KeeperState {
 pub struct Status {
     /// Version of this form.
     pub version: u32,
-    /// The root's path.
-    pub root: PathBuf,
-    /// The root's id.
-    pub root_id: String,
+    /// The data directory's path.
+    #[serde(alias = "root")]
+    pub data_dir: PathBuf,
+    /// The data directory's id.
+    #[serde(alias = "root_id")]
+    pub data_dir_id: String,
     /// The keeper's epoch.
     pub epoch: u64,
     /// The life of the machine.
@@ -229,9 +231,14 @@ impl LastSave {
 impl AgentStatus {
     /// From what the keeper thinks and what is remembered.
     #[must_use]
-    pub fn of(root: &Root, view: View, record: Option<&AgentRecord>, dirty: Option<u64>) -> Self {
+    pub fn of(
+        data_dir: &DataDir,
+        view: View,
+        record: Option<&AgentRecord>,
+        dirty: Option<u64>,
+    ) -> Self {
         let workspace = record
-            .map(|record| root.absolute(&record.cwd))
+            .map(|record| data_dir.absolute(&record.cwd))
             .unwrap_or_default();
         Self {
             agent_id: record
@@ -249,7 +256,7 @@ impl AgentStatus {
             workspace,
             dirty,
             last_checkpoint: record
-                .and_then(|record| checkpoint::last(&root.checkpoints(&record.agent_id)))
+                .and_then(|record| checkpoint::last(&data_dir.checkpoints(&record.agent_id)))
                 .map(|last| last.at),
             size_bytes: None,
             last_backup: None,
@@ -269,7 +276,7 @@ impl AgentStatus {
     }
 
     /// From the record alone, where no keeper runs.
-    fn of_record(root: &Root, record: &AgentRecord, life: &str) -> Self {
+    fn of_record(data_dir: &DataDir, record: &AgentRecord, life: &str) -> Self {
         let process = record.live_process(life);
         let was_up = !matches!(record.state, AgentState::Stopped | AgentState::Failed);
         let cause = match (process, record.wanted) {
@@ -297,26 +304,26 @@ impl AgentStatus {
             session_id: record.session_id.clone(),
             next_try: None,
         };
-        Self::of(root, view, Some(record), None)
+        Self::of(data_dir, view, Some(record), None)
     }
 }
 
 /// How everything stands, where no keeper runs: only files are read.
 ///
 /// # Errors
-/// The root's identity or the file of declarations is damaged.
-pub fn from_files(root: &Root) -> Result<Status> {
-    let identity = root.identity()?;
-    let (config, wrong) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
+/// The data directory's identity or the file of declarations is damaged.
+pub fn from_files(data_dir: &DataDir) -> Result<Status> {
+    let identity = data_dir.identity()?;
+    let (config, wrong) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
     let life = process::current_life()?;
     let mut trouble: Vec<String> = wrong.iter().map(|error| format!("{error:#}")).collect();
     let mut agents: Vec<AgentStatus> = Vec::new();
-    for (name, record) in root.all_records()? {
+    for (name, record) in data_dir.all_records()? {
         match record {
             Ok(record)
                 if config.agents.contains_key(&name) || record.live_process(&life).is_some() =>
             {
-                agents.push(AgentStatus::of_record(root, &record, &life));
+                agents.push(AgentStatus::of_record(data_dir, &record, &life));
             }
             Ok(_) => {}
             Err(error) => trouble.push(format!("{error:#}")),
@@ -324,25 +331,27 @@ pub fn from_files(root: &Root) -> Result<Status> {
     }
     for (name, agent) in &config.agents {
         if !agents.iter().any(|known| known.name == *name) {
-            agents.push(undeclared_yet(root, name, &agent.workspace));
+            agents.push(undeclared_yet(data_dir, name, &agent.workspace));
         }
     }
     agents.sort_by(|a, b| a.name.cmp(&b.name));
-    let stand = Stand::read(root, &config);
+    let stand = Stand::read(data_dir, &config);
     trouble.extend(stand.trouble);
     tell_backups(&mut agents, stand.state.as_ref());
     Ok(Status {
         version: VERSION,
-        root: root.dir().to_path_buf(),
-        root_id: identity.root_id,
+        data_dir: data_dir.dir().to_path_buf(),
+        data_dir_id: identity.data_dir_id,
         epoch: identity.epoch,
-        notice: notice_of(root, &life)?,
+        notice: notice_of(data_dir, &life)?,
         life,
         keeper: KeeperState::Stopped,
         keeper_version: None,
         fleet: identity.fleet,
         paused: None,
-        last_save: latest_manifest(&root.saves())?.as_ref().map(LastSave::of),
+        last_save: latest_manifest(&data_dir.saves())?
+            .as_ref()
+            .map(LastSave::of),
         backup: stand.state.as_ref().map(BackupSeen::of),
         trouble,
         agents,
@@ -357,7 +366,7 @@ pub(super) fn tell_backups(agents: &mut [AgentStatus], state: Option<&BackupStat
 }
 
 /// An agent that no keeper has seen yet, or whose record is damaged.
-fn undeclared_yet(root: &Root, name: &AgentName, workspace: &Path) -> AgentStatus {
+fn undeclared_yet(data_dir: &DataDir, name: &AgentName, workspace: &Path) -> AgentStatus {
     let view = View {
         name: name.clone(),
         state: AgentState::Unknown,
@@ -370,8 +379,8 @@ fn undeclared_yet(root: &Root, name: &AgentName, workspace: &Path) -> AgentStatu
         session_id: String::new(),
         next_try: None,
     };
-    let mut status = AgentStatus::of(root, view, None, None);
-    status.workspace = root.absolute(workspace);
+    let mut status = AgentStatus::of(data_dir, view, None, None);
+    status.workspace = data_dir.absolute(workspace);
     status.branch = workspace::branch(&status.workspace);
     status
 }
@@ -380,8 +389,8 @@ fn undeclared_yet(root: &Root, name: &AgentName, workspace: &Path) -> AgentStatu
 ///
 /// # Errors
 /// The journal cannot be read.
-pub fn notice_of(root: &Root, life: &str) -> Result<Option<NoticeSeen>> {
-    let (lines, _) = state::lines(&root.journal())?;
+pub fn notice_of(data_dir: &DataDir, life: &str) -> Result<Option<NoticeSeen>> {
+    let (lines, _) = state::lines(&data_dir.journal())?;
     let notice = state::since_notice(&lines, life).first();
     Ok(notice.and_then(|line| match &line.event {
         JournalEvent::Notice {

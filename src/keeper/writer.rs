@@ -22,7 +22,7 @@
 //!
 //! # The end
 //!
-//! A keeper that ends lets the queue run empty, for so long. After that the rest is given up, and the lock on the root is not
+//! A keeper that ends lets the queue run empty, for so long. After that the rest is given up, and the lock on the data directory is not
 //! released but by the end of the process: no other keeper begins while a call of this one may still change a file.
 
 use std::collections::VecDeque;

@@ -17,8 +17,8 @@ pub struct Message {
     pub kind: NotifyKind,
     /// When.
     pub at: Timestamp,
-    /// The root's path.
-    pub root: String,
+    /// The data directory's path.
+    pub data_dir: String,
     /// To which agent, where it is about one.
     pub agent: Option<String>,
     /// In a sentence, for people.
@@ -32,7 +32,7 @@ fn word<S: serde::Serializer>(kind: &NotifyKind, to: S) -> Result<S::Ok, S::Erro
 impl Message {
     /// What a line of the journal is to others; `None`: nothing.
     #[must_use]
-    pub fn of(root: &str, agent: Option<&AgentName>, what: &JournalEvent) -> Option<Self> {
+    pub fn of(data_dir: &str, agent: Option<&AgentName>, what: &JournalEvent) -> Option<Self> {
         use JournalEvent::{Failed, Notice, Paused, Restore, Stalled, Survived, Waiting};
         let name = agent.map(ToString::to_string);
         let who = name.clone().unwrap_or_default();
@@ -63,12 +63,12 @@ impl Message {
             ),
             _ => return None,
         };
-        Some(Self::new(root, kind, name, text))
+        Some(Self::new(data_dir, kind, name, text))
     }
 
     /// That a save has ended.
     #[must_use]
-    pub fn of_save(root: &str, manifest: &Manifest) -> Self {
+    pub fn of_save(data_dir: &str, manifest: &Manifest) -> Self {
         let text = match manifest.stages.notice_to_safe_ms {
             Some(ms) => {
                 let after = short(std::time::Duration::from_millis(ms));
@@ -77,15 +77,15 @@ impl Message {
             }
             None => "the save never became safe".into(),
         };
-        Self::new(root, NotifyKind::Safe, None, text)
+        Self::new(data_dir, NotifyKind::Safe, None, text)
     }
 
-    fn new(root: &str, kind: NotifyKind, agent: Option<String>, text: String) -> Self {
+    fn new(data_dir: &str, kind: NotifyKind, agent: Option<String>, text: String) -> Self {
         Self {
             version: VERSION,
             kind,
             at: Timestamp::now(),
-            root: root.into(),
+            data_dir: data_dir.into(),
             agent,
             text,
         }

@@ -57,7 +57,9 @@ pub(super) fn command(command: &str, message: &Message) -> Result<()> {
         .env("SPOTKEEP_EVENT", message.kind.word())
         .env("SPOTKEEP_AGENT", message.agent.as_deref().unwrap_or(""))
         .env("SPOTKEEP_TEXT", &message.text)
-        .env("SPOTKEEP_ROOT", &message.root);
+        .env("SPOTKEEP_DATA_DIR", &message.data_dir)
+        // Its former name: commands that use it are in the files of users.
+        .env("SPOTKEEP_ROOT", &message.data_dir);
     let body = message.body(Format::Generic);
     let output = run_with_input(&mut shell, body.as_bytes(), LIMIT)
         .context("the command under [notify] failed")?;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentState, JournalEntry, Manifest, VERSION};
 use sys::error::Result;
 use sys::time::Timestamp;
@@ -194,10 +194,10 @@ pub struct Totals {
 pub struct Report {
     /// Version of this form.
     pub version: u32,
-    /// The root's path.
-    pub root: String,
-    /// The root's id.
-    pub root_id: String,
+    /// The data directory's path.
+    pub data_dir: String,
+    /// The data directory's id.
+    pub data_dir_id: String,
     /// What is told of begins then ...
     pub from: Timestamp,
     /// ... and ends then.
@@ -217,10 +217,10 @@ pub struct Report {
 /// What a report is about.
 #[derive(Debug, Clone)]
 pub struct About {
-    /// The root's path.
-    pub root: String,
-    /// The root's id.
-    pub root_id: String,
+    /// The data directory's path.
+    pub data_dir: String,
+    /// The data directory's id.
+    pub data_dir_id: String,
     /// From when.
     pub from: Timestamp,
     /// Until when; now, as a rule.
@@ -233,10 +233,10 @@ pub struct About {
 ///
 /// # Errors
 /// They cannot be read.
-pub fn read(root: &Root, about: About) -> Result<Report> {
+pub fn read(data_dir: &DataDir, about: About) -> Result<Report> {
     let mut lives = Vec::new();
-    let torn = state::each_line(&root.journal(), |line| events::take(&mut lives, line))?;
-    let saves = state::all_manifests(&root.saves())?;
+    let torn = state::each_line(&data_dir.journal(), |line| events::take(&mut lives, line))?;
+    let saves = state::all_manifests(&data_dir.saves())?;
     Ok(make(about, &lives, &saves, torn))
 }
 
@@ -256,8 +256,8 @@ pub fn of<'a>(
 
 fn make(about: About, lives: &[events::Life], saves: &[Manifest], torn: usize) -> Report {
     let About {
-        root,
-        root_id,
+        data_dir,
+        data_dir_id,
         from,
         until,
         watched_life,
@@ -292,8 +292,8 @@ fn make(about: About, lives: &[events::Life], saves: &[Manifest], torn: usize) -
     preemptions.retain(|end| within(end.at) || end.back_at.is_some_and(within));
     Report {
         version: VERSION,
-        root,
-        root_id,
+        data_dir,
+        data_dir_id,
         from,
         until,
         journal_from: lives.first().map(|life| life.first_at),

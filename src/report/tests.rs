@@ -32,7 +32,7 @@ impl Story {
             ("version", json!(1)),
             ("seq", json!(self.lines.len() + 1)),
             ("at", json!(format!("2026-11-{at}Z"))),
-            ("root_id", json!("r")),
+            ("data_dir_id", json!("r")),
             ("epoch", json!(1)),
             ("life", json!(self.life)),
         ] {
@@ -65,8 +65,8 @@ impl Story {
 pub(crate) fn about(from: &str, until: &str, watched: Option<&str>) -> About {
     let at = |text: &str| Timestamp::parse(&format!("2026-11-{text}Z")).unwrap();
     About {
-        root: "/mnt/persist".into(),
-        root_id: "9b0d4a52-6d5c-4c5b-8c58-0d4b2f6e7a10".into(),
+        data_dir: "/mnt/persist".into(),
+        data_dir_id: "9b0d4a52-6d5c-4c5b-8c58-0d4b2f6e7a10".into(),
         from: at(from),
         until: at(until),
         watched_life: watched.map(str::to_owned),
@@ -85,7 +85,7 @@ fn save(id: &str, at: &str, rows: &[(&str, bool)]) -> Manifest {
         })
         .collect();
     serde_json::from_value(json!({
-        "version": 1, "id": id, "root_id": "r", "epoch": 1, "life": "a", "at": format!("2026-11-{at}Z"),
+        "version": 1, "id": id, "data_dir_id": "r", "epoch": 1, "life": "a", "at": format!("2026-11-{at}Z"),
         "source": "metadata", "final": true, "deadline_ms": 25_000, "clean": true, "agents": agents,
         "stages": {"agents_ended_ms": 900, "words_safe_ms": 1_230, "notice_to_safe_ms": 1_610, "workspaces_ms": 2_000},
     }))
@@ -458,12 +458,12 @@ fn a_notice_whose_machine_is_not_back_yet_is_told_with_what_is_known() {
     assert!(page.contains("tells of no agent") && page.contains("Nothing was cut off"));
 }
 
-/// Two agents and a root whose names are an attack, and words of a journal that are.
+/// Two agents and a data directory whose names are an attack, and words of a journal that are.
 fn hostile() -> Report {
     let mut report = sample();
     let evil = "<script>alert(1)</script>\"'&<!--\u{202e}\u{0}";
-    report.root = evil.into();
-    report.root_id = evil.into();
+    report.data_dir = evil.into();
+    report.data_dir_id = evil.into();
     for agent in &mut report.agents {
         agent.name = format!("{evil}{}", agent.name);
         for span in &mut agent.timeline {

@@ -9,13 +9,18 @@ use super::launch::find_claude;
 use crate::agent::exec;
 use state::AgentRecord;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::proc_usage_others;
 
 /// What of an agent's settings its process in this life was not started with, in words; empty where that is
 /// nothing, where it does not run, and where it cannot be told.
 #[must_use]
-pub fn changes(root: &Root, config: &Config, record: &AgentRecord, life: &str) -> Vec<String> {
+pub fn changes(
+    data_dir: &DataDir,
+    config: &Config,
+    record: &AgentRecord,
+    life: &str,
+) -> Vec<String> {
     let (Some(process), Some(launch), Some(declared)) = (
         record.live_process(life),
         &record.launch,
@@ -28,11 +33,11 @@ pub fn changes(root: &Root, config: &Config, record: &AgentRecord, life: &str) -
     if claude::command_line::extra_of(&launch.arguments) != wanted {
         changes.push("args".to_owned());
     }
-    if let Ok(environment) = exec::environment(root, config, declared) {
+    if let Ok(environment) = exec::environment(data_dir, config, declared) {
         let has = |name: &str| proc_usage_others::variable(process.pid, name);
         changes.extend(differing(&environment, has));
     }
-    if let Ok(program) = find_claude(root, config)
+    if let Ok(program) = find_claude(data_dir, config)
         && (program != launch.program || is_replaced(process.pid, &program))
     {
         changes.push(program.display().to_string());

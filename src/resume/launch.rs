@@ -15,7 +15,7 @@ use crate::tmux::Tmux;
 use claude::transcript::{locate, tail};
 use claude::{Lookup, TailState};
 use state::config::{Agent, Config};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentRecord, JournalEvent};
 use sys::error::{Context as _, Result};
 use sys::files;
@@ -26,8 +26,8 @@ use sys::uuid::new_uuid;
 /// What launches have in common.
 #[derive(Debug)]
 pub struct LaunchContext<'a> {
-    /// The root.
-    pub root: &'a Root,
+    /// The data directory.
+    pub data_dir: &'a DataDir,
     /// What is declared.
     pub config: &'a Config,
     /// The life of the machine.
@@ -61,15 +61,15 @@ pub fn prepare(
     agent: &Agent,
 ) -> Result<Prepared, Refused> {
     // Whoever holds the session has its file open, so that comes before any repair.
-    refuse_second_holder(&context.root.claude(), record)?;
+    refuse_second_holder(&context.data_dir.claude(), record)?;
     let readied = workspace::ready(context, record)?;
-    let brought = recover::bring_back(context.root, context.life, record);
+    let brought = recover::bring_back(context.data_dir, context.life, record);
     let brought_back = brought.back.clone();
     let planned = plan(context, record, agent, readied.told.clone(), brought);
     let (plan, mut seeded) = planned.inspect_err(|_| {
         // It is repaired now, so a later start would find nothing to tell of.
         let untold = readied.told.iter().chain(&brought_back);
-        recover::tell_later(context.root, &record.name, untold);
+        recover::tell_later(context.data_dir, &record.name, untold);
     })?;
     seeded.extend(brought_back);
     Ok(Prepared {
@@ -101,11 +101,13 @@ fn gather<'a>(
     workspace: Option<String>,
     brought: Brought,
 ) -> Result<LaunchFacts<'a>> {
-    let LaunchContext { root, config, .. } = context;
-    let environment = exec::environment(root, config, agent)?;
-    let program = find_claude(root, config)?;
-    let cwd = root.absolute(&record.cwd);
-    let session = claude::locate(&root.claude(), &record.session_id);
+    let LaunchContext {
+        data_dir, config, ..
+    } = context;
+    let environment = exec::environment(data_dir, config, agent)?;
+    let program = find_claude(data_dir, config)?;
+    let cwd = data_dir.absolute(&record.cwd);
+    let session = claude::locate(&data_dir.claude(), &record.session_id);
     let (tail, is_found_from_cwd) = match &session {
         Lookup::Present(path) => (
             tail::read(path).map(|(state, _)| state),
@@ -127,7 +129,7 @@ fn gather<'a>(
         is_found_from_cwd,
         workspace,
         brought,
-        note_file: root.note(&record.name),
+        note_file: data_dir.note(&record.name),
         marker: new_uuid(),
         now: Timestamp::now(),
     })
@@ -145,7 +147,12 @@ fn make_ready(
     if let Some((file, text)) = &plan.note {
         files::write_atomic(file, text.as_bytes())?;
     }
-    let seeded = seed(context.root, &[&plan.cwd], &plan.environment, &plan.extra)?;
+    let seeded = seed(
+        context.data_dir,
+        &[&plan.cwd],
+        &plan.environment,
+        &plan.extra,
+    )?;
     context.tmux.ensure_server()?;
     let unit = context.tmux.server_pid().and_then(Delegated::of_server);
     plan.launch.cgroup = unit.map(|unit| unit.leaf(name, &plan.launch.marker).path().to_path_buf());
@@ -162,12 +169,12 @@ pub fn run(context: &LaunchContext<'_>, name: &AgentName, plan: &LaunchPlan) -> 
             .program
             .to_str()
             .context("the path of spotkeep is not UTF-8")?,
-        "--root",
+        "--data-dir",
         context
-            .root
+            .data_dir
             .dir()
             .to_str()
-            .context("the root's path is not UTF-8")?,
+            .context("the data directory's path is not UTF-8")?,
         "agent-exec",
         name.as_str(),
     ];
@@ -181,7 +188,7 @@ pub fn run(context: &LaunchContext<'_>, name: &AgentName, plan: &LaunchPlan) -> 
 /// # Errors
 /// Its configuration can be neither read nor written.
 pub fn seed(
-    root: &Root,
+    data_dir: &DataDir,
     cwds: &[&Path],
     environment: &BTreeMap<String, String>,
     arguments: &[String],
@@ -204,19 +211,19 @@ pub fn seed(
             .iter()
             .any(|argument| argument == "--dangerously-skip-permissions"),
     };
-    claude::onboarding::seed(&root.claude(), &seed, &root.claude_json_copy())
+    claude::onboarding::seed(&data_dir.claude(), &seed, &data_dir.claude_json_copy())
 }
 
-/// The `claude` that agents of this root run.
+/// The `claude` that agents of this data directory run.
 ///
 /// # Errors
 /// There is none.
-pub fn find_claude(root: &Root, config: &Config) -> Result<PathBuf> {
+pub fn find_claude(data_dir: &DataDir, config: &Config) -> Result<PathBuf> {
     let declared = config
         .defaults
         .claude
         .as_ref()
-        .map(|path| root.absolute(path));
+        .map(|path| data_dir.absolute(path));
     let (variable, path) = (
         std::env::var_os("SPOTKEEP_CLAUDE"),
         std::env::var_os("PATH"),
@@ -225,7 +232,7 @@ pub fn find_claude(root: &Root, config: &Config) -> Result<PathBuf> {
     let search = claude::binary::Search {
         explicit: declared.as_deref(),
         variable: variable.as_deref(),
-        root: Some(root.dir()),
+        data_dir: Some(data_dir.dir()),
         path: path.as_deref(),
         home: home.as_deref(),
     };

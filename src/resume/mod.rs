@@ -15,7 +15,7 @@ mod workspace;
 use serde::Serialize;
 
 use crate::backup::Settings;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentRecord, Wanted};
 
 pub use config_drift::changes;
@@ -38,20 +38,20 @@ pub struct Step {
     pub what: String,
 }
 
-/// The plan for the agents of a root, in the order given. Nothing is changed.
+/// The plan for the agents of a data directory, in the order given. Nothing is changed.
 #[must_use]
-pub fn plan(root: &Root, records: &[AgentRecord], life: &str) -> Vec<Step> {
+pub fn plan(data_dir: &DataDir, records: &[AgentRecord], life: &str) -> Vec<Step> {
     records
         .iter()
-        .map(|record| plan_one(root, record, life))
+        .map(|record| plan_one(data_dir, record, life))
         .collect()
 }
 
-fn plan_one(root: &Root, record: &AgentRecord, life: &str) -> Step {
+fn plan_one(data_dir: &DataDir, record: &AgentRecord, life: &str) -> Step {
     let (starts, what) = match (record.live_process(life), record.wanted) {
         (Some(process), _) => (false, format!("runs already (pid {})", process.pid)),
         (None, Wanted::Stopped) => (false, "stays stopped".to_owned()),
-        (None, Wanted::Running) => plan_start(root, record),
+        (None, Wanted::Running) => plan_start(data_dir, record),
     };
     Step {
         name: record.name.clone(),
@@ -60,15 +60,18 @@ fn plan_one(root: &Root, record: &AgentRecord, life: &str) -> Step {
     }
 }
 
-fn plan_start(root: &Root, record: &AgentRecord) -> (bool, String) {
-    let lost: Vec<String> = losses(root, record).iter().map(Loss::what).collect();
-    let has_backups = || Settings::load(root).is_ok_and(|settings| settings.has_repository());
+fn plan_start(data_dir: &DataDir, record: &AgentRecord) -> (bool, String) {
+    let lost: Vec<String> = losses(data_dir, record).iter().map(Loss::what).collect();
+    let has_backups = || Settings::load(data_dir).is_ok_and(|settings| settings.has_repository());
     if !lost.is_empty() && has_backups() {
         let lost = lost.join(", ");
         let what = format!("brings back {lost} from the backups, if they have it");
         return (true, what);
     }
-    match decide(record, &claude::locate(&root.claude(), &record.session_id)) {
+    match decide(
+        record,
+        &claude::locate(&data_dir.claude(), &record.session_id),
+    ) {
         Ok(SessionStart::First { .. }) => (true, "starts for the first time".to_owned()),
         Ok(SessionStart::Resume { .. }) => {
             (true, format!("resumes the session {}", record.session_id))

@@ -76,7 +76,7 @@ mod tests {
 
     fn line(seq: u64, life: &str, event: &str, clean: bool) -> JournalEntry {
         let line = serde_json::json!({
-            "version": 1, "seq": seq, "at": format!("2026-11-22T03:00:0{seq}.000Z"), "root_id": "r",
+            "version": 1, "seq": seq, "at": format!("2026-11-22T03:00:0{seq}.000Z"), "data_dir_id": "r",
             "epoch": 1, "life": life, "event": event, "clean": clean, "save": "1", "after_ms": 1,
             "source": "metadata", "reason": "x",
         });

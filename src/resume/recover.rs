@@ -12,7 +12,7 @@ use crate::backup::{Settings, Stop, recover};
 use checkpoint::CheckpointTarget;
 use claude::Lookup;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentRecord};
 use sys::error::{Error, Result, hint_of};
 use sys::files::AppendFile;
@@ -27,7 +27,7 @@ pub enum Loss {
         /// Bytes that are left of it.
         left: u64,
     },
-    /// Its workspace, relative to the root.
+    /// Its workspace, relative to the data directory.
     Workspace(PathBuf),
 }
 
@@ -59,27 +59,27 @@ pub struct Brought {
 
 /// What is lost of an agent, by what is remembered of it.
 #[must_use]
-pub fn losses(root: &Root, record: &AgentRecord) -> Vec<Loss> {
+pub fn losses(data_dir: &DataDir, record: &AgentRecord) -> Vec<Loss> {
     let mut losses = Vec::new();
-    if record.cwd.is_relative() && !root.absolute(&record.cwd).exists() {
+    if record.cwd.is_relative() && !data_dir.absolute(&record.cwd).exists() {
         losses.push(Loss::Workspace(record.cwd.clone()));
     }
     let lost = |left| Loss::Transcript {
         session_id: record.session_id.clone(),
         left,
     };
-    match claude::locate(&root.claude(), &record.session_id) {
+    match claude::locate(&data_dir.claude(), &record.session_id) {
         Lookup::Missing | Lookup::Blank(_) if had_words(record) => losses.push(lost(0)),
-        Lookup::Present(path) => losses.extend(shrunk(root, record, &path).map(lost)),
+        Lookup::Present(path) => losses.extend(shrunk(data_dir, record, &path).map(lost)),
         _ => {}
     }
     losses
 }
 
 /// Bytes that are left of a transcript that was longer once: it only grows, so its end is lost.
-fn shrunk(root: &Root, record: &AgentRecord, path: &Path) -> Option<u64> {
+fn shrunk(data_dir: &DataDir, record: &AgentRecord, path: &Path) -> Option<u64> {
     let mark = record.transcript.as_ref()?;
-    let is_it = mark.session_id == record.session_id && root.claude().join(&mark.path) == path;
+    let is_it = mark.session_id == record.session_id && data_dir.claude().join(&mark.path) == path;
     let length = fs::metadata(path).ok()?.len();
     (is_it && length < mark.length).then_some(length)
 }
@@ -87,18 +87,18 @@ fn shrunk(root: &Root, record: &AgentRecord, path: &Path) -> Option<u64> {
 /// Brings back what is lost of an agent's transcript, as far as a backup has it. What was brought back for it since
 /// its last start, as by root, is told here too.
 #[must_use]
-pub fn bring_back(root: &Root, life: &str, record: &AgentRecord) -> Brought {
+pub fn bring_back(data_dir: &DataDir, life: &str, record: &AgentRecord) -> Brought {
     let mut brought = Brought::default();
-    let mended = mended(root, &record.name);
+    let mended = mended(data_dir, &record.name);
     if let Ok(text) = fs::read_to_string(&mended) {
         brought.back.extend(text.lines().map(str::to_owned));
         fs::remove_file(&mended).ok();
     }
-    for loss in losses(root, record) {
+    for loss in losses(data_dir, record) {
         if matches!(loss, Loss::Workspace(_)) {
             continue; // Its checkpoints come first: see `workspace.rs`.
         }
-        match from_backups(root, life, &loss) {
+        match from_backups(data_dir, life, &loss) {
             Ok(Some(words)) => brought.back.push(words),
             Ok(None) => {}
             Err(error) => brought.failures.push(with_hint(&error)),
@@ -109,7 +109,7 @@ pub fn bring_back(root: &Root, life: &str, record: &AgentRecord) -> Brought {
 
 /// Keeps what an agent has to know of for its next start, where this one comes to nothing.
 pub(super) fn tell_later<'a>(
-    root: &Root,
+    data_dir: &DataDir,
     name: &AgentName,
     untold: impl Iterator<Item = &'a String>,
 ) {
@@ -119,7 +119,7 @@ pub(super) fn tell_later<'a>(
         return;
     }
     let keep = || -> Result<()> {
-        let mut file = AppendFile::open(&mended(root, name))?;
+        let mut file = AppendFile::open(&mended(data_dir, name))?;
         Ok(lines.iter().try_for_each(|line| file.append(line))?)
     };
     if let Err(error) = keep() {
@@ -136,16 +136,16 @@ pub(super) fn with_hint(error: &Error) -> String {
 }
 
 /// Where it is written down what was brought back for an agent and it was not told yet.
-fn mended(root: &Root, name: &AgentName) -> PathBuf {
-    root.note(name).with_extension("mended")
+fn mended(data_dir: &DataDir, name: &AgentName) -> PathBuf {
+    data_dir.note(name).with_extension("mended")
 }
 
 /// Whether a workspace that is gone may be made anew from a checkpoint: a repository outside of it is remembered, and
 /// is there. git is not asked, since whoever asks may be root.
 #[must_use]
-pub fn may_have_checkpoint(root: &Root, config: &Config, record: &AgentRecord) -> bool {
-    let place = CheckpointTarget::of(root, &config.checkpoint, record);
-    checkpoint::home(root, &place.private)
+pub fn may_have_checkpoint(data_dir: &DataDir, config: &Config, record: &AgentRecord) -> bool {
+    let place = CheckpointTarget::of(data_dir, &config.checkpoint, record);
+    checkpoint::home(data_dir, &place.private)
         .is_some_and(|home| home.is_dir() && !home.starts_with(&place.workspace))
 }
 
@@ -153,13 +153,13 @@ pub fn may_have_checkpoint(root: &Root, config: &Config, record: &AgentRecord) -
 ///
 /// # Errors
 /// The backups cannot be read, as where they are root's.
-pub fn from_backups(root: &Root, life: &str, loss: &Loss) -> Result<Option<String>> {
-    let settings = Settings::load(root)?;
+pub fn from_backups(data_dir: &DataDir, life: &str, loss: &Loss) -> Result<Option<String>> {
+    let settings = Settings::load(data_dir)?;
     let was_never_made = settings.ensure_mine().is_ok() && !settings.has_repository();
     if was_never_made {
         return Ok(None);
     }
-    let stop = Stop::never().or_at_the_notice(root, life);
+    let stop = Stop::never().or_at_the_notice(data_dir, life);
     let brought = match loss {
         Loss::Transcript { session_id, left } => {
             recover::transcript(&settings, session_id, *left, &stop)?
@@ -179,14 +179,14 @@ mod tests {
     #[test]
     fn what_is_lost_is_told_by_what_is_remembered() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "workspaces/a".into());
         assert_eq!(
-            losses(&root, &record),
+            losses(&data_dir, &record),
             [Loss::Workspace("workspaces/a".into())]
         );
-        fs::create_dir(root.dir().join("workspaces/a")).unwrap();
-        assert_eq!(losses(&root, &record), []);
+        fs::create_dir(data_dir.dir().join("workspaces/a")).unwrap();
+        assert_eq!(losses(&data_dir, &record), []);
         let path = PathBuf::from(format!("projects/-a/{}.jsonl", record.session_id));
         record.transcript = Some(TranscriptMark {
             session_id: record.session_id.clone(),
@@ -198,14 +198,14 @@ mod tests {
             session_id: record.session_id.clone(),
             left,
         };
-        assert_eq!(losses(&root, &record), [lost(0)]);
-        let file = root.claude().join(path);
+        assert_eq!(losses(&data_dir, &record), [lost(0)]);
+        let file = data_dir.claude().join(path);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(&file, "").unwrap();
-        assert_eq!(losses(&root, &record), [lost(0)]);
+        assert_eq!(losses(&data_dir, &record), [lost(0)]);
         fs::write(&file, USER).unwrap();
-        assert_eq!(losses(&root, &record), [lost(USER.len() as u64)]);
+        assert_eq!(losses(&data_dir, &record), [lost(USER.len() as u64)]);
         fs::write(&file, format!("{USER}{}", " ".repeat(100))).unwrap();
-        assert_eq!(losses(&root, &record), []);
+        assert_eq!(losses(&data_dir, &record), []);
     }
 }

@@ -134,7 +134,7 @@ mod tests {
 
     fn line(minute: u32, life: &str, event: &str, more: Value) -> JournalEntry {
         let mut line = json!({
-            "version": 1, "seq": 1, "at": format!("2026-11-22T03:{minute:02}:00.000Z"), "root_id": "r",
+            "version": 1, "seq": 1, "at": format!("2026-11-22T03:{minute:02}:00.000Z"), "data_dir_id": "r",
             "epoch": 1, "life": life, "event": event, "pid": 1, "new_life": true, "last_end": "safe",
             "deadline_ms": 25_000, "save": "1", "after_ms": 1, "agents": 2, "unclean": false, "session_id": "s",
         });

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use claude::transcript::locate;
 use claude::{Lookup, Tail};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentRecord, AgentSaved, Manifest, TranscriptMark};
 use sys::files;
 
@@ -22,14 +22,14 @@ pub struct Account {
 /// Looks at the transcript of each agent. `save` is the final one of the last life, if there was one:
 /// its word on what was durable is newer than the record's.
 #[must_use]
-pub fn account(root: &Root, records: &[AgentRecord], save: Option<&Manifest>) -> Account {
+pub fn account(data_dir: &DataDir, records: &[AgentRecord], save: Option<&Manifest>) -> Account {
     let mut account = Account::default();
     for record in records {
         let Some(promised) = promised(record, save) else {
             continue; // It never said anything.
         };
         let name = record.name.to_string();
-        match claude::locate(&root.claude(), &record.session_id) {
+        match claude::locate(&data_dir.claude(), &record.session_id) {
             Lookup::Present(path) => {
                 if fs::metadata(&path).map_or(0, |meta| meta.len()) < promised {
                     account.short.push(name);
@@ -93,8 +93,8 @@ mod tests {
     #[test]
     fn what_is_shorter_gone_or_torn_is_named_and_the_rest_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        let folder = root.claude().join("projects/-srv");
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        let folder = data_dir.claude().join("projects/-srv");
         fs::create_dir_all(&folder).unwrap();
         let line = "{\"type\":\"user\",\"message\":{\"role\":\"user\",\"content\":\"x\"}}\n";
         let record = |name: &str, text: Option<&str>, promised: Option<usize>| {
@@ -120,7 +120,7 @@ mod tests {
             record("torn", Some(&torn), Some(whole)),
             record("silent", None, None),
         ];
-        let account = account(&root, &records, None);
+        let account = account(&data_dir, &records, None);
         assert_eq!(account.short, ["short", "gone"]);
         assert_eq!(account.torn, ["torn"]);
     }

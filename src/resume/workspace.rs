@@ -34,13 +34,13 @@ pub(super) struct Readied {
 /// # Errors
 /// It is gone, and there is nothing to make it from.
 pub(super) fn ready(context: &LaunchContext<'_>, record: &AgentRecord) -> Result<Readied, Refused> {
-    let place = CheckpointTarget::of(context.root, &context.config.checkpoint, record);
+    let place = CheckpointTarget::of(context.data_dir, &context.config.checkpoint, record);
     let deadline = Deadline::after(LIMIT);
     match fs::read_dir(&place.workspace) {
         Ok(mut entries) => {
             // With a checkpoint that has something in it, an empty directory is none of an agent's at work.
             let is_emptied = entries.next().is_none()
-                && recover::may_have_checkpoint(context.root, context.config, record);
+                && recover::may_have_checkpoint(context.data_dir, context.config, record);
             let rebuilt = match is_emptied {
                 true => from_checkpoint(context, &place, "its workspace was empty", deadline)?,
                 false => None,
@@ -91,10 +91,10 @@ fn from_checkpoint(
     deadline: Deadline,
 ) -> Result<Option<Readied>> {
     // One on a disk of its own may just not be mounted: what were put there would be hidden by it.
-    if !place.workspace.starts_with(context.root.dir()) {
+    if !place.workspace.starts_with(context.data_dir.dir()) {
         return Ok(None);
     }
-    let brought = checkpoint::bring_back(context.root, place, deadline).with_context(|| {
+    let brought = checkpoint::bring_back(context.data_dir, place, deadline).with_context(|| {
         let workspace = place.workspace.display();
         format!("its workspace {workspace} is missing, and cannot be made anew")
     })?;
@@ -124,8 +124,8 @@ fn from_backup(
     place: &CheckpointTarget,
     why: &str,
 ) -> Result<Readied, String> {
-    let loss = Loss::Workspace(context.root.relative(&place.workspace));
-    match recover::from_backups(context.root, context.life, &loss) {
+    let loss = Loss::Workspace(context.data_dir.relative(&place.workspace));
+    match recover::from_backups(context.data_dir, context.life, &loss) {
         Ok(Some(words)) => Ok(Readied {
             told: Some(format!(
                 "Your{}; {words}: what was changed after that is not there.",
@@ -157,7 +157,7 @@ fn after_cut(
 fn mend(context: &LaunchContext<'_>, place: &CheckpointTarget, deadline: Deadline) -> Readied {
     let mut what = Vec::new();
     let mut told = None;
-    match checkpoint::repair(context.root, place, deadline) {
+    match checkpoint::repair(context.data_dir, place, deadline) {
         Ok(found) => {
             if !found.damaged.is_empty() {
                 told = Some(format!(
@@ -181,7 +181,7 @@ fn mend(context: &LaunchContext<'_>, place: &CheckpointTarget, deadline: Deadlin
     }
     point(Point::RestoreRepaired);
     // From what is on the disk now, in which every object is written that is not whole elsewhere.
-    if let Err(error) = checkpoint::keep(context.root, place, Trigger::Before, deadline) {
+    if let Err(error) = checkpoint::keep(context.data_dir, place, Trigger::Before, deadline) {
         what.push(JournalEvent::CheckpointFailed {
             why: format!("{error:#}"),
         });

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::Subject;
 use claude::transcript::tail;
 use claude::{Lookup, Status, Tail};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::deadline::Deadline;
 use sys::inotify::Watch;
 use sys::process::ProcessId;
@@ -39,14 +39,19 @@ pub(super) fn limit(deadline: Deadline) -> Deadline {
 
 /// Where the model is being asked, waits a moment for its answer to be written. An agent at rest
 /// or in a tool is not held up.
-pub(super) fn hear_out(subject: &Subject, process: ProcessId, root: &Root, deadline: Deadline) {
+pub(super) fn hear_out(
+    subject: &Subject,
+    process: ProcessId,
+    data_dir: &DataDir,
+    deadline: Deadline,
+) {
     // Nearly free, where a look at the transcript is not.
-    let says = claude::session_file::read(&root.claude(), process.pid);
+    let says = claude::session_file::read(&data_dir.claude(), process.pid);
     if says.is_some_and(|file| file.status == Some(Status::Idle)) {
         return;
     }
     let limit = PATIENCE.min(deadline.remaining() / PART);
-    if let Lookup::Present(path) = claude::locate(&root.claude(), &subject.record.session_id) {
+    if let Lookup::Present(path) = claude::locate(&data_dir.claude(), &subject.record.session_id) {
         wait_until_written(&path, limit);
     }
 }

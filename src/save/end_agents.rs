@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Subject, drain, millis, row};
 use crate::agent::terminate::{Ended, GRACE, SWEEP_LIMIT, end_process, sweep};
 use claude::Status;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentSaved, Launch};
 use supervisor::notice::Notice;
 use sys::deadline::Deadline;
@@ -30,9 +30,9 @@ pub(super) struct EndedAgents {
 
 /// Ends every agent that runs, all at the same time. Those in a turn may finish it first, as far
 /// as the notice is long enough for that.
-pub(super) fn end_all(agents: &[Subject], root: &Root, notice: &Notice) -> EndedAgents {
+pub(super) fn end_all(agents: &[Subject], data_dir: &DataDir, notice: &Notice) -> EndedAgents {
     let mut all = true;
-    let rows = thread::for_all("end", agents, |subject| end_one(subject, root, notice))
+    let rows = thread::for_all("end", agents, |subject| end_one(subject, data_dir, notice))
         .into_iter()
         .zip(agents)
         .map(|(ended, subject)| {
@@ -70,13 +70,13 @@ pub(super) fn goes_on(subject: &Subject) -> AgentSaved {
 }
 
 /// How it ended, and whether it is gone.
-fn end_one(subject: &Subject, root: &Root, notice: &Notice) -> (AgentSaved, bool) {
+fn end_one(subject: &Subject, data_dir: &DataDir, notice: &Notice) -> (AgentSaved, bool) {
     let Some(process) = subject.process else {
         return (row(subject, "was not running"), true);
     };
-    let finished = wait_for_turn(process, root, notice.drain);
+    let finished = wait_for_turn(process, data_dir, notice.drain);
     // It reads from a disk that may hang, and who is not told in time is not saved.
-    let (of, at, deadline) = (subject.clone(), root.clone(), notice.deadline);
+    let (of, at, deadline) = (subject.clone(), data_dir.clone(), notice.deadline);
     within(drain::limit(deadline), move || {
         drain::hear_out(&of, process, &at, deadline);
     });
@@ -99,11 +99,11 @@ fn end_one(subject: &Subject, root: &Root, notice: &Notice) -> (AgentSaved, bool
 
 /// Waits until an agent is between turns, at most until `drain`. Returns whether it waited and
 /// was not in vain.
-fn wait_for_turn(process: ProcessId, root: &Root, drain: Deadline) -> bool {
+fn wait_for_turn(process: ProcessId, data_dir: &DataDir, drain: Deadline) -> bool {
     if drain.has_passed() {
         return false;
     }
-    let config_dir = root.claude();
+    let config_dir = data_dir.claude();
     let in_turn = || {
         claude::session_file::read(&config_dir, process.pid)
             .is_some_and(|file| matches!(file.status, Some(Status::Busy | Status::Shell)))

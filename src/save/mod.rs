@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use state::config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{
     AgentRecord, AgentSaved, JournalEvent, Manifest, last_save_id, new_save_id, prune_manifests,
     store_manifest,
@@ -41,12 +41,12 @@ pub type Note = Arc<dyn Fn(&JournalEvent) -> Result<()> + Send + Sync>;
 
 /// Everything a save needs to know.
 pub struct Save<'a> {
-    /// The root.
-    pub root: &'a Root,
+    /// The data directory.
+    pub data_dir: &'a DataDir,
     /// How checkpoints are made, and where they are pushed.
     pub settings: &'a config::Checkpoint,
-    /// The root's id.
-    pub root_id: &'a str,
+    /// The data directory's id.
+    pub data_dir_id: &'a str,
     /// The keeper's epoch.
     pub epoch: u64,
     /// The life of the machine.
@@ -70,7 +70,7 @@ impl Save<'_> {
         let mut manifest = self.begin(notice.source.to_string(), true);
         manifest.deadline_ms = Some(millis(notice.deadline.remaining()));
 
-        let ended = end_agents::end_all(&self.agents, self.root, notice);
+        let ended = end_agents::end_all(&self.agents, self.data_dir, notice);
         (manifest.agents, manifest.stragglers) = (ended.rows, ended.stragglers);
         manifest.stages.agents_ended_ms = Some(millis(began.elapsed()));
         point(Point::SaveEnded);
@@ -106,7 +106,7 @@ impl Save<'_> {
 
     /// Words first, then everything on the filesystem. Returns whether all of it is durable.
     fn make_safe(&self, manifest: &mut Manifest, began: Instant, deadline: Deadline) -> bool {
-        let transcripts = transcripts::make_durable(self.root, &self.agents, deadline);
+        let transcripts = transcripts::make_durable(self.data_dir, &self.agents, deadline);
         transcripts::enter(transcripts, &mut manifest.agents);
         let words_safe = manifest.agents.iter().all(|agent| agent.words_safe);
         manifest.stages.words_safe_ms = words_safe.then(|| millis(began.elapsed()));
@@ -122,8 +122,8 @@ impl Save<'_> {
 
     fn begin(&self, source: String, is_final: bool) -> Manifest {
         Manifest::begin(
-            new_save_id(last_save_id(&self.root.saves()).as_deref()),
-            self.root_id.to_owned(),
+            new_save_id(last_save_id(&self.data_dir.saves()).as_deref()),
+            self.data_dir_id.to_owned(),
             self.epoch,
             self.life.to_owned(),
             source,
@@ -131,9 +131,9 @@ impl Save<'_> {
         )
     }
 
-    /// Everything on the root's filesystem: workspaces, and what Claude wrote beside transcripts.
+    /// Everything on the data directory's filesystem: workspaces, and what Claude wrote beside transcripts.
     fn sync_filesystem(&self, deadline: Deadline) -> bool {
-        let dir = self.root.dir().to_path_buf();
+        let dir = self.data_dir.dir().to_path_buf();
         matches!(
             within(deadline, move || files::sync_filesystem(&dir)),
             Some(Ok(()))
@@ -142,7 +142,7 @@ impl Save<'_> {
 
     /// What comes after *safe*, as far as there is time.
     fn finish(&self, manifest: &mut Manifest, began: Instant, deadline: Deadline) {
-        let saved = workspaces::keep(self.root, self.settings, &self.agents, deadline);
+        let saved = workspaces::keep(self.data_dir, self.settings, &self.agents, deadline);
         for (agent, workspace) in manifest.agents.iter_mut().zip(saved) {
             agent.workspace = workspace;
         }
@@ -157,7 +157,7 @@ impl Save<'_> {
             && !deadline.has_passed()
         {
             workspaces::push(
-                self.root,
+                self.data_dir,
                 self.settings,
                 remote,
                 &self.agents,
@@ -171,10 +171,11 @@ impl Save<'_> {
         };
         self.note(saved, deadline);
         point(Point::SaveSaved);
-        let root = self.root.clone();
+        let data_dir = self.data_dir.clone();
         let prune = move || {
-            root.ensure_there()
-                .and_then(|()| prune_manifests(&root.saves()))
+            data_dir
+                .ensure_there()
+                .and_then(|()| prune_manifests(&data_dir.saves()))
         };
         if let Some(Err(error)) = within(deadline, prune) {
             tracing::warn!("{error:#}");
@@ -183,12 +184,12 @@ impl Save<'_> {
 
     /// The manifest tells of the save; that it cannot be written stops nothing.
     fn keep_manifest(&self, manifest: &mut Manifest, deadline: Deadline) {
-        let (root, copy) = (self.root.clone(), manifest.clone());
+        let (data_dir, copy) = (self.data_dir.clone(), manifest.clone());
         // A little time always, since a save that ran late is worth telling of too.
         let until = deadline.max(Deadline::after(MANIFEST_LIMIT));
         let store = move || {
-            root.ensure_there()?;
-            store_manifest(&root.saves(), &copy)
+            data_dir.ensure_there()?;
+            store_manifest(&data_dir.saves(), &copy)
         };
         let trouble = match within(until, store) {
             Some(Ok(())) => return,

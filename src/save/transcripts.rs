@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use super::Subject;
 use claude::Lookup;
 use claude::transcript::tail;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentRecord, AgentSaved};
 use sys::deadline::Deadline;
 use sys::files;
@@ -24,22 +24,23 @@ pub(super) struct Words {
 /// Syncs every transcript at the same time and reads its tail, until the deadline. An agent that
 /// was not done by then is `None`.
 pub(super) fn make_durable(
-    root: &Root,
+    data_dir: &DataDir,
     agents: &[Subject],
     deadline: Deadline,
 ) -> Vec<Option<Words>> {
     let (done, results) = mpsc::channel();
     let mut without_thread = Vec::new();
     for (index, subject) in agents.iter().enumerate() {
-        let (root, record, done) = (root.clone(), subject.record.clone(), done.clone());
+        let (data_dir, record, done) = (data_dir.clone(), subject.record.clone(), done.clone());
         // Not scoped: a disk that hangs must not hold up those that do not.
-        let sync = move || done.send((index, one(&root, &record))).ok();
+        let sync = move || done.send((index, one(&data_dir, &record))).ok();
         if thread::spawn("save-words", sync).is_err() {
             without_thread.push(index);
         }
     }
     for index in without_thread {
-        done.send((index, one(root, &agents[index].record))).ok();
+        done.send((index, one(data_dir, &agents[index].record)))
+            .ok();
     }
     drop(done);
     let mut all: Vec<Option<Words>> = agents.iter().map(|_| None).collect();
@@ -49,8 +50,8 @@ pub(super) fn make_durable(
     all
 }
 
-fn one(root: &Root, record: &AgentRecord) -> Words {
-    let path = match claude::locate(&root.claude(), &record.session_id) {
+fn one(data_dir: &DataDir, record: &AgentRecord) -> Words {
+    let path = match claude::locate(&data_dir.claude(), &record.session_id) {
         Lookup::Present(path) | Lookup::Blank(path) => path,
         Lookup::Several(paths) => match paths.into_iter().next() {
             Some(path) => path,

@@ -11,7 +11,7 @@ use checkpoint::{CheckpointOutcome, CheckpointTarget};
 use claude::Lookup;
 use state::Trigger;
 use state::config::{self, Remote};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{Manifest, WorkspaceSaved};
 use sys::deadline::Deadline;
 use sys::thread;
@@ -22,23 +22,23 @@ const PASSED: Duration = Duration::from_millis(500);
 
 /// Keeps the uncommitted work of every workspace; answers in the order of `agents`.
 pub(super) fn keep(
-    root: &Root,
+    data_dir: &DataDir,
     settings: &config::Checkpoint,
     agents: &[Subject],
     deadline: Deadline,
 ) -> Vec<WorkspaceSaved> {
     let rows: Vec<WorkspaceSaved> = agents.iter().map(|_| late()).collect();
     let saved = Arc::new(Mutex::new(rows));
-    let (root, settings, agents) = (root.clone(), settings.clone(), agents.to_vec());
+    let (data_dir, settings, agents) = (data_dir.clone(), settings.clone(), agents.to_vec());
     let done = Arc::clone(&saved);
     let work = move || {
-        let order = most_recently_active_first(&root.claude(), &agents);
+        let order = most_recently_active_first(&data_dir.claude(), &agents);
         in_parallel(&order, |index| {
             if deadline.has_passed() {
                 return;
             }
-            let place = CheckpointTarget::of(&root, &settings, &agents[index].record);
-            let result = checkpoint::keep(&root, &place, Trigger::Save, deadline);
+            let place = CheckpointTarget::of(&data_dir, &settings, &agents[index].record);
+            let result = checkpoint::keep(&data_dir, &place, Trigger::Save, deadline);
             let row = in_words(result);
             done.lock().unwrap_or_else(PoisonError::into_inner)[index] = row;
         });
@@ -51,23 +51,23 @@ pub(super) fn keep(
 
 /// Brings the checkpoints elsewhere, while time is left.
 pub(super) fn push(
-    root: &Root,
+    data_dir: &DataDir,
     settings: &config::Checkpoint,
     remote: &Remote,
     agents: &[Subject],
     deadline: Deadline,
     manifest: &mut Manifest,
 ) {
-    let order: Vec<usize> = most_recently_active_first(&root.claude(), agents)
+    let order: Vec<usize> = most_recently_active_first(&data_dir.claude(), agents)
         .into_iter()
         .filter(|index| {
-            let private = root.checkpoints(&agents[*index].record.agent_id);
+            let private = data_dir.checkpoints(&agents[*index].record.agent_id);
             checkpoint::last(&private).is_some()
         })
         .collect();
     let words: Mutex<Vec<(usize, String)>> = Mutex::default();
     in_parallel(&order, |index| {
-        let place = CheckpointTarget::of(root, settings, &agents[index].record);
+        let place = CheckpointTarget::of(data_dir, settings, &agents[index].record);
         let said = match checkpoint::push(&place, remote, deadline) {
             Ok(()) => "; pushed".to_owned(),
             Err(error) => format!("; not pushed: {error:#}"),

@@ -195,7 +195,7 @@ pub fn judge(
             Ok(Verdict::There(account))
         }
         (Some(uid), None, None) if wanted.name.is_empty() => Err(anyhow!(
-            "the root belongs to the user id {uid}, which has no name here"
+            "the data directory belongs to the user id {uid}, which has no name here"
         ))
         .hint("--user NAME"),
         (_, None, _) => Ok(Verdict::Make(wanted.clone())),
@@ -394,7 +394,7 @@ mod tests {
             judge(&wanted, None, None).unwrap(),
             Verdict::Make(_)
         ));
-        // A root that somebody made with `init`, and moved here.
+        // A data directory that somebody made with `init`, and moved here.
         let moved = Wanted {
             name: String::new(),
             uid: Some(1001),

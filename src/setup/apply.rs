@@ -34,7 +34,7 @@ const MOUNT_LIMIT: Duration = Duration::from_secs(300);
 /// It cannot be done. What was done before stays, and the next set-up goes on from there.
 pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<String>> {
     let place = &ask.place;
-    let root = place.at(&ask.root);
+    let data_dir = place.at(&ask.data_dir);
     let owner = || account.context("no account yet");
     let as_user = |request: Request| User::new(owner()?, place)?.act(&request);
     match step {
@@ -62,13 +62,13 @@ pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<St
         }
         Step::Layout(..) => {
             let owner = owner()?;
-            layout::apply(&Dir::open(&root)?, owner.uid, owner.gid)?;
+            layout::apply(&Dir::open(&data_dir)?, owner.uid, owner.gid)?;
         }
         Step::Inhabit => {
             let user = owner()?.name.clone();
             let unattended = ask.unattended;
             return as_user(Request::Inhabit {
-                root,
+                data_dir,
                 user,
                 unattended,
             });
@@ -76,16 +76,16 @@ pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<St
         Step::Remember(owner) => {
             let mut text = serde_json::to_vec_pretty(owner)?;
             text.push(b'\n');
-            bin(&root)?.replace(OWNER, 0o644, |file| Ok(io::Write::write_all(file, &text)?))?;
+            bin(&data_dir)?.replace(OWNER, 0o644, |file| Ok(io::Write::write_all(file, &text)?))?;
         }
-        Step::Program { replaces } => program(&root, *replaces)?,
-        Step::Command(at) => command(at, &root)?,
+        Step::Program { replaces } => program(&data_dir, *replaces)?,
+        Step::Command(at) => command(at, &data_dir)?,
         Step::Claude { from, by_root, .. } => {
-            return claude(&root, from, *by_root, &User::new(owner()?, place)?);
+            return claude(&data_dir, from, *by_root, &User::new(owner()?, place)?);
         }
         Step::Link(link, _) => return as_user(Request::Link(link.clone())),
         Step::Workspaces(link, state) => return workspaces(link, state, as_user),
-        Step::Retain => return as_user(Request::Retain { root }),
+        Step::Retain => return as_user(Request::Retain { data_dir }),
         Step::Units(_) => {
             let paths = unit_paths(ask, owner()?).context("there is no systemd")?;
             install::install(place.prefix(), &paths)?;
@@ -96,11 +96,16 @@ pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<St
         }
         Step::LoginLine => {
             let uid = owner()?.uid;
-            login_line::install(place.prefix(), &root.join("bin/spotkeep"), &root, uid)?;
+            login_line::install(
+                place.prefix(),
+                &data_dir.join("bin/spotkeep"),
+                &data_dir,
+                uid,
+            )?;
         }
         Step::Script(_) => {
             let machine = first_boot_script::stamp(place)?;
-            return as_user(Request::NewMachine { root, machine });
+            return as_user(Request::NewMachine { data_dir, machine });
         }
         Step::Start { restart: false } => install::start()?,
         Step::Start { restart: true } => install::restart_keeper()?,
@@ -191,8 +196,8 @@ fn run(command: &mut Command, limit: Duration) -> Result<()> {
 }
 
 /// The directory that holds what root runs.
-fn bin(root: &Path) -> Result<Dir> {
-    let dir = Dir::open(root)?.child("bin")?;
+fn bin(data_dir: &Path) -> Result<Dir> {
+    let dir = Dir::open(data_dir)?.child("bin")?;
     let ownership = dir.ownership()?;
     ensure!(
         ownership.uid == 0 && ownership.mode & 0o022 == 0,
@@ -203,8 +208,8 @@ fn bin(root: &Path) -> Result<Dir> {
 }
 
 /// By rename: a keeper that runs keeps the file that it was started from.
-fn program(root: &Path, replaces: bool) -> Result<()> {
-    let bin = bin(root)?;
+fn program(data_dir: &Path, replaces: bool) -> Result<()> {
+    let bin = bin(data_dir)?;
     let copy = |from: &Path, to: &str| {
         let mut source =
             File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
@@ -221,11 +226,11 @@ fn program(root: &Path, replaces: bool) -> Result<()> {
     copy(&std::env::current_exe()?, "spotkeep")
 }
 
-fn command(at: &Path, root: &Path) -> Result<()> {
+fn command(at: &Path, data_dir: &Path) -> Result<()> {
     if fs::symlink_metadata(at).is_ok_and(|meta| meta.is_symlink()) && !at.exists() {
         fs::remove_file(at)?;
     }
-    std::os::unix::fs::symlink(root.join("bin/spotkeep"), at)
+    std::os::unix::fs::symlink(data_dir.join("bin/spotkeep"), at)
         .with_context(|| format!("cannot make the link {}", at.display()))
 }
 
@@ -255,9 +260,9 @@ fn program_of_root(from: &Path) -> Result<impl io::Read> {
 }
 
 /// Copies a claude, asks it for its version as the user, and gives it its place.
-fn claude(root: &Path, from: &Path, by_root: bool, user: &User) -> Result<Vec<String>> {
+fn claude(data_dir: &Path, from: &Path, by_root: bool, user: &User) -> Result<Vec<String>> {
     const DRAFT: &str = ".new";
-    let bin = bin(root)?;
+    let bin = bin(data_dir)?;
     let dir = match bin.entry("claude")? {
         Entry::Absent => {
             let dir = bin.make("claude")?;

@@ -65,7 +65,7 @@ pub struct Unit {
 /// The disk does not come, or cannot be read.
 pub fn look(ask: &Ask, disk: &str) -> Result<Facts> {
     let place = &ask.place;
-    let at = place.at(&ask.root);
+    let at = place.at(&ask.data_dir);
     let device = device::wait_for(place, disk, ask.wait)?;
     let point = point(&at)?;
     let is_here = point == Point::Mounted(device.number);
@@ -193,7 +193,7 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<Vec<Step>> {
         unit,
         ..
     } = facts;
-    let at = ask.place.at(&ask.root);
+    let at = ask.place.at(&ask.data_dir);
     let name = device.name.display();
     let mut steps = Vec::new();
     if !facts.missing.is_empty() {
@@ -207,7 +207,7 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<Vec<Step>> {
         Content::Blank => {
             if device.bytes < SMALLEST {
                 return Err(anyhow!(
-                    "{name} has {}; a root needs {} at least",
+                    "{name} has {}; a data directory needs {} at least",
                     size(device.bytes),
                     size(SMALLEST)
                 ))
@@ -300,7 +300,7 @@ fn refuse_point(point: &Point, at: &Path) -> Result<()> {
     match point {
         Point::Absent | Point::Empty => Ok(()),
         Point::Mounted(_) => Err(anyhow!("another file system is mounted at {display}")).hint(
-            format!("choose another place: --root DIR; or: sudo umount {display}"),
+            format!("choose another place: --data-dir DIR; or: sudo umount {display}"),
         ),
         Point::Full(names) => Err(anyhow!(
             "{display} is a directory with content ({}), which the disk would hide",
@@ -315,11 +315,13 @@ fn refuse_point(point: &Point, at: &Path) -> Result<()> {
 fn refuse_strangers(facts: &Facts, ask: &Ask) -> Result<()> {
     match &facts.inside {
         Some(Inside::Other(names)) if !ask.beside => Err(anyhow!(
-            "{} holds files that are not a root's: {}",
+            "{} holds files that are not a data directory's: {}",
             facts.device.name.display(),
             some(names)
         ))
-        .hint("to make the root beside them, and change none of them: --beside-other-files"),
+        .hint(
+            "to make the data directory beside them, and change none of them: --beside-other-files",
+        ),
         _ => Ok(()),
     }
 }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use state::VERSION;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, Result, bail, ensure};
 use sys::prefix::Prefix;
 use sys::process::{self, Signal, with_marker};
@@ -93,11 +93,11 @@ pub fn stamp(place: &Prefix) -> Result<String> {
 ///
 /// # Errors
 /// `spotkeep.toml` or the state file cannot be read.
-pub fn pending(root: &Root, config: &Config, id: Option<&str>) -> Result<Option<String>> {
+pub fn pending(data_dir: &DataDir, config: &Config, id: Option<&str>) -> Result<Option<String>> {
     let Some(script) = &config.machine.on_new_machine else {
         return Ok(None);
     };
-    let ran: Option<Machine> = state::load(&root.session_state().join(FILE))?;
+    let ran: Option<Machine> = state::load(&data_dir.session_state().join(FILE))?;
     let is_done =
         ran.is_some_and(|ran| Some(ran.machine_id.as_str()) == id && ran.result == Ran::Done);
     Ok((!is_done).then(|| script.display().to_string()))
@@ -107,11 +107,11 @@ pub fn pending(root: &Root, config: &Config, id: Option<&str>) -> Result<Option<
 ///
 /// # Errors
 /// It failed. The state file and the log say why, too.
-pub fn run(root: &Root, config: &Config, id: &str) -> Result<String> {
+pub fn run(data_dir: &DataDir, config: &Config, id: &str) -> Result<String> {
     let Some(script) = &config.machine.on_new_machine else {
         bail!("no script is declared");
     };
-    let file = root.session_state().join(FILE);
+    let file = data_dir.session_state().join(FILE);
     let mut machine = Machine {
         version: VERSION,
         machine_id: id.to_owned(),
@@ -125,7 +125,7 @@ pub fn run(root: &Root, config: &Config, id: &str) -> Result<String> {
             .map_or_else(Map::new, |m| m.unknown),
     };
     state::store(&file, &machine)?;
-    let ended = execute(root, script);
+    let ended = execute(data_dir, script);
     machine.result = if ended.is_ok() {
         Ran::Done
     } else {
@@ -133,7 +133,7 @@ pub fn run(root: &Root, config: &Config, id: &str) -> Result<String> {
     };
     machine.why = ended.as_ref().err().map(|error| format!("{error:#}"));
     state::store(&file, &machine)?;
-    let log = root.session_state().join(LOG);
+    let log = data_dir.session_state().join(LOG);
     ended
         .map(|()| {
             format!(
@@ -145,21 +145,21 @@ pub fn run(root: &Root, config: &Config, id: &str) -> Result<String> {
         .with_context(|| format!("on_new_machine; its output is in {}", log.display()))
 }
 
-fn execute(root: &Root, script: &Path) -> Result<()> {
+fn execute(data_dir: &DataDir, script: &Path) -> Result<()> {
     ensure!(
         !script.components().any(|part| part == Component::ParentDir),
-        "{} leads out of the root",
+        "{} leads out of the data directory",
         script.display()
     );
-    let path = root.absolute(script);
-    let log = root.session_state().join(LOG);
+    let path = data_dir.absolute(script);
+    let log = data_dir.session_state().join(LOG);
     let out = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let marker = format!("SPOTKEEP_NEW_MACHINE={}", uuid::new_uuid());
     let (key, value) = marker.split_once('=').unwrap_or_default();
     let mut child = Command::new(&path)
-        .current_dir(root.dir())
+        .current_dir(data_dir.dir())
         .env(key, value)
-        .env("SPOTKEEP_ROOT", root.dir())
+        .env("SPOTKEEP_DATA_DIR", data_dir.dir())
         .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
@@ -198,13 +198,13 @@ fn execute(root: &Root, script: &Path) -> Result<()> {
 
 /// What `status` has to say of it: a script that failed on this very boot disk.
 #[must_use]
-pub fn trouble(root: &Root) -> Option<String> {
+pub fn trouble(data_dir: &DataDir) -> Option<String> {
     let id = id(&Prefix::new(None))?;
-    told(root, &id)
+    told(data_dir, &id)
 }
 
-fn told(root: &Root, id: &str) -> Option<String> {
-    let machine: Machine = state::load(&root.session_state().join(FILE))
+fn told(data_dir: &DataDir, id: &str) -> Option<String> {
+    let machine: Machine = state::load(&data_dir.session_state().join(FILE))
         .ok()
         .flatten()?;
     let why = match machine.result {
@@ -214,7 +214,7 @@ fn told(root: &Root, id: &str) -> Option<String> {
     (machine.machine_id == id).then(|| {
         format!(
             "on_new_machine failed on this machine: {why} (its output is in {}; `sudo spotkeep setup` tries it again)",
-            root.session_state().join(LOG).display()
+            data_dir.session_state().join(LOG).display()
         )
     })
 }
@@ -224,38 +224,38 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt as _;
 
-    fn place(script: &str) -> (tempfile::TempDir, Root, Config) {
+    fn place(script: &str) -> (tempfile::TempDir, DataDir, Config) {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        let path = root.dir().join("provision.sh");
-        let draft = root.dir().join("draft");
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        let path = data_dir.dir().join("provision.sh");
+        let draft = data_dir.dir().join("draft");
         fs::write(&draft, script).unwrap();
         fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(&draft, &path).unwrap();
         let config = Config::parse("[machine]\non_new_machine = \"provision.sh\"\n").unwrap();
-        (dir, root, config)
+        (dir, data_dir, config)
     }
 
     #[test]
     fn the_script_runs_once_on_each_boot_disk() {
-        let (_dir, root, config) = place("#!/bin/sh\necho said; pwd\n");
-        assert!(pending(&root, &config, None).unwrap().is_some());
-        run(&root, &config, "one").unwrap();
-        assert_eq!(pending(&root, &config, Some("one")).unwrap(), None);
-        assert!(pending(&root, &config, Some("two")).unwrap().is_some());
-        let log = fs::read_to_string(root.session_state().join(LOG)).unwrap();
-        assert_eq!(log, format!("said\n{}\n", root.dir().display()));
-        assert_eq!(told(&root, "one"), None);
+        let (_dir, data_dir, config) = place("#!/bin/sh\necho said; pwd\n");
+        assert!(pending(&data_dir, &config, None).unwrap().is_some());
+        run(&data_dir, &config, "one").unwrap();
+        assert_eq!(pending(&data_dir, &config, Some("one")).unwrap(), None);
+        assert!(pending(&data_dir, &config, Some("two")).unwrap().is_some());
+        let log = fs::read_to_string(data_dir.session_state().join(LOG)).unwrap();
+        assert_eq!(log, format!("said\n{}\n", data_dir.dir().display()));
+        assert_eq!(told(&data_dir, "one"), None);
     }
 
     #[test]
     fn a_script_that_failed_is_told_and_tried_again() {
-        let (_dir, root, config) = place("#!/bin/sh\nexit 3\n");
-        let error = run(&root, &config, "one").unwrap_err();
+        let (_dir, data_dir, config) = place("#!/bin/sh\nexit 3\n");
+        let error = run(&data_dir, &config, "one").unwrap_err();
         assert!(format!("{error:#}").contains("exit status: 3"), "{error:#}");
-        assert!(told(&root, "one").unwrap().contains("exit status: 3"));
-        assert_eq!(told(&root, "two"), None);
-        assert!(pending(&root, &config, Some("one")).unwrap().is_some());
+        assert!(told(&data_dir, "one").unwrap().contains("exit status: 3"));
+        assert_eq!(told(&data_dir, "two"), None);
+        assert!(pending(&data_dir, &config, Some("one")).unwrap().is_some());
     }
 
     #[test]

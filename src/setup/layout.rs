@@ -1,4 +1,4 @@
-//! What belongs to root in a root, and what to the user. Root makes three directories and gives
+//! What belongs to root in a data directory, and what to the user. Root makes three directories and gives
 //! nothing away that has content; everything else the user makes.
 
 use crate::storage::links::aside;
@@ -20,7 +20,7 @@ pub enum Fix {
 }
 
 impl Fix {
-    /// What would be done, in words, for a root of `user`.
+    /// What would be done, in words, for a data directory of `user`.
     #[must_use]
     pub fn what(&self, user: &str) -> String {
         let name = |name: &str| {
@@ -49,17 +49,17 @@ impl Fix {
     }
 }
 
-/// The directories as they are: the root itself under the empty name.
+/// The directories as they are: the data directory itself under the empty name.
 pub type LayoutFacts = Vec<(&'static str, Entry)>;
 
-/// Looks at the directories of a root.
+/// Looks at the directories of a data directory.
 ///
 /// # Errors
 /// They cannot be looked at.
-pub fn look(root: &Dir) -> Result<LayoutFacts> {
-    let mut found = vec![("", Entry::Directory(root.ownership()?))];
+pub fn look(data_dir: &Dir) -> Result<LayoutFacts> {
+    let mut found = vec![("", Entry::Directory(data_dir.ownership()?))];
     for name in ["bin", "backups"].into_iter().chain(OF_THE_USER) {
-        found.push((name, root.entry(name)?));
+        found.push((name, data_dir.entry(name)?));
     }
     Ok(found)
 }
@@ -124,13 +124,13 @@ pub fn fixes(
                     now.uid
                 ))
                 .hint(format!(
-                    "if all of it is that user's: sudo chown -Rh {uid}:{gid} <root>/{name}"
+                    "if all of it is that user's: sudo chown -Rh {uid}:{gid} <data-dir>/{name}"
                 ));
             }
             Entry::Link | Entry::Other(_) => {
                 return Err(anyhow!("{name} on the disk is a link, or no directory")).hint(
                     format!(
-                        "look at it, then move it away: sudo mv <root>/{name} <root>/{name}.old"
+                        "look at it, then move it away: sudo mv <data-dir>/{name} <data-dir>/{name}.old"
                     ),
                 );
             }
@@ -143,33 +143,34 @@ pub fn fixes(
 ///
 /// # Errors
 /// As [`fixes`], or the disk refused.
-pub fn apply(root: &Dir, uid: u32, gid: u32) -> Result<()> {
-    // The root itself first: from then on nobody else can rename what root owns in it.
+pub fn apply(data_dir: &Dir, uid: u32, gid: u32) -> Result<()> {
+    // The data directory itself first: from then on nobody else can rename what root owns in it.
     for _ in 0..2 {
         let empty = |name: &str| {
-            root.child(name)
+            data_dir
+                .child(name)
                 .and_then(|dir| dir.names())
                 .is_ok_and(|names| names.is_empty())
         };
-        for fix in fixes(&look(root)?, uid, gid, empty)? {
+        for fix in fixes(&look(data_dir)?, uid, gid, empty)? {
             match fix {
-                Fix::Make(name, to) => root.make(name)?.give(to)?,
-                Fix::Give("", to) => root.give(to)?,
-                Fix::Give(name, to) => root.child(name)?.give(to)?,
+                Fix::Make(name, to) => data_dir.make(name)?.give(to)?,
+                Fix::Give("", to) => data_dir.give(to)?,
+                Fix::Give(name, to) => data_dir.child(name)?.give(to)?,
                 Fix::Anew(name, to) => {
-                    let old = aside(&root.path().join(name));
+                    let old = aside(&data_dir.path().join(name));
                     let old = old
                         .file_name()
                         .unwrap_or_default()
                         .to_string_lossy()
                         .into_owned();
-                    root.rename(name, &old)?;
-                    root.make(name)?.give(to)?;
+                    data_dir.rename(name, &old)?;
+                    data_dir.make(name)?.give(to)?;
                 }
             }
         }
     }
-    root.sync()
+    data_dir.sync()
 }
 
 #[cfg(test)]
@@ -189,12 +190,12 @@ mod tests {
         let mut found: LayoutFacts = vec![("", dir(0, 0o755))];
         found.extend(["bin", "backups", ".claude", "home"].map(|name| (name, Entry::Absent)));
         let fixes = fixes(&found, 1001, 1002, |_| true).unwrap();
-        let root = Ownership {
+        let data_dir = Ownership {
             uid: 0,
             gid: 1002,
             mode: 0o1775,
         };
-        assert_eq!(fixes[0], Fix::Give("", root));
+        assert_eq!(fixes[0], Fix::Give("", data_dir));
         assert_eq!(
             fixes[0].what("ann"),
             "give . to root and the group of ann, mode 1775"

@@ -19,13 +19,13 @@ pub const PATH: &str = "etc/profile.d/spotkeep.sh";
 ///
 /// # Errors
 /// A path that cannot stand between quotes.
-pub fn snippet(program: &Path, root: &Path, uid: u32) -> Result<String> {
-    let (program, root) = (quoted(program)?, quoted(root)?);
+pub fn snippet(program: &Path, data_dir: &Path, uid: u32) -> Result<String> {
+    let (program, data_dir) = (quoted(program)?, quoted(data_dir)?);
     Ok(format!(
         "# Installed by spotkeep setup: one line on how the last preemption went, for a day.\n\
          case $- in\n\
          *i*) [ -t 1 ] && [ -z \"${{TMUX-}}\" ] && [ \"$(id -u)\" = {uid} ] && [ -x {program} ] && \\\n    \
-         timeout 1 {program} --root {root} status --login-line 2>/dev/null || : ;;\n\
+         timeout 1 {program} --data-dir {data_dir} status --login-line 2>/dev/null || : ;;\n\
          esac\n"
     ))
 }
@@ -42,9 +42,9 @@ fn quoted(path: &Path) -> Result<String> {
 ///
 /// # Errors
 /// It cannot be written.
-pub fn install(prefix: &Path, program: &Path, root: &Path, uid: u32) -> Result<bool> {
+pub fn install(prefix: &Path, program: &Path, data_dir: &Path, uid: u32) -> Result<bool> {
     use std::os::unix::fs::PermissionsExt as _;
-    let text = snippet(program, root, uid)?;
+    let text = snippet(program, data_dir, uid)?;
     let path = prefix.join(PATH);
     if files::read_optional(&path)?.as_deref() == Some(text.as_bytes()) {
         return Ok(false);

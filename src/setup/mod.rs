@@ -45,8 +45,8 @@ pub const WAIT: Duration = Duration::from_secs(30);
 pub struct Ask {
     /// The machine.
     pub place: Prefix,
-    /// The root, as the machine sees it.
-    pub root: PathBuf,
+    /// The data directory, as the machine sees it.
+    pub data_dir: PathBuf,
     /// The disk, by name or path; `None` where somebody else mounts it.
     pub disk: Option<String>,
     /// How long it is waited for.
@@ -55,7 +55,7 @@ pub struct Ask {
     pub user: Option<String>,
     /// A claude to keep on the disk.
     pub claude: Option<PathBuf>,
-    /// Whether a root may be made beside files that are not ours.
+    /// Whether a data directory may be made beside files that are not ours.
     pub beside: bool,
     /// Whether a new `spotkeep.toml` lets agents run every command without asking.
     pub unattended: bool,
@@ -70,10 +70,10 @@ pub struct Ask {
 impl Ask {
     /// The usual.
     #[must_use]
-    pub fn new(root: PathBuf, place: Prefix) -> Self {
+    pub fn new(data_dir: PathBuf, place: Prefix) -> Self {
         Self {
             place,
-            root,
+            data_dir,
             disk: None,
             wait: WAIT,
             user: None,
@@ -123,31 +123,31 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
     system_plan::ensure_root()?;
     let _lock = lock(&ask.place)?;
     let mut outcome = SetupSummary::default();
-    let root = ask.place.at(&ask.root);
+    let data_dir = ask.place.at(&ask.data_dir);
     if let Some(disk) = &ask.disk {
         let facts = disk_plan::look(ask, disk)?;
         let steps = disk_plan::plan(&facts, ask)?;
         let was_full = matches!(facts.inside, Some(Inside::Other(_)));
         perform(&steps, ask, None, &mut outcome, tell)?;
         // A journal that was replayed may have brought to light what a look could not see.
-        if !was_full && !ask.beside && matches!(Inside::of(&root)?, Inside::Other(_)) {
+        if !was_full && !ask.beside && matches!(Inside::of(&data_dir)?, Inside::Other(_)) {
             return Err(anyhow!(
-                "{} holds files that are not a root's",
-                root.display()
+                "{} holds files that are not a data directory's",
+                data_dir.display()
             ))
-            .hint("to make the root beside them, and change none of them: --beside-other-files");
+            .hint("to make the data directory beside them, and change none of them: --beside-other-files");
         }
         outcome.device = Some(facts.device.name.clone());
         if let Some(note) = disk_plan::partition_note(&facts.device) {
             tell(Told::Did(note));
         }
     }
-    ensure_mounted(ask, &root)?;
-    outcome.handover = reexec::to(&root)?;
+    ensure_mounted(ask, &data_dir)?;
+    outcome.handover = reexec::to(&data_dir)?;
     if outcome.handover.is_some() {
         return Ok(outcome);
     }
-    let account = match system_plan::account(ask, Some(&root))? {
+    let account = match system_plan::account(ask, Some(&data_dir))? {
         Verdict::There(account) => account,
         Verdict::Make(wanted) => {
             perform(
@@ -160,7 +160,7 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
             account::find(&ask.place, &wanted.name)?.context("the account is not there")?
         }
     };
-    let facts = system_plan::look(ask, Some(&root), &account)?;
+    let facts = system_plan::look(ask, Some(&data_dir), &account)?;
     let (steps, problems) = system_plan::plan(&facts, ask)?;
     perform(&steps, ask, Some(&account), &mut outcome, tell)?;
     outcome.short_retention = !ask.retain && !claude::retention::is_enough(facts.report.retention);
@@ -178,12 +178,12 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
 pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
     system_plan::ensure_root()?;
     let mut outcome = SetupSummary::default();
-    let root = ask.place.at(&ask.root);
-    // A root that is not mounted is mounted for a look, and unmounted at the end.
+    let data_dir = ask.place.at(&ask.data_dir);
+    // A data directory that is not mounted is mounted for a look, and unmounted at the end.
     let mut peek = None;
-    let mut tree = files::is_mount_point(&root)
+    let mut tree = files::is_mount_point(&data_dir)
         .unwrap_or(false)
-        .then(|| root.clone());
+        .then(|| data_dir.clone());
     if let Some(disk) = &ask.disk {
         let facts = disk_plan::look(ask, disk)?;
         would(&disk_plan::plan(&facts, ask)?, &mut outcome, tell);
@@ -195,7 +195,7 @@ pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
             peek = Some(at);
         }
     } else {
-        ensure_mounted(ask, &root)?;
+        ensure_mounted(ask, &data_dir)?;
     }
     let theirs = tree.as_deref().map(reexec::to).transpose()?.flatten();
     if theirs.is_some() && peek.is_none() {
@@ -270,18 +270,21 @@ fn perform(
     Ok(())
 }
 
-/// Refuses to make a root on the boot disk, which a new machine would not have.
-fn ensure_mounted(ask: &Ask, root: &Path) -> Result<()> {
-    if files::is_mount_point(root).unwrap_or(false) {
+/// Refuses to make a data directory on the boot disk, which a new machine would not have.
+fn ensure_mounted(ask: &Ask, data_dir: &Path) -> Result<()> {
+    if files::is_mount_point(data_dir).unwrap_or(false) {
         return Ok(());
     }
     let what = match ask.disk {
-        None => "which disk shall hold the root?",
+        None => "which disk shall hold the data directory?",
         Some(_) => "the disk is not mounted",
     };
-    Err(anyhow!("{what} Nothing is mounted at {}", root.display()))
-        .hint("sudo spotkeep setup --disk NAME; a laptop needs no set-up: spotkeep --root DIR init")
-        .kind(ErrorKind::Usage)
+    Err(anyhow!(
+        "{what} Nothing is mounted at {}",
+        data_dir.display()
+    ))
+    .hint("sudo spotkeep setup --disk NAME; a laptop needs no set-up: spotkeep --data-dir DIR init")
+    .kind(ErrorKind::Usage)
 }
 
 /// One set-up at a time: a start-up script and a human may both begin one.

@@ -19,7 +19,7 @@ const NEEDED: [(&str, &str); 5] = [
     ("resize2fs", "e2fsprogs"),
 ];
 
-/// The packages that are missing for a root on that kind of file system.
+/// The packages that are missing for a data directory on that kind of file system.
 #[must_use]
 pub fn missing(kind: FilesystemKind, has: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let mut packages: Vec<&str> = NEEDED

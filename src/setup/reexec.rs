@@ -13,7 +13,7 @@ use sys::secure_dir::{Dir, Entry};
 /// Where a package puts its program.
 const PACKAGED: &str = "/usr/bin/spotkeep";
 
-/// Who goes on instead of this very program, for a root whose files are at `tree`; `None`: this one does.
+/// Who goes on instead of this very program, for a data directory whose files are at `tree`; `None`: this one does.
 ///
 /// # Errors
 /// It cannot be told.
@@ -33,8 +33,8 @@ fn from(this: &Path, tree: &Path) -> Result<Option<PathBuf>> {
 /// Root executes nothing that somebody else could have put there.
 fn is_roots_alone(tree: &Path) -> Result<bool> {
     let is_roots = |owner: u32, mode: u32| owner == 0 && mode & 0o022 == 0;
-    let root = Dir::open(tree)?;
-    let Entry::Directory(bin) = root.entry("bin")? else {
+    let data_dir = Dir::open(tree)?;
+    let Entry::Directory(bin) = data_dir.entry("bin")? else {
         return Ok(false);
     };
     if !is_roots(bin.uid, bin.mode) {

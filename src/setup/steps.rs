@@ -58,9 +58,9 @@ pub enum Step {
     },
     /// The account.
     Account(Wanted),
-    /// Directories of the root, with their owners.
+    /// Directories of the data directory, with their owners.
     Layout(Vec<Fix>, String),
-    /// The user's part of the root.
+    /// The user's part of the data directory.
     Inhabit,
     /// Whose it is, written down for the next machine.
     Remember(Owner),

@@ -47,12 +47,12 @@ pub fn account(ask: &Ask, tree: Option<&Path>) -> Result<Verdict> {
 
 /// What the disk says, if only root could have written it.
 pub(super) fn remembered(tree: &Path) -> Result<Option<Owner>> {
-    let root = Dir::open(tree)?;
+    let data_dir = Dir::open(tree)?;
     let is_roots = |entry| matches!(entry, Entry::Directory(Ownership { uid: 0, mode, .. }) if mode & 0o022 == 0);
-    if !is_roots(root.entry("bin")?) {
+    if !is_roots(data_dir.entry("bin")?) {
         return Ok(None);
     }
-    let Some(bytes) = root.child("bin")?.read(OWNER)? else {
+    let Some(bytes) = data_dir.child("bin")?.read(OWNER)? else {
         return Ok(None);
     };
     let path = tree.join("bin").join(OWNER);
@@ -65,7 +65,7 @@ pub(super) fn remembered(tree: &Path) -> Result<Option<Owner>> {
         ))
 }
 
-/// Who owns the state of a root; nobody can give a directory away but root.
+/// Who owns the state of a data directory; nobody can give a directory away but root.
 fn state_uid(tree: &Path) -> Option<u32> {
     match Dir::open(tree).ok()?.entry("session-state").ok()? {
         Entry::Directory(ownership) if ownership.uid != 0 => Some(ownership.uid),
@@ -94,7 +94,7 @@ pub struct Facts {
     pub account: Account,
     /// What the disk remembers.
     pub remembered: Option<Owner>,
-    /// The directories of the root.
+    /// The directories of the data directory.
     pub layout: layout::LayoutFacts,
     /// Those of them that have nothing in them.
     pub empty: BTreeSet<String>,
@@ -118,13 +118,13 @@ pub struct Facts {
     pub active: Option<bool>,
 }
 
-/// Looks, at a root whose files are at `tree` now. Nothing is changed.
+/// Looks, at a data directory whose files are at `tree` now. Nothing is changed.
 ///
 /// # Errors
 /// Something cannot be looked at.
 pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> {
     let place = &ask.place;
-    let root = place.at(&ask.root);
+    let data_dir = place.at(&ask.data_dir);
     let new = Ownership {
         uid: 0,
         gid: 0,
@@ -147,7 +147,7 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
     let kept = tree.map_or_else(Vec::new, kept);
     let named_is_kept = ask.claude.as_ref().is_some_and(|named| {
         let is_it = |kept: &String| {
-            let place = tree.unwrap_or(&root).join("bin/claude").join(kept);
+            let place = tree.unwrap_or(&data_dir).join("bin/claude").join(kept);
             is_same(named, &place.join("claude")).unwrap_or(false)
         };
         kept.iter().any(is_it)
@@ -155,7 +155,7 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
     let report = if account.home.is_dir() {
         let request = Request::Look {
             tree: tree.map(Path::to_path_buf),
-            root: root.clone(),
+            data_dir: data_dir.clone(),
             home: account.home.clone(),
             machine: first_boot_script::id(place),
             claude: kept.is_empty() && ask.claude.is_none(),
@@ -163,7 +163,7 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
         User::new(account, place)?.look(&request)?
     } else {
         // A home that is made by us is empty.
-        let links = crate::storage::links::of_home(&account.home, &root, &[])?;
+        let links = crate::storage::links::of_home(&account.home, &data_dir, &[])?;
         let links = links
             .into_iter()
             .map(|link| (link, State::Absent))
@@ -175,11 +175,11 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
     };
     let workspaces = Link {
         at: place.at("/workspaces"),
-        to: root.join("workspaces"),
+        to: data_dir.join("workspaces"),
     };
     let state = workspaces.state()?;
     let command = place.at("/usr/local/bin/spotkeep");
-    let is_ours = fs::read_link(&command).is_ok_and(|to| to == root.join("bin/spotkeep"));
+    let is_ours = fs::read_link(&command).is_ok_and(|to| to == data_dir.join("bin/spotkeep"));
     // A program that somebody has put there stays; a link that leads nowhere does not.
     let is_free = !is_ours && !command.exists() && command.parent().is_some_and(Path::is_dir);
     let units = unit_paths(ask, account)
@@ -193,7 +193,7 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
         })
         .transpose()?;
     let line = place.at(login_line::PATH);
-    let wanted = login_line::snippet(&root.join("bin/spotkeep"), &root, account.uid)?;
+    let wanted = login_line::snippet(&data_dir.join("bin/spotkeep"), &data_dir, account.uid)?;
     let has_profiles = line.parent().is_some_and(Path::is_dir);
     let login_line = has_profiles && fs::read_to_string(line).ok() != Some(wanted);
     Ok(Facts {
@@ -218,14 +218,14 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
 
 /// What the units of this machine would be filled with; `None` where there is no systemd.
 pub(super) fn unit_paths(ask: &Ask, account: &Account) -> Option<UnitPaths> {
-    let root = ask.place.at(&ask.root);
+    let data_dir = ask.place.at(&ask.data_dir);
     let has_systemd = ask.place.at("/etc/systemd/system").is_dir() && packages::has("systemctl");
     has_systemd.then(|| UnitPaths {
-        program: root.join("bin/spotkeep"),
-        is_mount: ask.disk.is_some() || files::is_mount_point(&root).unwrap_or(false),
+        program: data_dir.join("bin/spotkeep"),
+        is_mount: ask.disk.is_some() || files::is_mount_point(&data_dir).unwrap_or(false),
         user: account.name.clone(),
         home: account.home.clone(),
-        root,
+        data_dir,
     })
 }
 

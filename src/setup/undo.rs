@@ -26,9 +26,9 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
     system_plan::ensure_root()?;
     let mut outcome = SetupSummary::default();
     let place = &ask.place;
-    let root = place.at(&ask.root);
-    let is_mounted = sys::files::is_mount_point(&root).unwrap_or(false);
-    let account = match system_plan::account(ask, is_mounted.then_some(root.as_path())) {
+    let data_dir = place.at(&ask.data_dir);
+    let is_mounted = sys::files::is_mount_point(&data_dir).unwrap_or(false);
+    let account = match system_plan::account(ask, is_mounted.then_some(data_dir.as_path())) {
         Ok(Verdict::There(account)) => Some(account),
         _ => None,
     };
@@ -63,15 +63,15 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
                     }
                     // The save of the shutdown has run, so this counts as the end of a life.
                     Ok(vec![
-                        "until the next boot nothing starts in this root, unless you say: spotkeep restore".into(),
+                        "until the next boot nothing starts in this data directory, unless you say: spotkeep restore".into(),
                     ])
                 },
             )?;
         }
         let user = User::new(account, place)?;
         let request = Request::Look {
-            tree: is_mounted.then(|| root.clone()),
-            root: root.clone(),
+            tree: is_mounted.then(|| data_dir.clone()),
+            data_dir: data_dir.clone(),
             home: account.home.clone(),
             machine: None,
             claude: false,
@@ -87,11 +87,11 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
     for link in [
         Link {
             at: place.at("/workspaces"),
-            to: root.join("workspaces"),
+            to: data_dir.join("workspaces"),
         },
         Link {
             at: place.at("/usr/local/bin/spotkeep"),
-            to: root.join("bin/spotkeep"),
+            to: data_dir.join("bin/spotkeep"),
         },
     ] {
         if fs::read_link(&link.at).is_ok_and(|target| target == link.to) {
@@ -107,14 +107,14 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
         })?;
     }
     let units = place.at("/etc/systemd/system");
-    let unit = mount_unit(&root);
+    let unit = mount_unit(&data_dir);
     if units.join(&unit).exists() {
         each(
             format!(
                 "unmount {} and take out {unit}; its data stay",
-                root.display()
+                data_dir.display()
             ),
-            &mut || take_out_mount(&units, &unit, place.has_systemd(), &root, is_mounted),
+            &mut || take_out_mount(&units, &unit, place.has_systemd(), &data_dir, is_mounted),
         )?;
     }
     Ok(outcome)
@@ -124,7 +124,7 @@ fn take_out_mount(
     units: &Path,
     unit: &str,
     has_systemd: bool,
-    root: &Path,
+    data_dir: &Path,
     is_mounted: bool,
 ) -> Result<Vec<String>> {
     let mut said = Vec::new();
@@ -145,7 +145,7 @@ fn take_out_mount(
         units,
     )?;
     gone(fs::remove_file(units.join(unit)), units)?;
-    if is_mounted && let Err(error) = filesystem::unmount(root) {
+    if is_mounted && let Err(error) = filesystem::unmount(data_dir) {
         said.push(format!("{error:#}; it is unmounted at the next boot"));
     }
     if has_systemd {

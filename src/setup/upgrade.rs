@@ -18,7 +18,7 @@ use std::time::Duration;
 use super::account;
 use crate::systemd::install;
 use crate::systemd::units::{KEEPER, UnitPaths};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, Error, Hint as _, Result, anyhow, bail, ensure};
 use sys::failpoint::{Point, point};
 use sys::prefix::Prefix;
@@ -62,22 +62,22 @@ impl fmt::Display for Upgraded {
     }
 }
 
-/// Puts `file` in the place of the root's program and restarts the keeper with it. Agents go on.
+/// Puts `file` in the place of the data directory's program and restarts the keeper with it. Agents go on.
 ///
 /// # Errors
 /// Not root; the place is not safe from others; the file is no spotkeep; the new keeper was not
 /// ready in time, and the old one is back.
-pub fn upgrade(root: &Root, file: &Path) -> Result<Upgraded> {
+pub fn upgrade(data_dir: &DataDir, file: &Path) -> Result<Upgraded> {
     if user::id() != 0 {
-        let (root, file) = (root.dir().display(), file.display());
+        let (data_dir, file) = (data_dir.dir().display(), file.display());
         return Err(anyhow!("an upgrade takes root")).hint(format!(
-            "sudo spotkeep --root {root} setup --upgrade {file}"
+            "sudo spotkeep --data-dir {data_dir} setup --upgrade {file}"
         ));
     }
-    let program = root.program();
+    let program = data_dir.program();
     let bin = program.parent().context("the program has no directory")?;
-    refuse_where_others_write(root.dir(), bin)?;
-    let user = UnitPaths::of(root)?.user;
+    refuse_where_others_write(data_dir.dir(), bin)?;
+    let user = UnitPaths::of(data_dir)?.user;
     let place = UpgradeFiles {
         new: bin.join(".spotkeep.new"),
         previous: bin.join("spotkeep.prev"),
@@ -101,13 +101,13 @@ pub fn upgrade(root: &Root, file: &Path) -> Result<Upgraded> {
     let restarted = install::is_active(KEEPER)?;
     place.swap()?;
     point(Point::UpgradeSwapped);
-    match begin(root, &place.program, restarted) {
+    match begin(data_dir, &place.program, restarted) {
         Ok(()) => Ok(Upgraded::Done {
             from,
             to,
             restarted,
         }),
-        Err(why) => Err(place.back(root, restarted, why, &to)),
+        Err(why) => Err(place.back(data_dir, restarted, why, &to)),
     }
 }
 
@@ -155,13 +155,13 @@ impl UpgradeFiles {
     }
 
     /// The old one back in its place, with its units and its keeper. Returns what to tell.
-    fn back(&self, root: &Root, restart: bool, why: Error, to: &str) -> Error {
+    fn back(&self, data_dir: &DataDir, restart: bool, why: Error, to: &str) -> Error {
         let back = || -> Result<()> {
             fs::remove_file(&self.spare).or_else(absent)?;
             fs::hard_link(&self.previous, &self.spare)?;
             fs::rename(&self.spare, &self.program)?;
             self.sync()?;
-            begin(root, &self.program, restart)
+            begin(data_dir, &self.program, restart)
         };
         match back() {
             Ok(()) => why.context(format!("{to} did not work, and the version before is back")),
@@ -191,12 +191,13 @@ fn absent(error: io::Error) -> io::Result<()> {
 }
 
 /// Has a program put its own units into place, and the keeper run it.
-fn begin(root: &Root, program: &Path, restart: bool) -> Result<()> {
+fn begin(data_dir: &DataDir, program: &Path, restart: bool) -> Result<()> {
     if !restart {
         return Ok(());
     }
     let mut units = Command::new(program);
-    units.arg("--root").arg(root.dir()).arg("units");
+    // Every version knows the option by this name.
+    units.arg("--root").arg(data_dir.dir()).arg("units");
     let output = command::run(&mut units, LIMIT)?;
     if !output.status.success() {
         bail!("it does not write its units: {}", output.stderr);
@@ -231,14 +232,14 @@ fn same(one: &Path, other: &Path) -> Result<bool> {
     Ok(files::read_optional(one)? == files::read_optional(other)?)
 }
 
-/// The user owns what is in the root, but neither `bin` nor the way there.
-fn refuse_where_others_write(root: &Path, bin: &Path) -> Result<()> {
-    for dir in [root, bin] {
+/// The user owns what is in the data directory, but neither `bin` nor the way there.
+fn refuse_where_others_write(data_dir: &Path, bin: &Path) -> Result<()> {
+    for dir in [data_dir, bin] {
         let meta = fs::symlink_metadata(dir)
             .with_context(|| format!("cannot look at {}", dir.display()))?;
         let mode = meta.permissions().mode();
         // In a sticky directory nobody can rename what is root's.
-        let closed = mode & 0o022 == 0 || (mode & 0o1000 != 0 && dir == root);
+        let closed = mode & 0o022 == 0 || (mode & 0o1000 != 0 && dir == data_dir);
         if !meta.is_dir() || meta.uid() != 0 || !closed {
             return Err(anyhow!(
                 "{} can be changed by others than root, who would execute what is in it",

@@ -1,4 +1,4 @@
-//! The user's part: everything in the home and in the user's directories of the root is looked at
+//! The user's part: everything in the home and in the user's directories of the data directory is looked at
 //! and changed by a process of that user, so that root follows nothing there. Root starts it, tells
 //! it what to do in one argument, and takes its answer for what it is: the word of somebody else.
 
@@ -17,7 +17,7 @@ use super::first_boot_script;
 use crate::storage::links::{self, Link, State};
 use claude::{binary, retention};
 use state::config::{Config, LaidDown};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::command;
 use sys::command::Output;
 use sys::error::{Context as _, Hint as _, Result, anyhow, bail, ensure, hint_of};
@@ -43,10 +43,10 @@ pub(super) const PROGRAM_LIMIT: u64 = 2 << 30;
 pub enum Request {
     /// Tell how things stand.
     Look {
-        /// Where the root's files are now; none where there are none yet.
+        /// Where the data directory's files are now; none where there are none yet.
         tree: Option<PathBuf>,
-        /// Where the root will be.
-        root: PathBuf,
+        /// Where the data directory will be.
+        data_dir: PathBuf,
         /// The home.
         home: PathBuf,
         /// The id of the boot disk.
@@ -54,10 +54,10 @@ pub enum Request {
         /// Whether a claude is looked for.
         claude: bool,
     },
-    /// Make the user's part of the root.
+    /// Make the user's part of the data directory.
     Inhabit {
-        /// The root.
-        root: PathBuf,
+        /// The data directory.
+        data_dir: PathBuf,
         /// The user's name.
         user: String,
         /// Whether a new `spotkeep.toml` lets agents run every command without asking.
@@ -71,13 +71,13 @@ pub enum Request {
     Unlink(Link),
     /// Keep transcripts longer.
     Retain {
-        /// The root.
-        root: PathBuf,
+        /// The data directory.
+        data_dir: PathBuf,
     },
     /// Run the script of a new machine.
     NewMachine {
-        /// The root.
-        root: PathBuf,
+        /// The data directory.
+        data_dir: PathBuf,
         /// The id of the boot disk.
         machine: String,
     },
@@ -90,7 +90,7 @@ pub enum Request {
 /// How the user's things stand.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// Whether the user's part of the root is whole.
+    /// Whether the user's part of the data directory is whole.
     pub inhabited: bool,
     /// Each link of the home and how it stands.
     pub links: Vec<(Link, State)>,
@@ -102,7 +102,7 @@ pub struct Report {
     pub claude: Option<(String, PathBuf)>,
     /// Why a link cannot be made now, with what to do: somebody uses what is in its way.
     pub busy: Option<(String, String)>,
-    /// Whether a keeper holds the root.
+    /// Whether a keeper holds the data directory.
     pub keeper: bool,
     /// What could not be told, in sentences.
     pub problems: Vec<String>,
@@ -118,22 +118,22 @@ pub fn serve(request: &str) -> Result<Value> {
     let value = match request {
         Request::Look {
             tree,
-            root,
+            data_dir,
             home,
             machine,
             claude,
         } => serde_json::to_value(look(
             tree.as_deref(),
-            &root,
+            &data_dir,
             &home,
             machine.as_deref(),
             claude,
         )?),
         Request::Inhabit {
-            root,
+            data_dir,
             user,
             unattended,
-        } => serde_json::to_value(inhabit(&root, &user, unattended)?),
+        } => serde_json::to_value(inhabit(&data_dir, &user, unattended)?),
         Request::Link(link) => serde_json::to_value(link.make()?),
         Request::CopyIn(link) => {
             link.refuse_in_use()?;
@@ -144,18 +144,19 @@ pub fn serve(request: &str) -> Result<Value> {
             serde_json::to_value(vec![link.copy_in(bytes)?])
         }
         Request::Unlink(link) => serde_json::to_value(link.undo()?.into_iter().collect::<Vec<_>>()),
-        Request::Retain { root } => {
-            let mut said = retention::raise(&root.join(".claude"))?;
+        Request::Retain { data_dir } => {
+            let mut said = retention::raise(&data_dir.join(".claude"))?;
             said.push(format!(
                 "Claude keeps transcripts for {} days",
                 retention::LONG_DAYS
             ));
             serde_json::to_value(said)
         }
-        Request::NewMachine { root, machine } => {
-            let root = Root::open(&root)?;
-            let (config, _) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
-            serde_json::to_value(vec![first_boot_script::run(&root, &config, &machine)?])
+        Request::NewMachine { data_dir, machine } => {
+            let data_dir = DataDir::open(&data_dir)?;
+            let (config, _) =
+                Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
+            serde_json::to_value(vec![first_boot_script::run(&data_dir, &config, &machine)?])
         }
         Request::Send(path) => {
             send(&path)?;
@@ -168,7 +169,7 @@ pub fn serve(request: &str) -> Result<Value> {
 
 fn look(
     tree: Option<&Path>,
-    root: &Path,
+    data_dir: &Path,
     home: &Path,
     machine: Option<&str>,
     claude: bool,
@@ -178,12 +179,12 @@ fn look(
     if let Some(tree) = tree
         && tree.join("session-state/root.json").exists()
     {
-        let here = Root::open(tree)?;
+        let here = DataDir::open(tree)?;
         let lost = Config::is_lost(&here.config());
-        report.inhabited = Root::is_complete(tree) && !lost;
+        report.inhabited = DataDir::is_complete(tree) && !lost;
         report.retention = retention::days(&here.claude());
         // On a disk that is mounted for a look nobody can hold it.
-        report.keeper = tree == root && LockFile::try_take(&here.lock())?.is_none();
+        report.keeper = tree == data_dir && LockFile::try_take(&here.lock())?.is_none();
         match Config::load_or_last_good(&here.config(), &here.config_copy()) {
             Ok((config, wrong)) => {
                 // A file that is lost is laid down again by this very run.
@@ -199,8 +200,8 @@ fn look(
             Err(error) => report.problems.push(format!("{error:#}")),
         }
     }
-    let mut wanted = links::of_home(home, root, &[])?;
-    match links::of_home(home, root, &pieces) {
+    let mut wanted = links::of_home(home, data_dir, &[])?;
+    match links::of_home(home, data_dir, &pieces) {
         Ok(all) => wanted = all,
         Err(error) => report.problems.push(format!("{error:#}")),
     }
@@ -245,14 +246,14 @@ fn find_claude(home: &Path, problems: &mut Vec<String>) -> Option<(String, PathB
     }
 }
 
-fn inhabit(root: &Path, user: &str, unattended: bool) -> Result<Vec<String>> {
-    let (root, is_new) = Root::init(root)?;
+fn inhabit(data_dir: &Path, user: &str, unattended: bool) -> Result<Vec<String>> {
+    let (data_dir, is_new) = DataDir::init(data_dir)?;
     let mut said = Vec::new();
     if is_new {
-        said.push(format!("{} is a root", root.dir().display()));
+        said.push(format!("{} is a data directory", data_dir.dir().display()));
     }
     said.extend(
-        match Config::lay_down(&root.config(), &root.config_copy(), unattended)? {
+        match Config::lay_down(&data_dir.config(), &data_dir.config_copy(), unattended)? {
             LaidDown::Nothing => None,
             LaidDown::LastGood => Some("its spotkeep.toml was gone, and is as it last was"),
             LaidDown::Template => Some("a spotkeep.toml with everything explained is in it"),
@@ -260,9 +261,9 @@ fn inhabit(root: &Path, user: &str, unattended: bool) -> Result<Vec<String>> {
         .map(str::to_owned),
     );
     // A keeper that runs writes the same file.
-    if let Some(_lock) = LockFile::try_take(&root.lock())? {
-        let mut identity = root.identity()?;
-        let here = (user.to_owned(), user::id(), root.dir().to_path_buf());
+    if let Some(_lock) = LockFile::try_take(&data_dir.lock())? {
+        let mut identity = data_dir.identity()?;
+        let here = (user.to_owned(), user::id(), data_dir.dir().to_path_buf());
         if (
             identity.user.clone(),
             identity.uid,
@@ -270,10 +271,10 @@ fn inhabit(root: &Path, user: &str, unattended: bool) -> Result<Vec<String>> {
         ) != here
         {
             (identity.user, identity.uid, identity.mount_path) = here;
-            state::store(&root.root_json(), &identity)?;
+            state::store(&data_dir.identity_file(), &identity)?;
         }
     }
-    files::sync_filesystem(root.dir())?;
+    files::sync_filesystem(data_dir.dir())?;
     Ok(said)
 }
 
@@ -475,7 +476,12 @@ mod tests {
             at: "/home/a/.x".into(),
             to: "/r/home/.x".into(),
         };
-        for request in [Request::Link(link), Request::Retain { root: "/r".into() }] {
+        for request in [
+            Request::Link(link),
+            Request::Retain {
+                data_dir: "/r".into(),
+            },
+        ] {
             let text = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
         }

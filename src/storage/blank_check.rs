@@ -39,7 +39,7 @@ pub struct Signature {
 pub enum Content {
     /// No signature, and zeros wherever we looked.
     Blank,
-    /// A file system that can hold a root.
+    /// A file system that can hold a data directory.
     Filesystem(Filesystem),
     /// Something else with a name.
     Known(Vec<Signature>),

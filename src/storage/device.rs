@@ -395,7 +395,7 @@ mod tests {
 
     #[test]
     fn the_disk_that_this_machine_runs_from_says_so() {
-        // Where the root is no disk (a container), there is nothing to refuse.
+        // Where the data directory is no disk (a container), there is nothing to refuse.
         let Some(number) = numbers_under(Path::new("/"))
             .into_iter()
             .find(|number| sys(*number).is_ok())

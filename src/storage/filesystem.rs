@@ -1,4 +1,4 @@
-//! The two file systems that a root can be on: made, looked into, grown.
+//! The two file systems that a data directory can be on: made, looked into, grown.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -40,7 +40,7 @@ impl FilesystemKind {
         }
     }
 
-    /// How a root is mounted.
+    /// How a data directory is mounted.
     ///
     /// `noatime`: reading a transcript is no reason to write. `nodev`, `nosuid`: agents write here, and
     /// a disk travels between machines. `discard`: a cloud's disk is thin, and its snapshots are as
@@ -266,14 +266,14 @@ fn done(output: Output, tool: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a file system holds, as far as a root is concerned.
+/// What a file system holds, as far as a data directory is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inside {
     /// Nothing.
     Empty,
-    /// A root.
+    /// A data directory.
     Root,
-    /// These names, and no root.
+    /// These names, and no data directory.
     Other(Vec<String>),
 }
 
@@ -294,14 +294,14 @@ impl Inside {
         Ok(match names {
             _ if is_root => Self::Root,
             names if names.is_empty() => Self::Empty,
-            // A set-up that was cut off before the root had its identity.
+            // A set-up that was cut off before the data directory had its identity.
             names if names.iter().all(|name| OURS.contains(&name.as_str())) => Self::Empty,
             names => Self::Other(names),
         })
     }
 }
 
-/// What a set-up makes first, before `root.json` says that this is a root.
+/// What a set-up makes first, before `root.json` says that this is a data directory.
 const OURS: [&str; 6] = [
     "bin",
     "backups",

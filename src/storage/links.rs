@@ -48,8 +48,8 @@ pub enum State {
 ///
 /// # Errors
 /// A piece leads out of the home.
-pub fn of_home(home: &Path, root: &Path, pieces: &[PathBuf]) -> Result<Vec<Link>> {
-    let claude = root.join(".claude");
+pub fn of_home(home: &Path, data_dir: &Path, pieces: &[PathBuf]) -> Result<Vec<Link>> {
+    let claude = data_dir.join(".claude");
     let mut links = vec![
         Link {
             at: home.join(".claude"),
@@ -74,7 +74,7 @@ pub fn of_home(home: &Path, root: &Path, pieces: &[PathBuf]) -> Result<Vec<Link>
         }
         links.push(Link {
             at: home.join(piece),
-            to: root.join("home").join(piece),
+            to: data_dir.join("home").join(piece),
         });
     }
     Ok(links)

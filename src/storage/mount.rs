@@ -1,4 +1,4 @@
-//! The mount unit of the root.
+//! The mount unit of the data directory.
 //!
 //! A unit, and no line in `/etc/fstab`: it is a file of our own, which can be compared, replaced and
 //! removed whole.
@@ -49,7 +49,7 @@ impl Mount {
         let mount = format!(
             "# Written by spotkeep setup; changes go into a drop-in (systemctl edit).\n\
              [Unit]\n\
-             Description=The root of spotkeep, on a disk that outlives this machine\n\
+             Description=The data directory of spotkeep, on a disk that outlives this machine\n\
              # What a power cut left is looked over before it is mounted.\n\
              Wants=systemd-fsck@{device}.service\n\
              After=systemd-fsck@{device}.service\n\
@@ -66,7 +66,7 @@ impl Mount {
             options = self.kind.options(),
         );
         let wait = format!(
-            "# Written by spotkeep setup: how long a boot waits for the disk of the root.\n\
+            "# Written by spotkeep setup: how long a boot waits for the disk of the data directory.\n\
              [Unit]\n\
              JobRunningTimeoutSec={DEVICE_TIMEOUT}\n"
         );

@@ -99,12 +99,12 @@ pub fn remove(prefix: &Path, paths: &UnitPaths) -> Result<Vec<PathBuf>> {
     Ok(removed)
 }
 
-/// Whether systemd runs here, and keeps this root.
+/// Whether systemd runs here, and keeps this data directory.
 #[must_use]
-pub fn keeps(prefix: &Path, root: &Path) -> bool {
+pub fn keeps(prefix: &Path, data_dir: &Path) -> bool {
     let unit = prefix.join(UNIT_DIR).join(KEEPER);
     prefix.join("run/systemd/system").is_dir()
-        && fs::read_to_string(unit).is_ok_and(|text| is_keeper_of(&text, root))
+        && fs::read_to_string(unit).is_ok_and(|text| is_keeper_of(&text, data_dir))
 }
 
 /// Has the units start at boot.
@@ -226,7 +226,7 @@ fn run(prefix: &Path, arguments: &[&str], limit: Duration) -> Result<Output> {
     let mut command = Command::new("systemctl");
     if prefix != Path::new("/") {
         // Offline: links only, no manager is asked.
-        command.arg("--root").arg(prefix);
+        command.arg("--data-dir").arg(prefix);
     }
     command::run(command.args(arguments), limit).context("cannot ask systemd")
 }
@@ -237,7 +237,7 @@ mod tests {
 
     fn paths() -> UnitPaths {
         UnitPaths {
-            root: "/mnt/persist".into(),
+            data_dir: "/mnt/persist".into(),
             is_mount: true,
             user: "ann".into(),
             home: "/home/ann".into(),
@@ -265,12 +265,12 @@ mod tests {
             ]
         );
         assert_eq!(install(dir.path(), &paths()).unwrap(), first[1..3]);
-        let root = Path::new("/mnt/persist");
-        assert!(!keeps(dir.path(), root), "systemd does not run here");
+        let data_dir = Path::new("/mnt/persist");
+        assert!(!keeps(dir.path(), data_dir), "systemd does not run here");
         fs::create_dir_all(dir.path().join("run/systemd/system")).unwrap();
-        assert!(keeps(dir.path(), root) && !keeps(dir.path(), Path::new("/mnt")));
+        assert!(keeps(dir.path(), data_dir) && !keeps(dir.path(), Path::new("/mnt")));
         assert_eq!(remove(dir.path(), &paths()).unwrap(), first);
-        assert!(!keeps(dir.path(), root));
+        assert!(!keeps(dir.path(), data_dir));
         assert_eq!(remove(dir.path(), &paths()).unwrap(), Vec::<PathBuf>::new());
     }
 }

@@ -5,7 +5,7 @@
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::user;
 
@@ -46,28 +46,28 @@ const TEMPLATES: [(&str, &str); 6] = [
 /// What differs from machine to machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitPaths {
-    /// The root.
-    pub root: PathBuf,
+    /// The data directory.
+    pub data_dir: PathBuf,
     /// Whether a filesystem is mounted exactly there, without which nothing starts.
     pub is_mount: bool,
     /// Whose agents these are.
     pub user: String,
     /// The home of that user.
     pub home: PathBuf,
-    /// The program that the units run: `<root>/bin/spotkeep`.
+    /// The program that the units run: `<data-dir>/bin/spotkeep`.
     pub program: PathBuf,
 }
 
 impl UnitPaths {
-    /// As they are for a root on this machine.
+    /// As they are for a data directory on this machine.
     ///
-    /// Who the user is, is told by the owner of the root's state, and not by what is written there:
+    /// Who the user is, is told by the owner of the data directory's state, and not by what is written there:
     /// the user could write another name.
     ///
     /// # Errors
     /// The state cannot be looked at, or its owner is no user of this machine.
-    pub fn of(root: &Root) -> Result<Self> {
-        let state = root.records();
+    pub fn of(data_dir: &DataDir) -> Result<Self> {
+        let state = data_dir.records();
         let uid = std::fs::symlink_metadata(&state)
             .with_context(|| format!("cannot look at {}", state.display()))?
             .uid();
@@ -81,11 +81,11 @@ impl UnitPaths {
             })
             .hint(format!("sudo useradd --create-home --uid {uid} NAME"))?;
         Ok(Self {
-            root: root.dir().to_path_buf(),
-            is_mount: root.is_own_filesystem(),
+            data_dir: data_dir.dir().to_path_buf(),
+            is_mount: data_dir.is_own_filesystem(),
             user,
             home,
-            program: root.program(),
+            program: data_dir.program(),
         })
     }
 }
@@ -104,15 +104,15 @@ pub struct Shipped {
 /// # Errors
 /// A path or a name that cannot stand in a unit as it is.
 pub fn render(paths: &UnitPaths) -> Result<Vec<Shipped>> {
-    let root = plain(&paths.root)?;
+    let data_dir = plain(&paths.data_dir)?;
     let home = plain(&paths.home)?;
     let program = plain(&paths.program)?;
     let user = plain(Path::new(&paths.user))?;
-    let mount = mount_unit(&paths.root);
-    let condition = format!("ConditionPathIsMountPoint={root}");
+    let mount = mount_unit(&paths.data_dir);
+    let condition = format!("ConditionPathIsMountPoint={data_dir}");
     let wanted_by = format!("WantedBy={mount}");
     let path = format!(
-        "{home}/.local/bin:{root}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        "{home}/.local/bin:{data_dir}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     );
     let of_mount = |line: &str| paths.is_mount.then(|| line.to_owned());
     let fill = |line: &str| match line {
@@ -120,7 +120,7 @@ pub fn render(paths: &UnitPaths) -> Result<Vec<Shipped>> {
         // A disk that comes late brings the agents with it.
         "@WANTED_BY_MOUNT@" => of_mount(&wanted_by),
         line => Some(
-            line.replace("@ROOT@", root)
+            line.replace("@DATA_DIR@", data_dir)
                 .replace("@HOME@", home)
                 .replace("@PROGRAM@", program)
                 .replace("@USER@", user)
@@ -152,12 +152,15 @@ pub fn version_of(text: &str) -> Option<&str> {
         .map(str::trim)
 }
 
-/// Whether the text of a keeper's unit is about this root.
+/// Whether the text of a keeper's unit is about this data directory.
 #[must_use]
-pub fn is_keeper_of(text: &str, root: &Path) -> bool {
-    let ours = format!(" --root {} run --unit", root.display());
-    text.lines()
-        .any(|line| line.starts_with("ExecStart=") && line.ends_with(&ours))
+pub fn is_keeper_of(text: &str, data_dir: &Path) -> bool {
+    // A version before the option was renamed may have written the unit.
+    ["--data-dir", "--root"].iter().any(|option| {
+        let ours = format!(" {option} {} run --unit", data_dir.display());
+        text.lines()
+            .any(|line| line.starts_with("ExecStart=") && line.ends_with(&ours))
+    })
 }
 
 /// The name of the mount unit of a path, as `systemd-escape --path --suffix=mount` makes it.
@@ -204,7 +207,7 @@ mod tests {
 
     fn paths() -> UnitPaths {
         UnitPaths {
-            root: "/mnt/persist".into(),
+            data_dir: "/mnt/persist".into(),
             is_mount: true,
             user: "ann".into(),
             home: "/home/ann".into(),
@@ -257,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_path_that_means_something_else_in_a_unit_is_refused() {
-        for root in [
+        for data_dir in [
             "/mnt/my disk",
             "/mnt/%h",
             "/mnt/$A",
@@ -265,10 +268,10 @@ mod tests {
             "/mnt/a\\x",
         ] {
             let paths = UnitPaths {
-                root: root.into(),
+                data_dir: data_dir.into(),
                 ..paths()
             };
-            assert!(render(&paths).is_err(), "{root}");
+            assert!(render(&paths).is_err(), "{data_dir}");
         }
     }
 

@@ -12,7 +12,7 @@ use crate::keeper::client::places_of_change;
 use crate::keeper::status::Status;
 use crate::metadata::gcp::Metadata;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, JournalEntry, Manifest};
 use sys::error::{Context as _, Result};
 use sys::files;
@@ -91,14 +91,19 @@ impl Feed {
     ///
     /// # Errors
     /// How things stand cannot be told at all; the system has no thread left.
-    pub fn spawn(root: &Root, ask: Ask, inbox: &Arc<Inbox>, bell: Bell) -> Result<(Self, World)> {
+    pub fn spawn(
+        data_dir: &DataDir,
+        ask: Ask,
+        inbox: &Arc<Inbox>,
+        bell: Bell,
+    ) -> Result<(Self, World)> {
         let watch = Watch::new()?;
         let (orders, queue) = mpsc::channel();
         let feed = Self {
             orders,
             bell: watch.bell(),
         };
-        let mut eyes = Eyes::open(root.clone(), ask, &watch)?;
+        let mut eyes = Eyes::open(data_dir.clone(), ask, &watch)?;
         let first = eyes.world();
         let inbox = Arc::clone(inbox);
         thread::spawn("feed", move || eyes.run(&watch, &queue, &inbox, &bell))
@@ -125,7 +130,7 @@ impl Feed {
 
 /// All that is looked at.
 struct Eyes {
-    root: Root,
+    data_dir: DataDir,
     ask: Ask,
     status: Status,
     stale: Option<String>,
@@ -137,27 +142,27 @@ struct Eyes {
 }
 
 impl Eyes {
-    fn open(root: Root, ask: Ask, watch: &Watch) -> Result<Self> {
+    fn open(data_dir: DataDir, ask: Ask, watch: &Watch) -> Result<Self> {
         let status = ask()?;
-        let projects = root.claude().join("projects");
-        for dir in places_of_change(&root).iter().chain([&projects]) {
+        let projects = data_dir.claude().join("projects");
+        for dir in places_of_change(&data_dir).iter().chain([&projects]) {
             // One that is not there yet is looked into every few seconds all the same.
             watch.add(dir).ok();
         }
         let mut eyes = Self {
-            transcripts: Transcripts::new(root.claude(), watch.bell()),
+            transcripts: Transcripts::new(data_dir.claude(), watch.bell()),
             loads: Loads::default(),
             journal: Journal::default(),
-            machine: ask_machine(&root, watch.bell()),
+            machine: ask_machine(&data_dir, watch.bell()),
             listens_to: None,
             stale: None,
-            root,
+            data_dir,
             ask,
             status,
         };
         eyes.transcripts.look(&eyes.status.agents, watch);
         eyes.loads.look(&eyes.status.agents);
-        eyes.journal.look(&eyes.root);
+        eyes.journal.look(&eyes.data_dir);
         Ok(eyes)
     }
 
@@ -208,7 +213,7 @@ impl Eyes {
             }
             Err(error) => self.stale = Some(format!("{error:#}")),
         }
-        self.journal.look(&self.root);
+        self.journal.look(&self.data_dir);
     }
 
     fn world(&self) -> World {
@@ -220,7 +225,7 @@ impl Eyes {
             loads: self.loads.all(),
             journal: self.journal.lines.clone(),
             save: self.save(),
-            disk: files::space(self.root.dir()).ok(),
+            disk: files::space(self.data_dir.dir()).ok(),
             machine: self
                 .machine
                 .lock()
@@ -236,7 +241,7 @@ impl Eyes {
     /// The save that this life's notice led to, once it has written something down.
     fn save(&self) -> Option<Manifest> {
         self.status.notice.as_ref()?;
-        let save = state::latest_manifest(&self.root.saves()).ok()??;
+        let save = state::latest_manifest(&self.data_dir.saves()).ok()??;
         (save.life == self.status.life).then_some(save)
     }
 }
@@ -250,8 +255,8 @@ struct Journal {
 
 impl Journal {
     /// Reads it again where it has grown: the end of it only.
-    fn look(&mut self, root: &Root) {
-        let path = root.journal();
+    fn look(&mut self, data_dir: &DataDir) {
+        let path = data_dir.journal();
         let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         if length == self.length {
             return;
@@ -264,15 +269,16 @@ impl Journal {
 }
 
 /// Asks once what kind of machine this is; nobody waits for the answer.
-fn ask_machine(root: &Root, bell: Bell) -> Arc<Mutex<Machine>> {
+fn ask_machine(data_dir: &DataDir, bell: Bell) -> Arc<Mutex<Machine>> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let machine = Arc::new(Mutex::new(Machine {
         name: name.trim().to_owned(),
         ..Machine::default()
     }));
-    let (root, shared) = (root.clone(), Arc::clone(&machine));
+    let (data_dir, shared) = (data_dir.clone(), Arc::clone(&machine));
     let asked = thread::spawn("machine", move || {
-        let (config, _) = Config::load_or_last_good(&root.config(), &root.config_copy()).ok()?;
+        let (config, _) =
+            Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy()).ok()?;
         let cloud = &config.cloud;
         let metadata = Metadata::find(cloud.provider, cloud.metadata.as_deref()).ok()??;
         let preemptible = metadata.preemptible().ok()?;

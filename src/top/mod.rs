@@ -34,7 +34,7 @@ use feed::{Feed, Inbox};
 use model::{Effect, Mode, Model};
 use screen::Screen;
 use state::AgentName;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::command;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::inotify::{Bell, Watch};
@@ -57,7 +57,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 ///
 /// # Errors
 /// There is no terminal; how things stand cannot be told at all.
-pub fn run(root: &Root, ask: AskStatus, look: Look) -> Result<()> {
+pub fn run(data_dir: &DataDir, ask: AskStatus, look: Look) -> Result<()> {
     if !screen::is_there() {
         return Err(anyhow!("top needs a terminal to draw on"))
             .hint("spotkeep ls --watch")
@@ -76,11 +76,11 @@ pub fn run(root: &Root, ask: AskStatus, look: Look) -> Result<()> {
     let bell = watch.bell();
     signal::on_resize(move || bell.ring())?;
     let inbox = Arc::new(Inbox::default());
-    let (feed, first) = Feed::spawn(root, ask, &inbox, watch.bell())?;
+    let (feed, first) = Feed::spawn(data_dir, ask, &inbox, watch.bell())?;
     let hands = Hands {
         // Found also where an upgrade has put another one in its place, or where its path is somebody else's.
         program: PathBuf::from("/proc/self/exe"),
-        root: root.dir().to_path_buf(),
+        data_dir: data_dir.dir().to_path_buf(),
         feed,
         inbox: Arc::clone(&inbox),
         bell: watch.bell(),
@@ -118,7 +118,7 @@ pub fn run(root: &Root, ask: AskStatus, look: Look) -> Result<()> {
 /// What does things outside: this program again, as a user would call it.
 struct Hands {
     program: PathBuf,
-    root: PathBuf,
+    data_dir: PathBuf,
     feed: Feed,
     inbox: Arc<Inbox>,
     bell: Bell,
@@ -127,7 +127,10 @@ struct Hands {
 impl Hands {
     fn command(&self, arguments: &[String]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("--root").arg(&self.root).args(arguments);
+        command
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .args(arguments);
         command
     }
 

@@ -23,7 +23,7 @@ pub struct World {
     pub journal: Vec<JournalEntry>,
     /// The save of this life, as far as it has come.
     pub save: Option<Manifest>,
-    /// The disk of the root.
+    /// The disk of the data directory.
     pub disk: Option<Space>,
     /// The machine.
     pub machine: Machine,

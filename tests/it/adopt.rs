@@ -17,7 +17,7 @@ pub fn own_config(lab: &Lab) -> PathBuf {
     lab.dir.join("home/.claude")
 }
 
-/// A repository outside of the root, with uncommitted work in it.
+/// A repository outside of the data directory, with uncommitted work in it.
 pub fn outside(lab: &Lab, name: &str) -> PathBuf {
     let inside = lab.make_workspace(name);
     let place = lab.dir.join("work").join(name);
@@ -251,7 +251,10 @@ fn a_copy_leaves_the_workspace_where_it_was_and_a_worktree_of_elsewhere_stays_th
     lab.run(&["adopt", "--yes", "--copy", "--name", "mine", &first])
         .ok();
     let said = lab.run(&["adopt", "--yes", &second]).ok();
-    assert!(said.err.contains("is outside the root"), "{said:?}");
+    assert!(
+        said.err.contains("is outside the data directory"),
+        "{said:?}"
+    );
     assert!(place.is_dir() && linked.is_dir());
     let status = |dir: &Path| git(dir, &["status", "--porcelain"]);
     assert_eq!(status(&lab.workspace("mine")), status(&place));

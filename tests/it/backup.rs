@@ -24,7 +24,7 @@ pub fn has_restic(test: &str) -> bool {
     found
 }
 
-/// A root with a workspace, a transcript and secrets, and no keeper.
+/// A data directory with a workspace, a transcript and secrets, and no keeper.
 pub fn furnished() -> Lab {
     let lab = Lab::new();
     lab.declare("a", "", "");
@@ -133,7 +133,7 @@ fn what_restic_restores_by_hand_is_what_was_there_without_secrets_and_builds() {
         .code,
         0
     );
-    let (mut left, mut back) = (tree(&lab.root()), tree(&there));
+    let (mut left, mut back) = (tree(&lab.data_dir()), tree(&there));
     left.retain(|path, _| !path.starts_with("backups") && !path.ends_with("backups.key"));
     back.retain(|path, _| !path.ends_with("backup.json"));
     let mut out: Vec<String> = left
@@ -209,7 +209,7 @@ fn where_nothing_has_changed_no_restic_is_started_and_no_byte_written() {
     let lab = furnished();
     lab.run(&["backup", "now"]).ok();
     let files = |lab: &Lab| -> BTreeMap<PathBuf, (i64, i64, u64)> {
-        tree(&lab.root())
+        tree(&lab.data_dir())
             .into_keys()
             .filter(|path| !path.ends_with("spotkeep.lock"))
             .map(|path| {
@@ -521,9 +521,9 @@ fn a_person_at_a_terminal_sees_how_far_it_is_and_a_unit_sees_nothing() {
     assert!(!quiet.err.contains("50 %"), "{quiet:?}");
     // `script` gives it a terminal.
     let command = format!(
-        "{} --root {} backup now --always",
+        "{} --data-dir {} backup now --always",
         crate::lab::SPOTKEEP,
-        lab.root().display()
+        lab.data_dir().display()
     );
     let mut seen = lab.program("script");
     let path = format!(
@@ -738,13 +738,16 @@ fn files_are_given_back_by_hand_and_nothing_that_is_there_is_lost() {
         .refused(2, "has no nowhere", "dry-run");
     lab.run(&["backup", "restore", "ffffffff"])
         .refused(2, "no backup", "backup ls");
-    lab.run(&["backup", "restore", "latest", "../x"])
-        .refused(2, "not in the root", "relative");
+    lab.run(&["backup", "restore", "latest", "../x"]).refused(
+        2,
+        "not in the data directory",
+        "relative",
+    );
     let full = lab.dir.display().to_string();
     lab.run(&["backup", "restore", "latest", "--to", &full])
         .refused(2, "not empty", "new");
     assert!(!lab.file(".restored").exists());
-    let left = fs::read_dir(lab.root()).unwrap().flatten();
+    let left = fs::read_dir(lab.data_dir()).unwrap().flatten();
     assert!(
         left.into_iter()
             .all(|entry| !entry.file_name().to_string_lossy().starts_with(".restored"))
@@ -784,7 +787,7 @@ fn a_keeper_makes_backups_by_the_clock_and_status_tells_each_agents_newest() {
     fs::copy(SPOTKEEP, &program).unwrap();
     let _keeper = lab.keeper_by(|command| {
         *command = lab.program(program.to_str().unwrap());
-        command.arg("--root").arg(lab.root()).arg("run");
+        command.arg("--data-dir").arg(lab.data_dir()).arg("run");
         command.env("SPOTKEEP_FIRST_BACKUP", "3s");
     });
     fs::copy(SPOTKEEP, &new).unwrap();
@@ -852,11 +855,11 @@ fn a_disk_that_fills_up_during_a_backup_costs_that_backup_and_no_other() {
         return;
     }
     let mut lab = Lab::bare();
-    fs::create_dir(lab.root()).unwrap();
+    fs::create_dir(lab.data_dir()).unwrap();
     let mut mount = Command::new("mount");
     mount
         .args(["-t", "tmpfs", "-o", "size=48m,mode=755", "tmpfs"])
-        .arg(lab.root());
+        .arg(lab.data_dir());
     let mounted = said(&mut mount);
     if mounted.code != 0 {
         skip(test, &mounted.err);

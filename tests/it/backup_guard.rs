@@ -13,7 +13,7 @@ use crate::lab::{Lab, SPOTKEEP, is_root, said, skip};
 /// A user of this machine who is not root.
 const NOBODY: u32 = 65534;
 
-/// A root that belongs to a user, at a place that root holds, with a program that the user can run.
+/// A data directory that belongs to a user, at a place that root holds, with a program that the user can run.
 struct Guarded {
     lab: Lab,
     program: PathBuf,
@@ -31,17 +31,20 @@ impl Guarded {
         let lab = furnished();
         let program = lab.dir.join("bin/spotkeep");
         fs::copy(SPOTKEEP, &program).unwrap();
-        give(&lab.root());
+        give(&lab.data_dir());
         give(&lab.dir.join("run"));
         // As `setup` leaves it.
-        std::os::unix::fs::chown(lab.root(), Some(0), Some(NOBODY)).unwrap();
-        fs::set_permissions(lab.root(), fs::Permissions::from_mode(0o1775)).unwrap();
+        std::os::unix::fs::chown(lab.data_dir(), Some(0), Some(NOBODY)).unwrap();
+        fs::set_permissions(lab.data_dir(), fs::Permissions::from_mode(0o1775)).unwrap();
         Some(Self { lab, program })
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = self.lab.program(self.program.to_str().unwrap());
-        command.arg("--root").arg(self.lab.root()).args(args);
+        command
+            .arg("--data-dir")
+            .arg(self.lab.data_dir())
+            .args(args);
         command
     }
 
@@ -82,7 +85,7 @@ fn what_root_keeps_the_user_cannot_delete_and_what_root_writes_outside_is_the_us
     );
     let mut rm = lab.program("rm");
     rm.args(["-rf", "backups", "backups.key"])
-        .current_dir(lab.root())
+        .current_dir(lab.data_dir())
         .uid(NOBODY)
         .gid(NOBODY);
     assert_ne!(said(&mut rm).code, 0);
@@ -125,7 +128,7 @@ fn the_users_file_makes_root_start_nothing_and_send_nothing_until_root_approves(
         "{trouble}"
     );
     assert!(!ran.exists() && !copy.exists());
-    // Nor may the root pass for root's own by a link to what is root's.
+    // Nor may the data directory pass for root's own by a link to what is root's.
     let identity = lab.file("session-state/root.json");
     let (aside, of_root) = (lab.dir.join("root.json"), lab.dir.join("of-root.json"));
     fs::copy(&identity, &of_root).unwrap();

@@ -1,4 +1,4 @@
-//! What is lost on the disk comes back from a backup by itself, and a whole root from a copy elsewhere.
+//! What is lost on the disk comes back from a backup by itself, and a whole data directory from a copy elsewhere.
 
 use std::fs;
 use std::path::Path;
@@ -156,7 +156,7 @@ fn a_transcript_that_no_backup_has_is_refused_as_ever_and_never_begun_anew() {
     assert!(lab.transcripts().is_empty());
 }
 
-/// A root at another place, made from the copy that this lab's root has made.
+/// A data directory at another place, made from the copy that this lab's root has made.
 fn another_machine(lab: &Lab, s3: &S3) -> Lab {
     let key = lab.file("backups.key");
     let other = Lab::bare();
@@ -165,8 +165,8 @@ fn another_machine(lab: &Lab, s3: &S3) -> Lab {
     private(&environment);
     let mut restore = other.program(SPOTKEEP);
     restore
-        .arg("--root")
-        .arg(other.root())
+        .arg("--data-dir")
+        .arg(other.data_dir())
         .args(["restore", "--json", "--from", &s3.url()])
         .arg("--password-file")
         .arg(&key)

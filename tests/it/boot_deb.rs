@@ -63,7 +63,7 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
         machine.run("useradd --create-home ann").ok();
         let by_hand = |line: &str| {
             machine.run(&format!(
-                "exec runuser -u ann -- env HOME=/home/ann SPOTKEEP_ROOT=/home/ann/fleet /usr/bin/spotkeep {line}"
+                "exec runuser -u ann -- env HOME=/home/ann SPOTKEEP_DATA_DIR=/home/ann/fleet /usr/bin/spotkeep {line}"
             ))
         };
         by_hand("init").ok();
@@ -77,9 +77,9 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
             .run("runuser -u ann -- git init -q /home/ann/fleet/workspaces/b")
             .ok();
         by_hand("up").ok();
-        let pid = |root: &str, name: &str| {
+        let pid = |data_dir: &str, name: &str| {
             let status = machine.run(&format!(
-                "runuser -u ann -- /usr/bin/spotkeep-status {root}"
+                "runuser -u ann -- /usr/bin/spotkeep-status {data_dir}"
             ));
             let agents = status.json()["agents"].clone();
             let found = agents
@@ -91,13 +91,13 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
         };
         // Asked by a copy, which is there whatever dpkg does.
         machine
-            .run("cp /usr/bin/spotkeep /usr/local/lib/asker && printf '#!/bin/sh\\nexec /usr/local/lib/asker --root $1 status --json\\n' >/usr/bin/spotkeep-status && chmod 755 /usr/bin/spotkeep-status")
+            .run("cp /usr/bin/spotkeep /usr/local/lib/asker && printf '#!/bin/sh\\nexec /usr/local/lib/asker --data-dir $1 status --json\\n' >/usr/bin/spotkeep-status && chmod 755 /usr/bin/spotkeep-status")
             .ok();
         let fleet = "/home/ann/fleet";
         let b = machine.until("b runs", || pid(fleet, "b"));
         assert_eq!(offered(&machine, "spotkeep checkpoint ro"), "rollback");
         assert_eq!(
-            offered(&machine, "spotkeep --root /home/ann/fleet stop "),
+            offered(&machine, "spotkeep --data-dir /home/ann/fleet stop "),
             "b"
         );
 
@@ -113,12 +113,14 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
         let gone = machine.run("dpkg --remove spotkeep").ok();
         assert!(
             gone.out.contains("of /home/ann/fleet")
-                && gone.out.contains("spotkeep --root /home/ann/fleet down"),
+                && gone
+                    .out
+                    .contains("spotkeep --data-dir /home/ann/fleet down"),
             "{gone:?}"
         );
         assert_eq!(pid(fleet, "b"), Some(b), "an agent was touched");
         machine
-            .run("/usr/local/lib/asker --root /home/ann/fleet status")
+            .run("/usr/local/lib/asker --data-dir /home/ann/fleet status")
             .ok();
         machine.run(INSTALL).ok();
         by_hand("down").ok();
@@ -162,10 +164,10 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
             .run("sed -i 's/^Version=.*/Version=0.0.9/' /etc/systemd/system/spotkeep.service")
             .ok();
         let next = machine.run(INSTALL).ok();
-        let command = "sudo spotkeep --root /mnt/persist setup --upgrade /usr/bin/spotkeep";
+        let command = "sudo spotkeep --data-dir /mnt/persist setup --upgrade /usr/bin/spotkeep";
         assert!(next.out.contains(command), "{next:?}");
         let gone = machine.run("dpkg --purge spotkeep").ok();
-        let undo = "/mnt/persist/bin/spotkeep --root /mnt/persist setup --undo";
+        let undo = "/mnt/persist/bin/spotkeep --data-dir /mnt/persist setup --undo";
         assert!(gone.out.contains(&format!("sudo {undo}")), "{gone:?}");
         assert_eq!(
             machine

@@ -77,7 +77,7 @@ fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
         });
         assert_eq!(keeper(), fourth);
 
-        // Without its unit there is no keeper: one of a user's own would hold the root against it.
+        // Without its unit there is no keeper: one of a user's own would hold the data directory against it.
         machine.run("systemctl stop spotkeep").ok();
         let up = machine.spotkeep("up");
         let hint = "hint: sudo systemctl start spotkeep-tmux.service spotkeep.service";

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::boot::{Disk, Machine, agent, with_a_room};
 
-const SETUP: &str = "/usr/local/bin/spotkeep-under-test --root /mnt/persist setup --disk claude-persist \
+const SETUP: &str = "/usr/local/bin/spotkeep-under-test --data-dir /mnt/persist setup --disk claude-persist \
                      --user ann --yes --no-packages --claude /usr/local/bin/claude";
 
 #[test]
@@ -42,7 +42,7 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
             failed.code == 3 && failed.out.contains("run provision.sh as the user"),
             "{failed:?}"
         );
-        // Whoever looks later is told, until it has worked. Root asks as ann, whose root it is.
+        // Whoever looks later is told, until it has worked. Root asks as ann, whose data directory it is.
         for status in [
             machine.spotkeep("status"),
             machine.run("/mnt/persist/bin/spotkeep status"),
@@ -140,7 +140,7 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         assert!(second.out.starts_with("nothing to do"), "{second:?}");
 
         let undone = new
-            .run("/usr/local/bin/spotkeep-under-test --root /mnt/persist setup --undo")
+            .run("/usr/local/bin/spotkeep-under-test --data-dir /mnt/persist setup --undo")
             .ok();
         assert!(undone.out.contains("take out the units"), "{undone:?}");
         for unit in ["mnt-persist.mount", "spotkeep", "spotkeep-tmux"] {
@@ -179,7 +179,7 @@ fn the_start_up_script_runs_nothing_from_a_disk_that_is_no_root() {
             .ok();
         let empty = machine.run("/startup");
         assert!(
-            empty.code == 1 && empty.err.contains("holds no root"),
+            empty.code == 1 && empty.err.contains("holds no data directory"),
             "{empty:?}"
         );
         // A program that somebody else than root has put there.

@@ -33,7 +33,7 @@ impl Lab {
         (status, files)
     }
 
-    /// A repository outside of the root, with a commit on `main`.
+    /// A repository outside of the data directory, with a commit on `main`.
     fn upstream(&self) -> PathBuf {
         let dir = self.dir.join("upstream");
         fs::create_dir_all(&dir).unwrap();

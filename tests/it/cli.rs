@@ -9,12 +9,12 @@ use crate::lab::{Lab, SPOTKEEP, said};
 
 /// An output with what differs from run to run replaced.
 fn filtered(lab: &Lab, text: &str) -> String {
-    let root: Value =
+    let data_dir: Value =
         serde_json::from_slice(&fs::read(lab.file("session-state/root.json")).unwrap_or_default())
             .unwrap_or_default();
-    let mut text = text.replace(lab.root().to_str().unwrap(), "<root>");
-    if let Some(id) = root["root_id"].as_str() {
-        text = text.replace(id, "<root-id>");
+    let mut text = text.replace(lab.data_dir().to_str().unwrap(), "<data-dir>");
+    if let Some(id) = data_dir["data_dir_id"].as_str() {
+        text = text.replace(id, "<data-dir-id>");
     }
     for name in ["a", "b"] {
         if let Some(id) = lab.record(name)["session_id"].as_str() {
@@ -40,7 +40,7 @@ fn without_ages(text: &str) -> String {
 fn init_makes_a_root_once_and_changes_nothing_the_second_time() {
     let lab = Lab::bare();
     let dry = lab.run(&["init", "--dry-run"]).ok();
-    assert!(!lab.root().exists());
+    assert!(!lab.data_dir().exists());
     let first = lab.run(&["init"]).ok();
     let files = [
         fs::read(lab.config()).unwrap(),
@@ -62,17 +62,17 @@ fn init_makes_a_root_once_and_changes_nothing_the_second_time() {
     );
     let all = [dry.out, first.out, again.out, without.out].join("--\n");
     assert_snapshot!(filtered(&lab, &all), @r"
-    would make a root at <root> with a spotkeep.toml
+    would make a data directory at <data-dir> with a spotkeep.toml
     --
-    made a root at <root>
-    next: spotkeep --root <root> add agent-1 --prompt 'Fix issue 123.'
+    made a data directory at <data-dir>
+    next: spotkeep --data-dir <data-dir> add agent-1 --prompt 'Fix issue 123.'
     --
-    <root> is a root already; nothing was changed
-    next: spotkeep --root <root> add agent-1 --prompt 'Fix issue 123.'
+    <data-dir> is a data directory already; nothing was changed
+    next: spotkeep --data-dir <data-dir> add agent-1 --prompt 'Fix issue 123.'
     --
-    the root at <root> has a spotkeep.toml again
+    the data directory at <data-dir> has a spotkeep.toml again
     agents will run every command without asking: give this machine nothing that you would not give them
-    next: spotkeep --root <root> add agent-1 --prompt 'Fix issue 123.'
+    next: spotkeep --data-dir <data-dir> add agent-1 --prompt 'Fix issue 123.'
     ");
 }
 
@@ -80,12 +80,12 @@ fn init_makes_a_root_once_and_changes_nothing_the_second_time() {
 fn a_place_that_is_no_root_is_told_with_what_to_do() {
     let lab = Lab::bare();
     for verb in ["status", "ls", "up", "save", "run", "events"] {
-        lab.run(&[verb]).refused(1, "no root at", "init");
+        lab.run(&[verb]).refused(1, "no data directory at", "init");
     }
-    fs::create_dir(lab.root()).unwrap();
+    fs::create_dir(lab.data_dir()).unwrap();
     lab.run(&["status"])
-        .refused(1, "is not a spotkeep root", "init");
-    assert_eq!(fs::read_dir(lab.root()).unwrap().count(), 0);
+        .refused(1, "is not a spotkeep data directory", "init");
+    assert_eq!(fs::read_dir(lab.data_dir()).unwrap().count(), 0);
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_fresh_fleet_is_shown_without_a_keeper() {
     lab.declare("a", "idle", "");
     lab.declare("b", "", "");
     assert_snapshot!(filtered(&lab, &lab.run(&["status"]).ok().out), @r"
-    root    <root> (<root-id>, epoch 0)
+    data    <data-dir> (<data-dir-id>, epoch 0)
     keeper  stopped
 
     STATE      AGENT  SESSION  BRANCH  DIRTY  CHECKPOINT  SIZE  RESTARTS  WHY
@@ -133,8 +133,8 @@ fn the_json_of_status_has_every_field_of_its_contract() {
     let contract = |status: &Value| {
         for field in [
             "version",
-            "root",
-            "root_id",
+            "data_dir",
+            "data_dir_id",
             "epoch",
             "life",
             "keeper",
@@ -267,8 +267,8 @@ fn colour_is_shown_in_a_terminal_unless_it_is_not_wanted() {
     lab.declare("a", "", "");
     let in_a_terminal = |no_colour: &str| {
         let script = format!(
-            "NO_COLOR={no_colour} {SPOTKEEP} --root {} ls",
-            lab.root().display()
+            "NO_COLOR={no_colour} {SPOTKEEP} --data-dir {} ls",
+            lab.data_dir().display()
         );
         said(lab.program("script").args(["-qec", &script, "/dev/null"]))
             .ok()

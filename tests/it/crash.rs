@@ -276,13 +276,13 @@ fn a_power_cut_at_any_point_of_a_save_loses_nothing_that_was_durable() {
         let keeper = crashing(&lab, at, &["--sigterm", "save"]);
         let promised = Promised::of(&lab);
         // What was written has its two seconds, or five, which are not what is looked at here.
-        sys::files::sync_filesystem(&lab.root()).unwrap();
+        sys::files::sync_filesystem(&lab.data_dir()).unwrap();
         keeper.signal(Signal::Term);
         has_crashed(&lab, keeper, at);
-        cut_power(&lab.root()).unwrap();
+        cut_power(&lab.data_dir()).unwrap();
         lab.new_life();
-        said(Command::new("umount").arg(lab.root())).ok();
-        mount(&image, &lab.root());
+        said(Command::new("umount").arg(lab.data_dir())).ok();
+        mount(&image, &lab.data_dir());
         let _keeper = lab.keeper();
         promised.holds(&lab, at);
     }
@@ -554,7 +554,7 @@ fn a_crash_while_a_program_is_replaced_or_a_setup_is_undone_is_completed_by_the_
     vm.disk("d", 512 << 20);
     vm.anns(".claude/history.jsonl", "words\n");
     vm.ready("d").ok();
-    let program = vm.root().join("bin/spotkeep");
+    let program = vm.data_dir().join("bin/spotkeep");
     // An older one, to be replaced.
     fs::write(&program, "#!/bin/sh\necho spotkeep 0.0.1\n").unwrap();
     let at = "setup/previous";

@@ -308,9 +308,9 @@ fn what_a_newer_version_wrote_survives_being_rewritten() {
     record["state"] = Value::from("dreaming");
     fs::write(lab.record_path("a"), record.to_string()).unwrap();
     let path = lab.file("session-state/root.json");
-    let mut root: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    root["lease"] = Value::from("until tomorrow");
-    fs::write(&path, root.to_string()).unwrap();
+    let mut data_dir: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    data_dir["lease"] = Value::from("until tomorrow");
+    fs::write(&path, data_dir.to_string()).unwrap();
     let _keeper = lab.keeper();
     lab.wait_up("a", 2);
     lab.until("the record is rewritten", || {
@@ -323,7 +323,7 @@ fn what_a_newer_version_wrote_survives_being_rewritten() {
         (after["lease"].as_str(), after["fleet"].as_str()),
         (Some("until tomorrow"), Some("down"))
     );
-    assert_eq!(after["epoch"], root["epoch"].as_u64().unwrap() + 1);
+    assert_eq!(after["epoch"], data_dir["epoch"].as_u64().unwrap() + 1);
 }
 
 #[test]

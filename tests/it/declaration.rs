@@ -175,8 +175,8 @@ fn a_person_is_asked_before_up_ends_an_agent() {
     let process = lab.process("a");
     lab.write_config(good.split("[agents.a]").next().unwrap());
     let up = format!(
-        "'{SPOTKEEP}' --root '{}' up; echo ended with $?",
-        lab.root().display()
+        "'{SPOTKEEP}' --data-dir '{}' up; echo ended with $?",
+        lab.data_dir().display()
     );
     let pane = Pane::run(&lab, 100, 30, &format!("{up}; {up}"));
     pane.wait(&["this ends a; type yes to go on:"]);
@@ -286,7 +286,7 @@ fn what_may_not_survive_is_allowed_with_a_warning() {
         .run(&["add", "out", "--workspace", outside.to_str().unwrap()])
         .ok();
     assert!(
-        said.err.contains("warning: ") && said.err.contains("is outside the root"),
+        said.err.contains("warning: ") && said.err.contains("is outside the data directory"),
         "{said:?}"
     );
     // A worktree inside whose repository is outside.
@@ -319,7 +319,7 @@ fn what_may_not_survive_is_allowed_with_a_warning() {
     let text = lab.config_text();
     assert!(
         text.contains("workspace = \"workspaces/in\""),
-        "inside it is stored relative to the root: {text}"
+        "inside it is stored relative to the data directory: {text}"
     );
     assert!(
         text.contains(&format!("workspace = \"{}\"", outside.display())),

@@ -9,18 +9,18 @@ use serde_json::Value;
 
 use crate::lab::{Lab, is_root, prompt_of, said, skip};
 
-/// A lab whose root is a filesystem of its own, in memory; `None` where it cannot be mounted.
+/// A lab whose data directory is a filesystem of its own, in memory; `None` where it cannot be mounted.
 pub fn on_a_small_disk(test: &str) -> Option<Lab> {
     if !is_root() {
         skip(test, "mounting needs root");
         return None;
     }
     let mut lab = Lab::bare();
-    fs::create_dir(lab.root()).unwrap();
+    fs::create_dir(lab.data_dir()).unwrap();
     let mut mount = Command::new("mount");
     mount
         .args(["-t", "tmpfs", "-o", "size=8m,mode=755", "tmpfs"])
-        .arg(lab.root());
+        .arg(lab.data_dir());
     let mounted = said(&mut mount);
     if mounted.code != 0 {
         skip(test, &mounted.err);
@@ -33,8 +33,8 @@ pub fn on_a_small_disk(test: &str) -> Option<Lab> {
 }
 
 /// Takes every byte that is left.
-pub fn fill(root: &Path) -> PathBuf {
-    let path = root.join("ballast");
+pub fn fill(data_dir: &Path) -> PathBuf {
+    let path = data_dir.join("ballast");
     let mut file = fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -86,14 +86,14 @@ fn a_full_disk_is_told_tears_nothing_and_is_forgotten_once_there_is_space() {
     lab.wait_done("a");
     lab.wait_state("b", "idle");
     let (session, process) = (lab.session_of("a"), lab.process("a"));
-    let ballast = fill(&lab.root());
+    let ballast = fill(&lab.data_dir());
 
     // Something to write down, and no byte for it: what ends frees some, so it is filled again.
     let mut verbs = ["stop", "start"].into_iter().cycle();
     let status = lab.until("it says so", || {
         let said = lab.run(&[verbs.next().unwrap(), "b"]).sound();
         assert!(said.code == 0 || !(said.out + &said.err).is_empty());
-        fill(&lab.root());
+        fill(&lab.data_dir());
         let status = lab.status();
         (!status["trouble"].as_array().unwrap().is_empty()).then_some(status)
     });
@@ -101,7 +101,7 @@ fn a_full_disk_is_told_tears_nothing_and_is_forgotten_once_there_is_space() {
         status["trouble"].to_string().contains("No space left"),
         "{status}"
     );
-    fill(&lab.root());
+    fill(&lab.data_dir());
     let text = lab.run(&["status"]);
     assert!(text.code == 3 && text.out.contains("trouble "), "{text:?}");
     for verb in [
@@ -149,7 +149,7 @@ fn a_save_on_a_full_disk_ends_the_agents_and_keeps_their_words() {
     let keeper = lab.keeper();
     lab.wait_open("a");
     let (session, process) = (lab.session_of("a"), lab.process("a"));
-    let ballast = fill(&lab.root());
+    let ballast = fill(&lab.data_dir());
     let save = lab.run(&["save", "--final"]).sound();
     // Without a byte for its manifest it still saves what it came for, and says so.
     assert!(save.err.contains("No space left"), "{save:?}");

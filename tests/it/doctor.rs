@@ -15,7 +15,7 @@ use sys::uuid::new_uuid;
 
 use crate::lab::{Lab, is_root, said, skip};
 
-/// A VM that was set up: its root is a lab's, the rest of it a directory that stands for `/`.
+/// A VM that was set up: its data directory is a lab's, the rest of it a directory that stands for `/`.
 struct Vm {
     lab: Lab,
     dir: PathBuf,
@@ -51,8 +51,8 @@ impl Vm {
     }
 
     fn furnish(&self) {
-        let root = self.lab.root();
-        let shown = root.display();
+        let data_dir = self.lab.data_dir();
+        let shown = data_dir.display();
         self.put("etc/passwd", "root:x:0:0::/home/ann:/bin/sh\n");
         self.put("etc/fstab", &format!("UUID=1 {shown} ext4 nofail 0 2\n"));
         self.mounted("ext4", "rw,noatime", "rw,errors=remount-ro");
@@ -81,11 +81,11 @@ impl Vm {
         );
         program(&self.dir.join("usr/bin/timedatectl"), "echo yes");
         let units = UnitPaths {
-            root: root.clone(),
+            data_dir: data_dir.clone(),
             is_mount: true,
             user: "root".into(),
             home: "/home/ann".into(),
-            program: root.join("bin/spotkeep"),
+            program: data_dir.join("bin/spotkeep"),
         };
         install::install(&self.dir, &units).unwrap();
         let wants = self.dir.join(UNIT_DIR).join("multi-user.target.wants");
@@ -93,21 +93,21 @@ impl Vm {
         for unit in ALL {
             symlink(format!("../{unit}"), wants.join(unit)).unwrap();
         }
-        symlink(root.join(".claude"), self.dir.join("home/ann/.claude")).unwrap();
+        symlink(data_dir.join(".claude"), self.dir.join("home/ann/.claude")).unwrap();
         symlink(
-            root.join(".claude/.claude.json"),
+            data_dir.join(".claude/.claude.json"),
             self.dir.join("home/ann/.claude.json"),
         )
         .unwrap();
-        symlink(root.join("workspaces"), self.dir.join("workspaces")).unwrap();
+        symlink(data_dir.join("workspaces"), self.dir.join("workspaces")).unwrap();
     }
 
-    /// Has mountinfo say what is mounted at the root.
+    /// Has mountinfo say what is mounted at the data directory.
     fn mounted(&self, kind: &str, options: &str, super_options: &str) {
-        let root = self.lab.root();
+        let data_dir = self.lab.data_dir();
         let text = format!(
             "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n36 22 8:16 / {} {options} - {kind} /dev/sdb {super_options}\n",
-            root.display()
+            data_dir.display()
         );
         self.put("proc/self/mountinfo", &text);
     }
@@ -192,7 +192,7 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
     else {
         return;
     };
-    let before = fingerprint(&vm.lab.root());
+    let before = fingerprint(&vm.lab.data_dir());
     let said = vm.doctor(&["--json"]);
     let report = said.json();
     assert_eq!(said.code, 0, "{report:#}");
@@ -216,7 +216,7 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
     assert_eq!(
         names,
         [
-            "root",
+            "data-dir",
             "mount",
             "filesystem",
             "space",
@@ -263,12 +263,15 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
     assert_eq!(report["version"], 1);
 
     let text = vm.doctor(&[]);
-    assert!(text.code == 0 && text.out.starts_with("✓ root"), "{text:?}");
+    assert!(
+        text.code == 0 && text.out.starts_with("✓ data-dir"),
+        "{text:?}"
+    );
     assert!(
         text.out.ends_with(" good, 0 to know of, 0 wrong\n"),
         "{text:?}"
     );
-    assert_eq!(fingerprint(&vm.lab.root()), before);
+    assert_eq!(fingerprint(&vm.lab.data_dir()), before);
 }
 
 #[test]
@@ -331,12 +334,12 @@ fn a_root_of_another_user_is_said_to_be_theirs() {
     nobody
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
         .arg(copy)
-        .arg("--root")
-        .arg(lab.root())
+        .arg("--data-dir")
+        .arg(lab.data_dir())
         .arg("doctor");
     let said = said(&mut nobody);
     assert!(
-        said.code == 3 && said.out.contains("fix: sudo spotkeep --root"),
+        said.code == 3 && said.out.contains("fix: sudo spotkeep --data-dir"),
         "{said:?}"
     );
 }
@@ -378,7 +381,7 @@ fn root_acts_as_the_user_whose_root_it_is_and_leaves_nothing_of_roots_in_it() {
     lab.run(&["ls"]).ok();
     lab.run(&["add", "b", "--workspace", "workspaces/b"])
         .refused(2, "belongs to nobody", "su --pty - nobody -c");
-    let of_others: Vec<PathBuf> = fingerprint(&lab.root())
+    let of_others: Vec<PathBuf> = fingerprint(&lab.data_dir())
         .into_iter()
         .filter(|(_, _, uid, ..)| *uid != NOBODY)
         .map(|(path, ..)| path)
@@ -401,7 +404,7 @@ fn what_hangs_is_told_and_holds_nobody_up() {
     let made = said(Command::new("mkfifo").arg(lab.config()));
     assert_eq!(made.code, 0, "{made:?}");
     let mut command = lab.program(crate::lab::SPOTKEEP);
-    let said = said(command.arg("--root").arg(lab.root()).arg("doctor"));
+    let said = said(command.arg("--data-dir").arg(lab.data_dir()).arg("doctor"));
     assert!(
         said.code == 3 && said.out.contains("does not answer"),
         "{said:?}"
@@ -418,10 +421,10 @@ enum Sort {
 }
 
 const CASES: [Case; 50] = [
-    ("root", Sort::Wrong, "init", |vm| {
-        fs::remove_dir_all(vm.lab.root()).unwrap();
+    ("data-dir", Sort::Wrong, "init", |vm| {
+        fs::remove_dir_all(vm.lab.data_dir()).unwrap();
     }),
-    ("root", Sort::Wrong, "root.json.damaged", |vm| {
+    ("data-dir", Sort::Wrong, "root.json.damaged", |vm| {
         fs::write(vm.lab.file("session-state/root.json"), "{").unwrap();
     }),
     ("mount", Sort::Wrong, "sudo mount ", |vm| {
@@ -503,7 +506,7 @@ const CASES: [Case; 50] = [
     }),
     ("clock", Sort::Wrong, "timedatectl", |vm| {
         let line = serde_json::json!({
-            "version": 1, "seq": 1, "at": "2096-01-01T00:00:00.000Z", "root_id": "r", "epoch": 1,
+            "version": 1, "seq": 1, "at": "2096-01-01T00:00:00.000Z", "data_dir_id": "r", "epoch": 1,
             "life": "l", "event": "safe",
         });
         fs::write(
@@ -648,18 +651,18 @@ const CASES: [Case; 50] = [
     }),
 ];
 
-/// The same root on a file system of its own, in memory, that ends with the lab.
+/// The same data directory on a file system of its own, in memory, that ends with the lab.
 fn small(vm: &Vm, options: &str) {
-    let (root, aside) = (vm.lab.root(), vm.lab.dir.join("aside"));
-    fs::rename(&root, &aside).unwrap();
-    fs::create_dir(&root).unwrap();
+    let (data_dir, aside) = (vm.lab.data_dir(), vm.lab.dir.join("aside"));
+    fs::rename(&data_dir, &aside).unwrap();
+    fs::create_dir(&data_dir).unwrap();
     let mounted = said(
         Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("mode=755,{options}"), "tmpfs"])
-            .arg(&root),
+            .arg(&data_dir),
     );
     assert_eq!(mounted.code, 0, "{mounted:?}");
-    let copied = said(Command::new("cp").args(["-aT"]).args([&aside, &root]));
+    let copied = said(Command::new("cp").args(["-aT"]).args([&aside, &data_dir]));
     assert_eq!(copied.code, 0, "{copied:?}");
 }
 
@@ -765,9 +768,9 @@ fn a_keeper_is_known_by_its_version_and_its_agents_by_where_they_live() {
         lab.agent("a")["last_checkpoint"].is_string().then_some(())
     });
     let report = lab.until("the doctor writes nothing", || {
-        let before = fingerprint(&lab.root());
+        let before = fingerprint(&lab.data_dir());
         let report = doctor();
-        (fingerprint(&lab.root()) == before).then_some(report)
+        (fingerprint(&lab.data_dir()) == before).then_some(report)
     });
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(
@@ -828,7 +831,7 @@ fn whoever_logs_in_after_a_preemption_reads_how_it_went_and_nobody_else_reads_an
     // As a login shell has it.
     let dir = lab.dir.join("etc-of-the-lab");
     let spotkeep = Path::new(crate::lab::SPOTKEEP);
-    login_line::install(&dir, spotkeep, &lab.root(), user::id()).unwrap();
+    login_line::install(&dir, spotkeep, &lab.data_dir(), user::id()).unwrap();
     let mut shell = lab.program("script");
     let snippet = dir.join(login_line::PATH);
     shell.args([
@@ -844,13 +847,13 @@ fn whoever_logs_in_after_a_preemption_reads_how_it_went_and_nobody_else_reads_an
     let out = said(&mut shell).out;
     assert!(out.contains("2 of 2 agents") && out.contains("in"), "{out}");
     // Another user's login shell does not even start the program.
-    login_line::install(&dir, spotkeep, &lab.root(), user::id() + 1).unwrap();
+    login_line::install(&dir, spotkeep, &lab.data_dir(), user::id() + 1).unwrap();
     assert_eq!(said(&mut shell).out.trim_end(), "in");
     // No root, no word, no error.
     let nowhere = lab.dir.join("nowhere");
     let mut elsewhere = lab.program(crate::lab::SPOTKEEP);
     elsewhere
-        .arg("--root")
+        .arg("--data-dir")
         .arg(&nowhere)
         .args(["status", "--login-line"]);
     assert_eq!(said(&mut elsewhere).ok().out, "");

@@ -32,7 +32,7 @@ fn a_disk_that_fills_up_at_any_write_of_a_life_costs_no_session_and_no_word() {
     let mut refused = 0;
     for pages in LEFT {
         lab.new_life();
-        let ballast = fill(&lab.root());
+        let ballast = fill(&lab.data_dir());
         let file = fs::OpenOptions::new().write(true).open(&ballast).unwrap();
         file.set_len(file.metadata().unwrap().len() - pages * 4096)
             .unwrap();
@@ -68,9 +68,9 @@ fn a_disk_that_fails_under_a_fleet_is_told_and_all_comes_back_once_it_works() {
     lab.declare("a", "idle", "");
     let keeper = lab.keeper_with(&["--sigterm", "save"]);
     lab.wait_done("a");
-    sys::files::sync_filesystem(&lab.root()).unwrap();
+    sys::files::sync_filesystem(&lab.data_dir()).unwrap();
     let (session, process) = (lab.session_of("a"), lab.process("a"));
-    cut_power(&lab.root()).unwrap();
+    cut_power(&lab.data_dir()).unwrap();
     for verb in [
         &["ls"][..],
         &["status"],
@@ -90,8 +90,8 @@ fn a_disk_that_fails_under_a_fleet_is_told_and_all_comes_back_once_it_works() {
     assert_eq!(keeper.end().code(), Some(0));
     assert!(!process.is_alive());
     lab.new_life();
-    said(Command::new("umount").arg(lab.root())).ok();
-    mount(&image, &lab.root());
+    said(Command::new("umount").arg(lab.data_dir())).ok();
+    mount(&image, &lab.data_dir());
     let _keeper = lab.keeper();
     lab.wait_state("a", "idle");
     assert_eq!(lab.session_of("a"), session);

@@ -1,5 +1,5 @@
 //! A disk that goes away under a running keeper, is replaced, or turns read-only: it is told, nothing
-//! is started or written meanwhile, and with the same root back all goes on by itself.
+//! is started or written meanwhile, and with the same data directory back all goes on by itself.
 //!
 //! The disk is a loop file in a mount namespace of the test: nothing else of this machine sees it.
 
@@ -14,7 +14,7 @@ use crate::lab::{Lab, is_root, said, skip};
 /// Set where a test runs once more, in a mount namespace of its own.
 const INSIDE: &str = "SPOTKEEP_TEST_OWN_MOUNTS";
 
-/// A lab whose root is an ext4 of its own; `None` where that cannot be, or where the test has been
+/// A lab whose data directory is an ext4 of its own; `None` where that cannot be, or where the test has been
 /// run in a namespace of its own meanwhile.
 pub fn on_a_disk(test: &str) -> Option<(Lab, PathBuf)> {
     if !is_root() {
@@ -39,8 +39,8 @@ pub fn on_a_disk(test: &str) -> Option<(Lab, PathBuf)> {
         "mkfs.ext4",
         &["-q", "-F", "-e", "remount-ro", &text(&image)],
     );
-    fs::create_dir(lab.root()).unwrap();
-    mount(&image, &lab.root());
+    fs::create_dir(lab.data_dir()).unwrap();
+    mount(&image, &lab.data_dir());
     lab.umount_at_the_end();
     lab.run(&["init"]).ok();
     lab.configure("");
@@ -95,7 +95,7 @@ fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is
     lab.wait_kept("a");
     let (session, process) = (lab.session_of("a"), lab.process("a"));
 
-    must("umount", &["-l", &text(&lab.root())]);
+    must("umount", &["-l", &text(&lab.data_dir())]);
     wait_trouble(&lab, "was unmounted");
     let status = lab.run(&["status"]);
     assert!(
@@ -117,12 +117,12 @@ fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is
             .contains("may be run again")
             .then_some(())
     });
-    assert_eq!(tree(&lab.root()), Vec::<PathBuf>::new());
+    assert_eq!(tree(&lab.data_dir()), Vec::<PathBuf>::new());
 
-    mount(&image, &lab.root());
+    mount(&image, &lab.data_dir());
     lab.wait_up("a", 2);
     wait_trouble(&lab, "");
-    let back = lab.wait_event("", "root-back", 1);
+    let back = lab.wait_event("", "data-dir-back", 1);
     assert!(
         back.data["why"].to_string().contains("unmounted"),
         "{back:?}"
@@ -154,25 +154,25 @@ fn another_root_in_the_place_of_ours_is_left_alone() {
     );
     let made = said(
         lab.program(crate::lab::SPOTKEEP)
-            .arg("--root")
+            .arg("--data-dir")
             .arg(&other)
             .arg("init"),
     );
     assert_eq!(made.code, 0, "{made:?}");
     let before = tree(&other).len();
 
-    must("mount", &["--move", &text(&other), &text(&lab.root())]);
+    must("mount", &["--move", &text(&other), &text(&lab.data_dir())]);
     lab.until("the keeper says so", || {
         let log = fs::read_to_string(lab.log()).unwrap();
-        log.contains("another root").then_some(())
+        log.contains("another data directory").then_some(())
     });
     process.open().unwrap().signal(Signal::Kill);
     lab.until("its end is seen", || {
         let log = fs::read_to_string(lab.log()).unwrap();
         log.contains("backoff failures=").then_some(())
     });
-    assert_eq!(tree(&lab.root()).len(), before);
-    must("umount", &[&text(&lab.root())]);
+    assert_eq!(tree(&lab.data_dir()).len(), before);
+    must("umount", &[&text(&lab.data_dir())]);
     lab.wait_up("a", 2);
     wait_trouble(&lab, "");
     keeper.let_go();
@@ -196,19 +196,19 @@ fn a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_b
     lab.run(&["stop", "b"]).ok();
 
     // What has files open for writing cannot be remounted; a mount over it can be read-only.
-    let root = text(&lab.root());
-    must("mount", &["--bind", "-o", "ro", &root, &root]);
+    let data_dir = text(&lab.data_dir());
+    must("mount", &["--bind", "-o", "ro", &data_dir, &data_dir]);
     wait_trouble(&lab, "mounted read-only");
     lab.run(&["start", "b"])
         .refused(3, "cannot be written", "doctor");
     readers_work(&lab);
-    must("umount", &[&root]);
+    must("umount", &[&data_dir]);
     wait_trouble(&lab, "");
     lab.run(&["start", "b"]).ok();
     lab.wait_up("b", 2);
 
     let process = lab.process("a");
-    trigger_error(&lab.root());
+    trigger_error(&lab.data_dir());
     wait_trouble(&lab, "cannot be written");
     process.open().unwrap().signal(Signal::Kill);
     lab.until("it waits", || {
@@ -269,9 +269,9 @@ fn a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once() {
     lab.wait_state("b", "idle");
     lab.wait_kept("a");
     lab.wait_kept("b");
-    let (root, killed) = (lab.root(), lab.process("b"));
+    let (data_dir, killed) = (lab.data_dir(), lab.process("b"));
 
-    let frozen = Frozen::new(&root);
+    let frozen = Frozen::new(&data_dir);
     killed.open().unwrap().signal(Signal::Kill);
     // The end of b is in the writer's hands. Its next start is due and held back.
     wait_trouble(&lab, "the disk has not answered");
@@ -306,7 +306,7 @@ fn a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once() {
     lab.assert_nothing_lost("a");
 }
 
-/// Readers on a root that cannot be written.
+/// Readers on a data directory that cannot be written.
 fn readers_work(lab: &Lab) {
     for verb in [
         &["ls"][..],
@@ -323,11 +323,11 @@ fn readers_work(lab: &Lab) {
 }
 
 /// Has ext4 find an error in itself, as a disk that fails would.
-fn trigger_error(root: &Path) {
+fn trigger_error(data_dir: &Path) {
     let source = said(
         Command::new("findmnt")
             .args(["-n", "-o", "SOURCE", "--mountpoint"])
-            .arg(root),
+            .arg(data_dir),
     );
     let device = source.out.trim().rsplit('/').next().unwrap().to_owned();
     fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "1").unwrap();

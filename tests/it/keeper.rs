@@ -17,8 +17,8 @@ impl Lab {
 
     /// Tells the keeper that the file has changed, and no more than that.
     pub fn reload(&self) {
-        let root = state::layout::Root::open_of_anybody(&self.root()).unwrap();
-        spotkeep::keeper::client::reload(&root, Vec::new())
+        let data_dir = state::layout::DataDir::open_of_anybody(&self.data_dir()).unwrap();
+        spotkeep::keeper::client::reload(&data_dir, Vec::new())
             .unwrap()
             .expect("a keeper");
     }
@@ -53,7 +53,7 @@ impl Lab {
                 "the keeper ended: {}",
                 self.account()
             );
-            let journal = fs::read(self.root().join("session-state/journal.jsonl"));
+            let journal = fs::read(self.data_dir().join("session-state/journal.jsonl"));
             let is_open =
                 journal.is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(&started));
             (is_open && self.status()["keeper"] == "running").then_some(())

@@ -1,4 +1,4 @@
-//! A place of its own for each test: a root, a home, a model, and an end that leaves nothing.
+//! A place of its own for each test: a data directory, a home, a model, and an end that leaves nothing.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -34,7 +34,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A root in no cloud; agents play the stand-in.
+    /// A data directory in no cloud; agents play the stand-in.
     pub fn new() -> Self {
         let lab = Self::bare();
         lab.run(&["init"]).ok();
@@ -42,7 +42,7 @@ impl Lab {
         lab
     }
 
-    /// A root in a cloud whose metadata server is a double.
+    /// A data directory in a cloud whose metadata server is a double.
     pub fn in_a_cloud() -> Self {
         let mut lab = Self::bare();
         lab.metadata = Some(Metadata::start().unwrap());
@@ -113,9 +113,9 @@ impl Lab {
         }
     }
 
-    /// Has the root mounted on a filesystem of its own, which goes with the lab.
+    /// Has the data directory mounted on a filesystem of its own, which goes with the lab.
     pub fn umount_at_the_end(&mut self) {
-        self.umount = Some(self.root());
+        self.umount = Some(self.data_dir());
     }
 
     /// Writes `spotkeep.toml` anew: settings that lead to the doubles, then `more`.
@@ -147,7 +147,7 @@ impl Lab {
     }
 
     pub fn config(&self) -> PathBuf {
-        self.root().join("spotkeep.toml")
+        self.data_dir().join("spotkeep.toml")
     }
 
     pub fn config_text(&self) -> String {
@@ -183,17 +183,17 @@ impl Lab {
         dir
     }
 
-    pub fn root(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.dir.join("r")
     }
 
     pub fn workspace(&self, name: &str) -> PathBuf {
-        self.root().join("workspaces").join(name)
+        self.data_dir().join("workspaces").join(name)
     }
 
-    /// A file of the root.
+    /// A file of the data directory.
     pub fn file(&self, path: &str) -> PathBuf {
-        self.root().join(path)
+        self.data_dir().join(path)
     }
 
     pub fn metadata(&self) -> &Metadata {
@@ -234,13 +234,13 @@ impl Lab {
         command
     }
 
-    /// `spotkeep` on this root. Without a double on loopback it may ask no metadata server.
+    /// `spotkeep` on this data directory. Without a double on loopback it may ask no metadata server.
     pub fn spotkeep(&self, args: &[&str]) -> Command {
         // What a test cannot read, spotkeep cannot either.
         let readable = fs::read_to_string(self.config());
         let config = readable.as_deref().unwrap_or_default();
         // Where nothing is left of it, the last good one counts.
-        let copy = self.root().join("session-state/spotkeep.toml");
+        let copy = self.data_dir().join("session-state/spotkeep.toml");
         let copy = fs::read_to_string(copy).unwrap_or_default();
         let config = if config.trim().is_empty() {
             &copy
@@ -259,7 +259,7 @@ impl Lab {
             "no loopback metadata server: {config}"
         );
         let mut command = self.program(self.spotkeep.to_str().unwrap());
-        command.arg("--root").arg(self.root()).args(args);
+        command.arg("--data-dir").arg(self.data_dir()).args(args);
         command
     }
 

@@ -1,4 +1,4 @@
-//! Who keeps a root, and what one life of the machine leaves to the next.
+//! Who keeps a data directory, and what one life of the machine leaves to the next.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -230,7 +230,7 @@ fn a_metadata_server_beyond_this_machine_is_never_asked_in_a_test() {
     let keeper = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.spotkeep(&["run"])));
     assert!(keeper.is_err(), "the lab starts no such keeper");
     let mut command = lab.program(crate::lab::SPOTKEEP);
-    command.arg("--root").arg(lab.root()).arg("run");
+    command.arg("--data-dir").arg(lab.data_dir()).arg("run");
     let said = crate::lab::said(&mut command);
     assert_eq!(said.code, 1);
     assert!(

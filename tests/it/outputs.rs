@@ -44,7 +44,7 @@ fn host() -> String {
 
 fn scrubbed(lab: &Lab, text: &str) -> String {
     let text = text
-        .replace(lab.root().to_str().unwrap(), "<root>")
+        .replace(lab.data_dir().to_str().unwrap(), "<data-dir>")
         .replace(lab.dir.to_str().unwrap(), "<lab>")
         .replace(&lab.model.url(), "<model>")
         .replace(&format!(" {}\n", host()), " <host>\n");

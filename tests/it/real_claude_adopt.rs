@@ -1,4 +1,4 @@
-//! A session of the real Claude Code, begun by hand outside of the root, becomes an agent.
+//! A session of the real Claude Code, begun by hand outside of the data directory, becomes an agent.
 
 use std::fs;
 

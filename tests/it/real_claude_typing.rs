@@ -19,9 +19,16 @@ fn asking_lab(version: &Version) -> Lab {
 
 /// `printf TEXT | spotkeep send NAME -`
 fn send(lab: &Lab, name: &str, text: &str) -> Said {
-    let script = r#"printf '%s\n' "$1" | "$2" --root "$3" send "$4" -"#;
-    let root = lab.root();
-    let words = ["-c", script, "sh", text, SPOTKEEP, root.to_str().unwrap()];
+    let script = r#"printf '%s\n' "$1" | "$2" --data-dir "$3" send "$4" -"#;
+    let data_dir = lab.data_dir();
+    let words = [
+        "-c",
+        script,
+        "sh",
+        text,
+        SPOTKEEP,
+        data_dir.to_str().unwrap(),
+    ];
     said(lab.program("sh").args(words).arg(name))
 }
 

@@ -88,7 +88,7 @@ fn a_verb_that_root_calls_to_read_runs_as_the_owner_without_a_terminal() {
         "restore --dry-run",
     ] {
         fs::remove_file(&facts).ok();
-        let line = format!("{SPOTKEEP} --root {} {verb}", lab.root().display());
+        let line = format!("{SPOTKEEP} --data-dir {} {verb}", lab.data_dir().display());
         let (_, shown) = on_roots_terminal(&lab, &line);
         assert!(!shown.contains("belongs to"), "{verb}: {shown}");
         let facts = fs::read_to_string(&facts).unwrap_or_else(|e| panic!("{e}: {verb}: {shown}"));
@@ -105,7 +105,7 @@ fn a_verb_that_root_calls_to_read_runs_as_the_owner_without_a_terminal() {
             "{facts}"
         );
     }
-    let line = format!("{SPOTKEEP} --root {} ls", lab.root().display());
+    let line = format!("{SPOTKEEP} --data-dir {} ls", lab.data_dir().display());
     let (_, shown) = on_roots_terminal(&lab, &line);
     assert_eq!(shown, lab.run(&["ls"]).ok().out);
 }
@@ -144,9 +144,9 @@ fn a_verb_that_changes_something_of_the_owners_is_refused_to_root_and_starts_not
         ("status --login-line", 0),
     ] {
         let line = format!(
-            "strace -f -qq -e trace=execve -o {} {SPOTKEEP} --root {} {verb}",
+            "strace -f -qq -e trace=execve -o {} {SPOTKEEP} --data-dir {} {verb}",
             trace.display(),
-            lab.root().display()
+            lab.data_dir().display()
         );
         let (ended, shown) = on_roots_terminal(&lab, &line);
         assert_eq!(ended, Some(code), "{verb}: {shown}");
@@ -183,7 +183,7 @@ fn root_uses_no_data_directory_that_another_user_can_change() {
     lab.give_away();
     let (state, aside) = (lab.file("session-state"), lab.file("aside"));
     let root_types = |verb: &str| {
-        let line = format!("{SPOTKEEP} --root {} {verb}", lab.root().display());
+        let line = format!("{SPOTKEEP} --data-dir {} {verb}", lab.data_dir().display());
         on_roots_terminal(&lab, &line)
     };
     // Without it, nobody would know whose directory it is.
@@ -196,8 +196,8 @@ fn root_uses_no_data_directory_that_another_user_can_change() {
         );
     }
     let (_, offered) = root_types(&format!(
-        "complete -- --root {} attach ''",
-        lab.root().display()
+        "complete -- --data-dir {} attach ''",
+        lab.data_dir().display()
     ));
     assert_eq!(offered, "");
     assert!(!state.exists());

@@ -90,7 +90,7 @@ fn a_final_save_ends_agents_in_order_and_says_what_was_open() {
     let size = std::fs::metadata(lab.transcript("cut")).unwrap().len();
     assert_eq!(row("cut")["transcript_bytes"], size);
     assert_eq!(lab.manifests(), std::slice::from_ref(&save));
-    assert_eq!(save["root_id"], lab.status()["root_id"]);
+    assert_eq!(save["data_dir_id"], lab.status()["data_dir_id"]);
 
     // The tool that was open ran in a session of its own.
     let left = lab.processes().into_iter().filter(|process| {

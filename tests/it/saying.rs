@@ -67,10 +67,10 @@ fn a_text_is_read_from_standard_input() {
     let text = format!("{} the end of it", "word ".repeat(30_000));
     let file = lab.dir.join("text");
     fs::write(&file, &text).unwrap();
-    let root = lab.root();
+    let data_dir = lab.data_dir();
     let script = format!(
-        "{SPOTKEEP} --root {} send a --dry-run < {}",
-        root.display(),
+        "{SPOTKEEP} --data-dir {} send a --dry-run < {}",
+        data_dir.display(),
         file.display()
     );
     let dry = said(lab.program("sh").args(["-c", &script])).ok().out;

@@ -331,7 +331,7 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
         (".claude/.credentials.json", vec![&of_login]),
         ("session-state/credentials.json", vec![&of_login]),
     ];
-    let config_copy = state::layout::Root::open_of_anybody(&lab.root())
+    let config_copy = state::layout::DataDir::open_of_anybody(&lab.data_dir())
         .unwrap()
         .config_copy();
     for path in below(&lab.dir) {
@@ -612,10 +612,10 @@ fn a_metadata_server_that_means_harm_costs_a_bounded_time_and_little_memory() {
                 bounded
                     .args([
                         "-c",
-                        "ulimit -v 500000; exec \"$0\" --root \"$1\" notice --json",
+                        "ulimit -v 500000; exec \"$0\" --data-dir \"$1\" notice --json",
                     ])
                     .arg(SPOTKEEP)
-                    .arg(lab.root());
+                    .arg(lab.data_dir());
                 let begun = Instant::now();
                 let said = said(&mut bounded);
                 assert_eq!(said.code, 1, "{what}: {said:?}");

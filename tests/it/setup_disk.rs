@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::files::is_mount_point;
 use sys::power_cut::cut_power;
 
@@ -17,7 +17,7 @@ use crate::setup_lab::{UID, Vm, owned, tool};
 use testing::wait::{during, until};
 
 const MIB: u64 = 1 << 20;
-/// What a root needs at least.
+/// What a data directory needs at least.
 const ENOUGH: u64 = 512 * MIB;
 
 #[test]
@@ -36,7 +36,7 @@ fn a_blank_disk_becomes_a_root_and_a_second_setup_changes_nothing() {
         tool("wipefs", &["-n", &device]).is_empty(),
         "a dry run wrote something"
     );
-    assert!(!vm.root().exists());
+    assert!(!vm.data_dir().exists());
 
     let first = vm.ready("d").ok();
     let done: Vec<&str> = first
@@ -51,28 +51,35 @@ fn a_blank_disk_becomes_a_root_and_a_second_setup_changes_nothing() {
             "a dry run said {what:?}, and it was not done: {done:?}"
         );
     }
-    let root = vm.root();
-    assert_eq!(owned(&root), (0, UID, 0o1775));
-    assert_eq!(owned(&root.join("bin")), (0, 0, 0o755));
-    assert_eq!(owned(&root.join("bin/spotkeep")), (0, 0, 0o755));
+    let data_dir = vm.data_dir();
+    assert_eq!(owned(&data_dir), (0, UID, 0o1775));
+    assert_eq!(owned(&data_dir.join("bin")), (0, 0, 0o755));
+    assert_eq!(owned(&data_dir.join("bin/spotkeep")), (0, 0, 0o755));
     assert_eq!(
-        owned(&root.join("bin/claude/2.1.330/claude")),
+        owned(&data_dir.join("bin/claude/2.1.330/claude")),
         (0, 0, 0o755)
     );
-    assert_eq!(owned(&root.join("backups")), (0, 0, 0o700));
+    assert_eq!(owned(&data_dir.join("backups")), (0, 0, 0o700));
     for name in [".claude", "home", "session-state"] {
-        assert_eq!(owned(&root.join(name)), (UID, UID, 0o700), "{name}");
+        assert_eq!(owned(&data_dir.join(name)), (UID, UID, 0o700), "{name}");
     }
-    let identity = Root::open_of_anybody(&root).unwrap().identity().unwrap();
+    let identity = DataDir::open_of_anybody(&data_dir)
+        .unwrap()
+        .identity()
+        .unwrap();
     assert_eq!((identity.user.as_str(), identity.uid), ("ann", UID));
-    assert_eq!(identity.mount_path, root);
+    assert_eq!(identity.mount_path, data_dir);
     for (link, to) in [
         ("home/ann/.claude", ".claude"),
         ("home/ann/.claude.json", ".claude/.claude.json"),
         ("workspaces", "workspaces"),
         ("usr/local/bin/spotkeep", "bin/spotkeep"),
     ] {
-        assert_eq!(fs::read_link(vm.at(link)).unwrap(), root.join(to), "{link}");
+        assert_eq!(
+            fs::read_link(vm.at(link)).unwrap(),
+            data_dir.join(to),
+            "{link}"
+        );
     }
     let wants = vm.at("etc/systemd/system/multi-user.target.wants");
     assert_eq!(
@@ -98,13 +105,13 @@ fn a_spotkeep_toml_that_is_lost_is_laid_down_by_the_next_setup() {
     };
     vm.disk("d", ENOUGH);
     vm.ready("d").ok();
-    let declared = vm.root().join("spotkeep.toml");
+    let declared = vm.data_dir().join("spotkeep.toml");
     let template = fs::read_to_string(&declared).unwrap();
     fs::remove_file(&declared).unwrap();
     vm.setup(&["--disk", "d"]).ok();
     assert_eq!(fs::read_to_string(&declared).unwrap(), template);
     fs::write(&declared, "\n").unwrap();
-    let last = vm.root().join("session-state/spotkeep.toml");
+    let last = vm.data_dir().join("session-state/spotkeep.toml");
     fs::write(&last, "[defaults]\n").unwrap();
     let again = vm.setup(&["--disk", "d"]).ok();
     assert!(again.out.contains("is as it last was"), "{again:?}");
@@ -216,8 +223,8 @@ fn a_disk_in_use_too_small_read_only_missing_or_the_machines_own_is_refused() {
         .refused(1, "no block device", "");
 
     vm.disk("full-place", ENOUGH);
-    fs::create_dir_all(vm.root()).unwrap();
-    fs::write(vm.root().join("work"), "of weeks").unwrap();
+    fs::create_dir_all(vm.data_dir()).unwrap();
+    fs::write(vm.data_dir().join("work"), "of weeks").unwrap();
     vm.setup(&["--disk", "full-place", "--user", "ann"])
         .refused(1, "would hide", "mv");
 
@@ -298,10 +305,14 @@ fn an_empty_file_system_of_either_kind_is_taken_and_grows_with_its_disk() {
             } else {
                 grown.ok();
             }
-            let root = vm.root();
+            let data_dir = vm.data_dir();
             let stat = tool(
                 "df",
-                &["--block-size=1", "--output=size", root.to_str().unwrap()],
+                &[
+                    "--block-size=1",
+                    "--output=size",
+                    data_dir.to_str().unwrap(),
+                ],
             );
             let now: u64 = stat.lines().last().unwrap().trim().parse().unwrap();
             assert!(now > bytes / 10 * 8, "{mkfs}: {now}");
@@ -311,7 +322,7 @@ fn an_empty_file_system_of_either_kind_is_taken_and_grows_with_its_disk() {
     }
 }
 
-/// `CAP_SYS_RESOURCE`, which every ordinary root has, and a root in some sandboxes has not.
+/// `CAP_SYS_RESOURCE`, which every ordinary root has, and a data directory in some sandboxes has not.
 fn may_grow_mounted() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -328,11 +339,11 @@ fn a_root_can_be_made_beside_other_files_and_changes_none_of_them() {
         .refused(1, "photos", "--beside-other-files");
     vm.setup(&["--disk", "d", "--user", "ann", "--beside-other-files"]);
     assert_eq!(
-        fs::read_to_string(vm.root().join("photos")).unwrap(),
+        fs::read_to_string(vm.data_dir().join("photos")).unwrap(),
         "of a summer"
     );
-    Root::open_of_anybody(&vm.root()).unwrap();
-    // A root, by now: nobody has to say it again.
+    DataDir::open_of_anybody(&vm.data_dir()).unwrap();
+    // A data directory, by now: nobody has to say it again.
     let again = vm.setup(&["--disk", "d"]);
     assert!(!again.out.contains("would") && again.code != 1, "{again:?}");
 }
@@ -357,7 +368,7 @@ fn a_partition_is_taken_by_its_own_name_and_its_table_stays() {
     tool("mkfs.ext4", &["-q", &part]);
     vm.name("d-part1", &part);
     vm.ready("d-part1").ok();
-    let in_use = format!("it is mounted at {}", vm.root().display());
+    let in_use = format!("it is mounted at {}", vm.data_dir().display());
     vm.setup(&["--disk", "d", "--user", "ann"])
         .refused(1, &in_use, "name another disk");
     assert!(tool("sfdisk", &["--dump", &device]).contains(&part));
@@ -386,7 +397,7 @@ fn a_setup_that_is_killed_at_any_moment_is_completed_by_the_next_one() {
     let Some(mut vm) = Vm::new(test) else { return };
     let device = vm.disk("d", ENOUGH);
     let fresh = |vm: &Vm| {
-        if is_mount_point(&vm.root()).unwrap_or(false) {
+        if is_mount_point(&vm.data_dir()).unwrap_or(false) {
             vm.unmount();
         }
         tool("blkdiscard", &["-z", &device]);
@@ -434,16 +445,16 @@ fn share(moment: u32) -> f64 {
     (f64::from(moment) * 0.618_033_988_75).fract()
 }
 
-/// Cuts the power of the root's disk in the middle of a set-up, at moments that differ.
+/// Cuts the power of the data directory's disk in the middle of a set-up, at moments that differ.
 fn cut(test: &str, moments: std::ops::Range<u32>) {
     let Some(mut vm) = Vm::new(test) else { return };
     let device = vm.disk("d", ENOUGH);
     vm.anns(".claude/history.jsonl", &"words\n".repeat(1000));
-    let mounted = vm.root();
+    let mounted = vm.data_dir();
     let fresh = |vm: &Vm| {
         tool("mkfs.ext4", &["-q", "-F", "-E", "nodiscard", &device]);
-        fs::create_dir_all(vm.root()).unwrap();
-        tool("mount", &[&device, vm.root().to_str().unwrap()]);
+        fs::create_dir_all(vm.data_dir()).unwrap();
+        tool("mount", &[&device, vm.data_dir().to_str().unwrap()]);
         for name in [".claude", ".claude.json"] {
             fs::remove_file(vm.at("home/ann").join(name)).ok();
         }
@@ -480,7 +491,10 @@ fn cut(test: &str, moments: std::ops::Range<u32>) {
         vm.unmount();
         tool("mount", &[&device, mounted.to_str().unwrap()]);
         vm.ready("d").ok();
-        Root::open_of_anybody(&mounted).unwrap().identity().unwrap();
+        DataDir::open_of_anybody(&mounted)
+            .unwrap()
+            .identity()
+            .unwrap();
         let words = fs::read_to_string(vm.at("home/ann/.claude/history.jsonl")).unwrap();
         assert_eq!(words.len(), 6000, "cut {cut}");
         vm.unmount();

@@ -84,7 +84,7 @@ impl Vm {
         self.prefix.join(path)
     }
 
-    pub fn root(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.at("mnt/persist")
     }
 
@@ -151,7 +151,7 @@ impl Vm {
                 "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             )
             .env("SPOTKEEP_LOOPBACK_ONLY", "1")
-            .args(["--root", "/mnt/persist", "setup", "--prefix"])
+            .args(["--data-dir", "/mnt/persist", "setup", "--prefix"])
             .arg(&self.prefix)
             .args(args);
         if !args.contains(&"--wait") {
@@ -189,14 +189,14 @@ impl Vm {
     }
 
     pub fn unmount(&self) {
-        tool("umount", &[self.root().to_str().unwrap()]);
+        tool("umount", &[self.data_dir().to_str().unwrap()]);
     }
 }
 
 impl Drop for Vm {
     fn drop(&mut self) {
         let mut mounts = std::mem::take(&mut self.mounts);
-        mounts.push(self.root());
+        mounts.push(self.data_dir());
         for mount in mounts {
             while is_mount_point(&mount).unwrap_or(false) {
                 if said(Command::new("umount").arg(&mount)).code != 0 {

@@ -41,7 +41,7 @@ fn a_new_machine_has_everything_back_the_account_included() {
     vm.anns(".claude/projects/-srv/1.jsonl", "words\n");
     vm.anns(".gitconfig", "[user]\n");
     vm.ready("d").ok();
-    let config = vm.root().join("spotkeep.toml");
+    let config = vm.data_dir().join("spotkeep.toml");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(
         &config,
@@ -62,7 +62,7 @@ fn a_new_machine_has_everything_back_the_account_included() {
         )),
         "{dry:?}"
     );
-    assert!(!vm.root().exists(), "a dry run has mounted something");
+    assert!(!vm.data_dir().exists(), "a dry run has mounted something");
     let back = vm.setup(&["--disk", "d"]).ok();
     assert!(!back.out.contains("format"), "{back:?}");
     let passwd = fs::read_to_string(vm.at("etc/passwd")).unwrap();
@@ -120,7 +120,7 @@ fn both_sides_of_a_move_keep_what_they_have_and_the_original_is_put_back_by_undo
     vm.ready("d").ok();
     // A machine on which a Claude was used before.
     fs::remove_file(vm.at("home/ann/.claude")).unwrap();
-    fs::write(vm.root().join(".claude/CLAUDE.md"), "of the disk").unwrap();
+    fs::write(vm.data_dir().join(".claude/CLAUDE.md"), "of the disk").unwrap();
     vm.anns(".claude/CLAUDE.md", "of the home");
     vm.anns(".claude/projects/-a/2.jsonl", "only here");
     let said = vm.setup(&["--disk", "d"]).ok();
@@ -129,7 +129,7 @@ fn both_sides_of_a_move_keep_what_they_have_and_the_original_is_put_back_by_undo
             .contains("the disk has others under these names, and they stay: CLAUDE.md"),
         "{said:?}"
     );
-    let claude = vm.root().join(".claude");
+    let claude = vm.data_dir().join(".claude");
     assert_eq!(
         fs::read_to_string(claude.join("CLAUDE.md")).unwrap(),
         "of the disk"
@@ -142,7 +142,7 @@ fn both_sides_of_a_move_keep_what_they_have_and_the_original_is_put_back_by_undo
 
     let dry = vm.setup(&["--undo", "--dry-run"]).ok();
     assert!(dry.out.contains("would take out"), "{dry:?}");
-    let identity = fs::read(vm.root().join("session-state/root.json")).unwrap();
+    let identity = fs::read(vm.data_dir().join("session-state/root.json")).unwrap();
     vm.setup(&["--undo"]).ok();
     let home = vm.at("home/ann/.claude");
     assert_eq!(
@@ -158,13 +158,13 @@ fn both_sides_of_a_move_keep_what_they_have_and_the_original_is_put_back_by_undo
         .collect();
     assert_eq!(left, Vec::<std::path::PathBuf>::new());
     assert!(
-        !vm.root().join("session-state").exists(),
+        !vm.data_dir().join("session-state").exists(),
         "it is still mounted"
     );
 
     vm.setup(&["--disk", "d"]).ok();
     assert_eq!(
-        fs::read(vm.root().join("session-state/root.json")).unwrap(),
+        fs::read(vm.data_dir().join("session-state/root.json")).unwrap(),
         identity
     );
 }
@@ -211,7 +211,7 @@ fn nothing_is_moved_under_a_process_that_uses_it() {
     user.0.wait().unwrap();
     vm.ready("d").ok();
     assert_eq!(
-        fs::read_to_string(vm.root().join(".claude/history.jsonl")).unwrap(),
+        fs::read_to_string(vm.data_dir().join(".claude/history.jsonl")).unwrap(),
         "words"
     );
 }
@@ -256,14 +256,18 @@ fn the_users_script_runs_once_on_a_boot_disk_and_never_as_root() {
     };
     let device = vm.disk("d", ENOUGH);
     vm.ready("d").ok();
-    let root = vm.root();
+    let data_dir = vm.data_dir();
     vm.give_to_ann(
-        &root.join("provision.sh"),
+        &data_dir.join("provision.sh"),
         "#!/bin/sh\nid -u >>ran; exit $(cat code)\n",
     );
-    fs::set_permissions(root.join("provision.sh"), fs::Permissions::from_mode(0o755)).unwrap();
-    vm.give_to_ann(&root.join("code"), "7");
-    let config = root.join("spotkeep.toml");
+    fs::set_permissions(
+        data_dir.join("provision.sh"),
+        fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
+    vm.give_to_ann(&data_dir.join("code"), "7");
+    let config = data_dir.join("spotkeep.toml");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(
         &config,
@@ -277,12 +281,12 @@ fn the_users_script_runs_once_on_a_boot_disk_and_never_as_root() {
         failed.err.contains("exit status: 7") && failed.err.contains(".log"),
         "{failed:?}"
     );
-    fs::write(root.join("code"), "0").unwrap();
+    fs::write(data_dir.join("code"), "0").unwrap();
     vm.setup(&["--disk", "d"]).ok();
     vm.setup(&["--disk", "d"]).ok();
-    let ran = |root: &Path| fs::read_to_string(root.join("ran")).unwrap();
+    let ran = |data_dir: &Path| fs::read_to_string(data_dir.join("ran")).unwrap();
     assert_eq!(
-        ran(&root),
+        ran(&data_dir),
         format!("{UID}\n{UID}\n"),
         "once more after it had failed, then never"
     );
@@ -292,7 +296,7 @@ fn the_users_script_runs_once_on_a_boot_disk_and_never_as_root() {
     vm.name("d", &device);
     vm.setup(&["--disk", "d"]).ok();
     assert_eq!(
-        ran(&root).lines().count(),
+        ran(&data_dir).lines().count(),
         3,
         "and once on the next boot disk"
     );
@@ -305,7 +309,7 @@ fn links_that_the_user_planted_lead_root_nowhere() {
     };
     vm.disk("d", ENOUGH);
     vm.ready("d").ok();
-    let (root, victim) = (vm.root(), vm.at("victim"));
+    let (data_dir, victim) = (vm.data_dir(), vm.at("victim"));
     fs::create_dir(&victim).unwrap();
     fs::write(victim.join("shadow"), "secret").unwrap();
     fs::set_permissions(&victim, fs::Permissions::from_mode(0o700)).unwrap();
@@ -314,38 +318,38 @@ fn links_that_the_user_planted_lead_root_nowhere() {
         assert_eq!(fs::read_dir(&victim).unwrap().count(), 1, "{what}");
         assert_eq!(owned(&victim.join("shadow")).0, 0, "{what}");
     };
-    // A root that its user made, with what root would make replaced by links.
+    // A data directory that its user made, with what root would make replaced by links.
     for name in ["bin", "backups"] {
-        fs::rename(root.join(name), root.join(format!("{name}.old"))).unwrap();
-        symlink(&victim, root.join(name)).unwrap();
+        fs::rename(data_dir.join(name), data_dir.join(format!("{name}.old"))).unwrap();
+        symlink(&victim, data_dir.join(name)).unwrap();
         let said = vm.setup(&["--disk", "d", "--user", "ann"]);
         assert_eq!(said.code, 1, "{said:?}");
         untouched(name);
-        fs::remove_file(root.join(name)).unwrap();
-        fs::rename(root.join(format!("{name}.old")), root.join(name)).unwrap();
+        fs::remove_file(data_dir.join(name)).unwrap();
+        fs::rename(data_dir.join(format!("{name}.old")), data_dir.join(name)).unwrap();
     }
     // A bin of the user's: its programs, and its word on whose the disk is, count for nothing.
-    chown(root.join("bin"), Some(UID), Some(UID)).unwrap();
+    chown(data_dir.join("bin"), Some(UID), Some(UID)).unwrap();
     fs::write(
-        root.join("bin/owner.json"),
+        data_dir.join("bin/owner.json"),
         r#"{"version":1,"user":"root","uid":0,"gid":0,"shell":"","groups":[]}"#,
     )
     .unwrap();
-    fs::write(root.join("bin/spotkeep"), "#!/bin/sh\nevil\n").unwrap();
+    fs::write(data_dir.join("bin/spotkeep"), "#!/bin/sh\nevil\n").unwrap();
     vm.ready("d").ok();
-    assert_eq!(owned(&root.join("bin")), (0, 0, 0o755));
+    assert_eq!(owned(&data_dir.join("bin")), (0, 0, 0o755));
     assert!(
-        !fs::read(root.join("bin/spotkeep"))
+        !fs::read(data_dir.join("bin/spotkeep"))
             .unwrap()
             .starts_with(b"#!")
     );
     assert!(
-        fs::read_to_string(root.join("bin/owner.json"))
+        fs::read_to_string(data_dir.join("bin/owner.json"))
             .unwrap()
             .contains("ann")
     );
     // State that root would read: it is read by ann.
-    let toml = root.join("spotkeep.toml");
+    let toml = data_dir.join("spotkeep.toml");
     fs::remove_file(&toml).unwrap();
     symlink(victim.join("shadow"), &toml).unwrap();
     let said = vm.setup(&["--disk", "d"]);
@@ -379,18 +383,18 @@ fn links_that_are_swapped_in_while_root_works_lead_it_nowhere() {
     };
     vm.disk("d", ENOUGH);
     vm.ready("d").ok();
-    let (root, victim) = (vm.root(), vm.at("victim"));
+    let (data_dir, victim) = (vm.data_dir(), vm.at("victim"));
     fs::create_dir(&victim).unwrap();
     fs::set_permissions(&victim, fs::Permissions::from_mode(0o700)).unwrap();
     for round in 0..10 {
-        // The user owns the root and what root owns in it, and keeps swapping.
-        fs::remove_dir_all(root.join("backups")).ok();
-        fs::remove_file(root.join("backups")).ok();
-        chown(&root, Some(UID), Some(UID)).unwrap();
-        fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+        // The user owns the data directory and what root owns in it, and keeps swapping.
+        fs::remove_dir_all(data_dir.join("backups")).ok();
+        fs::remove_file(data_dir.join("backups")).ok();
+        chown(&data_dir, Some(UID), Some(UID)).unwrap();
+        fs::set_permissions(&data_dir, fs::Permissions::from_mode(0o755)).unwrap();
         let script = format!(
             "cd '{}' && while :; do ln -sn '{}' backups; rm -f backups; mkdir backups; rmdir backups; done 2>/dev/null",
-            root.display(),
+            data_dir.display(),
             victim.display()
         );
         let mut swapper = Held(ann(&script).stderr(Stdio::null()).spawn().unwrap());
@@ -431,7 +435,7 @@ fn the_users_own_claude_is_kept_on_the_disk_and_a_script_is_not_taken_for_it() {
         second.out.contains("claude 2.1.330 is on the disk"),
         "{second:?}"
     );
-    let kept = vm.root().join("bin/claude/2.1.330/claude");
+    let kept = vm.data_dir().join("bin/claude/2.1.330/claude");
     assert_eq!(owned(&kept), (0, 0, 0o755));
     assert_eq!(fs::read(kept).unwrap(), fs::read(claude).unwrap());
     assert!(
@@ -453,7 +457,7 @@ fn whoever_is_at_a_terminal_is_asked_whether_transcripts_shall_be_kept_for_longe
         .setup(&[&args[..], &[claude.to_str().unwrap()]].concat())
         .ok();
     assert!(first.out.contains("--yes has it keep them"), "{first:?}");
-    let settings = vm.root().join(".claude/settings.json");
+    let settings = vm.data_dir().join(".claude/settings.json");
     let asked = |answer: &str| {
         let command = vm.command(&["--disk", "d"]);
         let words = command.get_args().map(|word| word.to_str().unwrap());

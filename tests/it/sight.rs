@@ -27,7 +27,7 @@ pub struct Line {
     pub version: u32,
     pub seq: u64,
     pub at: Timestamp,
-    pub root_id: String,
+    pub data_dir_id: String,
     pub epoch: u64,
     pub life: String,
     pub event: String,
@@ -106,7 +106,7 @@ impl Lab {
     pub fn unwritten(&self, name: &str) -> Vec<String> {
         let ledger = self.model.ledger();
         let record = self.record(name);
-        let config = self.root().join(".claude");
+        let config = self.data_dir().join(".claude");
         let mut sessions = vec![record["session_id"].as_str().unwrap_or_default().to_owned()];
         for past in record["past_sessions"].as_array().into_iter().flatten() {
             sessions.push(past.as_str().unwrap().to_owned());
@@ -237,16 +237,16 @@ impl Lab {
             .collect()
     }
 
-    /// The tmux server of this root's agents.
+    /// The tmux server of this data directory's agents.
     pub fn tmux(&self) -> Tmux {
-        let root: Value =
+        let data_dir: Value =
             serde_json::from_slice(&fs::read(self.file("session-state/root.json")).unwrap())
                 .unwrap();
         Tmux::new(
             &self
                 .dir
                 .join("run")
-                .join(&root["root_id"].as_str().unwrap()[..8]),
+                .join(&data_dir["data_dir_id"].as_str().unwrap()[..8]),
         )
     }
 
@@ -265,7 +265,7 @@ impl Lab {
             .unwrap();
     }
 
-    /// Waits for something that shows in the root's state, or in Claude's.
+    /// Waits for something that shows in the data directory's state, or in Claude's.
     pub fn until<T>(&self, what: &str, look: impl FnMut() -> Option<T>) -> T {
         let watch = Watch::new().unwrap();
         for dir in [
@@ -274,7 +274,7 @@ impl Lab {
             "session-state/saves",
             ".claude/sessions",
         ] {
-            watch.add(&self.root().join(dir)).ok();
+            watch.add(&self.data_dir().join(dir)).ok();
         }
         // What shows elsewhere, such as in a process, is looked at again soon.
         let pause = || {

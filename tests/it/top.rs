@@ -8,8 +8,8 @@ use crate::sight::arguments;
 
 fn top(lab: &Lab, columns: u32, lines: u32) -> Pane<'_> {
     let script = format!(
-        "{SPOTKEEP} --root {} top; echo left with $?; stty -a | grep -o ' icanon'",
-        lab.root().display()
+        "{SPOTKEEP} --data-dir {} top; echo left with $?; stty -a | grep -o ' icanon'",
+        lab.data_dir().display()
     );
     Pane::run(lab, columns, lines, &script)
 }

@@ -11,7 +11,7 @@ use crate::git::{Git, Repository};
 use crate::workspace;
 use state::Trigger;
 use state::config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentRecord, VERSION};
 use sys::deadline::Deadline;
 use sys::error::{Hint as _, Result, anyhow};
@@ -41,18 +41,18 @@ pub struct Last {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Home {
     version: u32,
-    /// Relative to the root where it lies inside.
+    /// Relative to the data directory where it lies inside.
     repository: PathBuf,
 }
 
 impl CheckpointTarget {
     /// The place of an agent.
     #[must_use]
-    pub fn of(root: &Root, settings: &config::Checkpoint, record: &AgentRecord) -> Self {
+    pub fn of(data_dir: &DataDir, settings: &config::Checkpoint, record: &AgentRecord) -> Self {
         Self {
-            workspace: root.absolute(&record.cwd),
+            workspace: data_dir.absolute(&record.cwd),
             agent_id: record.agent_id.clone(),
-            private: root.checkpoints(&record.agent_id),
+            private: data_dir.checkpoints(&record.agent_id),
             largest_file: settings.largest_file.0,
         }
     }
@@ -125,7 +125,7 @@ pub fn list_at(
 /// # Errors
 /// As [`take`], and as [`Turn::wait`].
 pub fn keep(
-    root: &Root,
+    data_dir: &DataDir,
     place: &CheckpointTarget,
     trigger: Trigger,
     deadline: Deadline,
@@ -135,7 +135,7 @@ pub fn keep(
         return Ok(CheckpointOutcome::NotGit);
     }
     let turn = Turn::wait(place, deadline)?;
-    keep_in(&turn, root, place, trigger, deadline)
+    keep_in(&turn, data_dir, place, trigger, deadline)
 }
 
 /// As [`keep`], by whoever has the turn already.
@@ -144,7 +144,7 @@ pub fn keep(
 /// As [`take`].
 pub fn keep_in(
     _turn: &Turn,
-    root: &Root,
+    data_dir: &DataDir,
     place: &CheckpointTarget,
     trigger: Trigger,
     deadline: Deadline,
@@ -152,7 +152,7 @@ pub fn keep_in(
     let outcome = take(place, trigger, deadline)?;
     if let CheckpointOutcome::Taken(checkpoint) = &outcome {
         point(Point::CheckpointTaken);
-        remember(root, place, checkpoint)?;
+        remember(data_dir, place, checkpoint)?;
     }
     Ok(outcome)
 }
@@ -161,10 +161,14 @@ pub fn keep_in(
 ///
 /// # Errors
 /// The disk is full or gone.
-pub fn remember(root: &Root, place: &CheckpointTarget, checkpoint: &Checkpoint) -> Result<()> {
+pub fn remember(
+    data_dir: &DataDir,
+    place: &CheckpointTarget,
+    checkpoint: &Checkpoint,
+) -> Result<()> {
     let repository = workspace::common_dir(&place.workspace).unwrap_or_default();
     let repository = std::fs::canonicalize(&repository).unwrap_or(repository);
-    let repository = root.relative(&repository);
+    let repository = data_dir.relative(&repository);
     let path = place.private.join(HOME);
     let known: Option<Home> = state::load(&path).ok().flatten();
     if known.is_none_or(|known| known.repository != repository) {
@@ -187,9 +191,9 @@ pub fn remember(root: &Root, place: &CheckpointTarget, checkpoint: &Checkpoint) 
 
 /// The repository that a workspace's checkpoints are in, as it was written down; absolute.
 #[must_use]
-pub fn home(root: &Root, private: &Path) -> Option<PathBuf> {
+pub fn home(data_dir: &DataDir, private: &Path) -> Option<PathBuf> {
     let home: Home = state::load(&private.join(HOME)).ok().flatten()?;
-    Some(root.absolute(&home.repository))
+    Some(data_dir.absolute(&home.repository))
 }
 
 /// The newest checkpoint, as it was written down; `None` where there is none, or no word of it.

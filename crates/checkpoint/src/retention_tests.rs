@@ -10,7 +10,7 @@ use super::{CheckpointOutcome, CheckpointTarget, keep_in, list, thin_at};
 use crate::Turn;
 use state::Trigger;
 use state::config::Keep;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::command::run;
 use sys::deadline::Deadline;
 use sys::time::Timestamp;
@@ -18,25 +18,25 @@ use testing::wait::FOREVER;
 
 struct Lab {
     _dir: tempfile::TempDir,
-    root: Root,
+    data_dir: DataDir,
     place: CheckpointTarget,
 }
 
 impl Lab {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(&dir.path().join("r")).unwrap();
-        let workspace = root.dir().join("workspaces/a");
+        let (data_dir, _) = DataDir::init(&dir.path().join("r")).unwrap();
+        let workspace = data_dir.dir().join("workspaces/a");
         fs::create_dir_all(&workspace).unwrap();
         let place = CheckpointTarget {
-            private: root.checkpoints("agent"),
+            private: data_dir.checkpoints("agent"),
             workspace,
             agent_id: "agent".into(),
             largest_file: 1 << 20,
         };
         let lab = Self {
             _dir: dir,
-            root,
+            data_dir,
             place,
         };
         lab.git(&["init", "-q", "-b", "main"]);
@@ -66,7 +66,7 @@ impl Lab {
     fn take(&self) -> String {
         let deadline = Deadline::after(FOREVER);
         let turn = Turn::wait(&self.place, deadline).unwrap();
-        match keep_in(&turn, &self.root, &self.place, Trigger::Time, deadline).unwrap() {
+        match keep_in(&turn, &self.data_dir, &self.place, Trigger::Time, deadline).unwrap() {
             CheckpointOutcome::Taken(taken) => taken.id,
             other => panic!("{other:?}"),
         }
@@ -255,7 +255,7 @@ fn what_is_thinned_out_here_is_removed_there_and_what_vanished_is_not() {
     let lab = Lab::new();
     lab.git(&["init", "-q", "--bare", "../../safe.git"]);
     let remote = lab
-        .root
+        .data_dir
         .dir()
         .join("safe.git")
         .to_string_lossy()

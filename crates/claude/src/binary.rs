@@ -21,8 +21,8 @@ pub struct Search<'a> {
     pub explicit: Option<&'a Path>,
     /// `SPOTKEEP_CLAUDE`, likewise.
     pub variable: Option<&'a OsStr>,
-    /// The root, which may hold `bin/claude/<version>/claude`.
-    pub root: Option<&'a Path>,
+    /// The data directory, which may hold `bin/claude/<version>/claude`.
+    pub data_dir: Option<&'a Path>,
     /// `PATH`.
     pub path: Option<&'a OsStr>,
     /// The user's home, for `.local/bin/claude`.
@@ -39,7 +39,7 @@ pub fn find(search: &Search) -> Result<PathBuf> {
         ensure!(is_program(path), "{} is no program", path.display());
         return Ok(path.to_owned());
     }
-    let kept = search.root.and_then(newest_kept);
+    let kept = search.data_dir.and_then(newest_kept);
     let on_path = search
         .path
         .into_iter()
@@ -97,9 +97,9 @@ pub fn version_within(claude: &Path, limit: Duration) -> Result<String> {
     Ok(word.to_owned())
 }
 
-/// The newest of `<root>/bin/claude/<version>/claude`, by version and not by time.
-fn newest_kept(root: &Path) -> Option<PathBuf> {
-    fs::read_dir(root.join("bin/claude"))
+/// The newest of `<data-dir>/bin/claude/<version>/claude`, by version and not by time.
+fn newest_kept(data_dir: &Path) -> Option<PathBuf> {
+    fs::read_dir(data_dir.join("bin/claude"))
         .ok()?
         .filter_map(|entry| {
             let path = entry.ok()?.path();
@@ -139,21 +139,21 @@ mod tests {
     #[test]
     fn the_newest_version_on_the_root_wins_over_the_path() {
         let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("root");
+        let data_dir = dir.path().join("root");
         let bin = dir.path().join("bin");
         program(&bin.join("claude"), "");
         let search = Search {
-            root: Some(&root),
+            data_dir: Some(&data_dir),
             path: Some(bin.as_os_str()),
             ..Search::default()
         };
         assert_eq!(find(&search).unwrap(), bin.join("claude"));
-        program(&root.join("bin/claude/2.1.99/claude"), "");
-        program(&root.join("bin/claude/2.1.330/claude"), "");
-        fs::create_dir_all(root.join("bin/claude/2.2.0")).unwrap();
+        program(&data_dir.join("bin/claude/2.1.99/claude"), "");
+        program(&data_dir.join("bin/claude/2.1.330/claude"), "");
+        fs::create_dir_all(data_dir.join("bin/claude/2.2.0")).unwrap();
         assert_eq!(
             find(&search).unwrap(),
-            root.join("bin/claude/2.1.330/claude")
+            data_dir.join("bin/claude/2.1.330/claude")
         );
     }
 

@@ -64,7 +64,7 @@ pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, patience: Duration) ->
     let before = guest
         .wait_started(cloud, patience)?
         .fleet
-        .with_context(|| format!("there is no root on {}", guest.vm))
+        .with_context(|| format!("there is no data directory on {}", guest.vm))
         .hint("spotkeep gcp create")?;
     let began = cloud.now();
     make(cloud, &call(guest))?;
@@ -127,7 +127,7 @@ fn away(cloud: &dyn Cloud, group: &str, guest: &Guest, refusal: &Refusal) -> Str
 /// `None` when all is decided; what is still waited for otherwise.
 fn arrived(before: &Fleet, look: &Look) -> Option<String> {
     let Some(fleet) = &look.fleet else {
-        return Some("the VM answers; its root is not there yet".to_owned());
+        return Some("the VM answers; its data directory is not there yet".to_owned());
     };
     if fleet.life == before.life {
         return Some("it is still in the life that it had".to_owned());
@@ -270,7 +270,7 @@ mod tests {
 
     fn resumed(agent: &str, second: u32, continued: bool) -> String {
         format!(
-            r#"{{"version":1,"seq":1,"at":"2025-11-22T00:00:{second:02}Z","root_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"{agent}","session_id":"s","continued":{continued}}}"#
+            r#"{{"version":1,"seq":1,"at":"2025-11-22T00:00:{second:02}Z","data_dir_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"{agent}","session_id":"s","continued":{continued}}}"#
         )
     }
 

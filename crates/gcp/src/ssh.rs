@@ -1,6 +1,6 @@
 //! The VM asked from outside: `gcloud compute ssh`, one short command at a time.
 //!
-//! The person who logs in (OS Login) is another user than the agents'. Whose agents they are is told by the root
+//! The person who logs in (OS Login) is another user than the agents'. Whose agents they are is told by the data directory
 //! itself: its `session-state` belongs to them. Commands are run as that user, through `sudo`.
 
 use std::path::{Path, PathBuf};
@@ -137,7 +137,7 @@ pub struct Look {
     pub startup: Startup,
     /// What is amiss although all is set up, such as a claude that is not there yet.
     pub problem: Option<String>,
-    /// `spotkeep status --json`, where there is a root.
+    /// `spotkeep status --json`, where there is a data directory.
     pub fleet: Option<Fleet>,
     /// When the machine was booted, by its own clock.
     pub booted: Option<Timestamp>,
@@ -146,10 +146,10 @@ pub struct Look {
 }
 
 /// The shell's way to run spotkeep as the agents' user.
-const AS_USER: &str = r#"u=$(stat -c %U ROOT/session-state 2>/dev/null) && sudo -n -u "$u" -H"#;
+const AS_USER: &str = r#"u=$(stat -c %U DIR/session-state 2>/dev/null) && sudo -n -u "$u" -H"#;
 
 fn as_user() -> String {
-    AS_USER.replace("ROOT", layout::DEFAULT)
+    AS_USER.replace("DIR", layout::DEFAULT)
 }
 
 impl Guest {
@@ -395,7 +395,7 @@ fn of_agents(fleet: Option<&Fleet>, name: &str) -> (String, Option<String>) {
         |command: &str| Some(format!("spotkeep gcp ssh --name={name}, then: {command}"));
     let Some(fleet) = fleet else {
         return (
-            "there is no root on the VM".to_owned(),
+            "there is no data directory on the VM".to_owned(),
             on_the_vm("sudo journalctl -u google-startup-scripts"),
         );
     };
@@ -455,7 +455,7 @@ ready
            {"name":"b","state":"failed","wanted":"running","session_id":"s2","why":"no login"},
            {"name":"c","state":"stopped","wanted":"stopped","session_id":"s3"}]}
 == events
-{"version":1,"seq":7,"at":"2025-11-22T00:00:09.000Z","root_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"a","session_id":"s","continued":true}
+{"version":1,"seq":7,"at":"2025-11-22T00:00:09.000Z","data_dir_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"a","session_id":"s","continued":true}
 "#;
 
     #[test]

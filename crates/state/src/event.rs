@@ -135,7 +135,8 @@ pub enum JournalEvent {
     MetadataHealth {
         health: String,
     },
-    RootBack {
+    #[serde(alias = "root-back")]
+    DataDirBack {
         away_ms: u64,
         why: String,
     },
@@ -278,7 +279,7 @@ mod tests {
         r#""event":"repaired","what":"x""#,
         r#""event":"trouble","what":"x""#,
         r#""event":"metadata-health","health":"good""#,
-        r#""event":"root-back","away_ms":12,"why":"x""#,
+        r#""event":"data-dir-back","away_ms":12,"why":"x""#,
         r#""event":"checkpoint-failed","agent":"a","why":"x""#,
         r#""event":"push-failed","agent":"a","why":"x""#,
         r#""event":"rolled-back","agent":"a","to":"1","undo":null"#,
@@ -289,7 +290,7 @@ mod tests {
 
     fn line(fields: &str) -> String {
         format!(
-            r#"{{"version":1,"seq":1,"at":"2026-11-22T03:00:00.000Z","root_id":"r","epoch":1,"life":"l",{fields}}}"#
+            r#"{{"version":1,"seq":1,"at":"2026-11-22T03:00:00.000Z","data_dir_id":"r","epoch":1,"life":"l",{fields}}}"#
         )
     }
 

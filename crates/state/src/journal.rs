@@ -23,7 +23,14 @@ const LARGEST: u64 = 32 << 20;
 
 /// What every line has, beside its event's own fields.
 const HEADER: [&str; 8] = [
-    "version", "seq", "at", "root_id", "epoch", "life", "event", "agent",
+    "version",
+    "seq",
+    "at",
+    "data_dir_id",
+    "epoch",
+    "life",
+    "event",
+    "agent",
 ];
 
 /// A line of the journal that was read.
@@ -37,8 +44,9 @@ pub struct JournalEntry {
     pub seq: u64,
     /// When, by the clock of the machine of that life.
     pub at: Timestamp,
-    /// The root.
-    pub root_id: String,
+    /// The data directory.
+    #[serde(alias = "root_id")]
+    pub data_dir_id: String,
     /// The keeper's epoch.
     pub epoch: u64,
     /// The life of the machine.
@@ -92,7 +100,7 @@ struct Line<'a> {
     version: u32,
     seq: u64,
     at: Timestamp,
-    root_id: &'a str,
+    data_dir_id: &'a str,
     epoch: u64,
     life: &'a str,
     event: String,
@@ -106,9 +114,9 @@ struct Line<'a> {
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    /// None while the root is away.
+    /// None while the data directory is away.
     file: Option<AppendFile>,
-    root_id: String,
+    data_dir_id: String,
     epoch: u64,
     life: String,
     next_seq: u64,
@@ -121,14 +129,14 @@ impl Journal {
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn open(path: &Path, root_id: &str, epoch: u64, life: &str) -> Result<Self> {
+    pub fn open(path: &Path, data_dir_id: &str, epoch: u64, life: &str) -> Result<Self> {
         let file = AppendFile::open(path)?;
         let (lines, _) = lines(path)?;
         let next_seq = lines.last().map_or(1, |line| line.seq.saturating_add(1));
         Ok(Self {
             path: path.to_owned(),
             file: Some(file),
-            root_id: root_id.to_owned(),
+            data_dir_id: data_dir_id.to_owned(),
             epoch,
             life: life.to_owned(),
             next_seq,
@@ -155,9 +163,12 @@ impl Journal {
     /// Fails where the file was let go of.
     ///
     /// # Errors
-    /// The journal is away with the root.
+    /// The journal is away with the data directory.
     pub fn ensure_there(&self) -> Result<()> {
-        ensure!(self.file.is_some(), "the journal is away with the root");
+        ensure!(
+            self.file.is_some(),
+            "the journal is away with the data directory"
+        );
         Ok(())
     }
 
@@ -184,7 +195,7 @@ impl Journal {
             version: VERSION,
             seq: self.next_seq,
             at,
-            root_id: &self.root_id,
+            data_dir_id: &self.data_dir_id,
             epoch: self.epoch,
             life: &self.life,
             event,
@@ -192,7 +203,7 @@ impl Journal {
             data,
         };
         let file = self.file.as_mut();
-        let file = file.context("the journal is away with the root")?;
+        let file = file.context("the journal is away with the data directory")?;
         file.append(&serde_json::to_string(&line).context("cannot write JSON")?)
             .context("cannot write the journal")?;
         self.next_seq = self.next_seq.saturating_add(1);
@@ -372,7 +383,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let line = format!(
-            r#"{{"version":1,"seq":{},"at":"2026-11-22T03:00:00Z","root_id":"r","epoch":1,"life":"l","event":"safe"}}"#,
+            r#"{{"version":1,"seq":{},"at":"2026-11-22T03:00:00Z","data_dir_id":"r","epoch":1,"life":"l","event":"safe"}}"#,
             u64::MAX
         );
         std::fs::write(&path, format!("\r\n{line}\r\n \n\0\0\n")).unwrap();

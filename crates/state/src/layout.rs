@@ -1,19 +1,26 @@
-//! The root: the one directory that survives, and where everything in it lies.
+//! The data directory: the one directory that survives, and where everything in it lies.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::{AgentName, AgentRecord, RootFile};
+use crate::{AgentName, AgentRecord, Identity};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, ensure};
 use sys::trusted_path::first_open_to_others;
 use sys::{files, user};
 
-/// Where a root is looked for when neither `--root` nor `SPOTKEEP_ROOT` says.
+/// Where the data directory of a machine is that `setup` has made ready.
 pub const DEFAULT: &str = "/mnt/persist";
 
-/// The directories of a new root with their modes.
+/// The data directory where neither `--data-dir` nor `SPOTKEEP_DATA_DIR` says: `SPOTKEEP_ROOT`, the
+/// former name of the latter, or [`DEFAULT`].
+#[must_use]
+pub fn default_dir() -> PathBuf {
+    std::env::var_os("SPOTKEEP_ROOT").map_or_else(|| DEFAULT.into(), PathBuf::from)
+}
+
+/// The directories of a new data directory with their modes.
 const LAYOUT: [(&str, u32); 9] = [
     ("bin", 0o755),
     (".claude", 0o700),
@@ -26,20 +33,20 @@ const LAYOUT: [(&str, u32); 9] = [
     ("backups", 0o700),
 ];
 
-/// An existing root.
+/// An existing data directory.
 #[derive(Debug, Clone)]
-pub struct Root {
+pub struct DataDir {
     dir: PathBuf,
     /// Device and inode of the directory that it was opened at, common to all clones: a disk that is
     /// unmounted or replaced under a running keeper leaves another directory in its place.
     place: Arc<Mutex<(u64, u64)>>,
 }
 
-impl Root {
-    /// Opens the root at `dir`.
+impl DataDir {
+    /// Opens the data directory at `dir`.
     ///
     /// # Errors
-    /// There is none: nothing there, an unmounted mount point, or a directory that is not a root.
+    /// There is none: nothing there, an unmounted mount point, or a directory that is not a data directory.
     ///
     /// As root also: another user could change it. What an agent puts there, root would read, run
     /// or write through.
@@ -50,21 +57,21 @@ impl Root {
         Self::open_of_anybody(dir)
     }
 
-    /// As [`Root::open`], for what root does with another user's: it follows and runs nothing there.
+    /// As [`DataDir::open`], for what root does with another user's: it follows and runs nothing there.
     ///
     /// # Errors
-    /// As [`Root::open`], but for the owner.
+    /// As [`DataDir::open`], but for the owner.
     pub fn open_of_anybody(dir: &Path) -> Result<Self> {
         refuse_unmounted(dir, &fs::read_to_string("/etc/fstab").unwrap_or_default())?;
         let dir = fs::canonicalize(dir)
-            .with_context(|| format!("no root at {}", dir.display()))
-            .hint(format!("spotkeep --root {} init", dir.display()))?;
-        let root = Self::at(dir)?;
-        ensure_root(&root)?;
-        Ok(root)
+            .with_context(|| format!("no data directory at {}", dir.display()))
+            .hint(format!("spotkeep --data-dir {} init", dir.display()))?;
+        let data_dir = Self::at(dir)?;
+        ensure_data_dir(&data_dir)?;
+        Ok(data_dir)
     }
 
-    /// Makes a root at `dir`, or completes one that is there. Nothing that exists is changed.
+    /// Makes a data directory at `dir`, or completes one that is there. Nothing that exists is changed.
     /// Returns it and whether it is new.
     ///
     /// # Errors
@@ -78,9 +85,9 @@ impl Root {
             refuse_for_root(&there, "init")?;
         }
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let root = Self::at(fs::canonicalize(dir)?)?;
+        let data_dir = Self::at(fs::canonicalize(dir)?)?;
         for (name, mode) in LAYOUT {
-            let path = root.dir.join(name);
+            let path = data_dir.dir.join(name);
             if !path.is_dir() {
                 fs::DirBuilder::new()
                     .mode(mode)
@@ -88,16 +95,16 @@ impl Root {
                     .with_context(|| format!("cannot create {}", path.display()))?;
             }
         }
-        let path = root.root_json();
-        let is_new = crate::load::<RootFile>(&path)?.is_none();
+        let path = data_dir.identity_file();
+        let is_new = crate::load::<Identity>(&path)?.is_none();
         if is_new {
-            let mut identity = RootFile::new(root.dir.clone());
-            // Where only this file was lost, the root is still the one that it was.
-            let (lines, _) = crate::lines(&root.journal())?;
-            crate::rebuild::root(&mut identity, &lines);
+            let mut identity = Identity::new(data_dir.dir.clone());
+            // Where only this file was lost, the data directory is still the one that it was.
+            let (lines, _) = crate::lines(&data_dir.journal())?;
+            crate::rebuild::data_dir(&mut identity, &lines);
             crate::store(&path, &identity)?;
         }
-        Ok((root, is_new))
+        Ok((data_dir, is_new))
     }
 
     fn at(dir: PathBuf) -> Result<Self> {
@@ -115,11 +122,14 @@ impl Root {
         if place_of(&self.dir).is_ok_and(|now| now == known) {
             return Ok(());
         }
-        Err(anyhow!("the root {} is not there", self.dir.display()))
-            .hint(format!("sudo mount {}", self.dir.display()))
+        Err(anyhow!(
+            "the data directory {} is not there",
+            self.dir.display()
+        ))
+        .hint(format!("sudo mount {}", self.dir.display()))
     }
 
-    /// Takes the directory that is there now for the root, after it was found to be the same one.
+    /// Takes the directory that is there now for the data directory, after it was found to be the same one.
     ///
     /// # Errors
     /// There is none.
@@ -129,13 +139,13 @@ impl Root {
         Ok(())
     }
 
-    /// Whether every directory of a root is there.
+    /// Whether every directory of a data directory is there.
     #[must_use]
     pub fn is_complete(dir: &Path) -> bool {
         LAYOUT.iter().all(|(name, _)| dir.join(name).is_dir())
     }
 
-    /// The root itself, with links resolved.
+    /// The data directory itself, with links resolved.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -153,9 +163,9 @@ impl Root {
         self.dir.join(".claude")
     }
 
-    /// The root's identity.
+    /// The data directory's identity.
     #[must_use]
-    pub fn root_json(&self) -> PathBuf {
+    pub fn identity_file(&self) -> PathBuf {
         self.state().join("root.json")
     }
 
@@ -219,7 +229,7 @@ impl Root {
         self.records().join(format!("{name}.json"))
     }
 
-    /// The spotkeep that the units of this root run.
+    /// The spotkeep that the units of this data directory run.
     #[must_use]
     pub fn program(&self) -> PathBuf {
         self.dir.join("bin/spotkeep")
@@ -241,7 +251,7 @@ impl Root {
         self.dir.join("session-state")
     }
 
-    /// A path as it is stored: relative where it lies inside the root.
+    /// A path as it is stored: relative where it lies inside the data directory.
     #[must_use]
     pub fn relative(&self, path: &Path) -> PathBuf {
         path.strip_prefix(&self.dir).unwrap_or(path).to_path_buf()
@@ -253,26 +263,26 @@ impl Root {
         self.dir.join(path)
     }
 
-    /// Whether a path lies inside the root, links resolved.
+    /// Whether a path lies inside the data directory, links resolved.
     #[must_use]
     pub fn holds(&self, path: &Path) -> bool {
         fs::canonicalize(path).is_ok_and(|path| path.starts_with(&self.dir))
     }
 
-    /// Whether the root is a filesystem of its own, so that all of it can be synced apart from
+    /// Whether the data directory is a filesystem of its own, so that all of it can be synced apart from
     /// the rest of the machine.
     #[must_use]
     pub fn is_own_filesystem(&self) -> bool {
         files::is_mount_point(&self.dir).unwrap_or(false)
     }
 
-    /// Reads the root's identity.
+    /// Reads the data directory's identity.
     ///
     /// # Errors
     /// It is missing or damaged.
-    pub fn identity(&self) -> Result<RootFile> {
-        crate::load(&self.root_json())?
-            .with_context(|| format!("{} is missing", self.root_json().display()))
+    pub fn identity(&self) -> Result<Identity> {
+        crate::load(&self.identity_file())?
+            .with_context(|| format!("{} is missing", self.identity_file().display()))
     }
 
     /// The agents that have a record, with the error where a record is damaged.
@@ -322,7 +332,7 @@ fn refuse_for_root(dir: &Path, verb: &str) -> Result<()> {
         return Ok(());
     };
     let owner = fs::metadata(open).map_or(0, |meta| meta.uid());
-    let words = ["spotkeep", "--root", &dir.display().to_string(), verb].map(str::to_owned);
+    let words = ["spotkeep", "--data-dir", &dir.display().to_string(), verb].map(str::to_owned);
     Err(anyhow!(
         "root uses no data directory that others can change: {} is not root's alone",
         open.display()
@@ -334,28 +344,29 @@ fn refuse_for_root(dir: &Path, verb: &str) -> Result<()> {
 }
 
 fn place_of(dir: &Path) -> Result<(u64, u64)> {
-    let meta = fs::metadata(dir).with_context(|| format!("no root at {}", dir.display()))?;
+    let meta =
+        fs::metadata(dir).with_context(|| format!("no data directory at {}", dir.display()))?;
     Ok((meta.dev(), meta.ino()))
 }
 
-fn ensure_root(root: &Root) -> Result<()> {
-    let display = root.dir.display();
+fn ensure_data_dir(data_dir: &DataDir) -> Result<()> {
+    let display = data_dir.dir.display();
     // Asked of the directory, since another user cannot see the file in it.
-    if let Ok(state) = fs::metadata(root.state()) {
-        ensure_mine(&root.dir, state.uid())?;
+    if let Ok(state) = fs::metadata(data_dir.state()) {
+        ensure_mine(&data_dir.dir, state.uid())?;
     }
     ensure_hinted(
-        root.root_json().exists(),
-        || format!("{display} is not a spotkeep root: it has no session-state/root.json"),
-        || format!("spotkeep --root {display} init"),
+        data_dir.identity_file().exists(),
+        || format!("{display} is not a spotkeep data directory: it has no session-state/root.json"),
+        || format!("spotkeep --data-dir {display} init"),
     )?;
-    ensure_mine(&root.dir, fs::metadata(root.root_json())?.uid())?;
-    // A root that others can look into would show them every word of every agent.
-    let mode = fs::metadata(root.state())?.permissions().mode();
+    ensure_mine(&data_dir.dir, fs::metadata(data_dir.identity_file())?.uid())?;
+    // A data directory that others can look into would show them every word of every agent.
+    let mode = fs::metadata(data_dir.state())?.permissions().mode();
     ensure!(
         mode & 0o002 == 0,
         "{} can be written by everybody",
-        root.state().display()
+        data_dir.state().display()
     );
     Ok(())
 }
@@ -365,9 +376,14 @@ fn ensure_mine(dir: &Path, owner: u32) -> Result<()> {
     let (display, user) = (dir.display(), || user::name(owner));
     ensure_hinted(
         owner == me || me == 0,
-        || format!("the root {display} belongs to the user {}", user()),
         || {
-            let words = ["spotkeep", "--root", &display.to_string(), "status"];
+            format!(
+                "the data directory {display} belongs to the user {}",
+                user()
+            )
+        },
+        || {
+            let words = ["spotkeep", "--data-dir", &display.to_string(), "status"];
             user::as_user_hint(owner, &words.map(str::to_owned))
         },
     )
@@ -425,13 +441,13 @@ mod tests {
     #[test]
     fn init_makes_a_root_once_and_leaves_it_alone_the_second_time() {
         let dir = tempfile_dir();
-        let (root, is_new) = Root::init(dir.path()).unwrap();
+        let (data_dir, is_new) = DataDir::init(dir.path()).unwrap();
         assert!(is_new);
-        let first = root.identity().unwrap();
-        let (root, is_new) = Root::init(dir.path()).unwrap();
+        let first = data_dir.identity().unwrap();
+        let (data_dir, is_new) = DataDir::init(dir.path()).unwrap();
         assert!(!is_new);
-        assert_eq!(root.identity().unwrap(), first);
-        Root::open(dir.path()).unwrap();
+        assert_eq!(data_dir.identity().unwrap(), first);
+        DataDir::open(dir.path()).unwrap();
     }
 
     #[test]
@@ -449,17 +465,17 @@ mod tests {
     #[test]
     fn another_directory_in_the_place_of_a_root_gets_no_record() {
         let dir = tempfile_dir();
-        let (root, _) = Root::init(&dir.path().join("r")).unwrap();
+        let (data_dir, _) = DataDir::init(&dir.path().join("r")).unwrap();
         let record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
-        root.store_record(&record).unwrap();
-        fs::rename(root.dir(), dir.path().join("aside")).unwrap();
-        assert!(root.ensure_there().is_err());
-        let (other, _) = Root::init(&dir.path().join("r")).unwrap();
-        assert!(root.store_record(&record).is_err());
+        data_dir.store_record(&record).unwrap();
+        fs::rename(data_dir.dir(), dir.path().join("aside")).unwrap();
+        assert!(data_dir.ensure_there().is_err());
+        let (other, _) = DataDir::init(&dir.path().join("r")).unwrap();
+        assert!(data_dir.store_record(&record).is_err());
         assert!(!other.record(&record.name).exists());
         fs::remove_dir_all(other.dir()).unwrap();
-        fs::rename(dir.path().join("aside"), root.dir()).unwrap();
-        root.store_record(&record).unwrap();
+        fs::rename(dir.path().join("aside"), data_dir.dir()).unwrap();
+        data_dir.store_record(&record).unwrap();
     }
 
     #[test]
@@ -473,33 +489,33 @@ mod tests {
     #[test]
     fn a_directory_that_is_no_root_says_how_to_make_one() {
         let dir = tempfile_dir();
-        let error = Root::open(dir.path()).unwrap_err();
+        let error = DataDir::open(dir.path()).unwrap_err();
         assert!(hint_of(&error).unwrap().ends_with("init"));
     }
 
     #[test]
     fn paths_inside_are_stored_relative_to_the_root() {
         let dir = tempfile_dir();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        let inside = root.dir().join("workspaces/a");
-        assert_eq!(root.relative(&inside), Path::new("workspaces/a"));
-        assert_eq!(root.absolute(Path::new("workspaces/a")), inside);
-        assert_eq!(root.relative(Path::new("/srv/x")), Path::new("/srv/x"));
-        assert_eq!(root.absolute(Path::new("/srv/x")), Path::new("/srv/x"));
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        let inside = data_dir.dir().join("workspaces/a");
+        assert_eq!(data_dir.relative(&inside), Path::new("workspaces/a"));
+        assert_eq!(data_dir.absolute(Path::new("workspaces/a")), inside);
+        assert_eq!(data_dir.relative(Path::new("/srv/x")), Path::new("/srv/x"));
+        assert_eq!(data_dir.absolute(Path::new("/srv/x")), Path::new("/srv/x"));
     }
 
     #[test]
     fn a_root_json_that_is_gone_is_made_again_from_the_journal() {
         let dir = tempfile_dir();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        let id = root.identity().unwrap().root_id;
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        let id = data_dir.identity().unwrap().data_dir_id;
         let what = crate::JournalEvent::Survived { reason: "x".into() };
-        let mut journal = crate::Journal::open(&root.journal(), &id, 4, "l").unwrap();
+        let mut journal = crate::Journal::open(&data_dir.journal(), &id, 4, "l").unwrap();
         journal.write(None, &what).unwrap();
-        fs::remove_file(root.root_json()).unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
-        let again = root.identity().unwrap();
-        assert_eq!((again.root_id, again.epoch), (id, 4));
+        fs::remove_file(data_dir.identity_file()).unwrap();
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
+        let again = data_dir.identity().unwrap();
+        assert_eq!((again.data_dir_id, again.epoch), (id, 4));
     }
 
     fn tempfile_dir() -> tempfile::TempDir {

@@ -8,12 +8,12 @@ mod cause;
 pub mod config;
 mod event;
 mod id;
+mod identity;
 mod journal;
 pub mod layout;
 mod manifest;
 pub mod rebuild;
 mod record;
-mod root_file;
 mod trigger;
 
 use std::path::Path;
@@ -27,6 +27,7 @@ use sys::files;
 pub use cause::{Cause, StallReason};
 pub use event::{JournalEvent, StartKind, StateChange};
 pub use id::{AgentName, new_save_id};
+pub use identity::{Fleet, Identity};
 pub use journal::{Journal, JournalEntry, each_line, lines, lines_of_tail, since_notice};
 pub use manifest::{
     AgentSaved, Manifest, Stages, WorkspaceSaved, all as all_manifests,
@@ -34,7 +35,6 @@ pub use manifest::{
     prune as prune_manifests, store as store_manifest,
 };
 pub use record::{AgentRecord, AgentState, Launch, TranscriptMark, Wanted};
-pub use root_file::{Fleet, RootFile};
 pub use trigger::Trigger;
 
 /// The version that this build writes into every file.

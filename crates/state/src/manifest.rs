@@ -20,8 +20,9 @@ pub struct Manifest {
     pub version: u32,
     /// The save's id; ids sort by time.
     pub id: String,
-    /// The root.
-    pub root_id: String,
+    /// The data directory.
+    #[serde(alias = "root_id")]
+    pub data_dir_id: String,
     /// The epoch of the keeper, or of the last one where the save ran without.
     pub epoch: u64,
     /// The life of the machine.
@@ -59,7 +60,7 @@ pub struct Stages {
     pub agents_ended_ms: Option<u64>,
     /// Every transcript is durable.
     pub words_safe_ms: Option<u64>,
-    /// The whole filesystem of the root is durable.
+    /// The whole filesystem of the data directory is durable.
     pub notice_to_safe_ms: Option<u64>,
     /// Workspaces have their checkpoints.
     pub workspaces_ms: Option<u64>,
@@ -105,7 +106,7 @@ impl Manifest {
     #[must_use]
     pub fn begin(
         id: String,
-        root_id: String,
+        data_dir_id: String,
         epoch: u64,
         life: String,
         source: String,
@@ -114,7 +115,7 @@ impl Manifest {
         Self {
             version: VERSION,
             id,
-            root_id,
+            data_dir_id,
             epoch,
             life,
             at: Timestamp::now(),
@@ -255,10 +256,10 @@ mod tests {
         assert_eq!(last_id(&saves), None);
         fs::create_dir(&saves).unwrap();
         for id in ["0001", "0002", "0004"] {
-            let (root, life, source) = ("r".into(), "l".into(), "signal".into());
+            let (data_dir, life, source) = ("r".into(), "l".into(), "signal".into());
             store(
                 &saves,
-                &Manifest::begin(id.into(), root, 1, life, source, false),
+                &Manifest::begin(id.into(), data_dir, 1, life, source, false),
             )
             .unwrap();
         }

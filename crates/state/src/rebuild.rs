@@ -1,14 +1,14 @@
-//! What the journal and the saves still know where a file is gone: which root this is, and which session an agent had. Pure.
+//! What the journal and the saves still know where a file is gone: which data directory this is, and which session an agent had. Pure.
 
 use super::JournalEvent::{self, Resumed, SessionChanged, Started, Starting};
-use super::{AgentName, AgentRecord, JournalEntry, Manifest, RootFile, Wanted};
+use super::{AgentName, AgentRecord, Identity, JournalEntry, Manifest, Wanted};
 
-/// Makes `fresh` what the journal says that this root was. Returns whether it says anything.
-pub fn root(fresh: &mut RootFile, lines: &[JournalEntry]) -> bool {
+/// Makes `fresh` what the journal says that this data directory was. Returns whether it says anything.
+pub fn data_dir(fresh: &mut Identity, lines: &[JournalEntry]) -> bool {
     let Some(last) = lines.last() else {
         return false;
     };
-    fresh.root_id.clone_from(&last.root_id);
+    fresh.data_dir_id.clone_from(&last.data_dir_id);
     fresh.epoch = lines.iter().map(|line| line.epoch).max().unwrap_or(0);
     let fleet = lines.iter().rev().find_map(|line| match line.event {
         JournalEvent::Fleet { wanted } => Some(wanted),
@@ -79,7 +79,7 @@ mod tests {
 
     fn line(event: &str, agent: Option<&str>, more: Value) -> JournalEntry {
         let mut line = json!({
-            "version": 1, "seq": 1, "at": "2026-11-22T03:00:00.000Z", "root_id": "r", "epoch": 7, "life": "l", "event": event,
+            "version": 1, "seq": 1, "at": "2026-11-22T03:00:00.000Z", "data_dir_id": "r", "epoch": 7, "life": "l", "event": event,
             "agent": agent, "how": "resume", "continued": false, "by": "ann",
         });
         for (key, value) in more.as_object().unwrap() {
@@ -90,19 +90,19 @@ mod tests {
 
     #[test]
     fn a_root_is_what_the_journal_says_that_it_was() {
-        let fresh = || RootFile::new("/r".into());
+        let fresh = || Identity::new("/r".into());
         let mut known = fresh();
         let lines = [
             line("fleet", None, json!({"wanted": "down"})),
             line("keeper-started", None, json!({})),
         ];
-        assert!(root(&mut known, &lines));
+        assert!(data_dir(&mut known, &lines));
         assert_eq!(
-            (known.root_id.as_str(), known.epoch, known.fleet),
+            (known.data_dir_id.as_str(), known.epoch, known.fleet),
             ("r", 7, Fleet::Down)
         );
         let mut unknown = fresh();
-        assert!(!root(&mut unknown, &[]));
+        assert!(!data_dir(&mut unknown, &[]));
         assert_eq!(unknown.epoch, 0);
     }
 
@@ -159,8 +159,8 @@ mod tests {
             line("wanted", Some("a"), json!({"wanted": "down"})),
         ];
         lines[1].epoch = 9;
-        let mut known = RootFile::new("/r".into());
-        assert!(root(&mut known, &lines));
+        let mut known = Identity::new("/r".into());
+        assert!(data_dir(&mut known, &lines));
         assert_eq!((known.epoch, known.fleet), (9, Fleet::Up));
     }
 

@@ -133,7 +133,7 @@ pub struct AgentRecord {
     /// Sessions that it had before, oldest first (after `/clear`, or a fork).
     #[serde(default)]
     pub past_sessions: Vec<String>,
-    /// The one directory it is always started in; relative where it lies inside the root.
+    /// The one directory it is always started in; relative where it lies inside the data directory.
     pub cwd: PathBuf,
     /// The URL that its workspace was cloned from.
     #[serde(default)]

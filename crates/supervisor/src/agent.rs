@@ -71,7 +71,7 @@ pub(super) enum Stage {
 /// Why what is queued is not started yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Held {
-    Root,
+    DataDir,
     Disk,
     Login,
     Api,
@@ -82,7 +82,7 @@ pub(super) enum Held {
 impl Held {
     fn why(self) -> &'static str {
         match self {
-            Self::Root => "waits until this root may be run again",
+            Self::DataDir => "waits until this data directory may be run again",
             Self::Disk => "waits for room: the disk is full",
             Self::Login => "waits for a login: run /login in any agent",
             Self::Api => "waits for the API to answer",
@@ -299,7 +299,7 @@ impl Agent {
             Stage::Queued => match held {
                 Held::Disk => Some(Cause::DiskFull),
                 Held::Login => Some(Cause::Login),
-                Held::Root | Held::Api | Held::Weather | Held::Turn => None,
+                Held::DataDir | Held::Api | Held::Weather | Held::Turn => None,
             },
             Stage::Starting {
                 blocker: Some(shows),

@@ -2,8 +2,8 @@
 //!
 //! An agent that works is due every so often, and at once when its turn ends. One that is idle is
 //! never due, unless a shell that it left in the background may still write. While a save runs
-//! nobody is: the save does it, and nothing is to get in its way. While the root is away nobody is
-//! either, and a checkpoint that failed is due again as soon as the root is back: it may have
+//! nobody is: the save does it, and nothing is to get in its way. While the data directory is away nobody is
+//! either, and a checkpoint that failed is due again as soon as the data directory is back: it may have
 //! failed for that alone.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ const AT_ONCE: usize = 2;
 #[derive(Debug, Default)]
 pub struct Schedule {
     agents: BTreeMap<AgentName, Row>,
-    /// Reasons to make none: saves that are under way, a root that is away.
+    /// Reasons to make none: saves that are under way, a data directory that is away.
     pauses: usize,
 }
 
@@ -75,7 +75,7 @@ impl Schedule {
         }
     }
 
-    /// A save has begun, or the root has gone.
+    /// A save has begun, or the data directory has gone.
     pub fn pause(&mut self) {
         self.pauses += 1;
         for row in self.agents.values_mut() {
@@ -83,7 +83,7 @@ impl Schedule {
         }
     }
 
-    /// The save has ended, or the root is back.
+    /// The save has ended, or the data directory is back.
     pub fn resume(&mut self, now: Instant) {
         self.pauses = self.pauses.saturating_sub(1);
         for row in self.agents.values_mut() {
@@ -227,7 +227,7 @@ mod tests {
         assert!(schedule.next(now).is_some());
     }
 
-    /// Three that fail because the root goes: the first before that is known, the second after it is
+    /// Three that fail because the data directory goes: the first before that is known, the second after it is
     /// back, and the third was under way all the time and could be made.
     #[test]
     fn what_fails_while_the_root_is_away_is_due_again_as_soon_as_it_is_back() {

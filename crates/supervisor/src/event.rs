@@ -12,7 +12,7 @@ use sys::process::ProcessId;
 /// Counts the launches of one agent, so that news of an old one is not taken for the new one's.
 pub type Attempt = u64;
 
-/// Who may run this root, and until when. On one machine the lock gives an endless one; a lease
+/// Who may run this data directory, and until when. On one machine the lock gives an endless one; a lease
 /// from elsewhere would give one that ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permit {
@@ -117,7 +117,7 @@ pub struct Refusal {
     pub retry: bool,
 }
 
-/// How much room there is on the root's disk.
+/// How much room there is on the data directory's disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Room {
     /// Enough, or not to be told.
@@ -135,7 +135,7 @@ pub enum Event {
         /// `None` where it cannot be told.
         available_memory: Option<u64>,
     },
-    /// The right to run this root was given, or taken away.
+    /// The right to run this data directory was given, or taken away.
     Permit(Option<Permit>),
     /// What is declared now; agents that are not in it are ended.
     Declare(Vec<Declared>),
@@ -167,7 +167,7 @@ pub enum Event {
     LookedForWork(Option<String>),
     /// The machine could not be powered off.
     PowerOffFailed(String),
-    /// The room on the root's disk has changed.
+    /// The room on the data directory's disk has changed.
     Room(Room),
     /// The API answers.
     ApiAnswers,

@@ -141,7 +141,7 @@ impl Core {
     fn see(&self, name: &AgentName, agent: &Agent) -> View {
         let saving = matches!(self.phase, Phase::Saving(_));
         let held = match () {
-            () if self.permit.is_none() => Held::Root,
+            () if self.permit.is_none() => Held::DataDir,
             () if self.room != Room::Enough => Held::Disk,
             () if self.login.is_some() => Held::Login,
             () if self.api != Api::Answers => Held::Api,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::{show, until_signalled};
 use crate::backup::restic::Repository;
 use crate::backup::{Settings, restore, snapshots};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
 /// What a person wants back.
@@ -19,9 +19,9 @@ pub(super) struct Wish {
     pub(super) json: bool,
 }
 
-/// A path of the root as it is in a backup.
-pub(super) fn within(root: &Root, path: &Path) -> Result<PathBuf> {
-    let inside = root.relative(path);
+/// A path of the data directory as it is in a backup.
+pub(super) fn within(data_dir: &DataDir, path: &Path) -> Result<PathBuf> {
+    let inside = data_dir.relative(path);
     let good = inside.components().all(|part| {
         matches!(
             part,
@@ -29,8 +29,8 @@ pub(super) fn within(root: &Root, path: &Path) -> Result<PathBuf> {
         )
     });
     if !good || inside.as_os_str().is_empty() {
-        return Err(anyhow!("{} is not in the root", path.display()))
-            .hint("paths are relative to the root, such as workspaces/agent-1")
+        return Err(anyhow!("{} is not in the data directory", path.display()))
+            .hint("paths are relative to the data directory, such as workspaces/agent-1")
             .kind(ErrorKind::Usage);
     }
     let parts = inside.components();
@@ -39,7 +39,7 @@ pub(super) fn within(root: &Root, path: &Path) -> Result<PathBuf> {
         .collect())
 }
 
-/// Gives it back, into the root or beside it.
+/// Gives it back, into the data directory or beside it.
 pub(super) fn give(settings: &Settings, wish: &Wish, to: Option<&Path>) -> Result<ExitCode> {
     let stop = until_signalled()?;
     let repository = Repository::open(settings)?;
@@ -66,8 +66,9 @@ pub(super) fn give(settings: &Settings, wish: &Wish, to: Option<&Path>) -> Resul
     let (differing, newer) = (differing.count(), newer.count());
     let over = wish.overwrite || (differing > 0 && !wish.json && asks(differing, newer)?);
     let id = &snapshot.id;
-    let given = restore::into_root(settings, &repository, id, &steps, &wish.paths, over, &stop)?;
-    show::given(&given, settings.root.dir(), wish.json)
+    let given =
+        restore::into_data_dir(settings, &repository, id, &steps, &wish.paths, over, &stop)?;
+    show::given(&given, settings.data_dir.dir(), wish.json)
 }
 
 /// Whether a person at a terminal says yes. Nobody else is asked, and then the answer is no.

@@ -13,18 +13,18 @@ use sys::process;
 /// Looks through the agents that do not run.
 pub(super) fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Result<ExitCode> {
     let life = process::current_life()?;
-    let stop = until_signalled()?.or_at_the_notice(&settings.root, &life);
+    let stop = until_signalled()?.or_at_the_notice(&settings.data_dir, &life);
     let mut all_good = true;
-    for (name, record) in settings.root.all_records()? {
+    for (name, record) in settings.data_dir.all_records()? {
         let Ok(record) = record else { continue };
         if record.live_process(&life).is_some() {
             continue;
         }
-        for loss in resume::losses(&settings.root, &record) {
+        for loss in resume::losses(&settings.data_dir, &record) {
             // A checkpoint is newer, and the keeper's to use.
             if matches!(loss, resume::Loss::Workspace(_))
                 && !workspaces
-                && resume::may_have_checkpoint(&settings.root, &settings.config, &record)
+                && resume::may_have_checkpoint(&settings.data_dir, &settings.config, &record)
             {
                 continue;
             }

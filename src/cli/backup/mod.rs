@@ -22,7 +22,7 @@ use crate::backup::{
     BackupState, Settings, Stop, check, copy, maintain, privileged_write, retention, run,
 };
 use state::VERSION;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::{process, signal};
 
@@ -32,7 +32,7 @@ pub(super) use show::Bar;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Backups are a repository of restic's, and restic reads it without us:
-  RESTIC_PASSWORD_FILE=ROOT/backups.key restic -r ROOT/backups snapshots
+  RESTIC_PASSWORD_FILE=DATA_DIR/backups.key restic -r DATA_DIR/backups snapshots
 
 Examples:
   spotkeep backup now
@@ -76,7 +76,7 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Bring files back: into the root, or beside it.
+    /// Bring files back: into the data directory, or beside it.
     #[command(after_help = "Examples:
   spotkeep backup restore latest workspaces/agent-1/src --dry-run
   spotkeep backup restore latest workspaces/agent-1/notes.md --overwrite
@@ -84,9 +84,9 @@ enum Verb {
     Restore {
         /// Which backup: an id, the beginning of one, or `latest`.
         id: String,
-        /// What of it, relative to the root; all of it where nothing is named.
+        /// What of it, relative to the data directory; all of it where nothing is named.
         paths: Vec<PathBuf>,
-        /// Into this directory, new or empty, and not into the root.
+        /// Into this directory, new or empty, and not into the data directory.
         #[arg(long, value_name = "DIR")]
         to: Option<PathBuf>,
         /// Replace files that are there and differ; they are renamed, not lost.
@@ -153,13 +153,13 @@ enum Verb {
     },
 }
 
-pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
+pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     if let Verb::CarryOut { order } = &args.verb {
         let order: WriteRequest = serde_json::from_str(order).context("cannot read the order")?;
-        privileged_write::carry_out(root, &order, &mut std::io::stdin().lock())?;
+        privileged_write::carry_out(data_dir, &order, &mut std::io::stdin().lock())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let settings = Settings::load(root)?;
+    let settings = Settings::load(data_dir)?;
     match args.verb {
         Verb::Now {
             always,
@@ -192,7 +192,7 @@ pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
                 id,
                 paths: paths
                     .iter()
-                    .map(|path| give::within(root, path))
+                    .map(|path| give::within(data_dir, path))
                     .collect::<Result<_>>()?,
                 overwrite,
                 dry_run,
@@ -234,7 +234,7 @@ fn make(settings: &Settings, how: RunOptions, as_json: bool) -> Result<ExitCode>
         process::step_back();
     }
     let life = process::current_life()?;
-    let stop = until_signalled()?.or_at_the_notice(&settings.root, &life);
+    let stop = until_signalled()?.or_at_the_notice(&settings.data_dir, &life);
     let mut bar = Bar::new(!how.watched);
     let report = run::run(
         settings,

@@ -7,7 +7,7 @@ use super::{LIMIT, Subject};
 use crate::cli::output::{complain, json, say};
 use checkpoint::{Checkpoint, CheckpointOutcome, Layer};
 use state::Trigger;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, VERSION};
 use sys::deadline::Deadline;
 use sys::error::{Result, anyhow};
@@ -38,20 +38,20 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let deadline = Deadline::after(LIMIT);
-    let subject = Subject::of(root, &args.name)?;
+    let subject = Subject::of(data_dir, &args.name)?;
     // First, since `latest` is meant as it was before.
-    let from = subject.find(root, &args.from)?;
+    let from = subject.find(data_dir, &args.from)?;
     let end = match &args.to {
-        Some(to) => Some(subject.find(root, to)?),
+        Some(to) => Some(subject.find(data_dir, to)?),
         None => None,
     };
     let to = match &end {
         Some(to) => to.commit.clone(),
-        None => match checkpoint::keep(root, &subject.place, Trigger::Command, deadline)? {
+        None => match checkpoint::keep(data_dir, &subject.place, Trigger::Command, deadline)? {
             CheckpointOutcome::Taken(taken) => taken.commit,
-            CheckpointOutcome::Unchanged(_) => match subject.list(root)?.into_iter().next() {
+            CheckpointOutcome::Unchanged(_) => match subject.list(data_dir)?.into_iter().next() {
                 Some(newest) => newest.commit,
                 None => from.commit.clone(),
             },
@@ -63,7 +63,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
             }
         },
     };
-    let repository = subject.repository(root);
+    let repository = subject.repository(data_dir);
     if args.json {
         let of = |layer| checkpoint::changes(&repository, &from.commit, &to, layer, deadline);
         json(&serde_json::json!({

@@ -6,7 +6,7 @@ use super::{LIMIT, Subject};
 use crate::cli::daemon::names_or_all;
 use crate::cli::output::{json, say, shorten, table};
 use checkpoint::{Checkpoint, Size};
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, VERSION};
 use sys::deadline::Deadline;
 use sys::error::Result;
@@ -27,19 +27,19 @@ pub(super) struct Args {
     json: bool,
 }
 
-pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
-    let names = names_or_all(root, args.name.clone().into_iter().collect())?;
+pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
+    let names = names_or_all(data_dir, args.name.clone().into_iter().collect())?;
     let mut all: Vec<(AgentName, Checkpoint, Size)> = Vec::new();
     for name in names {
-        let listed = Subject::of(root, &name)
-            .and_then(|subject| subject.list(root).map(|found| (subject, found)));
+        let listed = Subject::of(data_dir, &name)
+            .and_then(|subject| subject.list(data_dir).map(|found| (subject, found)));
         let (subject, found) = match listed {
             Ok(listed) => listed,
             // Who asks for all wants those that there are.
             Err(_) if args.name.is_none() => continue,
             Err(error) => return Err(error),
         };
-        let repository = subject.repository(root);
+        let repository = subject.repository(data_dir);
         let sizes = checkpoint::sizes(&repository, &found, Deadline::after(LIMIT))?;
         all.extend(
             found

@@ -14,7 +14,7 @@ use super::output::{complain, say, table};
 use checkpoint::{Checkpoint, CheckpointOutcome, CheckpointTarget};
 use state::Trigger;
 use state::config::Config;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentRecord};
 use sys::deadline::Deadline;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
@@ -77,17 +77,17 @@ impl Args {
     }
 }
 
-pub(super) fn run(root: &Root, args: Args) -> Result<ExitCode> {
+pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     match args.verb {
-        Verb::Now(args) => now(root, args),
-        Verb::Ls(args) => ls::run(root, args),
-        Verb::Diff(args) => diff::run(root, &args),
-        Verb::Rollback(args) => rollback::run(root, &args),
+        Verb::Now(args) => now(data_dir, args),
+        Verb::Ls(args) => ls::run(data_dir, args),
+        Verb::Diff(args) => diff::run(data_dir, &args),
+        Verb::Rollback(args) => rollback::run(data_dir, &args),
     }
 }
 
-fn now(root: &Root, args: NowArgs) -> Result<ExitCode> {
-    let names = names_or_all(root, args.names)?;
+fn now(data_dir: &DataDir, args: NowArgs) -> Result<ExitCode> {
+    let names = names_or_all(data_dir, args.names)?;
     if args.dry_run {
         let names: Vec<&str> = names.iter().map(AgentName::as_str).collect();
         say(&format!("would make a checkpoint of {}", names.join(", ")));
@@ -96,9 +96,9 @@ fn now(root: &Root, args: NowArgs) -> Result<ExitCode> {
     let (mut rows, mut objects) = (Vec::new(), Vec::new());
     let mut failed = false;
     for name in &names {
-        let kept = Subject::of(root, name).and_then(|subject| {
+        let kept = Subject::of(data_dir, name).and_then(|subject| {
             let deadline = Deadline::after(LIMIT);
-            checkpoint::keep(root, &subject.place, Trigger::Command, deadline)
+            checkpoint::keep(data_dir, &subject.place, Trigger::Command, deadline)
         });
         if names.len() == 1 && kept.is_err() {
             kept?;
@@ -145,9 +145,9 @@ struct Subject {
 }
 
 impl Subject {
-    fn of(root: &Root, name: &AgentName) -> Result<Self> {
-        let (config, _) = Config::load_or_last_good(&root.config(), &root.config_copy())?;
-        let record = root
+    fn of(data_dir: &DataDir, name: &AgentName) -> Result<Self> {
+        let (config, _) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
+        let record = data_dir
             .load_record(name)?
             .with_context(|| match config.agents.contains_key(name) {
                 true => format!("no keeper has taken {name} in yet"),
@@ -158,26 +158,26 @@ impl Subject {
                 false => "spotkeep ls",
             })
             .kind(ErrorKind::Usage)?;
-        let place = CheckpointTarget::of(root, &config.checkpoint, &record);
+        let place = CheckpointTarget::of(data_dir, &config.checkpoint, &record);
         Ok(Self { record, place })
     }
 
     /// Where git can be asked for its objects, also when the workspace is gone.
-    fn repository(&self, root: &Root) -> PathBuf {
+    fn repository(&self, data_dir: &DataDir) -> PathBuf {
         match checkpoint::workspace::common_dir(&self.place.workspace) {
             Some(_) => self.place.workspace.clone(),
-            None => checkpoint::home(root, &self.place.private)
+            None => checkpoint::home(data_dir, &self.place.private)
                 .unwrap_or_else(|| self.place.workspace.clone()),
         }
     }
 
     /// All of its checkpoints, newest first. A workspace that is gone is no reason to have none.
-    fn list(&self, root: &Root) -> Result<Vec<Checkpoint>> {
+    fn list(&self, data_dir: &DataDir) -> Result<Vec<Checkpoint>> {
         let workspace = &self.place.workspace;
         if checkpoint::workspace::common_dir(workspace).is_some() {
             return checkpoint::list(&self.place);
         }
-        if let Some(repository) = checkpoint::home(root, &self.place.private) {
+        if let Some(repository) = checkpoint::home(data_dir, &self.place.private) {
             return checkpoint::list_at(&self.place, &repository, Deadline::after(LIMIT));
         }
         let failed: Result<_> = match workspace.is_dir() {
@@ -191,8 +191,8 @@ impl Subject {
     }
 
     /// The one that is meant.
-    fn find(&self, root: &Root, wanted: &str) -> Result<Checkpoint> {
-        let all = self.list(root)?;
+    fn find(&self, data_dir: &DataDir, wanted: &str) -> Result<Checkpoint> {
+        let all = self.list(data_dir)?;
         let name = &self.record.name;
         let found = choose(&all, wanted, Timestamp::now()).cloned();
         found

@@ -10,7 +10,7 @@ use crate::keeper::client;
 use crate::keeper::status::Status;
 use checkpoint::{Checkpoint, CheckpointOutcome, Layer, Turn};
 use state::Trigger;
-use state::layout::Root;
+use state::layout::DataDir;
 use state::{AgentName, AgentState, Fleet, Journal, JournalEvent, Wanted};
 use sys::deadline::Deadline;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, bail};
@@ -65,33 +65,36 @@ enum By {
 
 impl RollbackPlan {
     /// `runs`: whether the agent does, or may at any moment.
-    fn decide(root: &Root, args: &Args, id: &str, runs: bool, by: By) -> Result<Self> {
+    fn decide(data_dir: &DataDir, args: &Args, id: &str, runs: bool, by: By) -> Result<Self> {
         let name = &args.name;
         match (runs, args.stop, by) {
             (true, false, _) => Err(anyhow!("{name} runs, and would work on under your hands"))
                 .hint(format!("spotkeep checkpoint rollback {name} {id} --stop"))
                 .kind(ErrorKind::NotAsDeclared),
             (true, true, By::This) => Err(anyhow!("{name} runs, and no keeper is there to end it"))
-                .hint(format!("spotkeep --root {} up", root.dir().display())),
+                .hint(format!(
+                    "spotkeep --data-dir {} up",
+                    data_dir.dir().display()
+                )),
             (restarts, ..) => Ok(Self { restarts, by }),
         }
     }
 }
 
-pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
-    let subject = Subject::of(root, &args.name)?;
-    let to = subject.find(root, &args.id)?;
-    let now = status(root)?;
+pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
+    let subject = Subject::of(data_dir, &args.name)?;
+    let to = subject.find(data_dir, &args.id)?;
+    let now = status(data_dir)?;
     let runs = may_run(&now, &args.name)?;
     if args.dry_run {
-        return show(root, &subject, &to, args, runs);
+        return show(data_dir, &subject, &to, args, runs);
     }
     let by = match now.keeper.runs() {
         true => By::Keeper,
         false => By::This,
     };
-    let plan = RollbackPlan::decide(root, args, &to.id, runs, by)?;
-    let undo = carry_out(root, &subject, &to, args, plan)?;
+    let plan = RollbackPlan::decide(data_dir, args, &to.id, runs, by)?;
+    let undo = carry_out(data_dir, &subject, &to, args, plan)?;
     report(args, &to, undo.as_deref(), plan.restarts);
     Ok(ExitCode::SUCCESS)
 }
@@ -99,7 +102,7 @@ pub(super) fn run(root: &Root, args: &Args) -> Result<ExitCode> {
 /// Does what the plan says. What may have changed since it was made is looked at again: whether the agent has ended, and
 /// all that the checkpoint would write over. Returns the id of the checkpoint made before.
 fn carry_out(
-    root: &Root,
+    data_dir: &DataDir,
     subject: &Subject,
     to: &Checkpoint,
     args: &Args,
@@ -109,18 +112,18 @@ fn carry_out(
     // No keeper may start it in the midst of this: one that runs is asked, otherwise its place is taken.
     let lock = match plan.by {
         By::Keeper => None,
-        By::This => Some(instead_of_keeper(root)?),
+        By::This => Some(instead_of_keeper(data_dir)?),
     };
     if plan.restarts {
-        stop(root, name)?;
+        stop(data_dir, name)?;
     }
-    let undo = undoable(root, subject, to, args.with_head);
+    let undo = undoable(data_dir, subject, to, args.with_head);
     if plan.restarts {
         // It was wanted before, whatever became of the rollback.
-        client::want(root, std::slice::from_ref(name), Wanted::Running)?;
+        client::want(data_dir, std::slice::from_ref(name), Wanted::Running)?;
     }
     let undo = undo?;
-    tell(root, name, to, undo.as_deref(), lock)?;
+    tell(data_dir, name, to, undo.as_deref(), lock)?;
     Ok(undo)
 }
 
@@ -145,14 +148,14 @@ fn report(args: &Args, to: &Checkpoint, undo: Option<&str>, restarts: bool) {
 
 /// Takes a checkpoint, then rolls back; the id of the former.
 fn undoable(
-    root: &Root,
+    data_dir: &DataDir,
     subject: &Subject,
     to: &Checkpoint,
     with_head: bool,
 ) -> Result<Option<String>> {
     let deadline = Deadline::after(LIMIT);
     let turn = Turn::wait(&subject.place, deadline)?;
-    let before = checkpoint::keep_in(&turn, root, &subject.place, Trigger::Before, deadline)
+    let before = checkpoint::keep_in(&turn, data_dir, &subject.place, Trigger::Before, deadline)
         .context("nothing was changed: no checkpoint could be made before")?;
     let undo = match before {
         CheckpointOutcome::Taken(taken) => Some(taken.id),
@@ -179,10 +182,10 @@ fn may_run(now: &Status, name: &AgentName) -> Result<bool> {
     Ok(agent.pid.is_some() || (is_kept && !stands_still))
 }
 
-fn stop(root: &Root, name: &AgentName) -> Result<()> {
-    client::want(root, std::slice::from_ref(name), Wanted::Stopped)?
+fn stop(data_dir: &DataDir, name: &AgentName) -> Result<()> {
+    client::want(data_dir, std::slice::from_ref(name), Wanted::Stopped)?
         .context("the keeper has just ended")?;
-    let after = wait(root, STOP_LIMIT, |now| {
+    let after = wait(data_dir, STOP_LIMIT, |now| {
         now.agents
             .iter()
             .all(|agent| agent.name != *name || agent.pid.is_none())
@@ -195,7 +198,7 @@ fn stop(root: &Root, name: &AgentName) -> Result<()> {
 
 /// Into the journal: by the keeper, or in its place.
 fn tell(
-    root: &Root,
+    data_dir: &DataDir,
     name: &AgentName,
     to: &Checkpoint,
     undo: Option<&str>,
@@ -203,12 +206,17 @@ fn tell(
 ) -> Result<()> {
     let (to, undo) = (to.id.clone(), undo.map(str::to_owned));
     if lock.is_none() {
-        client::rolled_back(root, name, to, undo)?;
+        client::rolled_back(data_dir, name, to, undo)?;
         return Ok(());
     }
-    let identity = root.identity()?;
+    let identity = data_dir.identity()?;
     let life = sys::process::current_life()?;
-    let mut journal = Journal::open(&root.journal(), &identity.root_id, identity.epoch, &life)?;
+    let mut journal = Journal::open(
+        &data_dir.journal(),
+        &identity.data_dir_id,
+        identity.epoch,
+        &life,
+    )?;
     // It is done; that it cannot be written down does not undo it.
     if let Err(error) = journal.write(Some(name), &JournalEvent::RolledBack { to, undo }) {
         complain(&format!("warning: {error:#}"));
@@ -217,7 +225,7 @@ fn tell(
 }
 
 fn show(
-    root: &Root,
+    data_dir: &DataDir,
     subject: &Subject,
     to: &Checkpoint,
     args: &Args,
@@ -237,18 +245,20 @@ fn show(
         to.at.for_people(),
         to.id
     ));
-    let now = match checkpoint::keep(root, &subject.place, Trigger::Command, deadline)? {
+    let now = match checkpoint::keep(data_dir, &subject.place, Trigger::Command, deadline)? {
         CheckpointOutcome::Taken(taken) => Some(taken.commit),
-        CheckpointOutcome::Unchanged(Some(_)) => {
-            subject.list(root)?.into_iter().next().map(|one| one.commit)
-        }
+        CheckpointOutcome::Unchanged(Some(_)) => subject
+            .list(data_dir)?
+            .into_iter()
+            .next()
+            .map(|one| one.commit),
         CheckpointOutcome::Unchanged(None) | CheckpointOutcome::NotGit => None,
     };
     for words in checkpoint::plan(&subject.place, &to.id, args.with_head)? {
         say(&words);
     }
     if let Some(now) = now {
-        let repository = subject.repository(root);
+        let repository = subject.repository(data_dir);
         let changes = checkpoint::difference(
             &repository,
             &now,
@@ -275,7 +285,7 @@ mod tests {
     #[test]
     fn an_agent_that_runs_is_stopped_only_when_asked_and_only_by_a_keeper() {
         let dir = tempfile::tempdir().unwrap();
-        let (root, _) = Root::init(dir.path()).unwrap();
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         let decide = |runs, stop, by| {
             let args = Args {
                 name: AgentName::new("a").unwrap(),
@@ -284,7 +294,7 @@ mod tests {
                 stop,
                 dry_run: false,
             };
-            RollbackPlan::decide(&root, &args, "1", runs, by)
+            RollbackPlan::decide(&data_dir, &args, "1", runs, by)
         };
         for by in [By::Keeper, By::This] {
             for stop in [true, false] {

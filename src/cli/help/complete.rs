@@ -15,7 +15,7 @@ use super::{tree, verbs};
 use crate::cli::output::say;
 use state::AgentName;
 use state::config::Config;
-use state::layout::{self, Root};
+use state::layout::{self, DataDir};
 
 /// What may stand there, and what it is.
 type Choice = (String, String);
@@ -28,16 +28,17 @@ pub(in crate::cli) fn run(words: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The agents of the root that is meant.
-fn agents(root: Option<&Path>) -> Vec<Choice> {
-    let root = root
+/// The agents of the data directory that is meant.
+fn agents(data_dir: Option<&Path>) -> Vec<Choice> {
+    let data_dir = data_dir
         .map(PathBuf::from)
-        .or_else(|| std::env::var_os("SPOTKEEP_ROOT").map(PathBuf::from))
-        .unwrap_or_else(|| layout::DEFAULT.into());
-    let Ok(root) = Root::open(&root) else {
+        .or_else(|| std::env::var_os("SPOTKEEP_DATA_DIR").map(PathBuf::from))
+        .unwrap_or_else(layout::default_dir);
+    let Ok(data_dir) = DataDir::open(&data_dir) else {
         return Vec::new();
     };
-    let Ok((config, _)) = Config::load_or_last_good(&root.config(), &root.config_copy()) else {
+    let Ok((config, _)) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())
+    else {
         return Vec::new();
     };
     let names = config.agents.keys();
@@ -54,7 +55,7 @@ struct CursorContext<'a> {
     open: Option<&'a Arg>,
     /// After `--`, nothing is an option any more.
     is_literal: bool,
-    root: Option<PathBuf>,
+    data_dir: Option<PathBuf>,
 }
 
 /// What may stand in place of the last of `words`, which begin behind the program's name.
@@ -108,14 +109,14 @@ impl<'a> CursorContext<'a> {
             positional: 0,
             open: None,
             is_literal: false,
-            root: None,
+            data_dir: None,
         }
     }
 
     fn after(mut self, word: &str) -> Self {
         if let Some(arg) = self.open.take() {
-            if arg.get_long() == Some("root") {
-                self.root = Some(word.into());
+            if arg.get_long() == Some("data-dir") {
+                self.data_dir = Some(word.into());
             }
             return self;
         }
@@ -126,8 +127,8 @@ impl<'a> CursorContext<'a> {
             let arg = self.option(name.unwrap_or(word));
             if value.is_none() {
                 self.open = arg.filter(|arg| takes_value(arg));
-            } else if name == Some("--root") {
-                self.root = value.map(PathBuf::from);
+            } else if name == Some("--data-dir") {
+                self.data_dir = value.map(PathBuf::from);
             }
         } else if let Some(verb) = self.command.find_subcommand(word)
             && self.positional == 0
@@ -173,7 +174,7 @@ impl<'a> CursorContext<'a> {
         let is_agent = arg.get_value_parser().type_id() == TypeId::of::<AgentName>();
         // A new agent has a new name.
         if is_agent && self.command.get_name() != "add" {
-            return agents(self.root.as_deref());
+            return agents(self.data_dir.as_deref());
         }
         let shown = arg.get_possible_values();
         let shown = shown.into_iter().filter(|value| !value.is_hide_set());
@@ -205,7 +206,7 @@ mod tests {
 
     fn said(words: &[&str]) -> Vec<String> {
         let words: Vec<String> = words.iter().map(|&word| word.into()).collect();
-        let agents = |root: Option<&Path>| match root {
+        let agents = |data_dir: Option<&Path>| match data_dir {
             None => vec![
                 ("issue-1".into(), String::new()),
                 ("docs".into(), String::new()),
@@ -225,12 +226,12 @@ mod tests {
             (&["stop", "docs", "i"], &["issue-1"]),
             (&["checkpoint", "diff", "i"], &["issue-1"]),
             (&["checkpoint", "diff", "docs", ""], &[]),
-            (&["--root", "/r", "attach", ""], &["/r"]),
-            (&["--root=/r", "attach", ""], &["/r"]),
-            (&["--root", "=", "/r", "attach", ""], &["/r"]),
+            (&["--data-dir", "/r", "attach", ""], &["/r"]),
+            (&["--data-dir=/r", "attach", ""], &["/r"]),
+            (&["--data-dir", "=", "/r", "attach", ""], &["/r"]),
             (&["add", ""], &[]),
             (&["up", "--dr"], &["--dry-run"]),
-            (&["ls", "--ro"], &["--root"]),
+            (&["ls", "--da"], &["--data-dir"]),
             (&["drill", "--kind", "p"], &["power-cut"]),
             (&["drill", "--kind=p"], &["--kind=power-cut"]),
             (&["drill", "--kind", "="], &["notice", "kill", "power-cut"]),
@@ -250,9 +251,9 @@ mod tests {
     fn the_agents_are_those_that_are_declared() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(agents(Some(dir.path())), []);
-        let (root, _) = Root::init(dir.path()).unwrap();
+        let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         std::fs::write(
-            root.config(),
+            data_dir.config(),
             "[agents.b]\nworkspace = \"b\"\n[agents.a]\nworkspace = \"a\"\n",
         )
         .unwrap();

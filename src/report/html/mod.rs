@@ -38,13 +38,13 @@ fn write_page(out: &mut String, report: &Report) -> fmt::Result {
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
          <title>spotkeep: {} of {}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n",
         span,
-        escape(&report.root)
+        escape(&report.data_dir)
     )?;
     writeln!(
         out,
         "<header>\n<h1>The fleet of <span class=\"path\">{}</span></h1>\n\
          <p class=\"quiet\">{} to {} ({span}). All times are UTC.</p>\n</header>",
-        escape(&report.root),
+        escape(&report.data_dir),
         minute(report.from),
         minute(report.until),
     )?;
@@ -204,10 +204,10 @@ fn footer(out: &mut String, report: &Report) -> fmt::Result {
     }
     writeln!(
         out,
-        "<p>Root {}. Where a machine went without a notice, its end is the last line that its keeper wrote. \
+        "<p>Data directory {}. Where a machine went without a notice, its end is the last line that its keeper wrote. \
          Times of two machines are set against each other as their clocks had them.</p>\n\
          <p>Made by spotkeep {}.</p>\n</footer>",
-        escape(&report.root_id),
+        escape(&report.data_dir_id),
         env!("CARGO_PKG_VERSION")
     )
 }

@@ -36,11 +36,11 @@ fn title(lines: &mut Lines<'_>, model: &Model, look: Look) {
     let clock = format!("{} UTC", model.now.clock());
     let name = "spotkeep  ";
     let room = lines.columns().saturating_sub(name.len() + clock.len() + 2);
-    let root = fit(&model.world.status.root.display().to_string(), room);
-    let gap = " ".repeat(room.saturating_sub(width(&root)) + 2);
+    let data_dir = fit(&model.world.status.data_dir.display().to_string(), room);
+    let gap = " ".repeat(room.saturating_sub(width(&data_dir)) + 2);
     lines.top(vec![
         Span::styled(name, look.strong()),
-        Span::raw(root),
+        Span::raw(data_dir),
         Span::raw(gap),
         Span::styled(clock, look.faint()),
     ]);

@@ -57,7 +57,7 @@ fn glance(doing: &str, tokens: u64) -> Glance {
 
 fn world(agents: Vec<AgentStatus>) -> World {
     let line = |seconds: u64, agent: Option<&str>, event: &str, rest: serde_json::Value| {
-        let mut line = json!({"version": 1, "seq": 1, "at": ago(seconds), "root_id": "r", "epoch": 7,
+        let mut line = json!({"version": 1, "seq": 1, "at": ago(seconds), "data_dir_id": "r", "epoch": 7,
             "life": "l", "event": event, "agent": agent});
         let more = rest.as_object().unwrap().clone();
         line.as_object_mut().unwrap().extend(more);
@@ -66,8 +66,8 @@ fn world(agents: Vec<AgentStatus>) -> World {
     World {
         status: Status {
             version: 1,
-            root: "/mnt/persist".into(),
-            root_id: "0b6c1f7e".into(),
+            data_dir: "/mnt/persist".into(),
+            data_dir_id: "0b6c1f7e".into(),
             epoch: 7,
             life: "l".into(),
             keeper: KeeperState::Running,
@@ -214,7 +214,7 @@ fn saved() -> World {
             "workspace": {"checkpoint": checkpoint, "note": ""}})
     };
     let manifest: Manifest = serde_json::from_value(json!({
-        "version": 1, "id": "s", "root_id": "r", "epoch": 7, "life": "l", "at": ago(4),
+        "version": 1, "id": "s", "data_dir_id": "r", "epoch": 7, "life": "l", "at": ago(4),
         "source": "metadata", "final": true, "deadline_ms": 25_000, "clean": true,
         "stages": {"agents_ended_ms": 900, "words_safe_ms": 930, "notice_to_safe_ms": 1_151,
             "workspaces_ms": null},

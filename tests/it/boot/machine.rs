@@ -18,8 +18,8 @@ use testing::wait::{during, until_with};
 
 /// Where the data disk is, by the name that Compute Engine gives it.
 pub const DEVICE: &str = "/dev/disk/by-id/google-claude-persist";
-/// The root.
-pub const ROOT: &str = "/mnt/persist";
+/// The data directory.
+pub const DATA_DIR: &str = "/mnt/persist";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// As systemd takes them for a poweroff.
 const POWER_OFF: i32 = 34 + 4;
@@ -224,7 +224,7 @@ impl<'r> Machine<'r> {
     /// spotkeep, as the agents' user calls it.
     pub fn spotkeep(&self, line: &str) -> Said {
         self.run(&format!(
-            "exec runuser -u ann -- env HOME=/home/ann {ROOT}/bin/spotkeep --root {ROOT} {line}"
+            "exec runuser -u ann -- env HOME=/home/ann {DATA_DIR}/bin/spotkeep --data-dir {DATA_DIR} {line}"
         ))
     }
 
@@ -259,7 +259,7 @@ impl<'r> Machine<'r> {
             self.room.model.url()
         );
         let write = format!(
-            "cd {ROOT}; printf %s \"$0\" >spotkeep.toml
+            "cd {DATA_DIR}; printf %s \"$0\" >spotkeep.toml
             for name in $(sed -n 's/^\\[agents\\.\\(.*\\)\\]/\\1/p' spotkeep.toml); do
                 [ -d workspaces/$name ] || git init -q -b main workspaces/$name
             done"
@@ -322,7 +322,7 @@ impl<'r> Machine<'r> {
         let ledger = self.room.model.ledger();
         let open = ledger.agents[name].open.as_ref().unwrap();
         let look = format!(
-            "test -e {ROOT}/workspaces/{name}/open.txt && grep -qF '{}' {ROOT}/.claude/projects/*/*.jsonl",
+            "test -e {DATA_DIR}/workspaces/{name}/open.txt && grep -qF '{}' {DATA_DIR}/.claude/projects/*/*.jsonl",
             open.marker
         );
         self.until(&format!("the open tool of {name} runs"), || {

@@ -9,7 +9,7 @@ use checkpoint::{
     CheckpointOutcome, Layer, difference, list, rebuild, repair, rollback, sizes, thin_at,
 };
 use state::config::{Keep, Span};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::deadline::Deadline;
 use sys::time::Timestamp;
 
@@ -420,7 +420,7 @@ fn nothing_that_a_repository_says_is_executed() {
 /// Everything else that is done to a repository: it is counted, compared, thinned out and mended.
 fn look_after(bench: &Bench, name: &str) {
     let (place, deadline) = (bench.place(), Deadline::after(FOREVER));
-    let (root, _) = Root::init(&bench.dir.join("root")).unwrap();
+    let (data_dir, _) = DataDir::init(&bench.dir.join("root")).unwrap();
     // As if an editor had written it again: git has to look inside of it.
     bench.write("b", "b as committed\n");
     let aside = bench.dir.join("private-survey");
@@ -444,7 +444,7 @@ fn look_after(bench: &Bench, name: &str) {
     let gone = thin_at(&place, &nothing, Timestamp::now(), true, deadline).unwrap();
     assert!(!gone.is_empty(), "{name}");
     fs::write(bench.path(".git/index"), "torn").unwrap();
-    repair(&root, &place, deadline).unwrap();
+    repair(&data_dir, &place, deadline).unwrap();
     let said = checkpoint::workspace::status(&bench.workspace, &aside, &["--porcelain"]);
     assert!(said.is_some(), "{name}: the index was not made again");
 }

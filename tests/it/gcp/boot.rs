@@ -91,9 +91,9 @@ impl Vm {
             self.device(),
             log.display()
         );
-        self.with_disk(|root| {
-            fs::create_dir_all(root.join("bin")).unwrap();
-            let program = root.join("bin/spotkeep");
+        self.with_disk(|data_dir| {
+            fs::create_dir_all(data_dir.join("bin")).unwrap();
+            let program = data_dir.join("bin/spotkeep");
             fs::remove_file(&program).ok();
             fs::write(&program, &text).unwrap();
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
@@ -146,15 +146,20 @@ fn gcp_at_boot_the_spotkeep_on_the_disk_is_run_and_nothing_else_is() {
     vm.log();
     // What anybody but root may have written is not run.
     let unsafe_ones: [&dyn Fn(&Path); 4] = [
-        &|root| {
-            fs::set_permissions(root.join("bin/spotkeep"), fs::Permissions::from_mode(0o775))
-                .unwrap();
+        &|data_dir| {
+            fs::set_permissions(
+                data_dir.join("bin/spotkeep"),
+                fs::Permissions::from_mode(0o775),
+            )
+            .unwrap();
         },
-        &|root| chown(root.join("bin/spotkeep"), Some(1000), None).unwrap(),
-        &|root| fs::set_permissions(root.join("bin"), fs::Permissions::from_mode(0o777)).unwrap(),
-        &|root| {
-            fs::rename(root.join("bin"), root.join("moved")).unwrap();
-            symlink("moved", root.join("bin")).unwrap();
+        &|data_dir| chown(data_dir.join("bin/spotkeep"), Some(1000), None).unwrap(),
+        &|data_dir| {
+            fs::set_permissions(data_dir.join("bin"), fs::Permissions::from_mode(0o777)).unwrap()
+        },
+        &|data_dir| {
+            fs::rename(data_dir.join("bin"), data_dir.join("moved")).unwrap();
+            symlink("moved", data_dir.join("bin")).unwrap();
         },
     ];
     for change in unsafe_ones {

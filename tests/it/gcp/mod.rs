@@ -268,7 +268,7 @@ pub fn look(startup: &str, life: &str, agents: &str) -> String {
             save.replace("LIFE", life)
         )
     };
-    let event = r#"{"version":1,"seq":9,"at":"2026-11-22T10:00:21.000Z","root_id":"r","epoch":2,"life":"LIFE","event":"resumed","agent":"a","session_id":"s","continued":true}"#;
+    let event = r#"{"version":1,"seq":9,"at":"2026-11-22T10:00:21.000Z","data_dir_id":"r","epoch":2,"life":"LIFE","event":"resumed","agent":"a","session_id":"s","continued":true}"#;
     format!(
         "== startup\n{startup}\n== booted\n1795341600\n== status\n{fleet}\n== events\n{}\n",
         event.replace("LIFE", life)

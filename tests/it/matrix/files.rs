@@ -13,7 +13,7 @@ pub struct File {
     pub find: fn(&Lab) -> PathBuf,
     /// Any of these words in a message names it.
     pub words: &'static [&'static str],
-    /// What is done before the root is kept.
+    /// What is done before the data directory is kept.
     pub before: fn(&Lab),
     pub is_whole: fn(&[u8]) -> bool,
     /// It says which version wrote it.

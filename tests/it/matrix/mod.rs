@@ -33,7 +33,7 @@ const VERBS: [&[&str]; 11] = [
     &["events"],
 ];
 
-/// A fleet that has lived, and its root as it was then.
+/// A fleet that has lived, and its data directory as it was then.
 struct Matrix {
     lab: Lab,
     /// Every transcript with its words.
@@ -58,7 +58,13 @@ impl Matrix {
         lab.new_life();
         (file.before)(&lab);
         lab.give_away();
-        said(Command::new("cp").arg("-a").arg(lab.root()).arg(kept(&lab))).ok();
+        said(
+            Command::new("cp")
+                .arg("-a")
+                .arg(lab.data_dir())
+                .arg(kept(&lab)),
+        )
+        .ok();
         let read = |path: PathBuf| (path.clone(), fs::read(path).unwrap());
         Self {
             words: lab.transcripts().into_iter().map(read).collect(),
@@ -67,12 +73,12 @@ impl Matrix {
         }
     }
 
-    /// The root as it was kept, in a new life.
+    /// The data directory as it was kept, in a new life.
     fn reset(&self) {
         self.lab.new_life();
-        fs::remove_dir_all(self.lab.root()).unwrap();
+        fs::remove_dir_all(self.lab.data_dir()).unwrap();
         let mut copy = Command::new("cp");
-        said(copy.arg("-a").arg(kept(&self.lab)).arg(self.lab.root())).ok();
+        said(copy.arg("-a").arg(kept(&self.lab)).arg(self.lab.data_dir())).ok();
         fs::write(self.lab.log(), "").unwrap();
     }
 
@@ -170,7 +176,7 @@ impl Matrix {
     /// What a person would do: a copy from elsewhere where it is damaged, and owner and mode as they were.
     fn mend(&self, path: &Path, file: &File) {
         let lab = &self.lab;
-        let relative = path.strip_prefix(lab.root()).unwrap();
+        let relative = path.strip_prefix(lab.data_dir()).unwrap();
         let copy = kept(lab).join(relative);
         let meta = fs::metadata(&copy).unwrap();
         if path.exists() {

@@ -80,7 +80,7 @@ impl Fleet {
 
     /// What the keeper says of each agent, by name.
     pub fn agents(&self, machine: &mut Machine) -> BTreeMap<String, Value> {
-        let status = machine.must("spotkeep --root /mnt/persist status --json");
+        let status = machine.must("spotkeep --data-dir /mnt/persist status --json");
         let status: Value = serde_json::from_str(&status).unwrap();
         let agents = status["agents"].as_array().unwrap().iter();
         agents
@@ -108,7 +108,7 @@ impl Fleet {
             .map(|number| format!("agent-{number}"))
             .collect();
         let mut declared = String::new();
-        let mut script = String::from("set -e\nexport SPOTKEEP_ROOT=/mnt/persist\n");
+        let mut script = String::from("set -e\nexport SPOTKEEP_DATA_DIR=/mnt/persist\n");
         for (number, name) in self.names.iter().enumerate() {
             let plan = ["steady", "hold"][number % 2];
             declared += &format!(
@@ -193,16 +193,16 @@ runuser -u agent -- spotkeep up
     /// What was said before `cut`, is not on the disk, and was not missing at an earlier cut either.
     pub fn losses_on_the_disk(&mut self, cut: Instant) -> Vec<Lost> {
         let (names, ledger, gone) = (&self.names, &self.at_cut, &self.gone);
-        let (losses, missing, sessions) = self.garage.look_at_the_data(|root| {
+        let (losses, missing, sessions) = self.garage.look_at_the_data(|data_dir| {
             let (mut losses, mut missing) = (Vec::new(), Vec::new());
             let mut sessions = BTreeMap::new();
             for name in names {
-                let path = root
+                let path = data_dir
                     .join("session-state/agents")
                     .join(format!("{name}.json"));
                 let record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
                 let session = record["session_id"].as_str().unwrap().to_owned();
-                let transcript = transcript_marks(&root.join(".claude"), &session);
+                let transcript = transcript_marks(&data_dir.join(".claude"), &session);
                 let evidence = Evidence {
                     records: &ledger.agents[name].records,
                     resumed: None,
@@ -265,8 +265,8 @@ runuser -u agent -- spotkeep up
 
     /// The manifest of the last save, read from the disk.
     pub fn last_save(&self) -> Value {
-        self.garage.look_at_the_data(|root| {
-            let saves = std::fs::read_dir(root.join("session-state/saves")).unwrap();
+        self.garage.look_at_the_data(|data_dir| {
+            let saves = std::fs::read_dir(data_dir.join("session-state/saves")).unwrap();
             let newest = saves.map(|entry| entry.unwrap().path()).max().unwrap();
             serde_json::from_slice(&std::fs::read(newest).unwrap()).unwrap()
         })
@@ -308,7 +308,7 @@ fn lost_now(evidence: &Evidence<'_>, cut: Instant, gone: &BTreeSet<Marker>) -> V
 
 /// For a human who has to find out why nothing moves.
 fn how_it_stands(machine: &mut Machine) -> String {
-    let ask = "spotkeep --root /mnt/persist status; spotkeep --root /mnt/persist events | tail -30; \
+    let ask = "spotkeep --data-dir /mnt/persist status; spotkeep --data-dir /mnt/persist events | tail -30; \
                journalctl -b --no-pager | tail -60";
     machine.run(ask, LIMIT).text
 }

@@ -134,7 +134,7 @@ fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &mut Fleet, machine
     );
     let ended = Instant::now();
     assert_eq!(eaten.code, 128 + 9, "{eaten:?}");
-    let events = "spotkeep --root /mnt/persist events -n 200 --json";
+    let events = "spotkeep --data-dir /mnt/persist events -n 200 --json";
     let told = machine.until("it is told", LIMIT, events, |left| {
         let lines = left.text.lines();
         let told = lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
@@ -146,7 +146,7 @@ fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &mut Fleet, machine
     machine.until(
         "it is back",
         LIMIT,
-        "spotkeep --root /mnt/persist ls --json",
+        "spotkeep --data-dir /mnt/persist ls --json",
         |left| {
             let all: serde_json::Value = serde_json::from_str(&left.text).ok()?;
             let mut agents = all["agents"].as_array()?.iter();

@@ -17,7 +17,7 @@ use super::rebuild;
 use super::{Checkpoint, CheckpointTarget, Turn, list, list_at, lock};
 use crate::git::{Git, Repository, shadow_dir};
 use crate::workspace::{self, git_dir};
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::deadline::Deadline;
 use sys::error::{Context as _, Result};
 
@@ -38,11 +38,15 @@ pub struct Findings {
 ///
 /// # Errors
 /// The deadline has passed, or the disk refuses.
-pub fn repair(root: &Root, place: &CheckpointTarget, deadline: Deadline) -> Result<Findings> {
+pub fn repair(
+    data_dir: &DataDir,
+    place: &CheckpointTarget,
+    deadline: Deadline,
+) -> Result<Findings> {
     let mut found = Findings::default();
     let _turn = turn_of(place, deadline)?;
     drop_private(place)?;
-    relink(root, place, &mut found, deadline);
+    relink(data_dir, place, &mut found, deadline);
     let dir = &place.workspace;
     let (Some(own), Some(common)) = (git_dir(dir), workspace::common_dir(dir)) else {
         return Ok(found);
@@ -64,11 +68,11 @@ pub fn repair(root: &Root, place: &CheckpointTarget, deadline: Deadline) -> Resu
 /// # Errors
 /// There is one, and it cannot be checked out.
 pub fn bring_back(
-    root: &Root,
+    data_dir: &DataDir,
     place: &CheckpointTarget,
     deadline: Deadline,
 ) -> Result<Option<(Checkpoint, Vec<String>)>> {
-    let Some(repository) = lock::home(root, &place.private) else {
+    let Some(repository) = lock::home(data_dir, &place.private) else {
         return Ok(None);
     };
     if !repository.is_dir() || repository.starts_with(&place.workspace) {
@@ -113,10 +117,10 @@ fn drop_private(place: &CheckpointTarget) -> Result<()> {
 }
 
 /// A linked worktree whose `.git` file is torn: its repository knows where it is.
-fn relink(root: &Root, place: &CheckpointTarget, found: &mut Findings, deadline: Deadline) {
+fn relink(data_dir: &DataDir, place: &CheckpointTarget, found: &mut Findings, deadline: Deadline) {
     let dot_git = place.workspace.join(".git");
     let torn = fs::read(&dot_git).is_ok_and(|bytes| bytes.is_empty() || bytes.contains(&0));
-    let Some(repository) = lock::home(root, &place.private).filter(|_| torn) else {
+    let Some(repository) = lock::home(data_dir, &place.private).filter(|_| torn) else {
         return;
     };
     let workspace = place.workspace.to_string_lossy().into_owned();

@@ -3,7 +3,7 @@
 //! Agents that work on one repository share its objects: `workspaces/.repos/<repository>.git` is a bare
 //! clone, made by the first that asks for the URL, and every workspace is a worktree linked to it. A
 //! second agent then costs a checkout and no download, and a workspace that is removed can be made anew
-//! from its checkpoints, which are in the shared part. A repository that is inside the root already is
+//! from its checkpoints, which are in the shared part. A repository that is inside the data directory already is
 //! used itself.
 //!
 //! Everything is made under a name that begins with `.new-` and moved to its place when it is whole, so that
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::git::{self, without_secret};
 use state::AgentName;
-use state::layout::Root;
+use state::layout::DataDir;
 use sys::command;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::uuid::new_uuid;
@@ -41,9 +41,9 @@ pub struct CreatedWorkspace {
 /// Where a new workspace comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// A repository inside the root, to which the workspace is linked.
+    /// A repository inside the data directory, to which the workspace is linked.
     Inside(PathBuf),
-    /// Any other: a URL, or a path outside of the root.
+    /// Any other: a URL, or a path outside of the data directory.
     Elsewhere(String),
 }
 
@@ -52,7 +52,7 @@ impl Source {
     ///
     /// # Errors
     /// A path that is no repository, or neither a path nor a URL.
-    pub fn find(root: &Root, given: &str) -> Result<Self> {
+    pub fn find(data_dir: &DataDir, given: &str) -> Result<Self> {
         let is_url =
             given.contains("://") || (given.contains(':') && !given.starts_with(['/', '.']));
         if given.starts_with('-') || given.contains("::") {
@@ -63,7 +63,7 @@ impl Source {
         }
         let candidates = [
             std::env::current_dir()?.join(given),
-            root.absolute(Path::new(given)),
+            data_dir.absolute(Path::new(given)),
         ];
         let Some(path) = candidates.iter().find(|path| path.is_dir()) else {
             return Err(anyhow!("there is no repository at {given}"))
@@ -75,7 +75,7 @@ impl Source {
             .with_context(|| format!("{} is no git repository", path.display()))
             .kind(ErrorKind::Usage)?;
         let common = fs::canonicalize(path.join(common))?;
-        Ok(match root.holds(&common) {
+        Ok(match data_dir.holds(&common) {
             true => Self::Inside(path),
             false => Self::Elsewhere(path.to_string_lossy().into_owned()),
         })
@@ -96,12 +96,12 @@ impl Source {
 /// # Errors
 /// The repository cannot be read, the branch does not exist, something is in the way. Nothing half is left.
 pub fn make(
-    root: &Root,
+    data_dir: &DataDir,
     name: &AgentName,
     source: &Source,
     branch: Option<&str>,
 ) -> Result<CreatedWorkspace> {
-    let workspaces = root.absolute(Path::new("workspaces"));
+    let workspaces = data_dir.absolute(Path::new("workspaces"));
     let workspace = workspaces.join(name.as_str());
     if fs::symlink_metadata(&workspace).is_ok() {
         let is_empty = fs::read_dir(&workspace).is_ok_and(|mut entries| entries.next().is_none());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::git::{Git, Repository, Side, objects};
-use state::layout::Root;
+use state::layout::DataDir;
 
 pub use create::{CreatedWorkspace, Source, make};
 
@@ -38,20 +38,20 @@ pub fn common_dir(workspace: &Path) -> Option<PathBuf> {
 
 /// What of a workspace may not survive a preemption, in sentences.
 #[must_use]
-pub fn warnings(root: &Root, workspace: &Path) -> Vec<String> {
+pub fn warnings(data_dir: &DataDir, workspace: &Path) -> Vec<String> {
     let mut all = Vec::new();
-    if !root.holds(workspace) {
+    if !data_dir.holds(workspace) {
         all.push(format!(
-            "{} is outside the root: it may not survive",
+            "{} is outside the data directory: it may not survive",
             workspace.display()
         ));
     }
     if let Some(common) = common_dir(workspace)
-        && !root.holds(&common)
-        && root.holds(workspace)
+        && !data_dir.holds(&common)
+        && data_dir.holds(workspace)
     {
         all.push(format!(
-            "its repository {} is outside the root: commits may not survive",
+            "its repository {} is outside the data directory: commits may not survive",
             common.display()
         ));
     }

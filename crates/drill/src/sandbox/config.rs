@@ -10,7 +10,7 @@ use sys::error::{Context as _, Result};
 /// A dummy: nothing that a drill starts can reach anything that would take a key.
 const KEY: &str = "drill-key-that-opens-nothing";
 impl Sandbox {
-    /// Declares the root: `init`, then the settings that lead to the doubles.
+    /// Declares the data directory: `init`, then the settings that lead to the doubles.
     ///
     /// # Errors
     /// `init` failed.
@@ -20,7 +20,7 @@ impl Sandbox {
             Some(path) => path.to_path_buf(),
             None => self.stand_in()?,
         };
-        let path = self.root().join("spotkeep.toml");
+        let path = self.data_dir().join("spotkeep.toml");
         let text = fs::read_to_string(&path).context("init left no spotkeep.toml")?;
         let run = self.dir.join("run");
         let tmp = self.dir.join("tmp");
@@ -53,7 +53,7 @@ impl Sandbox {
         // A user has said yes to the key once; everything else is the keeper's to merge.
         let tail = KEY.get(KEY.len().saturating_sub(20)..).unwrap_or(KEY);
         let known = serde_json::json!({"customApiKeyResponses": {"approved": [tail]}});
-        let file = self.root().join(".claude/.claude.json");
+        let file = self.data_dir().join(".claude/.claude.json");
         self.write(&file, &known.to_string())
     }
 

@@ -1,4 +1,4 @@
-//! A place of its own for a drill: a root, a home, git workspaces in every state of undone work,
+//! A place of its own for a drill: a data directory, a home, git workspaces in every state of undone work,
 //! a cleaned environment, and an end that leaves nothing behind.
 
 mod config;
@@ -37,7 +37,7 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// An empty one; with `on_loop`, its root is a filesystem of its own that can be cut.
+    /// An empty one; with `on_loop`, its data directory is a filesystem of its own that can be cut.
     ///
     /// # Errors
     /// No room, or the loop filesystem cannot be had (it needs root).
@@ -82,16 +82,16 @@ impl Sandbox {
         &self.dir
     }
 
-    /// The root that the keeper keeps.
+    /// The data directory that the keeper keeps.
     #[must_use]
-    pub fn root(&self) -> PathBuf {
+    pub fn data_dir(&self) -> PathBuf {
         self.dir.join("root")
     }
 
     /// An agent's workspace.
     #[must_use]
     pub fn workspace(&self, name: &str) -> PathBuf {
-        self.root().join("workspaces").join(name)
+        self.data_dir().join("workspaces").join(name)
     }
 
     fn image(&self) -> PathBuf {
@@ -149,8 +149,8 @@ impl Sandbox {
         );
         let mut command = self.command(&self.exe);
         command
-            .arg("--root")
-            .arg(self.root())
+            .arg("--data-dir")
+            .arg(self.data_dir())
             .env("SPOTKEEP_LIFE", format!("drill-{}-{life}", self.id))
             .env("GCE_METADATA_HOST", metadata);
         Ok(command)
@@ -226,18 +226,21 @@ impl Sandbox {
         }
     }
 
-    /// Cuts the power of the root's filesystem. Returns when.
+    /// Cuts the power of the data directory's filesystem. Returns when.
     ///
     /// # Errors
-    /// The root is not on a loop filesystem.
+    /// The data directory is not on a loop filesystem.
     pub fn cut_power(&self) -> Result<Instant> {
-        ensure!(self.on_loop, "the root is not on a filesystem of its own");
+        ensure!(
+            self.on_loop,
+            "the data directory is not on a filesystem of its own"
+        );
         let at = Instant::now();
-        cut_power(&self.root())?;
+        cut_power(&self.data_dir())?;
         Ok(at)
     }
 
-    /// Mounts the root again after a cut, which recovers its journal.
+    /// Mounts the data directory again after a cut, which recovers its journal.
     ///
     /// # Errors
     /// It cannot be unmounted or mounted.
@@ -247,22 +250,22 @@ impl Sandbox {
     }
 
     fn mount(&self) -> Result<()> {
-        let (image, root) = (self.image(), self.root());
+        let (image, data_dir) = (self.image(), self.data_dir());
         system(
             "mount",
             &[
                 "-o",
                 "loop",
                 &image.to_string_lossy(),
-                &root.to_string_lossy(),
+                &data_dir.to_string_lossy(),
             ],
         )
     }
 
     fn unmount(&self) -> Result<()> {
-        let root = self.root();
-        let root = root.to_string_lossy();
-        system("umount", &[&root]).or_else(|_| system("umount", &["-l", &root]))
+        let data_dir = self.data_dir();
+        let data_dir = data_dir.to_string_lossy();
+        system("umount", &[&data_dir]).or_else(|_| system("umount", &["-l", &data_dir]))
     }
 }
 

@@ -160,7 +160,7 @@ impl Rehearsal {
         self.life += 1;
         if self.life > 1 {
             self.metadata = Metadata::start()?;
-            let path = self.sandbox.root().join("spotkeep.toml");
+            let path = self.sandbox.data_dir().join("spotkeep.toml");
             let text = std::fs::read_to_string(&path)?;
             let text = super::sandbox::point_at(&text, &self.metadata.address());
             self.sandbox.write(&path, &text)?;
@@ -246,7 +246,7 @@ impl Rehearsal {
         let announced = Timestamp::now();
         self.cut = Some(self.metadata.preempt());
         self.say("the preemption is announced");
-        let saves = self.sandbox.root().join("session-state/saves");
+        let saves = self.sandbox.data_dir().join("session-state/saves");
         let mut found = None;
         self.until("everything is safe", |_| {
             found = latest_manifest(&saves)?;
@@ -378,7 +378,7 @@ impl Rehearsal {
     }
 
     fn config(&self) -> PathBuf {
-        self.sandbox.root().join(".claude")
+        self.sandbox.data_dir().join(".claude")
     }
 
     fn verb(&self, args: &[&str]) -> Result<String> {

@@ -61,14 +61,14 @@ impl Rehearsal {
     fn happened(&self) -> (usize, u64) {
         let ledger = self.model.ledger();
         let records = ledger.agents.values().map(|agent| agent.records.len());
-        let journal = self.sandbox.root().join("session-state/journal.jsonl");
+        let journal = self.sandbox.data_dir().join("session-state/journal.jsonl");
         let length = std::fs::metadata(journal).map_or(0, |meta| meta.len());
         (records.sum(), length)
     }
 
     /// An agent that is started no more, as its record says, and why.
     fn given_up(&self) -> Option<String> {
-        let records = self.sandbox.root().join("session-state/agents");
+        let records = self.sandbox.data_dir().join("session-state/agents");
         self.players.iter().find_map(|player| {
             let text = std::fs::read(records.join(format!("{}.json", player.name))).ok()?;
             let record: Value = serde_json::from_slice(&text).ok()?;

@@ -34,7 +34,7 @@ pub struct Backup {
     pub copy_to: Option<String>,
     /// A command that prints the repository's password; without one it is in a file.
     pub key_command: Option<String>,
-    /// Environment variables for `copy_to`, relative to the root; never shown.
+    /// Environment variables for `copy_to`, relative to the data directory; never shown.
     pub env_file: Option<PathBuf>,
     /// Whether nothing is ever removed from the second repository, as where it refuses that.
     pub copy_keeps_all: bool,

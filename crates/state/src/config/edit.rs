@@ -9,7 +9,7 @@ use crate::AgentName;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files;
 
-/// The file of a new root, with each setting explained. `unattended` lets agents work without
+/// The file of a new data directory, with each setting explained. `unattended` lets agents work without
 /// asking for permission.
 #[must_use]
 pub fn template(unattended: bool) -> String {
@@ -20,7 +20,7 @@ pub fn template(unattended: bool) -> String {
         "args = []                             # for Claude; --dangerously-skip-permissions lets agents work unasked"
     };
     format!(
-        "# spotkeep.toml: the agents of this root. `spotkeep up` makes it so.\n\
+        "# spotkeep.toml: the agents of this data directory. `spotkeep up` makes it so.\n\
          \n\
          [cloud]\n\
          provider = \"auto\"                     # auto | gcp | none\n\

@@ -61,7 +61,7 @@ pub struct Cloud {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Machine {
-    /// Pieces of the home that are kept in `<root>/home`.
+    /// Pieces of the home that are kept in `<data-dir>/home`.
     pub home: Vec<PathBuf>,
     /// A script for each new boot disk.
     pub on_new_machine: Option<PathBuf>,
@@ -77,7 +77,7 @@ pub struct Machine {
 pub struct Defaults {
     /// Arguments for Claude, before an agent's own.
     pub args: Vec<String>,
-    /// The `claude` to run; relative to the root. Found by itself where this is not set.
+    /// The `claude` to run; relative to the data directory. Found by itself where this is not set.
     pub claude: Option<PathBuf>,
     /// What happens when Claude ends by itself.
     pub restart: Restart,
@@ -85,7 +85,7 @@ pub struct Defaults {
     pub checkpoint_every: Option<Span>,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
-    /// A file of environment variables, relative to the root; never shown.
+    /// A file of environment variables, relative to the data directory; never shown.
     pub env_file: Option<PathBuf>,
     /// How much memory an agent may have with all its processes. It takes cgroups, so the units.
     pub memory_max: Option<Size>,
@@ -108,7 +108,7 @@ pub enum Restart {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Agent {
-    /// The directory it works in, relative to the root.
+    /// The directory it works in, relative to the data directory.
     pub workspace: PathBuf,
     /// Its first prompt.
     #[serde(default)]
@@ -140,7 +140,7 @@ pub enum LaidDown {
     Nothing,
     /// The last one that a keeper found good.
     LastGood,
-    /// The one of a new root.
+    /// The one of a new data directory.
     Template,
 }
 
@@ -246,10 +246,10 @@ impl Config {
 
     /// What only the disk can tell: two workspaces that are one directory, by way of a link.
     fn check_on_disk(&self, path: &Path) -> Result<()> {
-        let root = path.parent().unwrap_or(Path::new("."));
+        let data_dir = path.parent().unwrap_or(Path::new("."));
         let mut seen: BTreeMap<PathBuf, &AgentName> = BTreeMap::new();
         for (name, agent) in &self.agents {
-            let Ok(workspace) = fs::canonicalize(root.join(&agent.workspace)) else {
+            let Ok(workspace) = fs::canonicalize(data_dir.join(&agent.workspace)) else {
                 continue; // It may come yet; a start looks again.
             };
             if let Some(other) = seen.insert(workspace, name) {
@@ -354,7 +354,7 @@ fn shared(one: &AgentName, other: &AgentName, workspace: &Path) -> Error {
     )
 }
 
-/// Where a root keeps the last good one.
+/// Where a data directory keeps the last good one.
 fn copy_beside(path: &Path) -> PathBuf {
     path.with_file_name("session-state/spotkeep.toml")
 }
@@ -366,8 +366,8 @@ fn lost<T>(path: &Path, copy: &Path) -> Result<T> {
     if copy.exists() {
         return refusal.hint(format!("cp {} {}", copy.display(), path.display()));
     }
-    let root = path.parent().unwrap_or(path);
-    refusal.hint(format!("spotkeep --root {} init", root.display()))
+    let data_dir = path.parent().unwrap_or(path);
+    refusal.hint(format!("spotkeep --data-dir {} init", data_dir.display()))
 }
 
 #[cfg(test)]

@@ -189,8 +189,8 @@ fn who_waits_in_the_queue_names_what_is_in_the_way_first() {
         assert_eq!(view.state, AgentState::Starting);
         assert_eq!((view.why.as_deref(), view.cause), (Some(why), cause));
     };
-    let root = "waits until this root may be run again";
-    waits(&core, root, None);
+    let data_dir = "waits until this data directory may be run again";
+    waits(&core, data_dir, None);
     permit(&mut core, true);
     waits(&core, "waits for the API to answer", None);
     let memory = |core: &mut Core, bytes: u64| {
@@ -216,7 +216,7 @@ fn who_waits_in_the_queue_names_what_is_in_the_way_first() {
     let full = "waits for room: the disk is full";
     waits(&core, full, Some(Cause::DiskFull));
     permit(&mut core, false);
-    waits(&core, root, None);
+    waits(&core, data_dir, None);
     permit(&mut core, true);
     core.step(now, Event::Room(Room::Enough));
     waits(&core, login, Some(Cause::Login));

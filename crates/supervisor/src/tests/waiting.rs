@@ -153,7 +153,7 @@ fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
         // (What is tried again is launched meanwhile.)
         assert_eq!(asks(&mut core), !retry);
     }
-    // A blocked start waits for a human, a fleet that is down for its user, a root for its keeper.
+    // A blocked start waits for a human, a fleet that is down for its user, a data directory for its keeper.
     let (mut core, attempt) = launched(now);
     run(&mut core, now, attempt);
     screen(&mut core, now, attempt, Some("trust this folder?"));

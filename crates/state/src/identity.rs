@@ -1,4 +1,4 @@
-//! `session-state/root.json`: which root this is, and how often a keeper has taken it.
+//! `session-state/root.json`: which data directory this is, and how often a keeper has taken it.
 
 use std::path::PathBuf;
 
@@ -21,13 +21,14 @@ pub enum Fleet {
     Down,
 }
 
-/// The identity of a root.
+/// The identity of a data directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RootFile {
+pub struct Identity {
     /// Version of this file's format.
     pub version: u32,
-    /// The root's own id, the same on every machine that it is ever attached to.
-    pub root_id: String,
+    /// The data directory's own id, the same on every machine that it is ever attached to.
+    #[serde(alias = "root_id")]
+    pub data_dir_id: String,
     /// Raised and made durable by each keeper before it does anything: a higher epoch has taken over.
     pub epoch: u64,
     /// Where it was mounted when it was made.
@@ -52,14 +53,14 @@ pub struct RootFile {
     pub unknown: Map<String, Value>,
 }
 
-impl RootFile {
-    /// A new root at `mount_path`, for the user who calls.
+impl Identity {
+    /// A new data directory at `mount_path`, for the user who calls.
     #[must_use]
     pub fn new(mount_path: PathBuf) -> Self {
         let uid = user::id();
         Self {
             version: VERSION,
-            root_id: new_uuid(),
+            data_dir_id: new_uuid(),
             epoch: 0,
             mount_path,
             user: user::name(uid),
