@@ -21,7 +21,7 @@
 //! | [`cli`] | one file per verb: arguments in, text out, no decisions |
 //! | [`top`] | the fleet on a screen: a pure model and a pure view, a feed that waits for changes |
 //! | [`keeper`] | the daemon: one loop around the supervisor, effects that act, the control socket |
-//! | [`save`], [`resume`] | the two journeys: from a notice to *safe*; from a new life to resumed agents |
+//! | [`save`], [`resume`] | the two journeys: from a notice to *safe*; from the next boot to resumed agents |
 //! | [`adopt`] | sessions that exist already become agents |
 //! | [`agent`] | how a process becomes an agent's claude, and how it ends |
 //! | [`setup`], [`doctor`] | a VM made ready, and looked over |
@@ -43,7 +43,7 @@
 //!
 //! # What always holds
 //!
-//! 1. From a notice until somebody says that this life goes on, nothing is started in it, whoever asks and
+//! 1. From a notice until somebody says that this boot goes on, nothing is started in it, whoever asks and
 //!    however often the keeper is restarted.
 //! 2. No session is ever run twice, and none that had words is ever begun anew.
 //! 3. What is used has been made durable before: session ids, launches, wishes, the epoch.

@@ -67,7 +67,7 @@ fn boot(fleet: &mut Fleet) -> Result<f64> {
 
 /// Seconds from the first command. The commands are those of the keeper's last boot.
 fn bare_start(fleet: &mut Fleet) -> Result<f64> {
-    fleet.new_life()?;
+    fleet.next_boot()?;
     let started = bare::start(fleet)?;
     let last = fleet.wait_for_first_requests()?;
     fleet.wait_until_at_work(&fleet.names.clone())?;

@@ -1,4 +1,4 @@
-//! A fleet in a sandbox, between the doubles, over as many lives as a figure needs.
+//! A fleet in a sandbox, between the doubles, over as many boots as a figure needs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ pub struct Fleet {
     /// The agents' names.
     pub names: Vec<String>,
     metadata: Metadata,
-    life: u32,
+    boot_id: u32,
     keeper: Option<Child>,
 }
 
@@ -89,23 +89,23 @@ impl Fleet {
             model,
             names,
             metadata,
-            life: 0,
+            boot_id: 0,
             keeper: None,
         })
     }
 
     /// A new machine takes the disk: a keeper starts. Returns when.
     pub fn boot(&mut self) -> Result<Instant> {
-        self.new_life()?;
+        self.next_boot()?;
         let started = Instant::now();
-        self.keeper = Some(self.sandbox.keeper(self.life, &self.metadata.address())?);
+        self.keeper = Some(self.sandbox.keeper(self.boot_id, &self.metadata.address())?);
         Ok(started)
     }
 
     /// A new machine takes the disk, and no keeper starts.
-    pub fn new_life(&mut self) -> Result<()> {
+    pub fn next_boot(&mut self) -> Result<()> {
         self.end()?;
-        self.life += 1;
+        self.boot_id += 1;
         self.metadata = Metadata::start()?;
         let path = self.sandbox.data_dir().join("spotkeep.toml");
         let text = fs::read_to_string(&path)?;
@@ -113,7 +113,7 @@ impl Fleet {
         for name in &self.names {
             fs::remove_file(self.sandbox.workspace(name).join(OPEN_FILE)).ok();
         }
-        self.model.new_life();
+        self.model.next_boot();
         Ok(())
     }
 
@@ -155,7 +155,7 @@ impl Fleet {
 
     /// A command of spotkeep on this data directory.
     pub fn spotkeep(&self) -> Result<std::process::Command> {
-        self.sandbox.spotkeep(self.life, &self.metadata.address())
+        self.sandbox.spotkeep(self.boot_id, &self.metadata.address())
     }
 
     /// Asks these agents for something that never ends.
@@ -164,7 +164,7 @@ impl Fleet {
             let prompt = format!("DRILL agent={name} plan=hold turn=2 [[{name}:p:2]]");
             let metadata = self.metadata.address();
             self.sandbox
-                .verb(self.life, &metadata, &["send", name, &prompt])?;
+                .verb(self.boot_id, &metadata, &["send", name, &prompt])?;
         }
         Ok(())
     }
@@ -224,7 +224,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Waits until every agent has asked the model in this life; when the last one did.
+    /// Waits until every agent has asked the model in this boot; when the last one did.
     pub fn wait_for_first_requests(&self) -> Result<Instant> {
         let firsts = |ledger: &Ledger| {
             let all = self.names.iter();
@@ -278,7 +278,7 @@ impl Fleet {
             let ended = account.map_or(0, |account| account.turns_ended);
             format!("{name} {status}, {requests} requests, {ended} turns ended")
         });
-        let log = fs::read_to_string(self.sandbox.log(self.life)).unwrap_or_default();
+        let log = fs::read_to_string(self.sandbox.log(self.boot_id)).unwrap_or_default();
         let last = log.lines().rev().take(3).map(str::to_owned);
         agents.chain(last).collect::<Vec<_>>().join("\n     ")
     }

@@ -1,4 +1,4 @@
-//! Figures 15 and 16: a save in the middle of life, against the least that makes the same bytes
+//! Figures 15 and 16: a save while the agents go on, against the least that makes the same bytes
 //! durable, and against the shell script that people had before.
 
 use std::fs;

@@ -11,7 +11,7 @@ use super::table::Figure;
 /// Milliseconds over the slowest agent's own exit.
 const MUST: f64 = 300.0;
 
-/// The fleet is at rest. Each round is a life: half of the agents go on with their tool.
+/// The fleet is at rest. Each round is a boot: half of the agents go on with their tool.
 pub fn measure(fleet: &mut Fleet, options: &Options) -> Result<Figure> {
     let workers: Vec<String> = fleet.names.iter().step_by(2).cloned().collect();
     let (mut over, mut safe, mut exit) = (Sample::default(), Sample::default(), Sample::default());

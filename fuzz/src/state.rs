@@ -116,7 +116,7 @@ fn what_is_recalled_was_written(lines: &[JournalEntry], save: &Path) {
 }
 
 fn write(path: &Path) -> JournalEntry {
-    let mut journal = Journal::open(path, "root", 1, "life").unwrap();
+    let mut journal = Journal::open(path, "root", 1, "boot_id").unwrap();
     let what = JournalEvent::Survived {
         reason: "fuzzing".into(),
     };

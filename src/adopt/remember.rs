@@ -100,6 +100,6 @@ pub fn remember(data_dir: &DataDir, name: &AgentName, past: Past) -> Result<()> 
     record.wanted = past.wanted;
     record.why = (past.wanted == Wanted::Stopped).then(|| "stopped by you".to_owned());
     // No preemption has ended it: the agent is told of nothing that did not happen.
-    record.life = Some(process::current_life()?);
+    record.boot_id = Some(process::current_boot_id()?);
     data_dir.store_record(&record)
 }

@@ -41,8 +41,8 @@ pub enum Ended {
 /// The claude of a launch whose process nobody has taken down: its keeper was killed between the two. It is the one that was
 /// given the session; what it has started itself is not.
 #[must_use]
-pub fn launched(record: &AgentRecord, life: &str) -> Option<ProcessId> {
-    if record.process.is_some() || record.life.as_deref() != Some(life) {
+pub fn launched(record: &AgentRecord, boot_id: &str) -> Option<ProcessId> {
+    if record.process.is_some() || record.boot_id.as_deref() != Some(boot_id) {
         return None;
     }
     let launch = record.launch.as_ref()?;

@@ -20,7 +20,7 @@ pub struct Stop {
 #[derive(Debug)]
 struct Notice {
     journal: PathBuf,
-    life: String,
+    boot_id: String,
     seen: RefCell<(u64, bool)>,
 }
 
@@ -40,13 +40,13 @@ impl Stop {
         Self::when(Arc::default())
     }
 
-    /// Stops for the notice of this life too, as the journal tells it: so it reaches a backup of the
+    /// Stops for the notice of this boot too, as the journal tells it: so it reaches a backup of the
     /// keeper's and one of a unit's alike.
     #[must_use]
-    pub fn or_at_the_notice(mut self, data_dir: &DataDir, life: &str) -> Self {
+    pub fn or_at_the_notice(mut self, data_dir: &DataDir, boot_id: &str) -> Self {
         self.notice = Some(Notice {
             journal: data_dir.journal(),
-            life: life.to_owned(),
+            boot_id: boot_id.to_owned(),
             seen: RefCell::new((0, false)),
         });
         self
@@ -80,7 +80,7 @@ impl Notice {
         let mut seen = self.seen.borrow_mut();
         if length != seen.0 {
             let lines = lines(&self.journal).unwrap_or_default().0;
-            *seen = (length, !since_notice(&lines, &self.life).is_empty());
+            *seen = (length, !since_notice(&lines, &self.boot_id).is_empty());
         }
         seen.1
     }
@@ -92,12 +92,12 @@ mod tests {
     use state::{Journal, JournalEvent};
 
     #[test]
-    fn a_backup_stops_at_the_notice_of_this_life_and_goes_on_when_it_came_to_nothing() {
+    fn a_backup_stops_at_the_notice_of_this_boot_and_goes_on_when_it_came_to_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         let stop = Stop::never().or_at_the_notice(&data_dir, "now");
-        let told = |life: &str, what: &JournalEvent| {
-            let mut journal = Journal::open(&data_dir.journal(), "r", 1, life).unwrap();
+        let told = |boot_id: &str, what: &JournalEvent| {
+            let mut journal = Journal::open(&data_dir.journal(), "r", 1, boot_id).unwrap();
             journal.write(None, what).unwrap();
         };
         let notice = JournalEvent::Notice {

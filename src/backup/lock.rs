@@ -3,7 +3,7 @@
 //! restic itself calls a lock stale when its process is gone from the machine of that name, or when it is half
 //! an hour old. After a preemption during a prune that would stop backups for half an hour, since the new
 //! machine may have another name. A data directory is on one machine at a time, so what *we* started in an
-//! earlier life is dead for certain; we wrote down who that was before we began.
+//! earlier boot is dead for certain; we wrote down who that was before we began.
 
 use std::fs;
 use std::path::Path;
@@ -68,7 +68,7 @@ impl Turn {
 /// `/proc` is not mounted.
 pub fn this_worker() -> Result<Worker> {
     Ok(Worker {
-        life: process::current_life()?,
+        boot_id: process::current_boot_id()?,
         host: host_name(),
         process: ProcessId::current()?,
     })
@@ -94,16 +94,16 @@ pub struct Lock {
 pub fn is_stale(
     lock: &Lock,
     last: Option<&Worker>,
-    life: &str,
+    boot_id: &str,
     host: &str,
     name_of: impl Fn(i32) -> Option<String>,
 ) -> bool {
-    // Ours, of a life that is over. Its restic had a pid of its own, and the machine's name tells it
+    // Ours, of a boot that is over. Its restic had a pid of its own, and the machine's name tells it
     // from a restic by hand elsewhere.
-    let of_dead_life =
-        last.is_some_and(|worker| worker.life != life && worker.host == lock.hostname);
+    let of_ended_boot =
+        last.is_some_and(|worker| worker.boot_id != boot_id && worker.host == lock.hostname);
     if lock.hostname != host {
-        return of_dead_life;
+        return of_ended_boot;
     }
     // Of this machine: a pid that is free, or that has become something else, holds no lock.
     match name_of(lock.pid) {
@@ -119,7 +119,7 @@ pub fn is_stale(
 pub fn remove_stale(
     repository: &Repository,
     last: Option<&Worker>,
-    life: &str,
+    boot_id: &str,
     stop: &Stop,
 ) -> Result<usize> {
     let Some(dir) = repository.directory() else {
@@ -142,7 +142,7 @@ pub fn remove_stale(
         let Ok(lock) = serde_json::from_str::<Lock>(&text) else {
             continue;
         };
-        if is_stale(&lock, last, life, &host, program_of) {
+        if is_stale(&lock, last, boot_id, &host, program_of) {
             remove(&locks.join(&id))?;
             removed += 1;
         }
@@ -183,9 +183,9 @@ mod tests {
         }
     }
 
-    fn worker(life: &str, host: &str) -> Worker {
+    fn worker(boot_id: &str, host: &str) -> Worker {
         Worker {
-            life: life.into(),
+            boot_id: boot_id.into(),
             host: host.into(),
             process: ProcessId {
                 pid: 6,
@@ -232,7 +232,7 @@ mod tests {
                 false,
             ),
             (
-                "the machine of our last life",
+                "the machine of our last boot",
                 "old-vm",
                 Some(&ours),
                 None,
@@ -247,7 +247,7 @@ mod tests {
                 "{what}"
             );
         }
-        // A life that has not ended.
+        // A boot that has not ended.
         let now = worker("now", "old-vm");
         assert!(!is_stale(&lock("old-vm"), Some(&now), "now", "vm", |_| {
             None

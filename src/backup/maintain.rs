@@ -8,7 +8,7 @@ use sys::error::Result;
 use sys::time::Timestamp;
 
 /// Backups between two checks: a day of one each quarter of an hour. Counted and not timed, since the clocks
-/// of two lives are not compared.
+/// of two boots are not compared.
 const EVERY: u32 = 96;
 
 /// A check reads this part of the data: all of it in a month.
@@ -27,7 +27,7 @@ pub fn is_due(state: &BackupState) -> bool {
 pub fn run(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<bool> {
     let repository = Repository::open(settings)?;
     let worker = lock::this_worker()?;
-    lock::remove_stale(&repository, state.worker.as_ref(), &worker.life, stop)?;
+    lock::remove_stale(&repository, state.worker.as_ref(), &worker.boot_id, stop)?;
     state.remember_worker(settings, worker)?;
     let part = format!("{}/{PARTS}", day_of(state) % PARTS + 1);
     let found = check::run(&repository, check::Depth::Part(&part), stop)?;

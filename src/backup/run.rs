@@ -187,7 +187,7 @@ fn make(
         point(Point::BackupFounded);
     }
     let worker = lock::this_worker()?;
-    lock::remove_stale(&repository, state.worker.as_ref(), &worker.life, stop)?;
+    lock::remove_stale(&repository, state.worker.as_ref(), &worker.boot_id, stop)?;
     state.remember_worker(settings, worker)?;
     point(Point::BackupBegun);
     let last = state.last.as_ref();

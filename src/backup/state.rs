@@ -99,8 +99,9 @@ pub struct Checked {
 /// Who works on the repository, so that its locks can be told from those of the living.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Worker {
-    /// Its life of the machine.
-    pub life: String,
+    /// Its boot.
+    #[serde(alias = "life")]
+    pub boot_id: String,
     /// The machine's name then, as restic writes it into its locks.
     pub host: String,
     /// The `spotkeep` that drives restic.
@@ -168,7 +169,7 @@ impl BackupState {
     /// The disk is full or gone.
     pub(super) fn remember_worker(&mut self, settings: &Settings, worker: Worker) -> Result<()> {
         let last = self.worker.as_ref();
-        if last.is_some_and(|last| (&last.life, &last.host) == (&worker.life, &worker.host)) {
+        if last.is_some_and(|last| (&last.boot_id, &last.host) == (&worker.boot_id, &worker.host)) {
             return Ok(());
         }
         self.worker = Some(worker);

@@ -1,5 +1,5 @@
 //! The drill on the user's own fleet: a final save, then the same machine goes on as if it were a
-//! new life. Nothing is killed that a preemption would not end.
+//! new boot. Nothing is killed that a preemption would not end.
 //!
 //! What was said is counted in the transcripts, since the real model keeps no log for us.
 

@@ -7,10 +7,10 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Begins to log. `life` is said with each entry of the journal.
-pub(super) fn begin(life: &str) {
+/// Begins to log. `boot` is said with each entry of the journal.
+pub(super) fn begin(boot_id: &str) {
     if let Ok(true) = std::env::var("JOURNAL_STREAM").map(|name| is_standard_error(&name))
-        && let Ok(layer) = journal(life)
+        && let Ok(layer) = journal(boot_id)
     {
         tracing_subscriber::registry()
             .with(layer)
@@ -32,8 +32,8 @@ fn is_standard_error(stream: &str) -> bool {
         .is_ok_and(|meta| stream == format!("{}:{}", meta.dev(), meta.ino()))
 }
 
-/// `SPOTKEEP_AGENT`, `SPOTKEEP_EVENT`, `SPOTKEEP_LIFE`; errors, warnings and the rest by `PRIORITY`.
-fn journal(life: &str) -> io::Result<tracing_journald::Layer> {
+/// `SPOTKEEP_AGENT`, `SPOTKEEP_EVENT`, `SPOTKEEP_BOOT_ID`; errors, warnings and the rest by `PRIORITY`.
+fn journal(boot_id: &str) -> io::Result<tracing_journald::Layer> {
     use tracing_journald::{Priority, PriorityMappings};
     let priorities = PriorityMappings {
         info: Priority::Informational,
@@ -42,6 +42,6 @@ fn journal(life: &str) -> io::Result<tracing_journald::Layer> {
     Ok(tracing_journald::layer()?
         .with_field_prefix(Some("SPOTKEEP".into()))
         .with_syslog_identifier("spotkeep".into())
-        .with_custom_fields([("SPOTKEEP_LIFE", life)])
+        .with_custom_fields([("SPOTKEEP_BOOT_ID", boot_id)])
         .with_priority_mappings(priorities))
 }

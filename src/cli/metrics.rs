@@ -38,7 +38,7 @@ fn without_a_keeper(data_dir: &DataDir) -> Result<String> {
     let identity = data_dir.identity()?;
     Ok(text(&Sample {
         status: &from_files(data_dir)?,
-        lives: (identity.lives, identity.preemptions),
+        boots: (identity.boots, identity.preemptions),
         space: files::space(data_dir.dir()).ok(),
         keeper: None,
     }))

@@ -119,7 +119,7 @@ enum Verb {
     Save(save::Args),
     /// Uncommitted work as it was: made now, listed, compared, given back.
     Checkpoint(checkpoint::Args),
-    /// Do by hand what a new life does.
+    /// Do by hand what the next boot does.
     Restore(restore::Args),
     /// History: make backups, look into them, bring files back.
     Backup(backup::Args),

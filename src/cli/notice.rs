@@ -40,7 +40,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         Some(metadata) => (metadata.preemptible()?, metadata.preempted()?),
         None => (None, None),
     };
-    let in_this_life = data_dir
+    let in_this_boot = data_dir
         .as_ref()
         .map(status)
         .transpose()?
@@ -58,7 +58,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
             "preemptible": preemptible,
             "preempted": preempted,
             "notice_ms": length.map(|length| length.as_millis()),
-            "notice": in_this_life,
+            "notice": in_this_boot,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -91,9 +91,9 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         ),
         None => "notice       none is declared: up to 30 s with the shutdown".into(),
     });
-    if let Some(notice) = in_this_life {
+    if let Some(notice) = in_this_boot {
         say(&format!(
-            "this life    had its notice at {} from {}",
+            "this boot    had its notice at {} from {}",
             notice.at.for_people(),
             notice.source
         ));

@@ -39,7 +39,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
             data_dir_id: data_dir.identity()?.data_dir_id,
             from: from(&args.since, until)?,
             until,
-            watched_life: life_under_watch(data_dir),
+            watched_boot: watched_boot(data_dir),
         },
     )?;
     if let Some(path) = &args.html {
@@ -56,10 +56,10 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The life of the keeper that runs now. One that does not answer looks on no more than none.
-fn life_under_watch(data_dir: &DataDir) -> Option<String> {
+/// The boot of the keeper that runs now. One that does not answer looks on no more than none.
+fn watched_boot(data_dir: &DataDir) -> Option<String> {
     let status = daemon::status(data_dir).ok()?;
-    status.keeper.runs().then_some(status.life)
+    status.keeper.runs().then_some(status.boot_id)
 }
 
 fn from(since: &str, until: Timestamp) -> Result<Timestamp> {

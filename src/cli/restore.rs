@@ -20,8 +20,8 @@ use sys::process;
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A keeper does this by itself when a new life begins. By hand it also says that this
-life goes on after a notice that came to nothing.
+    after_help = "A keeper does this by itself when the next boot begins. By hand it also says that this
+boot goes on after a notice that came to nothing.
 
 With --from it makes a data directory where there is none, from the repository that `copy_to` of another machine
 names.
@@ -143,7 +143,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
             &data_dir.journal(),
             &identity.data_dir_id,
             identity.epoch,
-            &now.life,
+            &now.boot_id,
         )?;
         journal
             .write(
@@ -152,20 +152,20 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
                     reason: "a human said so".into(),
                 },
             )
-            .context("cannot say that this life goes on")
+            .context("cannot say that this boot goes on")
             .hint("free some space, then: spotkeep restore")?;
     }
     up_down::up(data_dir, &up_down::UpArgs::default())
 }
 
 fn show_plan(data_dir: &DataDir, as_json: bool) -> Result<ExitCode> {
-    let life = process::current_life()?;
+    let boot_id = process::current_boot_id()?;
     let records: Vec<_> = data_dir
         .all_records()?
         .into_iter()
         .filter_map(|(_, record)| record.ok())
         .collect();
-    let steps = resume::plan(data_dir, &records, &life);
+    let steps = resume::plan(data_dir, &records, &boot_id);
     if as_json {
         json(&serde_json::json!({ "version": VERSION, "agents": steps }))?;
         return Ok(ExitCode::SUCCESS);

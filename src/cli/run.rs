@@ -42,7 +42,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
         process::leave_terminal();
     }
     command::lead_groups();
-    log::begin(&process::current_life()?);
+    log::begin(&process::current_boot_id()?);
     let options = Options {
         sigterm_saves: args.sigterm == Sigterm::Save,
         in_background: args.background,

@@ -28,15 +28,15 @@ const TURN_LIMIT: Duration = Duration::from_secs(5);
 /// Arguments.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Without --final agents go on. With it they end, and nothing is started in this life of
-the machine any more; a new life resumes them.
+    after_help = "Without --final agents go on. With it they end, and nothing is started in this boot of
+the machine any more; the next boot resumes them.
 
 Examples:
   spotkeep save
   spotkeep save --final --json"
 )]
 pub(super) struct Args {
-    /// End the agents too: this is the end of this life.
+    /// End the agents too: this is the end of this boot.
     #[arg(long = "final")]
     is_final: bool,
     /// The machine's shutdown asks.
@@ -53,7 +53,7 @@ pub(super) struct Args {
 pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     if args.dry_run {
         say(if args.is_final {
-            "would end all agents and make everything durable; nothing is started in this life after that"
+            "would end all agents and make everything durable; nothing is started in this boot after that"
         } else {
             "would make everything durable; agents go on"
         });
@@ -87,7 +87,7 @@ fn end_a_stuck_keeper(data_dir: &DataDir) {
         return; // It answers, or there is none.
     }
     let keeper = Holder::of(data_dir)
-        .filter(|holder| process::current_life().is_ok_and(|life| life == holder.life))
+        .filter(|holder| process::current_boot_id().is_ok_and(|boot_id| boot_id == holder.boot_id))
         .and_then(|holder| ProcessId::of(i32::try_from(holder.pid).ok()?)?.open());
     let still_holds = !matches!(LockFile::try_take(&data_dir.lock()), Ok(Some(_)));
     if let Some(keeper) = keeper.filter(|_| still_holds) {
@@ -108,13 +108,13 @@ fn alone(data_dir: &DataDir, args: &Args) -> Result<Manifest> {
         },
     };
     let identity = data_dir.identity()?;
-    let life = process::current_life()?;
+    let boot_id = process::current_boot_id()?;
     // A disk that is full or worse must not keep anything from being saved.
     let mut journal = match Journal::open(
         &data_dir.journal(),
         &identity.data_dir_id,
         identity.epoch,
-        &life,
+        &boot_id,
     ) {
         Ok(journal) => Some(journal),
         Err(error) => {
@@ -146,8 +146,8 @@ fn alone(data_dir: &DataDir, args: &Args) -> Result<Manifest> {
         .filter_map(|(_, record)| record.ok())
         .map(|record| Subject {
             process: record
-                .live_process(&life)
-                .or_else(|| terminate::launched(&record, &life)),
+                .live_process(&boot_id)
+                .or_else(|| terminate::launched(&record, &boot_id)),
             record,
         })
         .collect();
@@ -168,7 +168,7 @@ fn alone(data_dir: &DataDir, args: &Args) -> Result<Manifest> {
         settings: &settings,
         data_dir_id,
         epoch,
-        life: &life,
+        boot_id: &boot_id,
         journal,
         agents,
     };
@@ -234,7 +234,7 @@ fn show(manifest: &Manifest) {
     ));
     if manifest.is_final {
         say(
-            "nothing is started in this life of the machine any more; a new one resumes the agents",
+            "nothing is started in this boot any more; a new one resumes the agents",
         );
     }
 }

@@ -157,7 +157,7 @@ pub(super) fn restart(data_dir: &DataDir, args: RestartArgs) -> Result<ExitCode>
         ))?;
     if args.when_idle {
         say(match args.canary {
-            true => "one agent is restarted at its next idle moment, and the others once it lives",
+            true => "one agent is restarted at its next idle moment, and the others once it is up",
             false => "each agent is restarted at its next idle moment",
         });
         return Ok(ExitCode::SUCCESS);

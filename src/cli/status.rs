@@ -69,9 +69,9 @@ const NEWS_BYTES: u64 = 1 << 20;
 /// From files alone: nobody who logs in waits for a keeper.
 fn login_line(at: &Path) -> Option<String> {
     let data_dir = DataDir::open(at).ok()?;
-    let life = process::current_life().ok()?;
+    let boot_id = process::current_boot_id().ok()?;
     let (lines, _) = state::lines_of_tail(&data_dir.journal(), NEWS_BYTES).ok()?;
-    homecoming(&lines, &life, Timestamp::now())
+    homecoming(&lines, &boot_id, Timestamp::now())
 }
 
 /// What to do about those that do not work.
@@ -107,7 +107,7 @@ fn header(now: &Status) {
     }
     if let Some(notice) = &now.notice {
         say(&format!(
-            "notice  {} from {}: nothing is started in this life",
+            "notice  {} from {}: nothing is started in this boot",
             notice.at.for_people(),
             notice.source
         ));

@@ -11,8 +11,8 @@ use sys::process;
 
 /// Becomes the tmux server, at the very place where the keeper looks for it.
 pub(super) fn run(data_dir: &DataDir) -> Result<ExitCode> {
-    let life = process::current_life()?;
-    let runtime = runtime_dir::directory(data_dir, &data_dir.identity()?.data_dir_id, &life)?;
+    let boot_id = process::current_boot_id()?;
+    let runtime = runtime_dir::directory(data_dir, &data_dir.identity()?.data_dir_id, &boot_id)?;
     // Without cgroups agents run all the same; then they have no limits of memory.
     Delegated::arrange();
     Err(Tmux::new(&runtime).become_server())

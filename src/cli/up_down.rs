@@ -30,7 +30,7 @@ const UNIT_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// After so long it is said that a keeper in the background is waited for. It is waited for as long as
-/// it lives: a machine may be busy.
+/// it is up: a machine may be busy.
 const SAID_AFTER: Duration = Duration::from_secs(5);
 
 /// How long `up` waits for agents to come up; they go on starting after that.
@@ -90,7 +90,7 @@ pub(super) fn up(data_dir: &DataDir, args: &UpArgs) -> Result<ExitCode> {
     let before = status(data_dir)?;
     if let Some(notice) = &before.notice {
         return Err(anyhow!(
-            "this life of the machine had its notice ({}); nothing is started in it",
+            "this boot had its notice ({}); nothing is started in it",
             notice.source
         ))
         .hint("if the machine stays after all: spotkeep restore")
@@ -154,7 +154,7 @@ fn roll_out(data_dir: &DataDir, changed: Vec<AgentName>) -> Result<()> {
     let names = changed.iter().map(AgentName::as_str).collect::<Vec<_>>();
     let first = match names.len() {
         1 => "",
-        _ => ", one first and the others once it lives",
+        _ => ", one first and the others once it is up",
     };
     let names = names.join(", ");
     client::restart(data_dir, &changed, true, true)?;
@@ -208,17 +208,17 @@ fn show_plan(data_dir: &DataDir, config: &Config, now: &Status) -> Result<Vec<Ag
         .into_iter()
         .filter_map(|(name, record)| Some((name, record.ok()?)))
         .collect();
-    let life = process::current_life()?;
+    let boot_id = process::current_boot_id()?;
     let (mut rows, mut changed) = (Vec::new(), Vec::new());
     for name in config.agents.keys() {
         let known = records.iter().find(|(known, _)| known == name);
         let step =
-            known.map(|(_, record)| resume::plan(data_dir, std::slice::from_ref(record), &life));
+            known.map(|(_, record)| resume::plan(data_dir, std::slice::from_ref(record), &boot_id));
         let what = step
             .and_then(|mut steps| steps.pop())
             .map_or_else(|| "starts for the first time".to_owned(), |step| step.what);
         let changes = known.map_or_else(Vec::new, |(_, record)| {
-            resume::changes(data_dir, config, record, &life)
+            resume::changes(data_dir, config, record, &boot_id)
         });
         let what = match changes.as_slice() {
             [] => what,
@@ -253,7 +253,7 @@ fn start_keeper(data_dir: &DataDir) -> Result<()> {
     }
     let identity = data_dir.identity()?;
     let runtime =
-        runtime_dir::directory(data_dir, &identity.data_dir_id, &process::current_life()?)?;
+        runtime_dir::directory(data_dir, &identity.data_dir_id, &process::current_boot_id()?)?;
     let log = runtime.join("keeper.log");
     let open = || {
         OpenOptions::new()

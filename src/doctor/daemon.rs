@@ -83,7 +83,7 @@ fn judge_keeper(scene: &Scene, status: &Status) -> Check {
         }
         (false, _, _, Some(_)) => Check::warn(
             "keeper",
-            "none runs: this life has had its notice, and nothing is started in it",
+            "none runs: this boot has had its notice, and nothing is started in it",
             scene.spotkeep("restore"),
         ),
         (false, _, _, None) if wanted => {

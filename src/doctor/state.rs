@@ -225,7 +225,7 @@ fn judge_journal(good: usize, torn: usize, look: &str) -> Check {
     }
 }
 
-/// Nothing is decided by comparing clocks of two lives; but dates that go backwards mislead people, and
+/// Nothing is decided by comparing clocks of two boots; but dates that go backwards mislead people, and
 /// certificates, and a cloud.
 fn judge_clock(now: Timestamp, newest: Option<&JournalEntry>, synchronised: Option<bool>) -> Check {
     let fix = "sudo timedatectl set-ntp true && timedatectl";
@@ -252,7 +252,7 @@ mod tests {
         let now = Timestamp::now();
         let line = |at: Timestamp| {
             let text = serde_json::json!({
-                "version": 1, "seq": 1, "at": at, "data_dir_id": "", "epoch": 1, "life": "", "event": "",
+                "version": 1, "seq": 1, "at": at, "data_dir_id": "", "epoch": 1, "boot_id": "", "event": "",
             });
             JournalEntry::parse(&text.to_string()).unwrap()
         };

@@ -98,7 +98,7 @@ pub(crate) fn save(data_dir: &DataDir, is_final: bool, unit: bool) -> Answer<Man
     )?)
 }
 
-/// This life goes on after its notice.
+/// This boot goes on after its notice.
 pub(crate) fn survived(data_dir: &DataDir) -> Answer<()> {
     order(data_dir, &Request::Survived)
 }

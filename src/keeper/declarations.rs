@@ -99,11 +99,11 @@ impl Keeper {
             Err(error) => return self.edges.reply(reply, Reply::from(Err(error))),
         };
         let (data_dir, ledger) = (self.edges.data_dir.clone(), Arc::clone(&self.edges.ledger));
-        let (life, declares) = (self.edges.life.clone(), Arc::clone(&config));
+        let (boot_id, declares) = (self.edges.boot_id.clone(), Arc::clone(&config));
         let seeds = !self.core.is_closed();
         let take_in = move |_: &mut Journal| {
             let remembered = remember_as_good(&data_dir);
-            let declared = ledger.declare(&declares, &life);
+            let declared = ledger.declare(&declares, &boot_id);
             let seeded = seeds.then(|| seed_all(&data_dir, &ledger, &declares));
             (remembered, declared, seeded)
         };

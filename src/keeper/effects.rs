@@ -47,7 +47,7 @@ pub struct Edges {
     pub(super) data_dir: DataDir,
     pub(super) data_dir_id: String,
     pub(super) epoch: u64,
-    pub(super) life: String,
+    pub(super) boot_id: String,
     pub(super) config: Arc<Config>,
     pub(super) tmux: Tmux,
     /// Held by whoever types into a pane.
@@ -226,7 +226,7 @@ impl Edges {
         else {
             return;
         };
-        let life = self.life.clone();
+        let boot_id = self.boot_id.clone();
         self.update(name, |record| {
             record.state = state;
             if matches!(
@@ -241,7 +241,7 @@ impl Edges {
             record.restarts = restarts;
             if process.is_some() {
                 record.process = process;
-                record.life = Some(life);
+                record.boot_id = Some(boot_id);
             }
         });
     }

@@ -53,7 +53,7 @@ impl Door {
         self.lock().closed
     }
 
-    /// Opens it again, after a life that was said to end went on.
+    /// Opens it again, after a boot that was said to end went on.
     pub fn open(&self) {
         self.lock().closed = false;
     }
@@ -93,9 +93,9 @@ pub struct LaunchJob {
 pub struct Starter {
     /// The data directory.
     pub data_dir: DataDir,
-    /// The life of the machine.
-    pub life: String,
-    /// The life before.
+    /// The boot.
+    pub boot_id: String,
+    /// The boot before.
     pub history: History,
     /// Our tmux server.
     pub tmux: Tmux,
@@ -156,8 +156,8 @@ impl Starter {
 
     fn launch(&self, job: &LaunchJob) -> Result<(ProcessId, StartKind), Refused> {
         let record = self.ledger.get(&job.name).context("it has no record")?;
-        let running = record.live_process(&self.life);
-        if let Some(process) = running.or_else(|| terminate::launched(&record, &self.life)) {
+        let running = record.live_process(&self.boot_id);
+        if let Some(process) = running.or_else(|| terminate::launched(&record, &self.boot_id)) {
             // It runs already, and no keeper knew of it.
             self.ledger
                 .update_and_wait(&job.name, |record| record.process = Some(process))?;
@@ -171,7 +171,7 @@ impl Starter {
         let context = LaunchContext {
             data_dir: &self.data_dir,
             config: &job.config,
-            life: &self.life,
+            boot_id: &self.boot_id,
             history: &self.history,
             tmux: &self.tmux,
             program: &self.program,
@@ -230,7 +230,7 @@ impl Starter {
     }
 }
 
-const NOTICED: &str = "this life has had its notice";
+const NOTICED: &str = "this boot has had its notice";
 
 #[cfg(test)]
 mod tests {

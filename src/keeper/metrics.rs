@@ -39,8 +39,8 @@ pub struct Tally {
 pub struct Sample<'a> {
     /// How everything stands.
     pub status: &'a Status,
-    /// Lives of the machine that this data directory has had, and those of them that a cloud ended.
-    pub lives: (u64, u64),
+    /// Boots of the machine that this data directory has had, and those of them that a cloud ended.
+    pub boots: (u64, u64),
     /// The room on the data directory's disk, where it can be told.
     pub space: Option<Space>,
     /// When the keeper began, and what it has counted; `None` where none runs.
@@ -87,10 +87,10 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
         "Raised by each keeper of this data directory.",
         status.epoch.to_string(),
     );
-    let (lives, preemptions) = sample.lives;
-    let help = "Lives of the machine that this data directory has had.";
-    out.family("lives_total", COUNTER, help, [(&[][..], lives.to_string())]);
-    let help = "Lives that a cloud's notice ended.";
+    let (boots, preemptions) = sample.boots;
+    let help = "Boots of the machine that this data directory has had.";
+    out.family("boots_total", COUNTER, help, [(&[][..], boots.to_string())]);
+    let help = "Boots that a cloud's notice ended.";
     out.family(
         "preemptions_total",
         COUNTER,
@@ -122,7 +122,7 @@ fn fleet(out: &mut Exposition, status: &Status) {
         "Whether the whole fleet waits, such as for a login.",
         flag(status.paused.is_some()),
     );
-    let help = "Whether this life has had its notice: nothing is started in it.";
+    let help = "Whether this boot has had its notice: nothing is started in it.";
     out.one("notice_received", help, flag(status.notice.is_some()));
     if let Some(deadline) = status.notice.as_ref().and_then(|notice| notice.deadline) {
         out.one(
@@ -151,7 +151,7 @@ fn saved(out: &mut Exposition, status: &Status) {
     if let Some(save) = &status.last_save {
         out.one(
             "last_save_timestamp_seconds",
-            "When the last save at the end of a life began.",
+            "When the last save at the end of a boot began.",
             moment(save.at),
         );
         let help = "Whether everything was safe in time then.";
@@ -325,7 +325,7 @@ mod tests {
 
     fn status() -> Status {
         serde_json::from_value(serde_json::json!({
-            "version": 1, "data_dir": "/mnt/\"per\\sist\"\nx", "data_dir_id": "r", "epoch": 7, "life": "l", "keeper": "running",
+            "version": 1, "data_dir": "/mnt/\"per\\sist\"\nx", "data_dir_id": "r", "epoch": 7, "boot_id": "l", "keeper": "running",
             "keeper_version": "0.1.0", "fleet": "up", "paused": null, "trouble": ["the disk is full"],
             "notice": {"at": "2026-11-22T03:00:00.000Z", "deadline": "2026-11-22T03:00:25.000Z", "source": "metadata"},
             "last_save": {"id": "1", "at": "2026-11-22T02:00:00.000Z", "clean": true, "words_safe_ms": 1230, "notice_to_safe_ms": 1610},
@@ -350,7 +350,7 @@ mod tests {
         };
         let sample = Sample {
             status: &status,
-            lives: (9, 4),
+            boots: (9, 4),
             space: Some(Space {
                 free: 10,
                 total: 100,
@@ -363,7 +363,7 @@ mod tests {
         check(&text);
         insta::assert_snapshot!("metrics", text);
         check(&super::text(&Sample {
-            lives: (0, 0),
+            boots: (0, 0),
             space: None,
             keeper: None,
             status: &status,

@@ -150,29 +150,29 @@ enum End {
 pub fn run(data_dir: &DataDir, options: Options) -> Result<()> {
     let (config, wrong) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
     tmux::ensure_installed()?;
-    let life = process::current_life()?;
+    let boot_id = process::current_boot_id()?;
     let Taken {
         lock,
         identity,
         runtime,
         history,
-        is_new_life,
+        is_new_boot,
         torn,
-    } = startup::take(data_dir, &life)?;
+    } = startup::take(data_dir, &boot_id)?;
     let journal = Journal::open(
         &data_dir.journal(),
         &identity.data_dir_id,
         identity.epoch,
-        &life,
+        &boot_id,
     )?;
     let writer = Writer::start(journal)?;
 
     let (messages, queue) = mpsc::channel();
     let mut keeper = Keeper::new(
-        data_dir, options, config, identity, life, &runtime, writer, history, messages,
+        data_dir, options, config, identity, boot_id, &runtime, writer, history, messages,
     )?;
     keeper.lock = Some(lock);
-    keeper.greet(is_new_life, torn);
+    keeper.greet(is_new_boot, torn);
     keeper.begin_with_config(wrong);
     keeper.take_in_agents();
     let (listening, _watcher) = keeper.open_ears(&runtime)?;
@@ -211,7 +211,7 @@ struct Keeper {
     diary: Diary,
     began: Timestamp,
     /// Of the machine so far, and those of them that a cloud ended.
-    lives: (u64, u64),
+    boots: (u64, u64),
     /// The length of the notice, where the VM's metadata have it and `spotkeep.toml` has not.
     notice_length: Option<Duration>,
     /// Where our sockets are.
@@ -381,7 +381,7 @@ impl Keeper {
                 self.end = Some(End::Saved);
             }
         } else if self.options.by_unit && ask == Ask::Terminate && !self.core.is_closed() {
-            // At a shutdown the save unit was here before, and this life is closed. If it is not, that
+            // At a shutdown the save unit was here before, and this boot is closed. If it is not, that
             // unit did not run, such as when the machine goes while it is still booting.
             self.edges.ask_whether_going_down();
         } else if self.core.notice().is_none() {

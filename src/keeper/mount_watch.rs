@@ -198,7 +198,7 @@ impl Keeper {
             self.edges.data_dir_id.clone(),
             self.edges.epoch,
         );
-        let holder = Holder::this(&self.edges.life, &self.runtime);
+        let holder = Holder::this(&self.edges.boot_id, &self.runtime);
         let falls = self.retaking.falls;
         self.edges.beyond(
             move |journal| retake(journal, &data_dir, (&data_dir_id, epoch), &holder),

@@ -54,13 +54,13 @@ pub enum Request {
     },
     /// Save now.
     Save {
-        /// Whether this is the end of this life.
+        /// Whether this is the end of this boot.
         #[serde(rename = "final")]
         is_final: bool,
         /// Whether the machine's shutdown asks.
         unit: bool,
     },
-    /// This life goes on after its notice.
+    /// This boot goes on after its notice.
     Survived,
     /// A workspace was rolled back, by the command line.
     RolledBack {

@@ -46,13 +46,13 @@ impl Ledger {
     /// It reads and writes the disk itself, so it is for the thread of the writer, or for a time when
     /// that has nothing to do.
     #[must_use]
-    pub fn declare(&self, config: &Config, life: &str) -> Vec<Declared> {
+    pub fn declare(&self, config: &Config, boot_id: &str) -> Vec<Declared> {
         // One that runs stays known until it has ended: a save must not pass it over.
         self.lock().retain(|name, record| {
-            config.agents.contains_key(name) || record.live_process(life).is_some()
+            config.agents.contains_key(name) || record.live_process(boot_id).is_some()
         });
-        let take_in = |(name, agent)| match self.take_in(name, agent, life) {
-            Ok(record) => declared(config, agent, &record, life),
+        let take_in = |(name, agent)| match self.take_in(name, agent, boot_id) {
+            Ok(record) => declared(config, agent, &record, boot_id),
             Err(error) => broken(config, name, agent, &format!("{error:#}")),
         };
         config.agents.iter().map(take_in).collect()
@@ -61,16 +61,16 @@ impl Ledger {
     /// Agents that are not declared any more and still run, such as one that was taken out of the
     /// file while no keeper was there. They are known from now on.
     #[must_use]
-    pub fn left_over(&self, life: &str) -> Vec<Declared> {
+    pub fn left_over(&self, boot_id: &str) -> Vec<Declared> {
         let mut records = self.lock();
         let on_disk = self.data_dir.all_records().unwrap_or_default();
         let mut left = Vec::new();
         for (name, record) in on_disk {
             let Ok(record) = record else { continue };
-            if !records.contains_key(&name) && record.live_process(life).is_some() {
+            if !records.contains_key(&name) && record.live_process(boot_id).is_some() {
                 left.push(Declared {
                     restart: Restart::Never,
-                    process: record.live_process(life),
+                    process: record.live_process(boot_id),
                     ..declared_of(&record)
                 });
                 records.insert(name, record);
@@ -79,11 +79,11 @@ impl Ledger {
         left
     }
 
-    fn take_in(&self, name: &AgentName, agent: &Agent, life: &str) -> Result<AgentRecord> {
+    fn take_in(&self, name: &AgentName, agent: &Agent, boot_id: &str) -> Result<AgentRecord> {
         let cwd = canonical_cwd(&self.data_dir, &agent.workspace);
         // A workspace that was moved in the file counts from the next start.
         let move_in = |record: &mut AgentRecord| {
-            let moved = record.cwd != cwd && record.live_process(life).is_none();
+            let moved = record.cwd != cwd && record.live_process(boot_id).is_none();
             if moved {
                 record.cwd.clone_from(&cwd);
             }
@@ -216,10 +216,10 @@ pub fn canonical_cwd(data_dir: &DataDir, workspace: &Path) -> PathBuf {
     data_dir.relative(&fs::canonicalize(&path).unwrap_or(path))
 }
 
-fn declared(config: &Config, agent: &Agent, record: &AgentRecord, life: &str) -> Declared {
+fn declared(config: &Config, agent: &Agent, record: &AgentRecord, boot_id: &str) -> Declared {
     Declared {
         restart: config.restart_of(agent),
-        process: record.live_process(life),
+        process: record.live_process(boot_id),
         ..declared_of(record)
     }
 }

@@ -83,11 +83,11 @@ impl Keeper {
     /// The first notice wins; whoever comes later waits for its result.
     fn answer_final_save(&mut self, unit: bool, reply: ReplyTo) {
         if self.core.is_closed() && self.core.notice().is_none() {
-            let of_this_life = |save: &&Manifest| save.life == self.edges.life;
-            let answer = match self.last_save.as_ref().filter(of_this_life) {
+            let of_this_boot = |save: &&Manifest| save.boot_id == self.edges.boot_id;
+            let answer = match self.last_save.as_ref().filter(of_this_boot) {
                 Some(manifest) => manifest_reply(manifest),
                 None => Reply::from(Err(anyhow!(
-                    "this life has had its notice, and its save left no manifest"
+                    "this boot has had its notice, and its save left no manifest"
                 ))),
             };
             reply.send(answer).ok();
@@ -206,7 +206,7 @@ impl Keeper {
             return Ok(());
         }
         Err(anyhow!(
-            "this life of the machine has had its notice; nothing is started in it"
+            "this boot has had its notice; nothing is started in it"
         ))
         .hint("if the machine stays after all: spotkeep restore")
         .kind(ErrorKind::NotAsDeclared)
@@ -276,7 +276,7 @@ impl Keeper {
             })
             .collect();
         let notice = if self.core.is_closed() {
-            notice_of(&self.edges.data_dir, &self.edges.life)?
+            notice_of(&self.edges.data_dir, &self.edges.boot_id)?
         } else {
             None
         };
@@ -292,7 +292,7 @@ impl Keeper {
             data_dir: self.edges.data_dir.dir().to_path_buf(),
             data_dir_id: self.edges.data_dir_id.clone(),
             epoch: self.edges.epoch,
-            life: self.edges.life.clone(),
+            boot_id: self.edges.boot_id.clone(),
             keeper: KeeperState::Running,
             keeper_version: Some(env!("CARGO_PKG_VERSION").into()),
             fleet: self.core.fleet(),
@@ -308,7 +308,7 @@ impl Keeper {
     fn metrics(&self) -> Result<String> {
         Ok(metrics::text(&Sample {
             status: &self.status()?,
-            lives: self.lives,
+            boots: self.boots,
             space: files::space(self.edges.data_dir.dir()).ok(),
             keeper: Some((self.began, &self.edges.tally)),
         }))

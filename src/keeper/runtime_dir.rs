@@ -25,8 +25,9 @@ pub struct Holder {
     pub version: u32,
     /// The keeper's process id.
     pub pid: u32,
-    /// Its life.
-    pub life: String,
+    /// Its boot.
+    #[serde(alias = "life")]
+    pub boot_id: String,
     /// Where its sockets are.
     pub runtime: PathBuf,
 }
@@ -34,11 +35,11 @@ pub struct Holder {
 impl Holder {
     /// This process, with its sockets in `runtime`.
     #[must_use]
-    pub fn this(life: &str, runtime: &Path) -> Self {
+    pub fn this(boot_id: &str, runtime: &Path) -> Self {
         Self {
             version: VERSION,
             pid: std::process::id(),
-            life: life.into(),
+            boot_id: boot_id.into(),
             runtime: runtime.into(),
         }
     }
@@ -56,14 +57,14 @@ impl Holder {
     }
 }
 
-/// The directory for the sockets of a data directory in this life: the one that an earlier keeper of the
-/// same life used, since the agents' tmux server listens there, or a new one.
+/// The directory for the sockets of a data directory in this boot: the one that an earlier keeper of the
+/// same boot used, since the agents' tmux server listens there, or a new one.
 ///
 /// # Errors
 /// No place can hold sockets that only we can use.
-pub fn directory(data_dir: &DataDir, data_dir_id: &str, life: &str) -> Result<PathBuf> {
+pub fn directory(data_dir: &DataDir, data_dir_id: &str, boot_id: &str) -> Result<PathBuf> {
     if let Some(holder) = Holder::of(data_dir)
-        && holder.life == life
+        && holder.boot_id == boot_id
         && holder.runtime.is_dir()
     {
         return Ok(holder.runtime);

@@ -73,10 +73,10 @@ impl Edges {
         run: impl FnOnce(Save<'_>) -> Manifest + Send + 'static,
         done: impl FnOnce(Manifest) -> Message + Send + 'static,
     ) {
-        let (data_dir, data_dir_id, life) = (
+        let (data_dir, data_dir_id, boot_id) = (
             self.data_dir.clone(),
             self.data_dir_id.clone(),
-            self.life.clone(),
+            self.boot_id.clone(),
         );
         let (epoch, messages) = (self.epoch, self.messages.clone());
         let writer = self.writer.clone();
@@ -89,13 +89,13 @@ impl Edges {
         checkpoints.pause();
         let work = move || {
             hold_up();
-            let agents = subjects(running, &ledger, &life);
+            let agents = subjects(running, &ledger, &boot_id);
             let manifest = run(Save {
                 data_dir: &data_dir,
                 settings: &settings,
                 data_dir_id: &data_dir_id,
                 epoch,
-                life: &life,
+                boot_id: &boot_id,
                 journal: Some(note),
                 agents,
             });
@@ -116,11 +116,11 @@ fn hold_up(in_one_call: Option<Duration>) -> Duration {
 }
 
 /// Every agent as a save needs it. What the core knows of a process is newer than the record.
-fn subjects(running: Running, ledger: &Ledger, life: &str) -> Vec<Subject> {
+fn subjects(running: Running, ledger: &Ledger, boot_id: &str) -> Vec<Subject> {
     let subject = |(name, process): (AgentName, Option<ProcessId>)| {
         let record = ledger.get(&name)?;
-        let process = process.or(record.live_process(life));
-        let process = process.or_else(|| terminate::launched(&record, life));
+        let process = process.or(record.live_process(boot_id));
+        let process = process.or_else(|| terminate::launched(&record, boot_id));
         Some(Subject { record, process })
     };
     running.into_iter().filter_map(subject).collect()

@@ -51,16 +51,16 @@ pub(super) struct Taken {
     /// Where the sockets are.
     pub(super) runtime: PathBuf,
     pub(super) history: History,
-    /// No keeper was there before in this life.
-    pub(super) is_new_life: bool,
+    /// No keeper was there before in this boot.
+    pub(super) is_new_boot: bool,
     /// Lines of the journal that cannot be read.
     pub(super) torn: usize,
 }
 
 /// Takes the data directory: the lock, what its journal says, a higher epoch, a place for the sockets.
-pub(super) fn take(data_dir: &DataDir, life: &str) -> Result<Taken> {
+pub(super) fn take(data_dir: &DataDir, boot_id: &str) -> Result<Taken> {
     let mut identity = data_dir.identity()?;
-    let runtime = runtime_dir::directory(data_dir, &identity.data_dir_id, life)?;
+    let runtime = runtime_dir::directory(data_dir, &identity.data_dir_id, boot_id)?;
     let holder = Holder::of(data_dir);
     let has_ended = || holder.as_ref().is_some_and(Holder::has_ended);
     let Some(mut lock) = LockFile::take_after(&data_dir.lock(), has_ended)? else {
@@ -78,19 +78,19 @@ pub(super) fn take(data_dir: &DataDir, life: &str) -> Result<Taken> {
     let (lines, torn) = state::lines(&data_dir.journal())?;
     // The epoch counts keepers; this one is not counted yet.
     let history = match lines.is_empty() && identity.epoch > 0 {
-        true => History::lost(state::latest_manifest(&data_dir.saves())?.as_ref(), life),
-        false => History::read(&lines, life),
+        true => History::lost(state::latest_manifest(&data_dir.saves())?.as_ref(), boot_id),
+        false => History::read(&lines, boot_id),
     };
-    let is_new_life = is_new(&lines, life);
+    let is_new_boot = is_new(&lines, boot_id);
     identity.epoch += 1;
-    if is_new_life {
-        identity.lives += 1;
+    if is_new_boot {
+        identity.boots += 1;
         let was_preempted = history.noticed_by.as_deref() == Some("metadata");
         identity.preemptions += u64::from(was_preempted);
     }
     state::store(&data_dir.identity_file(), &identity)?;
     point(Point::RestoreEpoch);
-    lock.describe(&serde_json::to_string(&Holder::this(life, &runtime))?)?;
+    lock.describe(&serde_json::to_string(&Holder::this(boot_id, &runtime))?)?;
     if let Err(error) = backup::privileged_write::forget_what_lies_aside(data_dir) {
         tracing::error!("{error:#}");
     }
@@ -99,19 +99,19 @@ pub(super) fn take(data_dir: &DataDir, life: &str) -> Result<Taken> {
         identity,
         runtime,
         history,
-        is_new_life,
+        is_new_boot,
         torn,
     })
 }
 
-/// A save without a keeper writes into a new life's journal too. Where so much was written in this life
+/// A save without a keeper writes into the next boot's journal too. Where so much was written in this boot
 /// that its beginning is not read any more, it had a keeper.
-fn is_new(lines: &[JournalEntry], life: &str) -> bool {
+fn is_new(lines: &[JournalEntry], boot_id: &str) -> bool {
     let is_cut = lines
         .first()
-        .is_some_and(|line| line.seq > 1 && line.life == life);
-    let mut of_life = lines.iter().filter(|line| line.life == life);
-    !is_cut && !of_life.any(|line| matches!(line.event, JournalEvent::KeeperStarted { .. }))
+        .is_some_and(|line| line.seq > 1 && line.boot_id == boot_id);
+    let mut of_boot = lines.iter().filter(|line| line.boot_id == boot_id);
+    !is_cut && !of_boot.any(|line| matches!(line.event, JournalEvent::KeeperStarted { .. }))
 }
 
 impl Keeper {
@@ -124,7 +124,7 @@ impl Keeper {
         options: Options,
         config: Config,
         identity: Identity,
-        life: String,
+        boot_id: String,
         runtime: &Path,
         writer: Writer,
         history: History,
@@ -139,7 +139,7 @@ impl Keeper {
         let deliver = messages.clone();
         let starter = Starter {
             data_dir: data_dir.clone(),
-            life: life.clone(),
+            boot_id: boot_id.clone(),
             history: history.clone(),
             tmux: tmux.clone(),
             program: std::env::current_exe().context("cannot tell where this program is")?,
@@ -166,7 +166,7 @@ impl Keeper {
         let core = Core::new(
             Limits::for_cores(cores).in_haste(std::env::var("SPOTKEEP_HASTE").ok()),
             identity.fleet,
-            history.noticed_in_this_life && !history.save_unfinished,
+            history.noticed_in_this_boot && !history.save_unfinished,
         );
         let deliver = messages.clone();
         disk_watch::spawn(data_dir, Arc::clone(&ledger), move |message| {
@@ -182,7 +182,7 @@ impl Keeper {
             data_dir: data_dir.clone(),
             data_dir_id: identity.data_dir_id,
             epoch: identity.epoch,
-            life,
+            boot_id,
             config: Arc::new(config),
             tmux,
             typing: Arc::default(),
@@ -207,7 +207,7 @@ impl Keeper {
             waiting: Waiting::default(),
             diary: Diary::default(),
             began: Timestamp::now(),
-            lives: (identity.lives, identity.preemptions),
+            boots: (identity.boots, identity.preemptions),
             last_save,
             notice_length: None,
             runtime: runtime.to_path_buf(),
@@ -218,10 +218,10 @@ impl Keeper {
         })
     }
 
-    pub(super) fn greet(&mut self, is_new_life: bool, torn: usize) {
+    pub(super) fn greet(&mut self, is_new_boot: bool, torn: usize) {
         let last_end = match &self.history {
-            _ if !is_new_life => "the same life",
-            history if !history.had_life => "the first life",
+            _ if !is_new_boot => "the same boot",
+            history if !history.had_boot => "the first boot",
             history if history.safe => "safe",
             history if history.noticed_at.is_some() => "cut during its save",
             _ => "without a notice",
@@ -231,16 +231,16 @@ impl Keeper {
             None,
             &JournalEvent::KeeperStarted {
                 pid,
-                new_life: is_new_life,
+                new_boot: is_new_boot,
                 last_end: last_end.to_owned(),
-                since_boot_ms: process::since_life_began()
+                since_boot_ms: process::since_boot()
                     .and_then(|up| u64::try_from(up.as_millis()).ok()),
             },
         );
         self.until_written();
         point(Point::RestoreGreeted);
         if self.history.is_lost {
-            let what = "journal.jsonl is gone or has no line that can be read: how the last life ended is not known, so it \
+            let what = "journal.jsonl is gone or has no line that can be read: how the last boot ended is not known, so it \
                         counts as one without a notice"
                 .to_owned();
             self.edges.write(None, &JournalEvent::Trouble { what });
@@ -258,14 +258,14 @@ impl Keeper {
         }
     }
 
-    /// The agents that are declared: those that still run are found again, and in a new life the
+    /// The agents that are declared: those that still run are found again, and in the next boot the
     /// others are resumed as the core sees fit.
     pub(super) fn take_in_agents(&mut self) {
         self.until_written();
         let declared = self
             .edges
             .ledger
-            .declare(&self.edges.config, &self.edges.life);
+            .declare(&self.edges.config, &self.edges.boot_id);
         for (name, what) in self.edges.ledger.recalled() {
             let event = JournalEvent::Repaired { what };
             self.edges.write(Some(&name), &event);
@@ -284,7 +284,7 @@ impl Keeper {
             .filter(|d| d.process.is_some() && d.wanted == Wanted::Stopped)
             .map(|d| d.name.clone())
             .collect();
-        if self.history.had_life && found.is_empty() && !self.core.is_closed() {
+        if self.history.had_boot && found.is_empty() && !self.core.is_closed() {
             self.tell_of_restore();
         }
         if found.is_empty() {
@@ -304,7 +304,7 @@ impl Keeper {
         }
         // Declared without a permit yet, so nothing can be launched before a save is taken up again.
         // Those that run and are not in the file any more are known too, and ended.
-        let left_over = self.edges.ledger.left_over(&self.edges.life);
+        let left_over = self.edges.ledger.left_over(&self.edges.boot_id);
         for (name, process) in left_over.iter().filter_map(|d| Some((&d.name, d.process?))) {
             self.edges.watch(name, process);
         }
@@ -364,7 +364,7 @@ impl Keeper {
         let mut records = self.edges.ledger.all();
         records.retain(|record| record.wanted == Wanted::Running);
         let last = self.last_save.as_ref();
-        let save = last.filter(|save| self.history.safe && save.life != self.edges.life);
+        let save = last.filter(|save| self.history.safe && save.boot_id != self.edges.boot_id);
         let account = resume::account(&self.edges.data_dir, &records, save);
         let what = JournalEvent::Restore {
             agents: records.len(),

@@ -60,8 +60,9 @@ pub struct Status {
     pub data_dir_id: String,
     /// The keeper's epoch.
     pub epoch: u64,
-    /// The life of the machine.
-    pub life: String,
+    /// The boot.
+    #[serde(alias = "life")]
+    pub boot_id: String,
     /// Whether one runs.
     pub keeper: KeeperState,
     /// The version of the keeper that runs; null where none does, or one that does not say.
@@ -72,9 +73,9 @@ pub struct Status {
     /// Why the whole fleet stands still: `login`.
     #[serde(default)]
     pub paused: Option<String>,
-    /// The notice that this life has had, if any.
+    /// The notice that this boot has had, if any.
     pub notice: Option<NoticeSeen>,
-    /// The last save at the end of a life.
+    /// The last save at the end of a boot.
     pub last_save: Option<LastSave>,
     /// How backups stand; null where none was ever tried.
     #[serde(default)]
@@ -102,7 +103,7 @@ pub fn summary(core: &Core) -> String {
     };
     let phase = match (core.notice(), core.is_closed(), core.fleet()) {
         (Some(_), ..) => "; a save is under way",
-        (None, true, _) => "; this life has had its notice",
+        (None, true, _) => "; this boot has had its notice",
         (None, false, Fleet::Down) => "; the fleet is down",
         (None, false, Fleet::Up) => "",
     };
@@ -276,8 +277,8 @@ impl AgentStatus {
     }
 
     /// From the record alone, where no keeper runs.
-    fn of_record(data_dir: &DataDir, record: &AgentRecord, life: &str) -> Self {
-        let process = record.live_process(life);
+    fn of_record(data_dir: &DataDir, record: &AgentRecord, boot_id: &str) -> Self {
+        let process = record.live_process(boot_id);
         let was_up = !matches!(record.state, AgentState::Stopped | AgentState::Failed);
         let cause = match (process, record.wanted) {
             (None, Wanted::Running) if was_up => None,
@@ -315,15 +316,15 @@ impl AgentStatus {
 pub fn from_files(data_dir: &DataDir) -> Result<Status> {
     let identity = data_dir.identity()?;
     let (config, wrong) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
-    let life = process::current_life()?;
+    let boot_id = process::current_boot_id()?;
     let mut trouble: Vec<String> = wrong.iter().map(|error| format!("{error:#}")).collect();
     let mut agents: Vec<AgentStatus> = Vec::new();
     for (name, record) in data_dir.all_records()? {
         match record {
             Ok(record)
-                if config.agents.contains_key(&name) || record.live_process(&life).is_some() =>
+                if config.agents.contains_key(&name) || record.live_process(&boot_id).is_some() =>
             {
-                agents.push(AgentStatus::of_record(data_dir, &record, &life));
+                agents.push(AgentStatus::of_record(data_dir, &record, &boot_id));
             }
             Ok(_) => {}
             Err(error) => trouble.push(format!("{error:#}")),
@@ -343,8 +344,8 @@ pub fn from_files(data_dir: &DataDir) -> Result<Status> {
         data_dir: data_dir.dir().to_path_buf(),
         data_dir_id: identity.data_dir_id,
         epoch: identity.epoch,
-        notice: notice_of(data_dir, &life)?,
-        life,
+        notice: notice_of(data_dir, &boot_id)?,
+        boot_id,
         keeper: KeeperState::Stopped,
         keeper_version: None,
         fleet: identity.fleet,
@@ -385,13 +386,13 @@ fn undeclared_yet(data_dir: &DataDir, name: &AgentName, workspace: &Path) -> Age
     status
 }
 
-/// The notice that this life has had, from the journal.
+/// The notice that this boot has had, from the journal.
 ///
 /// # Errors
 /// The journal cannot be read.
-pub fn notice_of(data_dir: &DataDir, life: &str) -> Result<Option<NoticeSeen>> {
+pub fn notice_of(data_dir: &DataDir, boot_id: &str) -> Result<Option<NoticeSeen>> {
     let (lines, _) = state::lines(&data_dir.journal())?;
-    let notice = state::since_notice(&lines, life).first();
+    let notice = state::since_notice(&lines, boot_id).first();
     Ok(notice.and_then(|line| match &line.event {
         JournalEvent::Notice {
             source,

@@ -41,10 +41,10 @@ impl Message {
                 NotifyKind::Notice,
                 format!("this machine is about to go ({source}); saving"),
             ),
-            Survived { reason } => (NotifyKind::Back, format!("this life goes on: {reason}")),
+            Survived { reason } => (NotifyKind::Back, format!("this boot goes on: {reason}")),
             Restore { agents, .. } => (
                 NotifyKind::Back,
-                format!("a new life: {agents} agents come back"),
+                format!("the next boot: {agents} agents come back"),
             ),
             Failed { why, .. } => (NotifyKind::Failed, format!("{who} was given up: {why}")),
             // One for a row of them, and none for what the whole fleet is told of.

@@ -1,4 +1,4 @@
-//! What a report needs of the journal: its events, life by life.
+//! What a report needs of the journal: its events, boot by boot.
 
 use state::{JournalEntry, JournalEvent};
 use sys::time::Timestamp;
@@ -11,17 +11,17 @@ pub(super) struct Fact {
     pub(super) event: JournalEvent,
 }
 
-/// One life of the machine, as the journal has it.
+/// One boot, as the journal has it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Life {
+pub(super) struct Boot {
     pub(super) id: String,
     pub(super) first_at: Timestamp,
     pub(super) last_at: Timestamp,
     pub(super) facts: Vec<Fact>,
 }
 
-impl Life {
-    /// When the machine began, where its keeper could tell; else the first word of this life.
+impl Boot {
+    /// When the machine began, where its keeper could tell; else the first word of this boot.
     pub(super) fn began(&self) -> Timestamp {
         let boot = self.facts.iter().find_map(|fact| match fact.event {
             JournalEvent::KeeperStarted { since_boot_ms, .. } => Some((fact.at, since_boot_ms?)),
@@ -34,20 +34,20 @@ impl Life {
     }
 }
 
-/// Takes the next line, in the journal's order, into the lives.
-pub(super) fn take(lives: &mut Vec<Life>, line: JournalEntry) {
-    let is_same = lives.last().is_some_and(|life| life.id == line.life);
+/// Takes the next line, in the journal's order, into the boots.
+pub(super) fn take(boots: &mut Vec<Boot>, line: JournalEntry) {
+    let is_same = boots.last().is_some_and(|boot| boot.id == line.boot);
     if !is_same {
-        lives.push(Life {
-            id: line.life,
+        boots.push(Boot {
+            id: line.boot,
             first_at: line.at,
             last_at: line.at,
             facts: Vec::new(),
         });
     }
-    let Some(life) = lives.last_mut() else { return };
-    life.last_at = line.at;
-    life.facts.push(Fact {
+    let Some(boot) = boots.last_mut() else { return };
+    boot.last_at = line.at;
+    boot.facts.push(Fact {
         at: line.at,
         agent: line.agent,
         event: line.event,

@@ -41,7 +41,7 @@ pub enum Doing {
     Failed,
     /// Not running, and not meant to.
     Stopped,
-    /// Cut off: from the notice, or the last word of a life, until it is back.
+    /// Cut off: from the notice, or the last word of a boot, until it is back.
     Away,
     /// It may run; no keeper looks on.
     Unwatched,
@@ -225,8 +225,8 @@ pub struct About {
     pub from: Timestamp,
     /// Until when; now, as a rule.
     pub until: Timestamp,
-    /// The life of a keeper that looks on, where one does.
-    pub watched_life: Option<String>,
+    /// The boot of a keeper that looks on, where one does.
+    pub watched_boot: Option<String>,
 }
 
 /// Reads journal and manifests. Nothing is kept of what lies before and has no effect.
@@ -234,10 +234,10 @@ pub struct About {
 /// # Errors
 /// They cannot be read.
 pub fn read(data_dir: &DataDir, about: About) -> Result<Report> {
-    let mut lives = Vec::new();
-    let torn = state::each_line(&data_dir.journal(), |line| events::take(&mut lives, line))?;
+    let mut boots = Vec::new();
+    let torn = state::each_line(&data_dir.journal(), |line| events::take(&mut boots, line))?;
     let saves = state::all_manifests(&data_dir.saves())?;
-    Ok(make(about, &lives, &saves, torn))
+    Ok(make(about, &boots, &saves, torn))
 }
 
 /// The report on these lines of the journal, oldest first, and these saves.
@@ -247,26 +247,26 @@ pub fn of<'a>(
     lines: impl IntoIterator<Item = &'a JournalEntry>,
     saves: &[Manifest],
 ) -> Report {
-    let mut lives = Vec::new();
+    let mut boots = Vec::new();
     for line in lines {
-        events::take(&mut lives, line.clone());
+        events::take(&mut boots, line.clone());
     }
-    make(about, &lives, saves, 0)
+    make(about, &boots, saves, 0)
 }
 
-fn make(about: About, lives: &[events::Life], saves: &[Manifest], torn: usize) -> Report {
+fn make(about: About, boots: &[events::Boot], saves: &[Manifest], torn: usize) -> Report {
     let About {
         data_dir,
         data_dir_id,
         from,
         until,
-        watched_life,
+        watched_boot,
     } = about;
     let watched =
-        watched_life.is_some() && lives.last().map(|life| &life.id) == watched_life.as_ref();
+        watched_boot.is_some() && boots.last().map(|boot| &boot.id) == watched_boot.as_ref();
     let within = |at: Timestamp| at >= from && at <= until;
     let count = |times: &[Timestamp]| times.iter().filter(|at| within(**at)).count();
-    let agents = timeline::draw(lives, until, watched)
+    let agents = timeline::draw(boots, until, watched)
         .into_iter()
         .map(|(name, lane)| {
             let timeline = timeline::clip(lane.spans, from, until);
@@ -288,7 +288,7 @@ fn make(about: About, lives: &[events::Life], saves: &[Manifest], torn: usize) -
         })
         .filter(|agent| !agent.timeline.is_empty());
     let agents: Vec<AgentTime> = agents.collect();
-    let mut preemptions = preemptions::find(lives, saves);
+    let mut preemptions = preemptions::find(boots, saves);
     preemptions.retain(|end| within(end.at) || end.back_at.is_some_and(within));
     Report {
         version: VERSION,
@@ -296,7 +296,7 @@ fn make(about: About, lives: &[events::Life], saves: &[Manifest], torn: usize) -
         data_dir_id,
         from,
         until,
-        journal_from: lives.first().map(|life| life.first_at),
+        journal_from: boots.first().map(|boot| boot.first_at),
         torn,
         totals: Totals::of(&preemptions, &agents),
         preemptions,

@@ -1,14 +1,14 @@
 //! Each time that the fleet was cut off: how it was announced, what was safe when, who came back.
 //!
-//! Times of two lives are set against each other here, for a person to read; nothing is decided by it.
+//! Times of two boots are set against each other here, for a person to read; nothing is decided by it.
 
 use serde::Serialize;
 
-use super::events::Life;
+use super::events::Boot;
 use state::{Fleet, JournalEvent, Manifest, StartKind};
 use sys::time::Timestamp;
 
-/// How a life ended, or might have.
+/// How a boot ended, or might have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BootEnd {
@@ -46,13 +46,13 @@ impl BootEnd {
 /// One time that the fleet was cut off.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Preemption {
-    /// When the notice came; without one, the last word of that life: its end is not known any better.
+    /// When the notice came; without one, the last word of that boot: its end is not known any better.
     pub at: Timestamp,
     /// How.
     pub kind: BootEnd,
-    /// The life that was ended.
-    pub life: String,
-    /// That life went on after its notice.
+    /// The boot that was ended.
+    pub boot: String,
+    /// That boot went on after its notice.
     pub survived: bool,
     /// The save; null without one.
     pub save: Option<String>,
@@ -62,11 +62,11 @@ pub struct Preemption {
     pub words_safe_ms: Option<u64>,
     /// From the notice until everything was.
     pub notice_to_safe_ms: Option<u64>,
-    /// When the next life began, or this one went on; null: not yet.
+    /// When the next boot began, or this one went on; null: not yet.
     pub back_at: Option<Timestamp>,
-    /// From `at` until then: how long the machine was gone. Null where the clocks of both lives disagree.
+    /// From `at` until then: how long the machine was gone. Null where the clocks of both boots disagree.
     pub gone_ms: Option<u64>,
-    /// From the beginning of the next life until the last agent was back; null where not all came back.
+    /// From the beginning of the next boot until the last agent was back; null where not all came back.
     pub boot_to_resumed_ms: Option<u64>,
     /// From `at` until the last of those who came back was back; null where nobody did.
     pub away_ms: Option<u64>,
@@ -87,26 +87,26 @@ pub struct Preemption {
 }
 
 /// All of them, oldest first.
-pub(super) fn find(lives: &[Life], saves: &[Manifest]) -> Vec<Preemption> {
+pub(super) fn find(boots: &[Boot], saves: &[Manifest]) -> Vec<Preemption> {
     let mut found = Vec::new();
     let mut fleet_is_up = true;
-    for (index, life) in lives.iter().enumerate() {
+    for (index, boot) in boots.iter().enumerate() {
         let mut open: Option<usize> = None;
-        for (at, fact) in life.facts.iter().enumerate() {
+        for (at, fact) in boot.facts.iter().enumerate() {
             match fact.event {
                 JournalEvent::Notice { .. } => open = Some(at),
                 JournalEvent::Survived { .. } => {
                     if let Some(notice) = open.take() {
-                        found.push(survived(life, notice, at, saves));
+                        found.push(survived(boot, notice, at, saves));
                     }
                 }
                 JournalEvent::Fleet { wanted } => fleet_is_up = wanted == Fleet::Up,
                 _ => {}
             }
         }
-        let next = lives.get(index + 1);
+        let next = boots.get(index + 1);
         if open.is_some() || (next.is_some() && fleet_is_up) {
-            let end = end_of(life, open, next, saves);
+            let end = end_of(boot, open, next, saves);
             // A machine that went while nobody was wanted cut nobody off.
             if open.is_some() || end.agents_total > 0 {
                 found.push(end);
@@ -116,14 +116,14 @@ pub(super) fn find(lives: &[Life], saves: &[Manifest]) -> Vec<Preemption> {
     found
 }
 
-/// The end of a life, and what became of its agents in the next.
+/// The end of a boot, and what became of its agents in the next.
 fn end_of(
-    life: &Life,
+    boot: &Boot,
     notice: Option<usize>,
-    next: Option<&Life>,
+    next: Option<&Boot>,
     saves: &[Manifest],
 ) -> Preemption {
-    let mut end = begin(life, notice, saves);
+    let mut end = begin(boot, notice, saves);
     let ran = ran(&end, saves);
     let Some(next) = next else {
         end.agents_total = ran.len();
@@ -148,25 +148,25 @@ fn end_of(
     end
 }
 
-/// A notice after which the same life went on.
-fn survived(life: &Life, notice: usize, survived: usize, saves: &[Manifest]) -> Preemption {
-    let mut end = begin(life, Some(notice), saves);
-    let back = life.facts[survived].at;
+/// A notice after which the same boot went on.
+fn survived(boot: &Boot, notice: usize, survived: usize, saves: &[Manifest]) -> Preemption {
+    let mut end = begin(boot, Some(notice), saves);
+    let back = boot.facts[survived].at;
     end.survived = true;
     end.back_at = Some(back);
     let wanted = ran(&end, saves);
-    return_of(&mut end, wanted, life, survived, back);
+    return_of(&mut end, wanted, boot, survived, back);
     end.records_lost = end.clean.then_some(0);
     end
 }
 
-fn begin(life: &Life, notice: Option<usize>, saves: &[Manifest]) -> Preemption {
-    let since = notice.map_or(&[][..], |at| &life.facts[at..]);
+fn begin(boot: &Boot, notice: Option<usize>, saves: &[Manifest]) -> Preemption {
+    let since = notice.map_or(&[][..], |at| &boot.facts[at..]);
     let source = since.first().and_then(|fact| match &fact.event {
         JournalEvent::Notice { source, .. } => Some(source.as_str()),
         _ => None,
     });
-    // A later notice of the same life has a save of its own.
+    // A later notice of the same boot has a save of its own.
     let own = since
         .iter()
         .skip(1)
@@ -181,9 +181,9 @@ fn begin(life: &Life, notice: Option<usize>, saves: &[Manifest]) -> Preemption {
         .find(|manifest| Some(&manifest.id) == save.as_ref());
     let stages = manifest.map(|manifest| &manifest.stages);
     Preemption {
-        at: since.first().map_or(life.last_at, |fact| fact.at),
+        at: since.first().map_or(boot.last_at, |fact| fact.at),
         kind: source.map_or(BootEnd::CutOff, BootEnd::of),
-        life: life.id.clone(),
+        boot: boot.id.clone(),
         survived: false,
         clean: safe.is_some_and(|(_, clean)| clean),
         save,
@@ -214,18 +214,18 @@ fn ran(end: &Preemption, saves: &[Manifest]) -> Vec<String> {
         .collect()
 }
 
-/// What became of those who were wanted, from this fact of a life on.
+/// What became of those who were wanted, from this fact of a boot on.
 fn return_of(
     end: &mut Preemption,
     wanted: Vec<String>,
-    life: &Life,
+    boot: &Boot,
     from: usize,
     began: Timestamp,
 ) {
     end.agents_total = wanted.len();
     let mut last = None;
     for name in wanted {
-        let of_agent = life.facts[from..]
+        let of_agent = boot.facts[from..]
             .iter()
             .filter(|fact| fact.agent.as_deref() == Some(&name));
         let (mut back, mut cut, mut went_on) = (None, false, false);

@@ -7,19 +7,19 @@ use super::*;
 /// A journal that is told line by line.
 pub(crate) struct Story {
     pub(crate) lines: Vec<JournalEntry>,
-    life: String,
+    boot: String,
 }
 
 impl Story {
     pub(crate) fn new() -> Self {
         Self {
             lines: Vec::new(),
-            life: "a".into(),
+            boot: "a".into(),
         }
     }
 
-    pub(crate) fn life(&mut self, life: &str) {
-        self.life = life.into();
+    pub(crate) fn boot(&mut self, boot: &str) {
+        self.boot = boot.into();
     }
 
     pub(crate) fn line(&mut self, at: &str, agent: &str, event: &str, mut data: Value) {
@@ -34,7 +34,7 @@ impl Story {
             ("at", json!(format!("2026-11-{at}Z"))),
             ("data_dir_id", json!("r")),
             ("epoch", json!(1)),
-            ("life", json!(self.life)),
+            ("boot_id", json!(self.boot)),
         ] {
             map.insert(key.into(), value);
         }
@@ -43,7 +43,7 @@ impl Story {
             ("session_id", json!("s")),
             ("after_ms", json!(1)),
             ("pid", json!(1)),
-            ("new_life", json!(true)),
+            ("new_boot", json!(true)),
             ("last_end", json!("safe")),
         ] {
             map.entry(key).or_insert(value);
@@ -69,7 +69,7 @@ pub(crate) fn about(from: &str, until: &str, watched: Option<&str>) -> About {
         data_dir_id: "9b0d4a52-6d5c-4c5b-8c58-0d4b2f6e7a10".into(),
         from: at(from),
         until: at(until),
-        watched_life: watched.map(str::to_owned),
+        watched_boot: watched.map(str::to_owned),
     }
 }
 
@@ -85,7 +85,7 @@ fn save(id: &str, at: &str, rows: &[(&str, bool)]) -> Manifest {
         })
         .collect();
     serde_json::from_value(json!({
-        "version": 1, "id": id, "data_dir_id": "r", "epoch": 1, "life": "a", "at": format!("2026-11-{at}Z"),
+        "version": 1, "id": id, "data_dir_id": "r", "epoch": 1, "boot_id": "a", "at": format!("2026-11-{at}Z"),
         "source": "metadata", "final": true, "deadline_ms": 25_000, "clean": true, "agents": agents,
         "stages": {"agents_ended_ms": 900, "words_safe_ms": 1_230, "notice_to_safe_ms": 1_610, "workspaces_ms": 2_000},
     }))
@@ -99,7 +99,7 @@ pub(crate) fn sample() -> Report {
         "22T03:00:00.000",
         "",
         "keeper-started",
-        json!({"pid": 1, "new_life": true, "last_end": "the first life", "since_boot_ms": 9_000}),
+        json!({"pid": 1, "new_boot": true, "last_end": "the first boot", "since_boot_ms": 9_000}),
     );
     story.line(
         "22T03:00:01.000",
@@ -162,12 +162,12 @@ pub(crate) fn sample() -> Report {
             ("22T05:00:00.600", "y", "stopped"),
         ],
     );
-    story.life("b");
+    story.boot("b");
     story.line(
         "22T05:03:00.000",
         "",
         "keeper-started",
-        json!({"pid": 1, "new_life": true, "last_end": "safe", "since_boot_ms": 12_000}),
+        json!({"pid": 1, "new_boot": true, "last_end": "safe", "since_boot_ms": 12_000}),
     );
     story.line(
         "22T05:03:00.010",
@@ -229,12 +229,12 @@ pub(crate) fn sample() -> Report {
         json!({"session_id": "t", "continued": true}),
     );
     story.activity("22T07:01:00.000", &[("22T07:00:08.010", "y", "running")]);
-    story.life("c");
+    story.boot("c");
     story.line(
         "22T08:00:00.000",
         "",
         "keeper-started",
-        json!({"pid": 1, "new_life": true, "last_end": "without a notice", "since_boot_ms": null}),
+        json!({"pid": 1, "new_boot": true, "last_end": "without a notice", "since_boot_ms": null}),
     );
     story.line(
         "22T08:00:00.010",
@@ -289,7 +289,7 @@ fn lane(report: &Report, name: &str) -> String {
 }
 
 #[test]
-fn a_lane_tells_what_an_agent_did_across_lives() {
+fn a_lane_tells_what_an_agent_did_across_boots() {
     let report = sample();
     insta::assert_snapshot!(lane(&report, "x"), @r"
     03:00:00 starting
@@ -330,9 +330,9 @@ fn spans_follow_each_other_without_gap_or_overlap_whatever_the_clocks_say() {
         "running", "idle", "waiting", "stalled", "removed", "stopped", "backoff", "dreaming",
     ];
     for n in 0_usize..400 {
-        // A clock that is set back and forth, within a life and from one to the next.
+        // A clock that is set back and forth, within a boot and from one to the next.
         let at = format!("22T{:02}:{:02}:00.000", (n * 7) % 24, (n * 13) % 60);
-        story.life(&format!("life-{}", n / 40));
+        story.boot(&format!("boot-{}", n / 40));
         match n % 9 {
             0 => story.line(&at, "", "notice", json!({"source": "metadata"})),
             1 => story.line(&at, "a", "resumed", json!({"continued": true})),
@@ -370,7 +370,7 @@ fn a_machine_that_went_while_nobody_was_wanted_cut_nobody_off() {
         "keeper-stopped",
         json!({"reason": "the fleet is down"}),
     );
-    story.life("b");
+    story.boot("b");
     story.line("22T05:00:00.000", "", "keeper-started", json!({}));
     story.line(
         "22T05:00:00.100",

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Doing;
-use super::events::{Fact, Life};
+use super::events::{Fact, Boot};
 use state::JournalEvent;
 use sys::time::Timestamp;
 
@@ -66,7 +66,7 @@ impl Pen {
             self.now = Some((was, why.or(note), from));
             return;
         }
-        // The end of a life, or of a keeper's watch, is not what anything was on the way to.
+        // The end of a boot, or of a keeper's watch, is not what anything was on the way to.
         let is_cut = matches!(doing, None | Some(Doing::Away | Doing::Unwatched));
         if was != Doing::Away && !is_cut && at.since(from) < BLINK {
             // How it ended is why it is started again.
@@ -100,17 +100,17 @@ impl Pen {
     }
 }
 
-/// Draws the lanes of all agents until `until`. `watched`: the last life is the one that is now, and a
+/// Draws the lanes of all agents until `until`. `watched`: the last boot is the one that is now, and a
 /// keeper of it looks on.
-pub(super) fn draw(lives: &[Life], until: Timestamp, watched: bool) -> BTreeMap<String, Lane> {
+pub(super) fn draw(boots: &[Boot], until: Timestamp, watched: bool) -> BTreeMap<String, Lane> {
     let mut pens: BTreeMap<String, Pen> = BTreeMap::new();
-    for (index, life) in lives.iter().enumerate() {
-        draw_life(&mut pens, life, until);
-        let is_last = index + 1 == lives.len();
+    for (index, boot) in boots.iter().enumerate() {
+        draw_boot(&mut pens, boot, until);
+        let is_last = index + 1 == boots.len();
         if is_last && watched {
             continue;
         }
-        // What comes after the last word of a life is not known; that nobody was there at the end of it
+        // What comes after the last word of a boot is not known; that nobody was there at the end of it
         // is, since another one follows.
         let next = if is_last {
             Doing::Unwatched
@@ -118,7 +118,7 @@ pub(super) fn draw(lives: &[Life], until: Timestamp, watched: bool) -> BTreeMap<
             Doing::Away
         };
         for pen in pens.values_mut().filter(|pen| pen.is(Doing::is_up)) {
-            pen.turn(life.last_at.min(until), Some(next), None);
+            pen.turn(boot.last_at.min(until), Some(next), None);
         }
     }
     let close = |(name, mut pen): (String, Pen)| {
@@ -128,8 +128,8 @@ pub(super) fn draw(lives: &[Life], until: Timestamp, watched: bool) -> BTreeMap<
     pens.into_iter().map(close).collect()
 }
 
-fn draw_life(pens: &mut BTreeMap<String, Pen>, life: &Life, until: Timestamp) {
-    for Moment { at, agent, step } in moments(life) {
+fn draw_boot(pens: &mut BTreeMap<String, Pen>, boot: &Boot, until: Timestamp) {
+    for Moment { at, agent, step } in moments(boot) {
         let at = at.min(until);
         let Some(name) = agent else {
             if let Step::Doing(doing, _) = step {
@@ -180,11 +180,11 @@ enum Step {
     Nudged,
 }
 
-/// All of a life in the order of its clock: changes of state are written down some time after they
-/// happened. What was seen between a notice and the word that life goes on is how a save ends its agents.
-fn moments(life: &Life) -> Vec<Moment<'_>> {
+/// All of a boot in the order of its clock: changes of state are written down some time after they
+/// happened. What was seen between a notice and the word that boot goes on is how a save ends its agents.
+fn moments(boot: &Boot) -> Vec<Moment<'_>> {
     let mut all = Vec::new();
-    for fact in &life.facts {
+    for fact in &boot.facts {
         if let JournalEvent::Activity { changes } = &fact.event {
             all.extend(changes.iter().map(|change| Moment {
                 at: change.at,
@@ -205,7 +205,7 @@ fn moments(life: &Life) -> Vec<Moment<'_>> {
     }
     // Stable: of one moment, the journal's order counts.
     all.sort_by_key(|moment| moment.at);
-    let closed = closed(&life.facts);
+    let closed = closed(&boot.facts);
     let ends_it = |moment: &Moment<'_>| {
         let within = closed
             .iter()
@@ -233,7 +233,7 @@ fn of_agent(event: &JournalEvent) -> Option<Step> {
     Some(Step::Doing(Some(doing), note))
 }
 
-/// From each notice until life went on; `None`: it did not.
+/// From each notice until boot went on; `None`: it did not.
 fn closed(facts: &[Fact]) -> Vec<(Timestamp, Option<Timestamp>)> {
     let mut all: Vec<(Timestamp, Option<Timestamp>)> = Vec::new();
     for fact in facts {

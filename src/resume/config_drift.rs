@@ -12,17 +12,17 @@ use state::config::Config;
 use state::layout::DataDir;
 use sys::proc_usage_others;
 
-/// What of an agent's settings its process in this life was not started with, in words; empty where that is
+/// What of an agent's settings its process in this boot was not started with, in words; empty where that is
 /// nothing, where it does not run, and where it cannot be told.
 #[must_use]
 pub fn changes(
     data_dir: &DataDir,
     config: &Config,
     record: &AgentRecord,
-    life: &str,
+    boot_id: &str,
 ) -> Vec<String> {
     let (Some(process), Some(launch), Some(declared)) = (
-        record.live_process(life),
+        record.live_process(boot_id),
         &record.launch,
         config.agents.get(&record.name),
     ) else {

@@ -30,9 +30,9 @@ pub struct LaunchContext<'a> {
     pub data_dir: &'a DataDir,
     /// What is declared.
     pub config: &'a Config,
-    /// The life of the machine.
-    pub life: &'a str,
-    /// The life before.
+    /// The boot.
+    pub boot_id: &'a str,
+    /// The boot before.
     pub history: &'a History,
     /// Our tmux server.
     pub tmux: &'a Tmux,
@@ -63,7 +63,7 @@ pub fn prepare(
     // Whoever holds the session has its file open, so that comes before any repair.
     refuse_second_holder(&context.data_dir.claude(), record)?;
     let readied = workspace::ready(context, record)?;
-    let brought = recover::bring_back(context.data_dir, context.life, record);
+    let brought = recover::bring_back(context.data_dir, context.boot_id, record);
     let brought_back = brought.back.clone();
     let planned = plan(context, record, agent, readied.told.clone(), brought);
     let (plan, mut seeded) = planned.inspect_err(|_| {
@@ -118,7 +118,7 @@ fn gather<'a>(
     Ok(LaunchFacts {
         record,
         prompt: agent.prompt.as_deref(),
-        life: context.life,
+        boot_id: context.boot_id,
         history: context.history,
         cwd,
         program,

@@ -17,9 +17,9 @@ pub(super) struct LaunchFacts<'a> {
     pub record: &'a AgentRecord,
     /// The declared prompt.
     pub prompt: Option<&'a str>,
-    /// The life of the machine.
-    pub life: &'a str,
-    /// The life before.
+    /// The boot.
+    pub boot_id: &'a str,
+    /// The boot before.
     pub history: &'a History,
     /// The absolute path of its workspace.
     pub cwd: PathBuf,

@@ -23,8 +23,8 @@ pub struct LaunchPlan {
     pub cwd: PathBuf,
     /// The program, its arguments and its marker; its cgroup once the tmux server is known.
     pub launch: Launch,
-    /// The life of the machine that it is for.
-    life: String,
+    /// The boot that it is for.
+    boot_id: String,
     /// The arguments that are declared for it.
     pub(super) extra: Vec<String>,
     /// The environment that is declared for it.
@@ -39,7 +39,7 @@ impl LaunchPlan {
     /// Writes the launch into the agent's record, which has to be durable before tmux is asked.
     pub fn remember(&self, record: &mut AgentRecord) {
         record.launch = Some(self.launch.clone());
-        record.life = Some(self.life.clone());
+        record.boot_id = Some(self.boot_id.clone());
         record.process = None;
     }
 }
@@ -148,7 +148,7 @@ pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
             marker: facts.marker,
             cgroup: None,
         },
-        life: facts.life.to_owned(),
+        boot_id: facts.boot_id.to_owned(),
         extra: facts.extra,
         environment: facts.environment,
         set_aside,
@@ -189,7 +189,7 @@ mod tests {
         LaunchFacts {
             record,
             prompt: Some("fix it"),
-            life: "now",
+            boot_id: "now",
             history,
             cwd: "/r/workspaces/a".into(),
             program: "/bin/claude".into(),
@@ -282,7 +282,7 @@ mod tests {
     fn a_cut_turn_is_continued_with_a_note_and_one_that_ended_is_resumed_without_a_word() {
         let history = History::default();
         let mut record = record(true);
-        record.life = Some("now".into());
+        record.boot_id = Some("now".into());
         record.why = Some("killed by SIGKILL".into());
         record.state = AgentState::Backoff;
         let with_tail = |lines: &[&str]| {
@@ -355,13 +355,13 @@ mod tests {
     fn a_launch_that_is_remembered_has_no_process_yet() {
         let history = History::default();
         let mut before = record(true);
-        before.life = Some("before".into());
+        before.boot_id = Some("before".into());
         before.process = sys::process::ProcessId::current().ok();
         let plan = decide(facts(&before, &history, present())).unwrap();
         let mut after = before.clone();
         plan.remember(&mut after);
         assert_eq!(after.launch, Some(plan.launch));
-        assert_eq!((after.life.as_deref(), after.process), (Some("now"), None));
+        assert_eq!((after.boot_id.as_deref(), after.process), (Some("now"), None));
         assert_eq!(after.session_id, before.session_id);
     }
 }

@@ -1,4 +1,4 @@
-//! The restore: what is done when a new life begins. Verify, repair, resume.
+//! The restore: what is done when the next boot begins. Verify, repair, resume.
 
 mod config_drift;
 mod decision;
@@ -40,15 +40,15 @@ pub struct Step {
 
 /// The plan for the agents of a data directory, in the order given. Nothing is changed.
 #[must_use]
-pub fn plan(data_dir: &DataDir, records: &[AgentRecord], life: &str) -> Vec<Step> {
+pub fn plan(data_dir: &DataDir, records: &[AgentRecord], boot_id: &str) -> Vec<Step> {
     records
         .iter()
-        .map(|record| plan_one(data_dir, record, life))
+        .map(|record| plan_one(data_dir, record, boot_id))
         .collect()
 }
 
-fn plan_one(data_dir: &DataDir, record: &AgentRecord, life: &str) -> Step {
-    let (starts, what) = match (record.live_process(life), record.wanted) {
+fn plan_one(data_dir: &DataDir, record: &AgentRecord, boot_id: &str) -> Step {
+    let (starts, what) = match (record.live_process(boot_id), record.wanted) {
         (Some(process), _) => (false, format!("runs already (pid {})", process.pid)),
         (None, Wanted::Stopped) => (false, "stays stopped".to_owned()),
         (None, Wanted::Running) => plan_start(data_dir, record),

@@ -28,11 +28,11 @@ fn asks_at_once(stop: ApiStop, in_a_row: u32, now: Timestamp) -> bool {
 }
 
 /// Why the last process ended.
-fn cause(facts: &LaunchFacts<'_>, same_life: bool) -> Cause {
+fn cause(facts: &LaunchFacts<'_>, same_boot: bool) -> Cause {
     let LaunchFacts {
         record, history, ..
     } = facts;
-    match (&record.why, same_life) {
+    match (&record.why, same_boot) {
         (_, false) if history.noticed_by.as_deref() == Some("metadata") => {
             Cause::Preempted { noticed: true }
         }
@@ -49,8 +49,8 @@ pub(super) fn write(facts: &LaunchFacts<'_>, tail: &TailState) -> Option<Note> {
     let record = facts.record;
     let workspace = facts.workspace.as_deref();
     let brought_back = facts.brought.back.as_slice();
-    let same_life = record.life.as_deref() == Some(facts.life);
-    let noticed_at = facts.history.noticed_at.filter(|_| !same_life);
+    let same_boot = record.boot_id.as_deref() == Some(facts.boot_id);
+    let noticed_at = facts.history.noticed_at.filter(|_| !same_boot);
     // A turn that ended on the news that its tools were killed was cut by us.
     let what = noticed_at.map_or_else(|| tail.tail(), |at| tail.tail_when_stopped(at));
     let last_status = (record.last_seen == Some(AgentState::Idle)).then_some(Status::Idle);
@@ -71,7 +71,7 @@ pub(super) fn write(facts: &LaunchFacts<'_>, tail: &TailState) -> Option<Note> {
     }
     let cut = Cut {
         what: &what,
-        cause: &cause(facts, same_life),
+        cause: &cause(facts, same_boot),
         awaited_permission: record.last_seen == Some(AgentState::Waiting),
         cut_at: noticed_at.or(tail.last_activity()),
         back_at: facts.now,

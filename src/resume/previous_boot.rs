@@ -1,37 +1,37 @@
-//! What the journal says of the life before this one. Pure.
+//! What the journal says of the boot before this one. Pure.
 
 use state::{JournalEntry, JournalEvent, Manifest, since_notice};
 use sys::time::Timestamp;
 
-/// How the last life ended, as far as the journal can tell.
+/// How the last boot ended, as far as the journal can tell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct History {
-    /// This life has had its notice, and nobody has said since that it goes on.
-    pub noticed_in_this_life: bool,
+    /// This boot has had its notice, and nobody has said since that it goes on.
+    pub noticed_in_this_boot: bool,
     /// And its save did not come to its end, such as when the keeper was killed in it.
     pub save_unfinished: bool,
-    /// There was a life before this one.
-    pub had_life: bool,
-    /// When the last life had its notice, if it had one.
+    /// There was a boot before this one.
+    pub had_boot: bool,
+    /// When the last boot had its notice, if it had one.
     pub noticed_at: Option<Timestamp>,
     /// Who gave it: `metadata`, `signal`, `command` or `unit`.
     pub noticed_by: Option<String>,
     /// Whether its save ended with everything safe.
     pub safe: bool,
-    /// The last word of that life.
+    /// The last word of that boot.
     pub last_seen: Option<Timestamp>,
     /// There is no journal, although there was a keeper before this one.
     pub is_lost: bool,
 }
 
 impl History {
-    /// What is known where the journal was lost: that there was a life, which may have ended in any way; and by the last final
+    /// What is known where the journal was lost: that there was a boot, which may have ended in any way; and by the last final
     /// save, whether this one has had its notice.
     #[must_use]
-    pub fn lost(save: Option<&Manifest>, life: &str) -> Self {
+    pub fn lost(save: Option<&Manifest>, boot_id: &str) -> Self {
         Self {
-            noticed_in_this_life: save.is_some_and(|save| save.life == life),
-            had_life: true,
+            noticed_in_this_boot: save.is_some_and(|save| save.boot_id == boot_id),
+            had_boot: true,
             is_lost: true,
             ..Self::default()
         }
@@ -39,25 +39,25 @@ impl History {
 
     /// Reads it from the journal's lines, oldest first.
     #[must_use]
-    pub fn read(lines: &[JournalEntry], life: &str) -> Self {
-        let holds = since_notice(lines, life);
+    pub fn read(lines: &[JournalEntry], boot_id: &str) -> Self {
+        let holds = since_notice(lines, boot_id);
         let is_saved = |line: &JournalEntry| {
-            line.life == life && matches!(line.event, JournalEvent::Saved { .. })
+            line.boot_id == boot_id && matches!(line.event, JournalEvent::Saved { .. })
         };
         let now = Self {
-            noticed_in_this_life: !holds.is_empty(),
+            noticed_in_this_boot: !holds.is_empty(),
             save_unfinished: !holds.is_empty() && !holds.iter().any(is_saved),
             ..Self::default()
         };
-        let Some(last) = lines.iter().rev().find(|line| line.life != life) else {
+        let Some(last) = lines.iter().rev().find(|line| line.boot_id != boot_id) else {
             return now;
         };
-        let held = since_notice(lines, &last.life);
+        let held = since_notice(lines, &last.boot_id);
         let is_safe = |line: &JournalEntry| {
-            line.life == last.life && matches!(line.event, JournalEvent::Safe { clean: true, .. })
+            line.boot_id == last.boot_id && matches!(line.event, JournalEvent::Safe { clean: true, .. })
         };
         Self {
-            had_life: true,
+            had_boot: true,
             noticed_at: held.first().map(|line| line.at),
             noticed_by: held.first().and_then(|line| match &line.event {
                 JournalEvent::Notice { source, .. } => Some(source.clone()),
@@ -74,39 +74,39 @@ impl History {
 mod tests {
     use super::*;
 
-    fn line(seq: u64, life: &str, event: &str, clean: bool) -> JournalEntry {
+    fn line(seq: u64, boot_id: &str, event: &str, clean: bool) -> JournalEntry {
         let line = serde_json::json!({
             "version": 1, "seq": seq, "at": format!("2026-11-22T03:00:0{seq}.000Z"), "data_dir_id": "r",
-            "epoch": 1, "life": life, "event": event, "clean": clean, "save": "1", "after_ms": 1,
+            "epoch": 1, "boot_id": boot_id, "event": event, "clean": clean, "save": "1", "after_ms": 1,
             "source": "metadata", "reason": "x",
         });
         JournalEntry::parse(&line.to_string()).unwrap()
     }
 
     #[test]
-    fn a_life_that_had_its_notice_is_closed_until_it_is_said_to_go_on() {
+    fn a_boot_that_had_its_notice_is_closed_until_it_is_said_to_go_on() {
         let mut lines = vec![
             line(1, "a", "keeper-started", false),
             line(2, "a", "notice", false),
         ];
-        assert!(History::read(&lines, "a").noticed_in_this_life);
-        assert!(!History::read(&lines, "b").noticed_in_this_life);
+        assert!(History::read(&lines, "a").noticed_in_this_boot);
+        assert!(!History::read(&lines, "b").noticed_in_this_boot);
         assert!(History::read(&lines, "a").save_unfinished);
         lines.push(line(3, "a", "saved", false));
         assert!(!History::read(&lines, "a").save_unfinished);
         lines.push(line(3, "a", "survived", false));
-        assert!(!History::read(&lines, "a").noticed_in_this_life);
+        assert!(!History::read(&lines, "a").noticed_in_this_boot);
         lines.push(line(4, "a", "notice", false));
-        assert!(History::read(&lines, "a").noticed_in_this_life);
+        assert!(History::read(&lines, "a").noticed_in_this_boot);
     }
 
     #[test]
-    fn a_life_is_safe_only_if_its_last_notice_led_there() {
+    fn a_boot_is_safe_only_if_its_last_notice_led_there() {
         let mut lines = vec![line(1, "a", "notice", false), line(2, "a", "safe", true)];
         assert!(History::read(&lines, "b").safe);
         lines.push(line(3, "a", "survived", false));
         let history = History::read(&lines, "b");
-        assert!(!history.safe && history.noticed_at.is_none() && history.had_life);
+        assert!(!history.safe && history.noticed_at.is_none() && history.had_boot);
         assert_eq!(History::read(&[], "b"), History::default());
     }
 }

@@ -87,7 +87,7 @@ fn shrunk(data_dir: &DataDir, record: &AgentRecord, path: &Path) -> Option<u64> 
 /// Brings back what is lost of an agent's transcript, as far as a backup has it. What was brought back for it since
 /// its last start, as by root, is told here too.
 #[must_use]
-pub fn bring_back(data_dir: &DataDir, life: &str, record: &AgentRecord) -> Brought {
+pub fn bring_back(data_dir: &DataDir, boot_id: &str, record: &AgentRecord) -> Brought {
     let mut brought = Brought::default();
     let mended = mended(data_dir, &record.name);
     if let Ok(text) = fs::read_to_string(&mended) {
@@ -98,7 +98,7 @@ pub fn bring_back(data_dir: &DataDir, life: &str, record: &AgentRecord) -> Broug
         if matches!(loss, Loss::Workspace(_)) {
             continue; // Its checkpoints come first: see `workspace.rs`.
         }
-        match from_backups(data_dir, life, &loss) {
+        match from_backups(data_dir, boot_id, &loss) {
             Ok(Some(words)) => brought.back.push(words),
             Ok(None) => {}
             Err(error) => brought.failures.push(with_hint(&error)),
@@ -153,13 +153,13 @@ pub fn may_have_checkpoint(data_dir: &DataDir, config: &Config, record: &AgentRe
 ///
 /// # Errors
 /// The backups cannot be read, as where they are root's.
-pub fn from_backups(data_dir: &DataDir, life: &str, loss: &Loss) -> Result<Option<String>> {
+pub fn from_backups(data_dir: &DataDir, boot_id: &str, loss: &Loss) -> Result<Option<String>> {
     let settings = Settings::load(data_dir)?;
     let was_never_made = settings.ensure_mine().is_ok() && !settings.has_repository();
     if was_never_made {
         return Ok(None);
     }
-    let stop = Stop::never().or_at_the_notice(data_dir, life);
+    let stop = Stop::never().or_at_the_notice(data_dir, boot_id);
     let brought = match loss {
         Loss::Transcript { session_id, left } => {
             recover::transcript(&settings, session_id, *left, &stop)?

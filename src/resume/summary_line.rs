@@ -15,14 +15,14 @@ const NEWS: Duration = Duration::from_secs(24 * 3_600);
 /// So many agents that are not back are named.
 const NAMED: usize = 3;
 
-/// The line for the life that is now; `None` where there is nothing to tell: the first life, one that
+/// The line for the boot that is now; `None` where there is nothing to tell: the first boot, one that
 /// began a day ago, one in which no keeper has begun yet.
 #[must_use]
-pub fn homecoming(lines: &[JournalEntry], life: &str, now: Timestamp) -> Option<String> {
+pub fn homecoming(lines: &[JournalEntry], boot_id: &str, now: Timestamp) -> Option<String> {
     let is_restore = |entry: &JournalEntry| matches!(entry.event, JournalEvent::Restore { .. });
     let began = lines
         .iter()
-        .position(|entry| entry.life == life && is_restore(entry))?;
+        .position(|entry| entry.boot_id == boot_id && is_restore(entry))?;
     let restore = &lines[began];
     let JournalEvent::Restore {
         names, short, torn, ..
@@ -33,7 +33,7 @@ pub fn homecoming(lines: &[JournalEntry], life: &str, now: Timestamp) -> Option<
     if now.since(restore.at) > NEWS {
         return None;
     }
-    let history = History::read(&lines[..=began], life);
+    let history = History::read(&lines[..=began], boot_id);
     let went = match (history.noticed_at, history.noticed_by.as_deref()) {
         (Some(at), Some("metadata")) => format!("preempted {}", moment(at, now)),
         (Some(at), _) => format!("shut down {}", moment(at, now)),
@@ -42,7 +42,7 @@ pub fn homecoming(lines: &[JournalEntry], life: &str, now: Timestamp) -> Option<
     let back = moment(restore.at, now);
     let since: Vec<&JournalEntry> = lines[began..]
         .iter()
-        .filter(|line| line.life == life)
+        .filter(|line| line.boot_id == boot_id)
         .collect();
     let parts = [
         agents(names, &since),
@@ -132,10 +132,10 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn line(minute: u32, life: &str, event: &str, more: Value) -> JournalEntry {
+    fn line(minute: u32, boot_id: &str, event: &str, more: Value) -> JournalEntry {
         let mut line = json!({
             "version": 1, "seq": 1, "at": format!("2026-11-22T03:{minute:02}:00.000Z"), "data_dir_id": "r",
-            "epoch": 1, "life": life, "event": event, "pid": 1, "new_life": true, "last_end": "safe",
+            "epoch": 1, "boot_id": boot_id, "event": event, "pid": 1, "new_boot": true, "last_end": "safe",
             "deadline_ms": 25_000, "save": "1", "after_ms": 1, "agents": 2, "unclean": false, "session_id": "s",
         });
         for (key, value) in more.as_object().unwrap() {
@@ -144,7 +144,7 @@ mod tests {
         JournalEntry::parse(&line.to_string()).unwrap()
     }
 
-    /// A life with a notice of this source, saved, then one with two agents to bring back.
+    /// A boot with a notice of this source, saved, then one with two agents to bring back.
     fn story(source: &str, short: &[&str], torn: &[&str]) -> Vec<JournalEntry> {
         vec![
             line(10, "a", "keeper-started", json!({})),

@@ -1,4 +1,4 @@
-//! What is left of the words of the last life, looked at before anything is started: the one moment
+//! What is left of the words of the last boot, looked at before anything is started: the one moment
 //! at which it can be told from what is said afterwards.
 
 use std::fs;
@@ -19,7 +19,7 @@ pub struct Account {
     pub torn: Vec<String>,
 }
 
-/// Looks at the transcript of each agent. `save` is the final one of the last life, if there was one:
+/// Looks at the transcript of each agent. `save` is the final one of the last boot, if there was one:
 /// its word on what was durable is newer than the record's.
 #[must_use]
 pub fn account(data_dir: &DataDir, records: &[AgentRecord], save: Option<&Manifest>) -> Account {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_only_the_save_has_seen_are_known_in_the_next_life() {
+    fn words_that_only_the_save_has_seen_are_known_in_the_next_boot() {
         let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
         let mut save = Manifest::begin(
             "s".into(),

@@ -28,7 +28,7 @@ pub(super) struct Readied {
     pub told: Option<String>,
 }
 
-/// Looks a workspace over: one that is gone is made anew from its newest checkpoint, and after a life
+/// Looks a workspace over: one that is gone is made anew from its newest checkpoint, and after a boot
 /// that ended without *safe*, what the cut left torn is mended.
 ///
 /// # Errors
@@ -125,7 +125,7 @@ fn from_backup(
     why: &str,
 ) -> Result<Readied, String> {
     let loss = Loss::Workspace(context.data_dir.relative(&place.workspace));
-    match recover::from_backups(context.data_dir, context.life, &loss) {
+    match recover::from_backups(context.data_dir, context.boot_id, &loss) {
         Ok(Some(words)) => Ok(Readied {
             told: Some(format!(
                 "Your{}; {words}: what was changed after that is not there.",
@@ -138,16 +138,16 @@ fn from_backup(
     }
 }
 
-/// After a life that ended without *safe*, a repository is looked over before the first start of the next one.
+/// After a boot that ended without *safe*, a repository is looked over before the first start of the next one.
 fn after_cut(
     context: &LaunchContext<'_>,
     record: &AgentRecord,
     place: &CheckpointTarget,
     deadline: Deadline,
 ) -> Readied {
-    let is_first_of_life = record.life.as_deref() != Some(context.life);
-    let is_unclean = context.history.had_life && !context.history.safe;
-    match is_unclean && is_first_of_life {
+    let is_first_of_boot = record.boot_id.as_deref() != Some(context.boot_id);
+    let is_unclean = context.history.had_boot && !context.history.safe;
+    match is_unclean && is_first_of_boot {
         true => mend(context, place, deadline),
         false => Readied::default(),
     }

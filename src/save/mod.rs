@@ -49,8 +49,8 @@ pub struct Save<'a> {
     pub data_dir_id: &'a str,
     /// The keeper's epoch.
     pub epoch: u64,
-    /// The life of the machine.
-    pub life: &'a str,
+    /// The boot.
+    pub boot_id: &'a str,
     /// The journal; none where it cannot be opened, which stops no save.
     pub journal: Option<Note>,
     /// Every agent, running or not.
@@ -58,7 +58,7 @@ pub struct Save<'a> {
 }
 
 impl Save<'_> {
-    /// The end of a life: ends every agent and makes everything durable before the deadline.
+    /// The end of a boot: ends every agent and makes everything durable before the deadline.
     /// That the notice has come is in the journal already.
     ///
     /// It always comes to its end. What did not work is in the manifest, and what could be made
@@ -92,7 +92,7 @@ impl Save<'_> {
         manifest
     }
 
-    /// A save in the middle of life: everything durable now, and the agents go on.
+    /// A save while the agents go on: everything durable now, and the agents go on.
     #[must_use]
     pub fn run_in_passing(self, deadline: Deadline) -> Manifest {
         let began = Instant::now();
@@ -125,7 +125,7 @@ impl Save<'_> {
             new_save_id(last_save_id(&self.data_dir.saves()).as_deref()),
             self.data_dir_id.to_owned(),
             self.epoch,
-            self.life.to_owned(),
+            self.boot_id.to_owned(),
             source,
             is_final,
         )

@@ -84,7 +84,7 @@ pub enum Step {
     Link(Link, State),
     /// `/workspaces`.
     Workspaces(Link, State),
-    /// A longer life for transcripts.
+    /// A longer boot for transcripts.
     Retain,
     /// The units.
     Units(usize),

@@ -61,7 +61,7 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
                     if place.has_systemd() {
                         install::reload()?;
                     }
-                    // The save of the shutdown has run, so this counts as the end of a life.
+                    // The save of the shutdown has run, so this counts as the end of a boot.
                     Ok(vec![
                         "until the next boot nothing starts in this data directory, unless you say: spotkeep restore".into(),
                     ])

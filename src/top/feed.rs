@@ -238,11 +238,11 @@ impl Eyes {
         }
     }
 
-    /// The save that this life's notice led to, once it has written something down.
+    /// The save that this boot's notice led to, once it has written something down.
     fn save(&self) -> Option<Manifest> {
         self.status.notice.as_ref()?;
         let save = state::latest_manifest(&self.data_dir.saves()).ok()??;
-        (save.life == self.status.life).then_some(save)
+        (save.boot_id == self.status.boot_id).then_some(save)
     }
 }
 

@@ -16,7 +16,7 @@ pub struct Row<'a> {
     pub glance: Option<&'a Glance>,
     /// What it takes.
     pub load: Option<Load>,
-    /// What the save under way, or the one of this life, did for it.
+    /// What the save under way, or the one of this boot, did for it.
     pub saved: Option<&'a AgentSaved>,
     now: Timestamp,
 }

@@ -21,7 +21,7 @@ pub struct World {
     pub loads: BTreeMap<AgentName, Load>,
     /// The newest lines of the journal, oldest first.
     pub journal: Vec<JournalEntry>,
-    /// The save of this life, as far as it has come.
+    /// The save of this boot, as far as it has come.
     pub save: Option<Manifest>,
     /// The disk of the data directory.
     pub disk: Option<Space>,

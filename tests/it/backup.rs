@@ -378,7 +378,7 @@ fn kill_at(lab: &Lab, args: &[&str], verb: &str, mut before: impl FnMut(u64)) {
     let (wanted, mut hits) = (rounds(), 0);
     for _ in 0..wanted * 10 {
         let (mut child, at_work) = begin();
-        // The moment comes from outside, as it does in life.
+        // The moment comes from outside, as it does in boot.
         std::thread::sleep(span * (2 * hits + 1) / (2 * wanted));
         let was_at_it = at_work.is_some() && restic_at(lab, verb).is_some();
         kill_all(lab, &mut child);
@@ -832,14 +832,14 @@ fn a_backup_ends_cleanly_when_the_notice_comes() {
     let err = String::from_utf8_lossy(&said.stderr);
     assert!(err.contains("has had its notice"), "{err}");
     assert!(ended.exists(), "restic was not asked to end");
-    // In this life none is begun any more; that is no trouble, and the next life makes one.
+    // In this boot none is begun any more; that is no trouble, and the next boot makes one.
     lab.run(&["backup", "now", "--scheduled"]).sound();
     assert_eq!(ids(&lab), before);
     assert_eq!(
         lab.run(&["status", "--json"]).json()["trouble"],
         Value::Array(Vec::new())
     );
-    lab.new_life();
+    lab.next_boot();
     lab.run(&["backup", "now"]).ok();
     assert_eq!(ids(&lab).len(), before.len() + 1);
 }

@@ -24,7 +24,7 @@ fn keep(lab: &Lab) {
         lab.record("a")["transcript"].is_object().then_some(())
     });
     keeper.let_go();
-    lab.new_life();
+    lab.next_boot();
     lab.run(&["backup", "now"]).ok();
 }
 
@@ -145,7 +145,7 @@ fn a_transcript_that_no_backup_has_is_refused_as_ever_and_never_begun_anew() {
         lab.record("a")["transcript"].is_object().then_some(())
     });
     keeper.let_go();
-    lab.new_life();
+    lab.next_boot();
     fs::remove_dir_all(lab.file(".claude/projects")).unwrap();
     let _keeper = lab.keeper();
     let agent = lab.wait_state("a", "failed");

@@ -23,7 +23,7 @@ fn real_claude_is_cut_in_a_tool_by_the_power_button_and_goes_on_after_the_boot()
             "{text}"
         );
 
-        room.model.new_life();
+        room.model.next_boot();
         machine.boot(Some(&disk));
         machine.until_model("a has ended its turn", |ledger| {
             ledger.agents["a"].turns_ended > 0

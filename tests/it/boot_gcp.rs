@@ -59,7 +59,7 @@ impl Cloud for Group<'_> {
         let mut machine = self.machine.lock().unwrap();
         if call.command().contains("simulate-maintenance-event") {
             machine.power_off();
-            self.room.model.new_life();
+            self.room.model.next_boot();
             *machine = vm(self.room, self.disk);
             return Ok(String::new());
         }

@@ -138,9 +138,9 @@ fn the_log_has_fields(machine: &Machine<'_>) {
     assert_eq!(started["_SYSTEMD_UNIT"], "spotkeep.service");
     let keeper = entries("SPOTKEEP_EVENT=keeper-started");
     let newest = keeper.last().unwrap_or_else(|| panic!("{of_agent:?}"));
-    let life = newest["SPOTKEEP_LIFE"].as_str().unwrap_or_default();
-    assert!(life.len() > 30, "{newest}");
-    assert_eq!(started["SPOTKEEP_LIFE"], life);
+    let boot_id = newest["SPOTKEEP_BOOT_ID"].as_str().unwrap_or_default();
+    assert!(boot_id.len() > 30, "{newest}");
+    assert_eq!(started["SPOTKEEP_BOOT_ID"], boot_id);
 }
 
 #[test]

@@ -111,14 +111,14 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
 
         // Without any further help, after a power cut.
         machine.cut();
-        room.model.new_life();
+        room.model.next_boot();
         machine.boot(Some(&disk));
         machine.until("a has gone on", || {
             (machine.agent("a")["state"] == "idle").then_some(())
         });
         assert_eq!(machine.agent("a")["session_id"], session);
         machine.power_off();
-        room.model.new_life();
+        room.model.next_boot();
 
         // A new boot disk that knows nothing, and the start-up script that was printed.
         let mut new = Machine::new(room);
@@ -153,7 +153,7 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
         );
         let back = new.run(SETUP).ok();
         assert!(!back.out.contains("format"), "{back:?}");
-        // To end the units was to end this life.
+        // To end the units was to end this boot.
         new.spotkeep("restore").ok();
         assert_eq!(new.wait_state("a", "idle")["session_id"], session);
     });

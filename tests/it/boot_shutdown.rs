@@ -63,7 +63,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
         );
         assert!(text.contains("Unmounted mnt-persist.mount"), "{text}");
 
-        room.model.new_life();
+        room.model.next_boot();
         machine.boot(Some(&disk));
         machine.until("a has gone on", || {
             (machine.agent("a")["state"] == "idle").then_some(())
@@ -79,7 +79,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
             machine.wait_state(name, "idle");
         }
         let after = machine.status();
-        assert_ne!(after["life"], before["life"]);
+        assert_ne!(after["boot_id"], before["boot_id"]);
         assert_ne!(after["last_save"]["id"], before["last_save"]["id"]);
         assert_eq!(after["last_save"]["clean"], true, "{after}");
         assert_eq!(machine.agent("a")["session_id"], session);
@@ -109,7 +109,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
             assert_eq!(text.matches("ended by itself").count(), agents, "{text}");
             let saved = journal.stopped("spotkeep-save.service");
             assert!(saved <= journal.stopping("spotkeep-tmux.service"), "{text}");
-            room.model.new_life();
+            room.model.next_boot();
             machine.boot(Some(&disk));
         }
         machine.wait_state("a", "idle");
@@ -119,7 +119,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
         // The machine goes before the save unit has started, such as in the middle of its boot.
         machine.run("systemctl disable spotkeep-save").ok();
         machine.cut();
-        room.model.new_life();
+        room.model.next_boot();
         machine.boot(Some(&disk));
         machine.wait_state("a", "idle");
         machine.wait_state("b", "idle");
@@ -153,7 +153,7 @@ fn without_its_disk_nothing_starts_and_the_boot_goes_on_and_another_machine_take
         first.power_off();
 
         // A new boot disk, and the old data.
-        room.model.new_life();
+        room.model.next_boot();
         let mut second = Machine::new(room);
         second.boot(Some(&disk));
         second.set_up("");
@@ -191,7 +191,7 @@ fn sixteen_agents_in_a_tool_are_safe_when_the_power_button_was_pressed() {
         let took = journal.stopped("spotkeep-save.service") - journal.shutdown_began();
         eprintln!("figure: shutdown request to the save's end, 16 agents: {took:?}");
 
-        room.model.new_life();
+        room.model.next_boot();
         machine.boot(Some(&disk));
         machine.until("all have gone on", || {
             let status = machine.status();

@@ -1,4 +1,4 @@
-//! Checkpoints in the life of a fleet.
+//! Checkpoints of a fleet.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -230,7 +230,7 @@ fn what_a_cut_left_torn_is_mended_before_the_agent_starts() {
     let _keeper = lab.keeper();
     lab.wait_open("a");
     lab.run(&["checkpoint", "now", "a"]).ok();
-    lab.new_life();
+    lab.next_boot();
     let before = lab.picture("a");
     let dot_git = lab.workspace("a").join(".git");
     // As a cut leaves them: the staged file's object empty, the branch's file empty, a lock of nobody.
@@ -277,7 +277,7 @@ fn after_a_clean_end_nobodys_lock_is_touched() {
     let _keeper = lab.keeper();
     lab.wait_done("a");
     lab.run(&["save", "--final"]).ok();
-    lab.new_life();
+    lab.next_boot();
     let lock = lab.workspace("a").join(".git/index.lock");
     fs::write(&lock, "").unwrap();
     let _keeper = lab.keeper();
@@ -295,7 +295,7 @@ fn a_worktree_that_is_gone_is_made_anew_from_its_newest_checkpoint_and_the_agent
     lab.wait_checkpoint("a", "turn-ended");
     let before = lab.picture("a");
     assert!(before.0.contains("untracked-by-agent.txt"));
-    lab.new_life();
+    lab.next_boot();
     fs::remove_dir_all(lab.workspace("a")).unwrap();
     let _keeper = lab.keeper();
     lab.wait_up("a", 2);
@@ -324,7 +324,7 @@ fn what_was_repaired_for_a_start_that_is_refused_is_told_by_the_next() {
     lab.wait_done("a");
     lab.wait_checkpoint("a", "turn-ended");
     keeper.let_go();
-    lab.new_life();
+    lab.next_boot();
     fs::remove_dir_all(lab.workspace("a")).unwrap();
     // As on a new machine that lacks it.
     let (claude, away) = (lab.dir.join("bin/claude"), lab.dir.join("bin/away"));
@@ -360,7 +360,7 @@ fn a_worktree_that_was_emptied_or_became_a_file_is_made_anew_too() {
         lab.wait_done(name);
         lab.wait_checkpoint(name, "turn-ended");
     }
-    lab.new_life();
+    lab.next_boot();
     for name in ["a", "b"] {
         fs::remove_dir_all(lab.workspace(name)).unwrap();
     }
@@ -387,7 +387,7 @@ fn a_clone_that_is_gone_with_its_repository_is_not_invented() {
     let _keeper = lab.keeper();
     lab.wait_done("a");
     lab.wait_checkpoint("a", "turn-ended");
-    lab.new_life();
+    lab.next_boot();
     fs::remove_dir_all(lab.workspace("a")).unwrap();
     let _keeper = lab.keeper();
     let agent = lab.wait_state("a", "failed");

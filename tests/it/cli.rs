@@ -136,7 +136,7 @@ fn the_json_of_status_has_every_field_of_its_contract() {
             "data_dir",
             "data_dir_id",
             "epoch",
-            "life",
+            "boot_id",
             "keeper",
             "notice",
             "last_save",

@@ -237,7 +237,7 @@ fn crash_in_save(at: &str) {
     keeper.signal(Signal::Term);
     has_crashed(&lab, keeper, at);
 
-    // The same life: the save is brought to its end, and nothing is started.
+    // The same boot: the save is brought to its end, and nothing is started.
     let keeper = lab.keeper();
     lab.wait_event("", "saved", 1);
     assert!(
@@ -249,7 +249,7 @@ fn crash_in_save(at: &str) {
         (lab.status()["last_save"]["clean"] == true).then_some(())
     });
     keeper.let_go();
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     promised.holds(&lab, at);
     assert_eq!(
@@ -260,7 +260,7 @@ fn crash_in_save(at: &str) {
 }
 
 #[test]
-fn a_crash_at_any_point_of_a_save_is_made_good_in_this_life_and_in_the_next() {
+fn a_crash_at_any_point_of_a_save_is_made_good_in_this_boot_and_in_the_next() {
     points("save").into_iter().for_each(crash_in_save);
 }
 
@@ -280,7 +280,7 @@ fn a_power_cut_at_any_point_of_a_save_loses_nothing_that_was_durable() {
         keeper.signal(Signal::Term);
         has_crashed(&lab, keeper, at);
         cut_power(&lab.data_dir()).unwrap();
-        lab.new_life();
+        lab.next_boot();
         said(Command::new("umount").arg(lab.data_dir())).ok();
         mount(&image, &lab.data_dir());
         let _keeper = lab.keeper();
@@ -288,7 +288,7 @@ fn a_power_cut_at_any_point_of_a_save_loses_nothing_that_was_durable() {
     }
 }
 
-/// In the first look at a life that ended without a notice.
+/// In the first look at a boot that ended without a notice.
 #[test]
 fn a_crash_at_any_point_of_a_restore_is_made_good_by_the_next_keeper() {
     for at in points("restore") {
@@ -297,7 +297,7 @@ fn a_crash_at_any_point_of_a_restore_is_made_good_by_the_next_keeper() {
         let keeper = lab.keeper();
         let promised = Promised::of(&lab);
         keeper.kill();
-        lab.new_life();
+        lab.next_boot();
         crash_at_start(&lab, at);
         let _keeper = lab.keeper();
         promised.holds(&lab, at);
@@ -316,7 +316,7 @@ fn a_crash_while_any_file_is_replaced_or_any_line_is_written_leaves_them_whole()
             let promised = Promised::of(&lab);
             lab.run(&["save", "--final"]).ok();
             keeper.let_go();
-            lab.new_life();
+            lab.next_boot();
             crash_at_start(&lab, &at);
             let _keeper = lab.keeper();
             promised.holds(&lab, &at);
@@ -478,7 +478,7 @@ fn a_crash_while_a_transcript_is_brought_back_is_made_good_by_the_next_try() {
         lab.record("a")["transcript"].is_object().then_some(())
     });
     keeper.let_go();
-    lab.new_life();
+    lab.next_boot();
     lab.run(&["backup", "now"]).ok();
     let path = lab.transcript("a");
     let words = fs::read(&path).unwrap();

@@ -56,7 +56,7 @@ fn two_hundred_agents_are_started_saved_and_resumed_by_one_keeper() {
     );
     eprintln!("{AGENTS} agents: {}", save["stages"]);
     keeper.let_go();
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     all_are_up(&lab, told);
     assert_eq!(self::sessions(&lab), sessions);

@@ -36,7 +36,7 @@ fn garbage(path: &Path) {
 }
 
 /// A fleet of two that said something, was saved, and has no process left.
-fn after_a_life() -> Lab {
+fn after_a_boot() -> Lab {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     lab.declare("b", "tool", "");
@@ -45,7 +45,7 @@ fn after_a_life() -> Lab {
     lab.wait_open("b");
     lab.run(&["save", "--final"]).ok();
     keeper.let_go();
-    lab.new_life();
+    lab.next_boot();
     lab
 }
 
@@ -73,7 +73,7 @@ fn ask_everything(lab: &Lab) -> String {
 #[test]
 fn a_damaged_record_is_named_left_alone_and_stops_its_agent_only() {
     for (what, harm) in HARMS {
-        let lab = after_a_life();
+        let lab = after_a_boot();
         let path = lab.record_path("a");
         let whole = fs::read(&path).unwrap();
         harm(&path);
@@ -112,7 +112,7 @@ fn a_damaged_record_is_named_left_alone_and_stops_its_agent_only() {
 #[test]
 fn a_damaged_root_json_stops_every_verb_with_its_name_and_a_hint() {
     for (what, harm) in HARMS {
-        let lab = after_a_life();
+        let lab = after_a_boot();
         let path = lab.file("session-state/root.json");
         let whole = fs::read(&path).unwrap();
         harm(&path);
@@ -147,7 +147,7 @@ fn a_torn_journal_is_read_past_its_damage_and_goes_on() {
         b"\xff\xfe\n",
         b"\n\n\n",
     ] {
-        let lab = after_a_life();
+        let lab = after_a_boot();
         let path = lab.file("session-state/journal.jsonl");
         let mut bytes = fs::read(&path).unwrap();
         let lines = lab.journal().len();
@@ -158,7 +158,7 @@ fn a_torn_journal_is_read_past_its_damage_and_goes_on() {
         let told = said.contains("journal.jsonl cannot be read and are passed over");
         assert_eq!(told, is_damage, "{tail:?}: {said}");
         let _keeper = lab.keeper();
-        // The life before had its save: that was read past the damage.
+        // The boot before had its save: that was read past the damage.
         let started = lab
             .journal()
             .into_iter()
@@ -178,7 +178,7 @@ fn a_torn_journal_is_read_past_its_damage_and_goes_on() {
 #[test]
 fn a_journal_that_is_gone_or_all_garbage_costs_history_and_no_agent() {
     for harm in [nul as Harm, garbage, |path| fs::remove_file(path).unwrap()] {
-        let lab = after_a_life();
+        let lab = after_a_boot();
         harm(&lab.file("session-state/journal.jsonl"));
         ask_everything(&lab);
         let _keeper = lab.keeper();
@@ -197,7 +197,7 @@ fn a_journal_that_is_gone_or_all_garbage_costs_history_and_no_agent() {
 #[test]
 fn a_torn_claude_json_is_kept_aside_and_rebuilt_before_the_start() {
     for (what, harm) in HARMS {
-        let lab = after_a_life();
+        let lab = after_a_boot();
         let path = lab.file(".claude/.claude.json");
         let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         config["mine"] = Value::from("precious");
@@ -207,7 +207,7 @@ fn a_torn_claude_json_is_kept_aside_and_rebuilt_before_the_start() {
         lab.wait_up("a", 2);
         lab.wait_done("b");
         keeper.let_go();
-        lab.new_life();
+        lab.next_boot();
         harm(&path);
         let damaged = fs::read(&path).unwrap();
         ask_everything(&lab);
@@ -248,7 +248,7 @@ fn a_torn_claude_json_is_kept_aside_and_rebuilt_before_the_start() {
 #[test]
 fn a_damaged_manifest_is_passed_over() {
     for (what, harm) in HARMS {
-        let lab = after_a_life();
+        let lab = after_a_boot();
         let entry = fs::read_dir(lab.file("session-state/saves"))
             .unwrap()
             .next()
@@ -270,7 +270,7 @@ fn a_damaged_manifest_is_passed_over() {
 #[test]
 fn a_lock_file_that_holds_garbage_locks_nobody_out() {
     for (what, harm) in HARMS {
-        let lab = after_a_life();
+        let lab = after_a_boot();
         harm(&lab.file("session-state/lock"));
         ask_everything(&lab);
         let keeper = lab.keeper();
@@ -302,7 +302,7 @@ fn a_keeper_whose_lock_file_was_overwritten_still_keeps_others_out() {
 
 #[test]
 fn what_a_newer_version_wrote_survives_being_rewritten() {
-    let lab = after_a_life();
+    let lab = after_a_boot();
     let mut record = lab.record("a");
     record["colour"] = serde_json::json!({"of": ["the", "future"]});
     record["state"] = Value::from("dreaming");
@@ -328,7 +328,7 @@ fn what_a_newer_version_wrote_survives_being_rewritten() {
 
 #[test]
 fn files_that_are_gone_are_made_again_or_named() {
-    let lab = after_a_life();
+    let lab = after_a_boot();
     fs::remove_dir_all(lab.file("session-state/saves")).unwrap();
     fs::remove_dir_all(lab.file("session-state/notes")).unwrap();
     fs::remove_file(lab.file("session-state/lock")).unwrap();

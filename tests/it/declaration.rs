@@ -71,7 +71,7 @@ fn a_fleet_comes_back_on_the_last_good_file_where_it_was_edited_wrongly() {
     lab.wait_done("a");
     let session = lab.session_of("a");
     drop(keeper);
-    lab.new_life();
+    lab.next_boot();
     lab.write_config(&wrong);
     let _keeper = lab.keeper();
     lab.wait_up("a", 2);
@@ -151,7 +151,7 @@ fn a_keeper_that_finds_no_declaration_goes_on_with_the_last_good_one() {
     assert!(process.is_alive());
     fs::write(&copy, kept).unwrap();
 
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     lab.wait_up("a", 2);
     assert_eq!(lab.session_of("a"), session);

@@ -157,7 +157,7 @@ fn a_save_on_a_full_disk_ends_the_agents_and_keeps_their_words() {
     assert_nothing_torn(&lab);
     lab.assert_nothing_lost("a");
     drop(keeper);
-    lab.new_life();
+    lab.next_boot();
     // A keeper on a disk that is full says why it cannot keep.
     let run = lab.run(&["run"]);
     assert!(

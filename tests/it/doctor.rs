@@ -507,7 +507,7 @@ const CASES: [Case; 50] = [
     ("clock", Sort::Wrong, "timedatectl", |vm| {
         let line = serde_json::json!({
             "version": 1, "seq": 1, "at": "2096-01-01T00:00:00.000Z", "data_dir_id": "r", "epoch": 1,
-            "life": "l", "event": "safe",
+            "boot_id": "l", "event": "safe",
         });
         fs::write(
             vm.lab.file("session-state/journal.jsonl"),
@@ -809,11 +809,11 @@ fn whoever_logs_in_after_a_preemption_reads_how_it_went_and_nobody_else_reads_an
     let keeper = lab.keeper();
     lab.wait_open("a");
     lab.wait_done("b");
-    assert_eq!(line(&lab), "", "the first life");
+    assert_eq!(line(&lab), "", "the first boot");
     lab.metadata().preempt();
     lab.wait_event("", "saved", 1);
     drop(keeper);
-    lab.new_life();
+    lab.next_boot();
     lab.leave_the_cloud();
     assert_eq!(line(&lab), "", "no keeper has begun yet");
     let _keeper = lab.keeper();

@@ -19,7 +19,7 @@ use crate::matrix::Run;
 const LEFT: std::ops::Range<u64> = 0..14;
 
 #[test]
-fn a_disk_that_fills_up_at_any_write_of_a_life_costs_no_session_and_no_word() {
+fn a_disk_that_fills_up_at_any_write_of_a_boot_costs_no_session_and_no_word() {
     let test = "a_disk_that_fills_up_at_any_write_of_a_life_costs_no_session_and_no_word";
     let Some(lab) = on_a_small_disk(test) else {
         return;
@@ -31,7 +31,7 @@ fn a_disk_that_fills_up_at_any_write_of_a_life_costs_no_session_and_no_word() {
     keeper.let_go();
     let mut refused = 0;
     for pages in LEFT {
-        lab.new_life();
+        lab.next_boot();
         let ballast = fill(&lab.data_dir());
         let file = fs::OpenOptions::new().write(true).open(&ballast).unwrap();
         file.set_len(file.metadata().unwrap().len() - pages * 4096)
@@ -51,7 +51,7 @@ fn a_disk_that_fills_up_at_any_write_of_a_life_costs_no_session_and_no_word() {
         log.contains("No space left") && !log.contains("panicked"),
         "{log}"
     );
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     lab.wait_state("a", "idle");
     assert_eq!((lab.session_of("a"), lab.transcripts().len()), (session, 1));
@@ -89,7 +89,7 @@ fn a_disk_that_fails_under_a_fleet_is_told_and_all_comes_back_once_it_works() {
     keeper.signal(Signal::Term);
     assert_eq!(keeper.end().code(), Some(0));
     assert!(!process.is_alive());
-    lab.new_life();
+    lab.next_boot();
     said(Command::new("umount").arg(lab.data_dir())).ok();
     mount(&image, &lab.data_dir());
     let _keeper = lab.keeper();
@@ -186,9 +186,9 @@ fn a_save_on_a_slow_disk_makes_words_durable_before_anything_else() {
     lab.assert_nothing_lost("b");
 }
 
-/// As if the clock had been set back or forward by ten years between two lives, and again in the next.
+/// As if the clock had been set back or forward by ten years between two boots, and again in the next.
 #[test]
-fn a_clock_that_jumps_by_years_between_two_lives_changes_nothing() {
+fn a_clock_that_jumps_by_years_between_two_boots_changes_nothing() {
     for (year, month) in [("2036", "01"), ("2006", "01")] {
         let lab = Lab::new();
         lab.declare("a", "idle", "");
@@ -199,7 +199,7 @@ fn a_clock_that_jumps_by_years_between_two_lives_changes_nothing() {
         let sessions = ["a", "b"].map(|name| lab.session_of(name));
         lab.run(&["save", "--final"]).ok();
         keeper.let_go();
-        lab.new_life();
+        lab.next_boot();
         redate(&lab, year, month);
         let text = fs::read_to_string(lab.file("session-state/journal.jsonl")).unwrap();
         assert!(text.contains(&format!("\"at\":\"{year}-{month}")), "{text}");
@@ -231,7 +231,7 @@ fn a_clock_that_jumps_by_years_between_two_lives_changes_nothing() {
         assert_ne!(save["id"], before);
         assert_eq!(lab.status()["last_save"]["id"], save["id"], "{year}");
         keeper.let_go();
-        lab.new_life();
+        lab.next_boot();
         let _keeper = lab.keeper();
         lab.wait_state("a", "idle");
         assert_eq!(lab.status()["last_save"]["id"], save["id"], "{year}");
@@ -243,7 +243,7 @@ fn a_clock_that_jumps_by_years_between_two_lives_changes_nothing() {
     }
 }
 
-/// Lets a life have been in another year: the journal, the manifest and its id, and the times of files.
+/// Lets a boot have been in another year: the journal, the manifest and its id, and the times of files.
 fn redate(lab: &Lab, year: &str, month: &str) {
     let now = sys::time::Timestamp::now().for_people();
     let (this_year, this_month) = (&now[..4], &now[5..7]);
@@ -311,7 +311,7 @@ fn a_journal_that_was_flooded_is_read_at_its_end_and_the_notice_in_it_holds() {
     drop(file);
     let flooded = fs::metadata(&path).unwrap().len();
     assert!(flooded > 12 << 20, "{flooded}");
-    lab.new_life();
+    lab.next_boot();
     let keeper = lab.keeper();
     lab.wait_state("a", "idle");
     assert_eq!(lab.session_of("a"), session);
@@ -328,7 +328,7 @@ fn a_journal_that_was_flooded_is_read_at_its_end_and_the_notice_in_it_holds() {
     let _keeper = lab.keeper();
     assert!(
         lab.agent("a")["pid"].is_null(),
-        "the notice of this life holds"
+        "the notice of this boot holds"
     );
     assert!(
         fs::metadata(&path).unwrap().len() - flooded < 64 << 10,

@@ -37,7 +37,7 @@ fn up_shows_its_plan_starts_a_keeper_and_what_is_declared() {
 }
 
 #[test]
-fn down_ends_everything_and_stays_down_over_a_new_life_until_up() {
+fn down_ends_everything_and_stays_down_over_a_new_boot_until_up() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     lab.run(&["up"]).ok();
@@ -50,7 +50,7 @@ fn down_ends_everything_and_stays_down_over_a_new_life_until_up() {
     lab.run(&["down"]).ok();
     // The keeper that `up` started goes with the fleet, and so does its tmux server.
     lab.until("nothing runs", || lab.processes().is_empty().then_some(()));
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     let status = lab.status();
     assert_eq!(
@@ -69,7 +69,7 @@ fn down_ends_everything_and_stays_down_over_a_new_life_until_up() {
 }
 
 #[test]
-fn what_was_stopped_stays_stopped_over_a_keeper_and_over_a_life() {
+fn what_was_stopped_stays_stopped_over_a_keeper_and_over_a_boot() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
     lab.declare("b", "idle", "");
@@ -83,7 +83,7 @@ fn what_was_stopped_stays_stopped_over_a_keeper_and_over_a_life() {
     let keeper = lab.keeper();
     lab.wait_state("a", "stopped");
     drop(keeper);
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     lab.wait_up("b", 2);
     assert_eq!(lab.wait_state("a", "stopped")["wanted"], "stopped");
@@ -108,7 +108,7 @@ fn without_a_keeper_a_wish_is_remembered_for_the_next_one() {
     lab.run(&["start", "a"])
         .refused(1, "no keeper has taken a in yet", "spotkeep up");
     lab.keeper().let_go();
-    lab.new_life();
+    lab.next_boot();
     let starts = lab.events("a", "starting").len();
     let said = lab.run(&["stop", "a"]).ok();
     assert!(said.err.contains("remembered for the next one"), "{said:?}");
@@ -407,7 +407,7 @@ fn up_shows_changed_arguments_and_applies_them_when_idle_to_one_agent_first() {
     );
     let said = lab.run(&["up", "--no-wait"]).ok();
     assert!(
-        said.out.contains("one first and the others once it lives"),
+        said.out.contains("one first and the others once it is up"),
         "{said:?}"
     );
     for name in ["a", "b"] {

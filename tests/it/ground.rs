@@ -224,7 +224,7 @@ fn a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_b
     assert_eq!(save.code, 3, "{save:?}");
     drop(keeper);
     // Without a keeper the files are read, and nothing is started.
-    lab.new_life();
+    lab.next_boot();
     readers_work(&lab);
     let run = lab.run(&["run"]);
     assert!(run.code == 1 && run.err.contains("ead-only"), "{run:?}");

@@ -29,7 +29,7 @@ pub struct Lab {
     user: Option<u32>,
     pub model: Model,
     metadata: Option<Metadata>,
-    life: AtomicU32,
+    boot_id: AtomicU32,
     umount: Option<PathBuf>,
 }
 
@@ -75,7 +75,7 @@ impl Lab {
             user: None,
             model,
             metadata: None,
-            life: AtomicU32::new(1),
+            boot_id: AtomicU32::new(1),
             umount: None,
         }
     }
@@ -200,9 +200,9 @@ impl Lab {
         self.metadata.as_ref().expect("a lab in a cloud")
     }
 
-    /// The life that commands are run in.
-    pub fn life(&self) -> String {
-        format!("life-{}", self.life.load(Ordering::SeqCst))
+    /// The boot that commands are run in.
+    pub fn boot_id(&self) -> String {
+        format!("boot-{}", self.boot_id.load(Ordering::SeqCst))
     }
 
     /// Any program, with nothing of ours in its environment.
@@ -225,7 +225,7 @@ impl Lab {
             .env("TERM", "xterm-256color")
             .env("LANG", "C.UTF-8")
             .env("SPOTKEEP_RUNTIME_DIR", self.dir.join("run"))
-            .env("SPOTKEEP_LIFE", self.life())
+            .env("SPOTKEEP_BOOT_ID", self.boot_id())
             .env("SPOTKEEP_LOOPBACK_ONLY", "1")
             // A pause of a minute takes three seconds, that of half a night some minutes.
             .env("SPOTKEEP_HASTE", "20")
@@ -272,11 +272,11 @@ impl Lab {
         self.dir.join("keeper.log")
     }
 
-    /// The machine goes: every process ends at once, and the next command runs in another life.
-    pub fn new_life(&self) {
+    /// The machine goes: every process ends at once, and the next command runs in another boot.
+    pub fn next_boot(&self) {
         self.end_everything();
-        self.life.fetch_add(1, Ordering::SeqCst);
-        self.model.new_life();
+        self.boot_id.fetch_add(1, Ordering::SeqCst);
+        self.model.next_boot();
     }
 
     /// Every process of this lab, tmux and keepers included.

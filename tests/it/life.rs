@@ -1,4 +1,4 @@
-//! Who keeps a data directory, and what one life of the machine leaves to the next.
+//! Who keeps a data directory, and what one boot leaves to the next.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -108,7 +108,7 @@ fn sigterm_is_the_notice_where_it_was_said_to_be_and_a_second_one_changes_nothin
 }
 
 #[test]
-fn a_keeper_restarted_after_the_notice_starts_nothing_until_a_human_says_that_life_goes_on() {
+fn a_keeper_restarted_after_the_notice_starts_nothing_until_a_human_says_that_boot_goes_on() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
     let keeper = lab.keeper_with(&["--sigterm", "save"]);
@@ -123,7 +123,7 @@ fn a_keeper_restarted_after_the_notice_starts_nothing_until_a_human_says_that_li
     assert_eq!(status["agents"][0]["state"], "stopped");
     assert!(status["agents"][0]["pid"].is_null());
     let text = lab.run(&["status"]).out;
-    assert!(text.contains("nothing is started in this life"), "{text}");
+    assert!(text.contains("nothing is started in this boot"), "{text}");
     for verb in [&["up"][..], &["start", "a"], &["restart", "a"]] {
         lab.run(verb)
             .refused(3, "had its notice", "spotkeep restore");
@@ -139,7 +139,7 @@ fn a_keeper_restarted_after_the_notice_starts_nothing_until_a_human_says_that_li
 }
 
 #[test]
-fn a_new_life_resumes_the_same_sessions_and_tells_those_that_were_cut() {
+fn the_next_boot_resumes_the_same_sessions_and_tells_those_that_were_cut() {
     let lab = Lab::new();
     lab.declare("cut", "tool", "");
     lab.declare("done", "idle", "");
@@ -148,7 +148,7 @@ fn a_new_life_resumes_the_same_sessions_and_tells_those_that_were_cut() {
     lab.wait_done("done");
     let sessions = [lab.session_of("cut"), lab.session_of("done")];
     let command = "tail -f /dev/null";
-    lab.new_life();
+    lab.next_boot();
 
     let _keeper = lab.keeper();
     lab.wait_up("cut", 2);
@@ -194,7 +194,7 @@ fn a_new_life_resumes_the_same_sessions_and_tells_those_that_were_cut() {
 }
 
 #[test]
-fn every_keeper_raises_the_epoch_and_says_how_the_last_life_ended() {
+fn every_keeper_raises_the_epoch_and_says_how_the_last_boot_ended() {
     let lab = Lab::new();
     let ends =
         |keeper: usize| lab.wait_event("", "keeper-started", keeper).data["last_end"].clone();
@@ -202,14 +202,14 @@ fn every_keeper_raises_the_epoch_and_says_how_the_last_life_ended() {
     lab.keeper().let_go();
     assert_eq!(
         (ends(1), ends(2)),
-        ("the first life".into(), "the same life".into())
+        ("the first boot".into(), "the same boot".into())
     );
-    lab.new_life();
+    lab.next_boot();
     let keeper = lab.keeper();
     assert_eq!(ends(3), "without a notice");
     lab.run(&["save", "--final"]).ok();
     keeper.let_go();
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     assert_eq!(ends(4), "safe");
     assert_eq!(lab.status()["epoch"], 4);
@@ -221,13 +221,13 @@ fn every_keeper_raises_the_epoch_and_says_how_the_last_life_ended() {
 }
 
 #[test]
-fn a_pid_that_came_back_with_another_life_is_not_taken_for_an_agent() {
+fn a_pid_that_came_back_with_another_boot_is_not_taken_for_an_agent() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let keeper = lab.keeper();
     lab.wait_done("a");
     keeper.let_go();
-    lab.new_life();
+    lab.next_boot();
     // The number of a living process that is not the agent's, as after a reboot.
     let mut record = lab.record("a");
     let me = ProcessId::current().unwrap();

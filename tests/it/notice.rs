@@ -84,7 +84,7 @@ fn a_preemption_that_began_before_the_keeper_is_seen_and_nothing_is_half_started
     let agents = |lab: &Lab| lab.file(".claude/sessions").read_dir().unwrap().count();
     assert_eq!(agents(&lab), 0);
     drop(keeper);
-    lab.new_life();
+    lab.next_boot();
     lab.leave_the_cloud();
     let _keeper = lab.keeper();
     lab.wait_rest("a");
@@ -119,11 +119,11 @@ fn a_notice_in_the_midst_of_a_start_up_leaves_every_agent_whole() {
             .iter()
             .all(|agent| agent["pid"].is_null())
     );
-    lab.new_life();
+    lab.next_boot();
     lab.leave_the_cloud();
     let _keeper = lab.keeper();
     for (name, before) in names.iter().zip(started) {
-        lab.until("it starts in the next life", || {
+        lab.until("it starts in the next boot", || {
             (lab.events(name, "starting").len() > before).then_some(())
         });
         lab.wait_rest(name);

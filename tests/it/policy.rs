@@ -12,7 +12,7 @@ fn fleet(restart: &str) -> Lab {
 }
 
 #[test]
-fn an_agent_that_is_done_is_not_raised_in_this_life_nor_in_the_next() {
+fn an_agent_that_is_done_is_not_raised_in_this_boot_nor_in_the_next() {
     for restart in ["on-failure", "never"] {
         let lab = fleet(restart);
         let _keeper = lab.keeper();
@@ -22,7 +22,7 @@ fn an_agent_that_is_done_is_not_raised_in_this_life_nor_in_the_next() {
         let agent = lab.wait_state("a", "stopped");
         assert_eq!(agent["why"], "finished (exit 0)");
         assert_eq!(agent["wanted"], "stopped");
-        lab.new_life();
+        lab.next_boot();
         let keeper = lab.keeper();
         assert_eq!(lab.agent("a")["state"], "stopped");
         keeper.let_go();

@@ -29,7 +29,7 @@ fn after_a_notice_a_cut_turn_gets_its_note_once_and_an_idle_agent_gets_nothing()
         keeper.let_go();
         // It may have had time for one more request when its tool was ended under it.
         let asked = [asked[0].max(requests(&lab, "cut")), asked[1]];
-        lab.new_life();
+        lab.next_boot();
         lab.leave_the_cloud();
         let _keeper = lab.keeper();
         lab.wait_up("cut", 2);
@@ -101,7 +101,7 @@ fn a_message_that_the_model_was_not_given_before_a_save_is_told_in_the_note() {
         lab.run(&["save", "--final"]).ok();
         keeper.let_go();
         assert_eq!(times_said(&transcript, message), 0, "it was only queued");
-        lab.new_life();
+        lab.next_boot();
         let _keeper = lab.keeper();
         lab.wait_up("a", 2);
         lab.wait_done("a");
@@ -120,7 +120,7 @@ fn a_message_that_the_model_was_not_given_before_a_save_is_told_in_the_note() {
 
         // Once told is enough.
         lab.run(&["save", "--final"]).ok();
-        lab.new_life();
+        lab.next_boot();
         let _keeper = lab.keeper();
         lab.wait_up("a", 3);
         assert!(
@@ -145,7 +145,7 @@ fn a_crash_in_the_middle_of_a_turn_goes_on_with_a_note_and_without_its_orphans()
             lab.processes().into_iter().find(is_tool)
         });
         let cut = lab.model.ledger().agents["a"].open.clone().unwrap().marker;
-        lab.model.new_life();
+        lab.model.next_boot();
         lab.process("a").open().unwrap().signal(Signal::Kill);
         let backoff = lab.wait_event("a", "backoff", 1);
         assert_eq!(backoff.data["why"], "killed by SIGKILL");

@@ -75,7 +75,7 @@ fn a_session_that_a_person_holds_is_left_to_them() {
 }
 
 #[test]
-fn clear_is_followed_and_the_new_session_is_resumed_in_the_next_life() {
+fn clear_is_followed_and_the_new_session_is_resumed_in_the_next_boot() {
     with_each_version(|version| {
         let lab = lab(version);
         lab.declare("a", "idle", "");
@@ -91,7 +91,7 @@ fn clear_is_followed_and_the_new_session_is_resumed_in_the_next_life() {
 
         lab.run(&["send", "a", &prompt_of("a", "second", 2)]).ok();
         lab.wait_open("a");
-        lab.new_life();
+        lab.next_boot();
         let _keeper = lab.keeper();
         lab.wait_up("a", 2);
         let words = arguments(lab.process("a"));
@@ -126,7 +126,7 @@ fn an_agent_whose_workspace_was_moved_is_resumed_by_its_file() {
         let _keeper = lab.keeper();
         lab.wait_open("a");
         let (session, transcript) = (lab.session_of("a"), lab.transcript("a"));
-        lab.new_life();
+        lab.next_boot();
         let moved = lab.workspace("moved");
         fs::rename(lab.workspace("a"), &moved).unwrap();
         lab.write_config(
@@ -157,8 +157,8 @@ fn an_agent_whose_workspace_was_moved_is_resumed_by_its_file() {
                 .any(|record| record["cwd"] == moved.to_str().unwrap())
         );
 
-        // The words stay where they are, so the next life needs the file as well.
-        lab.new_life();
+        // The words stay where they are, so the next boot needs the file as well.
+        lab.next_boot();
         let _keeper = lab.keeper();
         lab.wait_up("a", 3);
         assert_eq!(lab.session_of("a"), session);

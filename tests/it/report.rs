@@ -24,7 +24,7 @@ fn preempted() -> Lab {
         lab.status()["last_save"].is_object().then_some(())
     });
     drop(keeper);
-    lab.new_life();
+    lab.next_boot();
     lab.leave_the_cloud();
     lab
 }

@@ -14,7 +14,7 @@ fn of_a_drill() -> Vec<(u32, String)> {
     let of = |dir: PathBuf| {
         let environment = fs::read(dir.join("environ")).ok()?;
         let mut pairs = environment.split(|byte| *byte == 0);
-        let is_marked = pairs.any(|pair| pair.starts_with(b"SPOTKEEP_LIFE=drill-"));
+        let is_marked = pairs.any(|pair| pair.starts_with(b"SPOTKEEP_BOOT_ID=drill-"));
         let uid = fs::metadata(&dir).ok()?.uid();
         let command = fs::read(dir.join("cmdline")).ok()?;
         is_marked.then(|| (uid, String::from_utf8_lossy(&command).replace('\0', " ")))
@@ -41,7 +41,7 @@ fn on_roots_terminal(lab: &Lab, line: &str) -> (Option<i32>, String) {
         .env("HOME", "/nonexistent")
         .env("SPOTKEEP_RUNTIME_DIR", lab.dir.join("run"))
         .env("SPOTKEEP_LOOPBACK_ONLY", "1")
-        .env("SPOTKEEP_LIFE", lab.life())
+        .env("SPOTKEEP_BOOT_ID", lab.boot_id())
         .current_dir("/")
         .stdin(Stdio::null());
     let output = command.output().unwrap();

@@ -30,7 +30,7 @@ fn a_save_in_passing_leaves_agents_and_workspaces_as_they_are() {
     assert!(lab.events("", "notice").is_empty());
     assert!(
         lab.status()["last_save"].is_null(),
-        "only the end of a life counts"
+        "only the end of a boot counts"
     );
     assert_eq!(lab.run(&["save", "--final", "--dry-run"]).code, 0);
     assert!(process.is_alive());
@@ -153,7 +153,7 @@ fn a_final_save_is_done_without_a_keeper_too() {
     assert!(lab.agent("a")["pid"].is_null());
     keeper.let_go();
     assert_eq!(lab.events("a", "starting").len(), 1);
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     lab.wait_done("a");
     assert_eq!(lab.events("a", "starting")[1].data["how"], "continue");
@@ -180,7 +180,7 @@ fn a_keeper_that_dies_in_its_save_leaves_one_that_the_next_completes() {
     assert_eq!(save["clean"], true);
     assert!(!slow.is_alive());
     lab.assert_nothing_lost("a");
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     lab.wait_done("a");
 }

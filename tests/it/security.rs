@@ -71,7 +71,7 @@ fn whatever_the_umask_all_that_is_kept_is_for_its_user_alone() {
     });
     keeper.kill();
     lab.metadata().withdraw();
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper_by(careless);
     lab.wait_done("a");
 
@@ -292,7 +292,7 @@ fn no_secret_is_in_a_log_a_journal_an_event_or_the_arguments_of_a_process() {
     lab.reload();
     show(&["save", "--final", "--json"]);
     keeper.kill();
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     lab.wait_done("a");
     lab.until("the webhook was told", || {
@@ -389,7 +389,7 @@ fn the_control_socket_answers_its_owner_and_root_and_nobody_else() {
         .iter()
         .find(|path| !path.to_string_lossy().contains("tmux"))
         .unwrap_or_else(|| panic!("{sockets:?}"));
-    assert!(knock(socket).contains("\"life\""), "its owner is answered");
+    assert!(knock(socket).contains("\"boot_id\""), "its owner is answered");
 
     // Even where every mode has been opened.
     let exe = lab.dir.join("knocker");
@@ -414,7 +414,7 @@ fn the_control_socket_answers_its_owner_and_root_and_nobody_else() {
     let output = run(&mut nobody).unwrap();
     assert_eq!(output.status.code(), Some(REFUSED), "{output:?}");
     assert!(
-        knock(socket).contains("\"life\""),
+        knock(socket).contains("\"boot_id\""),
         "and goes on for its owner"
     );
 }
@@ -475,7 +475,7 @@ fn what_is_written_goes_where_it_belongs_and_through_no_link() {
     let keeper = lab.keeper();
     lab.wait_open("a");
     keeper.kill();
-    lab.new_life();
+    lab.next_boot();
     // An agent has put links in the place of files that are written anew.
     let precious = lab.dir.join("precious");
     fs::write(&precious, "precious\n").unwrap();

@@ -19,7 +19,7 @@ fn at_rest() -> Lab {
         lab.record("a")["transcript"].is_object().then_some(())
     });
     keeper.let_go();
-    lab.new_life();
+    lab.next_boot();
     lab
 }
 
@@ -143,7 +143,7 @@ fn a_transcript_with_a_torn_end_goes_on() {
 }
 
 #[test]
-fn clear_is_followed_at_once_and_the_next_life_resumes_the_new_session() {
+fn clear_is_followed_at_once_and_the_next_boot_resumes_the_new_session() {
     let lab = Lab::new();
     lab.declare("a", "idle", "");
     let _keeper = lab.keeper();
@@ -162,7 +162,7 @@ fn clear_is_followed_at_once_and_the_next_life_resumes_the_new_session() {
         (lab.model.ledger().agents["a"].turns_ended == 2).then_some(())
     });
     lab.assert_nothing_lost("a");
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     lab.wait_up("a", 2);
     assert!(arguments(lab.process("a")).contains(&new));
@@ -181,7 +181,7 @@ fn a_session_that_was_cleared_and_said_nothing_since_is_not_taken_for_a_lost_one
     lab.wait_event("a", "session-changed", 1);
     let new = lab.session_of("a");
     lab.run(&["save", "--final"]).ok();
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     lab.wait_up("a", 2);
     let words = arguments(lab.process("a"));

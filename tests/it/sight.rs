@@ -29,7 +29,7 @@ pub struct Line {
     pub at: Timestamp,
     pub data_dir_id: String,
     pub epoch: u64,
-    pub life: String,
+    pub boot_id: String,
     pub event: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,

@@ -181,7 +181,7 @@ fn an_agent_that_was_stopped_by_the_api_is_resumed_with_a_word_to_go_on() {
     lab.declare("a", "idle", NO_RETRIES);
     let _keeper = patient(&lab);
     lab.wait_state("a", "stalled");
-    lab.new_life();
+    lab.next_boot();
     let _keeper = lab.keeper();
     assert_eq!(lab.wait_event("a", "starting", 2).data["how"], "continue");
     lab.until("it goes on", || (continued(&lab, "a") > 0).then_some(()));
@@ -189,6 +189,6 @@ fn an_agent_that_was_stopped_by_the_api_is_resumed_with_a_word_to_go_on() {
     assert_eq!(
         lab.events("", "paused").len(),
         1,
-        "what an earlier life met is no news"
+        "what an earlier boot met is no news"
     );
 }

@@ -112,7 +112,7 @@ fn remove_and_tidy(
     let Some(repository) = workspace::common_dir(&place.workspace) else {
         return Ok(());
     };
-    if at_rest && !workspace::git_lives_in(&[&place.workspace, &repository]) {
+    if at_rest && !workspace::holds_git_dir(&[&place.workspace, &repository]) {
         if !gone.is_empty() {
             sweep(place, &repository, &gone, deadline)?;
         }
@@ -183,7 +183,7 @@ fn sweep(
     for id in reachable.lines() {
         candidates.remove(id);
     }
-    if workspace::git_lives_in(&[dir, repository]) {
+    if workspace::holds_git_dir(&[dir, repository]) {
         return Ok(());
     }
     for path in candidates.into_values() {

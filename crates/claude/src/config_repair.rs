@@ -54,7 +54,7 @@ pub(super) fn set_aside(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
 /// The newest whole `.claude.json` among our own copy and the backups that Claude makes at each
 /// start and change, with its path.
 ///
-/// Newest by Claude's own count of starts, because clocks of two lives do not compare; then by
+/// Newest by Claude's own count of starts, because clocks of two boots do not compare; then by
 /// the number in the backup's name.
 pub(super) fn newest_good(
     config_dir: &Path,

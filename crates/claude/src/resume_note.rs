@@ -21,12 +21,12 @@ const WORKSPACE_LIMIT: usize = 400;
 /// Why Claude ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    /// The machine went away and this is another life.
+    /// The machine went away and this is another boot.
     Preempted {
         /// Whether there was time to stop in order.
         noticed: bool,
     },
-    /// The machine was shut down in order by somebody, and this is another life.
+    /// The machine was shut down in order by somebody, and this is another boot.
     ShutDown,
     /// It ended by itself, and how.
     Crashed(String),

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_this_process_is_read_and_one_of_an_earlier_life_is_not() {
+    fn a_file_of_this_process_is_read_and_one_of_an_earlier_boot_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let me = ProcessId::current().unwrap();
         write(

@@ -1,6 +1,6 @@
 //! The drill: a rehearsed preemption in a sandbox, measured.
 //!
-//! The way: [`run`] goes into a namespace with nothing but loopback, `journey` plays two lives of
+//! The way: [`run`] goes into a namespace with nothing but loopback, `journey` plays two boots of
 //! a fleet in a [`sandbox`], between the doubles [`fake_metadata`] and [`fake_api`]; [`verify::records`] and
 //! [`verify::workspace_digest`] judge, [`report`] tells. The doubles serve the tests of other rooms too.
 

@@ -56,7 +56,7 @@ pub fn call(guest: &Guest) -> Call {
     .switch("async")
 }
 
-/// Preempts the VM, waits until another life of it has its agents back, and reports.
+/// Preempts the VM, waits until another boot of it has its agents back, and reports.
 ///
 /// # Errors
 /// There is nothing to preempt; gcloud refused; or it is not back within `patience`.
@@ -129,18 +129,18 @@ fn arrived(before: &Fleet, look: &Look) -> Option<String> {
     let Some(fleet) = &look.fleet else {
         return Some("the VM answers; its data directory is not there yet".to_owned());
     };
-    if fleet.life == before.life {
-        return Some("it is still in the life that it had".to_owned());
+    if fleet.boot_id == before.boot_id {
+        return Some("it is still in the boot that it had".to_owned());
     }
     if fleet.keeper != "running" {
-        return Some("a new life; the keeper does not run yet".to_owned());
+        return Some("the next boot; the keeper does not run yet".to_owned());
     }
     let coming = fleet
         .agents
         .iter()
         .filter(|agent| agent.is_coming())
         .count();
-    (coming > 0).then(|| format!("a new life; {coming} agents are on their way"))
+    (coming > 0).then(|| format!("the next boot; {coming} agents are on their way"))
 }
 
 /// What the two looks say. Pure.
@@ -183,9 +183,9 @@ fn report(before: &Fleet, look: &Look, away: Duration) -> Report {
         Some(save) if !save.clean => losses.push("the save was not clean".to_owned()),
         Some(_) => {}
     }
-    let life = after.map(|fleet| fleet.life.as_str()).unwrap_or_default();
-    let of_life = look.events.iter().filter(|entry| entry.life == life);
-    let back: Vec<(Timestamp, bool)> = of_life
+    let boot_id = after.map(|fleet| fleet.boot_id.as_str()).unwrap_or_default();
+    let of_boot = look.events.iter().filter(|entry| entry.boot_id == boot_id);
+    let back: Vec<(Timestamp, bool)> = of_boot
         .filter_map(|entry| match entry.event {
             JournalEvent::Resumed { continued, .. } => Some((entry.at, continued)),
             _ => None,
@@ -255,9 +255,9 @@ mod tests {
     use super::super::ssh::parse;
     use super::*;
 
-    fn look(life: &str, save: &str, agents: &str, events: &str) -> Look {
+    fn look(boot_id: &str, save: &str, agents: &str, events: &str) -> Look {
         parse(&format!(
-            "== startup\nready\n== booted\n1763769600\n== status\n{{\"life\":\"{life}\",\"keeper\":\"running\",\
+            "== startup\nready\n== booted\n1763769600\n== status\n{{\"boot_id\":\"{boot_id}\",\"keeper\":\"running\",\
              \"last_save\":{save},\"agents\":[{agents}]}}\n== events\n{events}"
         ))
     }
@@ -270,12 +270,12 @@ mod tests {
 
     fn resumed(agent: &str, second: u32, continued: bool) -> String {
         format!(
-            r#"{{"version":1,"seq":1,"at":"2025-11-22T00:00:{second:02}Z","data_dir_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"{agent}","session_id":"s","continued":{continued}}}"#
+            r#"{{"version":1,"seq":1,"at":"2025-11-22T00:00:{second:02}Z","data_dir_id":"r","epoch":2,"boot_id":"l2","event":"resumed","agent":"{agent}","session_id":"s","continued":{continued}}}"#
         )
     }
 
     #[test]
-    fn it_is_over_when_the_new_life_has_its_agents_back() {
+    fn it_is_over_when_the_new_boot_has_its_agents_back() {
         let before = look("l1", "null", &agent("a", "running", "s1"), "")
             .fleet
             .unwrap();

@@ -70,11 +70,12 @@ pub enum Startup {
 /// What `spotkeep status --json` says, as far as it matters here. The VM may have another version.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Fleet {
-    /// The life of the machine.
-    pub life: String,
+    /// The boot.
+    #[serde(alias = "life")]
+    pub boot_id: String,
     /// `running` or `stopped`.
     pub keeper: String,
-    /// The last save at the end of a life.
+    /// The last save at the end of a boot.
     #[serde(default)]
     pub last_save: Option<LastSave>,
     /// The agents.
@@ -450,12 +451,12 @@ ready
 == booted
 1763769600
 == status
-{"version":1,"life":"l2","keeper":"running","last_save":{"id":"s","clean":true,"notice_to_safe_ms":812},
+{"version":1,"boot_id":"l2","keeper":"running","last_save":{"id":"s","clean":true,"notice_to_safe_ms":812},
  "agents":[{"name":"a","state":"running","wanted":"running","session_id":"s1"},
            {"name":"b","state":"failed","wanted":"running","session_id":"s2","why":"no login"},
            {"name":"c","state":"stopped","wanted":"stopped","session_id":"s3"}]}
 == events
-{"version":1,"seq":7,"at":"2025-11-22T00:00:09.000Z","data_dir_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"a","session_id":"s","continued":true}
+{"version":1,"seq":7,"at":"2025-11-22T00:00:09.000Z","data_dir_id":"r","epoch":2,"boot_id":"l2","event":"resumed","agent":"a","session_id":"s","continued":true}
 "#;
 
     #[test]
@@ -497,7 +498,7 @@ ready
     #[test]
     fn a_vm_that_is_ready_without_a_claude_says_so() {
         let look = parse(
-            "== startup\nready, but no claude is kept on the disk\n== status\n{\"life\":\"l\",\"keeper\":\"running\"}\n",
+            "== startup\nready, but no claude is kept on the disk\n== status\n{\"boot_id\":\"l\",\"keeper\":\"running\"}\n",
         );
         assert_eq!(look.startup, Startup::Ready);
         let (said, hint) = in_words(&look, "vm");

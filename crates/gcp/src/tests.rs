@@ -59,7 +59,7 @@ ready
 == booted
 1795341600
 == status
-{"life":"l1","keeper":"running","agents":[{"name":"a","state":"running","wanted":"running","session_id":"s1"}]}
+{"boot_id":"l1","keeper":"running","agents":[{"name":"a","state":"running","wanted":"running","session_id":"s1"}]}
 "#;
 const NEW: &str = "== startup\nnew: the disk holds no filesystem yet\n";
 
@@ -673,7 +673,7 @@ fn a_preemption_is_counted_from_the_vms_own_journal() {
         "\"keeper\"",
         "\"last_save\":{\"id\":\"n\",\"clean\":true,\"notice_to_safe_ms\":800},\"keeper\"",
     ) + r#"== events
-{"version":1,"seq":9,"at":"2026-11-22T10:00:21Z","data_dir_id":"r","epoch":2,"life":"l2","event":"resumed","agent":"a","session_id":"s","continued":true}
+{"version":1,"seq":9,"at":"2026-11-22T10:00:21Z","data_dir_id":"r","epoch":2,"boot_id":"l2","event":"resumed","agent":"a","session_id":"s","continued":true}
 "#;
     double.says(&[UP, UP, "! Connection timed out", &back]);
     let found = start_stop::look(&double, "vm", None).unwrap();

@@ -30,9 +30,10 @@ pub enum StartKind {
 pub enum JournalEvent {
     KeeperStarted {
         pid: i32,
-        new_life: bool,
+        #[serde(alias = "new_life")]
+        new_boot: bool,
         last_end: String,
-        /// How long the machine had been up; null where that is not this life's.
+        /// How long the machine had been up; null where that is not this boot's.
         since_boot_ms: Option<u64>,
     },
     KeeperStopped {
@@ -252,8 +253,8 @@ mod tests {
 
     /// Each event as the journal has had it since it was first written.
     const WRITTEN: [&str; 34] = [
-        r#""event":"keeper-started","pid":7,"new_life":true,"last_end":"safe","since_boot_ms":9000"#,
-        r#""event":"keeper-started","pid":7,"new_life":false,"last_end":"the same life","since_boot_ms":null"#,
+        r#""event":"keeper-started","pid":7,"new_boot":true,"last_end":"safe","since_boot_ms":9000"#,
+        r#""event":"keeper-started","pid":7,"new_boot":false,"last_end":"the same boot","since_boot_ms":null"#,
         r#""event":"keeper-stopped","reason":"let go""#,
         r#""event":"notice","source":"metadata","deadline_ms":25000"#,
         r#""event":"safe","save":"0001","clean":true,"after_ms":1620"#,
@@ -290,7 +291,7 @@ mod tests {
 
     fn line(fields: &str) -> String {
         format!(
-            r#"{{"version":1,"seq":1,"at":"2026-11-22T03:00:00.000Z","data_dir_id":"r","epoch":1,"life":"l",{fields}}}"#
+            r#"{{"version":1,"seq":1,"at":"2026-11-22T03:00:00.000Z","data_dir_id":"r","epoch":1,"boot_id":"l",{fields}}}"#
         )
     }
 
@@ -355,7 +356,7 @@ mod tests {
     #[test]
     fn what_older_versions_did_not_write_yet_has_a_default() {
         let read = |fields: &str| JournalEntry::parse(&line(fields)).unwrap().event;
-        let started = r#""event":"keeper-started","pid":1,"new_life":true,"last_end":"safe""#;
+        let started = r#""event":"keeper-started","pid":1,"new_boot":true,"last_end":"safe""#;
         assert!(matches!(
             read(started),
             JournalEvent::KeeperStarted {

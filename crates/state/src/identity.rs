@@ -42,9 +42,9 @@ pub struct Identity {
     /// Whether the fleet is wanted.
     #[serde(default)]
     pub fleet: Fleet,
-    /// Lives of the machine that it has had.
-    #[serde(default)]
-    pub lives: u64,
+    /// Boots of the machine that it has had.
+    #[serde(default, alias = "lives")]
+    pub boots: u64,
     /// Those of them that a cloud's notice ended.
     #[serde(default)]
     pub preemptions: u64,
@@ -67,7 +67,7 @@ impl Identity {
             uid,
             created_at: Timestamp::now(),
             fleet: Fleet::Up,
-            lives: 0,
+            boots: 0,
             preemptions: 0,
             unknown: Map::new(),
         }

@@ -13,21 +13,23 @@ use sys::error::{Context as _, Error, Result, ensure};
 use sys::files::{self, AppendFile, read_tail};
 use sys::time::Timestamp;
 
-/// Bytes at the end of the journal that are looked at when it is opened. A life that has had its
-/// notice starts nothing after it, so a notice of this life is always within.
+/// Bytes at the end of the journal that are looked at when it is opened. A boot that has had its
+/// notice starts nothing after it, so a notice of this boot is always within.
 const TAIL_BYTES: u64 = 4 << 20;
 
 /// A journal that has grown to this is put aside as the old one, whose place it takes. At most two
 /// of them are there.
 const LARGEST: u64 = 32 << 20;
 
-/// What every line has, beside its event's own fields.
-const HEADER: [&str; 8] = [
+/// What every line has, beside its event's own fields; two of them also by their former names.
+const HEADER: [&str; 10] = [
     "version",
     "seq",
     "at",
     "data_dir_id",
+    "root_id",
     "epoch",
+    "boot_id",
     "life",
     "event",
     "agent",
@@ -42,15 +44,16 @@ pub struct JournalEntry {
     pub version: u32,
     /// Counts up by one over the whole journal.
     pub seq: u64,
-    /// When, by the clock of the machine of that life.
+    /// When, by the clock of the machine of that boot.
     pub at: Timestamp,
     /// The data directory.
     #[serde(alias = "root_id")]
     pub data_dir_id: String,
     /// The keeper's epoch.
     pub epoch: u64,
-    /// The life of the machine.
-    pub life: String,
+    /// The boot.
+    #[serde(alias = "life")]
+    pub boot_id: String,
     /// The event's name, also of one that only a newer version knows.
     #[serde(rename = "event")]
     pub name: String,
@@ -102,7 +105,7 @@ struct Line<'a> {
     at: Timestamp,
     data_dir_id: &'a str,
     epoch: u64,
-    life: &'a str,
+    boot_id: &'a str,
     event: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     agent: Option<&'a AgentName>,
@@ -118,18 +121,18 @@ pub struct Journal {
     file: Option<AppendFile>,
     data_dir_id: String,
     epoch: u64,
-    life: String,
+    boot_id: String,
     next_seq: u64,
     /// What the file may grow to.
     largest: u64,
 }
 
 impl Journal {
-    /// Opens it for one keeper in one life.
+    /// Opens it for one keeper in one boot.
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn open(path: &Path, data_dir_id: &str, epoch: u64, life: &str) -> Result<Self> {
+    pub fn open(path: &Path, data_dir_id: &str, epoch: u64, boot_id: &str) -> Result<Self> {
         let file = AppendFile::open(path)?;
         let (lines, _) = lines(path)?;
         let next_seq = lines.last().map_or(1, |line| line.seq.saturating_add(1));
@@ -138,7 +141,7 @@ impl Journal {
             file: Some(file),
             data_dir_id: data_dir_id.to_owned(),
             epoch,
-            life: life.to_owned(),
+            boot_id: boot_id.to_owned(),
             next_seq,
             largest: LARGEST,
         })
@@ -197,7 +200,7 @@ impl Journal {
             at,
             data_dir_id: &self.data_dir_id,
             epoch: self.epoch,
-            life: &self.life,
+            boot_id: &self.boot_id,
             event,
             agent,
             data,
@@ -285,13 +288,13 @@ fn tail(path: &Path, bytes: u64) -> Result<(u64, Vec<u8>)> {
     }
 }
 
-/// From the notice that holds in this life on; empty without one, or where the life went on after it.
-/// Lines of later lives may follow.
+/// From the notice that holds in this boot on; empty without one, or where the boot went on after it.
+/// Lines of later boots may follow.
 #[must_use]
-pub fn since_notice<'a>(lines: &'a [JournalEntry], life: &str) -> &'a [JournalEntry] {
+pub fn since_notice<'a>(lines: &'a [JournalEntry], boot_id: &str) -> &'a [JournalEntry] {
     use JournalEvent::{Notice, Survived};
     let decides = |line: &JournalEntry| {
-        line.life == life && matches!(line.event, Notice { .. } | Survived { .. })
+        line.boot_id == boot_id && matches!(line.event, Notice { .. } | Survived { .. })
     };
     let last = lines.iter().rposition(decides);
     match last.map(|at| &lines[at..]) {
@@ -383,7 +386,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         let line = format!(
-            r#"{{"version":1,"seq":{},"at":"2026-11-22T03:00:00Z","data_dir_id":"r","epoch":1,"life":"l","event":"safe"}}"#,
+            r#"{{"version":1,"seq":{},"at":"2026-11-22T03:00:00Z","data_dir_id":"r","epoch":1,"boot_id":"l","event":"safe"}}"#,
             u64::MAX
         );
         std::fs::write(&path, format!("\r\n{line}\r\n \n\0\0\n")).unwrap();
@@ -400,7 +403,7 @@ mod tests {
     fn a_torn_line_is_skipped_and_counted_and_the_numbers_go_on() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
-        let mut journal = Journal::open(&path, "r", 1, "life-1").unwrap();
+        let mut journal = Journal::open(&path, "r", 1, "boot-1").unwrap();
         journal
             .write(
                 None,
@@ -413,7 +416,7 @@ mod tests {
         let mut bytes = std::fs::read(&path).unwrap();
         bytes.extend_from_slice(b"{\"version\":1,\"se\0\0\0");
         std::fs::write(&path, bytes).unwrap();
-        let mut journal = Journal::open(&path, "r", 2, "life-2").unwrap();
+        let mut journal = Journal::open(&path, "r", 2, "boot-2").unwrap();
         let name = AgentName::new("a").unwrap();
         journal
             .write(Some(&name), &JournalEvent::Survived { reason: "x".into() })

@@ -25,13 +25,14 @@ pub struct Manifest {
     pub data_dir_id: String,
     /// The epoch of the keeper, or of the last one where the save ran without.
     pub epoch: u64,
-    /// The life of the machine.
-    pub life: String,
+    /// The boot.
+    #[serde(alias = "life")]
+    pub boot_id: String,
     /// When it began.
     pub at: Timestamp,
     /// Who gave the word: `metadata`, `signal`, `command`, `unit`.
     pub source: String,
-    /// Whether this is the end of a life; agents go on after any other save.
+    /// Whether this is the end of a boot; agents go on after any other save.
     #[serde(rename = "final")]
     pub is_final: bool,
     /// From the beginning to the deadline, in milliseconds; null where there is none.
@@ -108,7 +109,7 @@ impl Manifest {
         id: String,
         data_dir_id: String,
         epoch: u64,
-        life: String,
+        boot_id: String,
         source: String,
         is_final: bool,
     ) -> Self {
@@ -117,7 +118,7 @@ impl Manifest {
             id,
             data_dir_id,
             epoch,
-            life,
+            boot_id,
             at: Timestamp::now(),
             source,
             is_final,
@@ -256,10 +257,10 @@ mod tests {
         assert_eq!(last_id(&saves), None);
         fs::create_dir(&saves).unwrap();
         for id in ["0001", "0002", "0004"] {
-            let (data_dir, life, source) = ("r".into(), "l".into(), "signal".into());
+            let (data_dir, boot_id, source) = ("r".into(), "l".into(), "signal".into());
             store(
                 &saves,
-                &Manifest::begin(id.into(), data_dir, 1, life, source, false),
+                &Manifest::begin(id.into(), data_dir, 1, boot_id, source, false),
             )
             .unwrap();
         }

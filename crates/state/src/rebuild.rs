@@ -79,7 +79,7 @@ mod tests {
 
     fn line(event: &str, agent: Option<&str>, more: Value) -> JournalEntry {
         let mut line = json!({
-            "version": 1, "seq": 1, "at": "2026-11-22T03:00:00.000Z", "data_dir_id": "r", "epoch": 7, "life": "l", "event": event,
+            "version": 1, "seq": 1, "at": "2026-11-22T03:00:00.000Z", "data_dir_id": "r", "epoch": 7, "boot_id": "l", "event": event,
             "agent": agent, "how": "resume", "continued": false, "by": "ann",
         });
         for (key, value) in more.as_object().unwrap() {

@@ -14,7 +14,7 @@ use sys::uuid::new_uuid;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Wanted {
-    /// It shall run, in this life and in the next.
+    /// It shall run, in this boot and in the next.
     #[default]
     Running,
     /// It stays stopped, over a reboot too.
@@ -159,9 +159,9 @@ pub struct AgentRecord {
     /// How often it was started again after ending by itself.
     #[serde(default)]
     pub restarts: u32,
-    /// The life of the machine in which `process` ran.
-    #[serde(default)]
-    pub life: Option<String>,
+    /// The boot in which `process` ran.
+    #[serde(default, alias = "life")]
+    pub boot_id: Option<String>,
     /// Claude's process.
     #[serde(default)]
     pub process: Option<ProcessId>,
@@ -198,7 +198,7 @@ impl AgentRecord {
             why: None,
             cause: None,
             restarts: 0,
-            life: None,
+            boot_id: None,
             process: None,
             launch: None,
             prompt_delivered: false,
@@ -207,10 +207,10 @@ impl AgentRecord {
         }
     }
 
-    /// Its process, if that still runs in this life.
+    /// Its process, if that still runs in this boot.
     #[must_use]
-    pub fn live_process(&self, life: &str) -> Option<ProcessId> {
-        if self.life.as_deref() != Some(life) {
+    pub fn live_process(&self, boot_id: &str) -> Option<ProcessId> {
+        if self.boot_id.as_deref() != Some(boot_id) {
             return None;
         }
         self.process.filter(|process| process.is_alive())
@@ -270,13 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_another_life_is_not_there_whatever_its_number() {
+    fn a_process_of_another_boot_is_not_there_whatever_its_number() {
         let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "w".into());
         let own = ProcessId::current().unwrap();
         assert_eq!(record.live_process("now"), None);
         record.process = Some(own);
-        assert_eq!(record.live_process("now"), None, "of no life that is known");
-        record.life = Some("now".into());
+        assert_eq!(record.live_process("now"), None, "of no boot that is known");
+        record.boot_id = Some("now".into());
         assert_eq!(record.live_process("now"), Some(own));
         assert_eq!(record.live_process("next"), None);
         // The number has been given to somebody else.

@@ -64,7 +64,7 @@ pub(super) enum Stage {
     Backoff { until: Instant },
     /// Given up.
     Failed,
-    /// Ended by the save of this life, or about to be.
+    /// Ended by the save of this boot, or about to be.
     Saved,
 }
 
@@ -205,11 +205,11 @@ impl Agent {
         )
     }
 
-    /// Lies still until a new life, or until this one turns out to go on.
+    /// Lies still until the next boot, or until this one turns out to go on.
     pub(super) fn rest_saved(&mut self) {
         if self.wanted == Wanted::Running {
             self.stage = Stage::Saved;
-            self.why = Some("ended by a save; a new life resumes it".into());
+            self.why = Some("ended by a save; the next boot resumes it".into());
             self.cause = Some(Cause::Preempted);
         } else {
             self.stage = Stage::Down;

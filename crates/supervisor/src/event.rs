@@ -35,7 +35,7 @@ pub struct Declared {
     pub wanted: Wanted,
     /// Restarts so far.
     pub restarts: u32,
-    /// Its process, where one was found running in this life.
+    /// Its process, where one was found running in this boot.
     pub process: Option<ProcessId>,
     /// Why it stood still when it was last written down.
     pub why: Option<String>,
@@ -244,7 +244,7 @@ pub enum Event {
     SaveEnded,
     /// Whether the machine is shutting down, asked for by [`Action::AskShutdown`]; `None`: nobody could say.
     ShuttingDown(Option<bool>),
-    /// A human says that this life goes on after its notice.
+    /// A human says that this boot goes on after its notice.
     Survived,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The invariants, which the property tests hold against random sequences of events:
 //! 1. No session is launched while a process of ours may still be in it.
-//! 2. From a notice until a human or the machine says that this life goes on, nothing is launched.
+//! 2. From a notice until a human or the machine says that this boot goes on, nothing is launched.
 //! 3. Nothing is launched without a permit.
 //! 4. What the user stopped is not launched, nor anything while the fleet is down.
 //! 5. An agent that is wanted and does not run is queued, or says why not.
@@ -48,7 +48,7 @@ const API_PATIENCE: Duration = Duration::from_secs(60);
 /// A machine that is still there so long after the deadline was not taken away.
 const SURVIVED_AFTER: Duration = Duration::from_secs(60);
 
-/// Where this life stands.
+/// Where this boot stands.
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
     /// Agents may be launched.
@@ -96,7 +96,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// A core that knows no agents yet. `noticed`: this life has had its notice already.
+    /// A core that knows no agents yet. `noticed`: this boot has had its notice already.
     #[must_use]
     pub fn new(limits: Limits, fleet: Fleet, noticed: bool) -> Self {
         let phase = if noticed {
@@ -151,7 +151,7 @@ impl Core {
         agent.view(name, saving, held)
     }
 
-    /// The notice that this life is under, while its save runs.
+    /// The notice that this boot is under, while its save runs.
     #[must_use]
     pub fn notice(&self) -> Option<&Notice> {
         match &self.phase {
@@ -160,7 +160,7 @@ impl Core {
         }
     }
 
-    /// Whether this life has had its notice and nothing is launched in it.
+    /// Whether this boot has had its notice and nothing is launched in it.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.phase != Phase::Open

@@ -246,7 +246,7 @@ impl Core {
                 self.failed(now, name, (why, cause), false, out);
             }
             Restart::OnFailure | Restart::Never => {
-                // It is done: a new life shall not raise it either.
+                // It is done: the next boot shall not raise it either.
                 agent.wanted = Wanted::Stopped;
                 agent.why = Some(why);
                 agent.cause = Some(cause);

@@ -38,7 +38,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// The word that this life is about to end.
+/// The word that this boot is about to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Notice {
     /// Who told.

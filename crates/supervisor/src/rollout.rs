@@ -26,7 +26,7 @@ pub(super) struct Rollout {
 /// What the first one tells of the change.
 enum News {
     None,
-    Lives,
+    Up,
     Fails(String),
     /// It is not there to tell.
     Gone,
@@ -78,7 +78,7 @@ impl Core {
                 out.push(Action::Journal(None, JournalEvent::Trouble { what }));
                 return;
             }
-            News::Lives => {
+            News::Up => {
                 let until = *rollout.watch.get_or_insert(now + WATCH / self.limits.haste);
                 if now >= until {
                     for name in &rollout.rest {
@@ -110,7 +110,7 @@ impl Core {
                 blocker: Some(blocker),
                 ..
             } => News::Fails(blocker.clone()),
-            Stage::Up { process, .. } if Some(*process) != rollout.old => News::Lives,
+            Stage::Up { process, .. } if Some(*process) != rollout.old => News::Up,
             _ => News::None,
         }
     }

@@ -2,7 +2,7 @@
 //! over the fleet.
 //!
 //! How often in a row it happened is not remembered here but counted in the transcript, so another
-//! keeper, and another life, goes on where this one was.
+//! keeper, and another boot, goes on where this one was.
 
 use std::time::{Duration, Instant};
 

@@ -38,7 +38,7 @@ points! {
     SaveWorkspaces = "save/workspaces": "Checkpoints are made, and the manifest does not tell of them.",
     SaveSaved = "save/saved": "The journal says that the save has come to its end.",
 
-    // A new life.
+    // The next boot.
     RestoreEpoch = "restore/epoch": "The epoch is raised, and the lock does not say by whom.",
     RestoreGreeted = "restore/greeted": "The journal says that a keeper has begun.",
     RestoreTold = "restore/told": "The journal says who is to come back.",

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::command;
 use crate::error::{Context as _, Result};
 
-/// A process of this life: its pid and its start time in clock ticks after boot (field 22 of
+/// A process of this boot: its pid and its start time in clock ticks after boot (field 22 of
 /// `/proc/PID/stat`), which together never name another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessId {
@@ -252,14 +252,14 @@ pub fn users_of(path: &Path) -> Vec<(ProcessId, String)> {
         .collect()
 }
 
-/// One life of the machine: boot id and start time of PID 1, so that a restarted container counts
-/// as a new one. `SPOTKEEP_LIFE` sets it, for drills.
+/// One boot: boot id and start time of PID 1, so that a restarted container counts
+/// as a new one. `SPOTKEEP_BOOT_ID` sets it, for drills.
 ///
 /// # Errors
 /// `/proc` is not mounted.
-pub fn current_life() -> Result<String> {
-    if let Ok(life) = std::env::var("SPOTKEEP_LIFE") {
-        return Ok(life);
+pub fn current_boot_id() -> Result<String> {
+    if let Ok(boot_id) = std::env::var("SPOTKEEP_BOOT_ID") {
+        return Ok(boot_id);
     }
     let boot =
         fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
@@ -267,11 +267,11 @@ pub fn current_life() -> Result<String> {
     Ok(format!("{}-{}", boot.trim(), init.start_time))
 }
 
-/// How long this life has lasted, by the kernel's clock: since the machine booted, or since the container's
-/// first process was started. `None` where it cannot be told, or the life was set from outside.
+/// How long this boot has lasted, by the kernel's clock: since the machine booted, or since the container's
+/// first process was started. `None` where it cannot be told, or the boot was set from outside.
 #[must_use]
-pub fn since_life_began() -> Option<Duration> {
-    if std::env::var_os("SPOTKEEP_LIFE").is_some() {
+pub fn since_boot() -> Option<Duration> {
+    if std::env::var_os("SPOTKEEP_BOOT_ID").is_some() {
         return None;
     }
     let uptime = fs::read_to_string("/proc/uptime").ok()?;

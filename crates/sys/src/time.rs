@@ -1,5 +1,5 @@
 //! Wall-clock times for people, and durations as people write them. The only module that names
-//! `jiff`. Nothing is ever decided by comparing wall clocks of two lives.
+//! `jiff`. Nothing is ever decided by comparing wall clocks of two boots.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -12,12 +12,12 @@ use sys::process;
 
 /// Looks through the agents that do not run.
 pub(super) fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Result<ExitCode> {
-    let life = process::current_life()?;
-    let stop = until_signalled()?.or_at_the_notice(&settings.data_dir, &life);
+    let boot_id = process::current_boot_id()?;
+    let stop = until_signalled()?.or_at_the_notice(&settings.data_dir, &boot_id);
     let mut all_good = true;
     for (name, record) in settings.data_dir.all_records()? {
         let Ok(record) = record else { continue };
-        if record.live_process(&life).is_some() {
+        if record.live_process(&boot_id).is_some() {
             continue;
         }
         for loss in resume::losses(&settings.data_dir, &record) {

@@ -233,8 +233,8 @@ fn make(settings: &Settings, how: RunOptions, as_json: bool) -> Result<ExitCode>
         process::leave_terminal();
         process::step_back();
     }
-    let life = process::current_life()?;
-    let stop = until_signalled()?.or_at_the_notice(&settings.data_dir, &life);
+    let boot_id = process::current_boot_id()?;
+    let stop = until_signalled()?.or_at_the_notice(&settings.data_dir, &boot_id);
     let mut bar = Bar::new(!how.watched);
     let report = run::run(
         settings,
@@ -297,7 +297,7 @@ fn look(
         let mut state = BackupState::load(settings)?;
         let worker = this_worker()?;
         // A damaged key is what is looked for: then no lock can be read either.
-        remove_stale(&repository, state.worker.as_ref(), &worker.life, &stop).ok();
+        remove_stale(&repository, state.worker.as_ref(), &worker.boot_id, &stop).ok();
         let found = check::run(&repository, depth, &stop)?;
         if !found.locked {
             maintain::note(&mut state, found.damage.clone());

@@ -210,12 +210,12 @@ fn tell(
         return Ok(());
     }
     let identity = data_dir.identity()?;
-    let life = sys::process::current_life()?;
+    let boot_id = sys::process::current_boot_id()?;
     let mut journal = Journal::open(
         &data_dir.journal(),
         &identity.data_dir_id,
         identity.epoch,
-        &life,
+        &boot_id,
     )?;
     // It is done; that it cannot be written down does not undo it.
     if let Err(error) = journal.write(Some(name), &JournalEvent::RolledBack { to, undo }) {

@@ -58,7 +58,7 @@ fn glance(doing: &str, tokens: u64) -> Glance {
 fn world(agents: Vec<AgentStatus>) -> World {
     let line = |seconds: u64, agent: Option<&str>, event: &str, rest: serde_json::Value| {
         let mut line = json!({"version": 1, "seq": 1, "at": ago(seconds), "data_dir_id": "r", "epoch": 7,
-            "life": "l", "event": event, "agent": agent});
+            "boot_id": "l", "event": event, "agent": agent});
         let more = rest.as_object().unwrap().clone();
         line.as_object_mut().unwrap().extend(more);
         JournalEntry::parse(&line.to_string()).unwrap()
@@ -69,7 +69,7 @@ fn world(agents: Vec<AgentStatus>) -> World {
             data_dir: "/mnt/persist".into(),
             data_dir_id: "0b6c1f7e".into(),
             epoch: 7,
-            life: "l".into(),
+            boot_id: "l".into(),
             keeper: KeeperState::Running,
             keeper_version: Some("0.1.0".into()),
             fleet: Fleet::Up,
@@ -116,7 +116,7 @@ fn world(agents: Vec<AgentStatus>) -> World {
                 900,
                 None,
                 "keeper-started",
-                json!({"pid": 812, "new_life": true}),
+                json!({"pid": 812, "new_boot": true}),
             ),
             line(
                 890,
@@ -198,7 +198,7 @@ fn saving() -> World {
     for agent in &mut world.status.agents[1..] {
         agent.state = AgentState::Stopped;
         agent.pid = None;
-        agent.why = Some("ended by a save; a new life resumes it".into());
+        agent.why = Some("ended by a save; the next boot resumes it".into());
     }
     world.loads.clear();
     world
@@ -214,7 +214,7 @@ fn saved() -> World {
             "workspace": {"checkpoint": checkpoint, "note": ""}})
     };
     let manifest: Manifest = serde_json::from_value(json!({
-        "version": 1, "id": "s", "data_dir_id": "r", "epoch": 7, "life": "l", "at": ago(4),
+        "version": 1, "id": "s", "data_dir_id": "r", "epoch": 7, "boot_id": "l", "at": ago(4),
         "source": "metadata", "final": true, "deadline_ms": 25_000, "clean": true,
         "stages": {"agents_ended_ms": 900, "words_safe_ms": 930, "notice_to_safe_ms": 1_151,
             "workspaces_ms": null},

@@ -258,20 +258,20 @@ impl Drop for Laptop {
 }
 
 /// What a VM says of itself.
-pub fn look(startup: &str, life: &str, agents: &str) -> String {
+pub fn look(startup: &str, boot_id: &str, agents: &str) -> String {
     let fleet = if agents.is_empty() && startup.starts_with("new") {
         String::new()
     } else {
-        let save = r#"{"id":"LIFE","clean":true,"words_safe_ms":300,"notice_to_safe_ms":700}"#;
+        let save = r#"{"id":"BOOT","clean":true,"words_safe_ms":300,"notice_to_safe_ms":700}"#;
         format!(
-            r#"{{"version":1,"life":"{life}","keeper":"running","last_save":{},"agents":[{agents}]}}"#,
-            save.replace("LIFE", life)
+            r#"{{"version":1,"boot_id":"{boot_id}","keeper":"running","last_save":{},"agents":[{agents}]}}"#,
+            save.replace("BOOT", boot_id)
         )
     };
-    let event = r#"{"version":1,"seq":9,"at":"2026-11-22T10:00:21.000Z","data_dir_id":"r","epoch":2,"life":"LIFE","event":"resumed","agent":"a","session_id":"s","continued":true}"#;
+    let event = r#"{"version":1,"seq":9,"at":"2026-11-22T10:00:21.000Z","data_dir_id":"r","epoch":2,"boot_id":"BOOT","event":"resumed","agent":"a","session_id":"s","continued":true}"#;
     format!(
         "== startup\n{startup}\n== booted\n1795341600\n== status\n{fleet}\n== events\n{}\n",
-        event.replace("LIFE", life)
+        event.replace("BOOT", boot_id)
     )
 }
 

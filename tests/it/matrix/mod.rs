@@ -55,7 +55,7 @@ impl Matrix {
         lab.wait_open("b");
         lab.run(&["save", "--final"]).ok();
         keeper.let_go();
-        lab.new_life();
+        lab.next_boot();
         (file.before)(&lab);
         lab.give_away();
         said(
@@ -73,9 +73,9 @@ impl Matrix {
         }
     }
 
-    /// The data directory as it was kept, in a new life.
+    /// The data directory as it was kept, in the next boot.
     fn reset(&self) {
-        self.lab.new_life();
+        self.lab.next_boot();
         fs::remove_dir_all(self.lab.data_dir()).unwrap();
         let mut copy = Command::new("cp");
         said(copy.arg("-a").arg(kept(&self.lab)).arg(self.lab.data_dir())).ok();
@@ -109,7 +109,7 @@ impl Matrix {
             assert!(text.contains("novelty"), "{cell}: {text}");
         }
 
-        lab.new_life();
+        lab.next_boot();
         self.mend(&path, file);
         let keeper = Run::start(lab);
         for name in AGENTS {
@@ -148,7 +148,7 @@ impl Matrix {
         let begun: Vec<_> = AGENTS
             .iter()
             .flat_map(|name| self.lab.events(name, "starting"))
-            .filter(|line| line.data["how"] == "first" && line.life != "life-1")
+            .filter(|line| line.data["how"] == "first" && line.boot_id != "boot-1")
             .collect();
         assert!(begun.is_empty(), "{cell}: {begun:?}");
         for path in self.lab.transcripts() {
@@ -162,14 +162,14 @@ impl Matrix {
         }
     }
 
-    /// Both have been resumed in this life, in their sessions.
+    /// Both have been resumed in this boot, in their sessions.
     fn all_are_back(&self) -> bool {
-        let life = self.lab.life();
+        let boot_id = self.lab.boot_id();
         AGENTS.iter().all(|name| {
             let resumed = self.lab.events(name, "resumed");
             resumed
                 .iter()
-                .any(|line| line.life == life && line.data["session_id"] == self.sessions[name])
+                .any(|line| line.boot_id == boot_id && line.data["session_id"] == self.sessions[name])
         })
     }
 

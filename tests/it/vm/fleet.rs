@@ -61,9 +61,9 @@ impl Fleet {
         }
     }
 
-    /// A new machine in a new life, of which the cloud has said nothing yet.
+    /// A new machine in the next boot, of which the cloud has said nothing yet.
     pub fn power_on(&mut self, disk: DataDisk) -> Machine {
-        self.model.new_life();
+        self.model.next_boot();
         self.metadata.withdraw();
         self.garage.power_on(disk)
     }
@@ -136,7 +136,7 @@ runuser -u agent -- spotkeep up
         self.garage.hand_over(&start_up, None);
     }
 
-    /// Until each agent has said something in this life, and those that write go on writing.
+    /// Until each agent has said something in this boot, and those that write go on writing.
     pub fn wait_until_at_work(&mut self, machine: &mut Machine) {
         let names = self.names.clone();
         let before = self.at_cut.clone();
@@ -228,7 +228,7 @@ runuser -u agent -- spotkeep up
 
     /// One of the agents has ended, and the machine has not: each one's next request is its first.
     pub fn an_agent_has_ended(&self) {
-        self.model.new_life();
+        self.model.next_boot();
     }
 
     /// What was said before an agent's own end, which had come by `ended`, and is not in the

@@ -20,7 +20,7 @@ use crate::git::{Git, Repository};
 use index::{Base, MEMORY, Print, Staged, Survey, remove};
 use nested::inner;
 use sys::error::{Context as _, Result};
-use sys::process::current_life;
+use sys::process::current_boot_id;
 use sys::thread;
 use worktree::{Worktree, WorktreeScan};
 
@@ -31,8 +31,9 @@ pub(super) struct Again;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Memory {
     pub version: u32,
-    /// Of another life nothing is believed: objects that were not yet on the disk may be gone.
-    pub life: String,
+    /// Of another boot nothing is believed: objects that were not yet on the disk may be gone.
+    #[serde(alias = "life")]
+    pub boot_id: String,
     pub work_tree: String,
     pub base: Option<Print>,
     /// What was asked for about conversions.
@@ -153,11 +154,11 @@ impl Taking<'_> {
             self.place.largest_file,
         );
         let oid_length = self.repository.settings.oid_length;
-        let life = current_life()?;
+        let boot_id = current_boot_id()?;
         let rules = self.rules();
         let remembered = self.remembered().filter(|memory| {
             !anew
-                && memory.life == life
+                && memory.boot_id == boot_id
                 && memory.base == base.print
                 && memory.rules == rules
                 && !memory.lost
@@ -197,7 +198,7 @@ impl Taking<'_> {
         Ok((
             Memory {
                 version: 1,
-                life,
+                boot_id,
                 work_tree: self.repository.work_tree.to_string_lossy().into_owned(),
                 base: print,
                 rules,

@@ -33,7 +33,7 @@ pub struct Findings {
     pub damaged: Vec<String>,
 }
 
-/// Looks a workspace over after an unclean end, before anything of this life works in it, and puts right
+/// Looks a workspace over after an unclean end, before anything of this boot works in it, and puts right
 /// what can be.
 ///
 /// # Errors

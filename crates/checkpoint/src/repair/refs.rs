@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::super::CheckpointTarget;
 use super::super::git::call::try_feed;
 use super::{Findings, is_hollow};
-use crate::workspace::{git_dir, git_lives_in, is_open_anywhere};
+use crate::workspace::{git_dir, holds_git_dir, is_open_anywhere};
 use sys::deadline::Deadline;
 use sys::error::{Context as _, Result};
 use sys::files;
@@ -34,7 +34,7 @@ pub(super) fn remove_locks(
     if locks.is_empty() {
         return Ok(());
     }
-    if git_lives_in(&[&place.workspace, own, common]) {
+    if holds_git_dir(&[&place.workspace, own, common]) {
         found
             .damaged
             .push("locks of git were left as they are, since a git works in its repository".into());

@@ -72,7 +72,7 @@ pub fn branch(workspace: &Path) -> Option<String> {
 /// Whether a process of git works in one of these directories, or may: one whose place cannot be read
 /// counts. Names are looked at first, which everybody may read.
 #[must_use]
-pub fn git_lives_in(dirs: &[&Path]) -> bool {
+pub fn holds_git_dir(dirs: &[&Path]) -> bool {
     let dirs: Vec<PathBuf> = dirs
         .iter()
         .filter_map(|dir| fs::canonicalize(dir).ok())

@@ -66,7 +66,7 @@ pub struct LoggedRequest {
 
 impl Ledger {
     /// Forgets which request was the first, so that the next one is.
-    pub fn new_life(&mut self) {
+    pub fn next_boot(&mut self) {
         for account in self.agents.values_mut() {
             account.first = None;
             account.open = None;

@@ -130,9 +130,9 @@ impl Model {
         enough(&state.ledger)
     }
 
-    /// A new life begins: each agent's next request is its first.
-    pub fn new_life(&self) {
-        self.double.state().ledger.new_life();
+    /// The next boot begins: each agent's next request is its first.
+    pub fn next_boot(&self) {
+        self.double.state().ledger.next_boot();
     }
 
     /// Lets the next `times` requests of conversations fail, after the faults already waiting.

@@ -172,7 +172,7 @@ fn a_turn_cut_by_sigterm_is_whole_on_disk_and_goes_on_with_the_note() {
     }
     assert!(written.ends_with("}\n") && written.contains("last-prompt"));
 
-    bench.model.new_life();
+    bench.model.next_boot();
     let mut second = bench.start(&["--resume", U, "-n", "a", "[spotkeep] you were cut"]);
     bench.until_model(|ledger| ledger.agents["a"].turns_ended == 1);
     let seen = bench.model.ledger().agents["a"].first.clone().unwrap();
@@ -200,7 +200,7 @@ fn a_text_cut_by_sigkill_leaves_the_whole_records_before_it() {
     bench.until(|| bench.transcript().contains("tool_result"));
     signal(&mut first, Signal::Kill);
     assert!(!bench.transcript().contains("and so on"));
-    bench.model.new_life();
+    bench.model.next_boot();
     let mut second = bench.start(&["--resume", U, "[spotkeep] you were cut"]);
     bench.until_model(|ledger| ledger.agents["a"].continued == 1);
     signal(&mut second, Signal::Kill);

@@ -137,11 +137,11 @@ impl Sandbox {
         Digest::with_git(&self.workspace(name), &|args| self.git(name, args))
     }
 
-    /// `spotkeep` on the sandbox's root in its n-th life, with its own metadata server.
+    /// `spotkeep` on the sandbox's root in its n-th boot, with its own metadata server.
     ///
     /// # Errors
     /// The metadata server is not on loopback.
-    pub fn spotkeep(&self, life: u32, metadata: &str) -> Result<Command> {
+    pub fn spotkeep(&self, boot_id: u32, metadata: &str) -> Result<Command> {
         let address: std::net::SocketAddr = metadata.parse().context("no metadata address")?;
         ensure!(
             address.ip().is_loopback(),
@@ -151,7 +151,7 @@ impl Sandbox {
         command
             .arg("--data-dir")
             .arg(self.data_dir())
-            .env("SPOTKEEP_LIFE", format!("drill-{}-{life}", self.id))
+            .env("SPOTKEEP_BOOT_ID", format!("drill-{}-{boot_id}", self.id))
             .env("GCE_METADATA_HOST", metadata);
         Ok(command)
     }
@@ -160,8 +160,8 @@ impl Sandbox {
     ///
     /// # Errors
     /// It failed; the error holds what it said.
-    pub fn verb(&self, life: u32, metadata: &str, args: &[&str]) -> Result<String> {
-        let mut command = self.spotkeep(life, metadata)?;
+    pub fn verb(&self, boot_id: u32, metadata: &str, args: &[&str]) -> Result<String> {
+        let mut command = self.spotkeep(boot_id, metadata)?;
         let output = command::run(command.args(args), LIMIT)?;
         if !output.status.success() {
             bail!(
@@ -174,13 +174,13 @@ impl Sandbox {
         Ok(output.stdout)
     }
 
-    /// Starts a keeper; its log goes to a file of the life.
+    /// Starts a keeper; its log goes to a file of the boot.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn keeper(&self, life: u32, metadata: &str) -> Result<std::process::Child> {
-        let log = fs::File::create(self.log(life))?;
-        let mut command = self.spotkeep(life, metadata)?;
+    pub fn keeper(&self, boot_id: u32, metadata: &str) -> Result<std::process::Child> {
+        let log = fs::File::create(self.log(boot_id))?;
+        let mut command = self.spotkeep(boot_id, metadata)?;
         command
             .arg("run")
             .stdin(Stdio::null())
@@ -191,10 +191,10 @@ impl Sandbox {
         command.spawn().context("cannot start the keeper")
     }
 
-    /// The log of the keeper in its n-th life.
+    /// The log of the keeper in its n-th boot.
     #[must_use]
-    pub fn log(&self, life: u32) -> PathBuf {
-        self.dir.join(format!("keeper-{life}.log"))
+    pub fn log(&self, boot_id: u32) -> PathBuf {
+        self.dir.join(format!("keeper-{boot_id}.log"))
     }
 
     /// Ends every process of the sandbox by SIGKILL, all that are there at once, until none is

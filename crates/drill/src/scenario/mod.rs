@@ -60,7 +60,7 @@ struct Rehearsal {
     metadata: Metadata,
     claude: String,
     players: Vec<Player>,
-    life: u32,
+    boot_id: u32,
     keeper: Option<(Child, Instant)>,
     /// When the machine was lost, or when that was announced.
     cut: Option<Instant>,
@@ -90,7 +90,7 @@ impl Player {
 
 impl Rehearsal {
     fn play(&mut self) -> Result<()> {
-        self.start_a_life()?;
+        self.start_boot()?;
         self.wait_for_the_cut_points()?;
         self.take_down_workspaces()?;
         match self.options.kind {
@@ -99,7 +99,7 @@ impl Rehearsal {
             LossKind::PowerCut => self.lose_it_with_its_power()?,
         }
         self.compare_workspaces(&[])?;
-        self.start_a_life()?;
+        self.start_boot()?;
         self.wait_for_the_fleet()?;
         self.compare_workspaces(&[CONTINUED_FILE])
     }
@@ -145,7 +145,7 @@ impl Rehearsal {
             metadata,
             claude,
             players,
-            life: 0,
+            boot_id: 0,
             keeper: None,
             cut: None,
             at_cut: Ledger::default(),
@@ -156,20 +156,20 @@ impl Rehearsal {
     }
 
     /// A machine boots: a metadata server that knows of no preemption, and a keeper.
-    fn start_a_life(&mut self) -> Result<()> {
-        self.life += 1;
-        if self.life > 1 {
+    fn start_boot(&mut self) -> Result<()> {
+        self.boot_id += 1;
+        if self.boot_id > 1 {
             self.metadata = Metadata::start()?;
             let path = self.sandbox.data_dir().join("spotkeep.toml");
             let text = std::fs::read_to_string(&path)?;
             let text = super::sandbox::point_at(&text, &self.metadata.address());
             self.sandbox.write(&path, &text)?;
         }
-        self.model.new_life();
+        self.model.next_boot();
         let started = Instant::now();
-        let keeper = self.sandbox.keeper(self.life, &self.metadata.address())?;
+        let keeper = self.sandbox.keeper(self.boot_id, &self.metadata.address())?;
         self.keeper = Some((keeper, started));
-        self.say(&format!("life {}: the keeper runs", self.life));
+        self.say(&format!("boot {}: the keeper runs", self.boot_id));
         Ok(())
     }
 
@@ -271,12 +271,12 @@ impl Rehearsal {
         })?;
         self.notice_to_save_ms = found.as_ref().map(|save| whole(save.at.since(announced)));
         self.manifest = found;
-        self.end_the_life(|sandbox| sandbox.end_everything())
+        self.end_the_boot(|sandbox| sandbox.end_everything())
     }
 
     fn lose_it_without_a_word(&mut self) -> Result<()> {
         let mut at = None;
-        self.end_the_life(|sandbox| {
+        self.end_the_boot(|sandbox| {
             at = Some(Instant::now());
             sandbox.end_everything()
         })?;
@@ -294,7 +294,7 @@ impl Rehearsal {
             Ok(waits.into_iter().collect())
         })?;
         let mut at = None;
-        self.end_the_life(|sandbox| {
+        self.end_the_boot(|sandbox| {
             at = Some(sandbox.cut_power()?);
             sandbox.end_everything()
         })?;
@@ -302,7 +302,7 @@ impl Rehearsal {
         self.sandbox.remount()
     }
 
-    fn end_the_life(&mut self, end: impl FnOnce(&Sandbox) -> Result<Instant>) -> Result<()> {
+    fn end_the_boot(&mut self, end: impl FnOnce(&Sandbox) -> Result<Instant>) -> Result<()> {
         end(&self.sandbox)?;
         if let Some((mut keeper, _)) = self.keeper.take() {
             keeper.wait().context("cannot wait for the keeper")?;
@@ -356,7 +356,7 @@ impl Rehearsal {
         continued(now) > continued(before)
     }
 
-    /// Everything that was there must be there again; `written` are files that the new life wrote.
+    /// Everything that was there must be there again; `written` are files that the new boot wrote.
     fn compare_workspaces(&mut self, written: &[&str]) -> Result<()> {
         for player in &self.players {
             let now = self.sandbox.digest(&player.name)?;
@@ -382,7 +382,7 @@ impl Rehearsal {
     }
 
     fn verb(&self, args: &[&str]) -> Result<String> {
-        self.sandbox.verb(self.life, &self.metadata.address(), args)
+        self.sandbox.verb(self.boot_id, &self.metadata.address(), args)
     }
 
     fn say(&self, text: &str) {

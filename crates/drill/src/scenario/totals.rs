@@ -1,4 +1,4 @@
-//! What the two lives add up to.
+//! What the two boots add up to.
 
 use std::time::{Duration, Instant};
 
@@ -82,7 +82,7 @@ impl Rehearsal {
             .agents
             .get(&player.name)
             .and_then(|now| now.first.as_ref());
-        let first = first.filter(|first| first.at > cut && self.life > 1);
+        let first = first.filter(|first| first.at > cut && self.boot_id > 1);
         let session_id = player.session_id.as_deref().unwrap_or("none");
         let count = count(
             &Evidence {
@@ -163,7 +163,7 @@ impl Rehearsal {
                 self.losses.push(format!("{name} is {state}: {why}"));
             }
         }
-        let log = std::fs::read_to_string(self.sandbox.log(self.life)).unwrap_or_default();
+        let log = std::fs::read_to_string(self.sandbox.log(self.boot_id)).unwrap_or_default();
         let lines: Vec<_> = log.lines().rev().take(12).collect();
         for line in lines.iter().rev() {
             self.say(&format!("keeper: {line}"));

@@ -49,7 +49,7 @@ impl Rehearsal {
                     waiting.join("; ")
                 );
             }
-            // Directories appear as the life goes on.
+            // Directories appear as the boot goes on.
             for dir in ["root/.claude/sessions", "root/session-state/saves"] {
                 watch.add(&self.sandbox.dir().join(dir)).ok();
             }

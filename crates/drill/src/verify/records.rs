@@ -11,7 +11,7 @@ use crate::fake_api::marker::{Marker, MarkerKind};
 pub struct Evidence<'a> {
     /// The model's ledger as it was at the cut.
     pub records: &'a [Record],
-    /// The first request of the new life; `None` where none was made.
+    /// The first request of the new boot; `None` where none was made.
     pub resumed: Option<&'a BTreeSet<Marker>>,
     /// Every mark in the session's transcript file.
     pub transcript: &'a BTreeSet<Marker>,

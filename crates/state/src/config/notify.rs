@@ -24,7 +24,7 @@ pub enum NotifyKind {
     Notice,
     /// Everything is on the disk.
     Safe,
-    /// A new life begins, or this one goes on.
+    /// The next boot begins, or this one goes on.
     Back,
     /// An agent was given up.
     Failed,

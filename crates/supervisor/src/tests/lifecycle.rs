@@ -31,7 +31,7 @@ fn what_follows_when_an_agent_ends_by_itself_is_for_its_policy_to_say() {
             let view = core.view(&name()).unwrap();
             assert_eq!(view.state, state, "{restart:?} {code}");
             assert_eq!(view.restarts, u32::from(state == Backoff));
-            // Who is done is not raised by a new life either.
+            // Who is done is not raised by the next boot either.
             assert_eq!(view.wanted == Wanted::Stopped, state == Stopped);
             let by_itself = told(&actions)
                 .iter()
@@ -120,7 +120,7 @@ fn news_of_another_launch_or_process_changes_nothing() {
         assert_eq!(core.step(now, event.clone()), [], "{event:?}");
         assert_eq!(core.views(), before);
     }
-    // Nor does what nobody asked for in a life that goes on anyway.
+    // Nor does what nobody asked for in a boot that goes on anyway.
     for event in [
         Event::Survived,
         Event::SaveEnded,
@@ -294,7 +294,7 @@ fn a_keeper_that_comes_after_the_notice_starts_nobody_and_shows_the_fleet_as_sav
     core.step(now, Event::ApiAnswers);
     let actions = core.step(now, Event::Declare(vec![declared()]));
     assert!(core.is_closed() && launch_in(&actions).is_none());
-    let why = Some("ended by a save; a new life resumes it");
+    let why = Some("ended by a save; the next boot resumes it");
     is_shown(&core, AgentState::Stopped, why, Some(Cause::Preempted));
     assert!(launch_in(&core.step(now, Event::Survived)).is_some());
 }

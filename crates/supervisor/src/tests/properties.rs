@@ -199,7 +199,7 @@ impl World {
         match action {
             Action::Launch { name, .. } => {
                 assert!(self.permit, "launched without a permit");
-                assert!(!self.closed, "launched in a life that has had its notice");
+                assert!(!self.closed, "launched in a boot that has had its notice");
                 assert!(self.fleet_up, "launched while the fleet is down");
                 assert!(self.wanted[name], "launched what the user stopped");
                 assert!(

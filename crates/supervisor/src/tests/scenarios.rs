@@ -40,7 +40,7 @@ fn a_machine_that_is_not_taken_away_resumes_its_fleet_a_minute_after_the_deadlin
 }
 
 #[test]
-fn a_life_that_a_person_ended_does_not_go_on_by_itself() {
+fn a_boot_that_a_person_ended_does_not_go_on_by_itself() {
     let now = Instant::now();
     let (mut core, attempt) = launched(now);
     run(&mut core, now, attempt);

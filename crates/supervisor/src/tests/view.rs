@@ -76,7 +76,7 @@ fn the_stages_of_a_save_are_shown_and_what_did_not_run_does_not_seem_to_be_saved
     use AgentState::*;
     let now = Instant::now();
     let notice = || Event::Notice(Notice::new(Source::Command, now, None));
-    let ended = "ended by a save; a new life resumes it";
+    let ended = "ended by a save; the next boot resumes it";
     for runs in [false, true] {
         let (mut core, attempt) = launched(now);
         if runs {

@@ -395,7 +395,7 @@ fn a_machine_stays_when_its_user_takes_the_wish_back_or_a_save_has_ended_its_wor
 }
 
 #[test]
-fn nobody_is_nudged_who_works_nor_without_a_permit_nor_in_a_life_that_ends() {
+fn nobody_is_nudged_who_works_nor_without_a_permit_nor_in_a_boot_that_ends() {
     let now = Instant::now();
     let notice = Event::Notice(Notice::new(crate::notice::Source::Command, now, None));
     let works = Event::Session {

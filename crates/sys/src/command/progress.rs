@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 /// A command that reads less than this in a [`Limits::stalled`](super::Limits) is not at work,
-const A_SIGN_OF_LIFE: u64 = 64 << 10;
+const IS_ALIVE_AFTER: u64 = 64 << 10;
 
 /// unless it has computed for so long, in hundredths of a second: restic derives a key from a password,
 /// which takes a machine with a load of 40 more than a minute, and reads nothing meanwhile (measured).
@@ -40,7 +40,7 @@ impl Progress {
             now.is_some_and(|now| now < before.saturating_add(sign))
         };
         // What cannot be looked at is not judged.
-        if !is_still(read, self.read, A_SIGN_OF_LIFE)
+        if !is_still(read, self.read, IS_ALIVE_AFTER)
             || !is_still(computed, self.computed, A_SIGN_OF_WORK)
         {
             self.read = read.unwrap_or(self.read);
