@@ -46,7 +46,7 @@
 //! 1. From a notice until somebody says that this boot goes on, nothing is started in it, whoever asks and
 //!    however often the keeper is restarted.
 //! 2. No session is ever run twice, and none that had words is ever begun anew.
-//! 3. What is used has been made durable before: session ids, launches, wishes, the epoch.
+//! 3. What is used has been made durable before: session ids, launches, requests, the epoch.
 //! 4. Every wait has an end, and everything in a save ends by its one deadline.
 //!
 //! `ARCHITECTURE.md` says why, and where each of these is proved.

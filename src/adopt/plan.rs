@@ -144,12 +144,12 @@ pub fn plan(
 }
 
 /// The places of those that are named; `None` where none is.
-fn chosen(found: &[ExistingSession], wanted: &[String]) -> Result<Option<BTreeSet<usize>>> {
-    if wanted.is_empty() {
+fn chosen(found: &[ExistingSession], desired: &[String]) -> Result<Option<BTreeSet<usize>>> {
+    if desired.is_empty() {
         return Ok(None);
     }
     let mut chosen = BTreeSet::new();
-    for text in wanted {
+    for text in desired {
         let is_meant = |one: &ExistingSession| {
             let by_id = text.len() >= 8 && one.session_id.starts_with(text.as_str());
             let by_job = one.job.as_ref().is_some_and(|job| job.id == *text);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use claude::Lookup;
 use state::config::Config;
 use state::layout::DataDir;
-use state::{AgentName, AgentRecord, TranscriptMark, Wanted};
+use state::{AgentName, AgentRecord, TranscriptMark, Desired};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::process;
 use sys::uuid::is_uuid;
@@ -19,7 +19,7 @@ pub struct Past {
     /// Where it goes on, as it is stored.
     pub cwd: PathBuf,
     /// Whether it shall run.
-    pub wanted: Wanted,
+    pub desired: Desired,
 }
 
 /// Where the words of an existing session are in the data directory.
@@ -97,8 +97,8 @@ pub fn remember(data_dir: &DataDir, name: &AgentName, past: Past) -> Result<()> 
     record.transcript = Some(past.mark);
     record.prompt_delivered = true;
     record.cwd = past.cwd;
-    record.wanted = past.wanted;
-    record.why = (past.wanted == Wanted::Stopped).then(|| "stopped by you".to_owned());
+    record.desired = past.desired;
+    record.why = (past.desired == Desired::Stopped).then(|| "stopped by you".to_owned());
     // No preemption has ended it: the agent is told of nothing that did not happen.
     record.boot_id = Some(process::current_boot_id()?);
     data_dir.store_record(&record)

@@ -16,7 +16,7 @@ use claude::session_file;
 use claude::transcript::index;
 use state::config;
 use state::layout::DataDir;
-use state::{TranscriptMark, Wanted};
+use state::{TranscriptMark, Desired};
 use sys::command;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, bail, ensure};
 use sys::files;
@@ -33,7 +33,7 @@ const GIT_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
     /// Whether the agent shall run.
-    pub wanted: Wanted,
+    pub desired: Desired,
     /// Whether what runs may be ended.
     pub end: bool,
 }
@@ -89,7 +89,7 @@ pub fn take(data_dir: &DataDir, entry: &Entry, request: Request) -> Result<Taken
     let past = Past {
         mark,
         cwd: data_dir.relative(workspace),
-        wanted: request.wanted,
+        desired: request.desired,
     };
     remember(data_dir, name, past)?;
     match how {

@@ -78,7 +78,7 @@ fn choose<'a>(all: &'a [Snapshot], from: &From) -> Result<&'a Snapshot> {
         .filter_map(|snapshot| snapshot.data_dir_id.as_deref())
         .collect();
     let name = restic::without_password(&from.url);
-    let wanted = match (&from.data_dir_id, ids.len()) {
+    let requested = match (&from.data_dir_id, ids.len()) {
         (Some(id), _) => id.as_str(),
         (None, 1) => ids.first().copied().unwrap_or_default(),
         (None, 0) => {
@@ -96,8 +96,8 @@ fn choose<'a>(all: &'a [Snapshot], from: &From) -> Result<&'a Snapshot> {
         }
     };
     all.iter()
-        .find(|snapshot| snapshot.data_dir_id.as_deref() == Some(wanted))
-        .with_context(|| format!("{name} holds no backup of the data directory {wanted}"))
+        .find(|snapshot| snapshot.data_dir_id.as_deref() == Some(requested))
+        .with_context(|| format!("{name} holds no backup of the data directory {requested}"))
 }
 
 /// Fails unless a data directory can be made at `dir`.

@@ -12,7 +12,7 @@ use crate::keeper::client;
 use checkpoint::workspace::{self, CreatedWorkspace, Source};
 use state::config::{self, Config};
 use state::layout::DataDir;
-use state::{AgentName, AgentRecord, Wanted};
+use state::{AgentName, AgentRecord, Desired};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files::LockFile;
 
@@ -109,7 +109,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         let past = Past {
             mark,
             cwd: canonical_cwd(data_dir, &workspace),
-            wanted: Wanted::Running,
+            desired: Desired::Running,
         };
         remember(data_dir, &args.name, past)?;
     }

@@ -18,7 +18,7 @@ use crate::storage::merge_tree;
 use claude::transcript::tail;
 use state::config::Config;
 use state::layout::DataDir;
-use state::{AgentName, VERSION, Wanted};
+use state::{AgentName, VERSION, Desired};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow, hint_of};
 use sys::time::{Timestamp, parse_duration};
 
@@ -97,10 +97,10 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         name: args.name,
     };
     let request = TakeRequest {
-        wanted: if args.stopped {
-            Wanted::Stopped
+        desired: if args.stopped {
+            Desired::Stopped
         } else {
-            Wanted::Running
+            Desired::Running
         },
         end: args.end,
     };

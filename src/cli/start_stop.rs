@@ -7,7 +7,7 @@ use super::daemon::{instead_of_keeper, is_moving, named, names_or_all, status, w
 use super::output::{complain, say, state};
 use crate::keeper::client;
 use state::layout::DataDir;
-use state::{AgentName, AgentState, Wanted};
+use state::{AgentName, AgentState, Desired};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 
 /// How long to wait until the agents are where they were sent.
@@ -41,17 +41,17 @@ pub(super) struct RestartArgs {
 }
 
 pub(super) fn start(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
-    want(data_dir, args, Wanted::Running)
+    want(data_dir, args, Desired::Running)
 }
 
 pub(super) fn stop(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
-    want(data_dir, args, Wanted::Stopped)
+    want(data_dir, args, Desired::Stopped)
 }
 
-fn want(data_dir: &DataDir, args: Args, wanted: Wanted) -> Result<ExitCode> {
+fn want(data_dir: &DataDir, args: Args, desired: Desired) -> Result<ExitCode> {
     let names = names_or_all(data_dir, args.names)?;
     named(&status(data_dir)?, &names)?;
-    let verb = if wanted == Wanted::Running {
+    let verb = if desired == Desired::Running {
         "start"
     } else {
         "stop"
@@ -61,12 +61,12 @@ fn want(data_dir: &DataDir, args: Args, wanted: Wanted) -> Result<ExitCode> {
         say(&format!("would {verb} {}", names.join(", ")));
         return Ok(ExitCode::SUCCESS);
     }
-    if client::want(data_dir, &names, wanted)?.is_none() {
-        return remember(data_dir, &names, wanted);
+    if client::want(data_dir, &names, desired)?.is_none() {
+        return remember(data_dir, &names, desired);
     }
-    let there = move |state: AgentState, pid: Option<i32>| match wanted {
-        Wanted::Running => !matches!(state, AgentState::Starting),
-        Wanted::Stopped => pid.is_none(),
+    let there = move |state: AgentState, pid: Option<i32>| match desired {
+        Desired::Running => !matches!(state, AgentState::Starting),
+        Desired::Stopped => pid.is_none(),
     };
     let after = wait(data_dir, LIMIT, |now| {
         let mut agents = now
@@ -91,8 +91,8 @@ fn want(data_dir: &DataDir, args: Args, wanted: Wanted) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Without a keeper the wish is written down, for the next one.
-fn remember(data_dir: &DataDir, names: &[AgentName], wanted: Wanted) -> Result<ExitCode> {
+/// Without a keeper the request is written down, for the next one.
+fn remember(data_dir: &DataDir, names: &[AgentName], desired: Desired) -> Result<ExitCode> {
     let _lock = instead_of_keeper(data_dir)?;
     let mut left = Vec::new();
     for name in names {
@@ -100,12 +100,12 @@ fn remember(data_dir: &DataDir, names: &[AgentName], wanted: Wanted) -> Result<E
             .load_record(name)?
             .with_context(|| format!("no keeper has taken {name} in yet"))
             .hint("spotkeep up")?;
-        record.wanted = wanted;
-        if wanted == Wanted::Stopped {
+        record.desired = desired;
+        if desired == Desired::Stopped {
             record.why = Some("stopped by you".into());
         }
         data_dir.store_record(&record)?;
-        if wanted == Wanted::Stopped
+        if desired == Desired::Stopped
             && record
                 .process
                 .is_some_and(sys::process::ProcessId::is_alive)

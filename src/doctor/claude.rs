@@ -152,8 +152,8 @@ impl Means {
                     .into_iter()
                     .collect();
             variables.extend(settings.clone());
-            let value = |wanted: &str| {
-                let pair = variables.iter().find(|(key, _)| key == wanted);
+            let value = |desired: &str| {
+                let pair = variables.iter().find(|(key, _)| key == desired);
                 pair.map(|(_, value)| value.as_str())
                     .filter(|value| !value.trim().is_empty())
             };

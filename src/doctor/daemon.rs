@@ -7,7 +7,7 @@ use super::{Check, count, service};
 use crate::keeper::status::Status;
 use claude::session_file;
 use state::layout::DataDir;
-use state::{AgentRecord, AgentState, Fleet, Wanted};
+use state::{AgentRecord, AgentState, Fleet, Desired};
 
 pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     let status = match &scene.status {
@@ -52,10 +52,10 @@ fn judge_keeper(scene: &Scene, status: &Status) -> Check {
         return Check::wrong("keeper", detail, scene.spotkeep("status"));
     }
     let mine = env!("CARGO_PKG_VERSION");
-    let wanted = status
+    let desired = status
         .agents
         .iter()
-        .any(|agent| agent.wanted == Wanted::Running);
+        .any(|agent| agent.desired == Desired::Running);
     let by_unit = scene.has_units || scene.has_own_unit;
     let start = match by_unit {
         true => "sudo systemctl start spotkeep".to_owned(),
@@ -86,8 +86,8 @@ fn judge_keeper(scene: &Scene, status: &Status) -> Check {
             "none runs: this boot has had its notice, and nothing is started in it",
             scene.spotkeep("restore"),
         ),
-        (false, _, _, None) if wanted => {
-            Check::wrong("keeper", "none runs, and agents are wanted", start)
+        (false, _, _, None) if desired => {
+            Check::wrong("keeper", "none runs, and agents shall run", start)
         }
         (false, _, _, None) => Check::good("keeper", "none runs, and no agent is wanted"),
     }

@@ -166,7 +166,7 @@ fn judge_secrets(secrets: &[Result<OwnedPath, PathBuf>]) -> Check {
 fn links(scene: &Scene, data_dir: &DataDir, home: &Path) -> Vec<Link> {
     let home = scene.machine.path(&home.display().to_string());
     let pieces = scene.config.machine.home.iter();
-    let wanted = [
+    let desired = [
         (home.join(".claude"), data_dir.claude()),
         (
             home.join(".claude.json"),
@@ -179,7 +179,7 @@ fn links(scene: &Scene, data_dir: &DataDir, home: &Path) -> Vec<Link> {
     ];
     pieces
         .map(|piece| (home.join(piece), data_dir.dir().join("home").join(piece)))
-        .chain(wanted)
+        .chain(desired)
         .map(|(at, to)| Link {
             leads: fs::read_link(&at).ok(),
             exists: fs::symlink_metadata(&at).is_ok(),

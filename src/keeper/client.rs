@@ -13,7 +13,7 @@ use super::protocol::{Reply, Request};
 use super::runtime_dir::{self, Holder};
 use super::status::Status;
 use state::layout::DataDir;
-use state::{AgentName, Fleet, Manifest, Wanted};
+use state::{AgentName, Fleet, Manifest, Desired};
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::thread;
 
@@ -41,9 +41,9 @@ pub(crate) fn metrics(data_dir: &DataDir) -> Answer<String> {
 }
 
 /// Starts or stops agents.
-pub(crate) fn want(data_dir: &DataDir, names: &[AgentName], wanted: Wanted) -> Answer<()> {
+pub(crate) fn want(data_dir: &DataDir, names: &[AgentName], desired: Desired) -> Answer<()> {
     let names = names.to_vec();
-    order(data_dir, &Request::Want { names, wanted })
+    order(data_dir, &Request::Want { names, desired })
 }
 
 /// Restarts agents, each at its next idle moment where asked; a canary among them first.
@@ -62,8 +62,8 @@ pub(crate) fn restart(
 }
 
 /// Sets whether the fleet is up or down.
-pub(crate) fn set_fleet(data_dir: &DataDir, wanted: Fleet) -> Answer<()> {
-    order(data_dir, &Request::Fleet { wanted })
+pub(crate) fn set_fleet(data_dir: &DataDir, desired: Fleet) -> Answer<()> {
+    order(data_dir, &Request::Fleet { desired })
 }
 
 /// Has the keeper read `spotkeep.toml` again. `ends`: the running agents that may end for it.

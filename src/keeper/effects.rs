@@ -218,7 +218,7 @@ impl Edges {
             state,
             why,
             cause,
-            wanted,
+            desired,
             restarts,
             process,
             ..
@@ -237,7 +237,7 @@ impl Edges {
             }
             record.why = why;
             record.cause = cause;
-            record.wanted = wanted;
+            record.desired = desired;
             record.restarts = restarts;
             if process.is_some() {
                 record.process = process;

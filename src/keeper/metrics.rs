@@ -113,8 +113,8 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
 
 fn fleet(out: &mut Exposition, status: &Status) {
     out.one(
-        "fleet_wanted",
-        "Whether the fleet is wanted (up), or down.",
+        "fleet_desired",
+        "Whether the fleet shall run (up), or down.",
         flag(status.fleet == Fleet::Up),
     );
     out.one(
@@ -331,10 +331,10 @@ mod tests {
             "last_save": {"id": "1", "at": "2026-11-22T02:00:00.000Z", "clean": true, "words_safe_ms": 1230, "notice_to_safe_ms": 1610},
             "backup": {"id": "b", "at": "2026-11-22T01:00:00.000Z", "copy_to": null, "copied_at": null, "checked_at": null},
             "agents": [
-                {"name": "a", "agent_id": "i", "state": "running", "wanted": "running", "session_id": "s", "pid": 7, "workspace": "/w",
+                {"name": "a", "agent_id": "i", "state": "running", "desired": "running", "session_id": "s", "pid": 7, "workspace": "/w",
                  "branch": "main", "dirty": 3, "size_bytes": 4096, "last_checkpoint": "2026-11-22T02:59:00.500Z", "last_backup": null,
                  "restarts": 2, "why": null},
-                {"name": "b", "agent_id": "j", "state": "failed", "wanted": "running", "session_id": "t", "pid": null, "workspace": "/v",
+                {"name": "b", "agent_id": "j", "state": "failed", "desired": "running", "session_id": "t", "pid": null, "workspace": "/v",
                  "branch": null, "dirty": null, "last_checkpoint": null, "last_backup": null, "restarts": 0, "why": "x"},
             ],
         }))

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use state::{AgentName, Fleet, Wanted};
+use state::{AgentName, Fleet, Desired};
 use sys::error::{Error, ErrorKind, Hint as _, Result, anyhow, hint_of, kind_of};
 
 /// What the keeper can be asked.
@@ -19,7 +19,7 @@ pub enum Request {
         /// Which.
         names: Vec<AgentName>,
         /// What.
-        wanted: Wanted,
+        desired: Desired,
     },
     /// Agents shall be started anew.
     Restart {
@@ -34,7 +34,7 @@ pub enum Request {
     /// The fleet shall be up, or down.
     Fleet {
         /// Which of the two.
-        wanted: Fleet,
+        desired: Fleet,
     },
     /// The file has changed.
     Reload {

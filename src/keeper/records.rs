@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::writer::{Answer, Writer};
 use state::config::{Agent, Config, Restart};
 use state::layout::DataDir;
-use state::{AgentName, AgentRecord, Wanted};
+use state::{AgentName, AgentRecord, Desired};
 use supervisor::Declared;
 use sys::error::Result;
 
@@ -229,7 +229,7 @@ fn declared_of(record: &AgentRecord) -> Declared {
         name: record.name.clone(),
         session_id: record.session_id.clone(),
         restart: Restart::default(),
-        wanted: record.wanted,
+        desired: record.desired,
         restarts: record.restarts,
         process: None,
         why: record.why.clone(),
@@ -243,7 +243,7 @@ fn broken(config: &Config, name: &AgentName, agent: &Agent, why: &str) -> Declar
         name: name.clone(),
         session_id: String::new(),
         restart: config.restart_of(agent),
-        wanted: Wanted::Running,
+        desired: Desired::Running,
         restarts: 0,
         process: None,
         why: None,

@@ -71,7 +71,7 @@ impl Keeper {
                 let metrics = self.metrics().map(Value::String);
                 reply.send(Reply::from(metrics)).ok();
             }
-            Request::Fleet { wanted } => self.answer_fleet(wanted, reply),
+            Request::Fleet { desired } => self.answer_fleet(desired, reply),
             Request::Reload { ends } => self.answer_reload(&ends, reply),
             other => {
                 let answer = self.answer_when_durable(other, user);
@@ -101,16 +101,16 @@ impl Keeper {
     /// The answer goes out when what came of the request is durable.
     fn answer_when_durable(&mut self, request: Request, user: u32) -> Result<Value> {
         match request {
-            Request::Want { names, wanted } => {
+            Request::Want { names, desired } => {
                 self.check(&names)?;
-                if wanted == state::Wanted::Running {
+                if desired == state::Desired::Running {
                     self.check_open()?;
                 }
                 let by = user::name(user);
                 for name in names {
                     self.handle(Event::Want {
                         name,
-                        wanted,
+                        desired,
                         by: by.clone(),
                     });
                 }
@@ -151,8 +151,8 @@ impl Keeper {
         }
     }
 
-    fn answer_fleet(&mut self, wanted: Fleet, reply: ReplyTo) {
-        let may = match wanted {
+    fn answer_fleet(&mut self, desired: Fleet, reply: ReplyTo) {
+        let may = match desired {
             Fleet::Up => self.check_open(),
             Fleet::Down => Ok(()),
         };
@@ -163,8 +163,8 @@ impl Keeper {
         let data_dir = self.edges.data_dir.clone();
         let store = move || -> Result<()> {
             let mut identity = data_dir.identity()?;
-            if identity.fleet != wanted {
-                identity.fleet = wanted;
+            if identity.fleet != desired {
+                identity.fleet = desired;
                 state::store(&data_dir.identity_file(), &identity)?;
             }
             Ok(())
@@ -173,7 +173,7 @@ impl Keeper {
             move |journal| journal.ensure_there().and_then(|()| store()),
             move |keeper, stored| {
                 if stored.is_ok() {
-                    keeper.handle(Event::Fleet(wanted));
+                    keeper.handle(Event::Fleet(desired));
                 }
                 let answer = stored.map(|()| Value::Null);
                 keeper.edges.reply(reply, Reply::from(answer));

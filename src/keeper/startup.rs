@@ -30,7 +30,7 @@ use crate::resume::{self, History};
 use crate::tmux::Tmux;
 use state::config::Config;
 use state::layout::DataDir;
-use state::{AgentName, AgentRecord, Fleet, Identity, JournalEntry, JournalEvent, Wanted};
+use state::{AgentName, AgentRecord, Fleet, Identity, JournalEntry, JournalEvent, Desired};
 use supervisor::activity_log::Diary;
 use supervisor::notice::{Notice, Source};
 use supervisor::start_limits::Limits;
@@ -275,13 +275,13 @@ impl Keeper {
             .iter()
             .filter_map(|d| Some((d.name.clone(), d.process?)))
             .collect();
-        let wanted = declared
+        let desired = declared
             .iter()
-            .filter(|d| d.process.is_none() && d.wanted == Wanted::Running)
+            .filter(|d| d.process.is_none() && d.desired == Desired::Running)
             .count();
-        let unwanted: Vec<AgentName> = declared
+        let undesired: Vec<AgentName> = declared
             .iter()
-            .filter(|d| d.process.is_some() && d.wanted == Wanted::Stopped)
+            .filter(|d| d.process.is_some() && d.desired == Desired::Stopped)
             .map(|d| d.name.clone())
             .collect();
         if self.history.had_boot && found.is_empty() && !self.core.is_closed() {
@@ -294,7 +294,7 @@ impl Keeper {
                 Err(error) => tracing::error!("cannot look at the login: {error:#}"),
             }
         }
-        if wanted > 0 && !self.core.is_closed() {
+        if desired > 0 && !self.core.is_closed() {
             let seeded = seed_all(&self.edges.data_dir, &self.edges.ledger, &self.edges.config);
             self.tell_of_seeds(seeded);
             point(Point::RestoreSeeded);
@@ -314,11 +314,11 @@ impl Keeper {
         }
         self.handle(Event::Declare(declared));
         // What was said while no keeper was there to do it.
-        for name in unwanted {
+        for name in undesired {
             let by = user::name(user::id());
             self.handle(Event::Want {
                 name,
-                wanted: Wanted::Stopped,
+                desired: Desired::Stopped,
                 by,
             });
         }
@@ -362,7 +362,7 @@ impl Keeper {
     /// Who is to come back, and what is left of their words: looked at before anybody says more.
     fn tell_of_restore(&mut self) {
         let mut records = self.edges.ledger.all();
-        records.retain(|record| record.wanted == Wanted::Running);
+        records.retain(|record| record.desired == Desired::Running);
         let last = self.last_save.as_ref();
         let save = last.filter(|save| self.history.safe && save.boot_id != self.edges.boot_id);
         let account = resume::account(&self.edges.data_dir, &records, save);

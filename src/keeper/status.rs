@@ -13,7 +13,7 @@ use state::config::Config;
 use state::layout::DataDir;
 use state::{
     self, AgentName, AgentRecord, AgentState, Cause, Fleet, JournalEvent, Manifest, VERSION,
-    Wanted, latest_manifest,
+    Desired, latest_manifest,
 };
 use supervisor::{Core, View};
 use sys::error::Result;
@@ -68,7 +68,7 @@ pub struct Status {
     /// The version of the keeper that runs; null where none does, or one that does not say.
     #[serde(default)]
     pub keeper_version: Option<String>,
-    /// Whether the fleet is wanted.
+    /// Whether the fleet shall run.
     pub fleet: Fleet,
     /// Why the whole fleet stands still: `login`.
     #[serde(default)]
@@ -179,7 +179,7 @@ pub struct AgentStatus {
     #[serde(default)]
     pub since: Option<Timestamp>,
     /// What the user wants.
-    pub wanted: Wanted,
+    pub desired: Desired,
     /// Its session.
     pub session_id: String,
     /// Its process id, if it runs.
@@ -250,7 +250,7 @@ impl AgentStatus {
             cgroup: record
                 .filter(|_| view.process.is_some())
                 .and_then(|record| record.launch.as_ref()?.cgroup.clone()),
-            wanted: view.wanted,
+            desired: view.desired,
             session_id: view.session_id,
             pid: view.process.map(|process| process.pid),
             branch: workspace::branch(&workspace),
@@ -268,7 +268,7 @@ impl AgentStatus {
             hint: view
                 .cause
                 .as_ref()
-                .filter(|_| view.wanted == Wanted::Running || view.state == AgentState::Failed)
+                .filter(|_| view.desired == Desired::Running || view.state == AgentState::Failed)
                 .and_then(|cause| cause.hint(view.name.as_str(), view.process.is_some())),
             cause: view.cause,
             why: view.why,
@@ -280,18 +280,18 @@ impl AgentStatus {
     fn of_record(data_dir: &DataDir, record: &AgentRecord, boot_id: &str) -> Self {
         let process = record.live_process(boot_id);
         let was_up = !matches!(record.state, AgentState::Stopped | AgentState::Failed);
-        let cause = match (process, record.wanted) {
-            (None, Wanted::Running) if was_up => None,
+        let cause = match (process, record.desired) {
+            (None, Desired::Running) if was_up => None,
             (Some(_), _) => None,
             _ => record.cause.clone(),
         };
-        let (state, why) = match (process, record.wanted) {
+        let (state, why) = match (process, record.desired) {
             (Some(_), _) => (AgentState::Running, Some("no keeper runs".into())),
-            (None, Wanted::Stopped) => (AgentState::Stopped, record.why.clone()),
-            (None, Wanted::Running) if was_up => {
+            (None, Desired::Stopped) => (AgentState::Stopped, record.why.clone()),
+            (None, Desired::Running) if was_up => {
                 (AgentState::Stopped, Some("no keeper runs".into()))
             }
-            (None, Wanted::Running) => (record.state, record.why.clone()),
+            (None, Desired::Running) => (record.state, record.why.clone()),
         };
         let view = View {
             name: record.name.clone(),
@@ -299,7 +299,7 @@ impl AgentStatus {
             since: None,
             why,
             cause,
-            wanted: record.wanted,
+            desired: record.desired,
             restarts: record.restarts,
             process,
             session_id: record.session_id.clone(),
@@ -374,7 +374,7 @@ fn undeclared_yet(data_dir: &DataDir, name: &AgentName, workspace: &Path) -> Age
         since: None,
         why: Some("no keeper has taken it in yet".into()),
         cause: None,
-        wanted: Wanted::Running,
+        desired: Desired::Running,
         restarts: 0,
         process: None,
         session_id: String::new(),
@@ -415,7 +415,7 @@ pub(crate) fn sample(name: &str, session_id: &str) -> AgentStatus {
         agent_id: name.into(),
         state: AgentState::Idle,
         since: None,
-        wanted: Wanted::Running,
+        desired: Desired::Running,
         session_id: session_id.into(),
         pid: None,
         cgroup: None,

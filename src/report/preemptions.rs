@@ -100,7 +100,7 @@ pub(super) fn find(boots: &[Boot], saves: &[Manifest]) -> Vec<Preemption> {
                         found.push(survived(boot, notice, at, saves));
                     }
                 }
-                JournalEvent::Fleet { wanted } => fleet_is_up = wanted == Fleet::Up,
+                JournalEvent::Fleet { expected } => fleet_is_up = expected == Fleet::Up,
                 _ => {}
             }
         }
@@ -129,7 +129,7 @@ fn end_of(
         end.agents_total = ran.len();
         return end;
     };
-    let (mut from, mut wanted) = (0, ran);
+    let (mut from, mut expected) = (0, ran);
     for (at, fact) in next.facts.iter().enumerate() {
         if let JournalEvent::Restore {
             names, short, torn, ..
@@ -137,14 +137,14 @@ fn end_of(
         {
             // Only a save that came to its end knows that nothing else is missing.
             end.records_lost = (short.is_empty() && end.clean).then_some(torn.len());
-            (from, wanted) = (at, names.clone());
+            (from, expected) = (at, names.clone());
             break;
         }
     }
     let back = next.began();
     end.back_at = Some(back);
     end.gone_ms = between(end.at, back);
-    return_of(&mut end, wanted, next, from, back);
+    return_of(&mut end, expected, next, from, back);
     end
 }
 
@@ -154,8 +154,8 @@ fn survived(boot: &Boot, notice: usize, survived: usize, saves: &[Manifest]) -> 
     let back = boot.facts[survived].at;
     end.survived = true;
     end.back_at = Some(back);
-    let wanted = ran(&end, saves);
-    return_of(&mut end, wanted, boot, survived, back);
+    let expected = ran(&end, saves);
+    return_of(&mut end, expected, boot, survived, back);
     end.records_lost = end.clean.then_some(0);
     end
 }
@@ -217,14 +217,14 @@ fn ran(end: &Preemption, saves: &[Manifest]) -> Vec<String> {
 /// What became of those who were wanted, from this fact of a boot on.
 fn return_of(
     end: &mut Preemption,
-    wanted: Vec<String>,
+    expected: Vec<String>,
     boot: &Boot,
     from: usize,
     began: Timestamp,
 ) {
-    end.agents_total = wanted.len();
+    end.agents_total = expected.len();
     let mut last = None;
-    for name in wanted {
+    for name in expected {
         let of_agent = boot.facts[from..]
             .iter()
             .filter(|fact| fact.agent.as_deref() == Some(&name));

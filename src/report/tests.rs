@@ -363,7 +363,7 @@ fn spans_follow_each_other_without_gap_or_overlap_whatever_the_clocks_say() {
 fn a_machine_that_went_while_nobody_was_wanted_cut_nobody_off() {
     let mut story = Story::new();
     story.line("22T03:00:00.000", "", "keeper-started", json!({}));
-    story.line("22T03:10:00.000", "", "fleet", json!({"wanted": "down"}));
+    story.line("22T03:10:00.000", "", "fleet", json!({"desired": "down"}));
     story.line(
         "22T03:10:01.000",
         "",

@@ -95,8 +95,8 @@ impl Pen {
         });
     }
 
-    fn is(&self, wanted: impl Fn(Doing) -> bool) -> bool {
-        self.now.as_ref().is_some_and(|(doing, ..)| wanted(*doing))
+    fn is(&self, expected: impl Fn(Doing) -> bool) -> bool {
+        self.now.as_ref().is_some_and(|(doing, ..)| expected(*doing))
     }
 }
 

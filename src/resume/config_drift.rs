@@ -29,8 +29,8 @@ pub fn changes(
         return Vec::new();
     };
     let mut changes = Vec::new();
-    let wanted = config.arguments_of(declared);
-    if claude::command_line::extra_of(&launch.arguments) != wanted {
+    let desired = config.arguments_of(declared);
+    if claude::command_line::extra_of(&launch.arguments) != desired {
         changes.push("args".to_owned());
     }
     if let Ok(environment) = exec::environment(data_dir, config, declared) {
@@ -47,14 +47,14 @@ pub fn changes(
 
 /// The names of variables that have another value; never a value.
 fn differing(
-    wanted: &BTreeMap<String, String>,
+    desired: &BTreeMap<String, String>,
     has: impl Fn(&str) -> Option<std::ffi::OsString>,
 ) -> Vec<String> {
     let differs = |(name, value): &(&String, &String)| {
         // Ours, whatever somebody declares.
         *name != "CLAUDE_CONFIG_DIR" && has(name).is_none_or(|has| has != value.as_str())
     };
-    wanted
+    desired
         .iter()
         .filter(differs)
         .map(|(name, _)| name.clone())
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_variable_that_is_new_or_has_another_value_is_told_by_its_name() {
-        let wanted = [("A", "1"), ("B", "2"), ("C", "3")]
+        let desired = [("A", "1"), ("B", "2"), ("C", "3")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();
         let has = |name: &str| match name {
@@ -87,6 +87,6 @@ mod tests {
             "B" => Some("hunter2".into()),
             _ => None,
         };
-        assert_eq!(differing(&wanted, has), ["B", "C"]);
+        assert_eq!(differing(&desired, has), ["B", "C"]);
     }
 }

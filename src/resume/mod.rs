@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::backup::Settings;
 use state::layout::DataDir;
-use state::{AgentName, AgentRecord, Wanted};
+use state::{AgentName, AgentRecord, Desired};
 
 pub use config_drift::changes;
 pub use decision::{SessionFault, SessionStart, decide};
@@ -48,10 +48,10 @@ pub fn plan(data_dir: &DataDir, records: &[AgentRecord], boot_id: &str) -> Vec<S
 }
 
 fn plan_one(data_dir: &DataDir, record: &AgentRecord, boot_id: &str) -> Step {
-    let (starts, what) = match (record.live_process(boot_id), record.wanted) {
+    let (starts, what) = match (record.live_process(boot_id), record.desired) {
         (Some(process), _) => (false, format!("runs already (pid {})", process.pid)),
-        (None, Wanted::Stopped) => (false, "stays stopped".to_owned()),
-        (None, Wanted::Running) => plan_start(data_dir, record),
+        (None, Desired::Stopped) => (false, "stays stopped".to_owned()),
+        (None, Desired::Running) => plan_start(data_dir, record),
     };
     Step {
         name: record.name.clone(),

@@ -53,10 +53,10 @@ pub fn homecoming(lines: &[JournalEntry], boot_id: &str, now: Timestamp) -> Opti
 }
 
 /// Who was to come back, and who has.
-fn agents(wanted: &[String], since: &[&JournalEntry]) -> String {
-    let total = wanted.len();
+fn agents(desired: &[String], since: &[&JournalEntry]) -> String {
+    let total = desired.len();
     if total == 0 {
-        return "no agent was wanted".into();
+        return "no agent was to run".into();
     }
     let is_up = |name: &str| {
         since.iter().any(|entry| {
@@ -67,7 +67,7 @@ fn agents(wanted: &[String], since: &[&JournalEntry]) -> String {
                 )
         })
     };
-    let missing: Vec<&str> = wanted
+    let missing: Vec<&str> = desired
         .iter()
         .map(String::as_str)
         .filter(|name| !is_up(name))

@@ -92,7 +92,7 @@ pub struct Known<'a> {
 
 /// The account that is wanted, by name, and its numbers where they are fixed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct RequestedAccount {
     /// Its name; empty where only the number is known.
     pub name: String,
     /// Its number, where files on the disk have it.
@@ -105,8 +105,8 @@ pub struct Wanted {
 ///
 /// # Errors
 /// Nobody says, the disk is somebody else's, or it would be root.
-pub fn whose(known: &Known) -> Result<Wanted> {
-    let wanted = if let Some(owner) = known.remembered {
+pub fn whose(known: &Known) -> Result<RequestedAccount> {
+    let requested = if let Some(owner) = known.remembered {
         if let Some(asked) = known.asked
             && asked != owner.user
         {
@@ -116,7 +116,7 @@ pub fn whose(known: &Known) -> Result<Wanted> {
             ))
             .hint(format!("leave --user out, or say --user {}", owner.user));
         }
-        Wanted {
+        RequestedAccount {
             name: owner.user.clone(),
             uid: Some(owner.uid),
             as_before: Some(owner.clone()),
@@ -130,17 +130,17 @@ pub fn whose(known: &Known) -> Result<Wanted> {
                 .hint("--user NAME: an account that is there, or one to be made")
                 .kind(ErrorKind::Usage);
         }
-        Wanted {
+        RequestedAccount {
             name: name.unwrap_or_default().to_owned(),
             uid: known.state_uid,
             as_before: None,
         }
     };
-    ensure_good(&wanted.name)?;
-    if wanted.uid == Some(0) || wanted.name == "root" {
+    ensure_good(&requested.name)?;
+    if requested.uid == Some(0) || requested.name == "root" {
         return Err(anyhow!("agents do not run as root")).hint("--user agents");
     }
-    Ok(wanted)
+    Ok(requested)
 }
 
 /// A name as `useradd` takes it, so that it is never taken for an option or a path.
@@ -160,7 +160,7 @@ pub enum Verdict {
     /// It is there.
     There(Account),
     /// It has to be made.
-    Make(Wanted),
+    Make(RequestedAccount),
 }
 
 /// Compares what is wanted with what this machine has under that name and under that number.
@@ -168,20 +168,20 @@ pub enum Verdict {
 /// # Errors
 /// The name or the number belongs to another account.
 pub fn judge(
-    wanted: &Wanted,
+    requested: &RequestedAccount,
     by_name: Option<Account>,
     by_uid: Option<Account>,
 ) -> Result<Verdict> {
-    match (wanted.uid, by_name, by_uid) {
+    match (requested.uid, by_name, by_uid) {
         (Some(uid), Some(account), _) if account.uid != uid => Err(anyhow!(
             "the disk belongs to the user id {uid}, and {} has the id {} here",
             account.name,
             account.uid
         ))
         .hint(format!("sudo usermod -u {uid} {}", account.name)),
-        (Some(uid), None, Some(other)) if !wanted.name.is_empty() => Err(anyhow!(
+        (Some(uid), None, Some(other)) if !requested.name.is_empty() => Err(anyhow!(
             "{} had the user id {uid}, which {} has on this machine",
-            wanted.name,
+            requested.name,
             other.name
         ))
         .hint(format!(
@@ -194,11 +194,11 @@ pub fn judge(
             }
             Ok(Verdict::There(account))
         }
-        (Some(uid), None, None) if wanted.name.is_empty() => Err(anyhow!(
+        (Some(uid), None, None) if requested.name.is_empty() => Err(anyhow!(
             "the data directory belongs to the user id {uid}, which has no name here"
         ))
         .hint("--user NAME"),
-        (_, None, _) => Ok(Verdict::Make(wanted.clone())),
+        (_, None, _) => Ok(Verdict::Make(requested.clone())),
     }
 }
 
@@ -263,17 +263,17 @@ fn groups(place: &Prefix, user: &str) -> Vec<String> {
 ///
 /// # Errors
 /// The tools are missing, or refuse.
-pub fn make(place: &Prefix, wanted: &Wanted) -> Result<Account> {
+pub fn make(place: &Prefix, requested: &RequestedAccount) -> Result<Account> {
     let prefix = |command: &mut Command| {
         if !place.is_real() {
             command.arg("--prefix").arg(place.prefix());
         }
     };
-    let name = &wanted.name;
+    let name = &requested.name;
     let mut add = Command::new("useradd");
     prefix(&mut add);
     add.arg("--create-home");
-    if let Some(owner) = &wanted.as_before {
+    if let Some(owner) = &requested.as_before {
         let text = fs::read_to_string(place.at("/etc/group")).unwrap_or_default();
         let gid = owner.gid.to_string();
         if !text
@@ -302,7 +302,7 @@ pub fn make(place: &Prefix, wanted: &Wanted) -> Result<Account> {
     } else {
         add.args(["--user-group", "--shell", "/bin/bash"]);
     }
-    if let Some(uid) = wanted.uid {
+    if let Some(uid) = requested.uid {
         add.args(["--uid", &uid.to_string()]);
     }
     checked(add.arg(name))?;
@@ -358,7 +358,7 @@ mod tests {
                 sudo_user,
                 ..Known::default()
             })
-            .map(|wanted| wanted.name)
+            .map(|requested| requested.name)
         };
         assert_eq!(name(Some("ann"), Some("bob")).unwrap(), "ann");
         assert_eq!(name(None, Some("bob")).unwrap(), "bob");
@@ -375,27 +375,27 @@ mod tests {
     #[test]
     fn a_name_or_a_number_that_is_taken_is_told_and_an_absent_account_is_made() {
         let owner = Owner::of(&person("ann", 1001), None);
-        let wanted = whose(&Known {
+        let requested = whose(&Known {
             remembered: Some(&owner),
             ..Known::default()
         })
         .unwrap();
         let there = judge(
-            &wanted,
+            &requested,
             Some(person("ann", 1001)),
             Some(person("ann", 1001)),
         )
         .unwrap();
         assert_eq!(there, Verdict::There(person("ann", 1001)));
-        let error = judge(&wanted, Some(person("ann", 1000)), None).unwrap_err();
+        let error = judge(&requested, Some(person("ann", 1000)), None).unwrap_err();
         assert_eq!(hint_of(&error), Some("sudo usermod -u 1001 ann"));
-        assert!(judge(&wanted, None, Some(person("bob", 1001))).is_err());
+        assert!(judge(&requested, None, Some(person("bob", 1001))).is_err());
         assert!(matches!(
-            judge(&wanted, None, None).unwrap(),
+            judge(&requested, None, None).unwrap(),
             Verdict::Make(_)
         ));
         // A data directory that somebody made with `init`, and moved here.
-        let moved = Wanted {
+        let moved = RequestedAccount {
             name: String::new(),
             uid: Some(1001),
             as_before: None,

@@ -57,8 +57,8 @@ pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<St
             is_mounted,
             ..
         } => filesystem::grow(*kind, device, is_mounted.then_some(at))?,
-        Step::Account(wanted) => {
-            account::make(place, wanted)?;
+        Step::Account(requested) => {
+            account::make(place, requested)?;
         }
         Step::Layout(..) => {
             let owner = owner()?;

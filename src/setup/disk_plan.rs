@@ -161,11 +161,11 @@ fn unit(place: &Prefix, mount: &Mount) -> Unit {
         return Unit::default();
     }
     let name = mount.unit_name();
-    let wanted = mount
+    let requested = mount
         .units()
         .into_iter()
         .map(|(name, text)| (dir.join(name), text));
-    let files = wanted
+    let files = requested
         .filter(|(path, text)| fs::read_to_string(path).ok().as_deref() != Some(text))
         .collect();
     let target = Path::new("/etc/systemd/system").join(&name);

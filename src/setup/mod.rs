@@ -149,15 +149,15 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
     }
     let account = match system_plan::account(ask, Some(&data_dir))? {
         Verdict::There(account) => account,
-        Verdict::Make(wanted) => {
+        Verdict::Make(requested) => {
             perform(
-                &[Step::Account(wanted.clone())],
+                &[Step::Account(requested.clone())],
                 ask,
                 None,
                 &mut outcome,
                 tell,
             )?;
-            account::find(&ask.place, &wanted.name)?.context("the account is not there")?
+            account::find(&ask.place, &requested.name)?.context("the account is not there")?
         }
     };
     let facts = system_plan::look(ask, Some(&data_dir), &account)?;
@@ -204,9 +204,9 @@ pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
     }
     let account = match system_plan::account(ask, tree.as_deref())? {
         Verdict::There(account) => account,
-        Verdict::Make(wanted) => {
-            would(&[Step::Account(wanted.clone())], &mut outcome, tell);
-            system_plan::imagined(&wanted)
+        Verdict::Make(requested) => {
+            would(&[Step::Account(requested.clone())], &mut outcome, tell);
+            system_plan::imagined(&requested)
         }
     };
     let mut facts = system_plan::look(ask, tree.as_deref(), &account)?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::account::{Owner, Wanted};
+use super::account::{Owner, RequestedAccount};
 use super::layout::Fix;
 use super::login_line;
 use crate::storage::device::{Device, size};
@@ -57,7 +57,7 @@ pub enum Step {
         to: u64,
     },
     /// The account.
-    Account(Wanted),
+    Account(RequestedAccount),
     /// Directories of the data directory, with their owners.
     Layout(Vec<Fix>, String),
     /// The user's part of the data directory.
@@ -134,9 +134,9 @@ impl Step {
                     size(*to)
                 )
             }
-            Self::Account(wanted) => match wanted.uid {
-                Some(uid) => format!("make the account {} with the user id {uid}", wanted.name),
-                None => format!("make the account {}", wanted.name),
+            Self::Account(requested) => match requested.uid {
+                Some(uid) => format!("make the account {} with the user id {uid}", requested.name),
+                None => format!("make the account {}", requested.name),
             },
             Self::Layout(fixes, user) => {
                 let list: Vec<String> = fixes.iter().map(|fix| fix.what(user)).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::account::{self, Account, Known, Owner, Verdict, Wanted};
+use super::account::{self, Account, Known, Owner, Verdict, RequestedAccount};
 use super::steps::Step;
 use super::user_helper::{Report, Request, User};
 use super::{Ask, first_boot_script, layout, login_line, packages};
@@ -36,13 +36,13 @@ pub fn account(ask: &Ask, tree: Option<&Path>) -> Result<Verdict> {
         state_uid: tree.and_then(state_uid),
         sudo_user: sudo_user.as_deref(),
     };
-    let wanted = account::whose(&known)?;
-    let by_name = account::find(&ask.place, &wanted.name)?;
-    let by_uid = match wanted.uid {
+    let requested = account::whose(&known)?;
+    let by_name = account::find(&ask.place, &requested.name)?;
+    let by_uid = match requested.uid {
         Some(uid) => account::find(&ask.place, &uid.to_string())?,
         None => None,
     };
-    account::judge(&wanted, by_name, by_uid)
+    account::judge(&requested, by_name, by_uid)
 }
 
 /// What the disk says, if only root could have written it.
@@ -75,13 +75,13 @@ fn state_uid(tree: &Path) -> Option<u32> {
 
 /// An account that is to be made, as far as it is known.
 #[must_use]
-pub fn imagined(wanted: &Wanted) -> Account {
-    let before = wanted.as_before.as_ref();
+pub fn imagined(requested: &RequestedAccount) -> Account {
+    let before = requested.as_before.as_ref();
     Account {
-        name: wanted.name.clone(),
-        uid: wanted.uid.unwrap_or(u32::MAX),
+        name: requested.name.clone(),
+        uid: requested.uid.unwrap_or(u32::MAX),
         gid: before.map_or(u32::MAX, |owner| owner.gid),
-        home: Path::new("/home").join(&wanted.name),
+        home: Path::new("/home").join(&requested.name),
         shell: before.map_or_else(String::new, |owner| owner.shell.clone()),
         groups: Vec::new(),
     }
@@ -193,9 +193,9 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
         })
         .transpose()?;
     let line = place.at(login_line::PATH);
-    let wanted = login_line::snippet(&data_dir.join("bin/spotkeep"), &data_dir, account.uid)?;
+    let requested = login_line::snippet(&data_dir.join("bin/spotkeep"), &data_dir, account.uid)?;
     let has_profiles = line.parent().is_some_and(Path::is_dir);
-    let login_line = has_profiles && fs::read_to_string(line).ok() != Some(wanted);
+    let login_line = has_profiles && fs::read_to_string(line).ok() != Some(requested);
     Ok(Facts {
         login_line,
         account: account.clone(),

@@ -200,12 +200,12 @@ fn look(
             Err(error) => report.problems.push(format!("{error:#}")),
         }
     }
-    let mut wanted = links::of_home(home, data_dir, &[])?;
+    let mut requested = links::of_home(home, data_dir, &[])?;
     match links::of_home(home, data_dir, &pieces) {
-        Ok(all) => wanted = all,
+        Ok(all) => requested = all,
         Err(error) => report.problems.push(format!("{error:#}")),
     }
-    for link in wanted {
+    for link in requested {
         let state = link.state()?;
         if matches!(state, State::Content { .. })
             && let Err(error) = link.refuse_in_use()

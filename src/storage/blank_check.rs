@@ -163,17 +163,17 @@ fn first_in(file: &File, from: u64, to: u64, chunk: usize) -> std::io::Result<Op
     let (mut buffer, zeros) = (vec![0; chunk], vec![0; chunk]);
     let mut at = from;
     while at < to {
-        let wanted = usize::try_from(to - at).unwrap_or(chunk).min(chunk);
-        let Some(piece) = buffer.get_mut(..wanted) else {
+        let desired = usize::try_from(to - at).unwrap_or(chunk).min(chunk);
+        let Some(piece) = buffer.get_mut(..desired) else {
             break;
         };
         file.read_exact_at(piece, at)?;
         // Compared whole, which is many times faster than byte by byte.
-        if zeros.get(..wanted) != Some(&*piece) {
+        if zeros.get(..desired) != Some(&*piece) {
             let found = piece.iter().position(|byte| *byte != 0).unwrap_or_default();
             return Ok(Some(at + found as u64));
         }
-        at += wanted as u64;
+        at += desired as u64;
     }
     Ok(None)
 }

@@ -117,11 +117,11 @@ impl Model {
     /// The agents that are shown.
     #[must_use]
     pub fn rows(&self) -> Vec<Row<'_>> {
-        let wanted = self.filter.to_lowercase();
+        let desired = self.filter.to_lowercase();
         let agents = self.world.status.agents.iter();
         agents
             .map(|agent| Row::of(&self.world, agent, self.now))
-            .filter(|row| wanted.is_empty() || text_of(row).contains(&wanted))
+            .filter(|row| desired.is_empty() || text_of(row).contains(&desired))
             .collect()
     }
 

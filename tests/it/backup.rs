@@ -375,11 +375,11 @@ fn kill_at(lab: &Lab, args: &[&str], verb: &str, mut before: impl FnMut(u64)) {
         .flatten()
         .next()
         .unwrap();
-    let (wanted, mut hits) = (rounds(), 0);
-    for _ in 0..wanted * 10 {
+    let (expected, mut hits) = (rounds(), 0);
+    for _ in 0..expected * 10 {
         let (mut child, at_work) = begin();
         // The moment comes from outside, as it does in boot.
-        std::thread::sleep(span * (2 * hits + 1) / (2 * wanted));
+        std::thread::sleep(span * (2 * hits + 1) / (2 * expected));
         let was_at_it = at_work.is_some() && restic_at(lab, verb).is_some();
         kill_all(lab, &mut child);
         match was_at_it {
@@ -387,11 +387,11 @@ fn kill_at(lab: &Lab, args: &[&str], verb: &str, mut before: impl FnMut(u64)) {
             // It had ended before: the machine is quicker by now.
             false => span = span * 3 / 4,
         }
-        if hits == wanted {
+        if hits == expected {
             return;
         }
     }
-    panic!("restic was killed at {verb} only {hits} times of {wanted}");
+    panic!("restic was killed at {verb} only {hits} times of {expected}");
 }
 
 /// A lab that keeps two backups, with something large that stays, and what that is.

@@ -149,7 +149,7 @@ fn the_json_of_status_has_every_field_of_its_contract() {
             "name",
             "agent_id",
             "state",
-            "wanted",
+            "desired",
             "session_id",
             "workspace",
             "branch",

@@ -86,13 +86,13 @@ fn what_was_stopped_stays_stopped_over_a_keeper_and_over_a_boot() {
     lab.next_boot();
     let _keeper = lab.keeper();
     lab.wait_up("b", 2);
-    assert_eq!(lab.wait_state("a", "stopped")["wanted"], "stopped");
+    assert_eq!(lab.wait_state("a", "stopped")["desired"], "stopped");
     assert_eq!(lab.events("a", "starting").len(), 1);
     lab.run(&["up"]).ok();
     assert_eq!(
         lab.events("a", "starting").len(),
         1,
-        "up starts what is wanted only"
+        "up starts only what shall run"
     );
 
     lab.run(&["start", "a"]).ok();
@@ -102,7 +102,7 @@ fn what_was_stopped_stays_stopped_over_a_keeper_and_over_a_boot() {
 }
 
 #[test]
-fn without_a_keeper_a_wish_is_remembered_for_the_next_one() {
+fn without_a_keeper_a_request_is_remembered_for_the_next_one() {
     let lab = Lab::new();
     lab.declare("a", "", "");
     lab.run(&["start", "a"])

@@ -54,15 +54,15 @@ impl<'a> Pane<'a> {
     }
 
     /// Waits until it shows all of these; returns the screen.
-    pub fn wait(&self, wanted: &[&str]) -> String {
+    pub fn wait(&self, expected: &[&str]) -> String {
         let mut last = String::new();
         self.lab
-            .until(&format!("the terminal shows {wanted:?}"), || {
+            .until(&format!("the terminal shows {expected:?}"), || {
                 last = self.screen();
                 if std::env::var_os("SPOTKEEP_SHOW_PANES").is_some() {
                     eprintln!("{last}");
                 }
-                wanted.iter().all(|text| last.contains(text)).then_some(())
+                expected.iter().all(|text| last.contains(text)).then_some(())
             });
         last
     }

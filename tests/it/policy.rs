@@ -21,7 +21,7 @@ fn an_agent_that_is_done_is_not_raised_in_this_boot_nor_in_the_next() {
         assert_eq!(lab.wait_event("a", "stopped", 1).data["by"], "itself");
         let agent = lab.wait_state("a", "stopped");
         assert_eq!(agent["why"], "finished (exit 0)");
-        assert_eq!(agent["wanted"], "stopped");
+        assert_eq!(agent["desired"], "stopped");
         lab.next_boot();
         let keeper = lab.keeper();
         assert_eq!(lab.agent("a")["state"], "stopped");

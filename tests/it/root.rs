@@ -287,10 +287,10 @@ fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivi
     // What runs in no pane of the drill's has no terminal at all.
     assert_eq!(fs::read_to_string(&terminal).unwrap(), "0\n");
     let all = of_a_drill();
-    for wanted in ["run", "tmux", "claude"] {
+    for expected in ["run", "tmux", "claude"] {
         assert!(
-            all.iter().any(|(_, command)| command.contains(wanted)),
-            "{wanted}: {all:?}"
+            all.iter().any(|(_, command)| command.contains(expected)),
+            "{expected}: {all:?}"
         );
     }
     for (uid, command) in &all {

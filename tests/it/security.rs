@@ -87,7 +87,7 @@ fn whatever_the_umask_all_that_is_kept_is_for_its_user_alone() {
     assert!(state.iter().any(|path| of_git(&path)));
     for path in state.iter().filter(|path| !of_git(path)).chain(&runtime) {
         let kind = fs::symlink_metadata(path).unwrap().file_type();
-        let wanted = match kind.is_dir() {
+        let expected = match kind.is_dir() {
             true => 0o700,
             false => 0o600,
         };
@@ -95,7 +95,7 @@ fn whatever_the_umask_all_that_is_kept_is_for_its_user_alone() {
         let is = mode(path) & if kind.is_socket() { 0o677 } else { 0o7777 };
         assert_eq!(
             format!("{is:o}"),
-            format!("{wanted:o}"),
+            format!("{expected:o}"),
             "{}",
             path.display()
         );

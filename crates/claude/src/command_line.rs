@@ -269,11 +269,11 @@ pub fn settings_environment(config_dir: &Path) -> Vec<(String, String)> {
 /// that cannot be read.
 #[must_use]
 pub fn api_endpoint(environment: &[(String, String)]) -> Option<(String, u16)> {
-    let value = |wanted: &str| {
+    let value = |desired: &str| {
         environment
             .iter()
             .rev()
-            .find(|(name, _)| name == wanted)
+            .find(|(name, _)| name == desired)
             .map(|(_, value)| value.trim())
             .filter(|value| !value.is_empty())
     };

@@ -107,20 +107,20 @@ impl InputBox {
         if typed.is_empty() || is_collapsed {
             return is_collapsed;
         }
-        let (wanted, shown) = (common(&text), common(typed));
+        let (desired, shown) = (common(&text), common(typed));
         // Behind a command, Claude shows which arguments it takes.
-        let has_hint = text.starts_with('/') && shown.starts_with(&wanted);
-        let is_end = self.may_be_cut && !shown.is_empty() && wanted.ends_with(&shown);
-        shown == wanted || has_hint || is_end
+        let has_hint = text.starts_with('/') && shown.starts_with(&desired);
+        let is_end = self.may_be_cut && !shown.is_empty() && desired.ends_with(&shown);
+        shown == desired || has_hint || is_end
     }
 
     /// Whether this text may still stand in it, after an Enter that Claude took for something else:
     /// for a line break, or for the choice of a name that the text begins.
     #[must_use]
     pub fn may_hold(&self, text: &str) -> bool {
-        let (wanted, shown) = (common(&squeeze(text)), common(&self.typed));
-        let is_begun = !shown.is_empty() && wanted.starts_with(&shown);
-        let goes_on = !wanted.is_empty() && shown.starts_with(&wanted);
+        let (desired, shown) = (common(&squeeze(text)), common(&self.typed));
+        let is_begun = !shown.is_empty() && desired.starts_with(&shown);
+        let goes_on = !desired.is_empty() && shown.starts_with(&desired);
         self.holds(text) || is_begun || goes_on
     }
 }

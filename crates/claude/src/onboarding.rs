@@ -220,12 +220,12 @@ mod tests {
 
     fn run(dir: &Path, key: Option<&str>, skip_permissions: bool) -> Vec<String> {
         let cwds = [Path::new("/srv/work")];
-        let wanted = Seed {
+        let desired = Seed {
             cwds: &cwds,
             api_key: key,
             skip_permissions,
         };
-        seed(dir, &wanted, &dir.join("copy.json")).unwrap()
+        seed(dir, &desired, &dir.join("copy.json")).unwrap()
     }
 
     fn config(dir: &Path) -> Value {

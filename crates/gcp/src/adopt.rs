@@ -82,13 +82,13 @@ impl Old {
 /// # Errors
 /// It cannot be taken over; the hint says what can be done instead.
 pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
-    let name = &options.wish.name;
+    let name = &options.request.name;
     check_name("VM", name)?;
-    if let Some(zone) = &options.wish.zone {
+    if let Some(zone) = &options.request.zone {
         super::vm_spec::region_of(zone)?;
     }
     let mut found = discover::first(cloud, name, options.project.as_deref())?;
-    let zone = match &options.wish.zone {
+    let zone = match &options.request.zone {
         Some(zone) => zone.clone(),
         None => zone_of(name, &found, discover::zones_of(cloud, name)?)?,
     };
@@ -111,10 +111,10 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
             "gcloud compute instances update {name} --zone={zone} --no-deletion-protection, if it may go; its disks are kept"
         ));
     }
-    let mut wish = options.wish.clone();
-    wish.disk = Some(old.disk(wish.disk.as_deref())?);
-    wish.machine_type = wish.machine_type.or_else(|| Some(old.machine_type.clone()));
-    let shape = Shape::of(&wish, found.shape(), found.gcloud)?;
+    let mut request = options.request.clone();
+    request.disk = Some(old.disk(request.disk.as_deref())?);
+    request.machine_type = request.machine_type.or_else(|| Some(old.machine_type.clone()));
+    let shape = Shape::of(&request, found.shape(), found.gcloud)?;
     discover::second(
         cloud,
         &mut found,
@@ -123,7 +123,7 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
         &shape.disk,
         &shape.machine_type,
     )?;
-    let plan = plan(&wish, &shape, found.clone(), &old, &zone)?;
+    let plan = plan(&request, &shape, found.clone(), &old, &zone)?;
     Ok(Prepared { plan, shape, found })
 }
 
@@ -163,7 +163,7 @@ fn gone(name: &str, zone: &str, found: &GcpInventory) -> String {
 
 /// Everything that can fail for want of rights or quota comes before the old VM is touched.
 fn plan(
-    wish: &super::vm_spec::Wish,
+    request: &super::vm_spec::VmRequest,
     shape: &Shape,
     mut found: GcpInventory,
     old: &Old,
@@ -173,14 +173,14 @@ fn plan(
     for disk in &mut found.disks {
         disk.users.retain(|user| *user != old.name);
     }
-    let mut plan = plan::create(wish, shape, &found, zone)?;
+    let mut plan = plan::create(request, shape, &found, zone)?;
     if let Some(member) = found.members.first() {
         return Err(anyhow!(
             "the group {} has the VM {} already",
-            wish.name,
+            request.name,
             member.name
         ))
-        .hint(format!("spotkeep gcp status --name={}", wish.name));
+        .hint(format!("spotkeep gcp status --name={}", request.name));
     }
     // The last call makes the VM; the old one has to be out of the way by then.
     let make_vm = plan.calls.pop();

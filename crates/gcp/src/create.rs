@@ -9,7 +9,7 @@ use super::plan::{self, Plan};
 use super::queries;
 use super::scripts::{self, Part};
 use super::ssh::{self, FirstTime, Guest, Look, Startup};
-use super::vm_spec::{Shape, Wish, check_name};
+use super::vm_spec::{Shape, VmRequest, check_name};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::short;
 
@@ -17,7 +17,7 @@ use sys::time::short;
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The VM.
-    pub wish: Wish,
+    pub request: VmRequest,
     /// The project, if not gcloud's own.
     pub project: Option<String>,
     /// What the first setup is told.
@@ -51,30 +51,30 @@ pub struct CreateResult {
 /// # Errors
 /// What is wanted cannot be; gcloud refused.
 pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
-    let wish = &options.wish;
-    check_name("VM", &wish.name)?;
-    if let Some(disk) = &wish.disk {
+    let request = &options.request;
+    check_name("VM", &request.name)?;
+    if let Some(disk) = &request.disk {
         check_name("disk", disk)?;
     }
-    if let Some(zone) = &wish.zone {
+    if let Some(zone) = &request.zone {
         super::vm_spec::region_of(zone)?;
     }
     // Before anybody is asked: what is wrong in every project of the world.
-    if let Some(machine_type) = &wish.machine_type {
-        let disk_type = wish
+    if let Some(machine_type) = &request.machine_type {
+        let disk_type = request
             .disk_type
             .as_deref()
             .unwrap_or_else(|| machine_family::data_disk_type(machine_type));
         machine_family::check(machine_type, disk_type)?;
     }
-    let mut found = discover::first(cloud, &wish.name, options.project.as_deref())?;
-    let zone = plan::zone_of(wish, &found)?;
-    let shape = Shape::of(wish, found.shape(), found.gcloud)?;
-    same_disk(wish, &found)?;
+    let mut found = discover::first(cloud, &request.name, options.project.as_deref())?;
+    let zone = plan::zone_of(request, &found)?;
+    let shape = Shape::of(request, found.shape(), found.gcloud)?;
+    same_disk(request, &found)?;
     discover::second(
         cloud,
         &mut found,
-        &wish.name,
+        &request.name,
         &zone,
         &shape.disk,
         &shape.machine_type,
@@ -84,23 +84,23 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
         .iter()
         .any(|disk| disk.name == shape.disk && disk.zone == zone);
     if !exists {
-        plan::check_pair(wish, &shape)?;
+        plan::check_pair(request, &shape)?;
         check_binary(options, &shape)?;
     }
-    let plan = plan::create(wish, &shape, &found, &zone)?;
+    let plan = plan::create(request, &shape, &found, &zone)?;
     Ok(Prepared { plan, shape, found })
 }
 
 /// The group's VM has its disk for good.
-fn same_disk(wish: &Wish, found: &GcpInventory) -> Result<()> {
-    match (&wish.disk, found.shape()) {
-        (Some(wanted), Some(now)) if *wanted != now.disk => Err(anyhow!(
+fn same_disk(request: &VmRequest, found: &GcpInventory) -> Result<()> {
+    match (&request.disk, found.shape()) {
+        (Some(requested), Some(now)) if *requested != now.disk => Err(anyhow!(
             "{} has the disk {}, and keeps it",
-            wish.name,
+            request.name,
             now.disk
         ))
         .hint(format!(
-            "no --disk; or --name with another name for a VM with {wanted}"
+            "no --disk; or --name with another name for a VM with {requested}"
         ))
         .kind(ErrorKind::Usage),
         _ => Ok(()),
@@ -115,20 +115,20 @@ fn check_binary(options: &Options, shape: &Shape) -> Result<()> {
     std::fs::File::open(&options.first.binary)
         .and_then(|mut file| file.read_exact(&mut head))
         .with_context(|| format!("cannot read {path}"))?;
-    let wanted = machine_family::arch(&shape.machine_type);
+    let requested = machine_family::arch(&shape.machine_type);
     let built = Arch::of_program(&head);
-    if built == Some(wanted) {
+    if built == Some(requested) {
         return Ok(());
     }
     let built = built.map_or("not a Linux program for either processor", Arch::word);
     Err(anyhow!(
         "{} has {} processors, and {path} is {built}",
         shape.machine_type,
-        wanted.word()
+        requested.word()
     ))
     .hint(format!(
         "--binary=FILE with a spotkeep built for {}",
-        wanted.word()
+        requested.word()
     ))
     .kind(ErrorKind::Usage)
 }
@@ -152,7 +152,7 @@ pub fn script(prepared: &Prepared, options: &Options, verb: &str) -> String {
     let setup = guest.first_setup(&prepared.shape.disk, &options.first);
     parts.push(Part::If(guest.is_new(), setup));
     parts.push(Part::Call(guest.look_call(1)));
-    let title = format!("spotkeep gcp {verb}, by hand: {}.", options.wish.name);
+    let title = format!("spotkeep gcp {verb}, by hand: {}.", options.request.name);
     scripts::by_hand(&title, &parts)
 }
 
@@ -174,14 +174,14 @@ pub fn run(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<
     }
     wait_running(
         cloud,
-        &options.wish.name,
+        &options.request.name,
         &prepared.plan.zone,
         options.patience,
     )?;
     let guest = guest_of(prepared);
     let look = guest.wait_started(cloud, options.patience)?;
     let look = first_time(cloud, &guest, look, prepared, options)?;
-    let (said, hint) = ssh::in_words(&look, &options.wish.name);
+    let (said, hint) = ssh::in_words(&look, &options.request.name);
     Ok(CreateResult { said, hint })
 }
 
@@ -203,7 +203,7 @@ fn first_time(
         Startup::Failed(why) => {
             return Err(anyhow!("the VM could not make itself ready: {why}")).hint(format!(
                 "spotkeep gcp ssh --name={}, then: sudo journalctl -u google-startup-scripts",
-                options.wish.name
+                options.request.name
             ));
         }
         Startup::Ready | Startup::Working => return Ok(look),

@@ -4,7 +4,7 @@ use super::discover::{self, GcpInventory, schedule_name};
 use super::gcloud::{Cloud, make};
 use super::gcloud_command::Call;
 use super::plan::{self, Plan};
-use super::vm_spec::{Wish, check_name, region_of};
+use super::vm_spec::{VmRequest, check_name, region_of};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow, bail};
 
 /// Looks, and plans.
@@ -13,12 +13,12 @@ use sys::error::{ErrorKind, Hint as _, Result, anyhow, bail};
 /// The typed name is another one; nothing tells the zone; gcloud refused.
 pub fn prepare(
     cloud: &dyn Cloud,
-    wish: &Wish,
+    request: &VmRequest,
     and_data: Option<&str>,
     project: Option<&str>,
 ) -> Result<Plan> {
-    check_name("VM", &wish.name)?;
-    let mut found = discover::first(cloud, &wish.name, project)?;
+    check_name("VM", &request.name)?;
+    let mut found = discover::first(cloud, &request.name, project)?;
     let shape = found
         .shape()
         .or_else(|| {
@@ -29,49 +29,49 @@ pub fn prepare(
         })
         .cloned();
     let own = shape.as_ref().map(|shape| shape.disk.clone());
-    if let (Some(own), Some(asked)) = (&own, &wish.disk)
+    if let (Some(own), Some(asked)) = (&own, &request.disk)
         && own != asked
     {
         return Err(anyhow!(
             "the data disk of {} is {own}, not {asked}: nothing is deleted",
-            wish.name
+            request.name
         ))
         .hint("no --disk: it is for what is left where nothing else knows the disk")
         .kind(ErrorKind::Usage);
     }
-    let is_told = own.is_some() || wish.disk.is_some();
+    let is_told = own.is_some() || request.disk.is_some();
     let disk = own
-        .or_else(|| wish.disk.clone())
+        .or_else(|| request.disk.clone())
         .or_else(|| and_data.map(str::to_owned));
-    if found.group.is_none() && wish.zone.is_none() {
+    if found.group.is_none() && request.zone.is_none() {
         // A delete that was cut: the group is gone, its zone with it.
-        return Err(anyhow!("there is no group {}", wish.name))
+        return Err(anyhow!("there is no group {}", request.name))
             .hint(format!(
                 "to delete what is left of it: spotkeep gcp delete --name={} --zone=ZONE --disk=DISK",
-                wish.name
+                request.name
             ))
             .kind(ErrorKind::Usage);
     }
-    let zone = plan::zone_of(wish, &found)?;
+    let zone = plan::zone_of(request, &found)?;
     let disk = disk.unwrap_or_else(|| "claude-persist".to_owned());
     let machine = shape.map_or_else(|| "e2-standard-4".to_owned(), |shape| shape.machine_type);
-    discover::second(cloud, &mut found, &wish.name, &zone, &disk, &machine)?;
+    discover::second(cloud, &mut found, &request.name, &zone, &disk, &machine)?;
     if and_data.is_some() && !is_told {
-        must_be_ours(wish, &found, &disk, &zone)?;
+        must_be_ours(request, &found, &disk, &zone)?;
     }
-    plan(wish, and_data, &found, &disk, &zone)
+    plan(request, and_data, &found, &disk, &zone)
 }
 
 /// Where group and templates are gone, only its label says whose a disk was.
-fn must_be_ours(wish: &Wish, found: &GcpInventory, disk: &str, zone: &str) -> Result<()> {
+fn must_be_ours(request: &VmRequest, found: &GcpInventory, disk: &str, zone: &str) -> Result<()> {
     let known = found
         .disks
         .iter()
         .find(|known| known.name == disk && known.zone == zone);
-    if known.is_some_and(|known| known.made_for != wish.name) {
+    if known.is_some_and(|known| known.made_for != request.name) {
         return Err(anyhow!(
             "nothing says that {disk} was the data disk of {}: nothing is deleted",
-            wish.name
+            request.name
         ))
         .hint(format!(
             "--disk={disk} --and-data={disk}, if its data is really no longer wanted"
@@ -97,13 +97,13 @@ pub fn run(cloud: &dyn Cloud, plan: &Plan) -> Result<()> {
 /// # Errors
 /// Another name was typed; or the group is not ours.
 fn plan(
-    wish: &Wish,
+    request: &VmRequest,
     and_data: Option<&str>,
     found: &GcpInventory,
     disk: &str,
     zone: &str,
 ) -> Result<Plan> {
-    plan::foreign_group(wish, found)?;
+    plan::foreign_group(request, found)?;
     if let Some(typed) = and_data
         && typed != disk
     {
@@ -115,7 +115,7 @@ fn plan(
         ))
         .kind(ErrorKind::Usage);
     }
-    let name = &wish.name;
+    let name = &request.name;
     let region = region_of(zone)?;
     let mut plan = Plan {
         zone: zone.to_owned(),

@@ -214,13 +214,13 @@ impl World {
                 ));
             }
             "machine-types list" => {
-                let wanted = text("filter");
+                let requested = text("filter");
                 let has = self
                     .types
                     .iter()
-                    .any(|name| wanted == format!("name={name}"));
+                    .any(|name| requested == format!("name={name}"));
                 return Ok(if has {
-                    json!([{"name": wanted.trim_start_matches("name=")}])
+                    json!([{"name": requested.trim_start_matches("name=")}])
                 } else {
                     json!([])
                 });

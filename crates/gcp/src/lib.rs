@@ -43,7 +43,7 @@ pub mod vm_spec;
 pub use gcloud::{Cloud, Gcloud};
 pub use gcloud_command::{Call, quote};
 pub use gcloud_error::{Fault, Refusal};
-pub use vm_spec::{Shape, Wish};
+pub use vm_spec::{Shape, VmRequest};
 
 /// The label on the disk and in the template that says whose they are; its value is the VM's name.
 pub const LABEL: &str = "spotkeep";

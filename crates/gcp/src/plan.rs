@@ -5,7 +5,7 @@ use super::LABEL;
 use super::discover::{Disk, GcpInventory, schedule_name};
 use super::gcloud_command::Call;
 use super::machine_family;
-use super::vm_spec::{Shape, Wish, region_of};
+use super::vm_spec::{Shape, VmRequest, region_of};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow, bail};
 
 /// The data disk's size, if nobody says otherwise.
@@ -30,11 +30,11 @@ pub struct Plan {
 ///
 /// # Errors
 /// Nothing was said, or something else than what is.
-pub fn zone_of(wish: &Wish, found: &GcpInventory) -> Result<String> {
-    match (&wish.zone, &found.group) {
+pub fn zone_of(request: &VmRequest, found: &GcpInventory) -> Result<String> {
+    match (&request.zone, &found.group) {
         (Some(zone), Some(group)) if *zone != group.zone => Err(anyhow!(
             "{} is in {}, not in {zone}",
-            wish.name,
+            request.name,
             group.zone
         ))
         .hint(format!(
@@ -57,8 +57,8 @@ pub fn zone_of(wish: &Wish, found: &GcpInventory) -> Result<String> {
 ///
 /// # Errors
 /// A pair that does not exist.
-pub fn check_pair(wish: &Wish, shape: &Shape) -> Result<()> {
-    let disk_type = wish
+pub fn check_pair(request: &VmRequest, shape: &Shape) -> Result<()> {
+    let disk_type = request
         .disk_type
         .as_deref()
         .unwrap_or_else(|| machine_family::data_disk_type(&shape.machine_type));
@@ -69,10 +69,10 @@ pub fn check_pair(wish: &Wish, shape: &Shape) -> Result<()> {
 ///
 /// # Errors
 /// What exists stands in the way; the hint says what to do.
-pub fn create(wish: &Wish, shape: &Shape, found: &GcpInventory, zone: &str) -> Result<Plan> {
+pub fn create(request: &VmRequest, shape: &Shape, found: &GcpInventory, zone: &str) -> Result<Plan> {
     let region = region_of(zone)?;
-    let name = &wish.name;
-    foreign_group(wish, found)?;
+    let name = &request.name;
+    foreign_group(request, found)?;
     if found.has_machine_type == Some(false) {
         return Err(anyhow!(
             "{zone} has no machines of type {}",
@@ -92,7 +92,7 @@ pub fn create(wish: &Wish, shape: &Shape, found: &GcpInventory, zone: &str) -> R
     if !found.schedule {
         plan.calls.push(make_schedule(name, region));
     }
-    data_disk(&mut plan, wish, shape, found)?;
+    data_disk(&mut plan, request, shape, found)?;
     template_and_group(&mut plan, name, shape, found, region);
     member(&mut plan, name, shape, found);
     if shape.notice_seconds == 0 && shape.notice == super::vm_spec::Notice::Auto {
@@ -107,7 +107,7 @@ pub fn create(wish: &Wish, shape: &Shape, found: &GcpInventory, zone: &str) -> R
 }
 
 /// A group of this name that is not ours is left alone.
-pub(super) fn foreign_group(wish: &Wish, found: &GcpInventory) -> Result<()> {
+pub(super) fn foreign_group(request: &VmRequest, found: &GcpInventory) -> Result<()> {
     let Some(group) = &found.group else {
         return Ok(());
     };
@@ -120,7 +120,7 @@ pub(super) fn foreign_group(wish: &Wish, found: &GcpInventory) -> Result<()> {
             "the group {} exists, and spotkeep did not make it",
             group.name
         ))
-        .hint(format!("another --name than {}", wish.name));
+        .hint(format!("another --name than {}", request.name));
     }
     if found.members.len() > 1 {
         bail!(
@@ -163,7 +163,7 @@ fn make_schedule(name: &str, region: &str) -> Call {
 }
 
 /// The disk: made if it is nowhere, never made again, never shrunk.
-fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &GcpInventory) -> Result<()> {
+fn data_disk(plan: &mut Plan, request: &VmRequest, shape: &Shape, found: &GcpInventory) -> Result<()> {
     let zone = &plan.zone;
     let same_name = || found.disks.iter().filter(|disk| disk.name == shape.disk);
     let Some(disk) = same_name().find(|disk| disk.zone == *zone) else {
@@ -183,7 +183,7 @@ fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &GcpInventory) 
             ))
             .kind(ErrorKind::Usage);
         }
-        let disk_type = wish
+        let disk_type = request
             .disk_type
             .as_deref()
             .unwrap_or_else(|| machine_family::data_disk_type(&shape.machine_type));
@@ -194,15 +194,15 @@ fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &GcpInventory) 
             )
             .word(&shape.disk)
             .flag("zone", zone)
-            .flag("size", format!("{}GB", wish.size_gb.unwrap_or(DATA_GB)))
+            .flag("size", format!("{}GB", request.size_gb.unwrap_or(DATA_GB)))
             .flag("type", disk_type)
-            .flag("labels", format!("{LABEL}={}", wish.name))
-            .flag("resource-policies", schedule_name(&wish.name)),
+            .flag("labels", format!("{LABEL}={}", request.name))
+            .flag("resource-policies", schedule_name(&request.name)),
         );
         return Ok(());
     };
-    fits(plan, wish, shape, disk, found)?;
-    if let Some(size) = wish.size_gb
+    fits(plan, request, shape, disk, found)?;
+    if let Some(size) = request.size_gb
         && size > disk.size_gb
     {
         plan.calls.push(
@@ -224,14 +224,14 @@ fn data_disk(plan: &mut Plan, wish: &Wish, shape: &Shape, found: &GcpInventory) 
             )
             .word(&disk.name)
             .flag("zone", zone)
-            .flag("resource-policies", schedule_name(&wish.name)),
+            .flag("resource-policies", schedule_name(&request.name)),
         );
     }
     Ok(())
 }
 
 /// Whether the disk that exists can be the data disk.
-fn fits(plan: &Plan, wish: &Wish, shape: &Shape, disk: &Disk, found: &GcpInventory) -> Result<()> {
+fn fits(plan: &Plan, request: &VmRequest, shape: &Shape, disk: &Disk, found: &GcpInventory) -> Result<()> {
     // A VM of the same name that is not the group's own is somebody's, made by hand.
     let own = |user: &String| found.members.iter().any(|member| member.name == *user);
     if let Some(user) = disk.users.iter().find(|user| !own(user)) {
@@ -244,8 +244,8 @@ fn fits(plan: &Plan, wish: &Wish, shape: &Shape, disk: &Disk, found: &GcpInvento
             plan.zone
         ));
     }
-    if let Some(wanted) = &wish.disk_type
-        && *wanted != disk.disk_type
+    if let Some(requested) = &request.disk_type
+        && *requested != disk.disk_type
     {
         return Err(anyhow!(
             "the disk {} is of type {}, and a disk's type cannot be changed",
@@ -253,11 +253,11 @@ fn fits(plan: &Plan, wish: &Wish, shape: &Shape, disk: &Disk, found: &GcpInvento
             disk.disk_type
         ))
         .hint(format!(
-            "no --type; or --disk with another name for a new disk of type {wanted}"
+            "no --type; or --disk with another name for a new disk of type {requested}"
         ))
         .kind(ErrorKind::Usage);
     }
-    if let Some(size) = wish.size_gb
+    if let Some(size) = request.size_gb
         && size < disk.size_gb
     {
         return Err(anyhow!(

@@ -12,7 +12,7 @@ use super::gcloud_command::Call;
 use super::gcloud_error::Refusal;
 use super::queries;
 use super::ssh::{Fleet, Guest, Look, is_for_ever};
-use state::{JournalEvent, VERSION, Wanted};
+use state::{JournalEvent, VERSION, Desired};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::{Timestamp, short};
 
@@ -146,7 +146,7 @@ fn arrived(before: &Fleet, look: &Look) -> Option<String> {
 /// What the two looks say. Pure.
 fn report(before: &Fleet, look: &Look, away: Duration) -> Report {
     let after = look.fleet.as_ref();
-    let ran = |agent: &&super::ssh::Agent| agent.wanted == Wanted::Running && agent.is_up();
+    let ran = |agent: &&super::ssh::Agent| agent.desired == Desired::Running && agent.is_up();
     let mut losses = Vec::new();
     let mut resumed = 0;
     let total = before.agents.iter().filter(ran).count();
@@ -264,7 +264,7 @@ mod tests {
 
     fn agent(name: &str, state: &str, session: &str) -> String {
         format!(
-            r#"{{"name":"{name}","state":"{state}","wanted":"running","session_id":"{session}"}}"#
+            r#"{{"name":"{name}","state":"{state}","desired":"running","session_id":"{session}"}}"#
         )
     }
 

@@ -13,7 +13,7 @@ use super::gcloud_command::{Call, quote};
 use super::gcloud_error::{Fault, Refusal};
 use super::scripts::SAID;
 use state::layout;
-use state::{AgentState, JournalEntry, Wanted};
+use state::{AgentState, JournalEntry, Desired};
 use sys::error::{Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
@@ -106,7 +106,7 @@ pub struct Agent {
     /// What it is doing.
     pub state: AgentState,
     /// What the user wants.
-    pub wanted: Wanted,
+    pub desired: Desired,
     /// Its session.
     pub session_id: String,
     /// Why it stands still.
@@ -127,7 +127,7 @@ impl Agent {
     pub fn is_coming(&self) -> bool {
         use AgentState::{Backoff, Saving, Starting, Unknown};
         let on_its_way = matches!(self.state, Starting | Saving | Backoff | Unknown);
-        self.wanted == Wanted::Running && (on_its_way || self.state == AgentState::Stopped)
+        self.desired == Desired::Running && (on_its_way || self.state == AgentState::Stopped)
     }
 }
 
@@ -417,12 +417,12 @@ fn of_agents(fleet: Option<&Fleet>, name: &str) -> (String, Option<String>) {
             on_the_vm("systemctl status spotkeep"),
         );
     }
-    let is_wanted = |agent: &&Agent| agent.wanted == Wanted::Running;
-    let wanted = fleet.agents.iter().filter(is_wanted).count();
+    let is_desired = |agent: &&Agent| agent.desired == Desired::Running;
+    let desired = fleet.agents.iter().filter(is_desired).count();
     let Some(bad) = fleet
         .agents
         .iter()
-        .filter(is_wanted)
+        .filter(is_desired)
         .find(|agent| !agent.is_up())
     else {
         return (said, None);
@@ -434,7 +434,7 @@ fn of_agents(fleet: Option<&Fleet>, name: &str) -> (String, Option<String>) {
         .unwrap_or_default();
     (
         format!(
-            "{said} of {wanted}; {} is {}{why}",
+            "{said} of {desired}; {} is {}{why}",
             bad.name,
             bad.state.word()
         ),
@@ -452,9 +452,9 @@ ready
 1763769600
 == status
 {"version":1,"boot_id":"l2","keeper":"running","last_save":{"id":"s","clean":true,"notice_to_safe_ms":812},
- "agents":[{"name":"a","state":"running","wanted":"running","session_id":"s1"},
-           {"name":"b","state":"failed","wanted":"running","session_id":"s2","why":"no login"},
-           {"name":"c","state":"stopped","wanted":"stopped","session_id":"s3"}]}
+ "agents":[{"name":"a","state":"running","desired":"running","session_id":"s1"},
+           {"name":"b","state":"failed","desired":"running","session_id":"s2","why":"no login"},
+           {"name":"c","state":"stopped","desired":"stopped","session_id":"s3"}]}
 == events
 {"version":1,"seq":7,"at":"2025-11-22T00:00:09.000Z","data_dir_id":"r","epoch":2,"boot_id":"l2","event":"resumed","agent":"a","session_id":"s","continued":true}
 "#;

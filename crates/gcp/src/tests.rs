@@ -9,22 +9,22 @@ use super::create::{self, CreateResult, Options};
 use super::fake_gcloud::{Double, ZONE};
 use super::gcloud_error::Fault;
 use super::ssh::FirstTime;
-use super::vm_spec::{Notice, Wish};
+use super::vm_spec::{Notice, VmRequest};
 use super::{adopt, delete, preempt, start_stop, status};
 use sys::error::{Result, hint_of, kind_of};
 use sys::time::Timestamp;
 
 const PATIENCE: Duration = Duration::from_secs(600);
 
-fn options(edit: impl FnOnce(&mut Wish)) -> Options {
-    let mut wish = Wish {
+fn options(edit: impl FnOnce(&mut VmRequest)) -> Options {
+    let mut request = VmRequest {
         name: "vm".into(),
         zone: Some(ZONE.into()),
-        ..Wish::default()
+        ..VmRequest::default()
     };
-    edit(&mut wish);
+    edit(&mut request);
     Options {
-        wish,
+        request,
         project: None,
         first: FirstTime {
             user: "sandbox".into(),
@@ -59,7 +59,7 @@ ready
 == booted
 1795341600
 == status
-{"boot_id":"l1","keeper":"running","agents":[{"name":"a","state":"running","wanted":"running","session_id":"s1"}]}
+{"boot_id":"l1","keeper":"running","agents":[{"name":"a","state":"running","desired":"running","session_id":"s1"}]}
 "#;
 const NEW: &str = "== startup\nnew: the disk holds no filesystem yet\n";
 
@@ -112,7 +112,7 @@ fn from_nothing_everything_is_made_once_and_the_second_time_nothing() {
     assert_eq!(changes[6], "ssh vm");
     let world = double.world.lock().unwrap().clone();
     // Without a word about it, the zone is known.
-    let again = options(|wish| wish.zone = None);
+    let again = options(|request| request.zone = None);
     assert!(
         create::prepare(&double, &again)
             .unwrap()
@@ -144,13 +144,13 @@ fn fewer_words_change_nothing_and_other_words_make_a_new_template_only() {
     double.says(&[UP]);
     make(
         &double,
-        &options(|wish| wish.machine_type = Some("n2-standard-4".into())),
+        &options(|request| request.machine_type = Some("n2-standard-4".into())),
     )
     .unwrap();
     changed(&double);
     make(&double, &options(|_| ())).unwrap();
     assert!(changed(&double).is_empty());
-    let other = options(|wish| wish.machine_type = Some("e2-standard-4".into()));
+    let other = options(|request| request.machine_type = Some("e2-standard-4".into()));
     let prepared = create::prepare(&double, &other).unwrap();
     assert!(
         prepared.plan.notes[0].contains("spotkeep gcp preempt"),
@@ -181,7 +181,7 @@ fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
         double
     };
     let double = disk(&|_| ());
-    make(&double, &options(|wish| wish.size_gb = Some(80))).unwrap();
+    make(&double, &options(|request| request.size_gb = Some(80))).unwrap();
     let changes = changed(&double);
     assert!(
         changes.contains(&"disks resize claude-persist".into()),
@@ -196,7 +196,7 @@ fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
     let double = disk(&|disk| disk["resourcePolicies"] = json!([]));
     make(&double, &options(|_| ())).unwrap();
     assert!(changed(&double).contains(&"disks add-resource-policies claude-persist".into()));
-    for (edit, wish, says) in [
+    for (edit, request, says) in [
         (
             json!({"zone": "europe-north1-a"}),
             options(|_| ()),
@@ -209,17 +209,17 @@ fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
         ),
         (
             json!({}),
-            options(|wish| wish.size_gb = Some(20)),
+            options(|request| request.size_gb = Some(20)),
             "cannot shrink",
         ),
         (
             json!({}),
-            options(|wish| wish.disk_type = Some("pd-standard".into())),
+            options(|request| request.disk_type = Some("pd-standard".into())),
             "cannot be changed",
         ),
         (
             json!({}),
-            options(|wish| wish.machine_type = Some("c4a-standard-4".into())),
+            options(|request| request.machine_type = Some("c4a-standard-4".into())),
             "takes Hyperdisk only",
         ),
     ] {
@@ -229,7 +229,7 @@ fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
             }
         });
         // The default disk of a machine is legal; the one that exists may not be.
-        let said = refused(create::prepare(&double, &wish));
+        let said = refused(create::prepare(&double, &request));
         assert!(said.contains(says), "{said}");
         assert!(changed(&double).is_empty());
     }
@@ -239,30 +239,30 @@ fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
 fn what_cannot_be_is_refused_before_anything_is_made() {
     for (edit, says) in [
         (
-            (|wish| {
-                wish.machine_type = Some("c4a-highcpu-16".into());
-                wish.disk_type = Some("pd-ssd".into());
-            }) as fn(&mut Wish),
+            (|request| {
+                request.machine_type = Some("c4a-highcpu-16".into());
+                request.disk_type = Some("pd-ssd".into());
+            }) as fn(&mut VmRequest),
             "Hyperdisk only / --type=hyperdisk-balanced",
         ),
         (
-            |wish| wish.machine_type = Some("m3-ultramem-32".into()),
+            |request| request.machine_type = Some("m3-ultramem-32".into()),
             "cannot be a Spot VM",
         ),
         (
-            |wish| wish.machine_type = Some("n4-standard-4".into()),
+            |request| request.machine_type = Some("n4-standard-4".into()),
             "has no machines of type",
         ),
-        (|wish| wish.zone = Some("europe".into()), "is not a zone"),
-        (|wish| wish.zone = None, "no zone"),
-        (|wish| wish.name = "Vm".into(), "cannot be the name"),
+        (|request| request.zone = Some("europe".into()), "is not a zone"),
+        (|request| request.zone = None, "no zone"),
+        (|request| request.name = "Vm".into(), "cannot be the name"),
         (
-            |wish| wish.scopes = Some("x".into()),
+            |request| request.scopes = Some("x".into()),
             "without a service account",
         ),
         // The tests' own program is not built for it.
         (
-            |wish| wish.machine_type = Some("c4a-standard-4".into()),
+            |request| request.machine_type = Some("c4a-standard-4".into()),
             "--binary=FILE",
         ),
     ] {
@@ -283,7 +283,7 @@ fn the_long_notice_is_refused_to_an_old_gcloud_only_where_it_is_insisted_on() {
     double.edit(|world| world.gcloud = 528);
     let said = refused(make(
         &double,
-        &options(|wish| wish.notice = Some(Notice::Long)),
+        &options(|request| request.notice = Some(Notice::Long)),
     ));
     assert!(
         said.contains("586") && said.contains("gcloud components update"),
@@ -312,8 +312,8 @@ fn a_group_that_is_not_ours_is_left_alone() {
         world.group = Some(json!({"name": "vm", "zone": ZONE, "instanceTemplate": "x/theirs"}));
     });
     assert!(refused(make(&double, &options(|_| ()))).contains("spotkeep did not make it"));
-    let wish = options(|_| ()).wish;
-    assert!(refused(delete::prepare(&double, &wish, None, None)).contains("did not make it"));
+    let request = options(|_| ()).request;
+    assert!(refused(delete::prepare(&double, &request, None, None)).contains("did not make it"));
     assert!(changed(&double).is_empty());
 }
 
@@ -378,7 +378,7 @@ fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
 #[test]
 fn a_vm_whose_name_a_disk_has_is_started_under_its_own_name_again() {
     let double = by_hand();
-    let options = options(|wish| wish.name = "old".into());
+    let options = options(|request| request.name = "old".into());
     let prepared = adopt::prepare(&double, &options).unwrap();
     create::run(&double, &prepared, &options).unwrap();
     // While the zone was dry it was taken out of the group; the old boot disk still has the group's name.
@@ -436,9 +436,9 @@ fn a_vm_of_the_same_name_that_has_the_disk_is_not_taken_for_the_groups_own() {
     double.edit(|world| {
         world.disks.remove("old");
     });
-    let create = options(|wish| {
-        wish.name = "old".into();
-        wish.disk = Some("data".into());
+    let create = options(|request| {
+        request.name = "old".into();
+        request.disk = Some("data".into());
     });
     let said = refused(create::prepare(&double, &create));
     assert!(said.contains("spotkeep gcp adopt old"), "{said}");
@@ -469,15 +469,15 @@ fn a_delete_touches_no_disk_that_is_not_known_to_be_the_vms() {
     double.edit(|world| {
         world.disks.insert("other".into(), disk("other", ""));
     });
-    let wish = |disk: Option<&str>| Wish {
+    let request = |disk: Option<&str>| VmRequest {
         name: "vm".into(),
         zone: Some(ZONE.into()),
         disk: disk.map(str::to_owned),
-        ..Wish::default()
+        ..VmRequest::default()
     };
     let said = refused(delete::prepare(
         &double,
-        &wish(Some("other")),
+        &request(Some("other")),
         Some("other"),
         None,
     ));
@@ -490,15 +490,15 @@ fn a_delete_touches_no_disk_that_is_not_known_to_be_the_vms() {
         world.group = None;
         world.templates.clear();
     });
-    let said = refused(delete::prepare(&double, &wish(None), Some("other"), None));
+    let said = refused(delete::prepare(&double, &request(None), Some("other"), None));
     assert!(said.contains("nothing says that other"), "{said}");
-    let plan = delete::prepare(&double, &wish(Some("other")), Some("other"), None).unwrap();
+    let plan = delete::prepare(&double, &request(Some("other")), Some("other"), None).unwrap();
     assert!(
         plan.calls
             .iter()
             .any(|call| call.command().contains("disks delete other"))
     );
-    let plan = delete::prepare(&double, &wish(None), Some("claude-persist"), None).unwrap();
+    let plan = delete::prepare(&double, &request(None), Some("claude-persist"), None).unwrap();
     assert!(
         plan.calls
             .iter()
@@ -509,19 +509,19 @@ fn a_delete_touches_no_disk_that_is_not_known_to_be_the_vms() {
 
 #[test]
 fn delete_keeps_the_data_disk_unless_its_name_is_typed() {
-    let wish = || Wish {
+    let request = || VmRequest {
         name: "vm".into(),
-        ..Wish::default()
+        ..VmRequest::default()
     };
     let double = made();
     let said = refused(delete::prepare(
         &double,
-        &wish(),
+        &request(),
         Some("claude-persit"),
         None,
     ));
     assert!(said.contains("nothing is deleted"), "{said}");
-    let plan = delete::prepare(&double, &wish(), None, None).unwrap();
+    let plan = delete::prepare(&double, &request(), None, None).unwrap();
     assert!(
         plan.notes[0].contains("--and-data=claude-persist"),
         "{:?}",
@@ -534,7 +534,7 @@ fn delete_keeps_the_data_disk_unless_its_name_is_typed() {
     // And the same disk can have a new VM.
     double.says(&[UP]);
     make(&double, &options(|_| ())).unwrap();
-    let plan = delete::prepare(&double, &wish(), Some("claude-persist"), None).unwrap();
+    let plan = delete::prepare(&double, &request(), Some("claude-persist"), None).unwrap();
     delete::run(&double, &plan).unwrap();
     assert!(double.world.lock().unwrap().disks.is_empty());
 }
@@ -543,13 +543,13 @@ fn delete_keeps_the_data_disk_unless_its_name_is_typed() {
 fn a_delete_that_was_cut_anywhere_is_continued() {
     for cut in 0..5 {
         let double = made();
-        let wish = Wish {
+        let request = VmRequest {
             name: "vm".into(),
             zone: Some(ZONE.into()),
-            ..Wish::default()
+            ..VmRequest::default()
         };
         let run = || {
-            let plan = delete::prepare(&double, &wish, Some("claude-persist"), None)?;
+            let plan = delete::prepare(&double, &request, Some("claude-persist"), None)?;
             delete::run(&double, &plan)
         };
         *double.fail_at.lock().unwrap() = Some((cut, "backendError"));
@@ -585,7 +585,7 @@ fn by_hand() -> Double {
 #[test]
 fn a_vm_made_by_hand_is_taken_over_with_its_disk_and_its_boot_disk_is_kept() {
     let double = by_hand();
-    let options = options(|wish| wish.name = "old".into());
+    let options = options(|request| request.name = "old".into());
     let prepared = adopt::prepare(&double, &options).unwrap();
     assert_eq!(prepared.shape.machine_type, "n2-standard-4");
     create::run(&double, &prepared, &options).unwrap();
@@ -616,9 +616,9 @@ fn a_vm_made_by_hand_is_taken_over_with_its_disk_and_its_boot_disk_is_kept() {
 #[test]
 fn the_zone_of_a_vm_that_is_taken_over_is_found() {
     let double = by_hand();
-    let anywhere = options(|wish| {
-        wish.name = "old".into();
-        wish.zone = None;
+    let anywhere = options(|request| {
+        request.name = "old".into();
+        request.zone = None;
     });
     let prepared = adopt::prepare(&double, &anywhere).unwrap();
     assert_eq!(prepared.plan.zone, ZONE);
@@ -643,7 +643,7 @@ fn a_vm_that_must_not_be_deleted_is_not_stopped_either() {
     double.edit(|world| {
         world.instances.get_mut("old").unwrap()["deletionProtection"] = json!(true);
     });
-    let options = options(|wish| wish.name = "old".into());
+    let options = options(|request| request.name = "old".into());
     let said = refused(adopt::prepare(&double, &options));
     assert!(said.contains("--no-deletion-protection"), "{said}");
     assert!(changed(&double).is_empty());
@@ -652,7 +652,7 @@ fn a_vm_that_must_not_be_deleted_is_not_stopped_either() {
 #[test]
 fn a_takeover_that_was_cut_after_the_delete_goes_on_as_a_create() {
     let double = by_hand();
-    let options = options(|wish| wish.name = "old".into());
+    let options = options(|request| request.name = "old".into());
     let prepared = adopt::prepare(&double, &options).unwrap();
     *double.fail_at.lock().unwrap() = Some((prepared.plan.calls.len() - 1, "backendError"));
     refused(create::run(&double, &prepared, &options));
@@ -812,7 +812,7 @@ fn a_dry_run_is_a_script_that_a_shell_can_read() {
     let script = create::script(&prepared, &create, "create");
     assert_is_shell(&script);
     insta::assert_snapshot!("create", script);
-    create.wish.name = "old".into();
+    create.request.name = "old".into();
     create.first.beside_other_files = true;
     prepared = adopt::prepare(&by_hand(), &create).unwrap();
     let script = create::script(&prepared, &create, "adopt");

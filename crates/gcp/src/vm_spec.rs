@@ -14,7 +14,7 @@ pub const OLDEST: u32 = 528;
 
 /// What was said on the command line.
 #[derive(Debug, Clone, Default)]
-pub struct Wish {
+pub struct VmRequest {
     /// The VM's name, and the group's.
     pub name: String,
     /// The zone.
@@ -118,9 +118,9 @@ impl Shape {
     ///
     /// # Errors
     /// The notice cannot be had; scopes without an account.
-    pub fn of(wish: &Wish, now: Option<&Self>, gcloud: u32) -> Result<Self> {
+    pub fn of(request: &VmRequest, now: Option<&Self>, gcloud: u32) -> Result<Self> {
         let old = |pick: fn(&Self) -> &String| now.map(|now| pick(now).clone());
-        let machine_type = wish
+        let machine_type = request
             .machine_type
             .clone()
             .or_else(|| old(|now| &now.machine_type))
@@ -129,7 +129,7 @@ impl Shape {
         let same_arch = now.filter(|now| {
             machine_family::arch(&now.machine_type) == machine_family::arch(&machine_type)
         });
-        let image_family = wish
+        let image_family = request
             .image_family
             .clone()
             .or_else(|| same_arch.map(|now| now.image_family.clone()))
@@ -137,15 +137,15 @@ impl Shape {
                 Arch::X86 => "debian-12".to_owned(),
                 Arch::Arm => "debian-12-arm64".to_owned(),
             });
-        let notice = wish
+        let notice = request
             .notice
             .or(now.map(|now| now.notice))
             .unwrap_or_default();
-        let service_account = wish
+        let service_account = request
             .service_account
             .clone()
             .or_else(|| now.and_then(|now| now.service_account.clone()));
-        let scopes = wish
+        let scopes = request
             .scopes
             .clone()
             .or_else(|| now.and_then(|now| now.scopes.clone()));
@@ -158,7 +158,7 @@ impl Shape {
         }
         Ok(Self {
             version: 1,
-            disk: wish
+            disk: request
                 .disk
                 .clone()
                 .or_else(|| old(|now| &now.disk))
@@ -166,20 +166,20 @@ impl Shape {
             notice,
             notice_seconds: notice.seconds(gcloud)?,
             image_family,
-            image_project: wish
+            image_project: request
                 .image_project
                 .clone()
                 .or_else(|| same_arch.map(|now| now.image_project.clone()))
                 .unwrap_or_else(|| "debian-cloud".to_owned()),
-            boot_gb: wish.boot_gb.or(now.map(|now| now.boot_gb)).unwrap_or(20),
+            boot_gb: request.boot_gb.or(now.map(|now| now.boot_gb)).unwrap_or(20),
             service_account,
             scopes,
-            address: wish.address.or(now.map(|now| now.address)).unwrap_or(true),
-            network: wish
+            address: request.address.or(now.map(|now| now.address)).unwrap_or(true),
+            network: request
                 .network
                 .clone()
                 .or_else(|| now.and_then(|now| now.network.clone())),
-            subnet: wish
+            subnet: request
                 .subnet
                 .clone()
                 .or_else(|| now.and_then(|now| now.subnet.clone())),
@@ -305,26 +305,26 @@ pub fn check_name(what: &str, name: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn wish(edit: impl FnOnce(&mut Wish)) -> Wish {
-        let mut wish = Wish {
+    fn request(edit: impl FnOnce(&mut VmRequest)) -> VmRequest {
+        let mut request = VmRequest {
             name: "vm".into(),
-            ..Wish::default()
+            ..VmRequest::default()
         };
-        edit(&mut wish);
-        wish
+        edit(&mut request);
+        request
     }
 
     #[test]
-    fn a_second_wish_with_fewer_words_changes_nothing() {
-        let first = wish(|wish| {
-            wish.machine_type = Some("c4a-highcpu-16".into());
-            wish.disk = Some("d".into());
-            wish.address = Some(false);
-            wish.service_account = Some("a@b".into());
+    fn a_second_request_with_fewer_words_changes_nothing() {
+        let first = request(|request| {
+            request.machine_type = Some("c4a-highcpu-16".into());
+            request.disk = Some("d".into());
+            request.address = Some(false);
+            request.service_account = Some("a@b".into());
         });
         let made = Shape::of(&first, None, 528).unwrap();
         assert_eq!(made.image_family, "debian-12-arm64");
-        assert_eq!(Shape::of(&wish(|_| ()), Some(&made), 528).unwrap(), made);
+        assert_eq!(Shape::of(&request(|_| ()), Some(&made), 528).unwrap(), made);
         let stored: Shape = serde_json::from_str(&serde_json::to_string(&made).unwrap()).unwrap();
         assert_eq!(stored, made);
     }
@@ -332,11 +332,11 @@ mod tests {
     #[test]
     fn another_processor_has_another_image() {
         let arm = Shape::of(
-            &wish(|wish| wish.machine_type = Some("c4a-standard-4".into())),
+            &request(|request| request.machine_type = Some("c4a-standard-4".into())),
             None,
             528,
         );
-        let back = wish(|wish| wish.machine_type = Some("e2-standard-8".into()));
+        let back = request(|request| request.machine_type = Some("e2-standard-8".into()));
         let shape = Shape::of(&back, Some(&arm.unwrap()), 528).unwrap();
         assert_eq!(shape.image_family, "debian-12");
     }
@@ -352,8 +352,8 @@ mod tests {
 
     #[test]
     fn a_newer_gcloud_makes_another_template_with_the_long_notice() {
-        let old = Shape::of(&wish(|_| ()), None, 528).unwrap();
-        let new = Shape::of(&wish(|_| ()), Some(&old), 586).unwrap();
+        let old = Shape::of(&request(|_| ()), None, 528).unwrap();
+        let new = Shape::of(&request(|_| ()), Some(&old), 586).unwrap();
         let flag = "--preemption-notice-duration=120s";
         assert!(
             !old.template("vm", "r")
@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn the_separator_of_the_metadata_is_in_none_of_it() {
-        let shape = Shape::of(&wish(|_| ()), None, 586).unwrap();
+        let shape = Shape::of(&request(|_| ()), None, 586).unwrap();
         assert_eq!(shape.metadata().matches("@@").count(), 4);
     }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::{AgentName, AgentState, Cause, Fleet, StallReason, Wanted};
+use super::{AgentName, AgentState, Cause, Fleet, StallReason, Desired};
 use sys::time::Timestamp;
 
 /// How a session is begun in a new process.
@@ -120,12 +120,12 @@ pub enum JournalEvent {
     PoweringOff {
         why: String,
     },
-    Wanted {
-        wanted: Wanted,
+    Desired {
+        desired: Desired,
         by: String,
     },
     Fleet {
-        wanted: Fleet,
+        desired: Fleet,
     },
     Repaired {
         what: String,
@@ -275,8 +275,8 @@ mod tests {
         r#""event":"paused","why":"login""#,
         r#""event":"unpaused","why":"x""#,
         r#""event":"powering-off","why":"x""#,
-        r#""event":"wanted","agent":"a","wanted":"stopped","by":"ann""#,
-        r#""event":"fleet","wanted":"down""#,
+        r#""event":"desired","agent":"a","desired":"stopped","by":"ann""#,
+        r#""event":"fleet","desired":"down""#,
         r#""event":"repaired","what":"x""#,
         r#""event":"trouble","what":"x""#,
         r#""event":"metadata-health","health":"good""#,

@@ -39,7 +39,7 @@ pub struct Identity {
     pub uid: u32,
     /// When it was made.
     pub created_at: Timestamp,
-    /// Whether the fleet is wanted.
+    /// Whether the fleet shall run.
     #[serde(default)]
     pub fleet: Fleet,
     /// Boots of the machine that it has had.

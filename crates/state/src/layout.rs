@@ -403,13 +403,13 @@ fn ensure_hinted(
 
 /// Whether a mount unit of this machine, such as `setup` writes it, has that mount point.
 fn has_mount_unit(units: &Path, dir: &Path) -> bool {
-    let wanted = format!("Where={}", dir.display());
+    let desired = format!("Where={}", dir.display());
     let entries = fs::read_dir(units).into_iter().flatten();
     entries
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|kind| kind == "mount"))
         .any(|path| {
-            fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == wanted))
+            fs::read_to_string(path).is_ok_and(|text| text.lines().any(|line| line == desired))
         })
 }
 

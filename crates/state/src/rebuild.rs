@@ -1,7 +1,7 @@
 //! What the journal and the saves still know where a file is gone: which data directory this is, and which session an agent had. Pure.
 
 use super::JournalEvent::{self, Resumed, SessionChanged, Started, Starting};
-use super::{AgentName, AgentRecord, Identity, JournalEntry, Manifest, Wanted};
+use super::{AgentName, AgentRecord, Identity, JournalEntry, Manifest, Desired};
 
 /// Makes `fresh` what the journal says that this data directory was. Returns whether it says anything.
 pub fn data_dir(fresh: &mut Identity, lines: &[JournalEntry]) -> bool {
@@ -11,7 +11,7 @@ pub fn data_dir(fresh: &mut Identity, lines: &[JournalEntry]) -> bool {
     fresh.data_dir_id.clone_from(&last.data_dir_id);
     fresh.epoch = lines.iter().map(|line| line.epoch).max().unwrap_or(0);
     let fleet = lines.iter().rev().find_map(|line| match line.event {
-        JournalEvent::Fleet { wanted } => Some(wanted),
+        JournalEvent::Fleet { desired } => Some(desired),
         _ => None,
     });
     fresh.fleet = fleet.unwrap_or_default();
@@ -52,12 +52,12 @@ pub fn agent(fresh: &mut AgentRecord, lines: &[JournalEntry], save: Option<&Mani
     let spoke = saved.is_none_or(|saved| saved.transcript_bytes.is_some() || !saved.words_safe);
     fresh.prompt_delivered =
         was_up && spoke || saved.is_some_and(|saved| saved.transcript_bytes.is_some());
-    let wish = of_it().rev().find_map(|line| match line.event {
-        JournalEvent::Wanted { wanted, .. } => Some(wanted),
+    let request = of_it().rev().find_map(|line| match line.event {
+        JournalEvent::Desired { desired, .. } => Some(desired),
         _ => None,
     });
-    if wish == Some(Wanted::Stopped) {
-        fresh.wanted = Wanted::Stopped;
+    if request == Some(Desired::Stopped) {
+        fresh.desired = Desired::Stopped;
     }
     true
 }
@@ -93,7 +93,7 @@ mod tests {
         let fresh = || Identity::new("/r".into());
         let mut known = fresh();
         let lines = [
-            line("fleet", None, json!({"wanted": "down"})),
+            line("fleet", None, json!({"desired": "down"})),
             line("keeper-started", None, json!({})),
         ];
         assert!(data_dir(&mut known, &lines));
@@ -126,10 +126,10 @@ mod tests {
             (record.session_id.as_str(), record.past_sessions.as_slice()),
             ("2", &["1".to_owned()][..])
         );
-        assert!(record.prompt_delivered && record.wanted == Wanted::Running);
-        lines.push(line("wanted", Some("a"), json!({"wanted": "stopped"})));
+        assert!(record.prompt_delivered && record.desired == Desired::Running);
+        lines.push(line("desired", Some("a"), json!({"desired": "stopped"})));
         assert!(agent(&mut record, &lines, None));
-        assert_eq!(record.wanted, Wanted::Stopped);
+        assert_eq!(record.desired, Desired::Stopped);
         let mut unknown = fresh();
         assert!(!agent(&mut unknown, &lines[..1], None));
         assert!(unknown.past_sessions.is_empty());
@@ -154,9 +154,9 @@ mod tests {
     #[test]
     fn the_highest_epoch_and_the_last_word_on_the_fleet_count() {
         let mut lines = [
-            line("fleet", None, json!({"wanted": "down"})),
-            line("fleet", None, json!({"wanted": "up"})),
-            line("wanted", Some("a"), json!({"wanted": "down"})),
+            line("fleet", None, json!({"desired": "down"})),
+            line("fleet", None, json!({"desired": "up"})),
+            line("desired", Some("a"), json!({"desired": "down"})),
         ];
         lines[1].epoch = 9;
         let mut known = Identity::new("/r".into());
@@ -182,7 +182,7 @@ mod tests {
             assert_eq!(record.session_id, "1");
             assert_eq!(record.agent_id == "id", save.is_some());
             assert_eq!(record.prompt_delivered, delivered, "{lines:?} {save:?}");
-            assert_eq!(record.wanted, Wanted::Running);
+            assert_eq!(record.desired, Desired::Running);
         }
     }
 

@@ -13,7 +13,7 @@ use sys::uuid::new_uuid;
 /// What the user last said of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Wanted {
+pub enum Desired {
     /// It shall run, in this boot and in the next.
     #[default]
     Running,
@@ -143,7 +143,7 @@ pub struct AgentRecord {
     pub base_commit: Option<String>,
     /// What the user wants.
     #[serde(default)]
-    pub wanted: Wanted,
+    pub desired: Desired,
     /// What it was doing when this was written.
     #[serde(default)]
     pub state: AgentState,
@@ -192,7 +192,7 @@ impl AgentRecord {
             cwd,
             origin: None,
             base_commit: None,
-            wanted: Wanted::Running,
+            desired: Desired::Running,
             state: AgentState::Stopped,
             last_seen: None,
             why: None,
@@ -245,7 +245,7 @@ mod tests {
         let text = r#"{"version":1,"name":"agent-1","agent_id":"6d0f7d5e-3c3f-4a0e-8f43-0a3a5d2b8c11",
             "session_id":"0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55","cwd":"workspaces/agent-1"}"#;
         let record: AgentRecord = serde_json::from_str(text).unwrap();
-        assert_eq!(record.wanted, Wanted::Running);
+        assert_eq!(record.desired, Desired::Running);
         assert_eq!(record.state, AgentState::Stopped);
     }
 

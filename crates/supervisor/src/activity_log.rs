@@ -97,7 +97,7 @@ impl Diary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use state::Wanted;
+    use state::Desired;
 
     fn view(name: &str, state: AgentState) -> View {
         View {
@@ -106,7 +106,7 @@ mod tests {
             since: None,
             why: None,
             cause: None,
-            wanted: Wanted::Running,
+            desired: Desired::Running,
             restarts: 0,
             process: None,
             session_id: String::new(),

@@ -6,7 +6,7 @@ use super::event::{Activity, Attempt, Declared};
 use super::stalls::{Next, Wait};
 use crate::cause::cause_of_stop;
 use state::config::Restart;
-use state::{AgentName, AgentState, Cause, StartKind, Wanted};
+use state::{AgentName, AgentState, Cause, StartKind, Desired};
 use sys::process::ProcessId;
 
 /// A start that is not confirmed by now is looked at: a dialog may block it. Measured starts take
@@ -104,7 +104,7 @@ pub(super) fn salt(name: &AgentName) -> u64 {
 pub(super) struct Agent {
     pub(super) session_id: String,
     pub(super) restart: Restart,
-    pub(super) wanted: Wanted,
+    pub(super) desired: Desired,
     /// Whether it is in the file; one that is not is forgotten once it has ended.
     pub(super) declared: bool,
     pub(super) stage: Stage,
@@ -139,13 +139,13 @@ impl Agent {
         Self {
             session_id: declared.session_id.clone(),
             restart: declared.restart,
-            wanted: declared.wanted,
+            desired: declared.desired,
             declared: true,
             stage,
             restarts: declared.restarts,
             failures: 0,
             why: declared.broken.clone().or_else(|| {
-                let stands_still = declared.wanted == Wanted::Stopped;
+                let stands_still = declared.desired == Desired::Stopped;
                 declared.why.clone().filter(|_| stands_still)
             }),
             cause: match declared.broken {
@@ -169,8 +169,8 @@ impl Agent {
     }
 
     /// Whether it shall run, as far as it is asked.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.declared && self.wanted == Wanted::Running
+    pub(super) fn is_desired(&self) -> bool {
+        self.declared && self.desired == Desired::Running
     }
 
     /// Its process, in whatever stage.
@@ -207,7 +207,7 @@ impl Agent {
 
     /// Lies still until the next boot, or until this one turns out to go on.
     pub(super) fn rest_saved(&mut self) {
-        if self.wanted == Wanted::Running {
+        if self.desired == Desired::Running {
             self.stage = Stage::Saved;
             self.why = Some("ended by a save; the next boot resumes it".into());
             self.cause = Some(Cause::Preempted);
@@ -275,7 +275,7 @@ impl Agent {
             since: Some(self.shown.1),
             why: self.why(saving, held),
             cause: self.shown_cause(held),
-            wanted: self.wanted,
+            desired: self.desired,
             restarts: self.restarts,
             process: self.process(),
             session_id: self.session_id.clone(),
@@ -346,7 +346,7 @@ pub struct View {
     /// The same in a word.
     pub cause: Option<Cause>,
     /// What the user wants.
-    pub wanted: Wanted,
+    pub desired: Desired,
     /// Restarts so far.
     pub restarts: u32,
     /// Its process, if it has one.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::agent::{Agent, Purpose, Stage};
 use super::{Action, Core, Declared, Phase, SURVIVED_AFTER};
 use crate::notice::{Notice, Source};
-use state::{AgentName, Cause, Fleet, JournalEvent, Wanted};
+use state::{AgentName, Cause, Fleet, JournalEvent, Desired};
 
 impl Core {
     /// New agents come in, policies change, and agents that are gone from the file are ended.
@@ -52,7 +52,7 @@ impl Core {
     pub(super) fn set_fleet(&mut self, now: Instant, fleet: Fleet, out: &mut Vec<Action>) {
         if self.fleet != fleet {
             self.fleet = fleet;
-            out.push(Action::Journal(None, JournalEvent::Fleet { wanted: fleet }));
+            out.push(Action::Journal(None, JournalEvent::Fleet { desired: fleet }));
         }
         if fleet == Fleet::Up {
             self.end_pause(now, "you asked to go on".into(), false, out);
@@ -69,27 +69,27 @@ impl Core {
         &mut self,
         now: Instant,
         name: &AgentName,
-        (wanted, by): (Wanted, String),
+        (desired, by): (Desired, String),
         out: &mut Vec<Action>,
     ) {
-        if wanted == Wanted::Running {
+        if desired == Desired::Running {
             self.end_pause(now, "you asked to go on".into(), false, out);
         }
         let Some(agent) = self.agents.get_mut(name) else {
             return;
         };
-        if agent.wanted != wanted {
-            agent.wanted = wanted;
+        if agent.desired != desired {
+            agent.desired = desired;
             out.push(Action::journal(
                 name,
-                JournalEvent::Wanted {
-                    wanted,
+                JournalEvent::Desired {
+                    desired,
                     by: by.clone(),
                 },
             ));
         }
-        match wanted {
-            Wanted::Stopped => {
+        match desired {
+            Desired::Stopped => {
                 agent.why = Some("stopped by you".into());
                 agent.cause = Some(Cause::Stopped { by });
                 // Who stops what had failed has seen it, and is not told of it any more.
@@ -99,7 +99,7 @@ impl Core {
                 out.push(Action::Persist(name.clone()));
                 self.end(name, Purpose::Stop, out);
             }
-            Wanted::Running => {
+            Desired::Running => {
                 if let Stage::Starting { then, .. } = &mut agent.stage {
                     *then = None;
                 }

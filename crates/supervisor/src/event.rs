@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::notice::Notice;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentName, Cause, Fleet, JournalEvent, StartKind, Wanted};
+use state::{AgentName, Cause, Fleet, JournalEvent, StartKind, Desired};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -32,7 +32,7 @@ pub struct Declared {
     /// When it is started again after ending by itself.
     pub restart: Restart,
     /// What the user last said.
-    pub wanted: Wanted,
+    pub desired: Desired,
     /// Restarts so far.
     pub restarts: u32,
     /// Its process, where one was found running in this boot.
@@ -146,7 +146,7 @@ pub enum Event {
         /// Which.
         name: AgentName,
         /// What.
-        wanted: Wanted,
+        desired: Desired,
         /// Who.
         by: String,
     },

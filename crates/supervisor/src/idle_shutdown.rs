@@ -66,7 +66,7 @@ impl Core {
 /// Whether an agent neither works, nor is about to, nor waits for anything.
 fn has_finished(agent: &Agent) -> bool {
     match &agent.stage {
-        Stage::Down => !agent.is_wanted(),
+        Stage::Down => !agent.is_desired(),
         Stage::Failed => true,
         Stage::Up { activity, .. } => *activity == Activity::Idle,
         _ => false,

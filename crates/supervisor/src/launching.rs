@@ -14,7 +14,7 @@ impl Core {
         let up = self.fleet == Fleet::Up;
         if let Some(agent) = self.agents.get_mut(name)
             && agent.stage == Stage::Down
-            && agent.is_wanted()
+            && agent.is_desired()
             && up
         {
             agent.stage = Stage::Queued;
@@ -35,10 +35,10 @@ impl Core {
             out.push(Action::AskShutdown);
         }
         for (name, agent) in &mut self.agents {
-            let wanted = agent.is_wanted() && self.fleet == Fleet::Up;
+            let desired = agent.is_desired() && self.fleet == Fleet::Up;
             match &mut agent.stage {
                 // Whatever put it there, nothing that is not wanted stays on its way to a launch.
-                Stage::Queued | Stage::Backoff { .. } if !wanted => {
+                Stage::Queued | Stage::Backoff { .. } if !desired => {
                     agent.stage = Stage::Down;
                     out.push(Action::Persist(name.clone()));
                 }

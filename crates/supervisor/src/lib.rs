@@ -86,7 +86,7 @@ pub struct Core {
     stop_when_idle: Option<Duration>,
     rests_since: Option<Instant>,
     asked_for_rest: bool,
-    /// The save under way is the end of the machine, by our own wish.
+    /// The save under way is the end of the machine, by our own request.
     power_off: bool,
     /// The whole fleet waits for a login.
     login: Option<Pause>,
@@ -189,7 +189,7 @@ impl Core {
         }
     }
 
-    /// Whether the fleet is wanted.
+    /// Whether the fleet shall run.
     #[must_use]
     pub fn fleet(&self) -> Fleet {
         self.fleet
@@ -240,7 +240,7 @@ impl Core {
             Event::Permit(permit) => self.permit = permit,
             Event::Declare(declared) => self.declare(now, declared, out),
             Event::Fleet(fleet) => self.set_fleet(now, fleet, out),
-            Event::Want { name, wanted, by } => self.want(now, &name, (wanted, by), out),
+            Event::Want { name, desired, by } => self.want(now, &name, (desired, by), out),
             Event::Restart { name, when_idle } => self.restart(now, &name, when_idle, out),
             Event::RollOut(names) => self.roll_out(now, names, out),
             Event::Notice(notice) => self.begin_save(now, notice, out),

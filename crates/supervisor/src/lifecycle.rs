@@ -7,7 +7,7 @@ use super::{Action, Activity, Attempt, Core, Ending, Phase, Refusal};
 use crate::cause::cause_of_exit;
 use crate::restart_backoff::{Next, after_failure};
 use state::config::Restart;
-use state::{AgentName, Cause, Fleet, JournalEvent, StartKind, Wanted};
+use state::{AgentName, Cause, Fleet, JournalEvent, StartKind, Desired};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -210,7 +210,7 @@ impl Core {
             } => self.failed(now, name, (why, Cause::CannotStart), true, out),
             Stage::Ending { .. } => {
                 // Why it was stopped is no reason any more for one that is wanted again.
-                if agent.is_wanted() {
+                if agent.is_desired() {
                     agent.why = None;
                 }
                 out.push(Action::Persist(name.clone()));
@@ -247,7 +247,7 @@ impl Core {
             }
             Restart::OnFailure | Restart::Never => {
                 // It is done: the next boot shall not raise it either.
-                agent.wanted = Wanted::Stopped;
+                agent.desired = Desired::Stopped;
                 agent.why = Some(why);
                 agent.cause = Some(cause);
                 out.push(Action::Persist(name.clone()));
@@ -276,7 +276,7 @@ impl Core {
         agent.why = Some(why.clone());
         agent.cause = Some(cause.clone());
         agent.failures += 1;
-        if !agent.is_wanted() || self.fleet == Fleet::Down {
+        if !agent.is_desired() || self.fleet == Fleet::Down {
             agent.stage = Stage::Down;
             out.push(Action::Persist(name.clone()));
             return;
@@ -315,7 +315,7 @@ impl Core {
         };
         agent.restart_when_idle = false;
         if closed {
-            return; // The save ends whatever runs; the wish is remembered in `wanted`.
+            return; // The save ends whatever runs; the request is remembered in `desired`.
         }
         match &mut agent.stage {
             Stage::Ending {

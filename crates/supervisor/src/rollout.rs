@@ -104,7 +104,7 @@ impl Core {
         };
         let why = || agent.why.clone().unwrap_or_else(|| "it ended".into());
         match &agent.stage {
-            _ if !agent.is_wanted() => News::Gone,
+            _ if !agent.is_desired() => News::Gone,
             Stage::Backoff { .. } | Stage::Failed => News::Fails(why()),
             Stage::Starting {
                 blocker: Some(blocker),
@@ -117,5 +117,5 @@ impl Core {
 }
 
 fn is_up(agent: &Agent) -> bool {
-    agent.is_wanted() && matches!(agent.stage, Stage::Up { .. })
+    agent.is_desired() && matches!(agent.stage, Stage::Up { .. })
 }

@@ -348,5 +348,5 @@ fn stands_still(agent: &Agent) -> bool {
 
 /// Whether it still stands where a nudge would be for it.
 pub(super) fn can_be_nudged(agent: &Agent) -> bool {
-    stands_still(agent) && agent.is_wanted()
+    stands_still(agent) && agent.is_desired()
 }

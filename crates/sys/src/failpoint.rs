@@ -87,12 +87,12 @@ pub fn point(here: Point) {
     use std::sync::atomic::{AtomicU32, Ordering};
     static WANTED: OnceLock<Option<(String, u32)>> = OnceLock::new();
     static PASSED: AtomicU32 = AtomicU32::new(0);
-    let wanted = WANTED.get_or_init(|| {
+    let desired = WANTED.get_or_init(|| {
         let text = std::env::var("SPOTKEEP_CRASH_AT").ok()?;
         let (name, times) = text.split_once(':').unwrap_or((&text, "1"));
         Some((name.to_owned(), times.parse().ok()?))
     });
-    let Some((name, times)) = wanted else {
+    let Some((name, times)) = desired else {
         return;
     };
     let is_here = Point::ALL

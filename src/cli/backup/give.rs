@@ -11,7 +11,7 @@ use state::layout::DataDir;
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 
 /// What a person wants back.
-pub(super) struct Wish {
+pub(super) struct VmRequest {
     pub(super) id: String,
     pub(super) paths: Vec<PathBuf>,
     pub(super) overwrite: bool,
@@ -40,22 +40,22 @@ pub(super) fn within(data_dir: &DataDir, path: &Path) -> Result<PathBuf> {
 }
 
 /// Gives it back, into the data directory or beside it.
-pub(super) fn give(settings: &Settings, wish: &Wish, to: Option<&Path>) -> Result<ExitCode> {
+pub(super) fn give(settings: &Settings, request: &VmRequest, to: Option<&Path>) -> Result<ExitCode> {
     let stop = until_signalled()?;
     let repository = Repository::open(settings)?;
     let all = snapshots::list(&repository, &stop)?;
-    let snapshot = snapshots::pick(&all, &wish.id)?;
-    let steps = restore::plan(settings, &repository, &snapshot.id, &wish.paths, &stop)?;
-    if wish.dry_run {
-        return show::plan(&steps, to, wish.json);
+    let snapshot = snapshots::pick(&all, &request.id)?;
+    let steps = restore::plan(settings, &repository, &snapshot.id, &request.paths, &stop)?;
+    if request.dry_run {
+        return show::plan(&steps, to, request.json);
     }
     if let Some(to) = to {
-        restore::beside(&repository, &snapshot.id, &wish.paths, to, &stop)?;
+        restore::beside(&repository, &snapshot.id, &request.paths, to, &stop)?;
         let given = restore::Given {
             restored: u64::try_from(steps.len()).unwrap_or(u64::MAX),
             ..restore::Given::default()
         };
-        return show::given(&given, to, wish.json);
+        return show::given(&given, to, request.json);
     }
     let differing = steps
         .iter()
@@ -64,11 +64,11 @@ pub(super) fn give(settings: &Settings, wish: &Wish, to: Option<&Path>) -> Resul
         .clone()
         .filter(|step| step.now == restore::Now::Newer);
     let (differing, newer) = (differing.count(), newer.count());
-    let over = wish.overwrite || (differing > 0 && !wish.json && asks(differing, newer)?);
+    let over = request.overwrite || (differing > 0 && !request.json && asks(differing, newer)?);
     let id = &snapshot.id;
     let given =
-        restore::into_data_dir(settings, &repository, id, &steps, &wish.paths, over, &stop)?;
-    show::given(&given, settings.data_dir.dir(), wish.json)
+        restore::into_data_dir(settings, &repository, id, &steps, &request.paths, over, &stop)?;
+    show::given(&given, settings.data_dir.dir(), request.json)
 }
 
 /// Whether a person at a terminal says yes. Nobody else is asked, and then the answer is no.

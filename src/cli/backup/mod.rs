@@ -188,7 +188,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
             dry_run,
             json,
         } => {
-            let wish = give::Wish {
+            let request = give::VmRequest {
                 id,
                 paths: paths
                     .iter()
@@ -198,7 +198,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
                 dry_run,
                 json,
             };
-            give::give(&settings, &wish, to.as_deref())
+            give::give(&settings, &request, to.as_deref())
         }
         Verb::Mend {
             workspaces,

@@ -191,10 +191,10 @@ impl Subject {
     }
 
     /// The one that is meant.
-    fn find(&self, data_dir: &DataDir, wanted: &str) -> Result<Checkpoint> {
+    fn find(&self, data_dir: &DataDir, requested: &str) -> Result<Checkpoint> {
         let all = self.list(data_dir)?;
         let name = &self.record.name;
-        let found = choose(&all, wanted, Timestamp::now()).cloned();
+        let found = choose(&all, requested, Timestamp::now()).cloned();
         found
             .map_err(|why| anyhow!("{name}: {why}"))
             .hint(format!("spotkeep checkpoint ls {name}"))
@@ -205,41 +205,41 @@ impl Subject {
 /// The checkpoint that is meant by an id, its beginning, `latest` or an age. `all` are newest first.
 fn choose<'a>(
     all: &'a [Checkpoint],
-    wanted: &str,
+    requested: &str,
     now: Timestamp,
 ) -> Result<&'a Checkpoint, String> {
     let Some(newest) = all.first() else {
         return Err("there is no checkpoint yet".into());
     };
-    if wanted == "latest" {
+    if requested == "latest" {
         return Ok(newest);
     }
     let by_id: Vec<&Checkpoint> = all
         .iter()
-        .filter(|one| one.id.starts_with(wanted))
+        .filter(|one| one.id.starts_with(requested))
         .collect();
     match by_id[..] {
         [one] => return Ok(one),
         [] => {}
         [first, ..] => {
-            let exact = by_id.iter().find(|one| one.id == wanted);
+            let exact = by_id.iter().find(|one| one.id == requested);
             return exact.copied().ok_or_else(|| {
                 format!(
-                    "{} checkpoints begin with {wanted}, such as {}",
+                    "{} checkpoints begin with {requested}, such as {}",
                     by_id.len(),
                     first.id
                 )
             });
         }
     }
-    let Ok(age) = parse_duration(wanted) else {
-        return Err(format!("there is no checkpoint {wanted}"));
+    let Ok(age) = parse_duration(requested) else {
+        return Err(format!("there is no checkpoint {requested}"));
     };
     let old = all.iter().find(|one| now.since(one.at) >= age);
     old.ok_or_else(|| {
         let oldest = all.last().unwrap_or(newest);
         format!(
-            "no checkpoint is {wanted} old; the oldest is {} old",
+            "no checkpoint is {requested} old; the oldest is {} old",
             sys::time::short(now.since(oldest.at))
         )
     })
@@ -262,7 +262,7 @@ mod tests {
             nested: Vec::new(),
         };
         let all = [one("b2", 1), one("b1", 12), one("a1", 60)];
-        let id = |wanted: &str| choose(&all, wanted, now).map(|found| found.id.as_str());
+        let id = |requested: &str| choose(&all, requested, now).map(|found| found.id.as_str());
         assert_eq!(id("latest"), Ok("b2"));
         assert_eq!(id("b1"), Ok("b1"));
         assert_eq!(id("a"), Ok("a1"));

@@ -11,7 +11,7 @@ use crate::keeper::status::Status;
 use checkpoint::{Checkpoint, CheckpointOutcome, Layer, Turn};
 use state::Trigger;
 use state::layout::DataDir;
-use state::{AgentName, AgentState, Fleet, Journal, JournalEvent, Wanted};
+use state::{AgentName, AgentState, Fleet, Journal, JournalEvent, Desired};
 use sys::deadline::Deadline;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, bail};
 use sys::files::LockFile;
@@ -120,7 +120,7 @@ fn carry_out(
     let undo = undoable(data_dir, subject, to, args.with_head);
     if plan.restarts {
         // It was wanted before, whatever became of the rollback.
-        client::want(data_dir, std::slice::from_ref(name), Wanted::Running)?;
+        client::want(data_dir, std::slice::from_ref(name), Desired::Running)?;
     }
     let undo = undo?;
     tell(data_dir, name, to, undo.as_deref(), lock)?;
@@ -183,7 +183,7 @@ fn may_run(now: &Status, name: &AgentName) -> Result<bool> {
 }
 
 fn stop(data_dir: &DataDir, name: &AgentName) -> Result<()> {
-    client::want(data_dir, std::slice::from_ref(name), Wanted::Stopped)?
+    client::want(data_dir, std::slice::from_ref(name), Desired::Stopped)?
         .context("the keeper has just ended")?;
     let after = wait(data_dir, STOP_LIMIT, |now| {
         now.agents

@@ -12,7 +12,7 @@ use args::{Adopt, Create, Delete, HowLong, Machine, Preempt, Ssh, Status, Verb};
 use super::output::{complain, json, say};
 use gcp::create::{CreateResult, Options, Prepared};
 use gcp::ssh::FirstTime;
-use gcp::vm_spec::{Notice, Wish, check_name};
+use gcp::vm_spec::{Notice, VmRequest, check_name};
 use gcp::{Cloud, Gcloud, adopt, create, delete, preempt, scripts, start_stop, status};
 use state::AgentName;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
@@ -40,7 +40,7 @@ fn options(args: &Args, name: &str, machine: &Machine) -> Result<Options> {
         None => std::env::current_exe().context("cannot find this program's own file")?,
     };
     Ok(Options {
-        wish: Wish {
+        request: VmRequest {
             name: name.to_owned(),
             zone: machine.zone.clone(),
             disk: machine.disk.clone(),
@@ -58,7 +58,7 @@ fn options(args: &Args, name: &str, machine: &Machine) -> Result<Options> {
             address: machine.no_address.then_some(false),
             network: machine.network.clone(),
             subnet: machine.subnet.clone(),
-            ..Wish::default()
+            ..VmRequest::default()
         },
         project: args.project.clone(),
         first: FirstTime {
@@ -74,8 +74,8 @@ fn options(args: &Args, name: &str, machine: &Machine) -> Result<Options> {
 
 fn create(cloud: &dyn Cloud, args: &Args, asked: &Create) -> Result<ExitCode> {
     let mut options = options(args, &args.name, &asked.machine)?;
-    options.wish.size_gb = asked.size;
-    options.wish.disk_type.clone_from(&asked.disk_type);
+    options.request.size_gb = asked.size;
+    options.request.disk_type.clone_from(&asked.disk_type);
     let prepared = create::prepare(cloud, &options)?;
     if asked.machine.dry_run {
         say(create::script(&prepared, &options, "create").trim_end());
@@ -206,15 +206,15 @@ fn ssh(gcloud: &Gcloud<'_>, args: &Args, asked: &Ssh) -> Result<ExitCode> {
 }
 
 fn delete(cloud: &dyn Cloud, args: &Args, asked: &Delete) -> Result<ExitCode> {
-    let wish = Wish {
+    let request = VmRequest {
         name: args.name.clone(),
         zone: asked.zone.clone(),
         disk: asked.disk.clone(),
-        ..Wish::default()
+        ..VmRequest::default()
     };
     let plan = delete::prepare(
         cloud,
-        &wish,
+        &request,
         asked.and_data.as_deref(),
         args.project.as_deref(),
     )?;

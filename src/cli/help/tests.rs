@@ -93,16 +93,16 @@ fn every_verb_has_an_example_and_each_is_a_line_that_it_takes() {
 #[test]
 fn the_page_of_commands_is_as_the_program_is() {
     let path = here().join("docs/commands.md");
-    let (now, wanted) = (
+    let (now, desired) = (
         fs::read_to_string(&path).unwrap_or_default(),
         markdown::reference(),
     );
     if std::env::var_os("SPOTKEEP_UPDATE_DOCS").is_some() {
-        fs::write(&path, wanted).unwrap();
+        fs::write(&path, desired).unwrap();
     } else {
-        let differs = now.lines().zip(wanted.lines()).find(|(a, b)| a != b);
+        let differs = now.lines().zip(desired.lines()).find(|(a, b)| a != b);
         assert!(
-            now == wanted,
+            now == desired,
             "docs/commands.md is old: make docs\n{differs:?}"
         );
     }
@@ -146,14 +146,14 @@ fn every_verb_has_a_page_and_every_page_is_found_from_the_first() {
 /// The code blocks of a page in one of these languages.
 fn blocks(text: &str, languages: &[&str]) -> Vec<String> {
     let mut blocks = Vec::new();
-    let mut is_wanted = None;
+    let mut is_desired = None;
     for line in text.lines() {
-        match (is_wanted, line.trim_start().strip_prefix("```")) {
+        match (is_desired, line.trim_start().strip_prefix("```")) {
             (None, Some(language)) => {
-                is_wanted = Some(languages.contains(&language));
+                is_desired = Some(languages.contains(&language));
                 blocks.push(String::new());
             }
-            (Some(_), Some(_)) => is_wanted = None,
+            (Some(_), Some(_)) => is_desired = None,
             (Some(true), None) => *blocks.last_mut().unwrap() += &format!("{line}\n"),
             _ => {}
         }

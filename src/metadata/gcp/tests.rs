@@ -269,8 +269,8 @@ impl Told {
         during("the watch says something", || self.0.recv()).unwrap()
     }
 
-    fn wait_for(&self, wanted: &WatchEvent) {
-        while self.next() != *wanted {}
+    fn wait_for(&self, desired: &WatchEvent) {
+        while self.next() != *desired {}
     }
 }
 

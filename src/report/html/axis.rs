@@ -38,11 +38,11 @@ fn to_f64(millis: i64) -> f64 {
 /// At round moments of the clock, about [`MOST`] of them.
 pub(super) fn ticks(from: Timestamp, until: Timestamp) -> Vec<Tick> {
     let (first, last) = (from.as_millis() / 1000, until.as_millis() / 1000);
-    let wanted = ((last - first).max(1) + MOST - 1) / MOST;
+    let expected = ((last - first).max(1) + MOST - 1) / MOST;
     let longest = STEPS[STEPS.len() - 1];
-    let step = STEPS.iter().copied().find(|step| *step >= wanted);
+    let step = STEPS.iter().copied().find(|step| *step >= expected);
     // Of years, whole multiples of the longest.
-    let step = step.unwrap_or((wanted / longest + 1) * longest);
+    let step = step.unwrap_or((expected / longest + 1) * longest);
     let mut at = (first / step + i64::from(first % step != 0)) * step;
     let mut ticks = Vec::new();
     while at <= last {

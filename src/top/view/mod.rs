@@ -52,10 +52,10 @@ fn main(lines: &mut Lines<'_>, model: &Model, look: Look) {
     let rows = model.rows();
     let left = lines.left();
     // The table has all that it needs, as long as something of the rest is seen too.
-    let wanted = rows.len().max(1) + 1;
+    let desired = rows.len().max(1) + 1;
     let detail = if left >= 12 { below::DETAIL } else { 0 };
     let journal_least = if left >= 16 { 4 } else { 0 };
-    let table = wanted.min(left - detail - journal_least);
+    let table = desired.min(left - detail - journal_least);
     let journal = left - detail - table;
     if journal >= 2 {
         below::journal(lines, journal, model, look);

@@ -453,17 +453,17 @@ impl Project {
                 group["instanceTemplate"] = body["instanceTemplate"].clone();
             }),
             ("instanceGroupManagers", "createInstances") => {
-                let wanted = body["instances"].as_array().cloned().unwrap_or_default();
-                let links: Vec<String> = wanted
+                let desired = body["instances"].as_array().cloned().unwrap_or_default();
+                let links: Vec<String> = desired
                     .iter()
-                    .map(|wanted| self.instance_path(thing, wanted["name"].as_str().unwrap()))
+                    .map(|desired| self.instance_path(thing, desired["name"].as_str().unwrap()))
                     .collect();
-                for (wanted, path) in wanted.into_iter().zip(links) {
+                for (desired, path) in desired.into_iter().zip(links) {
                     let link = self.link(&path);
                     self.edit(thing, |group| {
                         let member = json!({
                             "instance": link, "currentAction": "CREATING",
-                            "preservedStateFromConfig": wanted["preservedState"],
+                            "preservedStateFromConfig": desired["preservedState"],
                         });
                         group["lab_members"].as_array_mut().unwrap().push(member);
                         group["targetSize"] = json!(1);

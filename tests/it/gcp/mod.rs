@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use gcp::vm_spec::{Notice, Shape, Wish};
+use gcp::vm_spec::{Notice, Shape, VmRequest};
 use serde_json::json;
 
 use compute::{Compute, PROJECT, ZONE};
@@ -99,9 +99,9 @@ impl Laptop {
     pub fn make(&self) {
         let put = |path: &str, value| self.compute.put(path, value);
         let shape = Shape::of(
-            &Wish {
+            &VmRequest {
                 notice: Some(Notice::None),
-                ..Wish::default()
+                ..VmRequest::default()
             },
             None,
             528,
@@ -277,7 +277,7 @@ pub fn look(startup: &str, boot_id: &str, agents: &str) -> String {
 
 /// An agent as `status --json` has it.
 pub fn agent(name: &str, state: &str) -> String {
-    format!(r#"{{"name":"{name}","state":"{state}","wanted":"running","session_id":"of-{name}"}}"#)
+    format!(r#"{{"name":"{name}","state":"{state}","desired":"running","session_id":"of-{name}"}}"#)
 }
 
 /// Whether a shell could read this.
@@ -294,17 +294,17 @@ pub fn assert_is_shell(script: &str, at: &Path) {
 pub fn assert_golden(name: &str, text: &str) {
     let file =
         Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/it/gcp/golden/{name}.txt"));
-    let wanted = fs::read_to_string(&file).unwrap_or_default();
-    if wanted == text {
+    let desired = fs::read_to_string(&file).unwrap_or_default();
+    if desired == text {
         return;
     }
     let new = file.with_extension("txt.new");
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::write(&new, text).unwrap();
-    let first = wanted
+    let first = desired
         .lines()
         .zip(text.lines())
-        .find(|(wanted, came)| wanted != came);
+        .find(|(desired, came)| desired != came);
     panic!(
         "{} is not as {} any more; first: {first:?}",
         new.display(),

@@ -240,13 +240,13 @@ fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) 
         let remote = remote.and_then(|name| Some(name.strip_prefix("origin/")?.to_owned()));
         remote.or_else(|| symbolic("HEAD"))
     };
-    let wanted = match asked {
+    let requested = match asked {
         Some(branch) => branch.to_owned(),
         None => default().unwrap_or_else(|| "main".to_owned()),
     };
     let (local, remote) = (
-        format!("refs/heads/{wanted}"),
-        format!("refs/remotes/origin/{wanted}"),
+        format!("refs/heads/{requested}"),
+        format!("refs/remotes/origin/{requested}"),
     );
     // What others have pushed is newer than a branch here that nobody works on; but that one may hold commits
     // of its own, so it is what is taken where it is free.
@@ -262,7 +262,7 @@ fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) 
                 .is_empty();
         if asked.is_some() || !is_empty {
             return Err(anyhow!(
-                "there is no branch {wanted} in {}",
+                "there is no branch {requested} in {}",
                 repository.display()
             ))
             .hint(format!("git -C {} branch --all", repository.display()))
@@ -286,11 +286,11 @@ fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) 
         }
         own
     } else if base == local {
-        add.arg(place).arg(&wanted);
-        wanted
+        add.arg(place).arg(&requested);
+        requested
     } else {
-        add.args(["--track", "-b", &wanted]).arg(place).arg(&base);
-        wanted
+        add.args(["--track", "-b", &requested]).arg(place).arg(&base);
+        requested
     };
     let output = {
         if !std::io::stderr().is_terminal() {

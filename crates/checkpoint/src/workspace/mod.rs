@@ -95,14 +95,14 @@ pub fn holds_git_dir(dirs: &[&Path]) -> bool {
     })
 }
 
-/// Whether a process has a file open whose path is `wanted`.
-fn holds_open(process: &Path, wanted: &dyn Fn(&Path) -> bool) -> bool {
+/// Whether a process has a file open whose path is `desired`.
+fn holds_open(process: &Path, requested: &dyn Fn(&Path) -> bool) -> bool {
     let Ok(files) = fs::read_dir(process.join("fd")) else {
         return false;
     };
     files
         .flatten()
-        .any(|file| fs::read_link(file.path()).is_ok_and(|path| wanted(&path)))
+        .any(|file| fs::read_link(file.path()).is_ok_and(|path| requested(&path)))
 }
 
 /// Whether any process that we can see has this very file open.

@@ -5,11 +5,11 @@ use std::time::Instant;
 use super::support::*;
 use crate::notice::Source;
 use crate::*;
-use state::{AgentState, Cause, JournalEvent, StartKind, Wanted};
+use state::{AgentState, Cause, JournalEvent, StartKind, Desired};
 use sys::exit::Exit;
 
 #[test]
-fn a_wish_during_a_launch_is_kept_until_its_process_is_known_and_may_be_taken_back() {
+fn a_request_during_a_launch_is_kept_until_its_process_is_known_and_may_be_taken_back() {
     let now = Instant::now();
     let launched_event = |attempt| Event::Launched {
         name: name(),
@@ -21,19 +21,19 @@ fn a_wish_during_a_launch_is_kept_until_its_process_is_known_and_may_be_taken_ba
         name: name(),
         process: PROCESS,
     };
-    for (wishes, ends, comes_back) in [
+    for (requests, ends, comes_back) in [
         (vec![], false, false),
-        (vec![wish(Wanted::Stopped)], true, false),
+        (vec![request(Desired::Stopped)], true, false),
         (vec![restart(false)], true, true),
         (
-            vec![wish(Wanted::Stopped), wish(Wanted::Running)],
+            vec![request(Desired::Stopped), request(Desired::Running)],
             false,
             false,
         ),
     ] {
         let (mut core, attempt) = launched(now);
-        for wish in wishes {
-            assert!(ended(&core.step(now, wish)).is_empty());
+        for request in requests {
+            assert!(ended(&core.step(now, request)).is_empty());
         }
         let actions = core.step(now, launched_event(attempt));
         assert_eq!(actions.contains(&end), ends);
@@ -45,14 +45,14 @@ fn a_wish_during_a_launch_is_kept_until_its_process_is_known_and_may_be_taken_ba
 }
 
 #[test]
-fn the_last_wish_counts_for_an_agent_that_is_being_ended() {
+fn the_last_request_counts_for_an_agent_that_is_being_ended() {
     let now = Instant::now();
-    for (wishes, comes_back) in [
-        ([wish(Wanted::Stopped), wish(Wanted::Running)], true),
-        ([restart(false), wish(Wanted::Stopped)], false),
+    for (requests, comes_back) in [
+        ([request(Desired::Stopped), request(Desired::Running)], true),
+        ([restart(false), request(Desired::Stopped)], false),
     ] {
         let mut core = running(now);
-        let [first, last] = wishes;
+        let [first, last] = requests;
         assert_eq!(ended(&core.step(now, first)), [&name()]);
         assert!(ended(&core.step(now, last)).is_empty(), "told to end once");
         let actions = exit(&mut core, now, Exit::Code(143));
@@ -103,14 +103,14 @@ fn a_fleet_that_is_taken_down_ends_whoever_runs_and_starts_nobody_until_it_is_up
     assert!(matches!(
         told(&actions)[..],
         [JournalEvent::Fleet {
-            wanted: Fleet::Down
+            desired: Fleet::Down
         }]
     ));
     assert!(told(&core.step(now, Event::Fleet(Fleet::Down))).is_empty());
     exit(&mut core, now, Exit::Code(143));
     assert_eq!(core.view(&name()).unwrap().state, AgentState::Stopped);
     assert_eq!(
-        core.step(now, wish(Wanted::Running)),
+        core.step(now, request(Desired::Running)),
         [Action::Persist(name())]
     );
     let actions = core.step(now, Event::Fleet(Fleet::Up));
@@ -134,14 +134,14 @@ fn why_an_agent_was_stopped_is_shown_as_long_as_it_is_and_not_when_it_starts_aga
             by(),
         ),
         (
-            Some(wish(Wanted::Running)),
+            Some(request(Desired::Running)),
             AgentState::Starting,
             None,
             None,
         ),
     ] {
         let mut core = running(now);
-        core.step(now, wish(Wanted::Stopped));
+        core.step(now, request(Desired::Stopped));
         if let Some(second) = second {
             core.step(now, second);
         }
@@ -172,15 +172,15 @@ fn a_restart_does_not_sit_out_a_pause_and_only_a_person_revives_what_was_given_u
 #[test]
 fn who_is_in_the_queue_when_the_notice_comes_may_still_be_unwanted() {
     let now = Instant::now();
-    for (unwanted, why) in [
-        (wish(Wanted::Stopped), Some("stopped by you")),
+    for (undesired, why) in [
+        (request(Desired::Stopped), Some("stopped by you")),
         (Event::Fleet(Fleet::Down), None),
     ] {
         let mut core = Core::new(Limits::for_cores(2), Fleet::Up, false);
         core.step(now, Event::Declare(vec![declared()]));
         core.step(now, Event::Notice(Notice::new(Source::Command, now, None)));
         assert_eq!(core.views()[0].state, AgentState::Starting);
-        core.step(now, unwanted);
+        core.step(now, undesired);
         let view = &core.views()[0];
         assert_eq!(
             (view.state, view.why.as_deref()),
@@ -190,14 +190,14 @@ fn who_is_in_the_queue_when_the_notice_comes_may_still_be_unwanted() {
 }
 
 #[test]
-fn a_change_of_wish_is_written_down_once_with_who_wished_it() {
+fn a_change_of_request_is_written_down_once_with_who_asked_for_it() {
     let now = Instant::now();
     let mut core = running(now);
-    assert!(told(&core.step(now, wish(Wanted::Running))).is_empty());
-    let (wanted, by) = (Wanted::Stopped, "ann".to_owned());
-    let actions = core.step(now, wish(wanted));
-    assert_eq!(told(&actions), [&JournalEvent::Wanted { wanted, by }]);
-    assert!(told(&core.step(now, wish(wanted))).is_empty());
+    assert!(told(&core.step(now, request(Desired::Running))).is_empty());
+    let (desired, by) = (Desired::Stopped, "ann".to_owned());
+    let actions = core.step(now, request(desired));
+    assert_eq!(told(&actions), [&JournalEvent::Desired { desired, by }]);
+    assert!(told(&core.step(now, request(desired))).is_empty());
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_launch_that_waited_for_the_disk_is_not_wanted_once_somebody_stopped_it_or_t
     let (core, launch) = launched();
     assert!(core.still_wants(&launch));
     let (mut core, launch) = launched();
-    core.step(now, wish(Wanted::Stopped));
+    core.step(now, request(Desired::Stopped));
     assert!(!core.still_wants(&launch));
     // What is answered instead stops it, and is no failure.
     let Action::Launch { name: of, attempt } = launch else {

@@ -7,7 +7,7 @@ use crate::notice::Source;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, Cause, JournalEvent, StartKind, Wanted};
+use state::{AgentState, Cause, JournalEvent, StartKind, Desired};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -32,7 +32,7 @@ fn what_follows_when_an_agent_ends_by_itself_is_for_its_policy_to_say() {
             assert_eq!(view.state, state, "{restart:?} {code}");
             assert_eq!(view.restarts, u32::from(state == Backoff));
             // Who is done is not raised by the next boot either.
-            assert_eq!(view.wanted == Wanted::Stopped, state == Stopped);
+            assert_eq!(view.desired == Desired::Stopped, state == Stopped);
             let by_itself = told(&actions)
                 .iter()
                 .any(|what| matches!(what, JournalEvent::Stopped { by } if by == "itself"));
@@ -254,12 +254,12 @@ fn a_session_is_not_opened_while_another_agent_may_be_in_it() {
         (view.state, view.why.as_deref()),
         (AgentState::Failed, Some(why))
     );
-    // A wish tries again, and now there is nobody in it.
-    core.step(now, wish(Wanted::Stopped));
+    // A request tries again, and now there is nobody in it.
+    core.step(now, request(Desired::Stopped));
     exit(&mut core, now, Exit::Code(143));
     let name = other.name;
-    let (wanted, by) = (Wanted::Running, "ann".into());
-    assert!(launch_in(&core.step(now, Event::Want { name, wanted, by })).is_some());
+    let (desired, by) = (Desired::Running, "ann".into());
+    assert!(launch_in(&core.step(now, Event::Want { name, desired, by })).is_some());
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn the_first_notice_counts_and_is_written_down_with_the_time_that_it_leaves() {
     assert_eq!(core.step(now, Event::Notice(second)), []);
     assert_eq!(core.notice(), Some(&notice));
     // Wishes are remembered, and nothing is done for them beside the save.
-    let actions = core.step(now, wish(Wanted::Stopped));
+    let actions = core.step(now, request(Desired::Stopped));
     assert!(ended(&actions).is_empty());
     assert_eq!(core.step(now, restart(false)), []);
     assert_eq!(core.step(now, Event::ShuttingDown(Some(false))), []);
@@ -325,9 +325,9 @@ fn a_start_says_how_its_session_was_begun() {
 #[test]
 fn a_launch_that_fails_while_nobody_wants_it_is_no_failure_to_be_told() {
     let now = Instant::now();
-    for unwanted in [wish(Wanted::Stopped), Event::Fleet(Fleet::Down)] {
+    for undesired in [request(Desired::Stopped), Event::Fleet(Fleet::Down)] {
         let (mut core, attempt) = launched(now);
-        core.step(now, unwanted);
+        core.step(now, undesired);
         let actions = refuse(&mut core, now, attempt, true);
         assert!(told(&actions).is_empty(), "{actions:?}");
         let view = &core.views()[0];

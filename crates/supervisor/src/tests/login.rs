@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::support::*;
 use crate::*;
 use claude::ApiStop;
-use state::{AgentState, JournalEvent, Wanted};
+use state::{AgentState, JournalEvent, Desired};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -234,9 +234,9 @@ fn a_nudge_that_could_not_be_typed_before_a_pause_is_no_matter_of_the_login() {
 fn whoever_asks_to_go_on_ends_the_pause_and_whoever_asks_to_stop_does_not() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let want = |wanted| Event::Want {
+    let want = |desired| Event::Want {
         name: b.clone(),
-        wanted,
+        desired,
         by: "ann".into(),
     };
     let anew = Event::Restart {
@@ -245,9 +245,9 @@ fn whoever_asks_to_go_on_ends_the_pause_and_whoever_asks_to_stop_does_not() {
     };
     for (event, ends) in [
         (Event::Fleet(Fleet::Up), true),
-        (want(Wanted::Running), true),
+        (want(Desired::Running), true),
         (anew, true),
-        (want(Wanted::Stopped), false),
+        (want(Desired::Stopped), false),
         (Event::Fleet(Fleet::Down), false),
     ] {
         let mut core = idle_fleet(now, &[a.clone(), b.clone()]);

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, JournalEvent, StartKind, Wanted};
+use state::{AgentState, JournalEvent, StartKind, Desired};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -87,7 +87,7 @@ impl Fleet {
             name: AgentName::new(&format!("agent-{i}")).unwrap(),
             session_id: format!("session-{i}"),
             restart: Restart::OnFailure,
-            wanted: Wanted::Running,
+            desired: Desired::Running,
             restarts: 0,
             process: None,
             why: None,

@@ -10,7 +10,7 @@ use crate::notice::Source;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, JournalEvent, StartKind, Wanted};
+use state::{AgentState, JournalEvent, StartKind, Desired};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -84,7 +84,7 @@ struct World {
     permit: bool,
     fleet_up: bool,
     closed: bool,
-    wanted: BTreeMap<AgentName, bool>,
+    desired: BTreeMap<AgentName, bool>,
     declared: BTreeSet<AgentName>,
     /// Launches that have led to nothing yet.
     pending: BTreeMap<AgentName, Attempt>,
@@ -110,7 +110,7 @@ impl World {
             permit: true,
             fleet_up: true,
             closed: false,
-            wanted: BTreeMap::new(),
+            desired: BTreeMap::new(),
             declared: BTreeSet::new(),
             pending: BTreeMap::new(),
             live: BTreeMap::new(),
@@ -143,10 +143,10 @@ impl World {
             declared.push(Declared {
                 session_id: self.session[&n].clone(),
                 restart: Restart::OnFailure,
-                wanted: if self.wanted.get(&n).copied().unwrap_or(true) {
-                    Wanted::Running
+                desired: if self.desired.get(&n).copied().unwrap_or(true) {
+                    Desired::Running
                 } else {
-                    Wanted::Stopped
+                    Desired::Stopped
                 },
                 restarts: 0,
                 process: None,
@@ -158,7 +158,7 @@ impl World {
         }
         self.declared = declared.iter().map(|d| d.name.clone()).collect();
         for n in &self.declared {
-            self.wanted.entry(n.clone()).or_insert(true);
+            self.desired.entry(n.clone()).or_insert(true);
         }
         self.send(Event::Declare(declared));
     }
@@ -187,7 +187,7 @@ impl World {
                 Action::Journal(_, JournalEvent::Survived { .. }) => self.closed = false,
                 // Nobody stops what ended by itself with success; it counts as done.
                 Action::Journal(Some(name), JournalEvent::Stopped { .. }) => {
-                    self.wanted.insert(name, false);
+                    self.desired.insert(name, false);
                 }
                 _ => {}
             }
@@ -201,7 +201,7 @@ impl World {
                 assert!(self.permit, "launched without a permit");
                 assert!(!self.closed, "launched in a boot that has had its notice");
                 assert!(self.fleet_up, "launched while the fleet is down");
-                assert!(self.wanted[name], "launched what the user stopped");
+                assert!(self.desired[name], "launched what the user stopped");
                 assert!(
                     self.declared.contains(name),
                     "launched what is not declared"
@@ -228,7 +228,7 @@ impl World {
                     self.permit && !self.closed && self.fleet_up,
                     "nudged where nothing may be"
                 );
-                assert!(self.wanted[name], "nudged what the user stopped");
+                assert!(self.desired[name], "nudged what the user stopped");
                 assert_eq!(
                     self.live.get(name).map(|(p, _)| p),
                     Some(process),
@@ -278,7 +278,7 @@ impl World {
             if matches!(view.state, AgentState::Failed | AgentState::Backoff) {
                 assert!(view.why.is_some(), "{} does not say why", view.name);
             }
-            let shall_run = view.wanted == Wanted::Running && self.fleet_up && !self.closed;
+            let shall_run = view.desired == Desired::Running && self.fleet_up && !self.closed;
             let declared = self.declared.contains(&view.name);
             if shall_run && declared {
                 assert_ne!(
@@ -298,11 +298,11 @@ impl World {
             Op::Want(i, on) => {
                 // The keeper lets nobody want anything of an agent that is not declared.
                 if self.core.view(&all[i]).is_some() {
-                    self.wanted.insert(all[i].clone(), on);
-                    let wanted = if on { Wanted::Running } else { Wanted::Stopped };
+                    self.desired.insert(all[i].clone(), on);
+                    let desired = if on { Desired::Running } else { Desired::Stopped };
                     let by = "ann".into();
                     let name = all[i].clone();
-                    self.send(Event::Want { name, wanted, by });
+                    self.send(Event::Want { name, desired, by });
                 }
             }
             Op::Restart(i, when_idle) => self.send(Event::Restart {
@@ -587,11 +587,11 @@ proptest! {
             }
         }
         for view in world.core.views() {
-            let fine = match view.wanted {
-                Wanted::Running => {
+            let fine = match view.desired {
+                Desired::Running => {
                     view.process.is_some() || (view.state == AgentState::Failed && view.why.is_some())
                 }
-                Wanted::Stopped => view.process.is_none() || world.live.contains_key(&view.name),
+                Desired::Stopped => view.process.is_none() || world.live.contains_key(&view.name),
             };
             prop_assert!(fine, "{view:?}");
         }

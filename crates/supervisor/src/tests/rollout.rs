@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::support::*;
 use crate::*;
-use state::{JournalEvent, StartKind, Wanted};
+use state::{JournalEvent, StartKind, Desired};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -86,12 +86,12 @@ fn a_first_agent_that_the_user_stops_hands_the_change_on() {
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
     let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
     core.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
-    let (by, wanted) = ("ann".into(), Wanted::Stopped);
+    let (by, desired) = ("ann".into(), Desired::Stopped);
     let actions = core.step(
         now,
         Event::Want {
             name: a,
-            wanted,
+            desired,
             by,
         },
     );

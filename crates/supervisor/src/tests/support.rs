@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, Cause, JournalEvent, StartKind, Wanted};
+use state::{AgentState, Cause, JournalEvent, StartKind, Desired};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -24,7 +24,7 @@ pub(crate) fn declared() -> Declared {
         name: name(),
         session_id: "s".into(),
         restart: Restart::OnFailure,
-        wanted: Wanted::Running,
+        desired: Desired::Running,
         restarts: 0,
         process: None,
         why: None,
@@ -50,10 +50,10 @@ pub(crate) fn launched(now: Instant) -> (Core, Attempt) {
     (core, attempt)
 }
 
-pub(crate) fn wish(wanted: Wanted) -> Event {
+pub(crate) fn request(desired: Desired) -> Event {
     let by = "ann".into();
     let name = name();
-    Event::Want { name, wanted, by }
+    Event::Want { name, desired, by }
 }
 
 pub(crate) fn restart(when_idle: bool) -> Event {

@@ -6,7 +6,7 @@ use super::support::*;
 use crate::notice::Source;
 use crate::*;
 use claude::ApiStop;
-use state::{AgentState, Cause, StallReason, Wanted};
+use state::{AgentState, Cause, StallReason, Desired};
 use sys::exit::Exit;
 
 #[test]
@@ -48,10 +48,10 @@ fn each_stage_of_an_agent_has_its_state_its_reason_and_its_cause() {
     let (code, signal) = (None, Some(9));
     let crashed = Some(Cause::Crashed { exit: code, signal });
     is_shown(&core, Backoff, Some("killed by SIGKILL"), crashed);
-    core.step(now, wish(Wanted::Stopped));
+    core.step(now, request(Desired::Stopped));
     let stopped = Some(Cause::Stopped { by: "ann".into() });
     is_shown(&core, Stopped, Some("stopped by you"), stopped);
-    core.step(now, wish(Wanted::Running));
+    core.step(now, request(Desired::Running));
     is_shown(&core, Starting, None, None);
 }
 
@@ -102,7 +102,7 @@ fn the_stages_of_a_save_are_shown_and_what_did_not_run_does_not_seem_to_be_saved
     // Who was stopped before stays so.
     let (mut core, attempt) = launched(now);
     run(&mut core, now, attempt);
-    core.step(now, wish(Wanted::Stopped));
+    core.step(now, request(Desired::Stopped));
     core.step(now, notice());
     is_shown(&core, Saving, Some("stopped by you"), None);
     core.step(now, Event::SaveEnded);
@@ -124,7 +124,7 @@ fn what_stood_still_before_the_keeper_came_says_why_and_what_shall_run_does_not(
         core
     };
     let core = show(Declared {
-        wanted: Wanted::Stopped,
+        desired: Desired::Stopped,
         why: why(),
         cause: Some(by()),
         restarts: 4,

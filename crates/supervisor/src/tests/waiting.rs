@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::support::*;
 use crate::*;
 use claude::ApiStop;
-use state::{JournalEvent, StallReason, StartKind, Wanted};
+use state::{JournalEvent, StallReason, StartKind, Desired};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -132,7 +132,7 @@ fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
     }
     // One that was stopped, and one that was given up; but not one that is tried again.
     let mut stopped = up();
-    stopped.step(now, wish(Wanted::Stopped));
+    stopped.step(now, request(Desired::Stopped));
     assert!(!asks(&mut stopped));
     exit(&mut stopped, now, Exit::Code(143));
     assert!(asks(&mut stopped));
@@ -371,7 +371,7 @@ fn while_the_api_is_in_trouble_one_agent_starts_at_a_time() {
 }
 
 #[test]
-fn a_machine_stays_when_its_user_takes_the_wish_back_or_a_save_has_ended_its_work() {
+fn a_machine_stays_when_its_user_takes_the_request_back_or_a_save_has_ended_its_work() {
     let now = Instant::now();
     let (mut core, attempt) = launched(now);
     run(&mut core, now, attempt);
@@ -382,7 +382,7 @@ fn a_machine_stays_when_its_user_takes_the_wish_back_or_a_save_has_ended_its_wor
     assert_eq!(core.step(now + MINUTE, Event::LookedForWork(None)), []);
     assert_eq!((core.next_wakeup(), core.is_closed()), (None, false));
     core.step(now, Event::StopWhenIdle(Some(MINUTE)));
-    core.step(now, wish(Wanted::Stopped));
+    core.step(now, request(Desired::Stopped));
     core.step(
         now,
         Event::Notice(Notice::new(crate::notice::Source::Command, now, None)),
