@@ -36,7 +36,7 @@ pub fn measure(fleet: &mut Fleet, options: &Options) -> Result<Figure> {
         safe.push(to_safe);
         exit.push(slowest);
         ended.push(stage(save.stages.agents_ended_ms)? - slowest);
-        words.push(stage(save.stages.words_safe_ms)? - slowest);
+        words.push(stage(save.stages.transcripts_safe_ms)? - slowest);
     }
     Ok(Figure {
         number: 2,
@@ -49,7 +49,7 @@ pub fn measure(fleet: &mut Fleet, options: &Options) -> Result<Figure> {
         reached: Some(over.median() <= MUST),
         how: format!(
             "{} lives on an ext4 of its own; notice to safe {}, the slowest agent's exit {}; over it, \
-             all have ended after {}, words are safe after {}",
+             all have ended after {}, transcripts are safe after {}",
             over.len(),
             safe.text(" ms", 0),
             exit.text(" ms", 0),

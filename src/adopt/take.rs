@@ -73,9 +73,9 @@ pub fn take(data_dir: &DataDir, entry: &Entry, request: Request) -> Result<Taken
     if *how == WorkspaceTransfer::Move {
         refuse_used(&from)?;
     }
-    let transcript = bring_words(data_dir, found, workspace)?;
+    let transcript = bring_transcript(data_dir, found, workspace)?;
     if transcript != found.transcript {
-        done.push(format!("its words are in {}", transcript.display()));
+        done.push(format!("its transcript is in {}", transcript.display()));
     }
     let mark = TranscriptMark {
         session_id: found.session_id.clone(),
@@ -168,7 +168,7 @@ fn refuse_used(workspace: &Path) -> Result<()> {
 }
 
 /// Brings the words, and what belongs to them, to where Claude looks from the new directory.
-fn bring_words(data_dir: &DataDir, found: &ExistingSession, workspace: &Path) -> Result<PathBuf> {
+fn bring_transcript(data_dir: &DataDir, found: &ExistingSession, workspace: &Path) -> Result<PathBuf> {
     let old = found.transcript.parent().and_then(Path::file_name);
     let old = old.unwrap_or_default().to_string_lossy().into_owned();
     let new = index::folder(workspace).unwrap_or_else(|| old.clone());

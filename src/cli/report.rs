@@ -107,8 +107,8 @@ fn text(report: &Report) -> Vec<String> {
     if totals.preemptions > 0 {
         let unsure = match totals.ends_that_cannot_tell {
             0 => String::new(),
-            1 => " (1 end cannot tell: up to 2 s of words)".into(),
-            unsure => format!(" ({unsure} ends cannot tell: up to 2 s of words each)"),
+            1 => " (1 end cannot tell: up to 2 s of the transcript)".into(),
+            unsure => format!(" ({unsure} ends cannot tell: up to 2 s of the transcript each)"),
         };
         let records = counted(totals.records_lost, "record");
         say(format!(
@@ -151,7 +151,7 @@ fn preemptions(all: &[Preemption]) -> Vec<String> {
                 end.at.for_people().trim_end_matches(" UTC").to_owned(),
                 format!("{}{stayed}", end.kind.word()),
                 if end.clean { "yes" } else { "no" }.to_owned(),
-                ms(end.words_safe_ms),
+                ms(end.transcripts_safe_ms),
                 ms(end.notice_to_safe_ms),
                 ms(end.gone_ms),
                 ms(end.boot_to_resumed_ms),
@@ -219,7 +219,7 @@ mod tests {
         from    2026-11-22 02:00:00 UTC to 2026-11-22 10:00:00 UTC (8h 0m)
                 the journal tells of nothing before 2026-11-22 03:00:00 UTC
         fleet   2 agents; 2 preemptions, 1 of 2 clean
-        lost    1h 2m (2h 4m of all agents together), 1 of 3 cut turns, 0 records (1 end cannot tell: up to 2 s of words)
+        lost    1h 2m (2h 4m of all agents together), 1 of 3 cut turns, 0 records (1 end cannot tell: up to 2 s of the transcript)
 
         WHEN                 KIND       CLEAN  WORDS SAFE  SAFE   GONE    BOOT TO RESUMED  BACK AFTER  AGENTS  TURNS   RECORDS LOST
         2026-11-22 05:00:00  preempted  yes    1.2 s       1.6 s  2m 48s  20 s             3m 8s       2 of 2  1 of 1  0

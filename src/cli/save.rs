@@ -206,7 +206,7 @@ fn show(manifest: &Manifest) {
         .agents
         .iter()
         .map(|agent| {
-            let words = match (agent.words_safe, agent.transcript_bytes) {
+            let words = match (agent.transcript_safe, agent.transcript_bytes) {
                 (true, Some(bytes)) => format!("{} KiB safe", bytes.div_ceil(1024)),
                 (true, None) => "nothing said".into(),
                 (false, _) => agent.trouble.clone().unwrap_or_else(|| "not safe".into()),
@@ -227,8 +227,8 @@ fn show(manifest: &Manifest) {
     }
     let after = |ms: Option<u64>| ms.map_or("not".into(), |ms| short(Duration::from_millis(ms)));
     say(&format!(
-        "words safe after {}, everything safe after {}{}",
-        after(manifest.stages.words_safe_ms),
+        "transcripts safe after {}, everything safe after {}{}",
+        after(manifest.stages.transcripts_safe_ms),
         after(manifest.stages.notice_to_safe_ms),
         if manifest.clean { "" } else { "; NOT CLEAN" }
     ));

@@ -156,9 +156,9 @@ fn saved(out: &mut Exposition, status: &Status) {
         );
         let help = "Whether everything was safe in time then.";
         out.one("last_save_clean", help, flag(save.clean));
-        if let Some(ms) = save.words_safe_ms {
-            let help = "From its notice until every word was durable.";
-            out.one("last_save_words_safe_seconds", help, seconds(ms));
+        if let Some(ms) = save.transcripts_safe_ms {
+            let help = "From its notice until every transcript was durable.";
+            out.one("last_save_transcripts_safe_seconds", help, seconds(ms));
         }
         if let Some(ms) = save.notice_to_safe_ms {
             let help = "From its notice until everything was durable.";
@@ -328,7 +328,7 @@ mod tests {
             "version": 1, "data_dir": "/mnt/\"per\\sist\"\nx", "data_dir_id": "r", "epoch": 7, "boot_id": "l", "keeper": "running",
             "keeper_version": "0.1.0", "fleet": "up", "paused": null, "trouble": ["the disk is full"],
             "notice": {"at": "2026-11-22T03:00:00.000Z", "deadline": "2026-11-22T03:00:25.000Z", "source": "metadata"},
-            "last_save": {"id": "1", "at": "2026-11-22T02:00:00.000Z", "clean": true, "words_safe_ms": 1230, "notice_to_safe_ms": 1610},
+            "last_save": {"id": "1", "at": "2026-11-22T02:00:00.000Z", "clean": true, "transcripts_safe_ms": 1230, "notice_to_safe_ms": 1610},
             "backup": {"id": "b", "at": "2026-11-22T01:00:00.000Z", "copy_to": null, "copied_at": null, "checked_at": null},
             "agents": [
                 {"name": "a", "agent_id": "i", "state": "running", "desired": "running", "session_id": "s", "pid": 7, "workspace": "/w",

@@ -1,7 +1,7 @@
 //! The thread that follows running agents: what Claude says of itself, and what it writes down.
 //!
 //! Transcripts that grew are made durable each second, so that a machine that is taken without a
-//! notice loses at most two seconds of words.
+//! notice loses at most the last two seconds of a transcript.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

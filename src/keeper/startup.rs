@@ -270,7 +270,7 @@ impl Keeper {
             let event = JournalEvent::Repaired { what };
             self.edges.write(Some(&name), &event);
         }
-        self.recall_saved_words();
+        self.recall_saved_transcripts();
         let found: Vec<(AgentName, ProcessId)> = declared
             .iter()
             .filter_map(|d| Some((d.name.clone(), d.process?)))
@@ -338,7 +338,7 @@ impl Keeper {
     }
 
     /// The end may have come in the second before words were seen; the save has seen them.
-    fn recall_saved_words(&mut self) {
+    fn recall_saved_transcripts(&mut self) {
         let Some(save) = &self.last_save else {
             return;
         };

@@ -130,8 +130,8 @@ pub struct LastSave {
     pub at: Timestamp,
     /// Whether everything was safe in time.
     pub clean: bool,
-    /// From the notice until every word was durable.
-    pub words_safe_ms: Option<u64>,
+    /// From the notice until every transcript was durable.
+    pub transcripts_safe_ms: Option<u64>,
     /// From the notice until everything was.
     pub notice_to_safe_ms: Option<u64>,
 }
@@ -223,7 +223,7 @@ impl LastSave {
             id: manifest.id.clone(),
             at: manifest.at,
             clean: manifest.clean,
-            words_safe_ms: manifest.stages.words_safe_ms,
+            transcripts_safe_ms: manifest.stages.transcripts_safe_ms,
             notice_to_safe_ms: manifest.stages.notice_to_safe_ms,
         }
     }

@@ -183,7 +183,7 @@ pub struct Totals {
     pub turns_lost: usize,
     /// Records that are known to be lost.
     pub records_lost: usize,
-    /// Ends that cannot tell what was lost: without a notice, up to two seconds of words each.
+    /// Ends that cannot tell what was lost: without a notice, up to the last two seconds of a transcript each.
     pub ends_that_cannot_tell: usize,
     /// All agents' time together.
     pub uptime: Uptime,

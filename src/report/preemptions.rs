@@ -58,8 +58,8 @@ pub struct Preemption {
     pub save: Option<String>,
     /// Every agent ended and everything was durable before the deadline.
     pub clean: bool,
-    /// From the notice until every word was durable.
-    pub words_safe_ms: Option<u64>,
+    /// From the notice until every transcript was durable.
+    pub transcripts_safe_ms: Option<u64>,
     /// From the notice until everything was.
     pub notice_to_safe_ms: Option<u64>,
     /// When the next boot began, or this one went on; null: not yet.
@@ -82,7 +82,7 @@ pub struct Preemption {
     pub turns_continued: usize,
     /// Those that did not.
     pub turns_lost: usize,
-    /// Records that are known to be lost; null where that cannot be told: up to two seconds of words.
+    /// Records that are known to be lost; null where that cannot be told: up to the last two seconds of a transcript.
     pub records_lost: Option<usize>,
 }
 
@@ -187,7 +187,7 @@ fn begin(boot: &Boot, notice: Option<usize>, saves: &[Manifest]) -> Preemption {
         survived: false,
         clean: safe.is_some_and(|(_, clean)| clean),
         save,
-        words_safe_ms: stages.and_then(|stages| stages.words_safe_ms),
+        transcripts_safe_ms: stages.and_then(|stages| stages.transcripts_safe_ms),
         notice_to_safe_ms: stages.and_then(|stages| stages.notice_to_safe_ms),
         back_at: None,
         gone_ms: None,

@@ -79,7 +79,7 @@ fn save(id: &str, at: &str, rows: &[(&str, bool)]) -> Manifest {
         .map(|(name, ran)| {
             json!({
                 "name": name, "agent_id": "i", "session_id": "s", "end": "ended by itself", "open": "idle",
-                "exit_ms": ran.then_some(120), "transcript_bytes": 10, "words_safe": true,
+                "exit_ms": ran.then_some(120), "transcript_bytes": 10, "transcript_safe": true,
                 "workspace": {"checkpoint": null, "note": "unchanged"},
             })
         })
@@ -87,7 +87,7 @@ fn save(id: &str, at: &str, rows: &[(&str, bool)]) -> Manifest {
     serde_json::from_value(json!({
         "version": 1, "id": id, "data_dir_id": "r", "epoch": 1, "boot_id": "a", "at": format!("2026-11-{at}Z"),
         "source": "metadata", "final": true, "deadline_ms": 25_000, "clean": true, "agents": agents,
-        "stages": {"agents_ended_ms": 900, "words_safe_ms": 1_230, "notice_to_safe_ms": 1_610, "workspaces_ms": 2_000},
+        "stages": {"agents_ended_ms": 900, "transcripts_safe_ms": 1_230, "notice_to_safe_ms": 1_610, "workspaces_ms": 2_000},
     }))
     .unwrap()
 }

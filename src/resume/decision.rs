@@ -61,7 +61,7 @@ impl fmt::Display for SessionFault {
             Self::Unknown(why) => write!(f, "its transcript cannot be looked for: {why}"),
             Self::Blank(path) => write!(
                 f,
-                "its transcript {} has lost every word, and no backup has it",
+                "its transcript {} has lost every record, and no backup has it",
                 path.display()
             ),
             Self::Gone(path) => write!(
@@ -73,7 +73,7 @@ impl fmt::Display for SessionFault {
 }
 
 /// Whether anything was ever said in the session.
-pub(super) fn had_words(record: &AgentRecord) -> bool {
+pub(super) fn had_conversation(record: &AgentRecord) -> bool {
     // The prompt went into the first session: after `/clear` it says nothing of the one now.
     record.transcript.is_some() || (record.prompt_delivered && record.past_sessions.is_empty())
 }
@@ -83,7 +83,7 @@ pub(super) fn had_words(record: &AgentRecord) -> bool {
 /// # Errors
 /// A start would lose something, or could not work.
 pub fn decide(record: &AgentRecord, lookup: &Lookup) -> Result<SessionStart, SessionFault> {
-    let had_words = had_words(record);
+    let had_conversation = had_conversation(record);
     match lookup {
         Lookup::Present(path) => Ok(SessionStart::Resume {
             transcript: path.clone(),
@@ -94,8 +94,8 @@ pub fn decide(record: &AgentRecord, lookup: &Lookup) -> Result<SessionStart, Ses
         }),
         Lookup::Unknown(why) => Err(SessionFault::Unknown(why.clone())),
         // Never a blank conversation in place of a lost one.
-        Lookup::Blank(path) if had_words => Err(SessionFault::Blank(path.clone())),
-        Lookup::Missing if had_words => Err(SessionFault::Gone(match &record.transcript {
+        Lookup::Blank(path) if had_conversation => Err(SessionFault::Blank(path.clone())),
+        Lookup::Missing if had_conversation => Err(SessionFault::Gone(match &record.transcript {
             Some(mark) => mark.path.display().to_string(),
             None => format!("projects/*/{}.jsonl", record.session_id),
         })),
@@ -111,9 +111,9 @@ mod tests {
     use super::*;
     use state::{AgentName, TranscriptMark};
 
-    fn record(had_words: bool) -> AgentRecord {
+    fn record(had_conversation: bool) -> AgentRecord {
         let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "workspaces/a".into());
-        record.transcript = had_words.then(|| TranscriptMark {
+        record.transcript = had_conversation.then(|| TranscriptMark {
             session_id: record.session_id.clone(),
             path: "projects/-a/u.jsonl".into(),
             generation: 0,
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_had_words_is_never_begun_anew() {
+    fn a_session_that_had_a_conversation_is_never_begun_again() {
         for lookup in [
             Lookup::Missing,
             Lookup::Blank("/x".into()),
@@ -165,8 +165,8 @@ mod tests {
                 set_aside: Some("/x".into())
             })
         );
-        for had_words in [true, false] {
-            let verdict = decide(&record(had_words), &Lookup::Present("/x".into()));
+        for had_conversation in [true, false] {
+            let verdict = decide(&record(had_conversation), &Lookup::Present("/x".into()));
             assert_eq!(
                 verdict,
                 Ok(SessionStart::Resume {

@@ -170,9 +170,9 @@ mod tests {
     const TOOL: &str = r#"{"type":"assistant","message":{"id":"m","role":"assistant","stop_reason":"tool_use","content":[{"type":"tool_use","id":"t","name":"Bash","input":{"command":"secret"}}]},"uuid":"2"}"#;
     const END: &str = r#"{"type":"assistant","message":{"id":"m","role":"assistant","stop_reason":"end_turn","content":[{"type":"text","text":"done"}]},"uuid":"2"}"#;
 
-    fn record(had_words: bool) -> AgentRecord {
+    fn record(had_conversation: bool) -> AgentRecord {
         let mut record = AgentRecord::new(AgentName::new("a").unwrap(), "workspaces/a".into());
-        record.transcript = had_words.then(|| TranscriptMark {
+        record.transcript = had_conversation.then(|| TranscriptMark {
             session_id: record.session_id.clone(),
             path: "projects/-a/u.jsonl".into(),
             generation: 0,
@@ -228,11 +228,11 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_had_words_is_resumed_or_refused_with_the_cause_and_never_begun() {
+    fn a_session_that_had_a_conversation_is_resumed_or_refused_with_the_cause_and_never_begun() {
         let several = Lookup::Several(vec!["/x".into(), "/y".into()]);
         let table = [
             (Lookup::Missing, "is gone, and no backup has it", false),
-            (Lookup::Blank("/x".into()), "has lost every word", false),
+            (Lookup::Blank("/x".into()), "has lost every record", false),
             (several.clone(), "more than once (/x, /y)", false),
             (Lookup::Unknown("EIO".into()), "looked for: EIO", true),
         ];

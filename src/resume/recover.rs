@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::decision::had_words;
+use super::decision::had_conversation;
 use crate::backup::{Settings, Stop, recover};
 use checkpoint::CheckpointTarget;
 use claude::Lookup;
@@ -69,7 +69,7 @@ pub fn losses(data_dir: &DataDir, record: &AgentRecord) -> Vec<Loss> {
         left,
     };
     match claude::locate(&data_dir.claude(), &record.session_id) {
-        Lookup::Missing | Lookup::Blank(_) if had_words(record) => losses.push(lost(0)),
+        Lookup::Missing | Lookup::Blank(_) if had_conversation(record) => losses.push(lost(0)),
         Lookup::Present(path) => losses.extend(shrunk(data_dir, record, &path).map(lost)),
         _ => {}
     }

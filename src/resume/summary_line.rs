@@ -94,11 +94,11 @@ fn words(short: &[String], torn: usize, safe: bool) -> String {
                 + if safe {
                     ""
                 } else {
-                    ", up to 2 s of words lost"
+                    ", up to 2 s of the transcript lost"
                 }
         }
         (true, true, true) => "0 records lost".into(),
-        (true, true, false) => "up to 2 s of words lost".into(),
+        (true, true, false) => "up to 2 s of the transcript lost".into(),
     }
 }
 
@@ -215,7 +215,7 @@ mod tests {
             .into_iter()
             .filter(|line| line.name != "safe")
             .collect();
-        assert!(tell(&unsafe_end).contains("up to 2 s of words lost"));
+        assert!(tell(&unsafe_end).contains("up to 2 s of the transcript lost"));
         let half = tell(&story("metadata", &[], &[])[..6]);
         assert!(half.contains("1 of 2 agents (not yet: y;"), "{half}");
     }

@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(saved_unseen(&save, &record, cwd), None);
         save.agents = serde_json::from_value(serde_json::json!([{
             "name": "a", "agent_id": record.agent_id, "session_id": record.session_id, "end": "ended by itself",
-            "exit_ms": 9, "open": "nothing", "transcript_bytes": 12, "words_safe": true,
+            "exit_ms": 9, "open": "nothing", "transcript_bytes": 12, "transcript_safe": true,
             "workspace": {"checkpoint": null, "note": ""},
         }]))
         .unwrap();

@@ -2,7 +2,7 @@
 //! instant, what is done stays usable.
 //!
 //! ```text
-//! notice ─ agents end ─ words durable ─▶ manifest "words safe" ─ syncfs ─▶ "safe" ─ workspaces ─▶ done
+//! notice ─ agents end ─ transcripts durable ─▶ manifest "transcripts safe" ─ syncfs ─▶ "safe" ─ workspaces ─▶ done
 //! ```
 
 mod drain;
@@ -75,8 +75,8 @@ impl Save<'_> {
         manifest.stages.agents_ended_ms = Some(millis(began.elapsed()));
         point(Point::SaveEnded);
 
-        let words_safe = self.make_safe(&mut manifest, began, notice.deadline);
-        manifest.clean = words_safe && ended.all && !notice.deadline.has_passed();
+        let transcript_safe = self.make_safe(&mut manifest, began, notice.deadline);
+        manifest.clean = transcript_safe && ended.all && !notice.deadline.has_passed();
         self.keep_manifest(&mut manifest, notice.deadline);
         let safe = JournalEvent::Safe {
             save: manifest.id.clone(),
@@ -85,7 +85,7 @@ impl Save<'_> {
         };
         self.note(safe, notice.deadline);
         point(Point::SaveSafe);
-        // What forks faster than it was found before has more time now that the words are safe.
+        // What forks faster than it was found before has more time now that the transcripts are safe.
         manifest.stragglers += end_agents::sweep_all(&self.agents, notice.deadline);
 
         self.finish(&mut manifest, began, notice.deadline);
@@ -108,14 +108,14 @@ impl Save<'_> {
     fn make_safe(&self, manifest: &mut Manifest, began: Instant, deadline: Deadline) -> bool {
         let transcripts = transcripts::make_durable(self.data_dir, &self.agents, deadline);
         transcripts::enter(transcripts, &mut manifest.agents);
-        let words_safe = manifest.agents.iter().all(|agent| agent.words_safe);
-        manifest.stages.words_safe_ms = words_safe.then(|| millis(began.elapsed()));
-        point(Point::SaveWords);
+        let transcript_safe = manifest.agents.iter().all(|agent| agent.transcript_safe);
+        manifest.stages.transcripts_safe_ms = transcript_safe.then(|| millis(began.elapsed()));
+        point(Point::SaveTranscripts);
         self.keep_manifest(manifest, deadline);
-        point(Point::SaveWordsSafe);
+        point(Point::SaveTranscriptsSafe);
         let synced = self.sync_filesystem(deadline);
         point(Point::SaveSynced);
-        let all_safe = words_safe && synced;
+        let all_safe = transcript_safe && synced;
         manifest.stages.notice_to_safe_ms = all_safe.then(|| millis(began.elapsed()));
         all_safe
     }
@@ -228,7 +228,7 @@ fn row(subject: &Subject, end: impl Into<String>) -> AgentSaved {
         exit_ms: None,
         open: "unknown".into(),
         transcript_bytes: None,
-        words_safe: false,
+        transcript_safe: false,
         workspace: workspaces::untouched(),
         trouble: None,
     }

@@ -13,7 +13,7 @@ use sys::thread;
 
 /// What became of one agent's transcript.
 #[derive(Debug)]
-pub(super) struct Words {
+pub(super) struct SavedTranscript {
     /// Durable bytes; `None`: there is no transcript.
     bytes: Option<u64>,
     /// What its tail says.
@@ -27,14 +27,14 @@ pub(super) fn make_durable(
     data_dir: &DataDir,
     agents: &[Subject],
     deadline: Deadline,
-) -> Vec<Option<Words>> {
+) -> Vec<Option<SavedTranscript>> {
     let (done, results) = mpsc::channel();
     let mut without_thread = Vec::new();
     for (index, subject) in agents.iter().enumerate() {
         let (data_dir, record, done) = (data_dir.clone(), subject.record.clone(), done.clone());
         // Not scoped: a disk that hangs must not hold up those that do not.
         let sync = move || done.send((index, one(&data_dir, &record))).ok();
-        if thread::spawn("save-words", sync).is_err() {
+        if thread::spawn("save-transcripts", sync).is_err() {
             without_thread.push(index);
         }
     }
@@ -43,20 +43,20 @@ pub(super) fn make_durable(
             .ok();
     }
     drop(done);
-    let mut all: Vec<Option<Words>> = agents.iter().map(|_| None).collect();
+    let mut all: Vec<Option<SavedTranscript>> = agents.iter().map(|_| None).collect();
     while let Ok((index, words)) = results.recv_timeout(deadline.remaining()) {
         all[index] = Some(words);
     }
     all
 }
 
-fn one(data_dir: &DataDir, record: &AgentRecord) -> Words {
+fn one(data_dir: &DataDir, record: &AgentRecord) -> SavedTranscript {
     let path = match claude::locate(&data_dir.claude(), &record.session_id) {
         Lookup::Present(path) | Lookup::Blank(path) => path,
         Lookup::Several(paths) => match paths.into_iter().next() {
             Some(path) => path,
             None => {
-                return Words {
+                return SavedTranscript {
                     bytes: None,
                     open: "nothing said".into(),
                     trouble: None,
@@ -64,21 +64,21 @@ fn one(data_dir: &DataDir, record: &AgentRecord) -> Words {
             }
         },
         Lookup::Missing if record.transcript.is_some() => {
-            return Words {
+            return SavedTranscript {
                 bytes: None,
                 open: "unknown".into(),
                 trouble: Some("its transcript is gone".into()),
             };
         }
         Lookup::Missing => {
-            return Words {
+            return SavedTranscript {
                 bytes: None,
                 open: "nothing said".into(),
                 trouble: None,
             };
         }
         Lookup::Unknown(why) => {
-            return Words {
+            return SavedTranscript {
                 bytes: None,
                 open: "unknown".into(),
                 trouble: Some(why),
@@ -90,12 +90,12 @@ fn one(data_dir: &DataDir, record: &AgentRecord) -> Words {
         Ok(bytes)
     });
     match synced {
-        Ok(bytes) => Words {
+        Ok(bytes) => SavedTranscript {
             bytes,
             open: tail_in_words(&path),
             trouble: None,
         },
-        Err(error) => Words {
+        Err(error) => SavedTranscript {
             bytes: None,
             open: "unknown".into(),
             trouble: Some(format!("its transcript: {error}")),
@@ -111,11 +111,11 @@ fn tail_in_words(path: &std::path::Path) -> String {
 }
 
 /// Writes what became of the transcripts into the manifest's rows.
-pub(super) fn enter(words: Vec<Option<Words>>, rows: &mut [AgentSaved]) {
+pub(super) fn enter(words: Vec<Option<SavedTranscript>>, rows: &mut [AgentSaved]) {
     for (row, words) in rows.iter_mut().zip(words) {
         match words {
             Some(words) => {
-                row.words_safe = words.trouble.is_none();
+                row.transcript_safe = words.trouble.is_none();
                 row.transcript_bytes = words.bytes;
                 row.open = words.open;
                 row.trouble = words.trouble;

@@ -97,8 +97,8 @@ fn progress(saved: &AgentSaved) -> String {
     let mut said = vec![saved.end.clone()];
     if let Some(trouble) = &saved.trouble {
         said.push(trouble.clone());
-    } else if saved.words_safe {
-        said.push("words safe".to_owned());
+    } else if saved.transcript_safe {
+        said.push("transcripts safe".to_owned());
     }
     if saved.workspace.checkpoint.is_some() {
         said.push("work safe".to_owned());

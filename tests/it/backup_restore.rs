@@ -132,7 +132,7 @@ fn a_workspace_that_is_gone_comes_back_with_its_staged_state() {
 }
 
 #[test]
-fn a_transcript_that_no_backup_has_is_refused_as_ever_and_never_begun_anew() {
+fn a_transcript_that_no_backup_has_is_refused_as_ever_and_never_begun_again() {
     if !has_restic("a_transcript_that_no_backup_has_is_refused_as_ever_and_never_begun_anew") {
         return;
     }

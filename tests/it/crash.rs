@@ -90,7 +90,7 @@ fn a_release_build_has_neither_the_variable_nor_the_names_of_crash_points() {
                 .windows(text.len())
                 .any(|window| window == text.as_bytes())
         };
-        [has(CRASH), has("save/words-safe")]
+        [has(CRASH), has("save/transcripts-safe")]
     };
     assert_eq!(holds("yes"), [true, true]);
     assert_eq!(holds("no"), [false, false]);

@@ -164,7 +164,7 @@ fn a_save_on_a_slow_disk_makes_words_durable_before_anything_else() {
             .unwrap_or_else(|| panic!("{name}: {save}"))
     };
     let (words, safe, work) = (
-        stage("words_safe_ms"),
+        stage("transcripts_safe_ms"),
         stage("notice_to_safe_ms"),
         stage("workspaces_ms"),
     );

@@ -103,7 +103,7 @@ fn a_preemption_is_told_in_each_form_and_counted() {
     );
     assert_eq!(end["records_lost"], 0);
     for figure in [
-        "words_safe_ms",
+        "transcripts_safe_ms",
         "notice_to_safe_ms",
         "gone_ms",
         "boot_to_resumed_ms",

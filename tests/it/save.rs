@@ -72,7 +72,7 @@ fn a_final_save_ends_agents_in_order_and_says_what_was_open() {
     assert!(exit_ms >= 3_000, "it has its grace: {exit_ms}");
     let stages: Vec<u64> = [
         "agents_ended_ms",
-        "words_safe_ms",
+        "transcripts_safe_ms",
         "notice_to_safe_ms",
         "workspaces_ms",
     ]
@@ -84,7 +84,7 @@ fn a_final_save_ends_agents_in_order_and_says_what_was_open() {
     .to_vec();
     assert!(stages.is_sorted(), "{stages:?}");
     for row in save["agents"].as_array().unwrap() {
-        assert_eq!(row["words_safe"], true, "{row}");
+        assert_eq!(row["transcript_safe"], true, "{row}");
         assert!(row["workspace"]["note"].as_str().is_some(), "{row}");
     }
     let size = std::fs::metadata(lab.transcript("cut")).unwrap().len();

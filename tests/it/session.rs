@@ -123,7 +123,7 @@ fn a_transcript_that_has_lost_every_word_is_not_begun_anew() {
         let lab = at_rest();
         fs::write(lab.transcript("a"), rest).unwrap();
         let _keeper = lab.keeper();
-        assert_refused(&lab, "has lost every word");
+        assert_refused(&lab, "has lost every record");
         assert_eq!(fs::read(lab.transcript("a")).unwrap(), rest);
     }
 }

@@ -104,11 +104,11 @@ fn top_counts_down_while_a_preemption_is_saved() {
     pane.wait(&["PREEMPTION", "s left", "1 still running", "◍ saving"]);
     let screen = pane.wait(&["all safe after", "✓ words", "✓ disk", "✓ work"]);
     assert!(
-        screen.contains("killed: it did not end by itself, words safe"),
+        screen.contains("killed: it did not end by itself, transcripts safe"),
         "{screen}"
     );
     assert!(
-        screen.contains("ended by itself, words safe, work safe"),
+        screen.contains("ended by itself, transcripts safe, work safe"),
         "{screen}"
     );
 }

@@ -90,9 +90,9 @@ pub struct LastSave {
     pub id: String,
     /// Whether everything was safe in time.
     pub clean: bool,
-    /// From the notice until every word was durable.
+    /// From the notice until every transcript was durable.
     #[serde(default)]
-    pub words_safe_ms: Option<u64>,
+    pub transcripts_safe_ms: Option<u64>,
     /// From the notice until everything was.
     #[serde(default)]
     pub notice_to_safe_ms: Option<u64>,

@@ -37,7 +37,7 @@ pub struct Manifest {
     pub is_final: bool,
     /// From the beginning to the deadline, in milliseconds; null where there is none.
     pub deadline_ms: Option<u64>,
-    /// Whether every agent had ended and every word was durable before the deadline.
+    /// Whether every agent had ended and every transcript was durable before the deadline.
     pub clean: bool,
     /// When each stage was reached.
     pub stages: Stages,
@@ -60,7 +60,7 @@ pub struct Stages {
     /// No agent runs any more.
     pub agents_ended_ms: Option<u64>,
     /// Every transcript is durable.
-    pub words_safe_ms: Option<u64>,
+    pub transcripts_safe_ms: Option<u64>,
     /// The whole filesystem of the data directory is durable.
     pub notice_to_safe_ms: Option<u64>,
     /// Workspaces have their checkpoints.
@@ -85,7 +85,7 @@ pub struct AgentSaved {
     /// Bytes of its transcript that are durable; null where there is none.
     pub transcript_bytes: Option<u64>,
     /// Whether its transcript is durable.
-    pub words_safe: bool,
+    pub transcript_safe: bool,
     /// Its workspace.
     pub workspace: WorkspaceSaved,
     /// What did not work.

@@ -49,7 +49,7 @@ pub fn agent(fresh: &mut AgentRecord, lines: &[JournalEntry], save: Option<&Mani
         fresh.agent_id.clone_from(&saved.agent_id);
     }
     let was_up = of_it().any(|line| matches!(line.event, Started { .. } | Resumed { .. }));
-    let spoke = saved.is_none_or(|saved| saved.transcript_bytes.is_some() || !saved.words_safe);
+    let spoke = saved.is_none_or(|saved| saved.transcript_bytes.is_some() || !saved.transcript_safe);
     fresh.prompt_delivered =
         was_up && spoke || saved.is_some_and(|saved| saved.transcript_bytes.is_some());
     let request = of_it().rev().find_map(|line| match line.event {
@@ -135,10 +135,10 @@ mod tests {
         assert!(unknown.past_sessions.is_empty());
     }
 
-    fn save(transcript_bytes: Option<u64>, words_safe: bool) -> Manifest {
+    fn save(transcript_bytes: Option<u64>, transcript_safe: bool) -> Manifest {
         let of = json!({
             "name": "a", "agent_id": "id", "session_id": "1", "end": "", "exit_ms": null, "open": "",
-            "transcript_bytes": transcript_bytes, "words_safe": words_safe,
+            "transcript_bytes": transcript_bytes, "transcript_safe": transcript_safe,
             "workspace": {"checkpoint": null, "note": ""},
         });
         let other = json!({"name": "b", "agent_id": "x", "session_id": "9"});

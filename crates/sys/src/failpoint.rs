@@ -1,6 +1,6 @@
 //! Places at which a test has this process end at once, as if it were killed just there.
 //!
-//! `SPOTKEEP_CRASH_AT=save/words-safe` ends it when it comes to that point; with `:3` behind the name, when it comes there for the
+//! `SPOTKEEP_CRASH_AT=save/transcripts-safe` ends it when it comes to that point; with `:3` behind the name, when it comes there for the
 //! third time. All of this is for builds with debug assertions, as tests have them. In a release build a point is nothing: the
 //! variable and the names are not in the binary (`tests/it/crash.rs` compiles this file both ways and looks).
 
@@ -31,8 +31,8 @@ points! {
     // A save.
     SaveNoticed = "save/noticed": "The notice is in the journal, and nothing is done yet.",
     SaveEnded = "save/ended": "All agents have ended.",
-    SaveWords = "save/words": "Transcripts are durable, and no manifest says so.",
-    SaveWordsSafe = "save/words-safe": "The manifest says so.",
+    SaveTranscripts = "save/transcripts": "Transcripts are durable, and no manifest says so.",
+    SaveTranscriptsSafe = "save/transcripts-safe": "The manifest says so.",
     SaveSynced = "save/synced": "The whole file system is durable.",
     SaveSafe = "save/safe": "Manifest and journal say so.",
     SaveWorkspaces = "save/workspaces": "Checkpoints are made, and the manifest does not tell of them.",

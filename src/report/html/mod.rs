@@ -91,7 +91,7 @@ fn tiles(out: &mut String, report: &Report) -> fmt::Result {
     let more = match totals.ends_that_cannot_tell {
         0 => "of what was said".to_owned(),
         unsure => format!(
-            "{unsure} of {} cannot tell: up to 2 s of words",
+            "{unsure} of {} cannot tell: up to 2 s of the transcript",
             totals.preemptions
         ),
     };

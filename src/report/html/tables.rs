@@ -66,7 +66,7 @@ pub(super) fn preemptions(out: &mut String, report: &Report) -> fmt::Result {
             end.at,
             end.at.for_people().trim_end_matches(" UTC"),
             end.kind.word(),
-            ms(end.words_safe_ms),
+            ms(end.transcripts_safe_ms),
             ms(end.notice_to_safe_ms),
             ms(end.gone_ms),
             ms(end.boot_to_resumed_ms),

@@ -210,7 +210,7 @@ fn stages(model: &Model, save: Option<&Manifest>) -> [(String, bool); 4] {
     let of = |take: fn(&state::Stages) -> Option<u64>| stages.is_some_and(|all| reached(take(all)));
     [
         (ending, ended || up == 0),
-        ("words".to_owned(), of(|all| all.words_safe_ms)),
+        ("words".to_owned(), of(|all| all.transcripts_safe_ms)),
         ("disk".to_owned(), of(|all| all.notice_to_safe_ms)),
         ("work".to_owned(), of(|all| all.workspaces_ms)),
     ]

@@ -210,13 +210,13 @@ fn saved() -> World {
     world.status.agents[0].pid = None;
     let row = |agent: &str, checkpoint: Option<&str>| {
         json!({"name": agent, "agent_id": agent, "session_id": "s", "end": "ended by itself",
-            "exit_ms": 166, "open": "idle", "transcript_bytes": 812, "words_safe": true,
+            "exit_ms": 166, "open": "idle", "transcript_bytes": 812, "transcript_safe": true,
             "workspace": {"checkpoint": checkpoint, "note": ""}})
     };
     let manifest: Manifest = serde_json::from_value(json!({
         "version": 1, "id": "s", "data_dir_id": "r", "epoch": 7, "boot_id": "l", "at": ago(4),
         "source": "metadata", "final": true, "deadline_ms": 25_000, "clean": true,
-        "stages": {"agents_ended_ms": 900, "words_safe_ms": 930, "notice_to_safe_ms": 1_151,
+        "stages": {"agents_ended_ms": 900, "transcripts_safe_ms": 930, "notice_to_safe_ms": 1_151,
             "workspaces_ms": null},
         "agents": [row("api-123", Some("b2")), row("docs", None), row("web-issue-77", Some("b3"))],
     }))

@@ -28,7 +28,7 @@ fn cuts() -> u32 {
 const AGENTS: usize = 4;
 
 /// What an end without a notice, of the machine or of one agent, may cost of the words.
-const WORDS_WINDOW: Duration = Duration::from_secs(2);
+const TRANSCRIPT_WINDOW: Duration = Duration::from_secs(2);
 
 /// Plays where a machine can be emulated, on loopback only.
 fn with_machines<Play: Fn(Fleet)>(play: Play) {
@@ -167,7 +167,7 @@ fn one_agent_out_of_memory_is_ended_alone_and_resumed(fleet: &mut Fleet, machine
         "out of memory: {} records lost, the oldest {oldest:?} old",
         losses.len()
     );
-    assert!(oldest <= Some(WORDS_WINDOW), "{losses:?}");
+    assert!(oldest <= Some(TRANSCRIPT_WINDOW), "{losses:?}");
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_vm_that_loses_its_power_without_a_word_loses_nothing_older_than_two_seconds
             "{cuts} cuts: {} of {records} records lost, the oldest {oldest:?} old",
             lost.len()
         );
-        let late: Vec<_> = lost.iter().filter(|lost| lost.age > WORDS_WINDOW).collect();
+        let late: Vec<_> = lost.iter().filter(|lost| lost.age > TRANSCRIPT_WINDOW).collect();
         assert!(late.is_empty(), "{late:?}");
     });
 }

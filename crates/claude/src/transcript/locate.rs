@@ -39,7 +39,7 @@ pub enum Lookup {
 pub fn locate(config_dir: &Path, session_id: &str) -> Lookup {
     match find(config_dir, session_id) {
         Ok(mut files) if files.len() > 1 => {
-            files.sort_by_key(|(_, has_words)| !has_words);
+            files.sort_by_key(|(_, has_conversation)| !has_conversation);
             Lookup::Several(files.into_iter().map(|(path, _)| path).collect())
         }
         Ok(files) => match files.into_iter().next() {
@@ -67,8 +67,8 @@ fn find(config_dir: &Path, session_id: &str) -> io::Result<Vec<(PathBuf, bool)>>
         let path = folder?.path().join(&name);
         match fs::metadata(&path) {
             Ok(meta) if meta.is_file() => {
-                let has_words = has_user_record(&path)?;
-                found.push((path, has_words));
+                let has_conversation = has_user_record(&path)?;
+                found.push((path, has_conversation));
             }
             Ok(_) => {}
             Err(error)

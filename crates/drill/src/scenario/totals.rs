@@ -138,7 +138,7 @@ impl Rehearsal {
             .into_iter()
             .find(|saved| saved.name.to_string() == player.name);
         match saved {
-            Some(saved) if saved.words_safe => {
+            Some(saved) if saved.transcript_safe => {
                 let exit = saved
                     .exit_ms
                     .map_or(String::new(), |ms| format!(", ended in {ms} ms"));
