@@ -3,7 +3,7 @@
 //! A [survey](survey()) gathers what there is, [`plan()`] decides without touching anything, and [`take()`] does one
 //! entry of the plan. Nothing is deleted: a transcript is copied and compared, and what a workspace
 //! was before it moved to another filesystem is kept beside it. The order is such that a cut at any moment is
-//! mended by asking again: words first, then the record, then the workspace, and the declaration last.
+//! repaired by asking again: words first, then the record, then the workspace, and the declaration last.
 
 mod place;
 mod plan;

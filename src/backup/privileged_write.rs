@@ -104,7 +104,7 @@ pub fn carry_out(data_dir: &DataDir, order: &WriteRequest, input: &mut dyn Read)
     match order {
         WriteRequest::Publish(state) => state::store(&data_dir.backup_state(), state),
         WriteRequest::Tell { name, words } => {
-            let path = data_dir.note(name).with_extension("mended");
+            let path = data_dir.note(name).with_extension("repaired");
             files::AppendFile::open(&path)?
                 .append(words)
                 .with_context(|| format!("cannot write {}", path.display()))

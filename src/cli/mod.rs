@@ -125,7 +125,7 @@ enum Verb {
     Backup(backup::Args),
     /// Is this VM preemptible, how long a notice, has it come.
     Notice(notice::Args),
-    /// Look everything over, change nothing, and say what would mend it.
+    /// Look everything over, change nothing, and say what would repair it.
     Doctor(doctor::Args),
     /// Rehearse a preemption and report.
     Drill(drill::Args),

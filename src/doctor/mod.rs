@@ -1,4 +1,4 @@
-//! The doctor: looks everything over, changes nothing, and says for each thing what would mend it.
+//! The doctor: looks everything over, changes nothing, and says for each thing what would repair it.
 //!
 //! Each file is a group of checks: facts are gathered at its edge, and a pure judgement makes checks of
 //! them. A check that does not apply here is left out: nobody on a laptop hears of the shutdown of a VM.
@@ -65,7 +65,7 @@ pub struct Check {
     pub warning: bool,
     /// What was seen.
     pub detail: String,
-    /// A command that mends it; null where there is nothing to mend.
+    /// A command that repairs it; null where there is nothing to repair.
     pub fix: Option<String>,
 }
 

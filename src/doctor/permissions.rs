@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_another_or_open_to_others_is_named_with_the_command_that_mends_it() {
+    fn what_is_of_another_or_open_to_others_is_named_with_the_command_that_repairs_it() {
         let dir = tempfile::tempdir().unwrap();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
         let judge = |thing: OwnedPath| judge_owners(&[thing], 7, "ann", &data_dir);

@@ -42,7 +42,7 @@ pub(super) fn seed_all(
 }
 
 impl Keeper {
-    /// A good file is remembered; one that is wrong is shown until it is mended.
+    /// A good file is remembered; one that is wrong is shown until it is repaired.
     pub(super) fn begin_with_config(&mut self, wrong: Option<Error>) {
         match wrong {
             None => {

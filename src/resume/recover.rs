@@ -89,10 +89,10 @@ fn shrunk(data_dir: &DataDir, record: &AgentRecord, path: &Path) -> Option<u64> 
 #[must_use]
 pub fn bring_back(data_dir: &DataDir, boot_id: &str, record: &AgentRecord) -> Brought {
     let mut brought = Brought::default();
-    let mended = mended(data_dir, &record.name);
-    if let Ok(text) = fs::read_to_string(&mended) {
+    let repaired = repaired(data_dir, &record.name);
+    if let Ok(text) = fs::read_to_string(&repaired) {
         brought.back.extend(text.lines().map(str::to_owned));
-        fs::remove_file(&mended).ok();
+        fs::remove_file(&repaired).ok();
     }
     for loss in losses(data_dir, record) {
         if matches!(loss, Loss::Workspace(_)) {
@@ -119,7 +119,7 @@ pub(super) fn tell_later<'a>(
         return;
     }
     let keep = || -> Result<()> {
-        let mut file = AppendFile::open(&mended(data_dir, name))?;
+        let mut file = AppendFile::open(&repaired(data_dir, name))?;
         Ok(lines.iter().try_for_each(|line| file.append(line))?)
     };
     if let Err(error) = keep() {
@@ -136,8 +136,8 @@ pub(super) fn with_hint(error: &Error) -> String {
 }
 
 /// Where it is written down what was brought back for an agent and it was not told yet.
-fn mended(data_dir: &DataDir, name: &AgentName) -> PathBuf {
-    data_dir.note(name).with_extension("mended")
+fn repaired(data_dir: &DataDir, name: &AgentName) -> PathBuf {
+    data_dir.note(name).with_extension("repaired")
 }
 
 /// Whether a workspace that is gone may be made anew from a checkpoint: a repository outside of it is remembered, and

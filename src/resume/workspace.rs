@@ -29,7 +29,7 @@ pub(super) struct Readied {
 }
 
 /// Looks a workspace over: one that is gone is made anew from its newest checkpoint, and after a boot
-/// that ended without *safe*, what the cut left torn is mended.
+/// that ended without *safe*, what the cut left torn is repaired.
 ///
 /// # Errors
 /// It is gone, and there is nothing to make it from.
@@ -148,13 +148,13 @@ fn after_cut(
     let is_first_of_boot = record.boot_id.as_deref() != Some(context.boot_id);
     let is_unclean = context.history.had_boot && !context.history.safe;
     match is_unclean && is_first_of_boot {
-        true => mend(context, place, deadline),
+        true => repair(context, place, deadline),
         false => Readied::default(),
     }
 }
 
-/// No damage in a repository keeps an agent from its session: what cannot be mended is said.
-fn mend(context: &LaunchContext<'_>, place: &CheckpointTarget, deadline: Deadline) -> Readied {
+/// No damage in a repository keeps an agent from its session: what cannot be repaired is said.
+fn repair(context: &LaunchContext<'_>, place: &CheckpointTarget, deadline: Deadline) -> Readied {
     let mut what = Vec::new();
     let mut told = None;
     match checkpoint::repair(context.data_dir, place, deadline) {

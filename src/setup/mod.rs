@@ -263,7 +263,7 @@ fn perform(
             Err(error) => {
                 return Err(error)
                     .with_context(|| format!("could not {}", step.what()))
-                    .hint("when it is mended, run the same again: it goes on from here");
+                    .hint("when it is repaired, run the same again: it goes on from here");
             }
         }
     }

@@ -196,7 +196,7 @@ fn look(
                 pieces = config.machine.home;
             }
             Err(_) if lost => {}
-            // A machine has to come back; what the file asks for is done when it is mended.
+            // A machine has to come back; what the file asks for is done when it is repaired.
             Err(error) => report.problems.push(format!("{error:#}")),
         }
     }

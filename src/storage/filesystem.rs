@@ -211,7 +211,7 @@ pub fn grow(kind: FilesystemKind, device: &Path, mounted: Option<&PathBuf>) -> R
         (FilesystemKind::Xfs, None) => bail!("XFS grows only while it is mounted"),
         (FilesystemKind::Ext4, Some(_)) => with("resize2fs", device),
         (FilesystemKind::Ext4, None) => {
-            // What is not mounted has to be looked over before it may grow. 1: something was mended.
+            // What is not mounted has to be looked over before it may grow. 1: something was repaired.
             let looked = command::run(with("e2fsck", device).args(["-f", "-p"]), MAKE_LIMIT)?;
             if looked.status.code().is_none_or(|code| code > 1) {
                 bail!("e2fsck failed: {}{}", looked.stdout, looked.stderr);

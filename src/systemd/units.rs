@@ -21,7 +21,7 @@ pub const BACKUP: &str = "spotkeep-backup.service";
 /// When they are made.
 pub const BACKUP_TIMER: &str = "spotkeep-backup.timer";
 /// What is lost, brought back before the keeper starts.
-pub const MEND: &str = "spotkeep-mend.service";
+pub const RECOVER: &str = "spotkeep-recover.service";
 
 /// Those that are started, in that order; others start the rest.
 pub const ALL: [&str; 4] = [TMUX, KEEPER, SAVE, BACKUP_TIMER];
@@ -40,7 +40,7 @@ const TEMPLATES: [(&str, &str); 6] = [
         BACKUP_TIMER,
         include_str!("../../units/spotkeep-backup.timer"),
     ),
-    (MEND, include_str!("../../units/spotkeep-mend.service")),
+    (RECOVER, include_str!("../../units/spotkeep-recover.service")),
 ];
 
 /// What differs from machine to machine.

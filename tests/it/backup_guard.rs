@@ -192,7 +192,7 @@ fn what_is_lost_comes_back_as_the_users_and_no_link_leads_root_astray() {
     let words = fs::read(&transcript).unwrap();
     fs::remove_dir_all(lab.file(".claude/projects")).unwrap();
     fs::remove_dir_all(lab.workspace("a")).unwrap();
-    said(&mut guarded.command(&["backup", "mend"])).ok();
+    said(&mut guarded.command(&["backup", "recover"])).ok();
     assert_eq!(fs::read(&transcript).unwrap(), words);
     assert_eq!(fs::metadata(&transcript).unwrap().uid(), NOBODY);
     let file = lab.workspace("a").join("src/main.rs");
@@ -204,7 +204,7 @@ fn what_is_lost_comes_back_as_the_users_and_no_link_leads_root_astray() {
     fs::set_permissions(&of_root, fs::Permissions::from_mode(0o755)).unwrap();
     fs::remove_dir_all(lab.file(".claude/projects")).unwrap();
     std::os::unix::fs::symlink(&of_root, lab.file(".claude/projects")).unwrap();
-    assert_ne!(said(&mut guarded.command(&["backup", "mend"])).code, 0);
+    assert_ne!(said(&mut guarded.command(&["backup", "recover"])).code, 0);
     assert_eq!(fs::read_dir(&of_root).unwrap().count(), 0);
     said(&mut guarded.command(&["backup", "restore", "latest", "workspaces/a"])).refused(
         2,

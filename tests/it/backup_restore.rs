@@ -87,7 +87,7 @@ fn a_transcript_that_shrank_is_made_whole_and_one_that_grew_is_left_alone() {
     fs::write(&path, &whole[..half]).unwrap();
     // A backup of the short one changes nothing of that the long one is the better.
     lab.run(&["backup", "now"]).ok();
-    lab.run(&["backup", "mend"]).ok();
+    lab.run(&["backup", "recover"]).ok();
     assert_eq!(fs::read(&path).unwrap(), whole);
     let aside = fs::read_dir(path.parent().unwrap()).unwrap().flatten();
     let names: Vec<String> = aside
@@ -101,7 +101,7 @@ fn a_transcript_that_shrank_is_made_whole_and_one_that_grew_is_left_alone() {
     let mut grown = whole.clone();
     grown.extend_from_slice(b"{\"type\":\"user\",\"message\":{\"content\":\"more\"}}\n");
     fs::write(&path, &grown).unwrap();
-    lab.run(&["backup", "mend"]).ok();
+    lab.run(&["backup", "recover"]).ok();
     assert_eq!(fs::read(&path).unwrap(), grown);
 }
 

@@ -95,7 +95,7 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
             .run("cat /mnt/persist/.claude/projects/*/*.jsonl | wc -c")
             .out;
         machine.run("rm -r /mnt/persist/.claude/projects").ok();
-        machine.run("systemctl start spotkeep-mend").ok();
+        machine.run("systemctl start spotkeep-recover").ok();
         let back = machine
             .run("cat /mnt/persist/.claude/projects/*/*.jsonl | wc -c")
             .out;

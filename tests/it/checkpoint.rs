@@ -224,7 +224,7 @@ fn a_save_leaves_a_checkpoint_of_every_git_workspace_and_names_it() {
 }
 
 #[test]
-fn what_a_cut_left_torn_is_mended_before_the_agent_starts() {
+fn what_a_cut_left_torn_is_repaired_before_the_agent_starts() {
     let lab = Lab::new();
     lab.declare("a", "tool", "");
     let _keeper = lab.keeper();
@@ -345,7 +345,7 @@ fn what_was_repaired_for_a_start_that_is_refused_is_told_by_the_next() {
     let repaired = lab.events("", "repaired");
     let count = repaired.iter().filter(is_told).count();
     assert_eq!(count, 1, "{}", lab.account());
-    assert!(!lab.file("session-state/notes/a.mended").exists());
+    assert!(!lab.file("session-state/notes/a.repaired").exists());
 }
 
 #[test]

@@ -487,8 +487,8 @@ fn a_crash_while_a_transcript_is_brought_back_is_made_good_by_the_next_try() {
         .filter(|name| name.contains("brought"))
     {
         fs::remove_dir_all(lab.file(".claude/projects")).unwrap();
-        crash(&lab, at, &["backup", "mend"]);
-        lab.run(&["backup", "mend"]).ok();
+        crash(&lab, at, &["backup", "recover"]);
+        lab.run(&["backup", "recover"]).ok();
         assert_eq!(fs::read(&path).unwrap(), words, "{at}");
     }
     // It may be large: the next keeper removes it.

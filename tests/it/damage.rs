@@ -214,7 +214,7 @@ fn a_torn_claude_json_is_kept_aside_and_rebuilt_before_the_start() {
         assert_eq!(
             fs::read(&path).unwrap(),
             damaged,
-            "{what}: readers mend nothing"
+            "{what}: readers repair nothing"
         );
         let _keeper = lab.keeper();
         lab.wait_up("a", 3);

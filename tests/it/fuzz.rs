@@ -1,4 +1,4 @@
-//! The fuzz targets, over their committed seeds and former crashes: what once was found stays mended, and a target that no
+//! The fuzz targets, over their committed seeds and former crashes: what once was found stays repaired, and a target that no
 //! longer fits the program fails here and not on the day when somebody fuzzes again (`make fuzz`).
 
 #[path = "../../fuzz/src/lib.rs"]

@@ -193,7 +193,7 @@ fn a_slow_server_delays_nobody_but_itself() {
         answers.iter().all(|answer| answer.key == NOTICE_KEY),
         "the agent is up before the server has answered once"
     );
-    lab.metadata().mend();
+    lab.metadata().repair();
     lab.wait_asked();
     lab.metadata().preempt();
     lab.wait_event("", "notice", 1);

@@ -194,7 +194,7 @@ fn what_is_said_of_backups() {
         "backup restore latest workspaces/a/tracked.txt --dry-run",
         "backup restore latest workspaces/nothing",
         "backup restore 00000000",
-        "backup mend --dry-run",
+        "backup recover --dry-run",
         "backup approve --dry-run",
     ] {
         session.type_in(line);

@@ -259,7 +259,7 @@ fn a_claude_that_ends_at_its_start_is_tried_again_with_the_reason() {
     lab.until("each is counted", || {
         (lab.agent("a")["restarts"] == lab.events("a", "backoff").len()).then_some(())
     });
-    // What was wrong is mended; nobody has to wait for the pause to end.
+    // What was wrong is repaired; nobody has to wait for the pause to end.
     lab.write_config(
         &lab.config_text()
             .replace("env = { STAND_IN_EXIT = \"1\" }", ""),

@@ -376,7 +376,7 @@ fn a_partition_is_taken_by_its_own_name_and_its_table_stays() {
 }
 
 #[test]
-fn a_power_cut_at_any_moment_of_a_setup_is_mended_by_the_next_one() {
+fn a_power_cut_at_any_moment_of_a_setup_is_repaired_by_the_next_one() {
     cut(
         "a_power_cut_at_any_moment_of_a_setup_is_mended_by_the_next_one",
         0..50,
@@ -384,7 +384,7 @@ fn a_power_cut_at_any_moment_of_a_setup_is_mended_by_the_next_one() {
 }
 
 #[test]
-fn a_power_cut_at_any_other_moment_of_a_setup_is_mended_as_well() {
+fn a_power_cut_at_any_other_moment_of_a_setup_is_repaired_as_well() {
     cut(
         "a_power_cut_at_any_other_moment_of_a_setup_is_mended_as_well",
         50..100,

@@ -146,7 +146,7 @@ fn nothing_is_started_while_the_fleet_waits_for_a_login() {
         why.contains("/login").then_some(())
     });
     assert!(lab.events("b", "starting").is_empty());
-    // A person who asks for an agent has mended something, or wants to know.
+    // A person who asks for an agent has repaired something, or wants to know.
     lab.run(&["start", "b"]).ok();
     lab.wait_done("b");
 }

@@ -8,7 +8,7 @@
 //! | [`binary`] | where `claude` is, and which version |
 //! | [`command_line`] | its arguments and environment |
 //! | [`retention`] | for how many days Claude keeps transcripts |
-//! | [`onboarding`], `mend` | the configuration that lets it start without a human |
+//! | [`onboarding`], `repair` | the configuration that lets it start without a human |
 //! | [`credentials`] | the login of a subscription, guarded |
 //! | [`screen`] | what a pane shows that blocks a start |
 //! | [`input_box`] | pure: the input box of a pane, and when Enter may be pressed |

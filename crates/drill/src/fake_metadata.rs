@@ -118,10 +118,10 @@ impl Metadata {
     }
 
     /// From now on nothing goes wrong any more; what is slow is answered.
-    pub fn mend(&self) {
+    pub fn repair(&self) {
         let mut state = self.double.state();
         state.faults.clear();
-        state.mended += 1;
+        state.repaired += 1;
         drop(state);
         self.double.changed.notify_all();
     }
@@ -175,8 +175,8 @@ struct State {
     /// Counts changes; the `ETag` is made of it.
     generation: u64,
     faults: VecDeque<Fault>,
-    /// How often all was mended.
-    mended: u32,
+    /// How often all was repaired.
+    repaired: u32,
     answers: Vec<Answer>,
     pollers: usize,
     stopped: bool,
@@ -251,11 +251,11 @@ impl Double {
             Some(Fault::Unavailable) => return (503, "unavailable".to_owned(), state.etag()),
             Some(Fault::NotFound) => return (404, "not found".to_owned(), state.etag()),
             Some(Fault::Slow(delay)) => {
-                let mended = state.mended;
+                let repaired = state.repaired;
                 let (after, _) = self
                     .changed
                     .wait_timeout_while(state, delay, |state| {
-                        !state.stopped && state.mended == mended
+                        !state.stopped && state.repaired == repaired
                     })
                     .unwrap_or_else(PoisonError::into_inner);
                 state = after;

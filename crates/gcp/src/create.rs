@@ -198,7 +198,7 @@ fn first_time(
         .as_ref()
         .is_some_and(|fleet| fleet.keeper == "running");
     match &look.startup {
-        // What failed at the boot was mended by hand since.
+        // What failed at the boot was repaired by hand since.
         Startup::Failed(_) if keeper_runs => return Ok(look),
         Startup::Failed(why) => {
             return Err(anyhow!("the VM could not make itself ready: {why}")).hint(format!(

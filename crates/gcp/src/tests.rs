@@ -446,7 +446,7 @@ fn a_vm_of_the_same_name_that_has_the_disk_is_not_taken_for_the_groups_own() {
 }
 
 #[test]
-fn what_failed_at_the_boot_and_was_mended_since_is_no_failure() {
+fn what_failed_at_the_boot_and_was_repaired_since_is_no_failure() {
     let double = Double::new();
     double.says(&["== startup\nfailed: spotkeep setup ended with 1\n"]);
     let said = refused(make(&double, &options(|_| ())));

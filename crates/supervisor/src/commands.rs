@@ -103,7 +103,7 @@ impl Core {
                 if let Stage::Starting { then, .. } = &mut agent.stage {
                     *then = None;
                 }
-                // Whoever asks for a failed agent has mended something: it gets a fresh start.
+                // Whoever asks for a failed agent has repaired something: it gets a fresh start.
                 if matches!(agent.stage, Stage::Failed | Stage::Backoff { .. }) {
                     agent.stage = Stage::Down;
                 }

@@ -1,7 +1,7 @@
 //! `spotkeep backup`
 
 mod give;
-mod mend;
+mod recover;
 mod show;
 
 use std::io::IsTerminal as _;
@@ -101,9 +101,9 @@ enum Verb {
     },
     /// Bring back transcripts and workspaces of agents that are lost, as a keeper does before it starts them.
     #[command(
-        after_help = "Examples:\n  spotkeep backup mend --dry-run\n  spotkeep backup mend --workspaces"
+        after_help = "Examples:\n  spotkeep backup recover --dry-run\n  spotkeep backup recover --workspaces"
     )]
-    Mend {
+    Recover {
         /// Workspaces too of which a checkpoint may be left, from which the keeper would make them anew.
         #[arg(long)]
         workspaces: bool,
@@ -200,10 +200,10 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
             };
             give::give(&settings, &request, to.as_deref())
         }
-        Verb::Mend {
+        Verb::Recover {
             workspaces,
             dry_run,
-        } => mend::mend(&settings, workspaces, dry_run),
+        } => recover::repair(&settings, workspaces, dry_run),
         Verb::Check {
             all,
             copy,

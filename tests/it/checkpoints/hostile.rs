@@ -417,7 +417,7 @@ fn nothing_that_a_repository_says_is_executed() {
     );
 }
 
-/// Everything else that is done to a repository: it is counted, compared, thinned out and mended.
+/// Everything else that is done to a repository: it is counted, compared, thinned out and repaired.
 fn look_after(bench: &Bench, name: &str) {
     let (place, deadline) = (bench.place(), Deadline::after(FOREVER));
     let (data_dir, _) = DataDir::init(&bench.dir.join("root")).unwrap();

@@ -1,6 +1,6 @@
 //! Every file that spotkeep, Claude or git keeps × everything that can happen to a file × every verb: nothing panics, no
 //! session is begun anew in the place of one that had words, what was there comes back or a message names the file, and once
-//! the file is mended the fleet goes on.
+//! the file is repaired the fleet goes on.
 
 mod damage;
 mod files;
@@ -110,11 +110,11 @@ impl Matrix {
         }
 
         lab.next_boot();
-        self.mend(&path, file);
+        self.repair(&path, file);
         let keeper = Run::start(lab);
         for name in AGENTS {
             lab.until(
-                &format!("{cell}: {name} goes on after it was mended"),
+                &format!("{cell}: {name} goes on after it was repaired"),
                 || {
                     let agent = lab.agent(name);
                     (!agent["pid"].is_null() && agent["state"] == "idle").then_some(())
@@ -174,7 +174,7 @@ impl Matrix {
     }
 
     /// What a person would do: a copy from elsewhere where it is damaged, and owner and mode as they were.
-    fn mend(&self, path: &Path, file: &File) {
+    fn repair(&self, path: &Path, file: &File) {
         let lab = &self.lab;
         let relative = path.strip_prefix(lab.data_dir()).unwrap();
         let copy = kept(lab).join(relative);

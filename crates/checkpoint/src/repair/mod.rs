@@ -53,8 +53,8 @@ pub fn repair(
     };
     remove_empty_objects(&common, &mut found)?;
     refs::remove_locks(place, &own, &common, &mut found)?;
-    refs::mend_refs(place, &own, &common, &mut found, deadline)?;
-    mend_index(place, &own, &mut found, deadline)?;
+    refs::repair_refs(place, &own, &common, &mut found, deadline)?;
+    repair_index(place, &own, &mut found, deadline)?;
     write_lost_files(dir, &mut found, deadline)?;
     drop_unsound(place, &mut found, deadline)?;
     look_at_history(dir, &mut found, deadline)?;
@@ -180,7 +180,7 @@ fn is_hollow(path: &Path) -> bool {
 }
 
 /// An index that cannot be read is put aside, and made from the newest checkpoint, or else from HEAD.
-fn mend_index(
+fn repair_index(
     place: &CheckpointTarget,
     own: &Path,
     found: &mut Findings,

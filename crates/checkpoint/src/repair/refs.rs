@@ -70,7 +70,7 @@ fn collect_locks(dir: &Path, into: &mut Vec<PathBuf>) {
 
 /// Branches whose files are empty get what their reflogs said last; checkpoints whose refs are empty are
 /// lost, and go.
-pub(super) fn mend_refs(
+pub(super) fn repair_refs(
     place: &CheckpointTarget,
     own: &Path,
     common: &Path,

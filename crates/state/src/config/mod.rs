@@ -164,7 +164,7 @@ impl Config {
     }
 
     /// Reads the file for a fleet that has to come back: where it is gone, or was edited wrongly, the
-    /// last good one counts until it is mended, and the error is returned beside it.
+    /// last good one counts until it is repaired, and the error is returned beside it.
     ///
     /// # Errors
     /// The file is gone or wrong, and no keeper ever found it good.

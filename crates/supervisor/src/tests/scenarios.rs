@@ -78,7 +78,7 @@ fn an_agent_that_crashes_again_and_again_is_given_up_within_minutes_and_says_why
     );
     let took = now - began;
     assert!((240..=900).contains(&took.as_secs()), "{took:?}");
-    // Whoever asks for it has mended something: it is tried again at once.
+    // Whoever asks for it has repaired something: it is tried again at once.
     let actions = core.step(now, request(Desired::Running));
     assert!(launch_in(&actions).is_some());
 }

@@ -155,7 +155,7 @@ fn what_stood_still_before_the_keeper_came_says_why_and_what_shall_run_does_not(
     });
     let cannot = Some(Cause::CannotStart);
     is_shown(&core, AgentState::Failed, broken.as_deref(), cannot.clone());
-    // It stays so until what is broken has been mended, and then begins at once.
+    // It stays so until what is broken has been repaired, and then begins at once.
     let again = Declared {
         broken: broken.clone(),
         ..declared()

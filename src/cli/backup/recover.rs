@@ -11,7 +11,7 @@ use sys::error::Result;
 use sys::process;
 
 /// Looks through the agents that do not run.
-pub(super) fn mend(settings: &Settings, workspaces: bool, dry_run: bool) -> Result<ExitCode> {
+pub(super) fn repair(settings: &Settings, workspaces: bool, dry_run: bool) -> Result<ExitCode> {
     let boot_id = process::current_boot_id()?;
     let stop = until_signalled()?.or_at_the_notice(&settings.data_dir, &boot_id);
     let mut all_good = true;
