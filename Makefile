@@ -20,12 +20,12 @@ help: ## Print this
 
 # The dev profile: it is built sooner, and a drill waits for processes and disks, not for us. A
 # power cut needs the tools that the tests need. A claude in PATH is preferred to the pinned one; with neither, the drill uses its
-# stand-in and says so.
+# fake and says so.
 drill: ## Build, and rehearse a preemption of three agents in a sandbox (ARGS="--kind kill" ...)
 	@scripts/need $(if $(findstring power-cut,$(ARGS)),test,drill)
 	@$(CARGO) build --quiet --locked
 	@command -v claude >/dev/null || scripts/fetch-claude || \
-	    echo 'Claude Code could not be fetched: the drill uses its stand-in.' >&2
+	    echo 'Claude Code could not be fetched: the drill uses its fake.' >&2
 	@PATH="$$PATH:$(CLAUDE_DIR)" target/debug/spotkeep drill $(ARGS)
 
 # Whatever is killed, make, Cargo or the test, all that it had started is killed with it: each asks
@@ -105,7 +105,7 @@ docs: ## Write docs/commands.md anew, from the program itself
 bench: ## Print the table of figures: medians, and ratios over interleaved pairs
 	@scripts/need test
 	@command -v claude >/dev/null || scripts/fetch-claude || \
-	    echo 'Claude Code could not be fetched: the stand-in plays.' >&2
+	    echo 'Claude Code could not be fetched: the fake plays.' >&2
 	@$(CARGO) bench --quiet --locked --bench figures -- $(ARGS)
 
 deb: ## Build a package for Debian and its kin, into target/

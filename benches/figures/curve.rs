@@ -38,7 +38,7 @@ struct Point {
     safe: f64,
 }
 
-/// One fleet after the other, of stand-ins: two hundred of the real one take 60 GB.
+/// One fleet after the other, of fakes: two hundred of the real one take 60 GB.
 pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
     let sizes: &[usize] = match options.quick {
         true => &QUICK_SIZES,

@@ -1,4 +1,4 @@
-//! A fleet in a sandbox, between the doubles, over as many boots as a figure needs.
+//! A fleet in a sandbox, between the fakes, over as many boots as a figure needs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,13 +59,13 @@ impl Fleet {
         Self::create_with(place, agents, plan, place.claude().is_none())
     }
 
-    /// The same, with the stand-in if that is asked for.
-    pub fn create_with(place: &Place, agents: usize, plan: &str, stand_in: bool) -> Result<Self> {
-        let claude = place.claude().filter(|_| !stand_in);
+    /// The same, with the fake if that is asked for.
+    pub fn create_with(place: &Place, agents: usize, plan: &str, fake: bool) -> Result<Self> {
+        let claude = place.claude().filter(|_| !fake);
         Self::create_in(place.sandbox(true)?, agents, plan, claude)
     }
 
-    /// The same in a sandbox that is there, with this Claude or the stand-in.
+    /// The same in a sandbox that is there, with this Claude or the fake.
     pub fn create_in(
         sandbox: Arc<Sandbox>,
         agents: usize,

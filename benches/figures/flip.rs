@@ -15,7 +15,7 @@ const MUST: f64 = 50.0;
 /// The keeper has nothing else to do by then.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// The stand-in plays: no Claude has a part in what is measured.
+/// The fake plays: no Claude has a part in what is measured.
 pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
     let mut fleet = Fleet::create_with(place, 3, "idle", true)?;
     let mut sample = Sample::default();
@@ -33,7 +33,7 @@ pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
         measured: sample.text(" ms", 0),
         reached: Some(sample.median() <= MUST),
         how: format!(
-            "{} lives of three idle stand-in agents; from the double's flip to the manifest's `at`, \
+            "{} lives of three idle fake agents; from the fake's flip to the manifest's `at`, \
              with the journal's `notice` made durable in between",
             sample.len()
         ),

@@ -1,6 +1,6 @@
 //! `make bench`: the figures that spotkeep promises, measured.
 //!
-//! Each figure is a module, with the doubles and the sandbox of the drill around it. As root it
+//! Each figure is a module, with the fakes and the sandbox of the drill around it. As root it
 //! all runs where there is no network but loopback, so that a real Claude can play.
 
 #![expect(clippy::print_stdout, reason = "a table is what it is for")]

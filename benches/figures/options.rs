@@ -8,7 +8,7 @@ use super::FIGURES;
 
 /// The switches; `cargo bench` adds `--bench`.
 const USAGE: &str = "usage: make bench ARGS=\"[--only N|checkpoint|backup|top|save]... [--quick] [--drills N] [--pairs N] \
-[--agents N] [--claude PATH]... [--stand-in]\"";
+[--agents N] [--claude PATH]... [--fake]\"";
 
 /// What to measure, and how often.
 #[derive(Debug)]
@@ -24,8 +24,8 @@ pub struct Options {
     pub agents: usize,
     /// Which claude; drills take turns where there are several.
     pub claude: Vec<PathBuf>,
-    /// Play with the stand-in, whatever is installed.
-    pub stand_in: bool,
+    /// Play with the fake, whatever is installed.
+    pub fake: bool,
 }
 
 impl Options {
@@ -33,7 +33,7 @@ impl Options {
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self> {
         let mut only = Vec::new();
         let mut claude = Vec::new();
-        let (mut quick, mut stand_in) = (false, false);
+        let (mut quick, mut fake) = (false, false);
         let (mut drills, mut pairs, mut agents) = (None, None, None);
         while let Some(argument) = arguments.next() {
             let mut value = || {
@@ -44,7 +44,7 @@ impl Options {
             match argument.as_str() {
                 "--bench" => {}
                 "--quick" => quick = true,
-                "--stand-in" => stand_in = true,
+                "--fake" => fake = true,
                 "--only" => match value()?.as_str() {
                     "checkpoint" => only.extend(super::checkpoint::NUMBERS),
                     "backup" => only.extend(super::backup::NUMBERS),
@@ -66,7 +66,7 @@ impl Options {
             pairs: pairs.unwrap_or(if quick { 2 } else { 5 }),
             agents: agents.unwrap_or(16),
             claude,
-            stand_in,
+            fake,
         };
         ensure!(
             options.only.iter().all(|number| FIGURES.contains(number)),

@@ -55,7 +55,7 @@ pub fn isolate() -> Result<Option<ExitCode>> {
 pub struct Place {
     /// The `spotkeep` that is measured.
     pub spotkeep: PathBuf,
-    /// The Claudes that play, newest last; none: the stand-in does.
+    /// The Claudes that play, newest last; none: the fake does.
     pub claudes: Vec<PathBuf>,
     versions: Vec<String>,
     isolated: bool,
@@ -83,7 +83,7 @@ impl Place {
             isolated,
         };
         // Out of a namespace of our own a real Claude is never started: it might reach somebody.
-        if isolated && !options.stand_in {
+        if isolated && !options.fake {
             place.claudes = claudes(&options.claude)?;
         }
         let sandbox = place.sandbox(false)?;
@@ -105,7 +105,7 @@ impl Place {
         Ok(sandbox)
     }
 
-    /// The Claude of the figures that use one only; `None`: the stand-in.
+    /// The Claude of the figures that use one only; `None`: the fake.
     pub fn claude(&self) -> Option<&Path> {
         self.claudes.last().map(PathBuf::as_path)
     }

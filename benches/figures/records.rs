@@ -57,7 +57,7 @@ fn drill(place: &Place, kind: &str, number: usize) -> Result<Report> {
     // Both versions meet both kinds of fleets.
     match place.claudes.get((number / 2) % place.claudes.len().max(1)) {
         Some(claude) => command.arg("--claude").arg(claude),
-        None => command.arg("--stand-in"),
+        None => command.arg("--fake"),
     };
     let output = command::run(&mut command, LIMIT)?;
     serde_json::from_str(&output.stdout).with_context(|| format!("no report: {}", output.stderr))

@@ -38,7 +38,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Bytes of each transcript, of fifty: a gigabyte in all.
 const BYTES: usize = 20 << 20;
 
-/// The stand-in plays: no Claude has a part in what is measured.
+/// The fake plays: no Claude has a part in what is measured.
 pub fn measure(place: &Place, options: &Options) -> Result<Vec<Figure>> {
     // A gigabyte does not fit into the file system of its own that other fleets have.
     let mut fleet = Fleet::create_in(place.sandbox(false)?, AGENTS, "idle", None)?;

@@ -39,9 +39,9 @@ pub(super) struct Args {
     /// Which claude; otherwise the one that is found.
     #[arg(long, value_name = "PATH")]
     claude: Option<PathBuf>,
-    /// Play with the stand-in, whatever is installed.
+    /// Play with the fake, whatever is installed.
     #[arg(long, conflicts_with = "claude")]
-    stand_in: bool,
+    fake: bool,
     /// One agent writes without a pause (for the figures).
     #[arg(long, hide = true)]
     writing: bool,
@@ -87,7 +87,7 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
         kind,
         agents: usize::from(args.agents),
         claude: args.claude,
-        stand_in: args.stand_in,
+        fake: args.fake,
         writing: args.writing,
         keep: args.keep,
         verbose: args.verbose,

@@ -160,9 +160,9 @@ enum Verb {
     /// Puts this version's units onto the machine.
     #[command(hide = true)]
     Units(units::Args),
-    /// The stand-in for claude, for drills where there is none.
+    /// the fake Claude, for drills where there is none.
     #[command(hide = true, disable_help_flag = true)]
-    StandInAgent {
+    FakeClaude {
         /// As Claude's own.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -177,7 +177,7 @@ impl Verb {
             | Self::Gcp(_)
             | Self::Completions(_)
             | Self::Man(_)
-            | Self::StandInAgent { .. }
+            | Self::FakeClaude { .. }
             | Self::Setup(_)
             | Self::SetupUser { .. }
             | Self::Units(_)
@@ -274,7 +274,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Verb::AgentExec(args) => agent_exec::run(&data_dir()?, &args),
         Verb::TmuxServer => tmux_server::run(&data_dir()?),
         Verb::Units(args) => units::run(&anybodys()?, &args),
-        Verb::StandInAgent { arguments } => Ok(::drill::fake_claude::main(&arguments)),
+        Verb::FakeClaude { arguments } => Ok(::drill::fake_claude::main(&arguments)),
     }
 }
 

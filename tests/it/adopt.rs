@@ -1,4 +1,4 @@
-//! Sessions that exist already become agents: the stand-in plays a Claude that somebody started by hand.
+//! Sessions that exist already become agents: the fake plays a Claude that somebody started by hand.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

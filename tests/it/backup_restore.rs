@@ -196,7 +196,7 @@ fn copy_to(lab: &Lab, s3: &S3) {
     ));
 }
 
-/// The doubles and the paths of the new machine in the file of the old one.
+/// The fakes and the paths of the new machine in the file of the old one.
 fn move_in(other: &Lab, old: &Lab) {
     let text = other
         .config_text()

@@ -122,7 +122,7 @@ fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from
         let ready = look(&machine);
         assert_eq!(ready.startup, Startup::Ready);
         let (said, hint) = in_words(&ready, "claude-sandbox");
-        // The stand-in is no claude that could be kept on the disk.
+        // The fake is no claude that could be kept on the disk.
         assert!(
             said.starts_with("the VM is ready; no agents are declared; ")
                 && said.contains("claude"),

@@ -116,7 +116,7 @@ while read -r other pid since; do
     if [ \"$other\" = \"$session\" ] && alive $pid $since; then echo $session $pid $$ >>'{dir}/twice'; fi
 done <'{dir}/witness'
 echo $session $$ $start >>'{dir}/witness'
-exec '{SPOTKEEP}' stand-in-agent \"$@\"
+exec '{SPOTKEEP}' fake-claude \"$@\"
 ",
         dir = lab.dir.display()
     );

@@ -278,11 +278,11 @@ fn a_machine_that_was_set_up_passes_every_check_and_nothing_is_written() {
 fn a_claude_that_nobody_has_tested_is_rehearsed_with_and_what_it_did_is_told() {
     let lab = Lab::new();
     let claude = lab.dir.join("bin/claude");
-    // The stand-in, as a version that is still to come.
+    // The fake, as a version that is still to come.
     program(
         &claude,
         &format!(
-            "case $1 in --version) echo '9.9.9 (Claude Code)' ;; *) exec '{}' stand-in-agent \"$@\" ;; esac",
+            "case $1 in --version) echo '9.9.9 (Claude Code)' ;; *) exec '{}' fake-claude \"$@\" ;; esac",
             crate::lab::SPOTKEEP
         ),
     );

@@ -34,7 +34,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// A data directory in no cloud; agents play the stand-in.
+    /// A data directory in no cloud; agents play the fake.
     pub fn new() -> Self {
         let lab = Self::bare();
         lab.run(&["init"]).ok();
@@ -42,7 +42,7 @@ impl Lab {
         lab
     }
 
-    /// A data directory in a cloud whose metadata server is a double.
+    /// A data directory in a cloud whose metadata server is a fake.
     pub fn in_a_cloud() -> Self {
         let mut lab = Self::bare();
         lab.metadata = Some(Metadata::start().unwrap());
@@ -64,7 +64,7 @@ impl Lab {
         let claude = dir.join("bin/claude");
         fs::write(
             &claude,
-            format!("#!/bin/sh\nexec '{SPOTKEEP}' stand-in-agent \"$@\"\n"),
+            format!("#!/bin/sh\nexec '{SPOTKEEP}' fake-claude \"$@\"\n"),
         )
         .unwrap();
         fs::set_permissions(&claude, fs::Permissions::from_mode(0o755)).unwrap();
@@ -118,7 +118,7 @@ impl Lab {
         self.umount = Some(self.data_dir());
     }
 
-    /// Writes `spotkeep.toml` anew: settings that lead to the doubles, then `more`.
+    /// Writes `spotkeep.toml` anew: settings that lead to the fakes, then `more`.
     pub fn configure(&self, more: &str) {
         let cloud = match &self.metadata {
             Some(metadata) => format!("provider = \"gcp\"\nmetadata = \"{}\"", metadata.address()),
@@ -234,7 +234,7 @@ impl Lab {
         command
     }
 
-    /// `spotkeep` on this data directory. Without a double on loopback it may ask no metadata server.
+    /// `spotkeep` on this data directory. Without a fake on loopback it may ask no metadata server.
     pub fn spotkeep(&self, args: &[&str]) -> Command {
         // What a test cannot read, spotkeep cannot either.
         let readable = fs::read_to_string(self.config());

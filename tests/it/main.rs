@@ -1,5 +1,5 @@
 //! The whole program, from outside: real processes, real tmux, real files. In place of Claude the
-//! stand-in plays, in place of the cloud and of the API their doubles on loopback.
+//! fake plays, in place of the cloud and of the API their fakes on loopback.
 
 #![allow(
     clippy::unwrap_used,

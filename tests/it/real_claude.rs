@@ -105,7 +105,7 @@ pub fn lab(version: &Version) -> Lab {
     lab
 }
 
-/// The same in a cloud whose metadata server is a double.
+/// The same in a cloud whose metadata server is a fake.
 pub fn lab_in_a_cloud(version: &Version) -> Lab {
     let lab = Lab::in_a_cloud();
     furnish(&lab, version);

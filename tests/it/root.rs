@@ -246,7 +246,7 @@ fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivi
             .stderr(Stdio::piped());
         command.spawn().unwrap()
     };
-    let output = drill(&["--stand-in"]).wait_with_output().unwrap();
+    let output = drill(&["--fake"]).wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let output = drill(&[]).wait_with_output().unwrap();
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -272,7 +272,7 @@ fn a_drill_of_roots_runs_nothing_of_the_working_directory_and_everything_unprivi
             "case $* in *--version*) cut -d\\  -f7 /proc/$$/stat >{3};;\n\
              *) echo on >>{0}; cat {1} >/dev/null;; esac\n\
              setsid env -i PATH=$PATH tail -f {0} </dev/null >/dev/null 2>&1 &\n\
-             exec {2} stand-in-agent \"$@\"",
+             exec {2} fake-claude \"$@\"",
             started.display(),
             gate.display(),
             program.display(),

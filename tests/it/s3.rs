@@ -11,7 +11,7 @@ use drill::http::{Handler, Reply, Request, Server};
 const TIME: &str = "2026-11-22T00:00:00.000Z";
 const HTTP_TIME: &str = "Sun, 22 Nov 2026 00:00:00 GMT";
 
-/// The double. Its one bucket is made when somebody asks for that.
+/// The fake. Its one bucket is made when somebody asks for that.
 pub struct S3 {
     server: Server,
     store: Arc<Store>,

@@ -199,7 +199,7 @@ fn a_claude_that_opens_another_session_is_ended_and_told() {
     let lab = Lab::new();
     let other = "0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55";
     let script =
-        format!("#!/bin/sh\nexec '{SPOTKEEP}' stand-in-agent \"$@\" --session-id {other}\n");
+        format!("#!/bin/sh\nexec '{SPOTKEEP}' fake-claude \"$@\" --session-id {other}\n");
     fs::write(lab.dir.join("bin/claude"), script).unwrap();
     lab.declare("a", "", "");
     let _keeper = lab.keeper();

@@ -12,7 +12,7 @@ use sys::error::{Context as _, Result, ensure};
 use sys::user;
 
 /// The claude to play with: the one that was asked for, `SPOTKEEP_CLAUDE` (not as root), or the
-/// first on the `PATH`. `None`: the stand-in plays. Nothing is looked for in the working directory,
+/// first on the `PATH`. `None`: the fake plays. Nothing is looked for in the working directory,
 /// which a cloned repository may have filled.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ const BASE: &str = "/computeMetadata/v1/";
 /// How long a poll without `timeout_sec` is held at most.
 const LONGEST_POLL: Duration = Duration::from_secs(300);
 
-/// How the next request that reaches the double goes wrong.
+/// How the next request that reaches the fake goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// 503, as during maintenance.
@@ -47,7 +47,7 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct Metadata {
     server: Server,
-    double: Arc<Double>,
+    fake: Arc<Fake>,
 }
 
 impl Metadata {
@@ -64,9 +64,9 @@ impl Metadata {
     /// # Errors
     /// The port cannot be had.
     pub fn start_at(port: u16) -> Result<Self> {
-        let double = Arc::new(Double::default());
-        let server = Server::start("metadata", port, Arc::clone(&double) as Arc<dyn Handler>)?;
-        Ok(Self { server, double })
+        let fake = Arc::new(Fake::default());
+        let server = Server::start("metadata", port, Arc::clone(&fake) as Arc<dyn Handler>)?;
+        Ok(Self { server, fake })
     }
 
     /// `127.0.0.1:PORT`, as `GCE_METADATA_HOST` takes it.
@@ -77,65 +77,65 @@ impl Metadata {
 
     /// Announces the preemption and wakes every poll. Returns when that was.
     pub fn preempt(&self) -> Instant {
-        let mut state = self.double.state();
+        let mut state = self.fake.state();
         state.preempted = true;
         state.generation += 1;
         let at = Instant::now();
         drop(state);
-        self.double.changed.notify_all();
+        self.fake.changed.notify_all();
         at
     }
 
     /// Takes the announcement back, for a new machine of which nothing has been said yet.
     pub fn withdraw(&self) {
-        let mut state = self.double.state();
+        let mut state = self.fake.state();
         state.preempted = false;
         state.generation += 1;
         drop(state);
-        self.double.changed.notify_all();
+        self.fake.changed.notify_all();
     }
 
     /// Changes the `ETag` and nothing else, and answers every poll, as the real one does at times.
     pub fn touch(&self) {
-        self.double.state().generation += 1;
-        self.double.changed.notify_all();
+        self.fake.state().generation += 1;
+        self.fake.changed.notify_all();
     }
 
     /// Makes this VM one that is not preemptible.
     pub fn set_preemptible(&self, preemptible: bool) {
-        self.double.state().ordinary = !preemptible;
+        self.fake.state().ordinary = !preemptible;
     }
 
     /// Writes down how long a notice this VM was made with, such as `120s`.
     pub fn set_notice(&self, notice: &str) {
-        self.double.state().notice = Some(notice.to_owned());
+        self.fake.state().notice = Some(notice.to_owned());
     }
 
     /// Lets the next `times` requests go wrong, after the faults that are already waiting.
     pub fn fault(&self, fault: Fault, times: usize) {
-        let mut state = self.double.state();
+        let mut state = self.fake.state();
         state.faults.extend(std::iter::repeat_n(fault, times));
     }
 
     /// From now on nothing goes wrong any more; what is slow is answered.
     pub fn repair(&self) {
-        let mut state = self.double.state();
+        let mut state = self.fake.state();
         state.faults.clear();
         state.repaired += 1;
         drop(state);
-        self.double.changed.notify_all();
+        self.fake.changed.notify_all();
     }
 
     /// Every answer so far, oldest first.
     #[must_use]
     pub fn answers(&self) -> Vec<Answer> {
-        self.double.state().answers.clone()
+        self.fake.state().answers.clone()
     }
 
     /// Polls of `instance/preempted` that are held at this moment.
     #[must_use]
     pub fn pollers(&self) -> usize {
-        self.double.state().pollers
+        self.fake.state().pollers
     }
 
     /// Waits until at least this many polls are held; `false` when `limit` has passed before.
@@ -153,16 +153,16 @@ impl Metadata {
 
     fn wait(&self, limit: Duration, enough: impl Fn(&State) -> bool) -> bool {
         let (state, _) = self
-            .double
+            .fake
             .changed
-            .wait_timeout_while(self.double.state(), limit, |state| !enough(state))
+            .wait_timeout_while(self.fake.state(), limit, |state| !enough(state))
             .unwrap_or_else(PoisonError::into_inner);
         enough(&state)
     }
 }
 
 #[derive(Debug, Default)]
-struct Double {
+struct Fake {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -204,7 +204,7 @@ impl State {
     }
 }
 
-impl Double {
+impl Fake {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -274,7 +274,7 @@ impl Double {
     }
 }
 
-impl Handler for Double {
+impl Handler for Fake {
     fn admit(&self) -> bool {
         let mut state = self.state();
         let reset = state.faults.front() == Some(&Fault::Reset);

@@ -1,8 +1,8 @@
 //! The drill: a rehearsed preemption in a sandbox, measured.
 //!
 //! The way: [`run`] goes into a namespace with nothing but loopback, `journey` plays two boots of
-//! a fleet in a [`sandbox`], between the doubles [`fake_metadata`] and [`fake_api`]; [`verify::records`] and
-//! [`verify::workspace_digest`] judge, [`report`] tells. The doubles serve the tests of other rooms too.
+//! a fleet in a [`sandbox`], between the fakes [`fake_metadata`] and [`fake_api`]; [`verify::records`] and
+//! [`verify::workspace_digest`] judge, [`report`] tells. The fakes serve the tests of other rooms too.
 
 pub mod claude_program;
 pub mod fake_api;
@@ -72,10 +72,10 @@ pub struct Options {
     pub kind: LossKind,
     /// How many agents.
     pub agents: usize,
-    /// Which claude; otherwise the one that is found, or the stand-in.
+    /// Which claude; otherwise the one that is found, or the fake.
     pub claude: Option<PathBuf>,
-    /// Play with the stand-in, whatever is installed.
-    pub stand_in: bool,
+    /// Play with the fake, whatever is installed.
+    pub fake: bool,
     /// One agent writes without a pause, so that a cut meets it in the middle of a record.
     pub writing: bool,
     /// Leave the sandbox for a look.
@@ -90,7 +90,7 @@ impl Default for Options {
             kind: LossKind::Notice,
             agents: 3,
             claude: None,
-            stand_in: false,
+            fake: false,
             writing: false,
             keep: false,
             verbose: false,
@@ -111,7 +111,7 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     ensure!(options.agents > 0, "a drill needs an agent");
     let mut options = options.clone();
-    options.claude = match options.stand_in {
+    options.claude = match options.fake {
         true => None,
         false => claude_program::find(options.claude.as_deref())?,
     };

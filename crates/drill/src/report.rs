@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Report {
     /// Version of this format.
     pub version: u32,
-    /// Version of Claude Code, or `stand-in`.
+    /// Version of Claude Code, or `fake`.
     pub claude: String,
     /// `notice`, `kill` or `power-cut`.
     pub kind: String,
@@ -144,8 +144,8 @@ impl Report {
     }
 
     fn headline(&self) -> String {
-        let who = if self.claude == "stand-in" {
-            "a stand-in for Claude Code".to_owned()
+        let who = if self.claude == "fake" {
+            "a fake of Claude Code".to_owned()
         } else {
             format!("Claude Code {}", self.claude)
         };
@@ -222,8 +222,8 @@ mod tests {
     #[test]
     fn the_first_line_says_that_a_stand_in_played() {
         let mut report = report(1, 0);
-        report.claude = "stand-in".into();
-        assert!(report.text().lines().next().unwrap().contains("stand-in"));
+        report.claude = "fake".into();
+        assert!(report.text().lines().next().unwrap().contains("fake"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A stand-in for gcloud, in memory: the journeys are played against it whole, with a fault at any call. It takes
+//! A fake for gcloud, in memory: the journeys are played against it whole, with a fault at any call. It takes
 //! no flag that the real gcloud (528.0.0) does not have: `testdata/gcloud-528-flags.txt` is what that one's own
 //! help says, command by command. The real one is in `tests/it/gcp/`.
 
@@ -42,7 +42,7 @@ pub struct World {
 }
 
 #[derive(Debug)]
-pub struct Double {
+pub struct FakeGcloud {
     pub world: Mutex<World>,
     /// The commands of all changes.
     pub changes: Mutex<Vec<String>>,
@@ -54,7 +54,7 @@ pub struct Double {
     pub shown: Mutex<Vec<String>>,
 }
 
-impl Double {
+impl FakeGcloud {
     pub fn new() -> Self {
         let world = World {
             gcloud: 586,
@@ -140,7 +140,7 @@ fn flag(call: &Call, name: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-impl Cloud for Double {
+impl Cloud for FakeGcloud {
     fn call(&self, call: &Call) -> Result<String, Refusal> {
         let mut world = self.world.lock().unwrap();
         check_flags(call, world.gcloud);
@@ -306,7 +306,7 @@ impl World {
                 }
             }
             "scp" => {}
-            other => panic!("the double does not know {other}"),
+            other => panic!("the fake does not know {other}"),
         }
         Ok(Value::Null)
     }

@@ -1,4 +1,4 @@
-//! The journeys, whole, against the stand-in in memory.
+//! The journeys, whole, against the fake in memory.
 
 use std::process::Command;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::create::{self, CreateResult, Options};
-use super::fake_gcloud::{Double, ZONE};
+use super::fake_gcloud::{FakeGcloud, ZONE};
 use super::gcloud_error::Fault;
 use super::ssh::FirstTime;
 use super::vm_spec::{Notice, VmRequest};
@@ -37,9 +37,9 @@ fn options(edit: impl FnOnce(&mut VmRequest)) -> Options {
     }
 }
 
-fn make(double: &Double, options: &Options) -> Result<CreateResult> {
-    let prepared = create::prepare(double, options)?;
-    create::run(double, &prepared, options)
+fn make(fake: &FakeGcloud, options: &Options) -> Result<CreateResult> {
+    let prepared = create::prepare(fake, options)?;
+    create::run(fake, &prepared, options)
 }
 
 /// With what it says, and its hint.
@@ -63,12 +63,12 @@ ready
 "#;
 const NEW: &str = "== startup\nnew: the disk holds no filesystem yet\n";
 
-fn made() -> Double {
-    let double = Double::new();
-    double.says(&[UP]);
-    make(&double, &options(|_| ())).unwrap();
-    double.changed();
-    double
+fn made() -> FakeGcloud {
+    let fake = FakeGcloud::new();
+    fake.says(&[UP]);
+    make(&fake, &options(|_| ())).unwrap();
+    fake.changed();
+    fake
 }
 
 const ALL: [&str; 5] = [
@@ -79,25 +79,25 @@ const ALL: [&str; 5] = [
     "instance-groups managed create-instance vm",
 ];
 
-fn changed(double: &Double) -> Vec<String> {
+fn changed(fake: &FakeGcloud) -> Vec<String> {
     let plain = |line: String| match line.rsplit_once(" vm-") {
         Some((head, tail)) if tail.len() == 8 => format!("{head} TEMPLATE"),
         _ => line,
     };
-    double.changed().into_iter().map(plain).collect()
+    fake.changed().into_iter().map(plain).collect()
 }
 
 #[test]
 fn from_nothing_everything_is_made_once_and_the_second_time_nothing() {
-    let double = Double::new();
-    double.says(&[
+    let fake = FakeGcloud::new();
+    fake.says(&[
         "! Connection refused",
         "== startup\nworking\n",
         NEW,
         "set up",
         UP,
     ]);
-    let done = make(&double, &options(|_| ())).unwrap();
+    let done = make(&fake, &options(|_| ())).unwrap();
     assert_eq!(
         done,
         CreateResult {
@@ -105,61 +105,61 @@ fn from_nothing_everything_is_made_once_and_the_second_time_nothing() {
             hint: None
         }
     );
-    let changes = changed(&double);
+    let changes = changed(&fake);
     assert_eq!(changes[..5], ALL);
     assert_eq!(changes[5..].len(), 2, "{changes:?}");
     assert!(changes[5].starts_with("scp "), "{changes:?}");
     assert_eq!(changes[6], "ssh vm");
-    let world = double.world.lock().unwrap().clone();
+    let world = fake.world.lock().unwrap().clone();
     // Without a word about it, the zone is known.
     let again = options(|request| request.zone = None);
     assert!(
-        create::prepare(&double, &again)
+        create::prepare(&fake, &again)
             .unwrap()
             .plan
             .calls
             .is_empty()
     );
-    make(&double, &again).unwrap();
-    assert!(changed(&double).is_empty());
-    assert_eq!(*double.world.lock().unwrap(), world);
+    make(&fake, &again).unwrap();
+    assert!(changed(&fake).is_empty());
+    assert_eq!(*fake.world.lock().unwrap(), world);
 }
 
 #[test]
 fn a_create_that_was_cut_anywhere_is_continued() {
     for cut in 0..ALL.len() {
-        let double = Double::new();
-        double.says(&[UP]);
-        *double.fail_at.lock().unwrap() = Some((cut, "Service Unavailable"));
-        assert!(refused(make(&double, &options(|_| ()))).contains("run it again"));
-        make(&double, &options(|_| ())).unwrap();
-        assert_eq!(changed(&double), ALL, "cut at {cut}");
-        assert!(double.world.lock().unwrap().member.is_some());
+        let fake = FakeGcloud::new();
+        fake.says(&[UP]);
+        *fake.fail_at.lock().unwrap() = Some((cut, "Service Unavailable"));
+        assert!(refused(make(&fake, &options(|_| ()))).contains("run it again"));
+        make(&fake, &options(|_| ())).unwrap();
+        assert_eq!(changed(&fake), ALL, "cut at {cut}");
+        assert!(fake.world.lock().unwrap().member.is_some());
     }
 }
 
 #[test]
 fn fewer_words_change_nothing_and_other_words_make_a_new_template_only() {
-    let double = Double::new();
-    double.says(&[UP]);
+    let fake = FakeGcloud::new();
+    fake.says(&[UP]);
     make(
-        &double,
+        &fake,
         &options(|request| request.machine_type = Some("n2-standard-4".into())),
     )
     .unwrap();
-    changed(&double);
-    make(&double, &options(|_| ())).unwrap();
-    assert!(changed(&double).is_empty());
+    changed(&fake);
+    make(&fake, &options(|_| ())).unwrap();
+    assert!(changed(&fake).is_empty());
     let other = options(|request| request.machine_type = Some("e2-standard-4".into()));
-    let prepared = create::prepare(&double, &other).unwrap();
+    let prepared = create::prepare(&fake, &other).unwrap();
     assert!(
         prepared.plan.notes[0].contains("spotkeep gcp preempt"),
         "{:?}",
         prepared.plan.notes
     );
-    make(&double, &other).unwrap();
+    make(&fake, &other).unwrap();
     assert_eq!(
-        changed(&double),
+        changed(&fake),
         [
             "instance-templates create TEMPLATE",
             "instance-groups managed set-instance-template vm"
@@ -170,19 +170,19 @@ fn fewer_words_change_nothing_and_other_words_make_a_new_template_only() {
 #[test]
 fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
     let disk = |edit: &dyn Fn(&mut serde_json::Value)| {
-        let double = Double::new();
-        double.says(&[UP]);
+        let fake = FakeGcloud::new();
+        fake.says(&[UP]);
         let mut disk = json!({"name": "claude-persist", "zone": ZONE, "type": "x/pd-ssd", "sizeGb": "50",
                               "users": [], "resourcePolicies": ["x/mine"]});
         edit(&mut disk);
-        double.edit(|world| {
+        fake.edit(|world| {
             world.disks.insert("claude-persist".into(), disk);
         });
-        double
+        fake
     };
-    let double = disk(&|_| ());
-    make(&double, &options(|request| request.size_gb = Some(80))).unwrap();
-    let changes = changed(&double);
+    let fake = disk(&|_| ());
+    make(&fake, &options(|request| request.size_gb = Some(80))).unwrap();
+    let changes = changed(&fake);
     assert!(
         changes.contains(&"disks resize claude-persist".into()),
         "{changes:?}"
@@ -193,9 +193,9 @@ fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
             .iter()
             .any(|line| line.contains("disks create") || line.contains("add-resource"))
     );
-    let double = disk(&|disk| disk["resourcePolicies"] = json!([]));
-    make(&double, &options(|_| ())).unwrap();
-    assert!(changed(&double).contains(&"disks add-resource-policies claude-persist".into()));
+    let fake = disk(&|disk| disk["resourcePolicies"] = json!([]));
+    make(&fake, &options(|_| ())).unwrap();
+    assert!(changed(&fake).contains(&"disks add-resource-policies claude-persist".into()));
     for (edit, request, says) in [
         (
             json!({"zone": "europe-north1-a"}),
@@ -223,15 +223,15 @@ fn the_disk_that_exists_is_taken_as_it_is_enlarged_at_most() {
             "takes Hyperdisk only",
         ),
     ] {
-        let double = disk(&|disk| {
+        let fake = disk(&|disk| {
             for (key, value) in edit.as_object().unwrap() {
                 disk[key] = value.clone();
             }
         });
         // The default disk of a machine is legal; the one that exists may not be.
-        let said = refused(create::prepare(&double, &request));
+        let said = refused(create::prepare(&fake, &request));
         assert!(said.contains(says), "{said}");
-        assert!(changed(&double).is_empty());
+        assert!(changed(&fake).is_empty());
     }
 }
 
@@ -269,204 +269,204 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
         if says.contains("--binary") && cfg!(target_arch = "aarch64") {
             continue;
         }
-        let double = Double::new();
-        let said = refused(make(&double, &options(edit)));
+        let fake = FakeGcloud::new();
+        let said = refused(make(&fake, &options(edit)));
         assert!(said.contains(says) && said.ends_with("/ 2"), "{said}");
-        assert!(changed(&double).is_empty());
+        assert!(changed(&fake).is_empty());
     }
 }
 
 #[test]
 fn the_long_notice_is_refused_to_an_old_gcloud_only_where_it_is_insisted_on() {
-    let double = Double::new();
-    double.says(&[UP]);
-    double.edit(|world| world.gcloud = 528);
+    let fake = FakeGcloud::new();
+    fake.says(&[UP]);
+    fake.edit(|world| world.gcloud = 528);
     let said = refused(make(
-        &double,
+        &fake,
         &options(|request| request.notice = Some(Notice::Long)),
     ));
     assert!(
         said.contains("586") && said.contains("gcloud components update"),
         "{said}"
     );
-    let prepared = create::prepare(&double, &options(|_| ())).unwrap();
+    let prepared = create::prepare(&fake, &options(|_| ())).unwrap();
     assert!(
         prepared.plan.notes[0].contains("upgrade gcloud"),
         "{:?}",
         prepared.plan.notes
     );
-    make(&double, &options(|_| ())).unwrap();
+    make(&fake, &options(|_| ())).unwrap();
     // And with a newer one the next VM has it.
-    double.edit(|world| world.gcloud = 586);
-    changed(&double);
-    make(&double, &options(|_| ())).unwrap();
-    assert_eq!(changed(&double).len(), 2);
-    double.edit(|world| world.gcloud = 400);
-    assert!(refused(make(&double, &options(|_| ()))).contains("too old"));
+    fake.edit(|world| world.gcloud = 586);
+    changed(&fake);
+    make(&fake, &options(|_| ())).unwrap();
+    assert_eq!(changed(&fake).len(), 2);
+    fake.edit(|world| world.gcloud = 400);
+    assert!(refused(make(&fake, &options(|_| ()))).contains("too old"));
 }
 
 #[test]
 fn a_group_that_is_not_ours_is_left_alone() {
-    let double = Double::new();
-    double.edit(|world| {
+    let fake = FakeGcloud::new();
+    fake.edit(|world| {
         world.group = Some(json!({"name": "vm", "zone": ZONE, "instanceTemplate": "x/theirs"}));
     });
-    assert!(refused(make(&double, &options(|_| ()))).contains("spotkeep did not make it"));
+    assert!(refused(make(&fake, &options(|_| ()))).contains("spotkeep did not make it"));
     let request = options(|_| ()).request;
-    assert!(refused(delete::prepare(&double, &request, None, None)).contains("did not make it"));
-    assert!(changed(&double).is_empty());
+    assert!(refused(delete::prepare(&fake, &request, None, None)).contains("did not make it"));
+    assert!(changed(&fake).is_empty());
 }
 
 #[test]
 fn a_dry_zone_is_told_and_the_group_goes_on_trying() {
-    let double = Double::new();
-    double.edit(|world| world.dry = true);
-    let said = refused(make(&double, &options(|_| ())));
+    let fake = FakeGcloud::new();
+    fake.edit(|world| world.dry = true);
+    let said = refused(make(&fake, &options(|_| ())));
     assert!(
         said.contains("has had no such machine to give for 10m"),
         "{said}"
     );
     assert!(said.ends_with("/ 3"), "{said}");
-    let report = status::gather(&double, "vm", None, true).unwrap();
+    let report = status::gather(&fake, "vm", None, true).unwrap();
     assert_eq!(report.state, "no-capacity");
     // It can be stopped all the same, and the disk is free and there.
-    let found = start_stop::look(&double, "vm", None).unwrap();
-    changed(&double);
-    start_stop::stop(&double, &found, "vm", PATIENCE).unwrap();
+    let found = start_stop::look(&fake, "vm", None).unwrap();
+    changed(&fake);
+    start_stop::stop(&fake, &found, "vm", PATIENCE).unwrap();
     assert_eq!(
-        changed(&double),
+        changed(&fake),
         ["instance-groups managed delete-instances vm"]
     );
-    double.edit(|world| world.dry = false);
-    double.says(&[UP]);
-    let found = start_stop::look(&double, "vm", None).unwrap();
-    start_stop::start(&double, &found, "vm", PATIENCE).unwrap();
+    fake.edit(|world| world.dry = false);
+    fake.says(&[UP]);
+    let found = start_stop::look(&fake, "vm", None).unwrap();
+    start_stop::start(&fake, &found, "vm", PATIENCE).unwrap();
     assert_eq!(
-        changed(&double),
+        changed(&fake),
         ["instance-groups managed create-instance vm"]
     );
 }
 
 #[test]
 fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
-    let double = made();
-    let before = double.world.lock().unwrap().clone();
-    let look = || start_stop::look(&double, "vm", None).unwrap();
-    start_stop::stop(&double, &look(), "vm", PATIENCE).unwrap();
-    let again = start_stop::stop(&double, &look(), "vm", PATIENCE).unwrap();
+    let fake = made();
+    let before = fake.world.lock().unwrap().clone();
+    let look = || start_stop::look(&fake, "vm", None).unwrap();
+    start_stop::stop(&fake, &look(), "vm", PATIENCE).unwrap();
+    let again = start_stop::stop(&fake, &look(), "vm", PATIENCE).unwrap();
     assert!(again.contains("already"), "{again}");
     assert_eq!(
-        changed(&double),
+        changed(&fake),
         ["instance-groups managed stop-instances vm"]
     );
     assert_eq!(
-        status::gather(&double, "vm", None, true).unwrap().state,
+        status::gather(&fake, "vm", None, true).unwrap().state,
         "stopped"
     );
-    let done = start_stop::start(&double, &look(), "vm", PATIENCE).unwrap();
+    let done = start_stop::start(&fake, &look(), "vm", PATIENCE).unwrap();
     assert_eq!(done.said, "1 agent running");
     assert_eq!(
-        changed(&double),
+        changed(&fake),
         ["instance-groups managed start-instances vm"]
     );
-    let after = double.world.lock().unwrap().clone();
+    let after = fake.world.lock().unwrap().clone();
     assert_eq!((after.disks, after.member), (before.disks, before.member));
-    let said = refused(start_stop::look(&double, "other", None));
+    let said = refused(start_stop::look(&fake, "other", None));
     assert!(said.contains("spotkeep gcp create --name=other"), "{said}");
 }
 
 #[test]
 fn a_vm_whose_name_a_disk_has_is_started_under_its_own_name_again() {
-    let double = by_hand();
+    let fake = by_hand();
     let options = options(|request| request.name = "old".into());
-    let prepared = adopt::prepare(&double, &options).unwrap();
-    create::run(&double, &prepared, &options).unwrap();
+    let prepared = adopt::prepare(&fake, &options).unwrap();
+    create::run(&fake, &prepared, &options).unwrap();
     // While the zone was dry it was taken out of the group; the old boot disk still has the group's name.
-    double.edit(|world| {
+    fake.edit(|world| {
         world.member.as_mut().unwrap()["instanceStatus"] = json!(null);
     });
-    let found = start_stop::look(&double, "old", None).unwrap();
-    start_stop::stop(&double, &found, "old", PATIENCE).unwrap();
-    changed(&double);
-    let found = start_stop::look(&double, "old", None).unwrap();
-    start_stop::start(&double, &found, "old", PATIENCE).unwrap();
+    let found = start_stop::look(&fake, "old", None).unwrap();
+    start_stop::stop(&fake, &found, "old", PATIENCE).unwrap();
+    changed(&fake);
+    let found = start_stop::look(&fake, "old", None).unwrap();
+    start_stop::start(&fake, &found, "old", PATIENCE).unwrap();
     assert_eq!(
-        changed(&double),
+        changed(&fake),
         ["instance-groups managed create-instance old"]
     );
-    let world = double.world.lock().unwrap();
+    let world = fake.world.lock().unwrap();
     assert_eq!(world.disks["data"]["users"], json!(["old-vm"]));
 }
 
 #[test]
 fn a_vm_that_does_not_run_is_not_waited_for() {
-    let double = made();
-    let refused = |double: &Double| {
-        let found = start_stop::look(double, "vm", None).unwrap();
+    let fake = made();
+    let refused = |fake: &FakeGcloud| {
+        let found = start_stop::look(fake, "vm", None).unwrap();
         refused(start_stop::running_guest(&found, "vm"))
     };
     let member = |edit: &dyn Fn(&mut serde_json::Value)| {
-        double.edit(|world| edit(world.member.as_mut().unwrap()));
+        fake.edit(|world| edit(world.member.as_mut().unwrap()));
     };
     member(&|member| member["instanceStatus"] = json!("STAGING"));
-    let said = refused(&double);
+    let said = refused(&fake);
     assert!(
         said.contains("vm is STAGING") && said.ends_with("/ 3"),
         "{said}"
     );
     // And a stop that is under way is waited for, and not taken for one that is over.
     member(&|member| member["instanceStatus"] = json!("RUNNING"));
-    let found = start_stop::look(&double, "vm", None).unwrap();
-    start_stop::stop(&double, &found, "vm", PATIENCE).unwrap();
-    let said = refused(&double);
+    let found = start_stop::look(&fake, "vm", None).unwrap();
+    start_stop::stop(&fake, &found, "vm", PATIENCE).unwrap();
+    let said = refused(&fake);
     assert!(
         said.contains("vm is stopped / spotkeep gcp start --name=vm"),
         "{said}"
     );
     member(&|member| member["instanceStatus"] = json!("STOPPING"));
-    let found = start_stop::look(&double, "vm", None).unwrap();
-    let said = crate::tests::refused(start_stop::stop(&double, &found, "vm", PATIENCE));
+    let found = start_stop::look(&fake, "vm", None).unwrap();
+    let said = crate::tests::refused(start_stop::stop(&fake, &found, "vm", PATIENCE));
     assert!(said.contains("has not ended after"), "{said}");
 }
 
 #[test]
 fn a_vm_of_the_same_name_that_has_the_disk_is_not_taken_for_the_groups_own() {
-    let double = by_hand();
+    let fake = by_hand();
     // Its boot disk has another name, so nothing else is in the way.
-    double.edit(|world| {
+    fake.edit(|world| {
         world.disks.remove("old");
     });
     let create = options(|request| {
         request.name = "old".into();
         request.disk = Some("data".into());
     });
-    let said = refused(create::prepare(&double, &create));
+    let said = refused(create::prepare(&fake, &create));
     assert!(said.contains("spotkeep gcp adopt old"), "{said}");
-    assert!(changed(&double).is_empty());
+    assert!(changed(&fake).is_empty());
 }
 
 #[test]
 fn what_failed_at_the_boot_and_was_repaired_since_is_no_failure() {
-    let double = Double::new();
-    double.says(&["== startup\nfailed: spotkeep setup ended with 1\n"]);
-    let said = refused(make(&double, &options(|_| ())));
+    let fake = FakeGcloud::new();
+    fake.says(&["== startup\nfailed: spotkeep setup ended with 1\n"]);
+    let said = refused(make(&fake, &options(|_| ())));
     assert!(
         said.contains("setup ended with 1") && said.contains("journalctl"),
         "{said}"
     );
-    double.says(&[&UP.replace("ready", "failed: spotkeep setup ended with 1")]);
-    let done = make(&double, &options(|_| ())).unwrap();
+    fake.says(&[&UP.replace("ready", "failed: spotkeep setup ended with 1")]);
+    let done = make(&fake, &options(|_| ())).unwrap();
     assert_eq!(done.said, "1 agent running");
 }
 
 #[test]
 fn a_delete_touches_no_disk_that_is_not_known_to_be_the_vms() {
-    let double = made();
+    let fake = made();
     let disk = |name: &str, made_for: &str| {
         json!({"name": name, "zone": ZONE, "type": "x/pd-ssd", "sizeGb": "50", "users": [],
                "resourcePolicies": [], "labels": {"spotkeep": made_for}})
     };
-    double.edit(|world| {
+    fake.edit(|world| {
         world.disks.insert("other".into(), disk("other", ""));
     });
     let request = |disk: Option<&str>| VmRequest {
@@ -476,7 +476,7 @@ fn a_delete_touches_no_disk_that_is_not_known_to_be_the_vms() {
         ..VmRequest::default()
     };
     let said = refused(delete::prepare(
-        &double,
+        &fake,
         &request(Some("other")),
         Some("other"),
         None,
@@ -486,25 +486,25 @@ fn a_delete_touches_no_disk_that_is_not_known_to_be_the_vms() {
         "{said}"
     );
     // Where nothing is left that knows, the label does, or the person says it twice.
-    double.edit(|world| {
+    fake.edit(|world| {
         world.group = None;
         world.templates.clear();
     });
-    let said = refused(delete::prepare(&double, &request(None), Some("other"), None));
+    let said = refused(delete::prepare(&fake, &request(None), Some("other"), None));
     assert!(said.contains("nothing says that other"), "{said}");
-    let plan = delete::prepare(&double, &request(Some("other")), Some("other"), None).unwrap();
+    let plan = delete::prepare(&fake, &request(Some("other")), Some("other"), None).unwrap();
     assert!(
         plan.calls
             .iter()
             .any(|call| call.command().contains("disks delete other"))
     );
-    let plan = delete::prepare(&double, &request(None), Some("claude-persist"), None).unwrap();
+    let plan = delete::prepare(&fake, &request(None), Some("claude-persist"), None).unwrap();
     assert!(
         plan.calls
             .iter()
             .any(|call| call.command().contains("disks delete claude-persist"))
     );
-    assert!(changed(&double).is_empty());
+    assert!(changed(&fake).is_empty());
 }
 
 #[test]
@@ -513,57 +513,57 @@ fn delete_keeps_the_data_disk_unless_its_name_is_typed() {
         name: "vm".into(),
         ..VmRequest::default()
     };
-    let double = made();
+    let fake = made();
     let said = refused(delete::prepare(
-        &double,
+        &fake,
         &request(),
         Some("claude-persit"),
         None,
     ));
     assert!(said.contains("nothing is deleted"), "{said}");
-    let plan = delete::prepare(&double, &request(), None, None).unwrap();
+    let plan = delete::prepare(&fake, &request(), None, None).unwrap();
     assert!(
         plan.notes[0].contains("--and-data=claude-persist"),
         "{:?}",
         plan.notes
     );
-    delete::run(&double, &plan).unwrap();
-    let world = double.world.lock().unwrap().clone();
+    delete::run(&fake, &plan).unwrap();
+    let world = fake.world.lock().unwrap().clone();
     assert_eq!(world.disks.keys().collect::<Vec<_>>(), ["claude-persist"]);
     assert!(world.group.is_none() && world.templates.is_empty() && world.schedules.is_empty());
     // And the same disk can have a new VM.
-    double.says(&[UP]);
-    make(&double, &options(|_| ())).unwrap();
-    let plan = delete::prepare(&double, &request(), Some("claude-persist"), None).unwrap();
-    delete::run(&double, &plan).unwrap();
-    assert!(double.world.lock().unwrap().disks.is_empty());
+    fake.says(&[UP]);
+    make(&fake, &options(|_| ())).unwrap();
+    let plan = delete::prepare(&fake, &request(), Some("claude-persist"), None).unwrap();
+    delete::run(&fake, &plan).unwrap();
+    assert!(fake.world.lock().unwrap().disks.is_empty());
 }
 
 #[test]
 fn a_delete_that_was_cut_anywhere_is_continued() {
     for cut in 0..5 {
-        let double = made();
+        let fake = made();
         let request = VmRequest {
             name: "vm".into(),
             zone: Some(ZONE.into()),
             ..VmRequest::default()
         };
         let run = || {
-            let plan = delete::prepare(&double, &request, Some("claude-persist"), None)?;
-            delete::run(&double, &plan)
+            let plan = delete::prepare(&fake, &request, Some("claude-persist"), None)?;
+            delete::run(&fake, &plan)
         };
-        *double.fail_at.lock().unwrap() = Some((cut, "backendError"));
+        *fake.fail_at.lock().unwrap() = Some((cut, "backendError"));
         refused(run());
         run().unwrap();
-        let world = double.world.lock().unwrap();
+        let world = fake.world.lock().unwrap();
         assert!(world.disks.is_empty() && world.group.is_none() && world.schedules.is_empty());
     }
 }
 
-fn by_hand() -> Double {
-    let double = Double::new();
-    double.says(&[UP]);
-    double.edit(|world| {
+fn by_hand() -> FakeGcloud {
+    let fake = FakeGcloud::new();
+    fake.says(&[UP]);
+    fake.edit(|world| {
         for (name, kind) in [("old", "pd-balanced"), ("data", "pd-ssd")] {
             world.disks.insert(
                 name.into(),
@@ -579,17 +579,17 @@ fn by_hand() -> Double {
             disk["users"] = json!(["old"]);
         }
     });
-    double
+    fake
 }
 
 #[test]
 fn a_vm_made_by_hand_is_taken_over_with_its_disk_and_its_boot_disk_is_kept() {
-    let double = by_hand();
+    let fake = by_hand();
     let options = options(|request| request.name = "old".into());
-    let prepared = adopt::prepare(&double, &options).unwrap();
+    let prepared = adopt::prepare(&fake, &options).unwrap();
     assert_eq!(prepared.shape.machine_type, "n2-standard-4");
-    create::run(&double, &prepared, &options).unwrap();
-    let changes = changed(&double);
+    create::run(&fake, &prepared, &options).unwrap();
+    let changes = changed(&fake);
     let stop = changes
         .iter()
         .position(|line| line == "instances stop old")
@@ -608,84 +608,84 @@ fn a_vm_made_by_hand_is_taken_over_with_its_disk_and_its_boot_disk_is_kept() {
             "instance-groups managed create-instance old"
         ]
     );
-    let world = double.world.lock().unwrap();
+    let world = fake.world.lock().unwrap();
     assert_eq!(world.disks.keys().collect::<Vec<_>>(), ["data", "old"]);
     assert_eq!(world.disks["data"]["users"], json!(["old-vm"]));
 }
 
 #[test]
 fn the_zone_of_a_vm_that_is_taken_over_is_found() {
-    let double = by_hand();
+    let fake = by_hand();
     let anywhere = options(|request| {
         request.name = "old".into();
         request.zone = None;
     });
-    let prepared = adopt::prepare(&double, &anywhere).unwrap();
+    let prepared = adopt::prepare(&fake, &anywhere).unwrap();
     assert_eq!(prepared.plan.zone, ZONE);
-    double.edit(|world| {
+    fake.edit(|world| {
         let mut twin = world.instances["old"].clone();
         twin["zone"] = json!("x/europe-north1-a");
         world.instances.insert("twin".into(), twin);
     });
-    let said = refused(adopt::prepare(&double, &anywhere));
+    let said = refused(adopt::prepare(&fake, &anywhere));
     assert!(
         said.contains("several VMs") && said.contains("--zone="),
         "{said}"
     );
-    double.edit(|world| world.instances.clear());
-    let said = refused(adopt::prepare(&double, &anywhere));
+    fake.edit(|world| world.instances.clear());
+    let said = refused(adopt::prepare(&fake, &anywhere));
     assert!(said.contains("there is no VM old"), "{said}");
 }
 
 #[test]
 fn a_vm_that_must_not_be_deleted_is_not_stopped_either() {
-    let double = by_hand();
-    double.edit(|world| {
+    let fake = by_hand();
+    fake.edit(|world| {
         world.instances.get_mut("old").unwrap()["deletionProtection"] = json!(true);
     });
     let options = options(|request| request.name = "old".into());
-    let said = refused(adopt::prepare(&double, &options));
+    let said = refused(adopt::prepare(&fake, &options));
     assert!(said.contains("--no-deletion-protection"), "{said}");
-    assert!(changed(&double).is_empty());
+    assert!(changed(&fake).is_empty());
 }
 
 #[test]
 fn a_takeover_that_was_cut_after_the_delete_goes_on_as_a_create() {
-    let double = by_hand();
+    let fake = by_hand();
     let options = options(|request| request.name = "old".into());
-    let prepared = adopt::prepare(&double, &options).unwrap();
-    *double.fail_at.lock().unwrap() = Some((prepared.plan.calls.len() - 1, "backendError"));
-    refused(create::run(&double, &prepared, &options));
-    let said = refused(adopt::prepare(&double, &options));
+    let prepared = adopt::prepare(&fake, &options).unwrap();
+    *fake.fail_at.lock().unwrap() = Some((prepared.plan.calls.len() - 1, "backendError"));
+    refused(create::run(&fake, &prepared, &options));
+    let said = refused(adopt::prepare(&fake, &options));
     assert!(said.contains("spotkeep gcp create --name=old"), "{said}");
     assert!(said.contains("--disk=data"), "{said}");
-    make(&double, &options).unwrap();
+    make(&fake, &options).unwrap();
     assert_eq!(
-        double.world.lock().unwrap().disks["data"]["users"],
+        fake.world.lock().unwrap().disks["data"]["users"],
         json!(["old-vm"])
     );
 }
 
 #[test]
 fn a_preemption_is_counted_from_the_vms_own_journal() {
-    let double = made();
+    let fake = made();
     let back = UP.replace("\"l1\"", "\"l2\"").replace(
         "\"keeper\"",
         "\"last_save\":{\"id\":\"n\",\"clean\":true,\"notice_to_safe_ms\":800},\"keeper\"",
     ) + r#"== events
 {"version":1,"seq":9,"at":"2026-11-22T10:00:21Z","data_dir_id":"r","epoch":2,"boot_id":"l2","event":"resumed","agent":"a","session_id":"s","continued":true}
 "#;
-    double.says(&[UP, UP, "! Connection timed out", &back]);
-    let found = start_stop::look(&double, "vm", None).unwrap();
+    fake.says(&[UP, UP, "! Connection timed out", &back]);
+    let found = start_stop::look(&fake, "vm", None).unwrap();
     let report = preempt::run(
-        &double,
+        &fake,
         "vm",
         &start_stop::running_guest(&found, "vm").unwrap(),
         PATIENCE,
     )
     .unwrap();
     assert_eq!(
-        changed(&double),
+        changed(&fake),
         ["instances simulate-maintenance-event vm"]
     );
     assert_eq!(
@@ -702,24 +702,24 @@ fn a_preemption_is_counted_from_the_vms_own_journal() {
 
 #[test]
 fn a_preemption_into_a_dry_zone_says_so_and_a_lost_login_is_not_waited_out() {
-    let double = made();
-    double.says(&[UP, "! Connection timed out"]);
+    let fake = made();
+    fake.says(&[UP, "! Connection timed out"]);
     let preempt = || {
-        let found = start_stop::look(&double, "vm", None).unwrap();
+        let found = start_stop::look(&fake, "vm", None).unwrap();
         let guest = start_stop::running_guest(&found, "vm").unwrap();
-        refused(preempt::run(&double, "vm", &guest, PATIENCE))
+        refused(preempt::run(&fake, "vm", &guest, PATIENCE))
     };
     let said = preempt();
     assert!(
         said.contains("it does not answer (Connection timed out)"),
         "{said}"
     );
-    double.says(&[UP, "! Reauthentication required"]);
+    fake.says(&[UP, "! Reauthentication required"]);
     let said = preempt();
     assert!(said.contains("gcloud auth login"), "{said}");
     // The group has no machine for it.
-    double.says(&[UP, "! Connection refused"]);
-    double.edit(|world| {
+    fake.says(&[UP, "! Connection refused"]);
+    fake.edit(|world| {
         world.gone_when_preempted = true;
     });
     let said = preempt();
@@ -806,9 +806,9 @@ fn assert_is_shell(script: &str) {
 fn a_dry_run_is_a_script_that_a_shell_can_read() {
     let mut create = options(|_| ());
     create.first.binary = "/usr/local/bin/spotkeep".into();
-    let double = Double::new();
+    let fake = FakeGcloud::new();
     // Its file is not looked at where the VM's processor is not asked for.
-    let mut prepared = create::prepare(&double, &options(|_| ())).unwrap();
+    let mut prepared = create::prepare(&fake, &options(|_| ())).unwrap();
     let script = create::script(&prepared, &create, "create");
     assert_is_shell(&script);
     insta::assert_snapshot!("create", script);
@@ -818,5 +818,5 @@ fn a_dry_run_is_a_script_that_a_shell_can_read() {
     let script = create::script(&prepared, &create, "adopt");
     assert_is_shell(&script);
     insta::assert_snapshot!("adopt", script);
-    assert!(double.changed().is_empty());
+    assert!(fake.changed().is_empty());
 }

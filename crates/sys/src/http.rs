@@ -1,4 +1,4 @@
-//! A blocking GET, for servers on this machine: the metadata server and the doubles of it. The
+//! A blocking GET, for servers on this machine: the metadata server and the fakes of it. The
 //! only module that names `ureq`.
 //!
 //! Nothing here ever goes through a proxy, whatever `http_proxy` says: a metadata server asked by
@@ -179,16 +179,16 @@ impl From<ureq::Error> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use testing::http::{Act, Scripted, unused_address};
+    use testing::http::{Act, FakeServer, unused_address};
     use testing::wait::FOREVER;
 
-    fn get(server: &Scripted) -> Result<Reply, Failure> {
+    fn get(server: &FakeServer) -> Result<Reply, Failure> {
         Client::new().get(&format!("http://{}/x", server.address()), &[], FOREVER)
     }
 
     #[test]
     fn an_answer_keeps_its_status_its_headers_and_its_body() {
-        let server = Scripted::start(|asked| {
+        let server = FakeServer::start(|asked| {
             assert!(asked.head.contains("metadata-flavor: Google"));
             Act::answer(503, "a1b2", " TRUE\n")
         });
@@ -205,33 +205,33 @@ mod tests {
     #[test]
     fn a_redirect_is_an_answer_and_is_not_followed() {
         let server =
-            Scripted::start(|_| Act::raw("HTTP/1.1 302 Found\r\nLocation: /y\r\n\r\n".into()));
+            FakeServer::start(|_| Act::raw("HTTP/1.1 302 Found\r\nLocation: /y\r\n\r\n".into()));
         assert_eq!(get(&server).unwrap().status, 302);
         assert_eq!(server.asked(), ["/x"]);
     }
 
     #[test]
     fn each_way_of_not_answering_has_a_name() {
-        let reset = get(&Scripted::start(|_| Act::Reset));
+        let reset = get(&FakeServer::start(|_| Act::Reset));
         assert!(matches!(reset, Err(Failure::Reset(_))), "{reset:?}");
 
-        let cut = get(&Scripted::start(|_| {
+        let cut = get(&FakeServer::start(|_| {
             Act::raw("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nTR".into())
         }));
         assert!(matches!(cut, Err(Failure::Reset(_))), "{cut:?}");
 
-        let garbage = get(&Scripted::start(|_| Act::raw("SSH-2.0-x\r\n\r\n".into())));
+        let garbage = get(&FakeServer::start(|_| Act::raw("SSH-2.0-x\r\n\r\n".into())));
         assert!(matches!(garbage, Err(Failure::Protocol(_))), "{garbage:?}");
 
         let huge = "x".repeat(usize::try_from(MAX_BODY).unwrap() + 1);
-        let huge = get(&Scripted::start(move |_| Act::answer(200, "1", &huge)));
+        let huge = get(&FakeServer::start(move |_| Act::answer(200, "1", &huge)));
         assert_eq!(huge, Err(Failure::TooLarge));
 
         let url = format!("http://{}/", unused_address());
         let refused = Client::new().get(&url, &[], FOREVER);
         assert!(matches!(refused, Err(Failure::Connect(_))), "{refused:?}");
 
-        let url = format!("http://{}/", Scripted::start(|_| Act::Reset).address());
+        let url = format!("http://{}/", FakeServer::start(|_| Act::Reset).address());
         let nonsense = Client::new().get(&url, &[("a b", "c")], FOREVER);
         assert!(
             matches!(nonsense, Err(Failure::Protocol(_))),
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_server_that_is_silent_costs_the_limit_and_no_more() {
-        let server = Scripted::start(|_| Act::Silence);
+        let server = FakeServer::start(|_| Act::Silence);
         let url = format!("http://{}/", server.address());
         let answer = Client::new().get(&url, &[], Duration::from_millis(50));
         assert_eq!(answer, Err(Failure::Timeout));
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_server_that_stops_in_the_body_costs_the_limit_and_no_more() {
-        let server = Scripted::start(|_| {
+        let server = FakeServer::start(|_| {
             Act::Stall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nTR".to_vec())
         });
         let url = format!("http://{}/", server.address());
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_shutdown_ends_a_request_that_waits() {
-        let server = Scripted::start(|_| Act::Silence);
+        let server = FakeServer::start(|_| Act::Silence);
         let client = Client::new();
         let (url, same) = (format!("http://{}/", server.address()), client.clone());
         let waiting = std::thread::spawn(move || same.get(&url, &[], FOREVER));

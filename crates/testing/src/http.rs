@@ -50,12 +50,12 @@ struct Log {
 
 /// The server; it ends with the test process.
 #[derive(Debug)]
-pub struct Scripted {
+pub struct FakeServer {
     address: SocketAddr,
     log: Arc<Log>,
 }
 
-impl Scripted {
+impl FakeServer {
     /// Serves each connection in a thread of its own, so that `act` may block.
     pub fn start(act: impl Fn(&Asked) -> Act + Send + Sync + 'static) -> Self {
         Self::start_at("127.0.0.1:0", act)

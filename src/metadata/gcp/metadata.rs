@@ -219,7 +219,7 @@ fn parse(address: &str) -> Option<(String, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use testing::http::{Act, Scripted, unused_address};
+    use testing::http::{Act, FakeServer, unused_address};
 
     #[test]
     fn the_well_known_address_is_only_taken_on_compute_engine() {
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_keys_of_a_machine_are_read() {
-        let server = Scripted::start(|asked| match asked.path.as_str() {
+        let server = FakeServer::start(|asked| match asked.path.as_str() {
             "/computeMetadata/v1/instance/scheduling/preemptible" => {
                 assert!(
                     asked
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn a_server_that_recovers_is_asked_again_and_one_that_refuses_is_not() {
-        let server = Scripted::start(|asked| match asked.number {
+        let server = FakeServer::start(|asked| match asked.number {
             0 => Act::answer(503, "1", ""),
             1 => Act::Reset,
             2 => Act::answer(200, "1", "TRUE"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use sys::http::{Failure, Reply};
-use testing::http::{Act, Asked, Scripted, unused_address};
+use testing::http::{Act, Asked, FakeServer, unused_address};
 use testing::wait::during;
 
 const AT_ONCE: Duration = Duration::from_millis(1);
@@ -246,8 +246,8 @@ fn whatever_comes_the_pace_is_bounded() {
 }
 
 /// Watches a scripted server.
-fn watched(act: impl Fn(&Asked) -> Act + Send + Sync + 'static) -> (Scripted, Watcher, Told) {
-    let server = Scripted::start(act);
+fn watched(act: impl Fn(&Asked) -> Act + Send + Sync + 'static) -> (FakeServer, Watcher, Told) {
+    let server = FakeServer::start(act);
     let (watcher, told) = watched_at(&server.address());
     (server, watcher, told)
 }
@@ -338,7 +338,7 @@ fn a_server_that_comes_late_is_found() {
         told.next(),
         WatchEvent::Health(Health::Failing(_))
     ));
-    let _server = Scripted::start_at(&address, |_| Act::answer(200, "a", "TRUE"));
+    let _server = FakeServer::start_at(&address, |_| Act::answer(200, "a", "TRUE"));
     assert_eq!(told.next(), WatchEvent::Preempted);
 }
 

@@ -29,7 +29,7 @@ pub(super) fn place(at: Timestamp, from: Timestamp, until: Timestamp) -> f64 {
     (to_f64(at.as_millis() - from.as_millis()) / all * 100.0).clamp(0.0, 100.0)
 }
 
-/// Milliseconds of any span that is drawn are far below what a double counts exactly.
+/// Milliseconds of any span that is drawn are far below what a fake counts exactly.
 #[expect(clippy::cast_precision_loss, reason = "see above")]
 fn to_f64(millis: i64) -> f64 {
     millis as f64

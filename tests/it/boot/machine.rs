@@ -64,10 +64,10 @@ impl<'r> Machine<'r> {
             leader: None,
         };
         fs::create_dir_all(machine.file("/var/log/journal")).unwrap();
-        // Everything that an agent may be: the stand-in, until a test puts the real one there.
+        // Everything that an agent may be: the fake, until a test puts the real one there.
         machine.script(
             "/usr/local/bin/claude",
-            "exec /usr/local/bin/spotkeep-under-test stand-in-agent \"$@\"",
+            "exec /usr/local/bin/spotkeep-under-test fake-claude \"$@\"",
         );
         machine.share(Path::new(SPOTKEEP), "/usr/local/bin/spotkeep-under-test")
     }
@@ -232,7 +232,7 @@ impl<'r> Machine<'r> {
     /// Nothing is started yet.
     pub fn set_up(&self, config: &str) {
         let said = self.setup("--no-start");
-        // The stand-in is no claude that could be kept on the disk, and that is said.
+        // The fake is no claude that could be kept on the disk, and that is said.
         assert!(
             matches!(said.code, 0 | 3) && !said.err.contains("error: "),
             "{said:?}"
@@ -251,7 +251,7 @@ impl<'r> Machine<'r> {
         ))
     }
 
-    /// Writes `spotkeep.toml`: settings that lead to the doubles, then `more`.
+    /// Writes `spotkeep.toml`: settings that lead to the fakes, then `more`.
     pub fn configure(&self, more: &str) {
         let text = format!(
             "[cloud]\nprovider = \"gcp\"\n\n[defaults]\n{}\nenv.ANTHROPIC_BASE_URL = \"{}\"\n{more}\n",

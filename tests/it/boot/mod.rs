@@ -1,5 +1,5 @@
 //! Real systemd in a container: real units, real ordering, real timeouts. In place of the cloud its
-//! metadata server's double answers at the true address, in a network that holds nothing else.
+//! metadata server's fake answers at the true address, in a network that holds nothing else.
 //!
 //! A test runs itself once more in namespaces of its own: network (nothing but loopback) and mounts.
 //! Without these namespaces nothing is started. All of it goes with the test (`scripts/contain`).
@@ -38,7 +38,7 @@ const HIERARCHIES: [&str; 4] = [
 /// How our cgroups' names begin.
 const GROUP: &str = "sk-boot-";
 
-/// Where machines are: their common root file system, and the doubles that they can reach.
+/// Where machines are: their common root file system, and the fakes that they can reach.
 pub struct Room {
     pub dir: PathBuf,
     pub model: Model,
@@ -183,13 +183,13 @@ impl Room {
     }
 }
 
-/// Hands what reaches the metadata server's own address to its double, which listens on loopback only.
-fn answer_at_the_true_address(double: &str) {
+/// Hands what reaches the metadata server's own address to its fake, which listens on loopback only.
+fn answer_at_the_true_address(fake: &str) {
     let listener = TcpListener::bind((METADATA, 80)).unwrap();
-    let double = double.to_owned();
+    let fake = fake.to_owned();
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {
-            let Ok(server) = TcpStream::connect(&double) else {
+            let Ok(server) = TcpStream::connect(&fake) else {
                 continue;
             };
             for (from, to) in [(&client, &server), (&server, &client)] {

@@ -86,7 +86,7 @@ impl Vm {
     fn put_spotkeep(&self, end: &str) {
         let log = self.dir.join("log");
         let text = format!(
-            "#!/bin/sh\n# A stand-in for spotkeep.\necho \"$@\" >'{}'\nfindmnt -n {} >>'{}'\n{end}\n",
+            "#!/bin/sh\n# A fake for spotkeep.\necho \"$@\" >'{}'\nfindmnt -n {} >>'{}'\n{end}\n",
             log.display(),
             self.device(),
             log.display()
@@ -100,7 +100,7 @@ impl Vm {
         });
     }
 
-    /// What the stand-in was asked, and whether the disk was still mounted then.
+    /// What the fake was asked, and whether the disk was still mounted then.
     fn log(&self) -> String {
         let path = self.dir.join("log");
         let text = fs::read_to_string(&path).unwrap_or_default();

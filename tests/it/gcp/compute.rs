@@ -1,4 +1,4 @@
-//! A double of the Compute Engine API on loopback, as far as `gcloud` needs it here: disks, templates, a managed
+//! A fake of the Compute Engine API on loopback, as far as `gcloud` needs it here: disks, templates, a managed
 //! group that makes its VM anew, operations that take their time, and faults to order.
 
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ struct Project {
     when_preempted: Option<Box<dyn FnOnce() + Send>>,
 }
 
-/// The double.
+/// The fake.
 pub struct Compute {
     server: Server,
     project: Arc<Mutex<Project>>,

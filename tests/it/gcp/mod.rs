@@ -1,6 +1,6 @@
-//! `spotkeep gcp` with the real gcloud, against a double of the Compute API on loopback. Nothing here can reach
+//! `spotkeep gcp` with the real gcloud, against a fake of the Compute API on loopback. Nothing here can reach
 //! Google: gcloud has an empty configuration, no credentials and an endpoint on loopback, and, as root, the whole
-//! test runs where there is no network but loopback. `ssh` and `scp` are stand-ins: no VM answers here.
+//! test runs where there is no network but loopback. `ssh` and `scp` are fakes: no VM answers here.
 
 mod boot;
 mod compute;
@@ -32,7 +32,7 @@ pub fn on_a_laptop<Play: Fn(&Laptop)>(play: Play) {
     let test = name_of::<Play>();
     let gcloud = run(Command::new("gcloud").arg("--version"));
     if !gcloud.is_ok_and(|output| output.status.success()) {
-        // Said aloud by .ci/run, which has tried to install it. The stand-in of `src/gcp/double.rs`, which checks
+        // Said aloud by .ci/run, which has tried to install it. The fake of `src/gcp/fake.rs`, which checks
         // every call against the recorded flags of the real one, plays in any case.
         if std::env::var("SPOTKEEP_WITHOUT_GCLOUD").is_ok_and(|so| so == "1") {
             eprintln!("skipped: {test}: gcloud could not be installed");
@@ -66,26 +66,26 @@ impl Laptop {
                 json!({"guestCpus": 4}),
             );
         }
-        laptop.stand_ins();
+        laptop.fakes();
         laptop.answers(&look("new: the disk holds no filesystem yet", "l1", ""));
         laptop
     }
 
     /// Stand-ins for ssh and scp: they write down what they were asked. To a look they say what the file `look` says;
     /// after a setup they say what the file `look.ready` says.
-    fn stand_ins(&self) {
+    fn fakes(&self) {
         let dir = self.dir.display();
         let ssh = format!(
-            "#!/bin/sh\n# A stand-in for ssh. gcloud splits the command at its spaces.\nall=$*\nlast=${{all#* -- }}\ncase $last in\n\
+            "#!/bin/sh\n# A fake for ssh. gcloud splits the command at its spaces.\nall=$*\nlast=${{all#* -- }}\ncase $last in\n\
              *'== startup'*) cat '{dir}/look'; exit \"$(cat '{dir}/rc' 2>/dev/null || echo 0)\" ;;\n\
              *' setup --disk '*) printf 'ssh %s\\n' \"$last\" >>'{dir}/ssh.log'; mv '{dir}/look.ready' '{dir}/look' ;;\n\
              *) printf 'ssh %s\\n' \"$last\" >>'{dir}/ssh.log' ;;\nesac\n"
         );
         let scp = format!(
-            "#!/bin/sh\n# A stand-in for scp.\nprev=\nlast=\nfor word; do prev=$last; last=$word; done\n\
+            "#!/bin/sh\n# A fake for scp.\nprev=\nlast=\nfor word; do prev=$last; last=$word; done\n\
              printf 'scp %s %s\\n' \"${{prev##*/}}\" \"${{last##*:}}\" >>'{dir}/ssh.log'\n"
         );
-        let keygen = "#!/bin/sh\n# A stand-in for ssh-keygen.\nwhile [ $# -gt 1 ]; do [ \"$1\" = -f ] && file=$2; shift; done\n\
+        let keygen = "#!/bin/sh\n# A fake for ssh-keygen.\nwhile [ $# -gt 1 ]; do [ \"$1\" = -f ] && file=$2; shift; done\n\
                       [ -n \"${file:-}\" ] || exit 1\n\
                       echo key >\"$file\"; echo 'ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC7 lab@lab' >\"$file.pub\"\n";
         for (name, text) in [("ssh", ssh.as_str()), ("scp", &scp), ("ssh-keygen", keygen)] {

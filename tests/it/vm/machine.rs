@@ -24,7 +24,7 @@ pub const LIMIT: Duration = Duration::from_secs(240);
 const END_MARK: u8 = 0x1e;
 
 /// In the place of Claude, whose own start takes an emulated processor half a minute.
-const STAND_IN: &str = "#!/bin/sh\nexec /mnt/persist/bin/spotkeep stand-in-agent \"$@\"\n";
+const FAKE: &str = "#!/bin/sh\nexec /mnt/persist/bin/spotkeep fake-claude \"$@\"\n";
 
 /// Where the disks of machines and what they need lie: gigabytes, so not in `/tmp`, which may be
 /// memory.
@@ -93,7 +93,7 @@ impl Garage {
         let payload = self.dir.join("payload");
         fs::create_dir_all(&payload).unwrap();
         fs::write(payload.join("startup"), startup).unwrap();
-        fs::write(payload.join("claude"), STAND_IN).unwrap();
+        fs::write(payload.join("claude"), FAKE).unwrap();
         let spotkeep = payload.join("spotkeep");
         match program {
             // Its symbols would be read by nobody, and from an emulated disk.

@@ -1,5 +1,5 @@
 //! A whole virtual machine with Debian's own kernel: its power button, its plug, a new boot disk with
-//! the old data disk, cgroups as a cloud's machine has them. The agents are the stand-in; the model
+//! the old data disk, cgroups as a cloud's machine has them. The agents are the fake; the model
 //! that they talk to, and count against, is outside of the machine.
 //!
 //! `make vm-drill` runs these with their figures; `CUTS=20` cuts the power as often.

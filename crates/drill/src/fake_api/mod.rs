@@ -85,7 +85,7 @@ impl Fault {
 #[derive(Debug)]
 pub struct Model {
     server: Server,
-    double: Arc<Double>,
+    fake: Arc<Fake>,
 }
 
 impl Model {
@@ -102,9 +102,9 @@ impl Model {
     /// # Errors
     /// The port cannot be had.
     pub fn start_at(port: u16) -> Result<Self> {
-        let double = Arc::new(Double::default());
-        let server = Server::start("model", port, Arc::clone(&double) as Arc<dyn Handler>)?;
-        Ok(Self { server, double })
+        let fake = Arc::new(Fake::default());
+        let server = Server::start("model", port, Arc::clone(&fake) as Arc<dyn Handler>)?;
+        Ok(Self { server, fake })
     }
 
     /// As `ANTHROPIC_BASE_URL` takes it.
@@ -116,45 +116,45 @@ impl Model {
     /// What has been said so far.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
-        self.double.state().ledger.clone()
+        self.fake.state().ledger.clone()
     }
 
     /// Waits until the ledger shows `enough`; `false` when `limit` has passed before.
     #[must_use]
     pub fn wait(&self, limit: Duration, enough: impl Fn(&Ledger) -> bool) -> bool {
         let (state, _) = self
-            .double
+            .fake
             .changed
-            .wait_timeout_while(self.double.state(), limit, |state| !enough(&state.ledger))
+            .wait_timeout_while(self.fake.state(), limit, |state| !enough(&state.ledger))
             .unwrap_or_else(PoisonError::into_inner);
         enough(&state.ledger)
     }
 
     /// The next boot begins: each agent's next request is its first.
     pub fn next_boot(&self) {
-        self.double.state().ledger.next_boot();
+        self.fake.state().ledger.next_boot();
     }
 
     /// Lets the next `times` requests of conversations fail, after the faults already waiting.
     pub fn fault(&self, fault: Fault, times: usize) {
-        let mut state = self.double.state();
+        let mut state = self.fake.state();
         state.faults.extend(std::iter::repeat_n(Some(fault), times));
     }
 
     /// Answers the next `times` requests of conversations before the faults that come later.
     pub fn let_pass(&self, times: usize) {
-        let mut state = self.double.state();
+        let mut state = self.fake.state();
         state.faults.extend(std::iter::repeat_n(None, times));
     }
 
     /// From now on nothing fails.
     pub fn clear_faults(&self) {
-        self.double.state().faults.clear();
+        self.fake.state().faults.clear();
     }
 
     /// While set, every connection is reset.
     pub fn refuse(&self, refuse: bool) {
-        self.double.refusing.store(refuse, Ordering::SeqCst);
+        self.fake.refusing.store(refuse, Ordering::SeqCst);
     }
 }
 
@@ -165,7 +165,7 @@ struct Asked {
 }
 
 #[derive(Debug, Default)]
-struct Double {
+struct Fake {
     state: Mutex<State>,
     changed: Condvar,
     refusing: AtomicBool,
@@ -179,7 +179,7 @@ struct State {
     stopped: bool,
 }
 
-impl Double {
+impl Fake {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -338,7 +338,7 @@ impl Double {
     }
 }
 
-impl Handler for Double {
+impl Handler for Fake {
     fn admit(&self) -> bool {
         !self.refusing.load(Ordering::SeqCst)
     }

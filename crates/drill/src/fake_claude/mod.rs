@@ -1,4 +1,4 @@
-//! A stand-in for Claude Code where the real one cannot be had, or where two hundred are needed:
+//! A fake of Claude Code where the real one cannot be had, or where two hundred are needed:
 //! it starts, writes, ends and resumes as the real one was measured to, and speaks to a model on
 //! loopback only. `STAND_IN_*` variables make it misbehave:
 //!
@@ -101,7 +101,7 @@ impl ClaudePaths {
     }
 }
 
-/// Runs the stand-in with the arguments that Claude would get.
+/// Runs the fake with the arguments that Claude would get.
 #[must_use]
 pub fn main(args: &[String]) -> ExitCode {
     match run(&Arguments::parse(args)) {
@@ -115,7 +115,7 @@ pub fn main(args: &[String]) -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<u8> {
     if arguments.version {
-        show("0.0.0 (stand-in)");
+        show("0.0.0 (fake)");
         return Ok(0);
     }
     if let Some(code) = variable("STAND_IN_EXIT") {

@@ -15,7 +15,7 @@ use sys::process::ProcessId;
 use sys::time::Timestamp;
 
 /// What a program calls itself in its records.
-const VERSION: &str = "0.0.0-stand-in";
+const VERSION: &str = "0.0.0-fake";
 
 /// One process with the session that it is in now.
 #[derive(Debug)]

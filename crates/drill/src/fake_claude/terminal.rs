@@ -1,4 +1,4 @@
-//! The stand-in's terminal: what it says scrolls by, and below that stands an input box like the
+//! The fake's terminal: what it says scrolls by, and below that stands an input box like the
 //! real program's (`claude::input`).
 
 use std::io::Write as _;

@@ -12,7 +12,7 @@ const U: &str = "11111111-2222-4333-8444-555555555555";
 
 /// Not a test by itself: the program that the tests below start, in a process of its own.
 #[test]
-fn stand_in_process() {
+fn fake_process() {
     if let Ok(args) = std::env::var("STAND_IN_ARGS") {
         let args: Vec<String> = serde_json::from_str(&args).unwrap();
         let code = run(&Arguments::parse(&args));
@@ -104,7 +104,7 @@ impl Bench {
             watch.wait(Duration::from_millis(50));
         };
         let account = || self.transcript();
-        until_with("what the stand-in writes", account, pause, || {
+        until_with("what the fake writes", account, pause, || {
             what().then_some(())
         });
     }

@@ -1,4 +1,4 @@
-//! The stand-in's transcript: appended as the real one is (a tenth of a second behind, whole
+//! The fake's transcript: appended as the real one is (a tenth of a second behind, whole
 //! lines, one open, write and close a flush, never synced), and read back with its tolerance.
 
 use std::collections::HashSet;

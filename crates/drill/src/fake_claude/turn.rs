@@ -1,4 +1,4 @@
-//! A turn of the stand-in: ask the model, run its tools, until it ends.
+//! A turn of the fake: ask the model, run its tools, until it ends.
 
 use std::io;
 use std::process::{Command, Stdio};

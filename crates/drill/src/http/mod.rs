@@ -1,4 +1,4 @@
-//! Plain HTTP/1.1 on loopback: the server under the doubles, and the stand-in's client.
+//! Plain HTTP/1.1 on loopback: the server under the fakes, and the fake's client.
 //!
 //! A thread per connection, bounded requests, and nothing that could leave the machine: the server
 //! binds 127.0.0.1 only and the client refuses any other host.

@@ -50,7 +50,7 @@ impl Server {
     /// No port or no thread can be had.
     pub fn start(name: &str, port: u16, handler: Arc<dyn Handler>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-            .with_context(|| format!("cannot listen for the {name} double on loopback"))?;
+            .with_context(|| format!("cannot listen for the {name} fake on loopback"))?;
         let address = listener.local_addr()?;
         ensure!(address.ip().is_loopback(), "{address} is not loopback");
         let shared = Arc::new(Shared {

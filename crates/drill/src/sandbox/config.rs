@@ -1,4 +1,4 @@
-//! What a sandbox's root declares: settings that lead to the doubles.
+//! What a sandbox's root declares: settings that lead to the fakes.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +10,7 @@ use sys::error::{Context as _, Result};
 /// A dummy: nothing that a drill starts can reach anything that would take a key.
 const KEY: &str = "drill-key-that-opens-nothing";
 impl Sandbox {
-    /// Declares the data directory: `init`, then the settings that lead to the doubles.
+    /// Declares the data directory: `init`, then the settings that lead to the fakes.
     ///
     /// # Errors
     /// `init` failed.
@@ -18,7 +18,7 @@ impl Sandbox {
         self.verb(1, metadata, &["init", "--unattended"])?;
         let claude = match claude {
             Some(path) => path.to_path_buf(),
-            None => self.stand_in()?,
+            None => self.fake()?,
         };
         let path = self.data_dir().join("spotkeep.toml");
         let text = fs::read_to_string(&path).context("init left no spotkeep.toml")?;
@@ -57,16 +57,16 @@ impl Sandbox {
         self.write(&file, &known.to_string())
     }
 
-    /// The stand-in as a program that takes Claude's arguments.
+    /// The fake as a program that takes Claude's arguments.
     ///
     /// # Errors
     /// The disk is full.
-    pub fn stand_in(&self) -> Result<PathBuf> {
+    pub fn fake(&self) -> Result<PathBuf> {
         let path = self.dir.join("bin/claude");
         let exe = self.exe.to_string_lossy().replace('\'', r"'\''");
         fs::write(
             &path,
-            format!("#!/bin/sh\nexec '{exe}' stand-in-agent \"$@\"\n"),
+            format!("#!/bin/sh\nexec '{exe}' fake-claude \"$@\"\n"),
         )?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         Ok(path)

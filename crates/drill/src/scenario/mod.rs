@@ -59,7 +59,7 @@ struct Rehearsal {
     model: Model,
     metadata: Metadata,
     claude: String,
-    players: Vec<Player>,
+    agents: Vec<DrillAgent>,
     boot_id: u32,
     keeper: Option<(Child, Instant)>,
     /// When the machine was lost, or when that was announced.
@@ -72,7 +72,7 @@ struct Rehearsal {
 }
 
 /// One agent and what is remembered of it.
-struct Player {
+struct DrillAgent {
     name: String,
     plan: Plan,
     session_id: Option<String>,
@@ -82,7 +82,7 @@ struct Player {
     seen_again: Option<Instant>,
 }
 
-impl Player {
+impl DrillAgent {
     fn is_cut(&self) -> bool {
         self.plan != Plan::Idle
     }
@@ -112,7 +112,7 @@ impl Rehearsal {
         };
         let claude = match &program {
             Some(path) => claude_program::version(path, sandbox.command(path))?,
-            None => "stand-in".to_owned(),
+            None => "fake".to_owned(),
         };
         sandbox.declare(&metadata.address(), &model.url(), program.as_deref())?;
         // After a power cut somebody has to have been writing for a loss to show.
@@ -120,9 +120,9 @@ impl Rehearsal {
             false => [Plan::Tool, Plan::Stream, Plan::Second, Plan::Idle],
             true => [Plan::Steady, Plan::Tool, Plan::Stream, Plan::Idle],
         };
-        let players = plans.into_iter().cycle().zip(1..=options.agents);
-        let players: Vec<Player> = players
-            .map(|(plan, number)| Player {
+        let agents = plans.into_iter().cycle().zip(1..=options.agents);
+        let agents: Vec<DrillAgent> = agents
+            .map(|(plan, number)| DrillAgent {
                 name: format!("agent-{number}"),
                 plan,
                 session_id: None,
@@ -131,7 +131,7 @@ impl Rehearsal {
                 seen_again: None,
             })
             .collect();
-        for Player { name, plan, .. } in &players {
+        for DrillAgent { name, plan, .. } in &agents {
             sandbox.make_workspace(name)?;
             let workspace = format!("workspaces/{name}");
             let prompt = format!("DRILL agent={name} plan={} [[{name}:p:1]]", plan.word());
@@ -144,7 +144,7 @@ impl Rehearsal {
             model,
             metadata,
             claude,
-            players,
+            agents,
             boot_id: 0,
             keeper: None,
             cut: None,
@@ -179,8 +179,8 @@ impl Rehearsal {
             let ledger = stage.model.ledger();
             let running = live(&stage.config());
             let mut waiting = Vec::new();
-            for player in &stage.players {
-                let name = &player.name;
+            for agent in &stage.agents {
+                let name = &agent.name;
                 let Some(account) = ledger.agents.get(name) else {
                     waiting.push(format!("{name} has not asked the model"));
                     continue;
@@ -189,29 +189,29 @@ impl Rehearsal {
                     waiting.push(format!("{name} shows no session"));
                     continue;
                 };
-                let second = player.plan == Plan::Second && account.turns_ended == 1;
+                let second = agent.plan == Plan::Second && account.turns_ended == 1;
                 if second && at.status == "idle" && !asked_again.contains(name) {
                     let prompt = format!("DRILL agent={name} plan=second turn=2 [[{name}:p:2]]");
                     stage.verb(&["send", name, &prompt])?;
                     asked_again.push(name.clone());
                 }
-                if !stage.stands_at_its_cut(player, account, at) {
+                if !stage.stands_at_its_cut(agent, account, at) {
                     waiting.push(format!("{name} is not there yet"));
                 }
             }
             Ok(waiting)
         })?;
         let running = live(&self.config());
-        for player in &mut self.players {
-            let found = running.iter().find(|at| at.name == player.name);
-            let found = found.with_context(|| format!("{} shows no session", player.name))?;
-            player.session_id = Some(found.session_id.clone());
+        for agent in &mut self.agents {
+            let found = running.iter().find(|at| at.name == agent.name);
+            let found = found.with_context(|| format!("{} shows no session", agent.name))?;
+            agent.session_id = Some(found.session_id.clone());
         }
         self.say("every agent is where it is to be cut");
         Ok(())
     }
 
-    fn stands_at_its_cut(&self, player: &Player, account: &Account, at: &Live) -> bool {
+    fn stands_at_its_cut(&self, agent: &DrillAgent, account: &Account, at: &Live) -> bool {
         let is_idle = at.status == "idle";
         // Until its prompt is written there is no turn that a keeper could see.
         let written = transcript_marks(&self.config(), &at.session_id);
@@ -224,10 +224,10 @@ impl Rehearsal {
         }
         // The file is there before what is written into it is.
         let runs = || {
-            let file = self.sandbox.workspace(&player.name).join(OPEN_FILE);
+            let file = self.sandbox.workspace(&agent.name).join(OPEN_FILE);
             std::fs::metadata(file).is_ok_and(|meta| meta.len() > 0)
         };
-        match player.plan {
+        match agent.plan {
             Plan::Tool | Plan::Second | Plan::Hold => account.open.is_some() && runs(),
             Plan::Stream => account.open.is_some(),
             Plan::Idle => account.turns_ended > 0 && is_idle,
@@ -236,8 +236,8 @@ impl Rehearsal {
     }
 
     fn take_down_workspaces(&mut self) -> Result<()> {
-        for player in &mut self.players {
-            player.before = self.sandbox.digest(&player.name)?;
+        for agent in &mut self.agents {
+            agent.before = self.sandbox.digest(&agent.name)?;
         }
         Ok(())
     }
@@ -318,58 +318,58 @@ impl Rehearsal {
             let ledger = stage.model.ledger();
             let running = live(&stage.config());
             let mut waiting = Vec::new();
-            for player in &stage.players {
-                let is_back = stage.is_back(player, &running);
-                if is_back && !seen.iter().any(|(name, _)| *name == player.name) {
-                    seen.push((player.name.clone(), Instant::now()));
+            for agent in &stage.agents {
+                let is_back = stage.is_back(agent, &running);
+                if is_back && !seen.iter().any(|(name, _)| *name == agent.name) {
+                    seen.push((agent.name.clone(), Instant::now()));
                 }
                 if !is_back {
-                    waiting.push(format!("{} is not back in its session", player.name));
-                } else if player.is_cut() && !stage.goes_on(player, &ledger) {
-                    waiting.push(format!("{} does not go on with its turn", player.name));
+                    waiting.push(format!("{} is not back in its session", agent.name));
+                } else if agent.is_cut() && !stage.goes_on(agent, &ledger) {
+                    waiting.push(format!("{} does not go on with its turn", agent.name));
                 }
             }
             Ok(waiting)
         });
-        for player in &mut self.players {
-            let found = seen.iter().find(|(name, _)| *name == player.name);
-            player.seen_again = found.map(|(_, at)| *at);
-            player.resumed = found.is_some();
+        for agent in &mut self.agents {
+            let found = seen.iter().find(|(name, _)| *name == agent.name);
+            agent.seen_again = found.map(|(_, at)| *at);
+            agent.resumed = found.is_some();
         }
         self.say("the fleet is back");
         result
     }
 
     /// In the session it had, in one process and no other.
-    fn is_back(&self, player: &Player, running: &[Live]) -> bool {
+    fn is_back(&self, agent: &DrillAgent, running: &[Live]) -> bool {
         let mut same = running
             .iter()
-            .filter(|at| Some(&at.session_id) == player.session_id.as_ref());
+            .filter(|at| Some(&at.session_id) == agent.session_id.as_ref());
         let first = same.next();
-        first.is_some_and(|at| at.name == player.name) && same.next().is_none()
+        first.is_some_and(|at| at.name == agent.name) && same.next().is_none()
     }
 
-    fn goes_on(&self, player: &Player, ledger: &Ledger) -> bool {
-        let now = ledger.agents.get(&player.name);
-        let before = self.at_cut.agents.get(&player.name);
+    fn goes_on(&self, agent: &DrillAgent, ledger: &Ledger) -> bool {
+        let now = ledger.agents.get(&agent.name);
+        let before = self.at_cut.agents.get(&agent.name);
         let continued = |account: Option<&Account>| account.map_or(0, |account| account.continued);
         continued(now) > continued(before)
     }
 
     /// Everything that was there must be there again; `written` are files that the new boot wrote.
     fn compare_workspaces(&mut self, written: &[&str]) -> Result<()> {
-        for player in &self.players {
-            let now = self.sandbox.digest(&player.name)?;
-            let mut wrong = player.before.changed_in(&now);
-            if player.plan != Plan::Steady {
-                wrong.extend(player.before.added_in(&now));
+        for agent in &self.agents {
+            let now = self.sandbox.digest(&agent.name)?;
+            let mut wrong = agent.before.changed_in(&now);
+            if agent.plan != Plan::Steady {
+                wrong.extend(agent.before.added_in(&now));
             }
             wrong.retain(|entry| !written.iter().any(|file| *entry == format!("file {file}")));
             if let Some(first) = wrong.first() {
                 let count = wrong.len();
                 let loss = format!(
                     "{}: {count} changes in its workspace, first: {first}",
-                    player.name
+                    agent.name
                 );
                 self.losses.push(loss);
             }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Player, Rehearsal, whole};
+use super::{DrillAgent, Rehearsal, whole};
 use crate::fake_api::conversation::Plan;
 use crate::fake_api::log::{Account, Ledger};
 use crate::report::{Report, Row};
@@ -28,13 +28,13 @@ impl Rehearsal {
             claude: self.claude.clone(),
             kind: self.options.kind.word().to_owned(),
             isolation: isolation.to_owned(),
-            agents_total: self.players.len(),
+            agents_total: self.agents.len(),
             workspaces_identical,
             notice_to_save_ms: self.notice_to_save_ms,
             ..Report::default()
         };
-        for player in &self.players {
-            let row = self.row(player, &ledger, cut, started, &mut report.losses);
+        for agent in &self.agents {
+            let row = self.row(agent, &ledger, cut, started, &mut report.losses);
             report.sessions_resumed += usize::from(row.resumed);
             report.turns_cut += usize::from(row.cut);
             report.turns_continued += usize::from(row.continued);
@@ -70,20 +70,20 @@ impl Rehearsal {
 
     fn row(
         &self,
-        player: &Player,
+        agent: &DrillAgent,
         ledger: &Ledger,
         cut: Instant,
         started: Option<Instant>,
         losses: &mut Vec<String>,
     ) -> Row {
         let empty = Account::default();
-        let before = self.at_cut.agents.get(&player.name).unwrap_or(&empty);
+        let before = self.at_cut.agents.get(&agent.name).unwrap_or(&empty);
         let first = ledger
             .agents
-            .get(&player.name)
+            .get(&agent.name)
             .and_then(|now| now.first.as_ref());
         let first = first.filter(|first| first.at > cut && self.boot_id > 1);
-        let session_id = player.session_id.as_deref().unwrap_or("none");
+        let session_id = agent.session_id.as_deref().unwrap_or("none");
         let count = count(
             &Evidence {
                 records: &before.records,
@@ -94,12 +94,12 @@ impl Rehearsal {
         );
         for lost in count.inexcusable(self.options.kind.window()) {
             let (kind, age) = (lost.marker.kind.words(), whole(lost.age));
-            losses.push(format!("{}: {kind} {age} ms old is lost", player.name));
+            losses.push(format!("{}: {kind} {age} ms old is lost", agent.name));
         }
-        let continued = player.is_cut() && self.goes_on(player, ledger);
+        let continued = agent.is_cut() && self.goes_on(agent, ledger);
         let back_at = first
             .map(|seen| seen.at)
-            .or(player.seen_again.filter(|_| !player.is_cut()));
+            .or(agent.seen_again.filter(|_| !agent.is_cut()));
         let resumed_ms = back_at
             .zip(started)
             .map(|(at, started)| whole(at - started));
@@ -107,8 +107,8 @@ impl Rehearsal {
             format!(", {}", short(Duration::from_millis(ms)))
         });
         Row {
-            name: player.name.clone(),
-            open: match player.plan {
+            name: agent.name.clone(),
+            open: match agent.plan {
                 Plan::Tool | Plan::Hold => "a tool call",
                 Plan::Stream => "a text, half said",
                 Plan::Second => "a second turn's tool call",
@@ -116,8 +116,8 @@ impl Rehearsal {
                 Plan::Steady => "one step after another",
             }
             .to_owned(),
-            saved: self.saved(player, count.before),
-            back: match (player.resumed, player.is_cut(), continued) {
+            saved: self.saved(agent, count.before),
+            back: match (agent.resumed, agent.is_cut(), continued) {
                 (false, _, _) => "not back".to_owned(),
                 (true, false, _) => format!("same session, at rest{after}"),
                 (true, true, true) => format!("same session, went on{after}"),
@@ -125,18 +125,18 @@ impl Rehearsal {
             },
             records_before: count.before,
             records_lost: count.lost.len(),
-            resumed: player.resumed,
-            cut: player.is_cut(),
+            resumed: agent.resumed,
+            cut: agent.is_cut(),
             continued,
             resumed_ms,
         }
     }
 
-    fn saved(&self, player: &Player, records: usize) -> String {
+    fn saved(&self, agent: &DrillAgent, records: usize) -> String {
         let agents = self.manifest.iter().flat_map(|save| &save.agents);
         let saved = agents
             .into_iter()
-            .find(|saved| saved.name.to_string() == player.name);
+            .find(|saved| saved.name.to_string() == agent.name);
         match saved {
             Some(saved) if saved.transcript_safe => {
                 let exit = saved

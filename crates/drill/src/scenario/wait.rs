@@ -69,11 +69,11 @@ impl Rehearsal {
     /// An agent that is started no more, as its record says, and why.
     fn given_up(&self) -> Option<String> {
         let records = self.sandbox.data_dir().join("session-state/agents");
-        self.players.iter().find_map(|player| {
-            let text = std::fs::read(records.join(format!("{}.json", player.name))).ok()?;
+        self.agents.iter().find_map(|agent| {
+            let text = std::fs::read(records.join(format!("{}.json", agent.name))).ok()?;
             let record: Value = serde_json::from_slice(&text).ok()?;
             let why = record["why"].as_str().unwrap_or("no reason is known");
-            (record["state"] == "failed").then(|| format!("{} has failed: {why}", player.name))
+            (record["state"] == "failed").then(|| format!("{} has failed: {why}", agent.name))
         })
     }
 }
