@@ -309,7 +309,7 @@ fn two_at_a_time(all: &[PathBuf], work: impl Fn(&Path) -> Result<()> + Sync) -> 
     })
 }
 
-/// A long day: what is left of it once it is packed, and once it is thinned out.
+/// A long day: what is left of it once it is packed, and once it is pruned.
 fn growth(lab: &Lab, options: &Options) -> Result<Figure> {
     let count = options.times(1_000, 100);
     let dir = lab.workspace("g", 100)?;
@@ -331,7 +331,7 @@ fn growth(lab: &Lab, options: &Options) -> Result<Figure> {
     let deadline = Deadline::after(LIMIT);
     let now = Timestamp::now();
     // Those of more than an hour ago went while the others were made, as the keeper has it.
-    checkpoint::thin_at(&place, &Keep::default(), now, true, deadline)?;
+    checkpoint::prune_at(&place, &Keep::default(), now, true, deadline)?;
     let packed = size(&objects)? - before;
     let left = checkpoint::list(&place)?.len();
     lab.git(&dir, &["fsck", "--no-dangling"])?;
@@ -344,7 +344,7 @@ fn growth(lab: &Lab, options: &Options) -> Result<Figure> {
         reached: Some(mebibytes(packed) < 10.0),
         how: format!(
             "disk blocks of .git, over what it was before; {left} checkpoints are younger than an hour and stay; before \
-             thinning and packing {:.1} MB",
+             pruning and packing {:.1} MB",
             mebibytes(loose)
         ),
     })

@@ -92,14 +92,14 @@ fn copy(settings: &Settings, url: &str, stop: &Stop) -> Result<()> {
 ///
 /// # Errors
 /// The disk does not take the state, or there is a reason to stop.
-pub fn thin(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<()> {
+pub fn prune(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result<()> {
     let (Some(url), Some(copy)) = (&settings.table.copy_to, &state.copy) else {
         return Ok(());
     };
     if settings.table.copy_keeps_all || copy.trouble.is_some() {
         return Ok(());
     }
-    let thinned = remote(settings, url).and_then(|there| {
+    let pruned = remote(settings, url).and_then(|there| {
         let found = check::run(&there, check::Depth::Structure, stop)?;
         if let Some(first) = found.damage.first() {
             bail!("it is damaged: {first}");
@@ -110,7 +110,7 @@ pub fn thin(settings: &Settings, state: &mut BackupState, stop: &Stop) -> Result
         }
     });
     stop.check()?;
-    if let (Err(error), Some(copy)) = (thinned, &mut state.copy) {
+    if let (Err(error), Some(copy)) = (pruned, &mut state.copy) {
         copy.trouble = Some(format!("old backups cannot be removed there: {error:#}"));
         state.store(settings)?;
     }

@@ -111,7 +111,7 @@ pub fn run(
     if outcome == RunResult::Made && maintain::is_due(&state) && stop.reason().is_none() {
         tended = maintain::run(settings, &mut state, stop)?;
         if tended {
-            copy::thin(settings, &mut state, stop)?;
+            copy::prune(settings, &mut state, stop)?;
         }
     }
     drop(turn);

@@ -1,4 +1,4 @@
-//! The thread that has checkpoints made in the background, and what goes with them: thinning,
+//! The thread that has checkpoints made in the background, and what goes with them: pruning,
 //! packing, pushing. It decides nothing; the [`schedule`](supervisor::checkpoint_schedule) does. It sleeps until
 //! somebody is due.
 
@@ -25,8 +25,8 @@ use sys::thread;
 /// How long one may take: a large workspace on a cold disk, read for the first time.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// How often an agent's checkpoints are thinned.
-const THIN_EVERY: Duration = Duration::from_secs(3_600);
+/// How often an agent's checkpoints are pruned.
+const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 
 /// How often they are pushed, if they are.
 const PUSH_EVERY: Duration = Duration::from_secs(900);
@@ -150,10 +150,10 @@ impl Checkpoints {
     }
 }
 
-/// When an agent's checkpoints were last thinned and pushed.
+/// When an agent's checkpoints were last pruned and pushed.
 #[derive(Debug, Default, Clone, Copy)]
 struct Upkeep {
-    thinned: Option<Instant>,
+    pruned: Option<Instant>,
     pushed: Option<Instant>,
     /// There are new ones since the last push.
     unpushed: bool,
@@ -240,12 +240,12 @@ impl Worker {
             last.is_none_or(|last| now.saturating_duration_since(last) >= every)
         };
         let mut checkpoint = kept.map(|_| ());
-        if is_new && is_due(upkeep.thinned, THIN_EVERY) {
-            upkeep.thinned = Some(now);
+        if is_new && is_due(upkeep.pruned, PRUNE_EVERY) {
+            upkeep.pruned = Some(now);
             let at_rest = trigger == Trigger::TurnEnded;
-            let thinned = checkpoint::thin(&job.place, &job.settings.keep, at_rest, deadline);
-            let thinned = thinned.map(|_| ()).context("cannot thin out checkpoints");
-            checkpoint = checkpoint.and(thinned);
+            let pruned = checkpoint::prune(&job.place, &job.settings.keep, at_rest, deadline);
+            let pruned = pruned.map(|_| ()).context("cannot prune checkpoints");
+            checkpoint = checkpoint.and(pruned);
         }
         let mut push = None;
         if let Some(remote) = &job.settings.push

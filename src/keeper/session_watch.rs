@@ -96,7 +96,7 @@ impl Follower {
     fn order(&self, order: WatchCommand) {
         // A follower that has ended has nobody left to follow either.
         self.orders.send(order).ok();
-        self.bell.ring();
+        self.bell.retention();
     }
 }
 

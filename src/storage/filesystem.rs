@@ -43,7 +43,7 @@ impl FilesystemKind {
     /// How a data directory is mounted.
     ///
     /// `noatime`: reading a transcript is no reason to write. `nodev`, `nosuid`: agents write here, and
-    /// a disk travels between machines. `discard`: a cloud's disk is thin, and its snapshots are as
+    /// a disk travels between machines. `discard`: a cloud's disk is prune, and its snapshots are as
     /// large as what was once written. `nofail`: a machine whose disk is missing boots, and can be
     /// looked at. After an error ext4 is read-only rather than wrong; XFS shuts itself down.
     #[must_use]

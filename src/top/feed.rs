@@ -124,7 +124,7 @@ impl Feed {
     fn order(&self, order: FeedCommand) {
         // A feed that has ended is noticed where its thread is.
         self.orders.send(order).ok();
-        self.bell.ring();
+        self.bell.retention();
     }
 }
 
@@ -199,7 +199,7 @@ impl Eyes {
             let world = self.world();
             if last.as_ref() != Some(&world) {
                 inbox.put(world.clone());
-                bell.ring();
+                bell.retention();
                 last = Some(world);
             }
         }
@@ -286,7 +286,7 @@ fn ask_machine(data_dir: &DataDir, bell: Bell) -> Arc<Mutex<Machine>> {
         machine.cloud = Some("gcp".to_owned());
         machine.preemptible = preemptible;
         drop(machine);
-        bell.ring();
+        bell.retention();
         Some(())
     });
     if let Err(error) = asked {

@@ -70,11 +70,11 @@ pub fn run(data_dir: &DataDir, ask: AskStatus, look: Look) -> Result<()> {
     signal::listen(move |ask| {
         if ask == Ask::Terminate {
             flag.store(true, Ordering::SeqCst);
-            bell.ring();
+            bell.retention();
         }
     })?;
     let bell = watch.bell();
-    signal::on_resize(move || bell.ring())?;
+    signal::on_resize(move || bell.retention())?;
     let inbox = Arc::new(Inbox::default());
     let (feed, first) = Feed::spawn(data_dir, ask, &inbox, watch.bell())?;
     let hands = Hands {
@@ -174,7 +174,7 @@ impl Hands {
                 worked,
                 show,
             });
-            bell.ring();
+            bell.retention();
         })
         .context("cannot start a thread")?;
         self.feed.look();

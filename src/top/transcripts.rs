@@ -225,7 +225,7 @@ fn count(jobs: &Receiver<Recount>, done: &Sender<Counted>, bell: &Bell) {
         {
             return;
         }
-        bell.ring();
+        bell.retention();
     }
 }
 

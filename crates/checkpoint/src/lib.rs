@@ -64,8 +64,8 @@ pub use lock::{Last, Turn, home, keep, keep_in, last, list_at, remember};
 pub use message::{Head, Nested};
 pub use push::push;
 pub use repair::{Findings, bring_back, repair};
-pub use retention::{remove, thin, thin_at};
-pub use retention_policy::superfluous;
+pub use retention::{remove, prune, prune_at};
+pub use retention_policy::expired;
 
 /// So long reading or giving back may take where nobody waits for a deadline.
 const LIMIT: Duration = Duration::from_secs(600);

@@ -28,7 +28,7 @@ const SSH: &str = "ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInter
 /// The password of a push, for as long as that takes.
 const PASSWORD: &str = "password";
 
-/// What is known to be at the other end, so that a push of nothing new asks nobody, and what was thinned out
+/// What is known to be at the other end, so that a push of nothing new asks nobody, and what was pruned
 /// here goes there too. What vanished here in any other way stays there: it may be the last copy.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Pushed {
@@ -36,10 +36,10 @@ struct Pushed {
     remote: String,
     ids: BTreeSet<String>,
     #[serde(default)]
-    thinned: BTreeSet<String>,
+    pruned: BTreeSet<String>,
 }
 
-/// Pushes what is not there yet, and removes there what was thinned out here.
+/// Pushes what is not there yet, and removes there what was pruned here.
 ///
 /// # Errors
 /// The other end cannot be reached, refuses, or is slow; nothing here was changed.
@@ -61,11 +61,11 @@ pub fn push(place: &CheckpointTarget, remote: &Remote, deadline: Deadline) -> Re
     for place in with_nested(place) {
         push_one(&place, remote, &mut pushed, &mut all, deadline)?;
     }
-    if all.is_subset(&pushed.ids) && pushed.thinned.is_empty() {
+    if all.is_subset(&pushed.ids) && pushed.pruned.is_empty() {
         return Ok(());
     }
     pushed.ids.extend(all);
-    pushed.thinned.clear();
+    pushed.pruned.clear();
     state::store(&path, &pushed)
 }
 
@@ -80,16 +80,16 @@ fn push_one(
     let here = list(place)?;
     let ids: BTreeSet<String> = here.into_iter().map(|checkpoint| checkpoint.id).collect();
     let new: Vec<&String> = ids.difference(&pushed.ids).collect();
-    let thinned: Vec<String> = pushed
-        .thinned
+    let pruned: Vec<String> = pushed
+        .pruned
         .iter()
         .filter(|id| pushed.ids.contains(*id) && !ids.contains(*id))
         .cloned()
         .collect();
-    if !new.is_empty() || !thinned.is_empty() {
+    if !new.is_empty() || !pruned.is_empty() {
         let prefix = format!("refs/spotkeep/{}", place.agent_id);
         let added = new.iter().map(|id| format!("{prefix}/{id}:{prefix}/{id}"));
-        let removed = thinned.iter().map(|id| format!(":{prefix}/{id}"));
+        let removed = pruned.iter().map(|id| format!(":{prefix}/{id}"));
         let refspecs: Vec<String> = added.chain(removed).collect();
         let side = place.private.join("push.git");
         let (url, password) = apart(remote.as_str());
@@ -99,7 +99,7 @@ fn push_one(
             .hint(format!("git ls-remote {}", without_secret(remote.as_str())));
         fs::remove_dir_all(&side).ok();
         made?;
-        for id in &thinned {
+        for id in &pruned {
             pushed.ids.remove(id);
         }
     }
@@ -120,11 +120,11 @@ fn with_nested(place: &CheckpointTarget) -> Vec<CheckpointTarget> {
     places
 }
 
-/// Remembers what was thinned out, if it had been pushed.
+/// Remembers what was pruned, if it had been pushed.
 ///
 /// # Errors
 /// The disk is full or gone.
-pub(super) fn remember_thinned(place: &CheckpointTarget, ids: &BTreeSet<String>) -> Result<()> {
+pub(super) fn remember_pruned(place: &CheckpointTarget, ids: &BTreeSet<String>) -> Result<()> {
     if ids.is_empty() {
         return Ok(());
     }
@@ -132,7 +132,7 @@ pub(super) fn remember_thinned(place: &CheckpointTarget, ids: &BTreeSet<String>)
     let Some(mut pushed) = state::load::<Pushed>(&path).ok().flatten() else {
         return Ok(()); // Nothing was ever pushed.
     };
-    pushed.thinned.extend(ids.iter().cloned());
+    pushed.pruned.extend(ids.iter().cloned());
     state::store(&path, &pushed)
 }
 

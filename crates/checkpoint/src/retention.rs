@@ -1,4 +1,4 @@
-//! The ring of checkpoints of one agent: superfluous ones go, and what they leave behind goes with
+//! The ring of checkpoints of one agent: expired ones go, and what they leave behind goes with
 //! them, so that a fleet that works for weeks does not fill the disk.
 //!
 //! # Why nothing of the user's is lost
@@ -24,7 +24,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::capture::nested::inside;
 use super::git::call::{ask, feed};
-use super::{Checkpoint, CheckpointTarget, list, push, superfluous};
+use super::{Checkpoint, CheckpointTarget, list, push, expired};
 use crate::git::{Git, Repository, shadow_dir};
 use crate::workspace;
 use state::config::Keep;
@@ -45,25 +45,25 @@ const REACHABLE_MAX: u64 = 500_000;
 /// So many files of ours are worth a pack.
 const PACK_FROM: usize = 1_000;
 
-/// Removes what is superfluous, and packs what stays. `at_rest`: the agent is between turns, so that
+/// Removes what is expired, and packs what stays. `at_rest`: the agent is between turns, so that
 /// this is a good time to look after the repository.
 ///
 /// # Errors
 /// git cannot, or the deadline has passed; checkpoints that stay are as they were.
-pub fn thin(
+pub fn prune(
     place: &CheckpointTarget,
     keep: &Keep,
     at_rest: bool,
     deadline: Deadline,
 ) -> Result<Vec<String>> {
-    thin_at(place, keep, Timestamp::now(), at_rest, deadline)
+    prune_at(place, keep, Timestamp::now(), at_rest, deadline)
 }
 
-/// As [`thin`], as if it were another time.
+/// As [`prune`], as if it were another time.
 ///
 /// # Errors
-/// As [`thin`].
-pub fn thin_at(
+/// As [`prune`].
+pub fn prune_at(
     place: &CheckpointTarget,
     keep: &Keep,
     now: Timestamp,
@@ -71,16 +71,16 @@ pub fn thin_at(
     deadline: Deadline,
 ) -> Result<Vec<String>> {
     let all = list(place)?;
-    let ids: BTreeSet<String> = superfluous(&all, now, keep).into_iter().collect();
+    let ids: BTreeSet<String> = expired(&all, now, keep).into_iter().collect();
     let mut removed = ids.clone();
-    remove_and_tidy(place, all, &ids, at_rest, deadline, &mut removed)?;
-    push::remember_thinned(place, &removed)?;
+    remove_and_clean_up(place, all, &ids, at_rest, deadline, &mut removed)?;
+    push::remember_pruned(place, &removed)?;
     Ok(ids.into_iter().collect())
 }
 
 /// Removes these, and what the repositories inside of the workspace keep for them alone, whose ids are added to
 /// `removed`.
-fn remove_and_tidy(
+fn remove_and_clean_up(
     place: &CheckpointTarget,
     all: Vec<Checkpoint>,
     ids: &BTreeSet<String>,
@@ -105,7 +105,7 @@ fn remove_and_tidy(
     for (path, ids) in by_path {
         if let Some(inner) = inside(place, &path) {
             let all = list(&inner)?;
-            remove_and_tidy(&inner, all, &ids, at_rest, deadline, removed)?;
+            remove_and_clean_up(&inner, all, &ids, at_rest, deadline, removed)?;
             removed.extend(ids);
         }
     }

@@ -1,4 +1,4 @@
-//! Which checkpoints are superfluous. Pure.
+//! Which checkpoints are expired. Pure.
 //!
 //! All of the last hour stay, then the newest of each hour for a day, then the newest of each day for
 //! two weeks; `[checkpoint] keep` says otherwise. A clock that jumps must not cost anything that
@@ -20,7 +20,7 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// The ids of those that nobody needs any more. `checkpoints` are newest first.
 #[must_use]
-pub fn superfluous(checkpoints: &[Checkpoint], now: Timestamp, keep: &Keep) -> Vec<String> {
+pub fn expired(checkpoints: &[Checkpoint], now: Timestamp, keep: &Keep) -> Vec<String> {
     let Some(newest) = checkpoints.first() else {
         return Vec::new();
     };
@@ -64,7 +64,7 @@ mod tests {
 
     fn left(minutes: &[i64], now: Timestamp) -> Vec<i64> {
         let all: Vec<Checkpoint> = minutes.iter().map(|ago| one(*ago, now)).collect();
-        let gone: BTreeSet<String> = superfluous(&all, now, &Keep::default())
+        let gone: BTreeSet<String> = expired(&all, now, &Keep::default())
             .into_iter()
             .collect();
         let stays = |ago: &&i64| !gone.contains(&ago.to_string());
@@ -92,12 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn thinning_twice_takes_nothing_more_and_the_newest_is_never_taken() {
+    fn pruning_twice_takes_nothing_more_and_the_newest_is_never_taken() {
         let minutes: Vec<i64> = (0..5_000).collect();
         let once = left(&minutes, noon());
         assert_eq!(left(&once, noon()), once);
         assert_eq!(left(&[900_000], noon()), [900_000]);
-        assert!(superfluous(&[], noon(), &Keep::default()).is_empty());
+        assert!(expired(&[], noon(), &Keep::default()).is_empty());
     }
 
     #[test]
@@ -111,10 +111,10 @@ mod tests {
         // The newest was made at noon; now it is said to be ten years later.
         let all: Vec<Checkpoint> = (0..50).map(|ago| one(ago, noon())).collect();
         let later = noon().after(Duration::from_secs(10 * 365 * 86_400));
-        assert!(superfluous(&all, later, &Keep::default()).is_empty());
+        assert!(expired(&all, later, &Keep::default()).is_empty());
         // One that is from the future makes nobody else old.
         let mut with_future: Vec<Checkpoint> = vec![one(-5_000_000, noon())];
         with_future.extend(all);
-        assert!(superfluous(&with_future, noon(), &Keep::default()).is_empty());
+        assert!(expired(&with_future, noon(), &Keep::default()).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What thinning removes and what it leaves, with the real git.
+//! What pruning removes and what it leaves, with the real git.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use super::{CheckpointOutcome, CheckpointTarget, keep_in, list, thin_at};
+use super::{CheckpointOutcome, CheckpointTarget, keep_in, list, prune_at};
 use crate::Turn;
 use state::Trigger;
 use state::config::Keep;
@@ -72,9 +72,9 @@ impl Lab {
         }
     }
 
-    fn thin(&self, keep: &Keep) -> Vec<String> {
+    fn prune(&self, keep: &Keep) -> Vec<String> {
         let deadline = Deadline::after(FOREVER);
-        thin_at(&self.place, keep, Timestamp::now(), true, deadline).unwrap()
+        prune_at(&self.place, keep, Timestamp::now(), true, deadline).unwrap()
     }
 
     fn loose(&self) -> BTreeSet<PathBuf> {
@@ -132,7 +132,7 @@ fn what_only_superfluous_checkpoints_had_is_gone_and_all_else_is_as_it_was() {
         "rev-parse",
         &format!("refs/spotkeep/agent/{}:worktree/new-0", ids[0]),
     ]);
-    let gone = lab.thin(&nothing());
+    let gone = lab.prune(&nothing());
     assert_eq!(
         gone.iter().collect::<BTreeSet<_>>(),
         ids[..3].iter().collect()
@@ -143,7 +143,7 @@ fn what_only_superfluous_checkpoints_had_is_gone_and_all_else_is_as_it_was() {
     assert!(lab.loose().len() < before.len());
     assert!(lab.loose().is_superset(&users));
     lab.git(&["fsck", "--no-dangling"]);
-    assert!(lab.thin(&nothing()).is_empty(), "nothing is left to do");
+    assert!(lab.prune(&nothing()).is_empty(), "nothing is left to do");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn what_the_user_has_written_before_or_written_again_stays() {
         lab.write("f", &format!("round {round}\n"));
         ids.push(lab.take());
     }
-    let gone = lab.thin(&nothing());
+    let gone = lab.prune(&nothing());
     assert!(gone.contains(&ids[0]) && gone.contains(&ids[1]) && gone.contains(&ids[2]));
     assert!(lab.has(&staged_once), "it was in an index");
     assert!(lab.has(&by_name), "a commit has it");
@@ -201,7 +201,7 @@ fn a_branch_that_was_made_of_a_checkpoint_keeps_all_of_it() {
         lab.write("f", &format!("round {round}\n"));
         lab.take();
     }
-    assert!(lab.thin(&nothing()).contains(&first));
+    assert!(lab.prune(&nothing()).contains(&first));
     assert_eq!(lab.git(&["show", "rescue:worktree/f"]), "worth keeping");
     lab.git(&["fsck", "--no-dangling"]);
 }
@@ -222,7 +222,7 @@ fn hundreds_of_files_of_ours_become_one_pack() {
         .collect();
     let before = lab.loose().len();
     assert!(before > 1_000, "{before}");
-    assert!(lab.thin(&Keep::default()).is_empty());
+    assert!(lab.prune(&Keep::default()).is_empty());
     let after = lab.loose().len();
     assert!(after < 50, "{before} {after}");
     for commit in commits {
@@ -246,7 +246,7 @@ fn checkpoints_of_repositories_inside_go_with_those_that_name_them() {
         lab.take();
     }
     assert_eq!(refs(), 7);
-    assert_eq!(lab.thin(&nothing()).len(), 2);
+    assert_eq!(lab.prune(&nothing()).len(), 2);
     assert_eq!(refs(), 5);
 }
 
@@ -278,7 +278,7 @@ fn what_is_thinned_out_here_is_removed_there_and_what_vanished_is_not() {
         ids.push(lab.take());
     }
     assert_eq!(push(), ids);
-    lab.thin(&nothing());
+    lab.prune(&nothing());
     assert_eq!(push(), ids[2..]);
     for id in &ids[2..] {
         lab.git(&["update-ref", "-d", &format!("refs/spotkeep/agent/{id}")]);

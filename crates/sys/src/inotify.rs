@@ -25,7 +25,7 @@ pub struct Bell(Arc<OwnedFd>);
 
 impl Bell {
     /// Wakes the watch now, or as soon as it waits.
-    pub fn ring(&self) {
+    pub fn retention(&self) {
         // Only a counter that is already at its limit refuses, and then the watch wakes anyway.
         rustix::io::write(&*self.0, &1u64.to_ne_bytes()).ok();
     }
@@ -107,7 +107,7 @@ mod tests {
         watch.add(dir.path()).unwrap();
         std::fs::write(dir.path().join("x"), "1").unwrap();
         assert!(during("a new file", || watch.wait(FOREVER)));
-        watch.bell().ring();
+        watch.bell().retention();
         assert!(during("a bell", || watch.wait(FOREVER)));
     }
 }

@@ -305,7 +305,7 @@ fn look(
         }
         if prune && found.damage.is_empty() && !found.locked {
             retention::forget(&repository, settings, &stop)?;
-            copy::thin(settings, &mut state, &stop)?;
+            copy::prune(settings, &mut state, &stop)?;
             for trouble in state.troubles() {
                 complain(&format!("warning: {trouble}"));
             }

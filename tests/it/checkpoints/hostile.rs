@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use checkpoint::{
-    CheckpointOutcome, Layer, difference, list, rebuild, repair, rollback, sizes, thin_at,
+    CheckpointOutcome, Layer, difference, list, rebuild, repair, rollback, sizes, prune_at,
 };
 use state::config::{Keep, Span};
 use state::layout::DataDir;
@@ -417,7 +417,7 @@ fn nothing_that_a_repository_says_is_executed() {
     );
 }
 
-/// Everything else that is done to a repository: it is counted, compared, thinned out and repaired.
+/// Everything else that is done to a repository: it is counted, compared, pruned and repaired.
 fn look_after(bench: &Bench, name: &str) {
     let (place, deadline) = (bench.place(), Deadline::after(FOREVER));
     let (data_dir, _) = DataDir::init(&bench.dir.join("root")).unwrap();
@@ -441,7 +441,7 @@ fn look_after(bench: &Bench, name: &str) {
         bench.write("n", &format!("{round}\n"));
         bench.taken();
     }
-    let gone = thin_at(&place, &nothing, Timestamp::now(), true, deadline).unwrap();
+    let gone = prune_at(&place, &nothing, Timestamp::now(), true, deadline).unwrap();
     assert!(!gone.is_empty(), "{name}");
     fs::write(bench.path(".git/index"), "torn").unwrap();
     repair(&data_dir, &place, deadline).unwrap();

@@ -32,7 +32,7 @@ impl Default for Checkpoint {
     }
 }
 
-/// How checkpoints are thinned by age. The newest is always kept.
+/// How checkpoints are pruned by age. The newest is always kept.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Keep {
