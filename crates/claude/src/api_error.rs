@@ -93,7 +93,7 @@ impl ApiStop {
 
     /// Whether it says that the API as such is in trouble, and others had better go slower too.
     #[must_use]
-    pub fn is_weather(self) -> bool {
+    pub fn is_api_trouble(self) -> bool {
         matches!(
             self,
             Self::Overloaded | Self::RateLimited | Self::Server { .. } | Self::Network

@@ -75,7 +75,7 @@ pub(super) enum Held {
     Disk,
     Login,
     Api,
-    Weather,
+    ApiBackoff,
     Turn,
 }
 
@@ -86,7 +86,7 @@ impl Held {
             Self::Disk => "waits for room: the disk is full",
             Self::Login => "waits for a login: run /login in any agent",
             Self::Api => "waits for the API to answer",
-            Self::Weather => "waits its turn; the API is in trouble, so all go slower",
+            Self::ApiBackoff => "waits its turn; the API is in trouble, so all go slower",
             Self::Turn => "waits for its turn",
         }
     }
@@ -299,7 +299,7 @@ impl Agent {
             Stage::Queued => match held {
                 Held::Disk => Some(Cause::DiskFull),
                 Held::Login => Some(Cause::Login),
-                Held::DataDir | Held::Api | Held::Weather | Held::Turn => None,
+                Held::DataDir | Held::Api | Held::ApiBackoff | Held::Turn => None,
             },
             Stage::Starting {
                 blocker: Some(shows),

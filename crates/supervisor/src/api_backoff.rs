@@ -4,7 +4,7 @@
 //! The pause between two requests that *we* bring about (a start, a nudge) doubles with each bad
 //! sign and shrinks by a fixed step with each good one, or with time: additive increase and
 //! multiplicative decrease of a rate, which is what keeps many senders from swinging together. One
-//! gust meets many agents at once, so signs that come together count once.
+//! burst meets many agents at once, so signs that come together count once.
 
 use std::time::{Duration, Instant};
 
@@ -18,46 +18,46 @@ const LONGEST: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_secs(5);
 
 /// Signs within this time are one.
-const GUST: Duration = Duration::from_secs(10);
+const COALESCE_WINDOW: Duration = Duration::from_secs(10);
 
 /// Without any sign it clears up by one step each time this has passed.
 const CLEARS: Duration = Duration::from_secs(60);
 
-/// The least pause between two nudges, whatever the weather.
+/// The least pause between two nudges, whatever the API's state.
 const BETWEEN_NUDGES: Duration = Duration::from_secs(2);
 
-/// The weather over a fleet.
+/// The API's state over a fleet.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Weather {
+pub struct ApiBackoff {
     pause: Duration,
-    /// Until when further bad signs belong to the same gust.
-    gust_until: Option<Instant>,
+    /// Until when further bad signs belong to the same burst.
+    coalesced_until: Option<Instant>,
     /// When the pause was changed last.
     changed: Option<Instant>,
     /// When something was last let go.
     last: Option<Instant>,
 }
 
-impl Weather {
+impl ApiBackoff {
     /// The API ended a turn because of trouble of its own.
-    pub fn bad_sign(&mut self, now: Instant) {
+    pub fn on_error(&mut self, now: Instant) {
         self.pass(now);
-        if self.gust_until.is_some_and(|until| now < until) {
+        if self.coalesced_until.is_some_and(|until| now < until) {
             return;
         }
-        self.gust_until = Some(now + GUST);
+        self.coalesced_until = Some(now + COALESCE_WINDOW);
         self.pause = (self.pause * 2).clamp(FIRST, LONGEST);
         self.changed = Some(now);
     }
 
     /// The API has answered.
-    pub fn good_sign(&mut self, now: Instant) {
+    pub fn on_success(&mut self, now: Instant) {
         self.pass(now);
-        if self.gust_until.is_some_and(|until| now < until) {
-            return; // An answer from before the gust.
+        if self.coalesced_until.is_some_and(|until| now < until) {
+            return; // An answer from before the burst.
         }
         self.pause = self.pause.saturating_sub(STEP);
-        self.gust_until = Some(now + GUST).filter(|_| !self.pause.is_zero());
+        self.coalesced_until = Some(now + COALESCE_WINDOW).filter(|_| !self.pause.is_zero());
         self.changed = Some(now);
     }
 
@@ -90,7 +90,7 @@ impl Weather {
     }
 
     /// Something was let go.
-    pub fn let_go(&mut self, now: Instant) {
+    pub fn on_request(&mut self, now: Instant) {
         self.last = Some(now);
     }
 
@@ -115,58 +115,58 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_gust_counts_once_and_the_pause_doubles_to_a_cap() {
-        let mut weather = Weather::default();
+    fn errors_close_together_count_once_and_the_pause_doubles_to_a_cap() {
+        let mut api_backoff = ApiBackoff::default();
         let mut now = Instant::now();
         for _ in 0..50 {
-            weather.bad_sign(now);
+            api_backoff.on_error(now);
         }
-        weather.bad_sign(now + GUST - SECOND);
-        assert_eq!(weather.pause(), FIRST);
+        api_backoff.on_error(now + COALESCE_WINDOW - SECOND);
+        assert_eq!(api_backoff.pause(), FIRST);
         for seconds in [10, 20, 40, 60, 60] {
-            now += GUST;
-            weather.bad_sign(now);
-            assert_eq!(weather.pause(), seconds * SECOND);
+            now += COALESCE_WINDOW;
+            api_backoff.on_error(now);
+            assert_eq!(api_backoff.pause(), seconds * SECOND);
         }
     }
 
     #[test]
     fn it_clears_up_step_by_step_by_answers_and_by_time() {
-        let mut weather = Weather::default();
+        let mut api_backoff = ApiBackoff::default();
         let mut now = Instant::now();
         for _ in 0..5 {
-            weather.bad_sign(now);
-            now += GUST;
+            api_backoff.on_error(now);
+            now += COALESCE_WINDOW;
         }
-        let bad = weather.pause();
-        weather.good_sign(now);
-        assert_eq!(weather.pause(), bad - STEP);
+        let bad = api_backoff.pause();
+        api_backoff.on_success(now);
+        assert_eq!(api_backoff.pause(), bad - STEP);
         now += CLEARS;
-        weather.let_go(now);
-        assert_eq!(weather.next_start(now), Some(now + bad - 2 * STEP));
+        api_backoff.on_request(now);
+        assert_eq!(api_backoff.next_start(now), Some(now + bad - 2 * STEP));
         now += CLEARS * 60;
-        assert_eq!(weather.next_start(now), None);
-        assert!(!weather.is_bad());
+        assert_eq!(api_backoff.next_start(now), None);
+        assert!(!api_backoff.is_bad());
     }
 
     #[test]
     fn in_fair_weather_starts_do_not_wait_and_nudges_only_for_each_other() {
-        let mut weather = Weather::default();
+        let mut api_backoff = ApiBackoff::default();
         let now = Instant::now();
-        assert_eq!(weather.next_nudge(now), None);
-        weather.let_go(now);
-        assert_eq!(weather.next_start(now), None);
-        assert_eq!(weather.next_nudge(now + SECOND), Some(now + BETWEEN_NUDGES));
-        assert_eq!(weather.next_nudge(now + BETWEEN_NUDGES), None);
+        assert_eq!(api_backoff.next_nudge(now), None);
+        api_backoff.on_request(now);
+        assert_eq!(api_backoff.next_start(now), None);
+        assert_eq!(api_backoff.next_nudge(now + SECOND), Some(now + BETWEEN_NUDGES));
+        assert_eq!(api_backoff.next_nudge(now + BETWEEN_NUDGES), None);
     }
 
     #[test]
     fn answers_count_once_in_ten_seconds_and_none_that_a_gust_was_under_way_for() {
-        let mut weather = Weather::default();
+        let mut api_backoff = ApiBackoff::default();
         let mut now = Instant::now();
         for _ in 0..3 {
-            now += GUST;
-            weather.bad_sign(now);
+            now += COALESCE_WINDOW;
+            api_backoff.on_error(now);
         }
         let pauses = [
             (1, 20),
@@ -179,26 +179,26 @@ mod tests {
             (40, 0),
         ];
         for (after, seconds) in pauses {
-            weather.good_sign(now + after * SECOND);
-            assert_eq!(weather.pause(), seconds * SECOND, "after {after} s");
+            api_backoff.on_success(now + after * SECOND);
+            assert_eq!(api_backoff.pause(), seconds * SECOND, "after {after} s");
         }
         // It is fair again: the next bad sign is heard at once.
-        weather.bad_sign(now + 41 * SECOND);
-        assert_eq!(weather.pause(), FIRST);
+        api_backoff.on_error(now + 41 * SECOND);
+        assert_eq!(api_backoff.pause(), FIRST);
     }
 
     #[test]
     fn who_looks_often_does_not_keep_it_from_clearing_up() {
-        let mut weather = Weather::default();
+        let mut api_backoff = ApiBackoff::default();
         let now = Instant::now();
-        weather.bad_sign(now);
-        weather.let_go(now);
+        api_backoff.on_error(now);
+        api_backoff.on_request(now);
         for seconds in 1..60 {
-            let next = weather.next_start(now + seconds * SECOND);
+            let next = api_backoff.next_start(now + seconds * SECOND);
             assert_eq!(next, (seconds < 5).then_some(now + FIRST), "{seconds}");
-            assert!(weather.is_bad());
+            assert!(api_backoff.is_bad());
         }
-        assert_eq!(weather.next_nudge(now + CLEARS), None);
-        assert!(!weather.is_bad());
+        assert_eq!(api_backoff.next_nudge(now + CLEARS), None);
+        assert!(!api_backoff.is_bad());
     }
 }

@@ -87,8 +87,8 @@ impl Core {
         if self.login.is_some_and(|pause| !pause.may_start) {
             return;
         }
-        let only_one = self.login.is_some() || self.weather.is_bad();
-        if let Some(next) = self.weather.next_start(now) {
+        let only_one = self.login.is_some() || self.api_backoff.is_bad();
+        if let Some(next) = self.api_backoff.next_start(now) {
             self.next_start = Some(next);
             return;
         }
@@ -100,7 +100,7 @@ impl Core {
         let room = starts_allowed(self.limits, starting, self.available_memory);
         let room = if only_one { room.min(1) } else { room };
         for name in queued.into_iter().take(room) {
-            self.weather.let_go(now);
+            self.api_backoff.let_go(now);
             if let Some(pause) = &mut self.login {
                 pause.may_start = false;
             }

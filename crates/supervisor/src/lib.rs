@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use agent::{Agent, Held, Stage};
 use login::Pause;
 
-use crate::api_backoff::Weather;
+use crate::api_backoff::ApiBackoff;
 use crate::notice::Notice;
 use crate::start_limits::Limits;
 use state::{AgentName, Fleet};
@@ -76,8 +76,8 @@ pub struct Core {
     phase: Phase,
     api: Api,
     available_memory: Option<u64>,
-    weather: Weather,
-    /// When the weather lets the next start go, while one waits for it.
+    api_backoff: ApiBackoff,
+    /// When the API's state lets the next start go, while one waits for it.
     next_start: Option<Instant>,
     /// When to look at the agents that stand still again.
     next_nudge: Option<Instant>,
@@ -111,7 +111,7 @@ impl Core {
             phase,
             api: Api::Unasked,
             available_memory: None,
-            weather: Weather::default(),
+            api_backoff: ApiBackoff::default(),
             next_start: None,
             next_nudge: None,
             room: Room::Enough,
@@ -145,7 +145,7 @@ impl Core {
             () if self.room != Room::Enough => Held::Disk,
             () if self.login.is_some() => Held::Login,
             () if self.api != Api::Answers => Held::Api,
-            () if self.weather.is_bad() => Held::Weather,
+            () if self.api_backoff.is_bad() => Held::ApiBackoff,
             () => Held::Turn,
         };
         agent.view(name, saving, held)

@@ -136,8 +136,8 @@ impl Core {
             in_a_row: stall.in_a_row,
         };
         out.push(Action::journal(name, what));
-        if stall.stop.is_weather() {
-            self.weather.bad_sign(now);
+        if stall.stop.is_api_trouble() {
+            self.api_backoff.on_error(now);
         }
         if pauses {
             self.begin_pause(now, out);
@@ -189,7 +189,7 @@ impl Core {
             .take()
             .is_some_and(|wait| wait.stop == ApiStop::Login);
         agent.own_login = false;
-        self.weather.good_sign(now);
+        self.api_backoff.on_success(now);
         let why = format!("{name} has been answered");
         if had_no_login {
             self.end_pause(now, why, false, out);
@@ -205,7 +205,7 @@ impl Core {
             return;
         }
         self.give_up_on_typed(now);
-        let gate = self.weather.next_nudge(now);
+        let gate = self.api_backoff.next_nudge(now);
         let due = match self.login {
             Some(_) => self.probing_agent(now),
             None => self.due(now),
@@ -215,7 +215,7 @@ impl Core {
         {
             self.nudge_one(now, name, out);
         }
-        let gate = self.weather.next_nudge(now);
+        let gate = self.api_backoff.next_nudge(now);
         let looks = self.agents.values().filter_map(|agent| {
             match agent.wait.as_ref().filter(|_| can_be_nudged(agent))?.next {
                 Next::Nudge(at) if self.login.is_none() => Some(at),
@@ -237,7 +237,7 @@ impl Core {
         };
         wait.next = Next::Typed(now + TAKEN_WITHIN);
         let (stop, in_a_row) = (wait.stop, wait.in_a_row);
-        self.weather.let_go(now);
+        self.api_backoff.on_request(now);
         if let Some(pause) = &mut self.login {
             pause.probed(now);
         }

@@ -1,4 +1,4 @@
-//! A week of a fleet under changing weather, told to the core in a fraction of a second: at every
+//! A week of a fleet under changing API state, told to the core in a fraction of a second: at every
 //! moment each agent works, has finished, or says why it does not and what comes next.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 
 /// What the API does for a while.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Sky {
+enum FakeApi {
     Fair,
     Refuses(ApiStop),
     /// A usage limit that ends with the episode, and says so.
@@ -30,21 +30,21 @@ enum Sky {
     },
 }
 
-fn sky() -> impl Strategy<Value = Sky> {
+fn api() -> impl Strategy<Value = FakeApi> {
     prop_oneof![
-        5 => Just(Sky::Fair),
-        1 => Just(Sky::Refuses(ApiStop::Overloaded)),
-        1 => Just(Sky::Refuses(ApiStop::RateLimited)),
-        1 => Just(Sky::Refuses(ApiStop::Network)),
-        1 => Just(Sky::Refuses(ApiStop::Limit { until: None })),
-        2 => Just(Sky::Limit),
-        2 => any::<bool>().prop_map(|typed| Sky::NoLogin { typed }),
+        5 => Just(FakeApi::Fair),
+        1 => Just(FakeApi::Refuses(ApiStop::Overloaded)),
+        1 => Just(FakeApi::Refuses(ApiStop::RateLimited)),
+        1 => Just(FakeApi::Refuses(ApiStop::Network)),
+        1 => Just(FakeApi::Refuses(ApiStop::Limit { until: None })),
+        2 => Just(FakeApi::Limit),
+        2 => any::<bool>().prop_map(|typed| FakeApi::NoLogin { typed }),
     ]
 }
 
 /// Episodes of the API, in minutes, that fill more than a week.
-fn skies() -> impl Strategy<Value = Vec<(u64, Sky)>> {
-    prop::collection::vec((5u64..540, sky()), 24..60)
+fn skies() -> impl Strategy<Value = Vec<(u64, FakeApi)>> {
+    prop::collection::vec((5u64..540, api()), 24..60)
 }
 
 /// What one agent's Claude does.
@@ -169,7 +169,7 @@ impl Fleet {
         self.send(event);
     }
 
-    fn step(&mut self, sky: Sky, ends_in: Duration) {
+    fn step(&mut self, api: FakeApi, ends_in: Duration) {
         let until = self.now + STEP;
         while let Some(at) = self.core.next_wakeup().filter(|at| *at < until) {
             assert!(at > self.now || self.now == at, "a wake-up that is past");
@@ -186,14 +186,14 @@ impl Fleet {
         }
         self.now = until;
         for name in self.claudes.keys().cloned().collect::<Vec<_>>() {
-            self.one(&name, sky, ends_in);
+            self.one(&name, api, ends_in);
         }
         self.send(Event::Tick {
             available_memory: None,
         });
     }
 
-    fn one(&mut self, name: &AgentName, sky: Sky, ends_in: Duration) {
+    fn one(&mut self, name: &AgentName, api: FakeApi, ends_in: Duration) {
         let (claude, process) = self.claudes[name].clone();
         let work = |fleet: &mut Self| Claude::Works {
             asks_at: fleet.now,
@@ -225,7 +225,7 @@ impl Fleet {
                 Claude::Rests { until }
             }
             Claude::Works { asks_at, ends_at } if asks_at <= self.now => {
-                match self.refusal(sky, ends_in) {
+                match self.refusal(api, ends_in) {
                     Some((stop, ends_in)) => {
                         self.stand(name, stop, ends_in);
                         Claude::Stands
@@ -257,13 +257,13 @@ impl Fleet {
         }
     }
 
-    fn refusal(&mut self, sky: Sky, ends_in: Duration) -> Option<(ApiStop, Option<Duration>)> {
-        match sky {
-            Sky::Fair => None,
+    fn refusal(&mut self, api: FakeApi, ends_in: Duration) -> Option<(ApiStop, Option<Duration>)> {
+        match api {
+            FakeApi::Fair => None,
             // Claude itself tries ten times; what gets through does so by luck.
-            Sky::Refuses(stop) => (self.chance(10) > 0).then_some((stop, None)),
-            Sky::Limit => Some((ApiStop::Limit { until: None }, Some(ends_in))),
-            Sky::NoLogin { .. } => Some((ApiStop::Login, None)),
+            FakeApi::Refuses(stop) => (self.chance(10) > 0).then_some((stop, None)),
+            FakeApi::Limit => Some((ApiStop::Limit { until: None }, Some(ends_in))),
+            FakeApi::NoLogin { .. } => Some((ApiStop::Login, None)),
         }
     }
 
@@ -327,25 +327,25 @@ proptest! {
     fn in_a_week_of_weather_every_agent_works_or_says_why_not(seed in any::<u64>(), skies in skies()) {
         let mut fleet = Fleet::new(seed, AGENTS);
         let end = fleet.now + 7 * 24 * HOUR;
-        let mut was = Sky::Fair;
-        for (minutes, sky) in skies {
+        let mut was = FakeApi::Fair;
+        for (minutes, api) in skies {
             // A limit that outlasts the week would be waited for beyond it.
             let until = (fleet.now + Duration::from_secs(60 * minutes)).min(end);
-            if was == (Sky::NoLogin { typed: true }) && sky != was {
+            if was == (FakeApi::NoLogin { typed: true }) && api != was {
                 fleet.send(Event::Login("somebody typed /login".into()));
             }
-            was = sky;
+            was = api;
             while fleet.now < until {
                 let ends_in = until.saturating_duration_since(fleet.now);
-                fleet.step(sky, ends_in);
+                fleet.step(api, ends_in);
                 fleet.check();
             }
         }
-        // After the worst weather: whoever is not left to a human works within hours, by itself, also
+        // After the worst API state: whoever is not left to a human works within hours, by itself, also
         // where nobody typed /login, as with a key that is paid for again.
         let fair = fleet.now;
         while fleet.now < fair + 3 * HOUR {
-            fleet.step(Sky::Fair, Duration::ZERO);
+            fleet.step(FakeApi::Fair, Duration::ZERO);
             fleet.check();
         }
         for view in fleet.standing() {
@@ -361,17 +361,17 @@ fn two_hundred_agents_are_started_and_nudged_one_after_the_other() {
     let mut fleet = Fleet::new(7, 200);
     let began = fleet.now;
     while fleet.standing().len() > 20 {
-        fleet.step(Sky::Fair, Duration::ZERO);
+        fleet.step(FakeApi::Fair, Duration::ZERO);
         assert!(fleet.now < began + 6 * HOUR, "{:?}", fleet.standing());
     }
-    let bad = Sky::Refuses(ApiStop::Overloaded);
+    let bad = FakeApi::Refuses(ApiStop::Overloaded);
     for _ in 0..30 {
         fleet.step(bad, Duration::ZERO);
     }
     assert!(fleet.standing().len() > 100);
     let fair = fleet.now;
     while fleet.standing().len() > 10 {
-        fleet.step(Sky::Fair, Duration::ZERO);
+        fleet.step(FakeApi::Fair, Duration::ZERO);
         fleet.check();
         assert!(fleet.now < fair + 2 * HOUR, "{:?}", fleet.standing());
     }
@@ -381,11 +381,11 @@ fn two_hundred_agents_are_started_and_nudged_one_after_the_other() {
 fn a_fleet_asks_ever_more_seldom_while_it_has_no_login_and_pauses_once() {
     let mut fleet = Fleet::new(3, AGENTS);
     for _ in 0..5 {
-        fleet.step(Sky::Fair, Duration::ZERO);
+        fleet.step(FakeApi::Fair, Duration::ZERO);
     }
     let lost = fleet.now;
     while fleet.now < lost + 24 * HOUR {
-        fleet.step(Sky::NoLogin { typed: false }, Duration::ZERO);
+        fleet.step(FakeApi::NoLogin { typed: false }, Duration::ZERO);
         fleet.check();
     }
     assert_eq!(fleet.pauses, 1);
@@ -393,7 +393,7 @@ fn a_fleet_asks_ever_more_seldom_while_it_has_no_login_and_pauses_once() {
     fleet.send(Event::Login("somebody typed /login".into()));
     let fair = fleet.now;
     while !fleet.standing().is_empty() {
-        fleet.step(Sky::Fair, Duration::ZERO);
+        fleet.step(FakeApi::Fair, Duration::ZERO);
         assert!(fleet.now < fair + HOUR / 4, "{:?}", fleet.standing());
     }
 }

@@ -6,7 +6,7 @@ use sys::time::Timestamp;
 
 use crate::lab::Lab;
 use crate::real_claude::{KEY, Version, lab, with_each_version, with_oldest_and_newest};
-use crate::weather::{lasting, login};
+use crate::api_backoff::{lasting, login};
 
 const NO_RETRIES: &str = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\" }";
 
@@ -46,7 +46,7 @@ struct Case {
     reason: &'static str,
 }
 
-/// Each meets an agent of its own in a fleet of its own: bad weather slows a whole fleet down.
+/// Each meets an agent of its own in a fleet of its own: bad API state slows a whole fleet down.
 fn goes_on_after_each(version: &Version, cases: &[Case]) {
     std::thread::scope(|scope| {
         for case in cases {
