@@ -123,7 +123,7 @@ impl Keeper {
     }
 
     fn reread(&self, ends: &[AgentName]) -> Result<Config> {
-        self.check_ground()?;
+        self.check_mount()?;
         let config = Config::load(&self.edges.data_dir.config())?;
         self.check_ends(&config, ends)?;
         Ok(config)

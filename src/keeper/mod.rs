@@ -61,7 +61,7 @@ use sys::thread;
 use sys::time::Timestamp;
 
 use effects::{Edges, Written};
-use mount_watch::{Ground, Lost, Retaking};
+use mount_watch::{MountState, Outage, Retaking};
 use protocol::Request;
 use requests::Waiting;
 use socket::ReplyTo;
@@ -119,7 +119,7 @@ enum Message {
     SaveEnded(Box<Manifest>),
     /// After a SIGTERM of systemd: whether the machine goes down, where that is known.
     GoingDown(Option<bool>),
-    Ground(Ground),
+    MountState(MountState),
     Checkpointed(checkpoint_worker::CheckpointResult),
     /// How telling somebody went.
     Notified(Option<Error>),
@@ -219,7 +219,7 @@ struct Keeper {
     /// Held from the beginning to the end, but for the time that the data directory is away.
     lock: Option<LockFile>,
     /// The data directory is away, or cannot be written.
-    lost: Option<Lost>,
+    lost: Option<Outage>,
     retaking: Retaking,
     end: Option<End>,
 }
@@ -328,7 +328,7 @@ impl Keeper {
             ))),
             Message::GoingDown(Some(false)) => self.end = Some(End::LetGo),
             Message::GoingDown(None) => self.save_and_let_go(),
-            Message::Ground(ground) => self.ground(ground),
+            Message::MountState(mount_state) => self.mount_state(mount_state),
             // What fails while the data directory is away is no news, and is tried again when it is back.
             Message::Checkpointed(made) if self.lost.is_some() && made.has_failed() => {}
             Message::Checkpointed(made) => self.edges.note_checkpoint(made),

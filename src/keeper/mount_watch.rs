@@ -1,4 +1,4 @@
-//! The ground that a keeper stands on: whether the data directory's disk is still there, is still that disk, and
+//! the mount that a keeper stands on: whether the data directory's disk is still there, is still that disk, and
 //! can be written. A disk can be unmounted, replaced or turned read-only under a running keeper, which
 //! then starts nothing and writes nothing, and goes on by itself once the same data directory is back.
 
@@ -19,11 +19,11 @@ use sys::thread;
 /// tells nobody.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How the ground is.
+/// How the mount is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ground {
+pub enum MountState {
     /// As it should be.
-    Firm,
+    Ok,
     /// The same filesystem, and nothing can be written to it; says why.
     ReadOnly(String),
     /// Something else is there, or nothing; says what.
@@ -32,7 +32,7 @@ pub enum Ground {
 
 /// What is to be seen at the data directory's path.
 #[derive(Debug)]
-struct Sight {
+struct MountFacts {
     /// The directory is the one that was opened.
     same_place: bool,
     /// The id in the `root.json` there.
@@ -42,28 +42,28 @@ struct Sight {
 }
 
 /// What that means for the data directory `ours` at `at`.
-fn judge(sight: &Sight, ours: &str, at: &Path) -> Ground {
+fn judge(facts: &MountFacts, ours: &str, at: &Path) -> MountState {
     let at = at.display();
-    let is_ours = sight.same_place || sight.data_dir_id.as_deref() == Some(ours);
-    match (is_ours, &sight.data_dir_id, sight.read_only) {
-        (false, None, _) => Ground::Gone(format!(
+    let is_ours = facts.same_place || facts.data_dir_id.as_deref() == Some(ours);
+    match (is_ours, &facts.data_dir_id, facts.read_only) {
+        (false, None, _) => MountState::Missing(format!(
             "the data directory {at} is gone: it was unmounted, or its disk was taken away. Nothing is started or \
              written until it is back: sudo mount {at}"
         )),
-        (false, Some(other), _) => Ground::Gone(format!(
+        (false, Some(other), _) => MountState::Missing(format!(
             "another data directory ({other}) is at {at} now. Nothing is started or written until ours ({ours}) is \
              back: sudo umount {at}"
         )),
-        (true, _, Some(why)) => Ground::ReadOnly(format!(
+        (true, _, Some(why)) => MountState::ReadOnly(format!(
             "the data directory {at} cannot be written: {why}. Nothing is started until that is over; see dmesg, then: \
              sudo mount -o remount,rw {at}"
         )),
-        (true, _, None) => Ground::Firm,
+        (true, _, None) => MountState::Ok,
     }
 }
 
 /// `None`: it could not be told, as where no file can be opened any more; that is no news of the data directory.
-fn look(data_dir: &DataDir) -> Option<Sight> {
+fn look(data_dir: &DataDir) -> Option<MountFacts> {
     let same_place = data_dir.ensure_there().is_ok();
     let data_dir_id = match same_place {
         true => None, // It is ours, whatever state the file is in.
@@ -74,21 +74,21 @@ fn look(data_dir: &DataDir) -> Option<Sight> {
     };
     let mounts = mounts::now().ok()?;
     let read_only = mounts::holding(&mounts, data_dir.dir()).and_then(mounts::Mount::read_only);
-    Some(Sight {
+    Some(MountFacts {
         same_place,
         data_dir_id,
         read_only,
     })
 }
 
-/// Looks for as long as the process lives, and delivers each change; the ground is firm at first.
-fn watch(data_dir: DataDir, ours: String, deliver: impl Fn(Ground) + Send + 'static) -> Result<()> {
+/// Looks for as long as the process lives, and delivers each change; the mount is in order at first.
+fn watch(data_dir: DataDir, ours: String, deliver: impl Fn(MountState) + Send + 'static) -> Result<()> {
     let changes = Changes::new()?;
-    thread::spawn("ground", move || {
-        let mut last = Ground::Firm;
+    thread::spawn("mount", move || {
+        let mut last = MountState::Ok;
         loop {
-            if let Some(sight) = look(&data_dir) {
-                let now = judge(&sight, &ours, data_dir.dir());
+            if let Some(facts) = look(&data_dir) {
+                let now = judge(&facts, &ours, data_dir.dir());
                 if now != last {
                     last = now.clone();
                     deliver(now);
@@ -97,13 +97,13 @@ fn watch(data_dir: DataDir, ours: String, deliver: impl Fn(Ground) + Send + 'sta
             changes.wait(EVERY);
         }
     })
-    .context("cannot start the ground thread")?;
+    .context("cannot start the mount thread")?;
     Ok(())
 }
 
-/// A ground that was lost.
+/// A mount that was lost.
 #[derive(Debug)]
-pub(super) struct Lost {
+pub(super) struct Outage {
     since: Instant,
     pub(super) why: String,
 }
@@ -112,7 +112,7 @@ pub(super) struct Lost {
 #[derive(Debug, Default)]
 pub(super) struct Retaking {
     /// It is there, as far as was last seen.
-    is_firm: bool,
+    is_ok: bool,
     /// The writer is at it.
     is_under_way: bool,
     /// How often it was gone.
@@ -140,20 +140,20 @@ fn retake(
 }
 
 impl Keeper {
-    /// Starts to look after the ground.
-    pub(super) fn watch_ground(&self) -> Result<()> {
+    /// Starts to look after the mount.
+    pub(super) fn watch_mount(&self) -> Result<()> {
         let messages = self.edges.messages.clone();
         let (data_dir, ours) = (self.edges.data_dir.clone(), self.edges.data_dir_id.clone());
-        watch(data_dir, ours, move |ground| {
-            messages.send(Message::Ground(ground)).ok();
+        watch(data_dir, ours, move |mount_state| {
+            messages.send(Message::MountState(mount_state)).ok();
         })
     }
 
-    pub(super) fn ground(&mut self, ground: Ground) {
-        match ground {
-            Ground::Firm => self.stand_again(),
-            Ground::ReadOnly(why) => self.lose(why),
-            Ground::Gone(why) => {
+    pub(super) fn mount_state(&mut self, mount_state: MountState) {
+        match mount_state {
+            MountState::Ok => self.recover(),
+            MountState::ReadOnly(why) => self.begin_outage(why),
+            MountState::Missing(why) => {
                 // What is held open would keep the old filesystem from going.
                 // The lock goes last: behind it another keeper may read what this one still writes.
                 let lock = self.lock.take();
@@ -162,12 +162,12 @@ impl Keeper {
                     drop(lock);
                 });
                 self.retaking.falls += 1;
-                self.lose(why);
+                self.begin_outage(why);
             }
         }
     }
 
-    fn lose(&mut self, why: String) {
+    fn begin_outage(&mut self, why: String) {
         tracing::error!("{why}");
         if self.lost.is_none() {
             self.edges.checkpoints.pause();
@@ -176,21 +176,21 @@ impl Keeper {
             .lost
             .take()
             .map_or_else(Instant::now, |lost| lost.since);
-        self.lost = Some(Lost { since, why });
-        self.retaking.is_firm = false;
+        self.lost = Some(Outage { since, why });
+        self.retaking.is_ok = false;
         self.handle(Event::Permit(None));
     }
 
     /// The same data directory is back. Whoever took it meanwhile keeps it.
     ///
     /// It is taken by the thread of the writer, behind the word to let go of the journal.
-    fn stand_again(&mut self) {
-        self.retaking.is_firm = true;
+    fn recover(&mut self) {
+        self.retaking.is_ok = true;
         if self.lost.is_none() || self.retaking.is_under_way {
             return;
         }
         if self.lock.is_some() {
-            return self.stands_again();
+            return self.is_recovered();
         }
         self.retaking.is_under_way = true;
         let (data_dir, data_dir_id, epoch) = (
@@ -212,18 +212,18 @@ impl Keeper {
             // It went again meanwhile, so this is no news of what is there now.
             _ if falls != self.retaking.falls => {
                 drop(taken);
-                if self.retaking.is_firm {
-                    self.stand_again();
+                if self.retaking.is_ok {
+                    self.recover();
                 }
             }
             Ok(lock) => {
                 self.lock = Some(lock);
-                if self.retaking.is_firm {
-                    self.stands_again();
+                if self.retaking.is_ok {
+                    self.is_recovered();
                 }
             }
             // It cannot be written again by now.
-            Err(error) if !self.retaking.is_firm => tracing::warn!("{error:#}"),
+            Err(error) if !self.retaking.is_ok => tracing::warn!("{error:#}"),
             Err(error) => {
                 tracing::error!("{error:#}");
                 self.end = Some(End::Replaced);
@@ -231,7 +231,7 @@ impl Keeper {
         }
     }
 
-    fn stands_again(&mut self) {
+    fn is_recovered(&mut self) {
         let Some(lost) = self.lost.take() else {
             return;
         };
@@ -272,23 +272,23 @@ mod tests {
             (false, Some("theirs"), None, "gone"),
         ];
         for (same_place, data_dir_id, read_only, expected) in table {
-            let sight = Sight {
+            let facts = MountFacts {
                 same_place,
                 data_dir_id: data_dir_id.map(str::to_owned),
                 read_only,
             };
-            let word = match judge(&sight, "ours", Path::new("/mnt/persist")) {
-                Ground::Firm => "firm",
-                Ground::ReadOnly(why) => {
+            let word = match judge(&facts, "ours", Path::new("/mnt/persist")) {
+                MountState::Ok => "firm",
+                MountState::ReadOnly(why) => {
                     assert!(why.contains("remount,rw /mnt/persist"), "{why}");
                     "read-only"
                 }
-                Ground::Gone(why) => {
+                MountState::Missing(why) => {
                     assert!(why.contains("sudo "), "{why}");
                     "gone"
                 }
             };
-            assert_eq!(word, expected, "{sight:?}");
+            assert_eq!(word, expected, "{facts:?}");
         }
     }
 }

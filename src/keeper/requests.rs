@@ -156,7 +156,7 @@ impl Keeper {
             Fleet::Up => self.check_open(),
             Fleet::Down => Ok(()),
         };
-        if let Err(error) = may.and_then(|()| self.check_ground()) {
+        if let Err(error) = may.and_then(|()| self.check_mount()) {
             return self.edges.reply(reply, Reply::from(Err(error)));
         }
         // Durable first: `down` stays down even if the machine goes in the next instant.
@@ -191,7 +191,7 @@ impl Keeper {
     }
 
     /// A file of declarations that is away with the data directory declares nothing, and would end everybody.
-    pub(super) fn check_ground(&self) -> Result<()> {
+    pub(super) fn check_mount(&self) -> Result<()> {
         match &self.lost {
             None => self.edges.data_dir.ensure_there(),
             Some(lost) => Err(anyhow!("{}", lost.why))
@@ -201,7 +201,7 @@ impl Keeper {
     }
 
     fn check_open(&self) -> Result<()> {
-        self.check_ground()?;
+        self.check_mount()?;
         if !self.core.is_closed() {
             return Ok(());
         }

@@ -404,7 +404,7 @@ impl Keeper {
         login_watch::spawn(&self.edges.data_dir, move |message| {
             messages.send(message).ok();
         })?;
-        self.watch_ground()?;
+        self.watch_mount()?;
         if self.edges.data_dir.is_own_filesystem() {
             session_watch::sync_forever(&self.edges.data_dir)?;
         }

@@ -21,7 +21,7 @@ mod pane;
 mod real_claude;
 mod s3;
 mod said;
-mod sight;
+mod terminal;
 
 mod adopt;
 mod arrows;
@@ -47,7 +47,7 @@ mod doctor;
 mod faults;
 mod fleet;
 mod fuzz;
-mod ground;
+mod mount_loss;
 mod life;
 mod matrix;
 mod notice;

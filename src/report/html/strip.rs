@@ -28,10 +28,10 @@ pub(super) fn patterns(out: &mut String) {
     out.push_str(
         "<svg class=\"defs\" aria-hidden=\"true\"><defs>\
          <pattern id=\"hatch-away\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\" \
-         patternTransform=\"rotate(45)\"><rect width=\"6\" height=\"6\" class=\"away-ground\"/>\
+         patternTransform=\"rotate(45)\"><rect width=\"6\" height=\"6\" class=\"away-mount\"/>\
          <rect width=\"2.5\" height=\"6\" class=\"away-line\"/></pattern>\
          <pattern id=\"hatch-stalled\" width=\"5\" height=\"5\" patternUnits=\"userSpaceOnUse\" \
-         patternTransform=\"rotate(-45)\"><rect width=\"5\" height=\"5\" class=\"stalled-ground\"/>\
+         patternTransform=\"rotate(-45)\"><rect width=\"5\" height=\"5\" class=\"stalled-mount\"/>\
          <rect width=\"2.5\" height=\"5\" class=\"stalled-line\"/></pattern>\
          </defs></svg>\n",
     );

@@ -85,7 +85,7 @@ fn tree(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is_back() {
-    let test = "ground::a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is_back";
+    let test = "mount::a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is_back";
     let Some((lab, image)) = on_a_disk(test) else {
         return;
     };
@@ -136,7 +136,7 @@ fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is
 
 #[test]
 fn another_root_in_the_place_of_ours_is_left_alone() {
-    let test = "ground::another_root_in_the_place_of_ours_is_left_alone";
+    let test = "mount::another_root_in_the_place_of_ours_is_left_alone";
     let Some((lab, _image)) = on_a_disk(test) else {
         return;
     };
@@ -182,7 +182,7 @@ fn another_root_in_the_place_of_ours_is_left_alone() {
 /// Both ways that a filesystem turns read-only: by a person, and by itself after an error.
 #[test]
 fn a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_be_written() {
-    let test = "ground::a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_be_written";
+    let test = "mount::a_root_that_turns_read_only_is_told_and_read_and_gets_no_agent_until_it_can_be_written";
     let Some((lab, _image)) = on_a_disk(test) else {
         return;
     };
@@ -258,7 +258,7 @@ impl Drop for Frozen<'_> {
 
 #[test]
 fn a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once() {
-    let test = "ground::a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once";
+    let test = "mount::a_keeper_whose_disk_hangs_answers_and_begins_the_save_of_a_notice_at_once";
     let Some((lab, _image)) = on_a_disk(test) else {
         return;
     };
