@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::checkpoint_worker::{CheckpointResult, Checkpoints};
 use super::git_status::Survey;
-use super::launcher::{Door, LaunchJob};
+use super::launcher::{LaunchGate, LaunchJob};
 use super::metrics::Tally;
 use super::order::{Held, Ticket, WriteOrder};
 use super::prompt_input::Typist;
@@ -55,7 +55,7 @@ pub struct Edges {
     pub(super) ledger: Arc<Ledger>,
     pub(super) writer: Writer,
     pub(super) order: WriteOrder,
-    pub(super) door: Arc<Door>,
+    pub(super) gate: Arc<LaunchGate>,
     pub(super) starter: Sender<LaunchJob>,
     pub(super) follower: Follower,
     pub(super) survey: Survey,
@@ -173,22 +173,22 @@ impl Edges {
         let launch = self.ledger.get(name).and_then(|record| record.launch);
         self.follower.follow(name.clone(), process);
         let (name, tmux, messages) = (name.clone(), self.tmux.clone(), self.messages.clone());
-        let door = Arc::clone(&self.door);
+        let gate = Arc::clone(&self.gate);
         let watcher = thread::spawn_with_stack(&format!("agent-{name}"), SMALL_STACK, move || {
             if let Some(pidfd) = process.open() {
                 let _ended = pidfd.wait(None);
             }
             // A save ends the whole fleet at once, and sweeps once for all of it.
-            let exit = match door.is_closed() {
+            let exit = match gate.is_closed() {
                 true => Exit::Unseen,
                 // tmux has to notice in any case, or it keeps the pane for alive.
                 false => {
-                    let seen = tmux.exit_of(&name, process, || door.is_closed());
+                    let seen = tmux.exit_of(&name, process, || gate.is_closed());
                     out_of_memory(launch.as_ref()).unwrap_or(seen)
                 }
             };
             let mut last_words = None;
-            if !exit.is_clean() && !door.is_closed() {
+            if !exit.is_clean() && !gate.is_closed() {
                 sweep(launch.as_slice(), SWEEP_LIMIT);
                 last_words = tmux.last_words(&name);
             } else if let Some(dir) = launch.and_then(|launch| launch.cgroup) {
@@ -355,7 +355,7 @@ impl Edges {
 
     fn nudge(&self, name: AgentName, process: ProcessId, stop: ApiStop, in_a_row: u32) {
         let (tmux, typing) = (self.tmux.clone(), Arc::clone(&self.typing));
-        let (config, door) = (self.data_dir.claude(), Arc::clone(&self.door));
+        let (config, gate) = (self.data_dir.claude(), Arc::clone(&self.gate));
         self.aside("nudge", move || {
             let _turn = typing.lock().unwrap_or_else(PoisonError::into_inner);
             let typist = Typist {
@@ -364,7 +364,7 @@ impl Edges {
                 process,
                 config: &config,
             };
-            let typed = typist.nudge(&claude::resume_note::nudge(stop), || !door.is_closed());
+            let typed = typist.nudge(&claude::resume_note::nudge(stop), || !gate.is_closed());
             let refused = typed.err().map(|error| format!("{error:#}"));
             Some(Event::Nudged {
                 name,

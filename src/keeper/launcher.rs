@@ -1,4 +1,4 @@
-//! The thread that launches agents, one after the other, and the door that a notice closes.
+//! The thread that launches agents, one after the other, and the launch gate that a notice closes.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -23,18 +23,18 @@ use sys::thread;
 /// Whether launches may still happen. A notice closes it, and its save waits for the launch under way, so
 /// that none slips through between the notice and the save.
 #[derive(Debug, Default)]
-pub struct Door {
-    state: Mutex<DoorState>,
+pub struct LaunchGate {
+    state: Mutex<GateState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct DoorState {
+struct GateState {
     closed: bool,
     launching: bool,
 }
 
-impl Door {
+impl LaunchGate {
     /// Closes it: no launch begins from now on.
     pub fn close(&self) {
         self.lock().closed = true;
@@ -58,7 +58,7 @@ impl Door {
         self.lock().closed = false;
     }
 
-    /// Runs `launch`, unless the door is closed.
+    /// Runs `launch`, unless the launch gate is closed.
     fn pass<T>(&self, launch: impl FnOnce() -> T) -> Option<T> {
         let mut state = self.lock();
         if state.closed {
@@ -72,7 +72,7 @@ impl Door {
         Some(result)
     }
 
-    fn lock(&self) -> MutexGuard<'_, DoorState> {
+    fn lock(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -105,8 +105,8 @@ pub struct Starter {
     pub ledger: Arc<Ledger>,
     /// Where lines of the journal go.
     pub writer: Writer,
-    /// The door.
-    pub door: Arc<Door>,
+    /// the launch gate.
+    pub gate: Arc<LaunchGate>,
 }
 
 impl Starter {
@@ -122,7 +122,7 @@ impl Starter {
                     why: NOTICED.to_owned(),
                     retry: true,
                 };
-                let launched = self.door.pass(|| self.launch_on_data_dir(&job));
+                let launched = self.gate.pass(|| self.launch_on_data_dir(&job));
                 let event = match launched.unwrap_or_else(|| Err(closed())) {
                     Ok((process, how)) => Event::Launched {
                         how,
@@ -206,7 +206,7 @@ impl Starter {
         );
         point(Point::RestoreStarting);
         // The disk may have taken its time, and a save that began meanwhile did not wait for it.
-        if self.door.is_closed() {
+        if self.gate.is_closed() {
             return Err(anyhow!(NOTICED).into());
         }
         let process = resume::run(&context, &job.name, &plan)?;
@@ -239,10 +239,10 @@ mod tests {
 
     #[test]
     fn nothing_passes_a_closed_door_and_closing_waits_for_who_is_inside() {
-        let door = Arc::new(Door::default());
+        let gate = Arc::new(LaunchGate::default());
         let (inside, entered) = mpsc::channel();
         let (leave, may_leave) = mpsc::channel::<()>();
-        let passing = Arc::clone(&door);
+        let passing = Arc::clone(&gate);
         let launch = std::thread::spawn(move || {
             passing.pass(|| {
                 inside.send(()).unwrap();
@@ -250,14 +250,14 @@ mod tests {
             })
         });
         entered.recv().unwrap();
-        let closing = Arc::clone(&door);
+        let closing = Arc::clone(&gate);
         closing.close();
         let closed = std::thread::spawn(move || closing.wait_until_empty(FOREVER));
         leave.send(()).unwrap();
         assert!(launch.join().unwrap().is_some());
         closed.join().unwrap();
-        assert!(door.pass(|| ()).is_none());
-        door.open();
-        assert!(door.pass(|| ()).is_some());
+        assert!(gate.pass(|| ()).is_none());
+        gate.open();
+        assert!(gate.pass(|| ()).is_some());
     }
 }

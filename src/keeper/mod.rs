@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! signals ─┐
-//! metadata ┤                       ┌▶ starter (launches, behind the door)
+//! metadata ┤                       ┌▶ starter (launches, behind the launch gate)
 //! socket  ─┼▶ messages ▶ core ▶ edges ▶ save (when the notice comes)
 //! follower ┤                       └▶ writer (ledger, journal) ▶ what was held back until then
 //! watchers ┘
@@ -178,8 +178,8 @@ pub fn run(data_dir: &DataDir, options: Options) -> Result<()> {
     let (listening, _watcher) = keeper.open_ears(&runtime)?;
     let mut manager = Manager::of_this_process();
     manager.ready();
-    let door = Arc::clone(&keeper.edges.door);
-    let _clock = backup_timer::start(data_dir, move || !door.is_closed())?;
+    let gate = Arc::clone(&keeper.edges.gate);
+    let _clock = backup_timer::start(data_dir, move || !gate.is_closed())?;
     let end = keeper.serve(&queue, &mut manager);
     manager.stopping();
     let all_written = keeper.say_goodbye(end);
@@ -351,7 +351,7 @@ impl Keeper {
         };
         let actions = self.core.step(Instant::now(), event);
         if was_closed && !self.core.is_closed() {
-            self.edges.door.open();
+            self.edges.gate.open();
         }
         self.edges.perform(&self.core, actions);
         // How a save ends the agents is told by its manifest.

@@ -28,15 +28,15 @@ type Running = Vec<(AgentName, Option<ProcessId>)>;
 
 impl Edges {
     pub(super) fn save(&self, core: &Core, notice: Notice) {
-        self.door.close();
+        self.gate.close();
         let noticed = self.writer.all_so_far();
         let hold_up = hold_up(self.writer.at_work_for());
-        let door = Arc::clone(&self.door);
+        let gate = Arc::clone(&self.gate);
         self.spawn_save(
             core,
             move || {
                 let until = Deadline::after(hold_up);
-                door.wait_until_empty(until.remaining());
+                gate.wait_until_empty(until.remaining());
                 if noticed.wait_until(until).is_none() {
                     tracing::warn!(
                         "the disk does not answer: saving, and the notice is not in the journal yet"

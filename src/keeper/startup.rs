@@ -11,7 +11,7 @@ use super::declarations::seed_all;
 use super::disk_watch;
 use super::effects::Edges;
 use super::git_status::Survey;
-use super::launcher::{Door, Starter};
+use super::launcher::{LaunchGate, Starter};
 use super::login_watch;
 use super::metrics::Tally;
 use super::mount_watch::Retaking;
@@ -135,7 +135,7 @@ impl Keeper {
             false => Tmux::new(runtime),
         };
         let ledger = Arc::new(Ledger::new(data_dir.clone(), writer.clone()));
-        let door = Arc::new(Door::default());
+        let gate = Arc::new(LaunchGate::default());
         let deliver = messages.clone();
         let starter = Starter {
             data_dir: data_dir.clone(),
@@ -145,7 +145,7 @@ impl Keeper {
             program: std::env::current_exe().context("cannot tell where this program is")?,
             ledger: Arc::clone(&ledger),
             writer: writer.clone(),
-            door: Arc::clone(&door),
+            gate: Arc::clone(&gate),
         }
         .spawn(move |event| {
             deliver.send(Message::Event(event)).ok();
@@ -189,7 +189,7 @@ impl Keeper {
             ledger,
             writer,
             order: WriteOrder::default(),
-            door,
+            gate,
             starter,
             follower,
             survey: Survey::spawn()?,

@@ -18,7 +18,7 @@
 //! * Manifests are written by the save alone.
 //! * `syncfs` of the save makes durable what this thread has written so far. What is still in the queue syncs itself.
 //!
-//! A launch that was waiting here when the notice came looks at the door again before it asks tmux.
+//! A launch that was waiting here when the notice came looks at the launch gate again before it asks tmux.
 //!
 //! # The end
 //!

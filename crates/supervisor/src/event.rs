@@ -296,7 +296,7 @@ pub enum Action {
         /// Its launch number.
         attempt: Attempt,
     },
-    /// Close the door to launches, then run the save to its end.
+    /// Close the launch gate to launches, then run the save to its end.
     Save(Notice),
     /// Find out whether the machine is shutting down.
     AskShutdown,

@@ -320,7 +320,7 @@ impl World {
             Op::Notice => self.send(Event::Notice(Notice::new(Source::Metadata, self.now, None))),
             Op::SaveEnded => {
                 if self.core.notice().is_some() {
-                    // The save ended everything that ran, and its door let no launch through.
+                    // The save ended everything that ran, and its gate let no launch through.
                     let ended: Vec<_> = self
                         .live
                         .iter()
