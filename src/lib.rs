@@ -12,7 +12,7 @@
 //! | [`checkpoint`] | uncommitted work as hidden commits, by the real git with nothing of the repository executed |
 //! | [`supervisor`] | what the keeper decides, purely: events in, actions out; one [`supervisor::notice::Notice`] |
 //! | [`gcp`] | the VM from outside: made with gcloud so that it comes back by itself |
-//! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own ledger |
+//! | [`drill`] | both journeys rehearsed in a sandbox, and counted against the model's own log |
 //!
 //! The rooms of this one:
 //!

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use drill::fake_api::Model;
-use drill::fake_api::log::Ledger;
+use drill::fake_api::log::RequestLog;
 use drill::fake_api::script::OPEN_FILE;
 use drill::fake_metadata::Metadata;
 use drill::sandbox::{Sandbox, point_at};
@@ -208,12 +208,12 @@ impl Fleet {
 
     /// Waits until these agents are in a tool that never ends, and the others are up.
     pub fn wait_until_at_work(&self, workers: &[String]) -> Result<()> {
-        self.wait("every agent is at work", |ledger, running| {
+        self.wait("every agent is at work", |request_log, running| {
             self.names
                 .iter()
                 .all(|name| running.iter().any(|at| at.name == *name))
                 && workers.iter().all(|name| {
-                    let is_open = ledger
+                    let is_open = request_log
                         .agents
                         .get(name)
                         .is_some_and(|agent| agent.open.is_some());
@@ -226,14 +226,14 @@ impl Fleet {
 
     /// Waits until every agent has asked the model in this boot; when the last one did.
     pub fn wait_for_first_requests(&self) -> Result<Instant> {
-        let firsts = |ledger: &Ledger| {
+        let firsts = |request_log: &RequestLog| {
             let all = self.names.iter();
-            all.map(|name| Some(ledger.agents.get(name)?.first.as_ref()?.at))
+            all.map(|name| Some(request_log.agents.get(name)?.first.as_ref()?.at))
                 .collect()
         };
         let mut found: Option<Vec<Instant>> = None;
-        self.wait("every agent has asked the model", |ledger, _| {
-            found = firsts(ledger);
+        self.wait("every agent has asked the model", |request_log, _| {
+            found = firsts(request_log);
             found.is_some()
         })?;
         found
@@ -241,21 +241,21 @@ impl Fleet {
             .context("there are no agents")
     }
 
-    /// Waits until `look` is content with the model's ledger and the live sessions.
-    pub fn wait(&self, what: &str, mut look: impl FnMut(&Ledger, &[Live]) -> bool) -> Result<()> {
+    /// Waits until `look` is content with the model's log and the live sessions.
+    pub fn wait(&self, what: &str, mut look: impl FnMut(&RequestLog, &[Live]) -> bool) -> Result<()> {
         let config = self.sandbox.data_dir().join(".claude");
         let watch = Watch::new()?;
         let agents = u32::try_from(self.names.len()).unwrap_or(u32::MAX);
         let deadline = Instant::now() + LIMIT + LIMIT_PER_AGENT * agents;
         loop {
-            let (ledger, running) = (self.model.ledger(), live(&config));
-            if look(&ledger, &running) {
+            let (request_log, running) = (self.model.request_log(), live(&config));
+            if look(&request_log, &running) {
                 return Ok(());
             }
             if Instant::now() >= deadline {
                 bail!(
                     "{what}: not in time\n     {}",
-                    self.explain(&ledger, &running)
+                    self.explain(&request_log, &running)
                 );
             }
             for dir in [
@@ -269,11 +269,11 @@ impl Fleet {
     }
 
     /// What each agent is at, and what the keeper said last.
-    fn explain(&self, ledger: &Ledger, running: &[Live]) -> String {
+    fn explain(&self, request_log: &RequestLog, running: &[Live]) -> String {
         let agents = self.names.iter().map(|name| {
             let status = running.iter().find(|at| at.name == *name);
             let status = status.map_or("not up", |at| at.status.as_str());
-            let account = ledger.agents.get(name);
+            let account = request_log.agents.get(name);
             let requests = account.map_or(0, |account| account.requests);
             let ended = account.map_or(0, |account| account.turns_ended);
             format!("{name} {status}, {requests} requests, {ended} turns ended")

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::Keeper;
 use super::protocol::{Reply, refuse_to_end};
-use super::records::Ledger;
+use super::records::AgentRecords;
 use super::socket::ReplyTo;
 use crate::resume;
 use state::config::Config;
@@ -28,10 +28,10 @@ fn remember_as_good(data_dir: &DataDir) -> (Config, Result<()>) {
 /// question whether to trust its folder).
 pub(super) fn seed_all(
     data_dir: &DataDir,
-    ledger: &Ledger,
+    records: &AgentRecords,
     config: &Config,
 ) -> Result<Vec<String>> {
-    let records = ledger.all();
+    let records = records.all();
     let cwds: Vec<PathBuf> = records
         .iter()
         .map(|record| data_dir.absolute(&record.cwd))
@@ -98,13 +98,13 @@ impl Keeper {
             Ok(config) => Arc::new(config),
             Err(error) => return self.edges.reply(reply, Reply::from(Err(error))),
         };
-        let (data_dir, ledger) = (self.edges.data_dir.clone(), Arc::clone(&self.edges.ledger));
+        let (data_dir, records) = (self.edges.data_dir.clone(), Arc::clone(&self.edges.records));
         let (boot_id, declares) = (self.edges.boot_id.clone(), Arc::clone(&config));
         let seeds = !self.core.is_closed();
         let take_in = move |_: &mut Journal| {
             let remembered = remember_as_good(&data_dir);
-            let declared = ledger.declare(&declares, &boot_id);
-            let seeded = seeds.then(|| seed_all(&data_dir, &ledger, &declares));
+            let declared = records.declare(&declares, &boot_id);
+            let seeded = seeds.then(|| seed_all(&data_dir, &records, &declares));
             (remembered, declared, seeded)
         };
         self.edges.beyond(

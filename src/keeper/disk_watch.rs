@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Message;
-use super::records::Ledger;
+use super::records::AgentRecords;
 use state::layout::DataDir;
 use state::{AgentName, JournalEvent};
 use supervisor::{Event, Room};
@@ -58,14 +58,14 @@ fn judge(free: u64, total: u64) -> (Room, Option<String>) {
 /// No thread can be had.
 pub fn spawn(
     data_dir: &DataDir,
-    ledger: Arc<Ledger>,
+    records: Arc<AgentRecords>,
     deliver: impl Fn(Message) + Clone + Send + 'static,
 ) -> Result<()> {
     let of_disk = data_dir.clone();
     let space = move || files::space(of_disk.dir());
     let data_dir = data_dir.clone();
     let workspaces = move || {
-        let records = ledger.all().into_iter();
+        let records = records.all().into_iter();
         let workspaces = records.map(|record| (record.name, data_dir.absolute(&record.cwd)));
         workspaces.collect()
     };

@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::checkpoint_worker::{CheckpointResult, Checkpoints};
 use super::git_status::Survey;
 use super::launcher::{LaunchGate, LaunchJob};
-use super::metrics::Tally;
+use super::metrics::Counters;
 use super::order::{Held, Ticket, WriteOrder};
 use super::prompt_input::Typist;
 use super::protocol::Reply;
-use super::records::Ledger;
+use super::records::AgentRecords;
 use super::session_watch::Follower;
 use super::socket::ReplyTo;
 use super::writer::{Answer, Writer};
@@ -52,7 +52,7 @@ pub struct Edges {
     pub(super) tmux: Tmux,
     /// Held by whoever types into a pane.
     pub(super) typing: Arc<Mutex<()>>,
-    pub(super) ledger: Arc<Ledger>,
+    pub(super) records: Arc<AgentRecords>,
     pub(super) writer: Writer,
     pub(super) order: WriteOrder,
     pub(super) gate: Arc<LaunchGate>,
@@ -68,7 +68,7 @@ pub struct Edges {
     /// What could not be written, by what it was.
     pub(super) trouble: BTreeMap<String, String>,
     /// What has happened since this keeper began.
-    pub(super) tally: Tally,
+    pub(super) counters: Counters,
 }
 
 impl Edges {
@@ -170,7 +170,7 @@ impl Edges {
 
     /// Before the core hears of a new process: it is watched from its first moment.
     pub fn watch(&self, name: &AgentName, process: ProcessId) {
-        let launch = self.ledger.get(name).and_then(|record| record.launch);
+        let launch = self.records.get(name).and_then(|record| record.launch);
         self.follower.follow(name.clone(), process);
         let (name, tmux, messages) = (name.clone(), self.tmux.clone(), self.messages.clone());
         let gate = Arc::clone(&self.gate);
@@ -260,7 +260,7 @@ impl Edges {
     /// Changes a record; what is behind it is held back until that is durable.
     pub fn update(&mut self, name: &AgentName, change: impl FnOnce(&mut AgentRecord)) {
         let answer = self.begin(format!("the record of {name}"));
-        self.ledger.update(name, change, answer);
+        self.records.update(name, change, answer);
     }
 
     fn begin(&mut self, what: String) -> Answer {
@@ -292,7 +292,7 @@ impl Edges {
 
     /// Tries again to write what the disk did not take.
     pub fn write_what_is_left(&mut self) {
-        for name in self.ledger.unwritten() {
+        for name in self.records.unwritten() {
             self.update(&name, |_| {});
         }
     }
@@ -301,9 +301,9 @@ impl Edges {
     pub fn write(&mut self, name: Option<&AgentName>, what: &JournalEvent) {
         what.log(name);
         if let JournalEvent::Stalled { reason, .. } = what {
-            *self.tally.stalls.entry(reason.name()).or_default() += 1;
+            *self.counters.stalls.entry(reason.name()).or_default() += 1;
         }
-        *self.tally.events.entry(what.name()).or_default() += 1;
+        *self.counters.events.entry(what.name()).or_default() += 1;
         let answer = self.begin("the journal".into());
         self.writer.line(name, what, answer);
         let data_dir = self.data_dir.dir().display().to_string();
@@ -393,7 +393,7 @@ impl Edges {
             activity: Activity::Idle | Activity::Waiting(_),
             ..
         } = event
-            && let Some(record) = self.ledger.get(name)
+            && let Some(record) = self.records.get(name)
         {
             self.survey.look(&self.data_dir, &record);
         }
@@ -411,7 +411,7 @@ impl Edges {
             Event::Exited { name, .. } => (name, &Activity::Idle, None),
             _ => return,
         };
-        if let Some(record) = self.ledger.get(name) {
+        if let Some(record) = self.records.get(name) {
             self.checkpoints
                 .seen(&self.config, &record, activity, process);
         }

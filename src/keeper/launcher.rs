@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::records::Ledger;
+use super::records::AgentRecords;
 use super::writer::Writer;
 use crate::agent::terminate;
 use crate::resume::{self, History, LaunchContext, Refused};
@@ -102,7 +102,7 @@ pub struct Starter {
     /// This very program.
     pub program: PathBuf,
     /// The records.
-    pub ledger: Arc<Ledger>,
+    pub records: Arc<AgentRecords>,
     /// Where lines of the journal go.
     pub writer: Writer,
     /// the launch gate.
@@ -155,11 +155,11 @@ impl Starter {
     }
 
     fn launch(&self, job: &LaunchJob) -> Result<(ProcessId, StartKind), Refused> {
-        let record = self.ledger.get(&job.name).context("it has no record")?;
+        let record = self.records.get(&job.name).context("it has no record")?;
         let running = record.live_process(&self.boot_id);
         if let Some(process) = running.or_else(|| terminate::launched(&record, &self.boot_id)) {
             // It runs already, and no keeper knew of it.
-            self.ledger
+            self.records
                 .update_and_wait(&job.name, |record| record.process = Some(process))?;
             return Ok((process, StartKind::Resume));
         }
@@ -194,7 +194,7 @@ impl Starter {
         }
         point(Point::RestorePrepared);
         // Persisted before it is used: a keeper that dies here knows what it began.
-        self.ledger
+        self.records
             .update_and_wait(&job.name, |record| plan.remember(record))?;
         point(Point::RestorePersisted);
         self.write(
@@ -213,7 +213,7 @@ impl Starter {
         point(Point::RestoreLaunched);
         // It runs, whatever the disk says: it has to be followed, and what was refused is written again.
         let recorded = self
-            .ledger
+            .records
             .update_and_wait(&job.name, |record| record.process = Some(process));
         if let Err(error) = recorded {
             tracing::error!("{error:#}");

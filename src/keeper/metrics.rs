@@ -27,7 +27,7 @@ const STATES: [AgentState; 10] = [
 
 /// What this keeper has counted since it began.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct Counters {
     /// Lines of the journal, by event.
     pub events: BTreeMap<String, u64>,
     /// Turns that the API ended, by reason.
@@ -44,7 +44,7 @@ pub struct Sample<'a> {
     /// The room on the data directory's disk, where it can be told.
     pub space: Option<Space>,
     /// When the keeper began, and what it has counted; `None` where none runs.
-    pub keeper: Option<(Timestamp, &'a Tally)>,
+    pub keeper: Option<(Timestamp, &'a Counters)>,
 }
 
 /// The text.
@@ -55,8 +55,8 @@ pub fn text(sample: &Sample<'_>) -> String {
     fleet(&mut out, sample.status);
     saved(&mut out, sample.status);
     agents(&mut out, &sample.status.agents);
-    if let Some((_, tally)) = sample.keeper {
-        counted(&mut out, tally);
+    if let Some((_, counters)) = sample.keeper {
+        counted(&mut out, counters);
     }
     out.0
 }
@@ -237,12 +237,12 @@ fn agents(out: &mut Exposition, agents: &[AgentStatus]) {
     );
 }
 
-fn counted(out: &mut Exposition, tally: &Tally) {
+fn counted(out: &mut Exposition, counters: &Counters) {
     let stalls = "Turns that the API ended, since the keeper began.";
     let events = "Lines of the journal, since the keeper began.";
     for (family, label, help, counts) in [
-        ("stalls_total", "reason", stalls, &tally.stalls),
-        ("events_total", "event", events, &tally.events),
+        ("stalls_total", "reason", stalls, &counters.stalls),
+        ("events_total", "event", events, &counters.events),
     ] {
         let row = |(name, count): (&String, &u64)| ([(label, name.clone())], count.to_string());
         let rows: Vec<_> = counts.iter().map(row).collect();
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn the_text_is_what_prometheus_reads() {
         let status = status();
-        let tally = Tally {
+        let counters = Counters {
             events: [("resumed".to_owned(), 2)].into(),
             stalls: [("limit".to_owned(), 1)].into(),
         };
@@ -357,7 +357,7 @@ mod tests {
                 free_inodes: 1,
                 inodes: 2,
             }),
-            keeper: Some((Timestamp::parse("2026-11-22T00:00:00Z").unwrap(), &tally)),
+            keeper: Some((Timestamp::parse("2026-11-22T00:00:00Z").unwrap(), &counters)),
         };
         let text = text(&sample);
         check(&text);

@@ -2,13 +2,13 @@
 //!
 //! Threads and one channel. Everything that happens becomes a `Message`; one loop hands events
 //! to the [`supervisor`], which decides, and the `edges` do what it says. No thread shares state with
-//! another but for the ledger of records. The loop syncs no file: the `writer` does, and its answers are messages too.
+//! another but for the records of records. The loop syncs no file: the `writer` does, and its answers are messages too.
 //!
 //! ```text
 //! signals ─┐
 //! metadata ┤                       ┌▶ starter (launches, behind the launch gate)
 //! socket  ─┼▶ messages ▶ core ▶ edges ▶ save (when the notice comes)
-//! follower ┤                       └▶ writer (ledger, journal) ▶ what was held back until then
+//! follower ┤                       └▶ writer (records, journal) ▶ what was held back until then
 //! watchers ┘
 //! ```
 
@@ -66,11 +66,11 @@ use protocol::Request;
 use requests::Waiting;
 use socket::ReplyTo;
 use startup::Taken;
-use supervisor::activity_log::Diary;
+use supervisor::activity_log::ActivityLog;
 use supervisor::{Core, Event};
 use writer::Writer;
 
-pub use records::{Ledger, canonical_cwd};
+pub use records::{AgentRecords, canonical_cwd};
 
 /// How often the core is told of time and memory when nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
@@ -208,7 +208,7 @@ struct Keeper {
     history: History,
     waiting: Waiting,
     last_save: Option<Manifest>,
-    diary: Diary,
+    activity_log: ActivityLog,
     began: Timestamp,
     /// Of the machine so far, and those of them that a cloud ended.
     boots: (u64, u64),
@@ -239,7 +239,7 @@ impl Keeper {
             let busy = self.core.next_wakeup();
             let longest = if busy.is_some() { TICK } else { IDLE_TICK };
             let longest = longest.min(silence);
-            let due = busy.into_iter().chain(self.diary.due()).min();
+            let due = busy.into_iter().chain(self.activity_log.due()).min();
             let wait = due.map_or(longest, |at| {
                 at.saturating_duration_since(Instant::now()).min(longest)
             });
@@ -255,18 +255,18 @@ impl Keeper {
                 }
                 Err(RecvTimeoutError::Disconnected) => return End::LetGo,
             }
-            if self.diary.due().is_some_and(|at| at <= Instant::now()) {
-                self.write_diary();
+            if self.activity_log.due().is_some_and(|at| at <= Instant::now()) {
+                self.write_activity();
             }
         }
     }
 
     /// Writes down what the agents were doing; later, where the journal is away with the data directory.
-    fn write_diary(&mut self) {
+    fn write_activity(&mut self) {
         if self.lost.is_some() {
             return;
         }
-        let changes = self.diary.take();
+        let changes = self.activity_log.take();
         if !changes.is_empty() {
             self.edges.write(None, &JournalEvent::Activity { changes });
         }
@@ -357,7 +357,7 @@ impl Keeper {
         // How a save ends the agents is told by its manifest.
         if !self.core.is_closed() {
             let views = self.core.views();
-            self.diary.look(Instant::now(), Timestamp::now(), &views);
+            self.activity_log.look(Instant::now(), Timestamp::now(), &views);
         }
         if let Some(name) = ended
             && self.core.view(&name).is_none()
@@ -409,7 +409,7 @@ impl Keeper {
         self.edges.notifier.tell(safe, &self.edges.config.notify);
         self.waiting.answer(&manifest);
         self.last_save = Some(manifest);
-        self.write_diary();
+        self.write_activity();
         if source == Some(Source::Signal) {
             self.end = Some(End::Saved);
         }
@@ -424,7 +424,7 @@ impl Keeper {
             End::Replaced => None, // The journal is another keeper's now.
         };
         if let Some(reason) = reason {
-            self.write_diary();
+            self.write_activity();
             self.edges.write(
                 None,
                 &JournalEvent::KeeperStopped {

@@ -47,7 +47,7 @@ impl Edges {
     pub(super) fn look_for_work(&self, core: &Core) {
         let views = core.views();
         let running = views.into_iter().filter_map(|view| {
-            let marker = self.ledger.get(&view.name)?.launch?.marker;
+            let marker = self.records.get(&view.name)?.launch?.marker;
             Some((view.name, view.process?, marker))
         });
         let running: Vec<_> = running.collect();

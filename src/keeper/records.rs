@@ -17,7 +17,7 @@ use sys::error::Result;
 
 /// The records of the agents that are declared.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct AgentRecords {
     data_dir: DataDir,
     writer: Writer,
     records: Mutex<BTreeMap<AgentName, AgentRecord>>,
@@ -27,8 +27,8 @@ pub struct Ledger {
     recalled: Mutex<Vec<(AgentName, String)>>,
 }
 
-impl Ledger {
-    /// An empty ledger of a data directory.
+impl AgentRecords {
+    /// An empty records of a data directory.
     #[must_use]
     pub fn new(data_dir: DataDir, writer: Writer) -> Self {
         Self {
@@ -177,7 +177,7 @@ impl Ledger {
         );
     }
 
-    /// As [`Ledger::update`], and waits until it is durable.
+    /// As [`AgentRecords::update`], and waits until it is durable.
     ///
     /// # Errors
     /// The disk is full or gone.
@@ -265,15 +265,15 @@ mod tests {
         let name: AgentName = AgentName::new("a").unwrap();
         let record = AgentRecord::new(name.clone(), "work".into());
         let (writer, thaw) = writer::tests::hanging(&data_dir.journal());
-        let ledger = Ledger::new(data_dir.clone(), writer.clone());
-        ledger.lock().insert(name.clone(), record);
+        let records = AgentRecords::new(data_dir.clone(), writer.clone());
+        records.lock().insert(name.clone(), record);
         let mut answers = Vec::new();
         for restarts in 1..=3 {
             let (answer, awaited) = Answer::awaited();
-            ledger.update(&name, |record| record.restarts = restarts, answer);
+            records.update(&name, |record| record.restarts = restarts, answer);
             answers.push(awaited);
         }
-        assert_eq!(ledger.get(&name).unwrap().restarts, 3);
+        assert_eq!(records.get(&name).unwrap().restarts, 3);
         assert!(data_dir.load_record(&name).unwrap().is_none());
         drop(thaw);
         answers
@@ -289,16 +289,16 @@ mod tests {
         let name: AgentName = AgentName::new("a").unwrap();
         let (writer, thaw) = writer::tests::hanging(&data_dir.journal());
         drop(thaw);
-        let ledger = Ledger::new(data_dir.clone(), writer.clone());
+        let records = AgentRecords::new(data_dir.clone(), writer.clone());
         let record = AgentRecord::new(name.clone(), "work".into());
-        ledger.lock().insert(name.clone(), record);
+        records.lock().insert(name.clone(), record);
         writer.order_anyhow(state::Journal::let_go);
-        let refused = ledger.update_and_wait(&name, |record| record.restarts = 7);
+        let refused = records.update_and_wait(&name, |record| record.restarts = 7);
         assert!(refused.is_err());
-        assert_eq!(ledger.unwritten(), std::slice::from_ref(&name));
+        assert_eq!(records.unwritten(), std::slice::from_ref(&name));
         writer.order_anyhow(|journal| journal.take_up().unwrap());
-        ledger.update_and_wait(&name, |_| {}).unwrap();
-        assert!(ledger.unwritten().is_empty());
+        records.update_and_wait(&name, |_| {}).unwrap();
+        assert!(records.unwritten().is_empty());
         assert_eq!(data_dir.load_record(&name).unwrap().unwrap().restarts, 7);
     }
 }

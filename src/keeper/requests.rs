@@ -142,7 +142,7 @@ impl Keeper {
             Request::RolledBack { name, to, undo } => {
                 self.edges
                     .write(Some(&name), &JournalEvent::RolledBack { to, undo });
-                if let Some(record) = self.edges.ledger.get(&name) {
+                if let Some(record) = self.edges.records.get(&name) {
                     self.edges.survey.look(&self.edges.data_dir, &record);
                 }
                 Ok(Value::Null)
@@ -266,7 +266,7 @@ impl Keeper {
         let mut agents: Vec<AgentStatus> = views
             .into_iter()
             .map(|view| {
-                let record = self.edges.ledger.get(&view.name);
+                let record = self.edges.records.get(&view.name);
                 let dirty = self.edges.survey.dirty(&view.name);
                 let size_bytes = self.edges.sizes.get(&view.name).copied().flatten();
                 AgentStatus {
@@ -310,7 +310,7 @@ impl Keeper {
             status: &self.status()?,
             boots: self.boots,
             space: files::space(self.edges.data_dir.dir()).ok(),
-            keeper: Some((self.began, &self.edges.tally)),
+            keeper: Some((self.began, &self.edges.counters)),
         }))
     }
 

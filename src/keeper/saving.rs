@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Message;
 use super::effects::Edges;
-use super::records::Ledger;
+use super::records::AgentRecords;
 use crate::agent::terminate;
 use crate::save::{Note, Save, Subject};
 use state::{AgentName, JournalEvent, Manifest};
@@ -83,13 +83,13 @@ impl Edges {
         let note: Note = Arc::new(move |what: &JournalEvent| writer.line_and_wait(None, what));
         let checkpoints = self.checkpoints.clone();
         let settings = self.config.checkpoint.clone();
-        let ledger = Arc::clone(&self.ledger);
+        let records = Arc::clone(&self.records);
         let views = core.views().into_iter();
         let running: Running = views.map(|view| (view.name, view.process)).collect();
         checkpoints.pause();
         let work = move || {
             hold_up();
-            let agents = subjects(running, &ledger, &boot_id);
+            let agents = subjects(running, &records, &boot_id);
             let manifest = run(Save {
                 data_dir: &data_dir,
                 settings: &settings,
@@ -116,9 +116,9 @@ fn hold_up(in_one_call: Option<Duration>) -> Duration {
 }
 
 /// Every agent as a save needs it. What the core knows of a process is newer than the record.
-fn subjects(running: Running, ledger: &Ledger, boot_id: &str) -> Vec<Subject> {
+fn subjects(running: Running, records: &AgentRecords, boot_id: &str) -> Vec<Subject> {
     let subject = |(name, process): (AgentName, Option<ProcessId>)| {
-        let record = ledger.get(&name)?;
+        let record = records.get(&name)?;
         let process = process.or(record.live_process(boot_id));
         let process = process.or_else(|| terminate::launched(&record, boot_id));
         Some(Subject { record, process })

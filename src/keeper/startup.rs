@@ -13,10 +13,10 @@ use super::effects::Edges;
 use super::git_status::Survey;
 use super::launcher::{LaunchGate, Starter};
 use super::login_watch;
-use super::metrics::Tally;
+use super::metrics::Counters;
 use super::mount_watch::Retaking;
 use super::order::WriteOrder;
-use super::records::Ledger;
+use super::records::AgentRecords;
 use super::requests::Waiting;
 use super::runtime_dir::{self, Holder};
 use super::session_watch::{self, Follower, News};
@@ -31,7 +31,7 @@ use crate::tmux::Tmux;
 use state::config::Config;
 use state::layout::DataDir;
 use state::{AgentName, AgentRecord, Fleet, Identity, JournalEntry, JournalEvent, Desired};
-use supervisor::activity_log::Diary;
+use supervisor::activity_log::ActivityLog;
 use supervisor::notice::{Notice, Source};
 use supervisor::start_limits::Limits;
 use supervisor::{Core, Event};
@@ -134,7 +134,7 @@ impl Keeper {
             true => Tmux::new(runtime).kept_by_its_unit(),
             false => Tmux::new(runtime),
         };
-        let ledger = Arc::new(Ledger::new(data_dir.clone(), writer.clone()));
+        let records = Arc::new(AgentRecords::new(data_dir.clone(), writer.clone()));
         let gate = Arc::new(LaunchGate::default());
         let deliver = messages.clone();
         let starter = Starter {
@@ -143,7 +143,7 @@ impl Keeper {
             history: history.clone(),
             tmux: tmux.clone(),
             program: std::env::current_exe().context("cannot tell where this program is")?,
-            ledger: Arc::clone(&ledger),
+            records: Arc::clone(&records),
             writer: writer.clone(),
             gate: Arc::clone(&gate),
         }
@@ -169,7 +169,7 @@ impl Keeper {
             history.noticed_in_this_boot && !history.save_unfinished,
         );
         let deliver = messages.clone();
-        disk_watch::spawn(data_dir, Arc::clone(&ledger), move |message| {
+        disk_watch::spawn(data_dir, Arc::clone(&records), move |message| {
             deliver.send(message).ok();
         })?;
         let deliver = messages.clone();
@@ -186,7 +186,7 @@ impl Keeper {
             config: Arc::new(config),
             tmux,
             typing: Arc::default(),
-            ledger,
+            records,
             writer,
             order: WriteOrder::default(),
             gate,
@@ -196,7 +196,7 @@ impl Keeper {
             checkpoints,
             messages,
             trouble: BTreeMap::new(),
-            tally: Tally::default(),
+            counters: Counters::default(),
         };
         let last_save = state::latest_manifest(&data_dir.saves())?;
         Ok(Self {
@@ -205,7 +205,7 @@ impl Keeper {
             options,
             history,
             waiting: Waiting::default(),
-            diary: Diary::default(),
+            activity_log: ActivityLog::default(),
             began: Timestamp::now(),
             boots: (identity.boots, identity.preemptions),
             last_save,
@@ -264,9 +264,9 @@ impl Keeper {
         self.until_written();
         let declared = self
             .edges
-            .ledger
+            .records
             .declare(&self.edges.config, &self.edges.boot_id);
-        for (name, what) in self.edges.ledger.recalled() {
+        for (name, what) in self.edges.records.recalled() {
             let event = JournalEvent::Repaired { what };
             self.edges.write(Some(&name), &event);
         }
@@ -295,7 +295,7 @@ impl Keeper {
             }
         }
         if desired > 0 && !self.core.is_closed() {
-            let seeded = seed_all(&self.edges.data_dir, &self.edges.ledger, &self.edges.config);
+            let seeded = seed_all(&self.edges.data_dir, &self.edges.records, &self.edges.config);
             self.tell_of_seeds(seeded);
             point(Point::RestoreSeeded);
         }
@@ -304,7 +304,7 @@ impl Keeper {
         }
         // Declared without a permit yet, so nothing can be launched before a save is taken up again.
         // Those that run and are not in the file any more are known too, and ended.
-        let left_over = self.edges.ledger.left_over(&self.edges.boot_id);
+        let left_over = self.edges.records.left_over(&self.edges.boot_id);
         for (name, process) in left_over.iter().filter_map(|d| Some((&d.name, d.process?))) {
             self.edges.watch(name, process);
         }
@@ -349,7 +349,7 @@ impl Keeper {
         };
         let unseen: Vec<_> = self
             .edges
-            .ledger
+            .records
             .all()
             .into_iter()
             .filter_map(unseen)
@@ -361,7 +361,7 @@ impl Keeper {
 
     /// Who is to come back, and what is left of their words: looked at before anybody says more.
     fn tell_of_restore(&mut self) {
-        let mut records = self.edges.ledger.all();
+        let mut records = self.edges.records.all();
         records.retain(|record| record.desired == Desired::Running);
         let last = self.last_save.as_ref();
         let save = last.filter(|save| self.history.safe && save.boot_id != self.edges.boot_id);

@@ -10,7 +10,7 @@
 //! A save has threads of its own and does not wait for this one, but for a moment: until the line of the notice is durable. A
 //! writer that hangs already is not waited for at all. The two meet in no file:
 //!
-//! * Records are written by this thread alone. A save reads them from the memory of the ledger, which is ahead of the disk and not
+//! * Records are written by this thread alone. A save reads them from the memory of the records, which is ahead of the disk and not
 //!   locked while the disk is at work; it changes none. What the loop changes meanwhile, such as what became durable of a
 //!   transcript, is written here as ever. How an agent ended in a save is in no record, only in the manifest.
 //! * The journal is written by this thread alone. A save gives its lines to this queue and waits no longer than its own limit. A

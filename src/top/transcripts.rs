@@ -174,12 +174,12 @@ impl Open {
     }
 
     fn glance(&self) -> Glance {
-        let tally = self.story.tally();
+        let counters = self.story.counters();
         Glance {
             doing: self.story.doing(),
-            tokens: tally.total().fresh(),
-            cached: tally.total().cache_read,
-            context: tally.context(),
+            tokens: counters.total().fresh(),
+            cached: counters.total().cache_read,
+            context: counters.context(),
             is_whole: self.is_whole,
         }
     }

@@ -30,8 +30,8 @@ pub fn outside(lab: &Lab, name: &str) -> PathBuf {
 pub fn somebody(lab: &Lab, cwd: &Path, name: &str, plan: &str) -> Person {
     let person = Person::elsewhere(lab, &own_config(lab), cwd, &[&prompt_of(name, plan, 1)]);
     lab.until("the model was asked", || {
-        let ledger = lab.model.ledger();
-        let account = ledger.agents.get(name)?;
+        let request_log = lab.model.request_log();
+        let account = request_log.agents.get(name)?;
         let there = account.open.is_some() || account.turns_ended > 0;
         there.then_some(())
     });
@@ -51,8 +51,8 @@ fn before(lab: &Lab, cwd: &Path, name: &str) -> String {
 fn wait_written(lab: &Lab, name: &str, session: &str) {
     lab.until("all of it is written", || {
         let written = transcript_marks(&own_config(lab), session);
-        let ledger = lab.model.ledger();
-        let records = &ledger.agents.get(name)?.records;
+        let request_log = lab.model.request_log();
+        let records = &request_log.agents.get(name)?.records;
         let all = records
             .iter()
             .all(|record| written.contains(&record.marker));
@@ -76,7 +76,7 @@ fn assert_goes_on(lab: &Lab, name: &str, session: &str) {
     assert_eq!(lab.session_of(name), session);
     lab.run(&["send", name, &prompt_of(name, "idle", 2)]).ok();
     lab.until("its next turn ends", || {
-        (lab.model.ledger().agents[name].turns_ended == 2).then_some(())
+        (lab.model.request_log().agents[name].turns_ended == 2).then_some(())
     });
     lab.assert_nothing_lost(name);
     assert_eq!(lab.transcripts().len(), 1);
@@ -334,8 +334,8 @@ fn a_session_in_the_roots_own_configuration_is_taken_in_where_it_is() {
     );
     let session = person.session();
     lab.until("its turn ends", || {
-        let ledger = lab.model.ledger();
-        (ledger.agents.get("mine")?.turns_ended == 1).then_some(())
+        let request_log = lab.model.request_log();
+        (request_log.agents.get("mine")?.turns_ended == 1).then_some(())
     });
     person.leaves();
     let transcripts = lab.transcripts();

@@ -33,8 +33,8 @@ fn patient(lab: &Lab) -> Keeper {
 }
 
 fn continued(lab: &Lab, name: &str) -> u32 {
-    let ledger = lab.model.ledger();
-    let account = ledger.agents.get(name);
+    let request_log = lab.model.request_log();
+    let account = request_log.agents.get(name);
     account.map_or(0, |account| account.turns_ended)
 }
 

@@ -25,8 +25,8 @@ fn real_claude_is_cut_in_a_tool_by_the_power_button_and_goes_on_after_the_boot()
 
         room.model.next_boot();
         machine.boot(Some(&disk));
-        machine.until_model("a has ended its turn", |ledger| {
-            ledger.agents["a"].turns_ended > 0
+        machine.until_model("a has ended its turn", |request_log| {
+            request_log.agents["a"].turns_ended > 0
         });
         machine.wait_state("a", "idle");
         assert_eq!(machine.agent("a")["session_id"], session);

@@ -69,7 +69,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
             (machine.agent("a")["state"] == "idle").then_some(())
         });
         assert_eq!(machine.agent("a")["session_id"], session);
-        assert!(room.model.ledger().agents["a"].turns_ended > 0);
+        assert!(room.model.request_log().agents["a"].turns_ended > 0);
         machine.wait_state("b", "idle");
 
         // A reboot is a shutdown as any other.
@@ -160,7 +160,7 @@ fn without_its_disk_nothing_starts_and_the_boot_goes_on_and_another_machine_take
         second.start();
         second.wait_state("a", "idle");
         assert_eq!(second.agent("a")["session_id"], session);
-        assert!(room.model.ledger().agents["a"].turns_ended > 0);
+        assert!(room.model.request_log().agents["a"].turns_ended > 0);
     });
 }
 

@@ -129,7 +129,7 @@ fn a_full_disk_is_told_tears_nothing_and_is_forgotten_once_there_is_space() {
             .then_some(())
     });
     lab.until("the second turn has ended", || {
-        (lab.model.ledger().agents["a"].turns_ended == 2).then_some(())
+        (lab.model.request_log().agents["a"].turns_ended == 2).then_some(())
     });
     lab.assert_nothing_lost("a");
     assert_eq!(lab.session_of("a"), session);

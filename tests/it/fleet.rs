@@ -239,7 +239,7 @@ fn an_agent_that_is_removed_ends_and_comes_back_as_itself() {
         arguments(lab.process("a")).contains(&before["session_id"].as_str().unwrap().to_owned())
     );
     assert_eq!(
-        lab.model.ledger().agents["a"].turns_ended,
+        lab.model.request_log().agents["a"].turns_ended,
         1,
         "its prompt is not given twice"
     );

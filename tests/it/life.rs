@@ -188,7 +188,7 @@ fn the_next_boot_resumes_the_same_sessions_and_tells_those_that_were_cut() {
     assert!(!lab.file("session-state/notes/done.md").exists());
 
     assert_eq!(lab.transcripts().len(), 2);
-    assert_eq!(lab.model.ledger().agents["cut"].continued, 1);
+    assert_eq!(lab.model.request_log().agents["cut"].continued, 1);
     lab.assert_nothing_lost("cut");
     lab.assert_nothing_lost("done");
 }

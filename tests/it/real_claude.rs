@@ -310,8 +310,8 @@ pub fn times_said(transcript: &Path, text: &str) -> usize {
 
 /// Waits until an agent's model has been asked so often in all.
 pub fn wait_requests(lab: &Lab, name: &str, count: u64) {
-    lab.until_model(&format!("{name} has asked {count} times"), |ledger| {
-        let account = ledger.agents.get(name);
+    lab.until_model(&format!("{name} has asked {count} times"), |request_log| {
+        let account = request_log.agents.get(name);
         account.is_some_and(|account| account.requests >= count)
     });
 }
@@ -319,7 +319,7 @@ pub fn wait_requests(lab: &Lab, name: &str, count: u64) {
 /// How often an agent's model was asked.
 pub fn requests(lab: &Lab, name: &str) -> u64 {
     lab.model
-        .ledger()
+        .request_log()
         .agents
         .get(name)
         .map_or(0, |account| account.requests)

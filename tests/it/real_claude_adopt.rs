@@ -42,7 +42,7 @@ fn real_claude_goes_on_as_an_agent_after_its_workspace_moved_into_the_root() {
         assert!(words.windows(2).any(|pair| *pair == by_id), "{words:?}");
         lab.run(&["send", "api", &prompt_of("api", "idle", 2)]).ok();
         lab.until("its next turn ends", || {
-            (lab.model.ledger().agents["api"].turns_ended == 2).then_some(())
+            (lab.model.request_log().agents["api"].turns_ended == 2).then_some(())
         });
         // The model was given all that was said by hand, and it works in the new place.
         lab.assert_nothing_lost("api");
@@ -75,7 +75,7 @@ fn real_claude_that_is_ended_in_a_turn_goes_on_with_it_as_an_agent() {
         let _keeper = lab.keeper();
         assert_eq!(lab.wait_event("api", "starting", 1).data["how"], "continue");
         lab.until("the cut turn goes on and ends", || {
-            (lab.model.ledger().agents["api"].turns_ended == 1).then_some(())
+            (lab.model.request_log().agents["api"].turns_ended == 1).then_some(())
         });
         lab.wait_state("api", "idle");
         assert!(place.join("continued.txt").exists());
@@ -99,7 +99,7 @@ fn real_claude_in_its_own_background_is_left_alone_and_goes_on_as_an_agent_once_
         let free = "--dangerously-skip-permissions";
         claude(&["--bg", free, "-n", "api", &prompt_of("api", "idle", 1)]);
         lab.until("its turn ends", || {
-            (lab.model.ledger().agents.get("api")?.turns_ended == 1).then_some(())
+            (lab.model.request_log().agents.get("api")?.turns_ended == 1).then_some(())
         });
 
         let plan = lab.run(&["adopt", "--json"]).ok().json();
@@ -121,7 +121,7 @@ fn real_claude_in_its_own_background_is_left_alone_and_goes_on_as_an_agent_once_
         assert_eq!(lab.session_of("api"), session);
         lab.run(&["send", "api", &prompt_of("api", "idle", 2)]).ok();
         lab.until("its next turn ends", || {
-            (lab.model.ledger().agents["api"].turns_ended == 2).then_some(())
+            (lab.model.request_log().agents["api"].turns_ended == 2).then_some(())
         });
         lab.assert_nothing_lost("api");
         claude(&["daemon", "stop", "--any"]);

@@ -25,8 +25,8 @@ fn subscribed(version: &Version) -> Lab {
 }
 
 fn turns_ended(lab: &Lab, name: &str) -> u64 {
-    let ledger = lab.model.ledger();
-    let account = ledger.agents.get(name);
+    let request_log = lab.model.request_log();
+    let account = request_log.agents.get(name);
     account.map_or(0, |account| account.turns_ended as u64)
 }
 

@@ -49,14 +49,14 @@ fn after_a_notice_a_cut_turn_gets_its_note_once_and_an_idle_agent_gets_nothing()
         assert!(details.contains(COMMAND), "{details}");
         assert!(note.ends_with("session-state/notes/cut.md"), "{note}");
 
-        let ledger = lab.model.ledger();
-        let first = ledger.agents["cut"].first.clone().unwrap();
+        let request_log = lab.model.request_log();
+        let first = request_log.agents["cut"].first.clone().unwrap();
         assert_eq!(
             first.note.as_deref(),
             Some(note.as_str()),
             "the first request ends with the note"
         );
-        assert_eq!(ledger.agents["cut"].continued, 1);
+        assert_eq!(request_log.agents["cut"].continued, 1);
         // The request with the note, and the one with the result of the step after it.
         assert_eq!(requests(&lab, "cut"), asked[0] + 2);
         assert_eq!(times_said(&lab.transcript("cut"), &note), 1);
@@ -69,7 +69,7 @@ fn after_a_notice_a_cut_turn_gets_its_note_once_and_an_idle_agent_gets_nothing()
                 .any(|word| word.contains("[spotkeep]"))
         );
         assert!(
-            ledger.agents["rests"].first.is_none(),
+            request_log.agents["rests"].first.is_none(),
             "nobody asked it anything"
         );
         // What it is asked now is the first since: nothing came in between, and it knows its past.
@@ -114,7 +114,7 @@ fn a_message_that_the_model_was_not_given_before_a_save_is_told_in_the_note() {
         let details = fs::read_to_string(lab.file("session-state/notes/a.md")).unwrap();
         assert!(details.contains(message), "{details}");
         assert_eq!(
-            lab.model.ledger().agents["a"].first.clone().unwrap().note,
+            lab.model.request_log().agents["a"].first.clone().unwrap().note,
             Some(note)
         );
 
@@ -144,7 +144,7 @@ fn a_crash_in_the_middle_of_a_turn_goes_on_with_a_note_and_without_its_orphans()
             let is_tool = |process: &ProcessId| arguments(*process) == ["tail", "-f", "/dev/null"];
             lab.processes().into_iter().find(is_tool)
         });
-        let cut = lab.model.ledger().agents["a"].open.clone().unwrap().marker;
+        let cut = lab.model.request_log().agents["a"].open.clone().unwrap().marker;
         lab.model.next_boot();
         lab.process("a").open().unwrap().signal(Signal::Kill);
         let backoff = lab.wait_event("a", "backoff", 1);
@@ -163,13 +163,13 @@ fn a_crash_in_the_middle_of_a_turn_goes_on_with_a_note_and_without_its_orphans()
         assert_eq!(lab.session_of("a"), session);
         assert_eq!(lab.transcripts().len(), 1);
         assert_eq!(lab.agent("a")["restarts"], 1);
-        assert_eq!(lab.model.ledger().agents["a"].continued, 1);
+        assert_eq!(lab.model.request_log().agents["a"].continued, 1);
         assert_eq!(times_said(&lab.transcript("a"), "[spotkeep]"), 1);
         lab.assert_nothing_lost("a");
 
         // What the model sees of the call itself: nothing up to 2.1.263; in 2.1.330, the call with a
         // result that says it was interrupted. So only the note tells the older ones.
-        let first = lab.model.ledger().agents["a"].first.clone().unwrap();
+        let first = lab.model.request_log().agents["a"].first.clone().unwrap();
         let drops_it = ["2.1.197", "2.1.263"].contains(&version.number.as_str());
         assert_eq!(first.markers.contains(&cut), !drops_it);
 

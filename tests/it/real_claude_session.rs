@@ -102,10 +102,10 @@ fn clear_is_followed_and_the_new_session_is_resumed_in_the_next_boot() {
             "{words:?}"
         );
         lab.until("the cut turn goes on", || {
-            (lab.model.ledger().agents["a"].continued == 1).then_some(())
+            (lab.model.request_log().agents["a"].continued == 1).then_some(())
         });
         assert_eq!(lab.session_of("a"), new);
-        let first = lab.model.ledger().agents["a"].first.clone().unwrap();
+        let first = lab.model.request_log().agents["a"].first.clone().unwrap();
         let prompts: Vec<String> = first
             .markers
             .iter()
@@ -177,7 +177,7 @@ fn a_session_made_without_spotkeep_is_taken_over_and_goes_on() {
         let person = Person::elsewhere(&lab, &config, &workspace, &[&prompt]);
         lab.until("the first turn has ended", || {
             lab.model
-                .ledger()
+                .request_log()
                 .agents
                 .get("mine")
                 .is_some_and(|account| account.turns_ended == 1)
@@ -205,7 +205,7 @@ fn a_session_made_without_spotkeep_is_taken_over_and_goes_on() {
             .ok();
         wait_requests(&lab, "mine", asked + 1);
         lab.until("the next turn has ended", || {
-            (lab.model.ledger().agents["mine"].turns_ended == 2).then_some(())
+            (lab.model.request_log().agents["mine"].turns_ended == 2).then_some(())
         });
         lab.assert_nothing_lost("mine");
         assert_eq!(lab.transcripts().len(), 1);
@@ -236,7 +236,7 @@ fn a_text_that_is_sent_right_after_a_start_begins_a_turn() {
                 .ok();
             wait_requests(&lab, "a", asked + 1);
             lab.until("its turn has ended", || {
-                (lab.model.ledger().agents["a"].turns_ended == number).then_some(())
+                (lab.model.request_log().agents["a"].turns_ended == number).then_some(())
             });
             // Written before the next restart, which would cut what is not.
             lab.assert_nothing_lost("a");

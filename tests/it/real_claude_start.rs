@@ -195,7 +195,7 @@ fn a_dialog_is_shown_with_its_words_and_answering_it_lets_the_agent_start() {
             lab.events("a", "resumed").is_empty(),
             "a dialog is no start that counts"
         );
-        assert!(lab.model.ledger().agents.is_empty());
+        assert!(lab.model.request_log().agents.is_empty());
         lab.run(&["send", "a", "yes"])
             .refused(3, "waits for a human", "attach a");
 
@@ -238,6 +238,6 @@ fn a_key_that_the_user_rejected_stays_so_and_the_agent_says_that_it_is_not_logge
             json_of(&config_path(&lab))["customApiKeyResponses"]["rejected"],
             json!([key_tail()])
         );
-        assert!(lab.model.ledger().agents.is_empty());
+        assert!(lab.model.request_log().agents.is_empty());
     });
 }

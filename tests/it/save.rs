@@ -203,10 +203,10 @@ fn a_long_notice_lets_agents_in_a_turn_work_on() {
         "{notice:?}"
     );
     // It works on: more steps are taken after the notice than there were at its time.
-    let steps = |lab: &Lab| lab.model.ledger().agents["a"].requests;
+    let steps = |lab: &Lab| lab.model.request_log().agents["a"].requests;
     let then = steps(&lab);
-    lab.until_model("it works on", |ledger| {
-        ledger.agents["a"].requests >= then + 3
+    lab.until_model("it works on", |request_log| {
+        request_log.agents["a"].requests >= then + 3
     });
     assert!(lab.events("", "safe").is_empty());
     assert_eq!(lab.agent("a")["state"], "saving");

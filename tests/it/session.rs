@@ -159,7 +159,7 @@ fn clear_is_followed_at_once_and_the_next_boot_resumes_the_new_session() {
 
     lab.run(&["send", "a", &prompt_of("a", "idle", 2)]).ok();
     lab.until("the new session has a turn", || {
-        (lab.model.ledger().agents["a"].turns_ended == 2).then_some(())
+        (lab.model.request_log().agents["a"].turns_ended == 2).then_some(())
     });
     lab.assert_nothing_lost("a");
     lab.next_boot();
@@ -287,7 +287,7 @@ fn a_dialog_that_blocks_a_start_is_shown_and_answering_it_lets_the_agent_run() {
     assert!(why.contains("Do you trust this folder?"), "{why}");
     lab.run(&["send", "a", "yes"])
         .refused(3, "waits for a human", "attach a");
-    assert!(lab.model.ledger().agents.is_empty());
+    assert!(lab.model.request_log().agents.is_empty());
     lab.press_enter("a");
     lab.wait_done("a");
     assert_eq!(lab.agent("a")["why"], Value::Null);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use drill::fake_api::Model;
-use drill::fake_api::log::Ledger;
+use drill::fake_api::log::RequestLog;
 use drill::session_file::transcript_marks;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -64,8 +64,8 @@ impl Lab {
 
     /// Waits until an agent that was told to leave its turn open has come there.
     pub fn wait_open(&self, name: &str) {
-        self.until_model(&format!("{name} is at its open call"), |ledger| {
-            let account = ledger.agents.get(name);
+        self.until_model(&format!("{name} is at its open call"), |request_log| {
+            let account = request_log.agents.get(name);
             account.is_some_and(|account| account.open.is_some())
         });
         self.until("the open tool runs and is taken down", || {
@@ -92,8 +92,8 @@ impl Lab {
     /// Waits until an agent has ended a turn and rests. One that was told to end in the midst of
     /// an answer may lack that answer, and what its tool said: a message is whole or is not.
     pub fn wait_rest(&self, name: &str) {
-        self.until_model(&format!("{name} has ended a turn"), |ledger| {
-            let account = ledger.agents.get(name);
+        self.until_model(&format!("{name} has ended a turn"), |request_log| {
+            let account = request_log.agents.get(name);
             account.is_some_and(|account| account.turns_ended > 0)
         });
         self.wait_state(name, "idle");
@@ -104,7 +104,7 @@ impl Lab {
 
     /// What the model said or was told of an agent and is not in its transcripts.
     pub fn unwritten(&self, name: &str) -> Vec<String> {
-        let ledger = self.model.ledger();
+        let request_log = self.model.request_log();
         let record = self.record(name);
         let config = self.data_dir().join(".claude");
         let mut sessions = vec![record["session_id"].as_str().unwrap_or_default().to_owned()];
@@ -115,7 +115,7 @@ impl Lab {
             .iter()
             .flat_map(|id| transcript_marks(&config, id))
             .collect();
-        let records = ledger
+        let records = request_log
             .agents
             .get(name)
             .map(|account| account.records.clone())
@@ -130,7 +130,7 @@ impl Lab {
     pub fn assert_nothing_lost(&self, name: &str) {
         let said = self
             .model
-            .ledger()
+            .request_log()
             .agents
             .get(name)
             .map_or(0, |account| account.records.len());
@@ -284,7 +284,7 @@ impl Lab {
     }
 
     /// Waits until the model has heard or said something.
-    pub fn until_model(&self, what: &str, so: impl Fn(&Ledger) -> bool) {
+    pub fn until_model(&self, what: &str, so: impl Fn(&RequestLog) -> bool) {
         until_model(&self.model, what, || self.account(), so);
     }
 
@@ -326,7 +326,7 @@ pub fn until_model(
     model: &Model,
     what: &str,
     account: impl Fn() -> String,
-    so: impl Fn(&Ledger) -> bool,
+    so: impl Fn(&RequestLog) -> bool,
 ) {
     let look = || model.wait(A_LOOK, &so).then_some(());
     until_with(what, account, || (), look);

@@ -22,7 +22,7 @@ const MOST: usize = 3;
 
 /// What was seen last, and what is not written down yet.
 #[derive(Debug, Default)]
-pub struct Diary {
+pub struct ActivityLog {
     known: BTreeMap<AgentName, AgentState>,
     pending: BTreeMap<AgentName, Vec<SeenState>>,
     due: Option<Instant>,
@@ -36,7 +36,7 @@ struct SeenState {
     at: Timestamp,
 }
 
-impl Diary {
+impl ActivityLog {
     /// Looks at all agents, at this moment by both clocks.
     pub fn look(&mut self, now: Instant, at: Timestamp, views: &[View]) {
         let seen = |state| SeenState {
@@ -116,13 +116,13 @@ mod tests {
 
     /// Looks at one agent at these seconds, and tells what is written: whose, what, since which second.
     fn written(looks: &[(u64, Option<AgentState>)]) -> Vec<(&'static str, i64)> {
-        let (mut diary, start) = (Diary::default(), Instant::now());
+        let (mut activity_log, start) = (ActivityLog::default(), Instant::now());
         for (seconds, state) in looks {
             let views: Vec<View> = state.iter().map(|state| view("a", *state)).collect();
             let at = Timestamp::from_millis(i64::try_from(*seconds).unwrap() * 1000).unwrap();
-            diary.look(start + Duration::from_secs(*seconds), at, &views);
+            activity_log.look(start + Duration::from_secs(*seconds), at, &views);
         }
-        let changes = diary.take();
+        let changes = activity_log.take();
         changes
             .iter()
             .map(|change| {
@@ -136,20 +136,20 @@ mod tests {
 
     #[test]
     fn a_fleet_that_rests_writes_nothing_and_the_first_change_waits_a_minute_for_others() {
-        let (mut diary, start) = (Diary::default(), Instant::now());
+        let (mut activity_log, start) = (ActivityLog::default(), Instant::now());
         let views = [view("a", Idle), view("b", Running)];
-        diary.look(start, Timestamp::now(), &views);
-        assert_eq!(diary.due(), Some(start + GATHER));
-        assert_eq!(diary.take().len(), 2);
+        activity_log.look(start, Timestamp::now(), &views);
+        assert_eq!(activity_log.due(), Some(start + GATHER));
+        assert_eq!(activity_log.take().len(), 2);
         for seconds in 1..1_000 {
-            diary.look(
+            activity_log.look(
                 start + Duration::from_secs(seconds),
                 Timestamp::now(),
                 &views,
             );
-            assert_eq!(diary.due(), None);
+            assert_eq!(activity_log.due(), None);
         }
-        assert_eq!(diary.take(), []);
+        assert_eq!(activity_log.take(), []);
     }
 
     #[test]

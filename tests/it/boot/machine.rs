@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use drill::fake_api::log::Ledger;
+use drill::fake_api::log::RequestLog;
 use serde_json::Value;
 use sys::process::{ProcessId, Signal};
 
@@ -313,14 +313,14 @@ impl<'r> Machine<'r> {
 
     /// Waits until an agent that was told to leave its turn open has come there.
     pub fn wait_open(&self, name: &str) {
-        self.until_model(&format!("{name} is at its open call"), |ledger| {
-            let account = ledger.agents.get(name);
+        self.until_model(&format!("{name} is at its open call"), |request_log| {
+            let account = request_log.agents.get(name);
             account.is_some_and(|account| account.open.is_some())
         });
         // An agent writes its words down a moment after it has heard them. One that is cut before has
         // never been asked anything, and begins anew.
-        let ledger = self.room.model.ledger();
-        let open = ledger.agents[name].open.as_ref().unwrap();
+        let request_log = self.room.model.request_log();
+        let open = request_log.agents[name].open.as_ref().unwrap();
         let look = format!(
             "test -e {DATA_DIR}/workspaces/{name}/open.txt && grep -qF '{}' {DATA_DIR}/.claude/projects/*/*.jsonl",
             open.marker
@@ -346,7 +346,7 @@ impl<'r> Machine<'r> {
     }
 
     /// Waits until the model has heard or said something.
-    pub fn until_model(&self, what: &str, so: impl Fn(&Ledger) -> bool) {
+    pub fn until_model(&self, what: &str, so: impl Fn(&RequestLog) -> bool) {
         until_model(&self.room.model, what, || self.account(), so);
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use drill::fake_api::Model;
-use drill::fake_api::log::Ledger;
+use drill::fake_api::log::RequestLog;
 use drill::fake_api::marker::Marker;
 use drill::fake_metadata::Metadata;
 use drill::session_file::transcript_marks;
@@ -37,7 +37,7 @@ pub struct Fleet {
     garage: Garage,
     names: Vec<String>,
     sessions: BTreeMap<String, String>,
-    at_cut: Ledger,
+    at_cut: RequestLog,
     /// What was missing after some cut or an agent's own end, or was said to what was off already.
     gone: BTreeSet<Marker>,
 }
@@ -56,7 +56,7 @@ impl Fleet {
             garage,
             names: Vec::new(),
             sessions: BTreeMap::new(),
-            at_cut: Ledger::default(),
+            at_cut: RequestLog::default(),
             gone: BTreeSet::new(),
         }
     }
@@ -140,19 +140,19 @@ runuser -u agent -- spotkeep up
     pub fn wait_until_at_work(&mut self, machine: &mut Machine) {
         let names = self.names.clone();
         let before = self.at_cut.clone();
-        let at_work = |ledger: &Ledger| {
+        let at_work = |request_log: &RequestLog| {
             names.iter().all(|name| {
-                let said = |ledger: &Ledger| {
-                    ledger
+                let said = |request_log: &RequestLog| {
+                    request_log
                         .agents
                         .get(name)
                         .map_or(0, |agent| agent.records.len())
                 };
-                said(ledger) >= said(&before) + 3
-                    || ledger
+                said(request_log) >= said(&before) + 3
+                    || request_log
                         .agents
                         .get(name)
-                        .is_some_and(|agent| agent.open.is_some() && said(ledger) > 1)
+                        .is_some_and(|agent| agent.open.is_some() && said(request_log) > 1)
             })
         };
         if !self.model.wait(BACK_LIMIT, at_work) {
@@ -162,23 +162,23 @@ runuser -u agent -- spotkeep up
 
     /// Until so many more records have been said, by whomever.
     pub fn wait_for_more_records(&self, more: usize) {
-        let total = |ledger: &Ledger| {
-            ledger
+        let total = |request_log: &RequestLog| {
+            request_log
                 .agents
                 .values()
                 .map(|agent| agent.records.len())
                 .sum::<usize>()
         };
-        let enough = total(&self.model.ledger()) + more;
+        let enough = total(&self.model.request_log()) + more;
         assert!(
-            self.model.wait(LIMIT, |ledger| total(ledger) >= enough),
+            self.model.wait(LIMIT, |request_log| total(request_log) >= enough),
             "nobody writes"
         );
     }
 
     /// What was said until now is what must come back.
     pub fn machine_is_gone(&mut self) {
-        self.at_cut = self.model.ledger();
+        self.at_cut = self.model.request_log();
     }
 
     /// How many records there are to lose.
@@ -192,7 +192,7 @@ runuser -u agent -- spotkeep up
 
     /// What was said before `cut`, is not on the disk, and was not missing at an earlier cut either.
     pub fn losses_on_the_disk(&mut self, cut: Instant) -> Vec<Lost> {
-        let (names, ledger, gone) = (&self.names, &self.at_cut, &self.gone);
+        let (names, request_log, gone) = (&self.names, &self.at_cut, &self.gone);
         let (losses, missing, sessions) = self.garage.look_at_the_data(|data_dir| {
             let (mut losses, mut missing) = (Vec::new(), Vec::new());
             let mut sessions = BTreeMap::new();
@@ -204,7 +204,7 @@ runuser -u agent -- spotkeep up
                 let session = record["session_id"].as_str().unwrap().to_owned();
                 let transcript = transcript_marks(&data_dir.join(".claude"), &session);
                 let evidence = Evidence {
-                    records: &ledger.agents[name].records,
+                    records: &request_log.agents[name].records,
                     resumed: None,
                     transcript: &transcript,
                 };
@@ -239,11 +239,11 @@ runuser -u agent -- spotkeep up
         name: &str,
         ended: Instant,
     ) -> Vec<Lost> {
-        let resumed = |ledger: &Ledger| ledger.agents[name].first.is_some();
+        let resumed = |request_log: &RequestLog| request_log.agents[name].first.is_some();
         if !self.model.wait(BACK_LIMIT, resumed) {
             panic!("{name} asked nothing:\n{}", how_it_stands(machine));
         }
-        let account = self.model.ledger().agents.remove(name).unwrap();
+        let account = self.model.request_log().agents.remove(name).unwrap();
         let first = account.first.unwrap();
         assert!(first.note.is_some(), "{name} was told nothing");
         let session = &self.sessions[name];
@@ -276,9 +276,9 @@ runuser -u agent -- spotkeep up
     pub fn wait_until_back(&mut self, machine: &mut Machine) {
         let names = self.names.clone();
         let before = self.at_cut.clone();
-        let back = |ledger: &Ledger| {
+        let back = |request_log: &RequestLog| {
             names.iter().all(|name| {
-                ledger.agents.get(name).is_some_and(|agent| {
+                request_log.agents.get(name).is_some_and(|agent| {
                     let went_on = agent.continued > before.agents[name].continued;
                     agent.first.is_some() && (went_on || agent.open.is_some())
                 })
@@ -291,9 +291,9 @@ runuser -u agent -- spotkeep up
             assert_eq!(agent["session_id"], *self.sessions[&name], "{agent}");
         }
         // What came back over the wire holds all that was on the disk.
-        let ledger = self.model.ledger();
+        let request_log = self.model.request_log();
         for name in &self.names {
-            let first = ledger.agents[name].first.as_ref().unwrap();
+            let first = request_log.agents[name].first.as_ref().unwrap();
             assert!(first.note.is_some(), "{name} was told nothing");
         }
     }

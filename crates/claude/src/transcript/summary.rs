@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::record::{Block, Record, RecordKind};
 use super::render::{TranscriptLine, call, one_line, said};
-use super::tokens::Tally;
+use super::tokens::Counters;
 
 /// So many of the newest lines are kept.
 const LINES: usize = 400;
@@ -15,7 +15,7 @@ const LINE_MAX: usize = 4_000;
 /// Follows a transcript record by record.
 #[derive(Debug, Clone, Default)]
 pub struct Story {
-    tally: Tally,
+    counters: Counters,
     /// Calls that have no answer yet, by their ids.
     open: Vec<(String, String)>,
     /// What the model said last, in this turn.
@@ -28,7 +28,7 @@ pub struct Story {
 impl Story {
     /// Takes in the next record of the file.
     pub fn push(&mut self, record: &Record) {
-        self.tally.push(record);
+        self.counters.push(record);
         if record.sidechain {
             return;
         }
@@ -95,8 +95,8 @@ impl Story {
 
     /// What it cost so far.
     #[must_use]
-    pub fn tally(&self) -> &Tally {
-        &self.tally
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// The newest lines, oldest first.

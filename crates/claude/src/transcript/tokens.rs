@@ -12,14 +12,14 @@ const NEAR: usize = 32;
 
 /// Tokens so far.
 #[derive(Debug, Clone, Default)]
-pub struct Tally {
+pub struct Counters {
     total: Tokens,
     context: u64,
     /// The last few messages, with what was counted for each.
     near: VecDeque<(String, Tokens)>,
 }
 
-impl Tally {
+impl Counters {
     /// Takes in the next record of the file.
     pub fn push(&mut self, record: &Record) {
         let RecordKind::Assistant {
@@ -111,9 +111,9 @@ mod tests {
 
     #[test]
     fn a_message_of_several_records_counts_once_with_the_most_that_it_said() {
-        let mut tally = Tally::default();
+        let mut counters = Counters::default();
         for (id, output) in [("a", 1), ("a", 5), ("b", 7), ("a", 5)] {
-            tally.push(&record(id, output, false));
+            counters.push(&record(id, output, false));
         }
         let expected = Tokens {
             input: 20,
@@ -121,27 +121,27 @@ mod tests {
             cache_written: 400,
             cache_read: 6_000,
         };
-        assert_eq!(tally.total(), expected);
-        assert_eq!(tally.total().fresh(), 432);
-        assert_eq!(tally.context(), 3_215);
+        assert_eq!(counters.total(), expected);
+        assert_eq!(counters.total().fresh(), 432);
+        assert_eq!(counters.context(), 3_215);
     }
 
     #[test]
     fn tokens_beyond_all_counting_are_the_most_that_there_can_be() {
-        let mut tally = Tally::default();
-        tally.push(&record("a", u64::MAX, false));
-        tally.push(&record("b", 1, false));
-        assert_eq!(tally.total().fresh(), u64::MAX);
-        tally.push(&record("c", u64::MAX, false));
-        assert_eq!(tally.context(), u64::MAX);
+        let mut counters = Counters::default();
+        counters.push(&record("a", u64::MAX, false));
+        counters.push(&record("b", 1, false));
+        assert_eq!(counters.total().fresh(), u64::MAX);
+        counters.push(&record("c", u64::MAX, false));
+        assert_eq!(counters.context(), u64::MAX);
     }
 
     #[test]
     fn a_subagents_words_count_and_are_not_what_the_agent_has_before_its_eyes() {
-        let mut tally = Tally::default();
-        tally.push(&record("a", 5, false));
-        tally.push(&record("b", 1_000, true));
-        assert_eq!(tally.total().output, 1_005);
-        assert_eq!(tally.context(), 3_215);
+        let mut counters = Counters::default();
+        counters.push(&record("a", 5, false));
+        counters.push(&record("b", 1_000, true));
+        assert_eq!(counters.total().output, 1_005);
+        assert_eq!(counters.context(), 3_215);
     }
 }

@@ -9,7 +9,7 @@ use super::script::{self, Answer};
 
 /// All agents, by name.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger {
+pub struct RequestLog {
     /// What each agent's conversation holds.
     pub agents: BTreeMap<String, Account>,
     /// Requests that belonged to no agent.
@@ -29,7 +29,7 @@ pub struct Account {
     pub continued: u32,
     /// Requests so far.
     pub requests: u64,
-    /// The first request after [`Ledger::new_life`].
+    /// The first request after [`AgentRecords::new_life`].
     pub first: Option<LoggedRequest>,
     next_serial: u64,
     known: BTreeSet<Marker>,
@@ -64,7 +64,7 @@ pub struct LoggedRequest {
     pub note: Option<String>,
 }
 
-impl Ledger {
+impl RequestLog {
     /// Forgets which request was the first, so that the next one is.
     pub fn next_boot(&mut self) {
         for account in self.agents.values_mut() {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::http::{Handler, Pieces, Reply, Request, Server};
-use log::Ledger;
+use log::RequestLog;
 use marker::Marker;
 use script::Answer;
 use sys::error::Result;
@@ -115,24 +115,24 @@ impl Model {
 
     /// What has been said so far.
     #[must_use]
-    pub fn ledger(&self) -> Ledger {
-        self.fake.state().ledger.clone()
+    pub fn request_log(&self) -> RequestLog {
+        self.fake.state().request_log.clone()
     }
 
-    /// Waits until the ledger shows `enough`; `false` when `limit` has passed before.
+    /// Waits until the log shows `enough`; `false` when `limit` has passed before.
     #[must_use]
-    pub fn wait(&self, limit: Duration, enough: impl Fn(&Ledger) -> bool) -> bool {
+    pub fn wait(&self, limit: Duration, enough: impl Fn(&RequestLog) -> bool) -> bool {
         let (state, _) = self
             .fake
             .changed
-            .wait_timeout_while(self.fake.state(), limit, |state| !enough(&state.ledger))
+            .wait_timeout_while(self.fake.state(), limit, |state| !enough(&state.request_log))
             .unwrap_or_else(PoisonError::into_inner);
-        enough(&state.ledger)
+        enough(&state.request_log)
     }
 
     /// The next boot begins: each agent's next request is its first.
     pub fn next_boot(&self) {
-        self.fake.state().ledger.next_boot();
+        self.fake.state().request_log.next_boot();
     }
 
     /// Lets the next `times` requests of conversations fail, after the faults already waiting.
@@ -173,7 +173,7 @@ struct Fake {
 
 #[derive(Debug, Default)]
 struct State {
-    ledger: Ledger,
+    request_log: RequestLog,
     /// In their order; `None` lets one request pass.
     faults: VecDeque<Option<Fault>>,
     stopped: bool,
@@ -184,7 +184,7 @@ impl Fake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the ledger and wakes who waits for it.
+    /// Changes the log and wakes who waits for it.
     fn note<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.state());
         self.changed.notify_all();
@@ -217,7 +217,7 @@ impl Fake {
             streaming: body["stream"] == true,
         };
         let Some(conversation) = conversation::read(&body) else {
-            self.note(|state| state.ledger.side_requests += 1);
+            self.note(|state| state.request_log.side_requests += 1);
             let end = Answer::End {
                 say: "Drill".into(),
                 text: None,
@@ -236,7 +236,7 @@ impl Fake {
             return fail(reply, fault);
         }
         let agent = conversation.agent.clone();
-        let answer = self.note(|state| state.ledger.request(&conversation, arrived));
+        let answer = self.note(|state| state.request_log.request(&conversation, arrived));
         if conversation.plan == conversation::Plan::Steady && !self.pause(PACE) {
             return Ok(());
         }
@@ -256,10 +256,10 @@ impl Fake {
         let at = Instant::now();
         self.note(|state| {
             for marker in markers.iter().flatten() {
-                state.ledger.said(marker, at);
+                state.request_log.said(marker, at);
             }
             if !agent.is_empty() {
-                state.ledger.answered(agent, answer, at);
+                state.request_log.answered(agent, answer, at);
             }
         });
         Ok(())
@@ -282,7 +282,7 @@ impl Fake {
             to.write(&block_events(index, block))?;
             if let Some(marker) = marker {
                 let at = Instant::now();
-                self.note(|state| state.ledger.said(marker, at));
+                self.note(|state| state.request_log.said(marker, at));
             }
         }
         let delta = json!({"stop_reason": stop_reason(answer), "stop_sequence": null});
@@ -291,7 +291,7 @@ impl Fake {
         to.finish()?;
         if !agent.is_empty() {
             let at = Instant::now();
-            self.note(|state| state.ledger.answered(agent, answer, at));
+            self.note(|state| state.request_log.answered(agent, answer, at));
         }
         Ok(())
     }
@@ -330,7 +330,7 @@ impl Fake {
         to.write(&event("content_block_start", start))?;
         to.write(&text_delta(0, &format!("{text} and so on")))?;
         let at = Instant::now();
-        self.note(|state| state.ledger.answered(agent, answer, at));
+        self.note(|state| state.request_log.answered(agent, answer, at));
         while self.pause(TRICKLE) {
             to.write(&text_delta(0, " and on"))?;
         }
@@ -485,9 +485,9 @@ mod tests {
             assert!(answer.contains("message_stop"), "{answer}");
         }
         during("all is taken down", || {
-            model.wait(FOREVER, |ledger| ledger.agents["a"].records.len() == 5)
+            model.wait(FOREVER, |request_log| request_log.agents["a"].records.len() == 5)
         });
-        let markers: Vec<_> = model.ledger().agents["a"]
+        let markers: Vec<_> = model.request_log().agents["a"]
             .records
             .iter()
             .map(|record| record.marker.to_string())
@@ -512,9 +512,9 @@ mod tests {
         let mut answer = send("POST", &url, &[], body.to_string().as_bytes()).unwrap();
         while !answer.line().unwrap().unwrap().contains("and so on") {}
         during("the text is open", || {
-            model.wait(FOREVER, |ledger| ledger.agents["a"].open.is_some())
+            model.wait(FOREVER, |request_log| request_log.agents["a"].open.is_some())
         });
-        assert!(model.ledger().agents["a"].records.is_empty());
+        assert!(model.request_log().agents["a"].records.is_empty());
     }
 
     #[test]
@@ -542,6 +542,6 @@ mod tests {
             (429, "7")
         );
         assert_eq!(ask(&model, false, "DRILL agent=a plan=idle").status, 200);
-        assert_eq!(model.ledger().side_requests, 1);
+        assert_eq!(model.request_log().side_requests, 1);
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::fake_api::Model;
-use crate::fake_api::log::Ledger;
+use crate::fake_api::log::RequestLog;
 use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -110,7 +110,7 @@ impl Bench {
     }
 
     /// Waits until the model has heard or said something.
-    fn until_model(&self, so: impl Fn(&Ledger) -> bool) {
+    fn until_model(&self, so: impl Fn(&RequestLog) -> bool) {
         during("what the model is asked", || self.model.wait(FOREVER, so));
     }
 
@@ -123,8 +123,8 @@ impl Bench {
     }
 
     fn wait_open(&self) {
-        self.until_model(|ledger| {
-            let agent = ledger.agents.get("a");
+        self.until_model(|request_log| {
+            let agent = request_log.agents.get("a");
             agent.is_some_and(|agent| agent.open.is_some())
         });
     }
@@ -162,8 +162,8 @@ fn a_turn_cut_by_sigterm_is_whole_on_disk_and_goes_on_with_the_note() {
     assert_eq!(signal(&mut first, Signal::Term), Some(143));
     assert_eq!(bench.session_file(&first), serde_json::Value::Null);
     let written = bench.transcript();
-    let ledger = bench.model.ledger();
-    for record in &ledger.agents["a"].records {
+    let request_log = bench.model.request_log();
+    for record in &request_log.agents["a"].records {
         assert!(
             written.contains(&record.marker.to_string()),
             "{} lost",
@@ -174,10 +174,10 @@ fn a_turn_cut_by_sigterm_is_whole_on_disk_and_goes_on_with_the_note() {
 
     bench.model.next_boot();
     let mut second = bench.start(&["--resume", U, "-n", "a", "[spotkeep] you were cut"]);
-    bench.until_model(|ledger| ledger.agents["a"].turns_ended == 1);
-    let seen = bench.model.ledger().agents["a"].first.clone().unwrap();
+    bench.until_model(|request_log| request_log.agents["a"].turns_ended == 1);
+    let seen = bench.model.request_log().agents["a"].first.clone().unwrap();
     // The open call is dropped from what the model sees, and nothing else is.
-    let missing: Vec<_> = ledger.agents["a"]
+    let missing: Vec<_> = request_log.agents["a"]
         .records
         .iter()
         .filter(|record| !seen.markers.contains(&record.marker))
@@ -187,7 +187,7 @@ fn a_turn_cut_by_sigterm_is_whole_on_disk_and_goes_on_with_the_note() {
         missing[0].marker.kind,
         crate::fake_api::marker::MarkerKind::Call
     );
-    assert_eq!(bench.model.ledger().agents["a"].continued, 1);
+    assert_eq!(bench.model.request_log().agents["a"].continued, 1);
     bench.until(|| bench.session_file(&second)["status"] == "idle");
     signal(&mut second, Signal::Kill);
 }
@@ -202,7 +202,7 @@ fn a_text_cut_by_sigkill_leaves_the_whole_records_before_it() {
     assert!(!bench.transcript().contains("and so on"));
     bench.model.next_boot();
     let mut second = bench.start(&["--resume", U, "[spotkeep] you were cut"]);
-    bench.until_model(|ledger| ledger.agents["a"].continued == 1);
+    bench.until_model(|request_log| request_log.agents["a"].continued == 1);
     signal(&mut second, Signal::Kill);
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::fake_api::Model;
 use super::fake_api::conversation::Plan;
-use super::fake_api::log::{Account, Ledger};
+use super::fake_api::log::{Account, RequestLog};
 use super::fake_api::marker as mark;
 use super::fake_api::script::{CONTINUED_FILE, OPEN_FILE};
 use super::fake_metadata::Metadata;
@@ -65,7 +65,7 @@ struct Rehearsal {
     /// When the machine was lost, or when that was announced.
     cut: Option<Instant>,
     /// What the model had said when everything had ended.
-    at_cut: Ledger,
+    at_cut: RequestLog,
     manifest: Option<Manifest>,
     notice_to_save_ms: Option<u64>,
     losses: Vec<String>,
@@ -148,7 +148,7 @@ impl Rehearsal {
             boot_id: 0,
             keeper: None,
             cut: None,
-            at_cut: Ledger::default(),
+            at_cut: RequestLog::default(),
             manifest: None,
             notice_to_save_ms: None,
             losses: Vec::new(),
@@ -176,12 +176,12 @@ impl Rehearsal {
     fn wait_for_the_cut_points(&mut self) -> Result<()> {
         let mut asked_again: Vec<String> = Vec::new();
         self.until("every agent is where it is to be cut", |stage| {
-            let ledger = stage.model.ledger();
+            let request_log = stage.model.request_log();
             let running = live(&stage.config());
             let mut waiting = Vec::new();
             for agent in &stage.agents {
                 let name = &agent.name;
-                let Some(account) = ledger.agents.get(name) else {
+                let Some(account) = request_log.agents.get(name) else {
                     waiting.push(format!("{name} has not asked the model"));
                     continue;
                 };
@@ -287,8 +287,8 @@ impl Rehearsal {
     fn lose_it_with_its_power(&mut self) -> Result<()> {
         let settled = Instant::now() + SETTLED;
         self.until("an agent goes on writing", |stage| {
-            let ledger = stage.model.ledger();
-            let mut records = ledger.agents.values().flat_map(|agent| &agent.records);
+            let request_log = stage.model.request_log();
+            let mut records = request_log.agents.values().flat_map(|agent| &agent.records);
             let goes_on = records.any(|record| record.at >= settled);
             let waits = (!goes_on).then(|| "none has written since".to_owned());
             Ok(waits.into_iter().collect())
@@ -307,7 +307,7 @@ impl Rehearsal {
         if let Some((mut keeper, _)) = self.keeper.take() {
             keeper.wait().context("cannot wait for the keeper")?;
         }
-        self.at_cut = self.model.ledger();
+        self.at_cut = self.model.request_log();
         self.say("the machine is gone");
         Ok(())
     }
@@ -315,7 +315,7 @@ impl Rehearsal {
     fn wait_for_the_fleet(&mut self) -> Result<()> {
         let mut seen: Vec<(String, Instant)> = Vec::new();
         let result = self.until("every agent is back", |stage| {
-            let ledger = stage.model.ledger();
+            let request_log = stage.model.request_log();
             let running = live(&stage.config());
             let mut waiting = Vec::new();
             for agent in &stage.agents {
@@ -325,7 +325,7 @@ impl Rehearsal {
                 }
                 if !is_back {
                     waiting.push(format!("{} is not back in its session", agent.name));
-                } else if agent.is_cut() && !stage.goes_on(agent, &ledger) {
+                } else if agent.is_cut() && !stage.goes_on(agent, &request_log) {
                     waiting.push(format!("{} does not go on with its turn", agent.name));
                 }
             }
@@ -349,8 +349,8 @@ impl Rehearsal {
         first.is_some_and(|at| at.name == agent.name) && same.next().is_none()
     }
 
-    fn goes_on(&self, agent: &DrillAgent, ledger: &Ledger) -> bool {
-        let now = ledger.agents.get(&agent.name);
+    fn goes_on(&self, agent: &DrillAgent, request_log: &RequestLog) -> bool {
+        let now = request_log.agents.get(&agent.name);
         let before = self.at_cut.agents.get(&agent.name);
         let continued = |account: Option<&Account>| account.map_or(0, |account| account.continued);
         continued(now) > continued(before)

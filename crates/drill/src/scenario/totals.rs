@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{DrillAgent, Rehearsal, whole};
 use crate::fake_api::conversation::Plan;
-use crate::fake_api::log::{Account, Ledger};
+use crate::fake_api::log::{Account, RequestLog};
 use crate::report::{Report, Row};
 use crate::session_file::transcript_marks;
 use crate::verify::records::{Evidence, count};
@@ -21,7 +21,7 @@ impl Rehearsal {
             self.explain();
         }
         let cut = self.cut.unwrap_or_else(Instant::now);
-        let ledger = self.model.ledger();
+        let request_log = self.model.request_log();
         let started = self.keeper.as_ref().map(|(_, started)| *started);
         let mut report = Report {
             version: 1,
@@ -34,7 +34,7 @@ impl Rehearsal {
             ..Report::default()
         };
         for agent in &self.agents {
-            let row = self.row(agent, &ledger, cut, started, &mut report.losses);
+            let row = self.row(agent, &request_log, cut, started, &mut report.losses);
             report.sessions_resumed += usize::from(row.resumed);
             report.turns_cut += usize::from(row.cut);
             report.turns_continued += usize::from(row.continued);
@@ -71,14 +71,14 @@ impl Rehearsal {
     fn row(
         &self,
         agent: &DrillAgent,
-        ledger: &Ledger,
+        request_log: &RequestLog,
         cut: Instant,
         started: Option<Instant>,
         losses: &mut Vec<String>,
     ) -> Row {
         let empty = Account::default();
         let before = self.at_cut.agents.get(&agent.name).unwrap_or(&empty);
-        let first = ledger
+        let first = request_log
             .agents
             .get(&agent.name)
             .and_then(|now| now.first.as_ref());
@@ -96,7 +96,7 @@ impl Rehearsal {
             let (kind, age) = (lost.marker.kind.words(), whole(lost.age));
             losses.push(format!("{}: {kind} {age} ms old is lost", agent.name));
         }
-        let continued = agent.is_cut() && self.goes_on(agent, ledger);
+        let continued = agent.is_cut() && self.goes_on(agent, request_log);
         let back_at = first
             .map(|seen| seen.at)
             .or(agent.seen_again.filter(|_| !agent.is_cut()));

@@ -59,8 +59,8 @@ impl Rehearsal {
 
     /// What the model was asked and the keeper has written so far.
     fn happened(&self) -> (usize, u64) {
-        let ledger = self.model.ledger();
-        let records = ledger.agents.values().map(|agent| agent.records.len());
+        let request_log = self.model.request_log();
+        let records = request_log.agents.values().map(|agent| agent.records.len());
         let journal = self.sandbox.data_dir().join("session-state/journal.jsonl");
         let length = std::fs::metadata(journal).map_or(0, |meta| meta.len());
         (records.sum(), length)

@@ -1,4 +1,4 @@
-//! What a preemption cost, counted against the model's own ledger. Pure.
+//! What a preemption cost, counted against the model's own log. Pure.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::fake_api::marker::{Marker, MarkerKind};
 /// What is known of one agent when it is back.
 #[derive(Debug)]
 pub struct Evidence<'a> {
-    /// The model's ledger as it was at the cut.
+    /// The model's log as it was at the cut.
     pub records: &'a [Record],
     /// The first request of the new boot; `None` where none was made.
     pub resumed: Option<&'a BTreeSet<Marker>>,
