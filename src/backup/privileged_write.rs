@@ -175,7 +175,7 @@ fn aside(data_dir: &DataDir, name: &str) -> Result<PathBuf> {
 ///
 /// # Errors
 /// The disk refused.
-pub fn forget_what_lies_aside(data_dir: &DataDir) -> Result<()> {
+pub fn remove_leftovers(data_dir: &DataDir) -> Result<()> {
     let dir = data_dir.session_state();
     let entries = fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
     for entry in entries.flatten() {

@@ -48,7 +48,7 @@ pub(super) enum Access {
 ///
 /// # Errors
 /// The verb does not only read, or there is no `setpriv`.
-pub(super) fn stand_aside(at: &Path, access: Access) -> Result<Option<ExitCode>> {
+pub(super) fn act_as_owner(at: &Path, access: Access) -> Result<Option<ExitCode>> {
     if access == Access::Own || user::id() != 0 {
         return Ok(None);
     }

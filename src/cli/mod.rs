@@ -231,7 +231,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
     {
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(code) = drop_privileges::stand_aside(&at, cli.verb.access())? {
+    if let Some(code) = drop_privileges::act_as_owner(&at, cli.verb.access())? {
         return Ok(code);
     }
     let data_dir = || DataDir::open(&at);

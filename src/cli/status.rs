@@ -8,7 +8,7 @@ use super::daemon;
 use super::ls::agents;
 use super::output::{json, say};
 use crate::keeper::status::Status;
-use crate::resume::homecoming;
+use crate::resume::last_preemption_line;
 use state::layout::DataDir;
 use state::{AgentState, Fleet};
 use sys::error::{ErrorKind, Result};
@@ -71,7 +71,7 @@ fn login_line(at: &Path) -> Option<String> {
     let data_dir = DataDir::open(at).ok()?;
     let boot_id = process::current_boot_id().ok()?;
     let (lines, _) = state::lines_of_tail(&data_dir.journal(), NEWS_BYTES).ok()?;
-    homecoming(&lines, &boot_id, Timestamp::now())
+    last_preemption_line(&lines, &boot_id, Timestamp::now())
 }
 
 /// What to do about those that do not work.

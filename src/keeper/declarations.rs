@@ -47,7 +47,7 @@ impl Keeper {
         match wrong {
             None => {
                 let (before, kept) = remember_as_good(&self.edges.data_dir);
-                self.tell_of_config(&before, kept);
+                self.report_config(&before, kept);
             }
             Some(error) => {
                 let error = error.context("the last good spotkeep.toml counts");
@@ -59,13 +59,13 @@ impl Keeper {
     }
 
     /// That a good file was remembered, and what the one before declared and it does not.
-    fn tell_of_config(&mut self, before: &Config, kept: Result<()>) {
-        self.tell_of_undeclared(before);
+    fn report_config(&mut self, before: &Config, kept: Result<()>) {
+        self.report_undeclared(before);
         self.edges.note_trouble("spotkeep.toml", kept);
     }
 
     /// An agent that is declared no more is not missed by itself, and a file that was torn looks like one that was edited.
-    fn tell_of_undeclared(&mut self, before: &Config) {
+    fn report_undeclared(&mut self, before: &Config) {
         let now = &self.edges.config.agents;
         let gone = before.agents.keys().filter(|name| !now.contains_key(*name));
         let gone: Vec<&str> = gone.map(|name| name.as_str()).collect();
@@ -78,7 +78,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn tell_of_seeds(&mut self, seeded: Result<Vec<String>>) {
+    pub(super) fn report_seeds(&mut self, seeded: Result<Vec<String>>) {
         let lines = match seeded {
             Ok(done) => done
                 .into_iter()
@@ -101,22 +101,22 @@ impl Keeper {
         let (data_dir, records) = (self.edges.data_dir.clone(), Arc::clone(&self.edges.records));
         let (boot_id, declares) = (self.edges.boot_id.clone(), Arc::clone(&config));
         let seeds = !self.core.is_closed();
-        let take_in = move |_: &mut Journal| {
+        let load = move |_: &mut Journal| {
             let remembered = remember_as_good(&data_dir);
             let declared = records.declare(&declares, &boot_id);
             let seeded = seeds.then(|| seed_all(&data_dir, &records, &declares));
             (remembered, declared, seeded)
         };
         self.edges.beyond(
-            take_in,
+            load,
             move |keeper, ((before, kept), declared, seeded)| {
                 keeper.edges.config = config;
-                keeper.tell_of_config(&before, kept);
+                keeper.report_config(&before, kept);
                 if let Some(seeded) = seeded {
-                    keeper.tell_of_seeds(seeded);
+                    keeper.report_seeds(seeded);
                 }
                 keeper.handle(Event::Declare(declared));
-                keeper.tell_policies();
+                keeper.report_policies();
                 keeper.edges.reply(reply, Reply::from(Ok(Value::Null)));
             },
         );

@@ -81,7 +81,7 @@ fn spawn_with(
 ) -> Result<()> {
     let sized = deliver.clone();
     thread::spawn("room", move || {
-        process::be_nice();
+        process::set_nice();
         let mut last = (Room::Enough, None);
         loop {
             if let Ok(space) = space() {
@@ -99,7 +99,7 @@ fn spawn_with(
     })
     .context("cannot start the thread for the disk")?;
     thread::spawn("sizes", move || {
-        process::be_nice();
+        process::set_nice();
         let mut measured: BTreeMap<AgentName, Instant> = BTreeMap::new();
         loop {
             for (name, dir) in workspaces() {

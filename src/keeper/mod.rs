@@ -172,17 +172,17 @@ pub fn run(data_dir: &DataDir, options: Options) -> Result<()> {
         data_dir, options, config, identity, boot_id, &runtime, writer, history, messages,
     )?;
     keeper.lock = Some(lock);
-    keeper.greet(is_new_boot, torn);
+    keeper.log_start(is_new_boot, torn);
     keeper.begin_with_config(wrong);
-    keeper.take_in_agents();
-    let (listening, _watcher) = keeper.open_ears(&runtime)?;
+    keeper.load_agents();
+    let (listening, _watcher) = keeper.start_sources(&runtime)?;
     let mut manager = Manager::of_this_process();
     manager.ready();
     let gate = Arc::clone(&keeper.edges.gate);
     let _clock = backup_timer::start(data_dir, move || !gate.is_closed())?;
     let end = keeper.serve(&queue, &mut manager);
     manager.stopping();
-    let all_written = keeper.say_goodbye(end);
+    let all_written = keeper.log_stop(end);
     // Whoever still waits for an answer is told that there is none.
     drop(queue);
     listening.close();
@@ -416,7 +416,7 @@ impl Keeper {
     }
 
     /// Returns whether all that was decided is written.
-    fn say_goodbye(&mut self, end: End) -> bool {
+    fn log_stop(&mut self, end: End) -> bool {
         let reason = match end {
             End::LetGo => Some("let go of the agents; they go on"),
             End::Saved => Some("the save has ended"),

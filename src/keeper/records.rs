@@ -51,11 +51,11 @@ impl AgentRecords {
         self.lock().retain(|name, record| {
             config.agents.contains_key(name) || record.live_process(boot_id).is_some()
         });
-        let take_in = |(name, agent)| match self.take_in(name, agent, boot_id) {
+        let load = |(name, agent)| match self.load(name, agent, boot_id) {
             Ok(record) => declared(config, agent, &record, boot_id),
             Err(error) => broken(config, name, agent, &format!("{error:#}")),
         };
-        config.agents.iter().map(take_in).collect()
+        config.agents.iter().map(load).collect()
     }
 
     /// Agents that are not declared any more and still run, such as one that was taken out of the
@@ -79,7 +79,7 @@ impl AgentRecords {
         left
     }
 
-    fn take_in(&self, name: &AgentName, agent: &Agent, boot_id: &str) -> Result<AgentRecord> {
+    fn load(&self, name: &AgentName, agent: &Agent, boot_id: &str) -> Result<AgentRecord> {
         let cwd = canonical_cwd(&self.data_dir, &agent.workspace);
         // A workspace that was moved in the file counts from the next start.
         let move_in = |record: &mut AgentRecord| {

@@ -11,7 +11,7 @@ use super::prompt_input::Typist;
 use super::protocol::{Reply, Request};
 use super::socket::ReplyTo;
 use super::status::{
-    AgentStatus, BackupSeen, KeeperState, LastSave, Status, notice_of, tell_backups,
+    AgentStatus, BackupSeen, KeeperState, LastSave, Status, notice_of, report_backups,
 };
 use super::{End, Keeper};
 use state::{AgentName, AgentState, Fleet, JournalEvent, Manifest, VERSION};
@@ -281,7 +281,7 @@ impl Keeper {
             None
         };
         let stand = Stand::read(&self.edges.data_dir, &self.edges.config);
-        tell_backups(&mut agents, stand.state.as_ref());
+        report_backups(&mut agents, stand.state.as_ref());
         // A data directory that is away comes first: it explains all others.
         let mut trouble: Vec<String> = self.lost.iter().map(|lost| lost.why.clone()).collect();
         trouble.extend(self.edges.trouble.values().cloned());

@@ -231,11 +231,11 @@ impl Followed {
                 activity,
             }));
         }
-        self.tell_of_answers(name, deliver);
+        self.report_answers(name, deliver);
     }
 
     /// After the news of what it is doing: an answer before a stop is older than the stop.
-    fn tell_of_answers(&mut self, name: &AgentName, deliver: &dyn Fn(News)) {
+    fn report_answers(&mut self, name: &AgentName, deliver: &dyn Fn(News)) {
         let Some(transcript) = &mut self.transcript else {
             return;
         };

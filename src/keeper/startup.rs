@@ -91,7 +91,7 @@ pub(super) fn take(data_dir: &DataDir, boot_id: &str) -> Result<Taken> {
     state::store(&data_dir.identity_file(), &identity)?;
     point(Point::RestoreEpoch);
     lock.describe(&serde_json::to_string(&Holder::this(boot_id, &runtime))?)?;
-    if let Err(error) = backup::privileged_write::forget_what_lies_aside(data_dir) {
+    if let Err(error) = backup::privileged_write::remove_leftovers(data_dir) {
         tracing::error!("{error:#}");
     }
     Ok(Taken {
@@ -218,7 +218,7 @@ impl Keeper {
         })
     }
 
-    pub(super) fn greet(&mut self, is_new_boot: bool, torn: usize) {
+    pub(super) fn log_start(&mut self, is_new_boot: bool, torn: usize) {
         let last_end = match &self.history {
             _ if !is_new_boot => "the same boot",
             history if !history.had_boot => "the first boot",
@@ -238,7 +238,7 @@ impl Keeper {
             },
         );
         self.until_written();
-        point(Point::RestoreGreeted);
+        point(Point::RestoreLogged);
         if self.history.is_lost {
             let what = "journal.jsonl is gone or has no line that can be read: how the last boot ended is not known, so it \
                         counts as one without a notice"
@@ -260,7 +260,7 @@ impl Keeper {
 
     /// The agents that are declared: those that still run are found again, and in the next boot the
     /// others are resumed as the core sees fit.
-    pub(super) fn take_in_agents(&mut self) {
+    pub(super) fn load_agents(&mut self) {
         self.until_written();
         let declared = self
             .edges
@@ -285,7 +285,7 @@ impl Keeper {
             .map(|d| d.name.clone())
             .collect();
         if self.history.had_boot && found.is_empty() && !self.core.is_closed() {
-            self.tell_of_restore();
+            self.report_restore();
         }
         if found.is_empty() {
             match login_watch::look_once(&self.edges.data_dir) {
@@ -296,7 +296,7 @@ impl Keeper {
         }
         if desired > 0 && !self.core.is_closed() {
             let seeded = seed_all(&self.edges.data_dir, &self.edges.records, &self.edges.config);
-            self.tell_of_seeds(seeded);
+            self.report_seeds(seeded);
             point(Point::RestoreSeeded);
         }
         for (name, process) in found {
@@ -322,7 +322,7 @@ impl Keeper {
                 by,
             });
         }
-        self.tell_policies();
+        self.report_policies();
         if self.core.fleet() == Fleet::Down {
             self.handle(Event::Fleet(Fleet::Down));
         }
@@ -360,7 +360,7 @@ impl Keeper {
     }
 
     /// Who is to come back, and what is left of their words: looked at before anybody says more.
-    fn tell_of_restore(&mut self) {
+    fn report_restore(&mut self) {
         let mut records = self.edges.records.all();
         records.retain(|record| record.desired == Desired::Running);
         let last = self.last_save.as_ref();
@@ -382,13 +382,13 @@ impl Keeper {
     }
 
     /// What the file says of the machine as a whole.
-    pub(super) fn tell_policies(&mut self) {
+    pub(super) fn report_policies(&mut self) {
         let span = self.edges.config.machine.stop_when_idle;
         self.handle(Event::StopWhenIdle(span.map(|span| span.0)));
     }
 
     /// Signals, the socket, the metadata server, the sync.
-    pub(super) fn open_ears(&mut self, runtime: &Path) -> Result<(Listening, Option<Watcher>)> {
+    pub(super) fn start_sources(&mut self, runtime: &Path) -> Result<(Listening, Option<Watcher>)> {
         let messages = self.edges.messages.clone();
         signal::listen(move |ask| {
             messages.send(Message::Signal(ask)).ok();

@@ -338,7 +338,7 @@ pub fn from_files(data_dir: &DataDir) -> Result<Status> {
     agents.sort_by(|a, b| a.name.cmp(&b.name));
     let stand = Stand::read(data_dir, &config);
     trouble.extend(stand.trouble);
-    tell_backups(&mut agents, stand.state.as_ref());
+    report_backups(&mut agents, stand.state.as_ref());
     Ok(Status {
         version: VERSION,
         data_dir: data_dir.dir().to_path_buf(),
@@ -360,7 +360,7 @@ pub fn from_files(data_dir: &DataDir) -> Result<Status> {
 }
 
 /// Tells each agent's newest backup.
-pub(super) fn tell_backups(agents: &mut [AgentStatus], state: Option<&BackupState>) {
+pub(super) fn report_backups(agents: &mut [AgentStatus], state: Option<&BackupState>) {
     for agent in agents {
         agent.last_backup = state.and_then(|state| state.agents.get(&agent.agent_id).copied());
     }

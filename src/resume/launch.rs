@@ -69,7 +69,7 @@ pub fn prepare(
     let (plan, mut seeded) = planned.inspect_err(|_| {
         // It is repaired now, so a later start would find nothing to tell of.
         let untold = readied.told.iter().chain(&brought_back);
-        recover::tell_later(context.data_dir, &record.name, untold);
+        recover::report_later(context.data_dir, &record.name, untold);
     })?;
     seeded.extend(brought_back);
     Ok(Prepared {

@@ -24,7 +24,7 @@ pub use launch::{LaunchContext, Prepared, find_claude, prepare, run, seed};
 pub use launch_plan::{LaunchPlan, Refused};
 pub use previous_boot::History;
 pub use recover::{Brought, Loss, bring_back, from_backups, losses, may_have_checkpoint};
-pub use summary_line::homecoming;
+pub use summary_line::last_preemption_line;
 pub use transcript_check::{Account, account, saved_unseen};
 
 /// What a restore would do with one agent.

@@ -108,7 +108,7 @@ pub fn bring_back(data_dir: &DataDir, boot_id: &str, record: &AgentRecord) -> Br
 }
 
 /// Keeps what an agent has to know of for its next start, where this one comes to nothing.
-pub(super) fn tell_later<'a>(
+pub(super) fn report_later<'a>(
     data_dir: &DataDir,
     name: &AgentName,
     untold: impl Iterator<Item = &'a String>,

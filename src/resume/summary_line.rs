@@ -18,7 +18,7 @@ const NAMED: usize = 3;
 /// The line for the boot that is now; `None` where there is nothing to tell: the first boot, one that
 /// began a day ago, one in which no keeper has begun yet.
 #[must_use]
-pub fn homecoming(lines: &[JournalEntry], boot_id: &str, now: Timestamp) -> Option<String> {
+pub fn last_preemption_line(lines: &[JournalEntry], boot_id: &str, now: Timestamp) -> Option<String> {
     let is_restore = |entry: &JournalEntry| matches!(entry.event, JournalEvent::Restore { .. });
     let began = lines
         .iter()
@@ -186,10 +186,10 @@ mod tests {
     fn a_preemption_that_went_well_is_told_in_one_line() {
         let now = at("2026-11-22T09:00:00Z");
         assert_eq!(
-            homecoming(&story("metadata", &[], &[]), "b", now).unwrap(),
+            last_preemption_line(&story("metadata", &[], &[]), "b", now).unwrap(),
             "preempted 03:12, back 03:15 UTC: 2 of 2 agents, 0 records lost, 1 turn continued"
         );
-        let told = homecoming(&story("unit", &[], &[]), "b", at("2026-11-23T01:00:00Z")).unwrap();
+        let told = last_preemption_line(&story("unit", &[], &[]), "b", at("2026-11-23T01:00:00Z")).unwrap();
         assert!(
             told.starts_with("shut down 2026-11-22 03:12, back 2026-11-22 03:15 UTC"),
             "{told}"
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn what_is_not_known_or_not_well_is_not_called_well() {
         let now = at("2026-11-22T09:00:00Z");
-        let tell = |lines: &[JournalEntry]| homecoming(lines, "b", now).unwrap();
+        let tell = |lines: &[JournalEntry]| last_preemption_line(lines, "b", now).unwrap();
         assert!(tell(&story("metadata", &["y"], &[])).contains("words of y are missing"));
         assert!(tell(&story("metadata", &[], &["y"])).contains("1 record torn"));
         let without: Vec<JournalEntry> = story("metadata", &[], &[])
@@ -223,9 +223,9 @@ mod tests {
     #[test]
     fn nothing_is_said_where_there_is_nothing_to_say() {
         let lines = story("metadata", &[], &[]);
-        assert_eq!(homecoming(&lines, "a", at("2026-11-22T09:00:00Z")), None);
-        assert_eq!(homecoming(&lines, "c", at("2026-11-22T09:00:00Z")), None);
-        assert_eq!(homecoming(&lines, "b", at("2026-11-24T09:00:00Z")), None);
-        assert_eq!(homecoming(&[], "b", at("2026-11-22T09:00:00Z")), None);
+        assert_eq!(last_preemption_line(&lines, "a", at("2026-11-22T09:00:00Z")), None);
+        assert_eq!(last_preemption_line(&lines, "c", at("2026-11-22T09:00:00Z")), None);
+        assert_eq!(last_preemption_line(&lines, "b", at("2026-11-24T09:00:00Z")), None);
+        assert_eq!(last_preemption_line(&[], "b", at("2026-11-22T09:00:00Z")), None);
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn limit(deadline: Deadline) -> Deadline {
 
 /// Where the model is being asked, waits a moment for its answer to be written. An agent at rest
 /// or in a tool is not held up.
-pub(super) fn hear_out(
+pub(super) fn drain_response(
     subject: &Subject,
     process: ProcessId,
     data_dir: &DataDir,

@@ -78,7 +78,7 @@ fn end_one(subject: &Subject, data_dir: &DataDir, notice: &Notice) -> (AgentSave
     // It reads from a disk that may hang, and who is not told in time is not saved.
     let (of, at, deadline) = (subject.clone(), data_dir.clone(), notice.deadline);
     within(drain::limit(deadline), move || {
-        drain::hear_out(&of, process, &at, deadline);
+        drain::drain_response(&of, process, &at, deadline);
     });
     let began = Instant::now();
     let ended = end_process(process, GRACE.min(notice.deadline.remaining()));

@@ -206,7 +206,7 @@ fn open(config_dir: &Path, session_id: &str) -> Option<Open> {
 
 /// Reads long transcripts from their beginnings, one after another, behind everybody else.
 fn count(jobs: &Receiver<Recount>, done: &Sender<Counted>, bell: &Bell) {
-    process::be_nice();
+    process::set_nice();
     for Recount { name, path } in jobs {
         let mut story = Story::default();
         let mut reader = Reader::open(path);

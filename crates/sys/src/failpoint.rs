@@ -40,7 +40,7 @@ points! {
 
     // The next boot.
     RestoreEpoch = "restore/epoch": "The epoch is raised, and the lock does not say by whom.",
-    RestoreGreeted = "restore/greeted": "The journal says that a keeper has begun.",
+    RestoreLogged = "restore/logged": "The journal says that a keeper has begun.",
     RestoreTold = "restore/told": "The journal says who is to come back.",
     RestoreSeeded = "restore/seeded": "Claude has been told of all workspaces.",
     RestoreRepaired = "restore/repaired": "A repository was looked over after an unclean end.",

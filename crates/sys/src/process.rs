@@ -332,7 +332,7 @@ fn parse_session(stat: &[u8]) -> Option<i32> {
 }
 
 /// Lets the calling thread step back behind all others.
-pub fn be_nice() {
+pub fn set_nice() {
     // One that is not allowed to goes on as it is.
     rustix::process::setpriority_process(None, 19).ok();
 }
@@ -393,7 +393,7 @@ fn set_close_on_exec(number: i32) {
 
 /// Lets everybody else go first: this thread, and whatever is started from it. Not at the very lowest: where
 /// every core is wanted by several, that would be nothing at all for hours.
-pub fn step_back() {
+pub fn lower_priority() {
     // A machine that refuses has nothing to lose by it but speed.
     rustix::process::nice(15).ok();
     // Where processes are scheduled by session, niceness counts within one session only, and this is the

@@ -231,7 +231,7 @@ fn make(settings: &Settings, how: RunOptions, as_json: bool) -> Result<ExitCode>
             return Ok(ExitCode::SUCCESS); // Turned off; a timer may run all the same.
         }
         process::leave_terminal();
-        process::step_back();
+        process::lower_priority();
     }
     let boot_id = process::current_boot_id()?;
     let stop = until_signalled()?.or_at_the_notice(&settings.data_dir, &boot_id);
