@@ -173,7 +173,7 @@ fn bring_transcript(data_dir: &DataDir, found: &ExistingSession, workspace: &Pat
     let old = old.unwrap_or_default().to_string_lossy().into_owned();
     let new = index::folder(workspace).unwrap_or_else(|| old.clone());
     let claude = data_dir.claude();
-    let pairs = index::belongings(&found.session_id, &old, &new);
+    let pairs = index::companions(&found.session_id, &old, &new);
     let is_here = data_dir.holds(&found.config_dir);
     for (from, to) in &pairs {
         let (from, to) = (found.config_dir.join(from), claude.join(to));

@@ -145,7 +145,7 @@ fn once(local: &Repository, there: &Repository, stop: &Stop) -> Result<()> {
                 restic::init(there, Some(local), stop)?;
             }
             Trouble::Locked if may_init => {
-                // By restic's own rule, since what runs elsewhere is not ours to judge.
+                // By restic's own rule, since what runs elsewhere is not ours to evaluate.
                 there.ask(&mut there.command(["unlock"]), SHORT, stop)?;
             }
             _ => return Err(there.failure(&ended)),

@@ -265,7 +265,7 @@ impl Repository {
         Ok(text)
     }
 
-    /// Runs a command to its end, each line given to `line`; how it ended is for the caller to judge.
+    /// Runs a command to its end, each line given to `line`; how it ended is for the caller to evaluate.
     ///
     /// # Errors
     /// It cannot be started; it was stopped, it hung.

@@ -1,31 +1,31 @@
 //! Whether there is history, here and elsewhere, and whether it is whole.
 
 use super::Check;
-use super::facts::Scene;
+use super::facts::Facts;
 use crate::backup::BackupState;
 use sys::time::{Timestamp, short};
 
-pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let Ok(data_dir) = &scene.data_dir else {
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
+    let Ok(data_dir) = &facts.data_dir else {
         return Vec::new();
     };
     match BackupState::shown(data_dir) {
-        Ok(state) => vec![judge(
-            scene,
+        Ok(state) => vec![evaluate(
+            facts,
             state.as_ref(),
-            scene.config.backup.every().is_some(),
+            facts.config.backup.every().is_some(),
         )],
         Err(error) => vec![Check::failed(
             "backup",
             &error,
-            &scene.spotkeep("backup now"),
+            &facts.spotkeep("backup now"),
         )],
     }
 }
 
 /// An old backup is no fault: where nothing changes none is made. What was tried and failed is one.
-fn judge(scene: &Scene, state: Option<&BackupState>, is_on: bool) -> Check {
-    let now = scene.spotkeep("backup now");
+fn evaluate(facts: &Facts, state: Option<&BackupState>, is_on: bool) -> Check {
+    let now = facts.spotkeep("backup now");
     let Some(state) = state else {
         return match is_on {
             true => Check::good("backup", "none yet; they begin with the keeper"),
@@ -38,7 +38,7 @@ fn judge(scene: &Scene, state: Option<&BackupState>, is_on: bool) -> Check {
             .as_ref()
             .is_some_and(|check| !check.damage.is_empty());
         let fix = if damaged {
-            scene.spotkeep("backup check --all")
+            facts.spotkeep("backup check --all")
         } else {
             now
         };

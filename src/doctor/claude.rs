@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::facts::Scene;
+use super::facts::Facts;
 use super::{Check, LIMIT, count};
 use crate::agent::exec;
 use crate::resume::find_claude;
@@ -11,12 +11,12 @@ use claude::{TESTED, binary, command_line};
 use state::layout::DataDir;
 use sys::time::Timestamp;
 
-pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let Ok(data_dir) = &scene.data_dir else {
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
+    let Ok(data_dir) = &facts.data_dir else {
         return Vec::new();
     };
     let mut checks = Vec::new();
-    match find_claude(data_dir, &scene.config) {
+    match find_claude(data_dir, &facts.config) {
         Err(why) => checks.push(Check::failed("claude", &why, "install Claude Code")),
         Ok(program) => {
             let version = binary::version_within(&program, LIMIT);
@@ -26,19 +26,19 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
                     &error,
                     &format!("{} --version", program.display()),
                 ),
-                Ok(version) => judge_version(&version, &program, &scene.spotkeep("doctor --probe")),
+                Ok(version) => check_version(&version, &program, &facts.spotkeep("doctor --probe")),
             });
         }
     }
-    let means = Means::gather(scene, data_dir);
-    checks.push(judge_login(&means, Timestamp::now(), data_dir));
-    checks.push(judge_unattended(&means));
-    checks.push(judge_retention(data_dir));
+    let means = Means::gather(facts, data_dir);
+    checks.push(check_login(&means, Timestamp::now(), data_dir));
+    checks.push(check_unattended(&means));
+    checks.push(check_retention(data_dir));
     checks
 }
 
 /// What was tested is known; what is new may be as it was, or may not.
-fn judge_version(version: &str, program: &Path, probe: &str) -> Check {
+fn check_version(version: &str, program: &Path, probe: &str) -> Check {
     let shown = format!("{version}, {}", program.display());
     match TESTED.contains(&version) {
         true => Check::good("claude", shown),
@@ -55,9 +55,9 @@ const TESTED_WORDS: &str = "2.1.197, 2.1.263 and 2.1.330";
 
 /// A preemption of one agent, played in a sandbox against a model on loopback. Nothing where there is no claude, which
 /// is told already. A version that was never tested, and behaved, is no warning any more.
-pub(super) fn probe(scene: &Scene, checks: &mut Vec<Check>) {
-    let program = match &scene.data_dir {
-        Ok(data_dir) => find_claude(data_dir, &scene.config).ok(),
+pub(super) fn probe(facts: &Facts, checks: &mut Vec<Check>) {
+    let program = match &facts.data_dir {
+        Ok(data_dir) => find_claude(data_dir, &facts.config).ok(),
         Err(_) => None,
     };
     let Some(program) = program else {
@@ -87,12 +87,12 @@ fn play(program: &Path) -> Check {
     );
     match drill::run(&options) {
         Err(error) => Check::failed("claude-behaviour", &error, &again),
-        Ok(report) => judge_behaviour(&report, again),
+        Ok(report) => check_behaviour(&report, again),
     }
 }
 
 /// What the rehearsal has found, with the version that it was played with.
-fn judge_behaviour(report: &drill::Report, again: String) -> Check {
+fn check_behaviour(report: &drill::Report, again: String) -> Check {
     let found = format!(
         "{}: a rehearsed preemption: {} of {} came back in its session by its id, {} of {} went on, {} of {} records lost",
         report.claude,
@@ -132,14 +132,14 @@ struct Means {
 }
 
 impl Means {
-    fn gather(scene: &Scene, data_dir: &DataDir) -> Self {
+    fn gather(facts: &Facts, data_dir: &DataDir) -> Self {
         let claude = data_dir.claude();
         let settings = command_line::settings_environment(&claude);
-        let agents: Vec<_> = scene.config.agents.iter().collect();
+        let agents: Vec<_> = facts.config.agents.iter().collect();
         let mut means = Self {
             credentials: Some(login::credentials(&claude)),
             helper: login::setting(&claude, "apiKeyHelper").is_some(),
-            is_root: scene.owner.as_ref().is_some_and(|owner| owner.uid == 0),
+            is_root: facts.owner.as_ref().is_some_and(|owner| owner.uid == 0),
             in_sandbox: std::env::var_os("IS_SANDBOX").is_some(),
             declared: VARIABLES.to_vec(),
             ..Self::default()
@@ -147,7 +147,7 @@ impl Means {
         for (name, agent) in &agents {
             // What is wrong with an env_file is told under `secrets`.
             let mut variables: Vec<(String, String)> =
-                exec::environment(data_dir, &scene.config, agent)
+                exec::environment(data_dir, &facts.config, agent)
                     .unwrap_or_default()
                     .into_iter()
                     .collect();
@@ -164,7 +164,7 @@ impl Means {
             means.rejected |=
                 value("ANTHROPIC_API_KEY").is_some_and(|key| login::is_rejected(&claude, key));
             means.in_sandbox |= value("IS_SANDBOX").is_some();
-            let arguments = scene.config.arguments_of(agent);
+            let arguments = facts.config.arguments_of(agent);
             match arguments
                 .iter()
                 .any(|argument| argument == "--dangerously-skip-permissions")
@@ -184,7 +184,7 @@ impl Means {
     }
 }
 
-fn judge_login(means: &Means, now: Timestamp, data_dir: &DataDir) -> Check {
+fn check_login(means: &Means, now: Timestamp, data_dir: &DataDir) -> Check {
     let by_hand = format!(
         "CLAUDE_CONFIG_DIR={} claude    # then /login",
         data_dir.claude().display()
@@ -221,7 +221,7 @@ fn judge_login(means: &Means, now: Timestamp, data_dir: &DataDir) -> Check {
     }
 }
 
-fn judge_unattended(means: &Means) -> Check {
+fn check_unattended(means: &Means) -> Check {
     if means.rejected {
         return Check::wrong(
             "unattended",
@@ -252,7 +252,7 @@ fn judge_unattended(means: &Means) -> Check {
 }
 
 /// Claude deletes old transcripts at a start, those of a fleet that stood still included.
-fn judge_retention(data_dir: &DataDir) -> Check {
+fn check_retention(data_dir: &DataDir) -> Check {
     let file = data_dir.claude().join("settings.json");
     let fix = match file.exists() {
         true => format!(
@@ -316,7 +316,7 @@ mod tests {
             verdict: "pass".into(),
             ..drill::Report::default()
         };
-        let good = judge_behaviour(&report, "again".into());
+        let good = check_behaviour(&report, "again".into());
         assert!(good.ok && good.fix.is_none());
         assert_eq!(
             good.detail,
@@ -325,16 +325,16 @@ mod tests {
         report.verdict = "fail".into();
         report.turns_continued = 0;
         report.losses = vec!["it stands still".into(), "and more".into()];
-        let wrong = judge_behaviour(&report, "again".into());
+        let wrong = check_behaviour(&report, "again".into());
         assert!(!wrong.ok && wrong.detail.ends_with("; it stands still; and more"));
         assert_eq!(wrong.fix.as_deref(), Some("again"));
     }
 
     #[test]
     fn a_version_that_was_not_tested_is_told_and_no_more() {
-        let judge = |version| judge_version(version, Path::new("/bin/claude"), "probe");
-        assert!(judge(TESTED[0]).fix.is_none());
-        let new = judge("9.0.0");
+        let evaluate = |version| check_version(version, Path::new("/bin/claude"), "probe");
+        assert!(evaluate(TESTED[0]).fix.is_none());
+        let new = evaluate("9.0.0");
         assert!(new.ok && new.warning && new.fix.as_deref() == Some("probe"));
     }
 
@@ -349,40 +349,40 @@ mod tests {
             }),
             ..Means::default()
         };
-        let judge = |means: &Means| {
-            let check = judge_login(means, now, &data_dir);
+        let evaluate = |means: &Means| {
+            let check = check_login(means, now, &data_dir);
             (check.ok, check.warning)
         };
         let declared = vec!["ANTHROPIC_API_KEY"];
         let in_shell = declared.clone();
         assert_eq!(
-            judge(&Means {
+            evaluate(&Means {
                 declared,
                 ..Means::default()
             }),
             (true, false)
         );
         assert_eq!(
-            judge(&Means {
+            evaluate(&Means {
                 in_shell,
                 ..Means::default()
             }),
             (true, true)
         );
         assert_eq!(
-            judge(&Means {
+            evaluate(&Means {
                 helper: true,
                 ..Means::default()
             }),
             (true, false)
         );
-        assert_eq!(judge(&token(1_000, false)), (true, false));
-        assert_eq!(judge(&token(-1_000, true)), (true, false));
-        assert_eq!(judge(&token(-1_000, false)), (false, false));
-        assert_eq!(judge(&Means::default()), (false, false));
+        assert_eq!(evaluate(&token(1_000, false)), (true, false));
+        assert_eq!(evaluate(&token(-1_000, true)), (true, false));
+        assert_eq!(evaluate(&token(-1_000, false)), (false, false));
+        assert_eq!(evaluate(&Means::default()), (false, false));
         let credentials = Some(Credentials::Blank);
         assert_eq!(
-            judge(&Means {
+            evaluate(&Means {
                 credentials,
                 ..Means::default()
             }),
@@ -397,16 +397,16 @@ mod tests {
             is_root: true,
             ..Means::default()
         };
-        assert!(!judge_unattended(&refused).ok);
+        assert!(!check_unattended(&refused).ok);
         assert!(
-            judge_unattended(&Means {
+            check_unattended(&Means {
                 in_sandbox: true,
                 ..refused
             })
             .ok
         );
         assert!(
-            !judge_unattended(&Means {
+            !check_unattended(&Means {
                 rejected: true,
                 ..Means::default()
             })
@@ -417,11 +417,11 @@ mod tests {
     #[test]
     fn transcripts_that_are_deleted_after_a_month_are_worth_a_word() {
         let (_dir, data_dir) = data_dir();
-        assert!(judge_retention(&data_dir).warning);
+        assert!(check_retention(&data_dir).warning);
         let write = |days: &str| {
             let text = format!("{{\"cleanupPeriodDays\": {days}}}");
             std::fs::write(data_dir.claude().join("settings.json"), text).unwrap();
-            judge_retention(&data_dir)
+            check_retention(&data_dir)
         };
         assert!(write("3650").fix.is_none());
         assert!(write("30").fix.unwrap().contains("jq"));

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use super::facts::Scene;
+use super::facts::Facts;
 use super::{Check, LIMIT, in_time};
 use crate::metadata::gcp::Metadata;
 use sys::cloud_provider::{Choice, Provider};
 use sys::error::Result;
 use sys::time::short;
 
-pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let cloud = &scene.config.cloud;
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
+    let cloud = &facts.config.cloud;
     // Where it was not declared, the firmware has said so.
-    let declared = match (cloud.provider, scene.provider) {
+    let declared = match (cloud.provider, facts.provider) {
         (Choice::None, _) | (_, Provider::None) => return Vec::new(),
         (choice, Provider::Gcp) => choice,
     };
@@ -41,14 +41,14 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
     let length = length.filter(|length| !length.is_zero());
     vec![
         Check::good("metadata", format!("answers at {address}")),
-        judge_notice(preemptible, preempted, length, &scene.spotkeep("status")),
+        check_notice(preemptible, preempted, length, &facts.spotkeep("status")),
     ]
 }
 
 const NOT_A_CLOUD: &str =
     "where this is no Compute Engine VM: provider = \"none\" under [cloud] in spotkeep.toml";
 
-fn judge_notice(
+fn check_notice(
     preemptible: Option<bool>,
     preempted: Option<bool>,
     length: Option<Duration>,
@@ -85,15 +85,15 @@ mod tests {
 
     #[test]
     fn a_notice_that_could_be_longer_is_worth_a_word() {
-        let judge = |preemptible, preempted, seconds: Option<u64>| {
+        let evaluate = |preemptible, preempted, seconds: Option<u64>| {
             let length = seconds.map(Duration::from_secs);
-            let check = judge_notice(preemptible, preempted, length, "status");
+            let check = check_notice(preemptible, preempted, length, "status");
             (check.ok, check.warning)
         };
-        assert_eq!(judge(Some(true), Some(false), Some(120)), (true, false));
-        assert_eq!(judge(Some(true), Some(false), None), (true, true));
-        assert_eq!(judge(Some(false), Some(false), None), (true, false));
-        assert_eq!(judge(Some(true), Some(true), None), (true, true));
-        assert_eq!(judge(None, None, None), (true, true));
+        assert_eq!(evaluate(Some(true), Some(false), Some(120)), (true, false));
+        assert_eq!(evaluate(Some(true), Some(false), None), (true, true));
+        assert_eq!(evaluate(Some(false), Some(false), None), (true, false));
+        assert_eq!(evaluate(Some(true), Some(true), None), (true, true));
+        assert_eq!(evaluate(None, None, None), (true, true));
     }
 }

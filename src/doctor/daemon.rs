@@ -2,64 +2,64 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::Scene;
+use super::facts::Facts;
 use super::{Check, count, service};
 use crate::keeper::status::Status;
 use claude::session_file;
 use state::layout::DataDir;
 use state::{AgentRecord, AgentState, Fleet, Desired};
 
-pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let status = match &scene.status {
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
+    let status = match &facts.status {
         Some(Ok(status)) => status,
         Some(Err(error)) => {
-            return vec![Check::failed("keeper", error, &scene.spotkeep("status"))];
+            return vec![Check::failed("keeper", error, &facts.spotkeep("status"))];
         }
         None => return Vec::new(),
     };
-    let mut checks = vec![judge_keeper(scene, status)];
-    checks.extend(judge_agents(scene, status));
-    if let Ok(data_dir) = &scene.data_dir {
-        checks.push(judge_sessions(&holders(data_dir)));
+    let mut checks = vec![check_keeper(facts, status)];
+    checks.extend(check_agents(facts, status));
+    if let Ok(data_dir) = &facts.data_dir {
+        checks.push(check_sessions(&holders(data_dir)));
     }
     let pid = status.agents.iter().find_map(|agent| agent.pid);
-    let cgroup = pid.and_then(|pid| scene.machine.read(&format!("proc/{pid}/cgroup")));
-    if let (Some(cgroup), true) = (cgroup, scene.systemd) {
-        let user = scene.owner.as_ref().map_or("", |owner| owner.name.as_str());
-        checks.extend(judge_cgroup(&Shelter {
+    let cgroup = pid.and_then(|pid| facts.machine.read(&format!("proc/{pid}/cgroup")));
+    if let (Some(cgroup), true) = (cgroup, facts.systemd) {
+        let user = facts.owner.as_ref().map_or("", |owner| owner.name.as_str());
+        checks.extend(check_cgroup(&Shelter {
             cgroup: &cgroup,
-            kill_at_logout: service::setting(&scene.machine, "logind.conf", "KillUserProcesses")
+            kill_at_logout: service::setting(&facts.machine, "logind.conf", "KillUserProcesses")
                 .is_some_and(|value| service::is_yes(&value)),
-            lingers: scene
+            lingers: facts
                 .machine
                 .path("var/lib/systemd/linger")
                 .join(user)
                 .exists(),
-            has_units: scene.has_units,
+            has_units: facts.has_units,
             user,
         }));
     }
     checks
 }
 
-fn judge_keeper(scene: &Scene, status: &Status) -> Check {
+fn check_keeper(facts: &Facts, status: &Status) -> Check {
     if let Some(trouble) = status.trouble.first() {
         let more = status.trouble.len() - 1;
         let detail = match more {
             0 => trouble.clone(),
             more => format!("{trouble}; and {more} more"),
         };
-        return Check::wrong("keeper", detail, scene.spotkeep("status"));
+        return Check::wrong("keeper", detail, facts.spotkeep("status"));
     }
     let mine = env!("CARGO_PKG_VERSION");
     let desired = status
         .agents
         .iter()
         .any(|agent| agent.desired == Desired::Running);
-    let by_unit = scene.has_units || scene.has_own_unit;
+    let by_unit = facts.has_units || facts.has_own_unit;
     let start = match by_unit {
         true => "sudo systemctl start spotkeep".to_owned(),
-        false => scene.spotkeep("up"),
+        false => facts.spotkeep("up"),
     };
     let runs = status.keeper.runs();
     match (runs, &status.keeper_version, status.fleet, &status.notice) {
@@ -72,7 +72,7 @@ fn judge_keeper(scene: &Scene, status: &Status) -> Check {
                 true => "sudo systemctl restart spotkeep".to_owned(),
                 false => format!(
                     "{}; then end the old one: see its pid there",
-                    scene.spotkeep("status")
+                    facts.spotkeep("status")
                 ),
             };
             let detail = format!("runs version {other}, and this is {mine}");
@@ -84,7 +84,7 @@ fn judge_keeper(scene: &Scene, status: &Status) -> Check {
         (false, _, _, Some(_)) => Check::warn(
             "keeper",
             "none runs: this boot has had its notice, and nothing is started in it",
-            scene.spotkeep("restore"),
+            facts.spotkeep("restore"),
         ),
         (false, _, _, None) if desired => {
             Check::wrong("keeper", "none runs, and agents shall run", start)
@@ -93,7 +93,7 @@ fn judge_keeper(scene: &Scene, status: &Status) -> Check {
     }
 }
 
-fn judge_agents(scene: &Scene, status: &Status) -> Option<Check> {
+fn check_agents(facts: &Facts, status: &Status) -> Option<Check> {
     if !status.keeper.runs() {
         return None;
     }
@@ -102,10 +102,10 @@ fn judge_agents(scene: &Scene, status: &Status) -> Option<Check> {
         format!("{name}: {}", why.as_deref().unwrap_or("no reason is known"))
     };
     if let Some(agent) = of(AgentState::Failed) {
-        let fix = scene.spotkeep(&format!(
+        let fix = facts.spotkeep(&format!(
             "logs {0}; {1}",
             agent.name,
-            scene.spotkeep(&format!("start {}", agent.name))
+            facts.spotkeep(&format!("start {}", agent.name))
         ));
         return Some(Check::wrong(
             "agents",
@@ -118,7 +118,7 @@ fn judge_agents(scene: &Scene, status: &Status) -> Option<Check> {
         Some(agent) => Check::warn(
             "agents",
             named(agent.name.as_str(), &agent.why),
-            scene.spotkeep(&format!("attach {}", agent.name)),
+            facts.spotkeep(&format!("attach {}", agent.name)),
         ),
         None => Check::good(
             "agents",
@@ -150,7 +150,7 @@ fn holders(data_dir: &DataDir) -> BTreeMap<String, Vec<String>> {
 }
 
 /// Claude has no lock: two processes in one session each forget what the other did.
-fn judge_sessions(holders: &BTreeMap<String, Vec<String>>) -> Check {
+fn check_sessions(holders: &BTreeMap<String, Vec<String>>) -> Check {
     match holders.iter().find(|(_, who)| who.len() > 1) {
         Some((key, who)) => {
             let (kind, session) = key.split_once(' ').unwrap_or(("", key));
@@ -190,7 +190,7 @@ struct Shelter<'a> {
 }
 
 /// A tmux server that was first started from a login belongs to that login.
-fn judge_cgroup(shelter: &Shelter<'_>) -> Option<Check> {
+fn check_cgroup(shelter: &Shelter<'_>) -> Option<Check> {
     let in_unit = shelter.cgroup.contains("spotkeep-tmux.service");
     let in_login = shelter
         .cgroup
@@ -248,7 +248,7 @@ mod tests {
             (shelter("0::/\n", true, true, false), None),
         ];
         for (shelter, expected) in table {
-            let seen = judge_cgroup(&shelter).map(|check| (check.ok, check.warning));
+            let seen = check_cgroup(&shelter).map(|check| (check.ok, check.warning));
             assert_eq!(seen, expected, "{}", shelter.cgroup);
         }
     }
@@ -262,9 +262,9 @@ mod tests {
                 .map(|(key, who)| ((*key).to_owned(), owned(who)))
                 .collect()
         };
-        assert!(judge_sessions(&of(&[("agent s", &["a"]), ("process s", &["7"])])).ok);
-        let two = judge_sessions(&of(&[("process s", &["7", "9"])]));
+        assert!(check_sessions(&of(&[("agent s", &["a"]), ("process s", &["7"])])).ok);
+        let two = check_sessions(&of(&[("process s", &["7", "9"])]));
         assert!(!two.ok && two.detail.contains("7 and 9"), "{two:?}");
-        assert!(!judge_sessions(&of(&[("agent s", &["a", "b"])])).ok);
+        assert!(!check_sessions(&of(&[("agent s", &["a", "b"])])).ok);
     }
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::facts::Scene;
+use super::facts::Facts;
 use super::{Check, size};
 use sys::files::{self, Space};
 use sys::mounts::{self, Mount};
@@ -19,10 +19,10 @@ const LEAST_BYTES: u64 = 256 << 20;
 /// Below this somebody should know.
 const FEW_BYTES: u64 = 2 << 30;
 
-pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let data_dir = match &scene.data_dir {
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
+    let data_dir = match &facts.data_dir {
         Ok(data_dir) => data_dir,
-        Err(error) => return vec![Check::failed("data-dir", error, &scene.spotkeep("init"))],
+        Err(error) => return vec![Check::failed("data-dir", error, &facts.spotkeep("init"))],
     };
     let mut checks = vec![match data_dir.identity() {
         Ok(identity) => Check::good(
@@ -34,29 +34,29 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
                 identity.user
             ),
         ),
-        Err(error) => Check::failed("data-dir", &error, &scene.spotkeep("init")),
+        Err(error) => Check::failed("data-dir", &error, &facts.spotkeep("init")),
     }];
-    let text = scene
+    let text = facts
         .machine
         .read("proc/self/mountinfo")
         .unwrap_or_default();
     let all = mounts::parse(&text);
     if let Some(mount) = mounts::holding(&all, data_dir.dir()) {
         let own = mount.point == data_dir.dir();
-        checks.extend(judge_mount(mount, own, scene, data_dir.dir()));
-        checks.push(judge_filesystem(mount, data_dir.dir(), scene.is_vm()));
+        checks.extend(check_mount(mount, own, facts, data_dir.dir()));
+        checks.push(check_filesystem(mount, data_dir.dir(), facts.is_vm()));
     }
     if let Ok(space) = files::space(data_dir.dir()) {
         let taker = || largest(&data_dir.dir().join("workspaces"));
-        checks.push(judge_space(space, taker));
-        checks.extend(judge_inodes(space));
+        checks.push(check_space(space, taker));
+        checks.extend(check_inodes(space));
     }
     checks
 }
 
-fn judge_mount(mount: &Mount, own: bool, scene: &Scene, dir: &Path) -> Option<Check> {
+fn check_mount(mount: &Mount, own: bool, facts: &Facts, dir: &Path) -> Option<Check> {
     let shown = dir.display();
-    match (own, scene.expects_mount(), scene.is_vm()) {
+    match (own, facts.expects_mount(), facts.is_vm()) {
         (true, _, _) => Some(Check::good(
             "mount",
             format!("a filesystem of its own ({})", mount.source),
@@ -78,7 +78,7 @@ fn judge_mount(mount: &Mount, own: bool, scene: &Scene, dir: &Path) -> Option<Ch
     }
 }
 
-fn judge_filesystem(mount: &Mount, dir: &Path, vm: bool) -> Check {
+fn check_filesystem(mount: &Mount, dir: &Path, vm: bool) -> Check {
     let shown = dir.display();
     let kind = mount.kind.as_str();
     if let Some(why) = mount.read_only() {
@@ -130,7 +130,7 @@ fn judge_filesystem(mount: &Mount, dir: &Path, vm: bool) -> Check {
     }
 }
 
-fn judge_space(space: Space, taker: impl FnOnce() -> Option<(String, u64, bool)>) -> Check {
+fn check_space(space: Space, taker: impl FnOnce() -> Option<(String, u64, bool)>) -> Check {
     let percent = space.free.saturating_mul(100) / space.total.max(1);
     let free = format!("{} of {} free", size(space.free), size(space.total));
     let few = space.free < FEW_BYTES.min(space.total / 10).max(LEAST_BYTES);
@@ -152,7 +152,7 @@ fn judge_space(space: Space, taker: impl FnOnce() -> Option<(String, u64, bool)>
 }
 
 /// Some filesystems have as many as they like, and say 0.
-fn judge_inodes(space: Space) -> Option<Check> {
+fn check_inodes(space: Space) -> Option<Check> {
     let percent = space
         .free_inodes
         .saturating_mul(100)
@@ -225,11 +225,11 @@ mod tests {
             ("nfs4", "rw", true, true),
         ];
         for (kind, options, ok, warning) in table {
-            let check = judge_filesystem(&mount(kind, options), Path::new("/r"), true);
+            let check = check_filesystem(&mount(kind, options), Path::new("/r"), true);
             assert_eq!((check.ok, check.warning), (ok, warning), "{check:?}");
             assert_eq!(check.fix.is_some(), !ok || warning, "{check:?}");
         }
-        assert!(judge_filesystem(&mount("ext4", "noexec"), Path::new("/r"), false).ok);
+        assert!(check_filesystem(&mount("ext4", "noexec"), Path::new("/r"), false).ok);
     }
 
     #[test]
@@ -241,19 +241,19 @@ mod tests {
             inodes: 100,
         };
         let taker = || Some(("/r/workspaces/api".to_owned(), 7 << 30, false));
-        assert_eq!(judge_space(space(50 << 30, 100 << 30), || None).fix, None);
-        assert_eq!(judge_space(space(900 << 20, 1 << 30), || None).fix, None);
-        let few = judge_space(space(1 << 30, 100 << 30), taker);
+        assert_eq!(check_space(space(50 << 30, 100 << 30), || None).fix, None);
+        assert_eq!(check_space(space(900 << 20, 1 << 30), || None).fix, None);
+        let few = check_space(space(1 << 30, 100 << 30), taker);
         assert!(
             few.ok && few.warning && few.detail.contains("at least 7.0 GiB"),
             "{few:?}"
         );
-        let none = judge_space(space(1 << 20, 100 << 30), taker);
+        let none = check_space(space(1 << 20, 100 << 30), taker);
         assert!(
             !none.ok && none.detail.contains("workspaces/api"),
             "{none:?}"
         );
-        assert!(!judge_inodes(space(1, 1)).unwrap().ok);
+        assert!(!check_inodes(space(1, 1)).unwrap().ok);
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(super) struct Owner {
 
 /// All of it.
 #[derive(Debug)]
-pub(super) struct Scene {
+pub(super) struct Facts {
     /// The data directory as it was asked for.
     pub(super) at: PathBuf,
     pub(super) data_dir: Result<DataDir>,
@@ -89,7 +89,7 @@ pub(super) struct Scene {
     pub(super) provider: Provider,
 }
 
-impl Scene {
+impl Facts {
     pub(super) fn gather(at: &Path, options: &Options) -> Self {
         let prefix = options.machine.clone().unwrap_or_else(|| "/".into());
         let machine = Machine { prefix };

@@ -1,6 +1,6 @@
 //! The machine under it all: memory, pages that are not written yet, `/tmp`.
 
-use super::facts::{Machine, Scene};
+use super::facts::{Machine, Facts};
 use super::{Check, count, size};
 use sys::files;
 
@@ -20,18 +20,18 @@ const FLUSH_SECONDS: u64 = 5;
 /// Output of background commands goes there.
 const LEAST_TMP: u64 = 512 << 20;
 
-pub(super) fn checks(scene: &Scene) -> Vec<Check> {
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = Vec::new();
-    let memory = scene.machine.read("proc/meminfo").unwrap_or_default();
+    let memory = facts.machine.read("proc/meminfo").unwrap_or_default();
     if let Some(total) = field(&memory, "MemTotal:") {
-        checks.push(judge_memory(total, scene.config.agents.len()));
+        checks.push(check_memory(total, facts.config.agents.len()));
     }
-    if scene.is_vm() {
+    if facts.is_vm() {
         let available = field(&memory, "MemAvailable:").unwrap_or_default();
-        checks.extend(judge_dirty(&scene.machine, available));
+        checks.extend(check_dirty(&facts.machine, available));
     }
-    if let Ok(space) = files::space(&scene.machine.path("tmp")) {
-        checks.push(judge_tmp(space.free));
+    if let Ok(space) = files::space(&facts.machine.path("tmp")) {
+        checks.push(check_tmp(space.free));
     }
     checks
 }
@@ -43,7 +43,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
     Some(kib << 10)
 }
 
-fn judge_memory(total: u64, agents: usize) -> Check {
+fn check_memory(total: u64, agents: usize) -> Check {
     let needed = REST + PER_AGENT * u64::try_from(agents).unwrap_or(0);
     match needed > total {
         true => Check::warn(
@@ -64,7 +64,7 @@ fn judge_memory(total: u64, agents: usize) -> Check {
 }
 
 /// The kernel lets writers go on until so much waits for the disk; a sync then waits for all of it.
-fn judge_dirty(machine: &Machine, available: u64) -> Option<Check> {
+fn check_dirty(machine: &Machine, available: u64) -> Option<Check> {
     let bytes = machine.number("proc/sys/vm/dirty_bytes").unwrap_or(0);
     let ratio = machine.number("proc/sys/vm/dirty_ratio")?;
     let limit = match bytes {
@@ -83,7 +83,7 @@ fn judge_dirty(machine: &Machine, available: u64) -> Option<Check> {
     })
 }
 
-fn judge_tmp(free: u64) -> Check {
+fn check_tmp(free: u64) -> Check {
     let detail = format!("{} free in /tmp", size(free));
     match free < LEAST_TMP {
         true => Check::warn(
@@ -102,8 +102,8 @@ mod tests {
     #[test]
     fn a_machine_that_is_too_small_is_told() {
         assert_eq!(field("MemTotal:  2048 kB\n", "MemTotal:"), Some(2 << 20));
-        assert!(!judge_memory(8 << 30, 10).warning);
-        assert!(judge_memory(4 << 30, 10).warning);
-        assert!(judge_tmp(1 << 20).warning);
+        assert!(!check_memory(8 << 30, 10).warning);
+        assert!(check_memory(4 << 30, 10).warning);
+        assert!(check_tmp(1 << 20).warning);
     }
 }

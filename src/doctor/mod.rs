@@ -37,7 +37,7 @@ use serde::Serialize;
 
 use ::state::VERSION;
 pub use facts::Options;
-use facts::Scene;
+use facts::Facts;
 use sys::error::{Error, hint_of};
 use sys::{process, thread};
 
@@ -124,7 +124,7 @@ impl Report {
 /// the probe. A disk that hangs is told like everything else: who waits for it is left behind.
 #[must_use]
 pub fn examine(at: &Path, options: &Options) -> Report {
-    type Group = (&'static str, fn(&Scene) -> Vec<Check>);
+    type Group = (&'static str, fn(&Facts) -> Vec<Check>);
     let groups: [Group; 10] = [
         ("place", data_dir::checks),
         ("belongings", permissions::checks),
@@ -138,7 +138,7 @@ pub fn examine(at: &Path, options: &Options) -> Report {
         ("cloud", cloud::checks),
     ];
     let (path, what) = (at.to_path_buf(), options.clone());
-    let Some(scene) = in_time(GROUP_LIMIT, move || Scene::gather(&path, &what)) else {
+    let Some(facts) = in_time(GROUP_LIMIT, move || Facts::gather(&path, &what)) else {
         let detail = format!(
             "{} does not answer in time: its disk hangs, or the machine is overloaded",
             at.display()
@@ -149,10 +149,10 @@ pub fn examine(at: &Path, options: &Options) -> Report {
             checks,
         };
     };
-    let scene = Arc::new(scene);
+    let facts = Arc::new(facts);
     let asked = groups.map(|(name, group)| {
-        let scene = Arc::clone(&scene);
-        (name, aside(move || group(&scene)))
+        let facts = Arc::clone(&facts);
+        (name, aside(move || group(&facts)))
     });
     let until = Instant::now() + GROUP_LIMIT;
     let mut checks: Vec<Check> = Vec::new();
@@ -165,7 +165,7 @@ pub fn examine(at: &Path, options: &Options) -> Report {
         }));
     }
     if options.probe {
-        claude::probe(&scene, &mut checks);
+        claude::probe(&facts, &mut checks);
     }
     Report {
         version: VERSION,

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use super::facts::Scene;
+use super::facts::Facts;
 use super::{Check, count};
 use state::layout::DataDir;
 
@@ -25,8 +25,8 @@ const PRIVATE: [&str; 10] = [
 /// What others may see, and not change.
 const OWNED: [&str; 2] = ["spotkeep.toml", "workspaces"];
 
-pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let (Ok(data_dir), Some(owner)) = (&scene.data_dir, &scene.owner) else {
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
+    let (Ok(data_dir), Some(owner)) = (&facts.data_dir, &facts.owner) else {
         return Vec::new();
     };
     let look = |names: &[&str], private: bool| -> Vec<OwnedPath> {
@@ -36,13 +36,13 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
             .collect()
     };
     let things = [look(&PRIVATE, true), look(&OWNED, false)].concat();
-    let mut checks = vec![judge_owners(&things, owner.uid, &owner.name, data_dir)];
-    checks.extend(judge_bin(scene, data_dir));
-    checks.push(judge_secrets(&secrets(scene, data_dir)));
-    if scene.has_units
+    let mut checks = vec![check_owners(&things, owner.uid, &owner.name, data_dir)];
+    checks.extend(check_bin(facts, data_dir));
+    checks.push(check_secrets(&secrets(facts, data_dir)));
+    if facts.has_units
         && let Some(home) = &owner.home
     {
-        checks.push(judge_links(&links(scene, data_dir, home)));
+        checks.push(check_links(&links(facts, data_dir, home)));
     }
     checks
 }
@@ -72,7 +72,7 @@ impl OwnedPath {
     }
 }
 
-fn judge_owners(things: &[OwnedPath], uid: u32, user: &str, data_dir: &DataDir) -> Check {
+fn check_owners(things: &[OwnedPath], uid: u32, user: &str, data_dir: &DataDir) -> Check {
     if let Some(other) = things.iter().find(|thing| thing.uid != uid) {
         return Check::wrong(
             "owners",
@@ -99,9 +99,9 @@ fn judge_owners(things: &[OwnedPath], uid: u32, user: &str, data_dir: &DataDir) 
 }
 
 /// Root runs what is in `bin` where units do: nobody else may put anything there.
-fn judge_bin(scene: &Scene, data_dir: &DataDir) -> Option<Check> {
+fn check_bin(facts: &Facts, data_dir: &DataDir) -> Option<Check> {
     let bin = OwnedPath::look(data_dir.dir().join("bin"), false)?;
-    if !scene.has_units {
+    if !facts.has_units {
         return None;
     }
     let replaceable = OwnedPath::look(data_dir.dir().to_path_buf(), false)
@@ -118,11 +118,11 @@ fn judge_bin(scene: &Scene, data_dir: &DataDir) -> Option<Check> {
 }
 
 /// Every file that holds a login or a key; `Err` for one that is declared and missing.
-fn secrets(scene: &Scene, data_dir: &DataDir) -> Vec<Result<OwnedPath, PathBuf>> {
-    let agents = scene.config.agents.values();
+fn secrets(facts: &Facts, data_dir: &DataDir) -> Vec<Result<OwnedPath, PathBuf>> {
+    let agents = facts.config.agents.values();
     let declared = agents
         .filter_map(|agent| agent.env_file.as_ref())
-        .chain(&scene.config.defaults.env_file)
+        .chain(&facts.config.defaults.env_file)
         .map(|file| data_dir.absolute(file));
     let mut found: Vec<_> = declared
         .map(|path| match fs::metadata(&path) {
@@ -140,7 +140,7 @@ fn secrets(scene: &Scene, data_dir: &DataDir) -> Vec<Result<OwnedPath, PathBuf>>
     found
 }
 
-fn judge_secrets(secrets: &[Result<OwnedPath, PathBuf>]) -> Check {
+fn check_secrets(secrets: &[Result<OwnedPath, PathBuf>]) -> Check {
     for secret in secrets {
         match secret {
             Err(path) => {
@@ -163,9 +163,9 @@ fn judge_secrets(secrets: &[Result<OwnedPath, PathBuf>]) -> Check {
 }
 
 /// The links that a set-up machine has, and where each should lead.
-fn links(scene: &Scene, data_dir: &DataDir, home: &Path) -> Vec<Link> {
-    let home = scene.machine.path(&home.display().to_string());
-    let pieces = scene.config.machine.home.iter();
+fn links(facts: &Facts, data_dir: &DataDir, home: &Path) -> Vec<Link> {
+    let home = facts.machine.path(&home.display().to_string());
+    let pieces = facts.config.machine.home.iter();
     let desired = [
         (home.join(".claude"), data_dir.claude()),
         (
@@ -173,7 +173,7 @@ fn links(scene: &Scene, data_dir: &DataDir, home: &Path) -> Vec<Link> {
             data_dir.claude().join(".claude.json"),
         ),
         (
-            scene.machine.path("workspaces"),
+            facts.machine.path("workspaces"),
             data_dir.dir().join("workspaces"),
         ),
     ];
@@ -197,7 +197,7 @@ struct Link {
     exists: bool,
 }
 
-fn judge_links(links: &[Link]) -> Check {
+fn check_links(links: &[Link]) -> Check {
     let wrong = links
         .iter()
         .find(|link| link.leads.as_deref() != Some(link.to.as_path()));
@@ -234,24 +234,24 @@ mod tests {
     fn what_is_of_another_or_open_to_others_is_named_with_the_command_that_repairs_it() {
         let dir = tempfile::tempdir().unwrap();
         let (data_dir, _) = DataDir::init(dir.path()).unwrap();
-        let judge = |thing: OwnedPath| judge_owners(&[thing], 7, "ann", &data_dir);
-        assert!(judge(thing(7, 0o700, true)).ok);
-        assert!(judge(thing(7, 0o755, false)).ok);
-        let of_root = judge(thing(0, 0o700, true));
+        let evaluate = |thing: OwnedPath| check_owners(&[thing], 7, "ann", &data_dir);
+        assert!(evaluate(thing(7, 0o700, true)).ok);
+        assert!(evaluate(thing(7, 0o755, false)).ok);
+        let of_root = evaluate(thing(0, 0o700, true));
         assert!(!of_root.ok && of_root.fix.unwrap().contains("chown -R ann:"));
         assert_eq!(
-            judge(thing(7, 0o750, true)).fix.unwrap(),
+            evaluate(thing(7, 0o750, true)).fix.unwrap(),
             "chmod go-rwx /r/x"
         );
-        assert_eq!(judge(thing(7, 0o777, false)).fix.unwrap(), "chmod o-w /r/x");
+        assert_eq!(evaluate(thing(7, 0o777, false)).fix.unwrap(), "chmod o-w /r/x");
     }
 
     #[test]
     fn a_secret_that_others_can_read_or_that_is_missing_is_wrong() {
-        assert!(judge_secrets(&[Ok(thing(7, 0o600, true))]).ok);
-        let open = judge_secrets(&[Ok(thing(7, 0o644, true))]);
+        assert!(check_secrets(&[Ok(thing(7, 0o600, true))]).ok);
+        let open = check_secrets(&[Ok(thing(7, 0o644, true))]);
         assert_eq!(open.fix.unwrap(), "chmod 600 /r/x");
-        assert!(!judge_secrets(&[Err("/r/x".into())]).ok);
+        assert!(!check_secrets(&[Err("/r/x".into())]).ok);
     }
 
     #[test]
@@ -262,8 +262,8 @@ mod tests {
             leads: leads.map(PathBuf::from),
             exists,
         };
-        assert!(judge_links(&[link(Some("/r/.claude"), true)]).ok);
-        let detail = |link: Link| judge_links(&[link]).detail;
+        assert!(check_links(&[link(Some("/r/.claude"), true)]).ok);
+        let detail = |link: Link| check_links(&[link]).detail;
         assert!(detail(link(Some("/old"), true)).contains("leads to /old"));
         assert!(detail(link(None, true)).contains("on the boot disk"));
         assert!(detail(link(None, false)).contains("is missing"));

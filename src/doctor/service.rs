@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Check;
-use super::facts::{Machine, Scene};
+use super::facts::{Machine, Facts};
 use crate::systemd::install::{self, Difference};
 use crate::systemd::units::{self, UnitPaths};
 use sys::time::{parse_duration, short};
@@ -18,50 +18,50 @@ const LONGEST_STOP: Duration = Duration::from_secs(25);
 /// A shutdown does not begin before the holders of delay inhibitors are done, or this has passed.
 const LONGEST_INHIBIT: Duration = Duration::from_secs(10);
 
-pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    if !scene.systemd || !scene.is_vm() {
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
+    if !facts.systemd || !facts.is_vm() {
         return Vec::new();
     }
-    let setting = |file, key| setting(&scene.machine, file, key);
-    let mut checks = judge_units(scene);
-    checks.push(judge_stop_timeout(
+    let setting = |file, key| setting(&facts.machine, file, key);
+    let mut checks = check_units(facts);
+    checks.push(check_stop_timeout(
         setting("system.conf", "DefaultTimeoutStopSec").as_deref(),
     ));
-    checks.push(judge_inhibit(
+    checks.push(check_inhibit(
         setting("logind.conf", "InhibitDelayMaxSec").as_deref(),
     ));
-    checks.push(judge_power_key(
+    checks.push(check_power_key(
         setting("logind.conf", "HandlePowerKey").as_deref(),
     ));
     checks
 }
 
-fn judge_units(scene: &Scene) -> Vec<Check> {
+fn check_units(facts: &Facts) -> Vec<Check> {
     let setup = "sudo spotkeep setup";
-    let (Ok(data_dir), Some(owner)) = (&scene.data_dir, &scene.owner) else {
+    let (Ok(data_dir), Some(owner)) = (&facts.data_dir, &facts.owner) else {
         return Vec::new();
     };
-    if scene.has_own_unit {
+    if facts.has_own_unit {
         let detail = "spotkeep.service was written by hand: whether it saves in time at a shutdown is up to it";
         return vec![Check::warn("units", detail, setup)];
     }
-    if !scene.has_units {
+    if !facts.has_units {
         let detail = "nothing starts the keeper after a boot, and nothing saves at a shutdown";
         return vec![Check::wrong("units", detail, setup)];
     }
     let paths = UnitPaths {
         data_dir: data_dir.dir().to_path_buf(),
-        is_mount: scene.expects_mount(),
+        is_mount: facts.expects_mount(),
         user: owner.name.clone(),
         home: owner.home.clone().unwrap_or_else(|| "/".into()),
         program: data_dir.dir().join("bin/spotkeep"),
     };
     let stamp = format!("{}/{}", units::UNIT_DIR, units::KEEPER);
-    let text = scene.machine.read(&stamp).unwrap_or_default();
+    let text = facts.machine.read(&stamp).unwrap_or_default();
     let version = units::version_of(&text);
     let mine = env!("CARGO_PKG_VERSION");
     let shipped = match (
-        install::differences(scene.machine.prefix(), &paths),
+        install::differences(facts.machine.prefix(), &paths),
         version,
     ) {
         (Err(error), _) => Check::failed("units", &error, setup),
@@ -79,16 +79,16 @@ fn judge_units(scene: &Scene) -> Vec<Check> {
         (Ok(found), _) => Check::warn("units", differs(&found), setup),
     };
     let wants = format!("{}/multi-user.target.wants", units::UNIT_DIR);
-    let enabled = |unit: &&str| fs::symlink_metadata(scene.machine.path(&wants).join(unit)).is_ok();
+    let enabled = |unit: &&str| fs::symlink_metadata(facts.machine.path(&wants).join(unit)).is_ok();
     let left_out: Vec<&str> = units::ALL
         .into_iter()
         .filter(|unit| !enabled(unit))
         .collect();
-    let mut checks = vec![shipped, judge_enabled(&left_out)];
-    let asked = scene
+    let mut checks = vec![shipped, check_enabled(&left_out)];
+    let asked = facts
         .machine
         .ask("systemctl", &[&["is-active"], &units::ALL[..]].concat());
-    checks.extend(asked.map(|said| judge_active(&said)));
+    checks.extend(asked.map(|said| check_active(&said)));
     checks
 }
 
@@ -102,7 +102,7 @@ fn differs(found: &[Difference]) -> String {
     found.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
-fn judge_enabled(left_out: &[&str]) -> Check {
+fn check_enabled(left_out: &[&str]) -> Check {
     match left_out.is_empty() {
         true => Check::good("boot", "the units start at boot"),
         false => Check::wrong(
@@ -114,7 +114,7 @@ fn judge_enabled(left_out: &[&str]) -> Check {
 }
 
 /// A word for each of our units, in their order.
-fn judge_active(said: &str) -> Check {
+fn check_active(said: &str) -> Check {
     let states = units::ALL.into_iter().zip(said.lines().map(str::trim));
     let down: Vec<(&str, &str)> = states.filter(|(_, state)| *state != "active").collect();
     match down.first() {
@@ -129,7 +129,7 @@ fn judge_active(said: &str) -> Check {
 
 /// Our save stops before everything else. But it is also the way to a quick end: what comes after it
 /// writes to the disk too, until the power goes.
-fn judge_stop_timeout(value: Option<&str>) -> Check {
+fn check_stop_timeout(value: Option<&str>) -> Check {
     let limit = value.map_or(Some(Duration::from_secs(90)), span);
     let fix = "printf '[Manager]\\nDefaultTimeoutStopSec=15s\\n' | sudo tee /etc/systemd/system.conf.d/50-stop.conf && sudo systemctl daemon-reexec";
     match limit {
@@ -145,7 +145,7 @@ fn judge_stop_timeout(value: Option<&str>) -> Check {
     }
 }
 
-fn judge_inhibit(value: Option<&str>) -> Check {
+fn check_inhibit(value: Option<&str>) -> Check {
     let limit = value.map_or(Some(Duration::from_secs(5)), span);
     match limit {
         Some(limit) if limit <= LONGEST_INHIBIT => Check::good("inhibit-delay", short(limit)),
@@ -161,7 +161,7 @@ fn judge_inhibit(value: Option<&str>) -> Check {
 }
 
 /// The preemption presses it.
-fn judge_power_key(value: Option<&str>) -> Check {
+fn check_power_key(value: Option<&str>) -> Check {
     match value.unwrap_or("poweroff") {
         "poweroff" | "halt" => Check::good("power-key", "powers off, as the preemption asks for"),
         other => Check::wrong(
@@ -232,13 +232,13 @@ mod tests {
 
     #[test]
     fn settings_that_eat_the_notice_are_told() {
-        assert!(judge_stop_timeout(None).warning);
-        assert!(judge_stop_timeout(Some("infinity")).warning);
-        assert!(!judge_stop_timeout(Some("15s")).warning);
-        assert!(!judge_inhibit(None).warning);
-        assert!(judge_inhibit(Some("30")).warning);
-        assert!(judge_power_key(None).ok);
-        assert!(!judge_power_key(Some("ignore")).ok);
+        assert!(check_stop_timeout(None).warning);
+        assert!(check_stop_timeout(Some("infinity")).warning);
+        assert!(!check_stop_timeout(Some("15s")).warning);
+        assert!(!check_inhibit(None).warning);
+        assert!(check_inhibit(Some("30")).warning);
+        assert!(check_power_key(None).ok);
+        assert!(!check_power_key(Some("ignore")).ok);
     }
 
     #[test]
@@ -254,12 +254,12 @@ mod tests {
 
     #[test]
     fn a_unit_that_does_not_run_is_named() {
-        assert!(judge_active("active\nactive\nactive\n").ok);
-        let check = judge_active("active\nfailed\nactive\n");
+        assert!(check_active("active\nactive\nactive\n").ok);
+        let check = check_active("active\nfailed\nactive\n");
         assert!(
             !check.ok && check.detail.contains("spotkeep.service is failed"),
             "{check:?}"
         );
-        assert!(!judge_enabled(&["spotkeep-save.service"]).ok);
+        assert!(!check_enabled(&["spotkeep-save.service"]).ok);
     }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::facts::Scene;
+use super::facts::Facts;
 use super::{Check, count};
 use checkpoint::workspace;
 use state::config::Config;
@@ -15,16 +15,16 @@ use sys::time::{Timestamp, short};
 /// Clocks that were set right by so little are of no concern.
 const SLACK: Duration = Duration::from_secs(5);
 
-pub(super) fn checks(scene: &Scene) -> Vec<Check> {
-    let Ok(data_dir) = &scene.data_dir else {
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
+    let Ok(data_dir) = &facts.data_dir else {
         return Vec::new();
     };
     let mut checks = vec![
-        judge_declarations(scene),
-        judge_workspaces(&workspaces(data_dir, &scene.config)),
-        judge_records(data_dir),
+        check_declarations(facts),
+        check_workspaces(&workspaces(data_dir, &facts.config)),
+        check_records(data_dir),
     ];
-    checks.push(judge_saves(state::damaged_manifests(&data_dir.saves())));
+    checks.push(check_saves(state::damaged_manifests(&data_dir.saves())));
     let newest = match state::lines(&data_dir.journal()) {
         Ok((lines, _))
             if lines.is_empty() && data_dir.identity().is_ok_and(|data_dir| data_dir.epoch > 0) =>
@@ -37,11 +37,11 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
             None
         }
         Ok((lines, torn)) => {
-            checks.extend(judge_last_save(&lines, &data_dir.saves()));
-            checks.push(judge_journal(
+            checks.extend(check_last_save(&lines, &data_dir.saves()));
+            checks.push(check_journal(
                 lines.len(),
                 torn,
-                &scene.spotkeep("events -n 50"),
+                &facts.spotkeep("events -n 50"),
             ));
             lines.last().cloned()
         }
@@ -50,8 +50,8 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
             None
         }
     };
-    let synchronised = match scene.systemd {
-        true => scene
+    let synchronised = match facts.systemd {
+        true => facts
             .machine
             .ask("timedatectl", &["show", "-p", "NTPSynchronized", "--value"]),
         false => None,
@@ -61,15 +61,15 @@ pub(super) fn checks(scene: &Scene) -> Vec<Check> {
         Some("no") => Some(false),
         _ => None,
     };
-    checks.push(judge_clock(Timestamp::now(), newest.as_ref(), synchronised));
+    checks.push(check_clock(Timestamp::now(), newest.as_ref(), synchronised));
     checks
 }
 
-fn judge_declarations(scene: &Scene) -> Check {
-    if let Some(error) = &scene.config_wrong {
+fn check_declarations(facts: &Facts) -> Check {
+    if let Some(error) = &facts.config_wrong {
         return Check::failed("spotkeep.toml", error, "edit spotkeep.toml");
     }
-    let agents = scene.config.agents.len();
+    let agents = facts.config.agents.len();
     Check::good("spotkeep.toml", count(agents, "agent"))
 }
 
@@ -113,7 +113,7 @@ fn lost_index(data_dir: &DataDir, name: &AgentName, workspace: &Path) -> Option<
     (!index.exists()).then_some(index)
 }
 
-fn judge_workspaces(places: &[DeclaredWorkspace]) -> Check {
+fn check_workspaces(places: &[DeclaredWorkspace]) -> Check {
     if let Some(place) = places.iter().find(|place| !place.exists) {
         let path = place.path.display();
         return Check::wrong(
@@ -173,7 +173,7 @@ fn judge_workspaces(places: &[DeclaredWorkspace]) -> Check {
     }
 }
 
-fn judge_records(data_dir: &DataDir) -> Check {
+fn check_records(data_dir: &DataDir) -> Check {
     match data_dir.all_records() {
         Err(error) => Check::failed("records", &error, "ls -l session-state/agents"),
         Ok(records) => match records.iter().find_map(|(_, record)| record.as_ref().err()) {
@@ -186,7 +186,7 @@ fn judge_records(data_dir: &DataDir) -> Check {
     }
 }
 
-fn judge_saves(damaged: sys::error::Result<Vec<sys::error::Error>>) -> Check {
+fn check_saves(damaged: sys::error::Result<Vec<sys::error::Error>>) -> Check {
     match damaged.as_deref() {
         Ok([]) => Check::good("saves", "all manifests can be read"),
         Ok([newest, ..]) => Check::warn(
@@ -199,7 +199,7 @@ fn judge_saves(damaged: sys::error::Result<Vec<sys::error::Error>>) -> Check {
 }
 
 /// A manifest that is gone is missed by nobody but the journal.
-fn judge_last_save(lines: &[JournalEntry], saves: &Path) -> Option<Check> {
+fn check_last_save(lines: &[JournalEntry], saves: &Path) -> Option<Check> {
     let id = lines.iter().rev().find_map(|line| match &line.event {
         JournalEvent::Safe { save, .. } => Some(save),
         _ => None,
@@ -214,7 +214,7 @@ fn judge_last_save(lines: &[JournalEntry], saves: &Path) -> Option<Check> {
     })
 }
 
-fn judge_journal(good: usize, torn: usize, look: &str) -> Check {
+fn check_journal(good: usize, torn: usize, look: &str) -> Check {
     match torn {
         0 => Check::good("journal", count(good, "line")),
         torn => Check::warn(
@@ -227,7 +227,7 @@ fn judge_journal(good: usize, torn: usize, look: &str) -> Check {
 
 /// Nothing is decided by comparing clocks of two boots; but dates that go backwards mislead people, and
 /// certificates, and a cloud.
-fn judge_clock(now: Timestamp, newest: Option<&JournalEntry>, synchronised: Option<bool>) -> Check {
+fn check_clock(now: Timestamp, newest: Option<&JournalEntry>, synchronised: Option<bool>) -> Check {
     let fix = "sudo timedatectl set-ntp true && timedatectl";
     if let Some(line) = newest {
         let behind = line.at.since(now);
@@ -257,13 +257,13 @@ mod tests {
             JournalEntry::parse(&text.to_string()).unwrap()
         };
         let later = line(now.after(Duration::from_secs(7_200)));
-        let check = judge_clock(now, Some(&later), Some(true));
+        let check = check_clock(now, Some(&later), Some(true));
         assert!(
             !check.ok && check.detail.starts_with("2h 0m behind"),
             "{check:?}"
         );
-        assert!(judge_clock(now, Some(&line(now)), Some(true)).fix.is_none());
-        assert!(judge_clock(now, None, Some(false)).warning);
+        assert!(check_clock(now, Some(&line(now)), Some(true)).fix.is_none());
+        assert!(check_clock(now, None, Some(false)).warning);
     }
 
     #[test]
@@ -276,13 +276,13 @@ mod tests {
             stray: stray.map(PathBuf::from),
             lost_index: None,
         };
-        assert!(judge_workspaces(&[place(true, true, None)]).fix.is_none());
-        let missing = judge_workspaces(&[place(true, true, None), place(false, false, None)]);
+        assert!(check_workspaces(&[place(true, true, None)]).fix.is_none());
+        let missing = check_workspaces(&[place(true, true, None), place(false, false, None)]);
         assert!(
             !missing.ok && missing.detail.contains("issue-123"),
             "{missing:?}"
         );
-        assert!(judge_workspaces(&[place(true, false, None)]).warning);
-        assert!(judge_workspaces(&[place(true, true, Some("/home/ann/api/.git"))]).warning);
+        assert!(check_workspaces(&[place(true, false, None)]).warning);
+        assert!(check_workspaces(&[place(true, true, Some("/home/ann/api/.git"))]).warning);
     }
 }

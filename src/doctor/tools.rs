@@ -3,7 +3,7 @@
 use std::io;
 use std::process::Command;
 
-use super::facts::Scene;
+use super::facts::Facts;
 use super::{Check, LIMIT};
 use sys::command;
 use sys::error::{Error, Result};
@@ -17,14 +17,14 @@ const TMUX: [u64; 2] = [3, 2];
 /// Since this version one repository is copied into another in which it is chunked alike.
 const RESTIC: [u64; 2] = [0, 14];
 
-pub(super) fn checks(scene: &Scene) -> Vec<Check> {
+pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = vec![
-        judge("git", &said("git", "--version"), GIT, "checkpoints"),
-        judge("tmux", &said("tmux", "-V"), TMUX, "agents"),
+        evaluate("git", &said("git", "--version"), GIT, "checkpoints"),
+        evaluate("tmux", &said("tmux", "-V"), TMUX, "agents"),
     ];
     // Whoever turned them off needs no program for them.
-    if scene.config.backup.every().is_some() {
-        checks.push(judge(
+    if facts.config.backup.every().is_some() {
+        checks.push(evaluate(
             "restic",
             &said("restic", "version"),
             RESTIC,
@@ -39,7 +39,7 @@ fn said(program: &str, argument: &str) -> Result<String> {
     Ok(output.stdout)
 }
 
-fn judge(name: &'static str, said: &Result<String>, least: [u64; 2], who: &str) -> Check {
+fn evaluate(name: &'static str, said: &Result<String>, least: [u64; 2], who: &str) -> Check {
     let fix = format!("sudo apt-get install {name}");
     let [major, minor] = least;
     let said = match said {
@@ -95,13 +95,13 @@ mod tests {
             ("git of tomorrow", true, true),
         ];
         for (said, ok, warning) in table {
-            let check = judge("git", &Ok(said.into()), GIT, "checkpoints");
+            let check = evaluate("git", &Ok(said.into()), GIT, "checkpoints");
             assert_eq!((check.ok, check.warning), (ok, warning), "{said}");
         }
         let missing = said("spotkeep-no-such-program", "--version");
-        assert!(!judge("tmux", &missing, TMUX, "agents").ok);
+        assert!(!evaluate("tmux", &missing, TMUX, "agents").ok);
         let slow = Err(Error::msg("tmux did not end within 10 s"));
-        let slow = judge("tmux", &slow, TMUX, "agents");
+        let slow = evaluate("tmux", &slow, TMUX, "agents");
         assert!(slow.ok && slow.warning, "{slow:?}");
         assert_eq!(version("tmux 3.3a"), Some([3, 3]));
         assert_eq!(version("tmux next-3.5"), Some([3, 5]));

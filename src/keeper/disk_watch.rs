@@ -40,7 +40,7 @@ const FULL_PERCENT: u64 = 3;
 const FULL_BYTES: u64 = 5 << 30;
 
 /// What a share of the disk means. Pure.
-fn judge(free: u64, total: u64) -> (Room, Option<String>) {
+fn evaluate(free: u64, total: u64) -> (Room, Option<String>) {
     let percent = free.saturating_mul(100) / total.max(1);
     if percent < FULL_PERCENT && free < FULL_BYTES {
         let room = Room::None(u8::try_from(percent).unwrap_or(0));
@@ -85,7 +85,7 @@ fn spawn_with(
         let mut last = (Room::Enough, None);
         loop {
             if let Ok(space) = space() {
-                let now = judge(space.free, space.total);
+                let now = evaluate(space.free, space.total);
                 if now.0 != last.0 {
                     deliver(Message::Event(Event::Room(now.0)));
                 }
@@ -159,13 +159,13 @@ mod tests {
 
     #[test]
     fn a_disk_warns_before_it_is_full_and_a_very_large_one_later() {
-        assert_eq!(judge(50 * GIB, 100 * GIB), (Room::Enough, None));
-        let (room, what) = judge(10 * GIB, 100 * GIB);
+        assert_eq!(evaluate(50 * GIB, 100 * GIB), (Room::Enough, None));
+        let (room, what) = evaluate(10 * GIB, 100 * GIB);
         assert_eq!(room, Room::Enough);
         assert!(what.unwrap().contains("10 % free"));
-        assert_eq!(judge(2 * GIB, 100 * GIB).0, Room::None(2));
-        assert_eq!(judge(100 * GIB, 10_000 * GIB), (Room::Enough, None));
-        assert_eq!(judge(0, 0).0, Room::None(0));
+        assert_eq!(evaluate(2 * GIB, 100 * GIB).0, Room::None(2));
+        assert_eq!(evaluate(100 * GIB, 10_000 * GIB), (Room::Enough, None));
+        assert_eq!(evaluate(0, 0).0, Room::None(0));
     }
 
     #[test]

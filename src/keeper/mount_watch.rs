@@ -42,7 +42,7 @@ struct MountFacts {
 }
 
 /// What that means for the data directory `ours` at `at`.
-fn judge(facts: &MountFacts, ours: &str, at: &Path) -> MountState {
+fn evaluate(facts: &MountFacts, ours: &str, at: &Path) -> MountState {
     let at = at.display();
     let is_ours = facts.same_place || facts.data_dir_id.as_deref() == Some(ours);
     match (is_ours, &facts.data_dir_id, facts.read_only) {
@@ -88,7 +88,7 @@ fn watch(data_dir: DataDir, ours: String, deliver: impl Fn(MountState) + Send + 
         let mut last = MountState::Ok;
         loop {
             if let Some(facts) = look(&data_dir) {
-                let now = judge(&facts, &ours, data_dir.dir());
+                let now = evaluate(&facts, &ours, data_dir.dir());
                 if now != last {
                     last = now.clone();
                     deliver(now);
@@ -277,7 +277,7 @@ mod tests {
                 data_dir_id: data_dir_id.map(str::to_owned),
                 read_only,
             };
-            let word = match judge(&facts, "ours", Path::new("/mnt/persist")) {
+            let word = match evaluate(&facts, "ours", Path::new("/mnt/persist")) {
                 MountState::Ok => "firm",
                 MountState::ReadOnly(why) => {
                     assert!(why.contains("remount,rw /mnt/persist"), "{why}");

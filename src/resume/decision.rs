@@ -166,9 +166,9 @@ mod tests {
             })
         );
         for had_conversation in [true, false] {
-            let verdict = decide(&record(had_conversation), &Lookup::Present("/x".into()));
+            let decision = decide(&record(had_conversation), &Lookup::Present("/x".into()));
             assert_eq!(
-                verdict,
+                decision,
                 Ok(SessionStart::Resume {
                     transcript: "/x".into()
                 })

@@ -167,7 +167,7 @@ pub enum Verdict {
 ///
 /// # Errors
 /// The name or the number belongs to another account.
-pub fn judge(
+pub fn evaluate(
     requested: &RequestedAccount,
     by_name: Option<Account>,
     by_uid: Option<Account>,
@@ -380,18 +380,18 @@ mod tests {
             ..Known::default()
         })
         .unwrap();
-        let there = judge(
+        let there = evaluate(
             &requested,
             Some(person("ann", 1001)),
             Some(person("ann", 1001)),
         )
         .unwrap();
         assert_eq!(there, Verdict::There(person("ann", 1001)));
-        let error = judge(&requested, Some(person("ann", 1000)), None).unwrap_err();
+        let error = evaluate(&requested, Some(person("ann", 1000)), None).unwrap_err();
         assert_eq!(hint_of(&error), Some("sudo usermod -u 1001 ann"));
-        assert!(judge(&requested, None, Some(person("bob", 1001))).is_err());
+        assert!(evaluate(&requested, None, Some(person("bob", 1001))).is_err());
         assert!(matches!(
-            judge(&requested, None, None).unwrap(),
+            evaluate(&requested, None, None).unwrap(),
             Verdict::Make(_)
         ));
         // A data directory that somebody made with `init`, and moved here.
@@ -400,9 +400,9 @@ mod tests {
             uid: Some(1001),
             as_before: None,
         };
-        let there = judge(&moved, None, Some(person("eve", 1001))).unwrap();
+        let there = evaluate(&moved, None, Some(person("eve", 1001))).unwrap();
         assert_eq!(there, Verdict::There(person("eve", 1001)));
-        assert!(judge(&moved, None, None).is_err());
+        assert!(evaluate(&moved, None, None).is_err());
     }
 
     #[test]

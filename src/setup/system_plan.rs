@@ -42,7 +42,7 @@ pub fn account(ask: &Ask, tree: Option<&Path>) -> Result<Verdict> {
         Some(uid) => account::find(&ask.place, &uid.to_string())?,
         None => None,
     };
-    account::judge(&requested, by_name, by_uid)
+    account::evaluate(&requested, by_name, by_uid)
 }
 
 /// What the disk says, if only root could have written it.

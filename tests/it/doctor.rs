@@ -292,7 +292,7 @@ fn a_claude_that_nobody_has_tested_is_rehearsed_with_and_what_it_did_is_told() {
         found.cloned().unwrap_or(Value::Null)
     };
     // It is asked for its version in a bounded time, which a busy machine may need.
-    let told = lab.until("the claude is judged", || {
+    let told = lab.until("the claude is evaluated", || {
         let report = lab.run(&["doctor", "--json"]).sound().json();
         Some(check(&report, "claude")).filter(|told| told["ok"] == true)
     });
@@ -303,7 +303,7 @@ fn a_claude_that_nobody_has_tested_is_rehearsed_with_and_what_it_did_is_told() {
     let fix = told["fix"].as_str().unwrap();
     assert!(fix.ends_with("doctor --probe"), "{told}");
 
-    let (told, found) = lab.until("it is judged again, and rehearsed with", || {
+    let (told, found) = lab.until("it is evaluated again, and rehearsed with", || {
         let report = lab.run(&["doctor", "--json", "--probe"]).sound().json();
         let told = check(&report, "claude");
         (told["ok"] == true).then(|| (told, check(&report, "claude-behaviour")))

@@ -2,7 +2,7 @@
 //!
 //! The way: [`run`] goes into a namespace with nothing but loopback, `journey` plays two boots of
 //! a fleet in a [`sandbox`], between the fakes [`fake_metadata`] and [`fake_api`]; [`verify::records`] and
-//! [`verify::workspace_digest`] judge, [`report`] tells. The fakes serve the tests of other rooms too.
+//! [`verify::workspace_digest`] evaluate, [`report`] tells. The fakes serve the tests of other rooms too.
 
 pub mod claude_program;
 pub mod fake_api;

@@ -1,5 +1,5 @@
 //! Claude's own word on which sessions run: `sessions/<pid>.json`. Read here by itself and not
-//! through the keeper, whose work is what a drill judges.
+//! through the keeper, whose work is what a drill evaluates.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,5 @@
 //! Which machines and disks go together. Only what Google's pages say is refused here; of the rest the API
-//! itself is the judge.
+//! itself is the evaluate.
 //!
 //! Sources: the machine family pages ("C4, C4A, C4D, N4, N4A, N4D take Hyperdisk only"; the Arm series); the
 //! page on Spot VMs and the machine family comparison (no Spot for M2, M3, X4, A4X, nor for bare metal).

@@ -82,7 +82,7 @@ pub fn gather(
     let errors = errors.map_err(Refusal::explained)?;
     let preemptions = preemptions.map_err(Refusal::explained)?;
     let disks = disks.map_err(Refusal::explained)?;
-    let mut report = judge(name, &found, instance.as_ref(), &errors, &preemptions);
+    let mut report = evaluate(name, &found, instance.as_ref(), &errors, &preemptions);
     report.disk = disks
         .as_array()
         .into_iter()
@@ -105,7 +105,7 @@ fn agents(cloud: &dyn Cloud, guest: &Guest, name: &str) -> String {
 
 /// What the answers mean. Pure.
 #[must_use]
-pub fn judge(
+pub fn evaluate(
     name: &str,
     found: &GcpInventory,
     instance: Option<&Value>,

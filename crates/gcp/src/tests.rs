@@ -769,7 +769,7 @@ fn a_status_tells_since_when_the_zone_is_dry() {
         {"insertTime": "2026-11-22T03:35:00.000-07:00", "operationType": "compute.instances.preempted",
          "targetLink": "x/instances/vm"},
         {"insertTime": "2026-11-22T03:55:00.000-07:00", "operationType": "stop", "targetLink": "x/instances/vm"}]);
-    let report = status::judge("vm", &found, None, &errors, &preempted);
+    let report = status::evaluate("vm", &found, None, &errors, &preempted);
     assert_eq!(report.state, "no-capacity");
     // The failure of 10:20 belongs to an older drought.
     assert_eq!(
@@ -778,7 +778,7 @@ fn a_status_tells_since_when_the_zone_is_dry() {
     );
     // With so many failures that the list is full, older ones are not told: it is dry since the VM was there last.
     let full: Vec<_> = (0..super::queries::ERRORS).map(|_| error(50)).collect();
-    let long = status::judge("vm", &found, None, &json!(full), &preempted);
+    let long = status::evaluate("vm", &found, None, &json!(full), &preempted);
     assert_eq!(
         long.no_capacity_since,
         Timestamp::parse("2026-11-22T10:35:00Z")

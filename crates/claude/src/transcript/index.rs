@@ -144,7 +144,7 @@ fn fits(folder: &str, cwd: &Path) -> bool {
 /// Both are relative to the configuration directory; any of it may be missing. The transcript is the first; the
 /// last is the memory of the folder, which all sessions in it share.
 #[must_use]
-pub fn belongings(session_id: &str, from: &str, to: &str) -> Vec<(PathBuf, PathBuf)> {
+pub fn companions(session_id: &str, from: &str, to: &str) -> Vec<(PathBuf, PathBuf)> {
     let project = |folder: &str| Path::new("projects").join(folder);
     let mut all = vec![
         (

@@ -48,7 +48,7 @@ impl Count {
 ///
 /// A call without an output may be missing from what the model sees, since older versions drop it
 /// on resuming, but not from the transcript. An agent that asked the model
-/// nothing is judged by its transcript.
+/// nothing is evaluated by its transcript.
 #[must_use]
 pub fn count(evidence: &Evidence<'_>, cut: Instant) -> Count {
     let before: Vec<&Record> = evidence

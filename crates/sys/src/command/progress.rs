@@ -39,7 +39,7 @@ impl Progress {
         let is_still = |now: Option<u64>, before: u64, sign: u64| {
             now.is_some_and(|now| now < before.saturating_add(sign))
         };
-        // What cannot be looked at is not judged.
+        // What cannot be looked at is not evaluated.
         if !is_still(read, self.read, IS_ALIVE_AFTER)
             || !is_still(computed, self.computed, A_SIGN_OF_WORK)
         {
