@@ -8,11 +8,11 @@
 mod place;
 mod plan;
 mod remember;
-mod survey;
+mod scan;
 mod take;
 
 pub use place::{Tie, WorkspaceLocation};
 pub use plan::{Choice, Entry, Occupied, Verdict, WorkspaceTransfer, plan, where_it_runs};
 pub use remember::{Past, remember, session_mark};
-pub use survey::{ExistingSession, Live, Pane, SessionJob, Survey, survey};
+pub use scan::{ExistingSession, Live, Pane, SessionJob, SessionScan, scan};
 pub use take::{Request, Taken, take};

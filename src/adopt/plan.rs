@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::place::{Tie, WorkspaceLocation};
-use super::survey::ExistingSession;
+use super::scan::ExistingSession;
 use state::AgentName;
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::time::Timestamp;
@@ -382,7 +382,7 @@ fn name_for(one: &ExistingSession, names: &BTreeSet<AgentName>) -> AgentName {
 
 #[cfg(test)]
 mod tests {
-    use super::super::survey::{Live, Pane, SessionJob};
+    use super::super::scan::{Live, Pane, SessionJob};
     use super::*;
     use sys::process::ProcessId;
 

@@ -94,7 +94,7 @@ const ENDING: Duration = Duration::from_secs(5);
 
 /// All that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Survey {
+pub struct SessionScan {
     /// The newest first.
     pub found: Vec<ExistingSession>,
     /// What could not be told, as sentences.
@@ -105,7 +105,7 @@ pub struct Survey {
 ///
 /// # Errors
 /// A configuration directory, or the records, cannot be read.
-pub fn survey(data_dir: &DataDir, declared: &Config, more: &[PathBuf]) -> Result<Survey> {
+pub fn scan(data_dir: &DataDir, declared: &Config, more: &[PathBuf]) -> Result<SessionScan> {
     let processes = proc_usage_others::mine();
     let dirs = config_dirs(data_dir, more, &processes);
     let records = data_dir.all_records()?;
@@ -204,7 +204,7 @@ pub fn survey(data_dir: &DataDir, declared: &Config, more: &[PathBuf]) -> Result
     }
     found.sort_by_key(|one| (one.live.is_none(), std::cmp::Reverse(one.changed_at)));
     notes.extend(unknown(&processes, live.values()));
-    Ok(Survey { found, notes })
+    Ok(SessionScan { found, notes })
 }
 
 /// What a resume has to be given again.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::place::{Tie, WorkspaceLocation};
 use super::plan::{Entry, Verdict, WorkspaceTransfer};
 use super::remember::{Past, remember};
-use super::survey::{ExistingSession, Live};
+use super::scan::{ExistingSession, Live};
 use crate::storage::{links, merge_tree};
 use checkpoint::git;
 use checkpoint::workspace;

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::daemon::instead_of_keeper;
 use super::output::{bytes, complain, json as print_json, say, shorten, table};
 use crate::adopt::{
-    Choice, Entry, Occupied, Request as TakeRequest, Survey, Taken, Verdict, WorkspaceTransfer,
-    plan, survey, take, where_it_runs,
+    Choice, Entry, Occupied, Request as TakeRequest, SessionScan, Taken, Verdict, WorkspaceTransfer,
+    plan, scan, take, where_it_runs,
 };
 use crate::keeper::client;
 use crate::storage::merge_tree;
@@ -110,7 +110,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         true => Some(instead_of_keeper(data_dir)?),
         false => None,
     };
-    let Survey { found, notes } = survey(data_dir, &config, &more)?;
+    let SessionScan { found, notes } = scan(data_dir, &config, &more)?;
     let entries = plan(
         &found,
         &occupied(data_dir, &config)?,

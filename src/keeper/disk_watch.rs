@@ -13,7 +13,7 @@ use super::Message;
 use super::records::AgentRecords;
 use state::layout::DataDir;
 use state::{AgentName, JournalEvent};
-use supervisor::{Event, Room};
+use supervisor::{Event, DiskSpace};
 use sys::error::{Context as _, Result};
 use sys::files::Space;
 use sys::thread;
@@ -40,16 +40,16 @@ const FULL_PERCENT: u64 = 3;
 const FULL_BYTES: u64 = 5 << 30;
 
 /// What a share of the disk means. Pure.
-fn evaluate(free: u64, total: u64) -> (Room, Option<String>) {
+fn evaluate(free: u64, total: u64) -> (DiskSpace, Option<String>) {
     let percent = free.saturating_mul(100) / total.max(1);
     if percent < FULL_PERCENT && free < FULL_BYTES {
-        let room = Room::None(u8::try_from(percent).unwrap_or(0));
+        let disk_space = DiskSpace::None(u8::try_from(percent).unwrap_or(0));
         let what = format!("the disk is full ({percent} % free): nothing is started");
-        return (room, Some(what));
+        return (disk_space, Some(what));
     }
     let low = percent < LOW_PERCENT && free < LOW_BYTES;
     let what = low.then(|| format!("the disk is filling up: {percent} % free"));
-    (Room::Enough, what)
+    (DiskSpace::Enough, what)
 }
 
 /// Starts the threads.
@@ -82,12 +82,12 @@ fn spawn_with(
     let sized = deliver.clone();
     thread::spawn("room", move || {
         process::set_nice();
-        let mut last = (Room::Enough, None);
+        let mut last = (DiskSpace::Enough, None);
         loop {
             if let Ok(space) = space() {
                 let now = evaluate(space.free, space.total);
                 if now.0 != last.0 {
-                    deliver(Message::Event(Event::Room(now.0)));
+                    deliver(Message::Event(Event::DiskSpace(now.0)));
                 }
                 if now.1 != last.1 {
                     deliver(Message::Disk(now.1.clone()));
@@ -159,13 +159,13 @@ mod tests {
 
     #[test]
     fn a_disk_warns_before_it_is_full_and_a_very_large_one_later() {
-        assert_eq!(evaluate(50 * GIB, 100 * GIB), (Room::Enough, None));
-        let (room, what) = evaluate(10 * GIB, 100 * GIB);
-        assert_eq!(room, Room::Enough);
+        assert_eq!(evaluate(50 * GIB, 100 * GIB), (DiskSpace::Enough, None));
+        let (disk_space, what) = evaluate(10 * GIB, 100 * GIB);
+        assert_eq!(disk_space, DiskSpace::Enough);
         assert!(what.unwrap().contains("10 % free"));
-        assert_eq!(evaluate(2 * GIB, 100 * GIB).0, Room::None(2));
-        assert_eq!(evaluate(100 * GIB, 10_000 * GIB), (Room::Enough, None));
-        assert_eq!(evaluate(0, 0).0, Room::None(0));
+        assert_eq!(evaluate(2 * GIB, 100 * GIB).0, DiskSpace::None(2));
+        assert_eq!(evaluate(100 * GIB, 10_000 * GIB), (DiskSpace::Enough, None));
+        assert_eq!(evaluate(0, 0).0, DiskSpace::None(0));
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         };
         spawn_with(FOREVER, space, workspaces, measure, deliver).unwrap();
         let next = || told.recv_timeout(FOREVER).unwrap();
-        assert!(matches!(next(), Message::Event(Event::Room(Room::None(0)))));
+        assert!(matches!(next(), Message::Event(Event::DiskSpace(DiskSpace::None(0)))));
         assert!(matches!(next(), Message::Disk(Some(_))));
         drop(end_walk);
         assert!(matches!(next(), Message::Measured(name, Some(7)) if name.as_str() == "a"));

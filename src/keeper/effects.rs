@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::checkpoint_worker::{CheckpointResult, Checkpoints};
-use super::git_status::Survey;
+use super::git_status::DirtyCounts;
 use super::launcher::{LaunchGate, LaunchJob};
 use super::metrics::Counters;
 use super::order::{Held, Ticket, WriteOrder};
@@ -58,7 +58,7 @@ pub struct Edges {
     pub(super) gate: Arc<LaunchGate>,
     pub(super) starter: Sender<LaunchJob>,
     pub(super) follower: Follower,
-    pub(super) survey: Survey,
+    pub(super) scan: DirtyCounts,
     pub(super) checkpoints: Checkpoints,
     /// Bytes that each workspace takes on the disk, as last measured; `None` where it is too large to be
     /// measured in passing.
@@ -387,7 +387,7 @@ impl Edges {
     }
 
     /// Counts the uncommitted changes again when an agent may have made some.
-    pub fn survey_after(&self, event: &Event) {
+    pub fn count_after(&self, event: &Event) {
         if let Event::Session {
             name,
             activity: Activity::Idle | Activity::Waiting(_),
@@ -395,7 +395,7 @@ impl Edges {
         } = event
             && let Some(record) = self.records.get(name)
         {
-            self.survey.look(&self.data_dir, &record);
+            self.scan.look(&self.data_dir, &record);
         }
     }
 

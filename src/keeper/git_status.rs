@@ -13,7 +13,7 @@ use sys::thread;
 
 /// The last counts.
 #[derive(Debug, Clone, Default)]
-pub struct Survey {
+pub struct DirtyCounts {
     counts: Arc<Mutex<BTreeMap<AgentName, u64>>>,
     jobs: Option<Sender<StatusJob>>,
 }
@@ -26,7 +26,7 @@ struct StatusJob {
     aside: PathBuf,
 }
 
-impl Survey {
+impl DirtyCounts {
     /// Starts the thread.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Message;
-use claude::credentials::{Guard, Looked};
+use claude::credentials::{LoginWatch, Looked};
 use state::JournalEvent;
 use state::layout::DataDir;
 use supervisor::Event;
@@ -22,8 +22,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// # Errors
 /// The disk is full or gone.
 pub fn look_once(data_dir: &DataDir) -> Result<Option<JournalEvent>> {
-    let mut guard = Guard::new(&data_dir.claude(), &data_dir.credentials_copy());
-    Ok(words(guard.look(true)?))
+    let mut login_watch = LoginWatch::new(&data_dir.claude(), &data_dir.credentials_copy());
+    Ok(words(login_watch.look(true)?))
 }
 
 /// Starts the thread.
@@ -33,10 +33,10 @@ pub fn look_once(data_dir: &DataDir) -> Result<Option<JournalEvent>> {
 pub fn spawn(data_dir: &DataDir, deliver: impl Fn(Message) + Send + 'static) -> Result<()> {
     let watch = Watch::new()?;
     watch.add(&data_dir.claude())?;
-    let mut guard = Guard::new(&data_dir.claude(), &data_dir.credentials_copy());
+    let mut login_watch = LoginWatch::new(&data_dir.claude(), &data_dir.credentials_copy());
     thread::spawn("guard", move || {
         loop {
-            let doubtful = match guard.look(false) {
+            let doubtful = match login_watch.look(false) {
                 Ok(looked) => {
                     tell(looked, &deliver);
                     looked == Looked::Doubtful

@@ -342,7 +342,7 @@ impl Keeper {
             Event::Exited { name, .. } => self.edges.unwatch(name),
             _ => {}
         }
-        self.edges.survey_after(&event);
+        self.edges.count_after(&event);
         self.edges.checkpoint_after(&event);
         let was_closed = self.core.is_closed();
         let ended = match &event {

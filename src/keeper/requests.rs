@@ -143,7 +143,7 @@ impl Keeper {
                 self.edges
                     .write(Some(&name), &JournalEvent::RolledBack { to, undo });
                 if let Some(record) = self.edges.records.get(&name) {
-                    self.edges.survey.look(&self.edges.data_dir, &record);
+                    self.edges.scan.look(&self.edges.data_dir, &record);
                 }
                 Ok(Value::Null)
             }
@@ -267,7 +267,7 @@ impl Keeper {
             .into_iter()
             .map(|view| {
                 let record = self.edges.records.get(&view.name);
-                let dirty = self.edges.survey.dirty(&view.name);
+                let dirty = self.edges.scan.dirty(&view.name);
                 let size_bytes = self.edges.sizes.get(&view.name).copied().flatten();
                 AgentStatus {
                     size_bytes,

@@ -10,7 +10,7 @@ use super::checkpoint_worker::Checkpoints;
 use super::declarations::seed_all;
 use super::disk_watch;
 use super::effects::Edges;
-use super::git_status::Survey;
+use super::git_status::DirtyCounts;
 use super::launcher::{LaunchGate, Starter};
 use super::login_watch;
 use super::metrics::Counters;
@@ -192,7 +192,7 @@ impl Keeper {
             gate,
             starter,
             follower,
-            survey: Survey::spawn()?,
+            scan: DirtyCounts::spawn()?,
             checkpoints,
             messages,
             trouble: BTreeMap::new(),

@@ -74,7 +74,7 @@ pub enum Looked {
 
 /// Watches over one file.
 #[derive(Debug)]
-pub struct Guard {
+pub struct LoginWatch {
     file: PathBuf,
     copy: PathBuf,
     /// The last good content.
@@ -86,7 +86,7 @@ pub struct Guard {
     lost: bool,
 }
 
-impl Guard {
+impl LoginWatch {
     /// Of Claude's directory; `copy` is where the newest good content is kept.
     #[must_use]
     pub fn new(config_dir: &Path, copy: &Path) -> Self {
@@ -189,23 +189,23 @@ mod tests {
             dir.path().join(".credentials.json"),
             dir.path().join("copy"),
         );
-        let mut guard = Guard::new(dir.path(), &copy);
-        assert_eq!(guard.look(false).unwrap(), Looked::Same, "nobody logged in");
+        let mut login_watch = LoginWatch::new(dir.path(), &copy);
+        assert_eq!(login_watch.look(false).unwrap(), Looked::Same, "nobody logged in");
         fs::write(&file, login("one", "r", FAR)).unwrap();
-        assert_eq!(guard.look(false).unwrap(), Looked::Renewed);
-        assert_eq!(guard.look(false).unwrap(), Looked::Same);
+        assert_eq!(login_watch.look(false).unwrap(), Looked::Renewed);
+        assert_eq!(login_watch.look(false).unwrap(), Looked::Same);
         assert_eq!(
             fs::metadata(&copy).unwrap().permissions().mode() & 0o777,
             0o600
         );
         fs::write(&file, login("two", "r", FAR)).unwrap();
-        assert_eq!(guard.look(false).unwrap(), Looked::Renewed);
+        assert_eq!(login_watch.look(false).unwrap(), Looked::Renewed);
 
         fs::write(&file, "").unwrap();
-        assert_eq!(guard.look(false).unwrap(), Looked::Doubtful);
+        assert_eq!(login_watch.look(false).unwrap(), Looked::Doubtful);
         fs::write(&file, "{").unwrap();
-        assert_eq!(guard.look(false).unwrap(), Looked::Doubtful, "it changes");
-        assert_eq!(guard.look(false).unwrap(), Looked::PutBack);
+        assert_eq!(login_watch.look(false).unwrap(), Looked::Doubtful, "it changes");
+        assert_eq!(login_watch.look(false).unwrap(), Looked::PutBack);
         assert_eq!(
             fs::read_to_string(&file).unwrap(),
             login("two", "r", FAR),
@@ -213,13 +213,13 @@ mod tests {
         );
         fs::write(&file, "").unwrap();
         assert_eq!(
-            guard.look(true).unwrap(),
+            login_watch.look(true).unwrap(),
             Looked::Lost,
             "blanked on purpose"
         );
-        assert_eq!(guard.look(true).unwrap(), Looked::Same, "told once");
+        assert_eq!(login_watch.look(true).unwrap(), Looked::Same, "told once");
         fs::write(&file, login("three", "r", FAR)).unwrap();
-        assert_eq!(guard.look(false).unwrap(), Looked::Renewed);
+        assert_eq!(login_watch.look(false).unwrap(), Looked::Renewed);
     }
 
     #[test]
@@ -228,7 +228,7 @@ mod tests {
         let copy = dir.path().join("copy");
         fs::write(&copy, login("old", "", 1)).unwrap();
         fs::write(dir.path().join(".credentials.json"), "").unwrap();
-        let mut guard = Guard::new(dir.path(), &copy);
-        assert_eq!(guard.look(true).unwrap(), Looked::Lost);
+        let mut login_watch = LoginWatch::new(dir.path(), &copy);
+        assert_eq!(login_watch.look(true).unwrap(), Looked::Lost);
     }
 }

@@ -89,7 +89,7 @@ pub(crate) struct Special {
 
 /// What there is to know of an index.
 #[derive(Debug, Default)]
-pub(crate) struct Survey {
+pub(crate) struct Scan {
     pub specials: Vec<Special>,
     /// Submodules, and other commits of another repository.
     pub gitlinks: Vec<Vec<u8>>,
@@ -101,7 +101,7 @@ pub(crate) struct Survey {
     pub bytes: Vec<u8>,
 }
 
-impl Survey {
+impl Scan {
     /// Copies the agent's index for both of our uses, with its modification time: git takes an entry for
     /// unchanged only if its file is older than the index. A damaged one is replaced by what HEAD holds.
     pub fn take(
@@ -160,14 +160,14 @@ impl Survey {
     }
 
     fn read(bytes: Vec<u8>, oid_length: usize) -> Self {
-        let mut survey = Self::default();
+        let mut scan = Self::default();
         index::read(&bytes, oid_length, |entry| {
             let is_special = entry.stage > 0
                 || entry.assume_unchanged
                 || entry.skip_worktree
                 || entry.intent_to_add;
             if is_special {
-                survey.specials.push(Special {
+                scan.specials.push(Special {
                     path: entry.path.to_vec(),
                     mode: entry.mode,
                     oid: entry.hex(),
@@ -178,16 +178,16 @@ impl Survey {
                 });
             }
             if entry.mode == 0o160_000
-                && survey.gitlinks.last().is_none_or(|last| last != entry.path)
+                && scan.gitlinks.last().is_none_or(|last| last != entry.path)
             {
-                survey.gitlinks.push(entry.path.to_vec());
+                scan.gitlinks.push(entry.path.to_vec());
             }
             if entry.path.ends_with(b".gitattributes") {
-                survey.attributes.push(entry.path.to_vec());
+                scan.attributes.push(entry.path.to_vec());
             }
         });
-        survey.bytes = bytes;
-        survey
+        scan.bytes = bytes;
+        scan
     }
 }
 
@@ -203,9 +203,9 @@ pub(crate) struct Staged {
 
 impl Staged {
     /// Writes what is staged.
-    pub fn write(survey: &Survey, side: &Side, git: &Git, oid_length: usize) -> Result<Self> {
+    pub fn write(scan: &Scan, side: &Side, git: &Git, oid_length: usize) -> Result<Self> {
         let staged = git.on_index(&side.file(STAGED));
-        let in_conflict: Vec<&Special> = survey
+        let in_conflict: Vec<&Special> = scan
             .specials
             .iter()
             .filter(|entry| entry.stage > 0)
@@ -226,10 +226,10 @@ impl Staged {
             scratch.run(&INDEX_INFO, apart.collect())?;
             stages = Some(scratch.line(&["write-tree", "--missing-ok"], Vec::new())?);
         }
-        let entries = if survey.specials.is_empty() {
+        let entries = if scan.specials.is_empty() {
             None
         } else {
-            let lines = survey.specials.iter().flat_map(entry_line).collect();
+            let lines = scan.specials.iter().flat_map(entry_line).collect();
             Some(git.line(&["hash-object", "-w", "--stdin"], lines)?)
         };
         Ok(Self {

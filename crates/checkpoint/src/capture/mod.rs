@@ -17,7 +17,7 @@ use super::message::{self, Head, Kept, Nested, Stashed, State};
 use super::{CheckpointOutcome, CheckpointTarget};
 use crate::git::objects::{self, Object};
 use crate::git::{Git, Repository};
-use index::{Base, MEMORY, Print, Staged, Survey, remove};
+use index::{Base, MEMORY, Print, Staged, Scan, remove};
 use nested::inner;
 use sys::error::{Context as _, Result};
 use sys::process::current_boot_id;
@@ -184,16 +184,16 @@ impl Taking<'_> {
         } else {
             base
         };
-        let survey = Survey::take(
+        let scan = Scan::take(
             base,
             self.side,
             self.repository,
             head.as_deref(),
             &self.files,
         )?;
-        let staged = Staged::write(&survey, self.side, &self.files, oid_length)?;
-        worktree.settle(&survey)?;
-        let seen = worktree.capture(Some(&survey))?;
+        let staged = Staged::write(&scan, self.side, &self.files, oid_length)?;
+        worktree.settle(&scan)?;
+        let seen = worktree.capture(Some(&scan))?;
         let text = |path: &Vec<u8>| String::from_utf8(path.clone()).ok();
         Ok((
             Memory {
@@ -203,9 +203,9 @@ impl Taking<'_> {
                 base: print,
                 rules,
                 staged,
-                lost: survey.lost,
+                lost: scan.lost,
                 worktree: seen.tree.clone().context("no tree was written")?,
-                gitlinks: survey.gitlinks.iter().filter_map(text).collect(),
+                gitlinks: scan.gitlinks.iter().filter_map(text).collect(),
             },
             seen,
         ))

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::index::{INDEX_INFO, MEMORY, Special, Survey, WORKTREE, line, remove};
+use super::index::{INDEX_INFO, MEMORY, Special, Scan, WORKTREE, line, remove};
 use super::unstable_file;
 use crate::git::status::{self, Change};
 use crate::git::{Git, Repository, Side, index, objects};
@@ -53,10 +53,10 @@ impl<'a> Worktree<'a> {
     }
 
     /// Makes a fresh copy of the agent's index one of what is on the disk: what only an index knows is taken out.
-    pub fn settle(&self, survey: &Survey) -> Result<()> {
+    pub fn settle(&self, scan: &Scan) -> Result<()> {
         self.set_extras(&BTreeSet::new())?;
         let none = objects::none(self.repository.settings.oid_length);
-        let lines: Vec<u8> = survey
+        let lines: Vec<u8> = scan
             .specials
             .iter()
             .flat_map(|entry| self.plain(entry, &none))
@@ -79,7 +79,7 @@ impl<'a> Worktree<'a> {
     }
 
     /// Captures the files. `fresh` is what the index was just copied from.
-    pub fn capture(&self, fresh: Option<&Survey>) -> Result<WorktreeScan> {
+    pub fn capture(&self, fresh: Option<&Scan>) -> Result<WorktreeScan> {
         let mut last = None;
         for attempt in 0..=ATTEMPTS {
             match self.attempt(fresh, attempt == ATTEMPTS) {
@@ -94,7 +94,7 @@ impl<'a> Worktree<'a> {
         Err(last.context("not tried")?).context("cannot read the workspace")
     }
 
-    fn attempt(&self, fresh: Option<&Survey>, by_ourselves: bool) -> Result<WorktreeScan> {
+    fn attempt(&self, fresh: Option<&Scan>, by_ourselves: bool) -> Result<WorktreeScan> {
         let mut seen = WorktreeScan::default();
         let mut extras = self.extras()?;
         let mut gone = BTreeSet::new();
@@ -113,10 +113,10 @@ impl<'a> Worktree<'a> {
                 }
             }
         }
-        if let Some(survey) = fresh {
-            let names = survey.specials.iter().filter(|entry| entry.intent_to_add);
+        if let Some(scan) = fresh {
+            let names = scan.specials.iter().filter(|entry| entry.intent_to_add);
             there.extend(names.map(|entry| entry.path.clone()));
-            there.extend(self.converted(survey, &there, &gone)?);
+            there.extend(self.converted(scan, &there, &gone)?);
         } else {
             seen.rules_changed = there
                 .iter()
@@ -275,17 +275,17 @@ impl<'a> Worktree<'a> {
     /// they are read again, as they are. What a filter converts stays as the filter made it, for the filter to undo.
     fn converted(
         &self,
-        survey: &Survey,
+        scan: &Scan,
         there: &BTreeSet<Vec<u8>>,
         gone: &BTreeSet<Vec<u8>>,
     ) -> Result<Vec<Vec<u8>>> {
-        if !self.may_convert(survey, there) {
+        if !self.may_convert(scan, there) {
             return Ok(Vec::new());
         }
         let mut files = Vec::new();
         let mut names = Vec::new();
         index::read(
-            &survey.bytes,
+            &scan.bytes,
             self.repository.settings.oid_length,
             |entry| {
                 let is_plain = entry.mode & 0o170_000 == 0o100_000 && entry.stage == 0;
@@ -330,7 +330,7 @@ impl<'a> Worktree<'a> {
     }
 
     /// Whether anything asks for conversions at all.
-    fn may_convert(&self, survey: &Survey, there: &BTreeSet<Vec<u8>>) -> bool {
+    fn may_convert(&self, scan: &Scan, there: &BTreeSet<Vec<u8>>) -> bool {
         let settings = &self.repository.settings;
         let words = ["text", "eol", "crlf", "ident", "encoding"];
         let asks = |path: &std::path::Path| {
@@ -340,7 +340,7 @@ impl<'a> Worktree<'a> {
                     words.iter().any(|word| text.contains(word))
                 })
         };
-        let inside = survey.attributes.iter().chain(
+        let inside = scan.attributes.iter().chain(
             there
                 .iter()
                 .filter(|path| path.ends_with(b".gitattributes")),
