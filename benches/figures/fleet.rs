@@ -28,7 +28,7 @@ const LIMIT_PER_AGENT: Duration = Duration::from_secs(6);
 /// Files may change without a word; then this often is looked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// What is seen is on the disk a little later: Claude writes 100 ms behind.
-const SETTLE: Duration = Duration::from_secs(1);
+const DEBOUNCE: Duration = Duration::from_secs(1);
 
 /// The fleet; dropping it ends everything.
 #[derive(Debug)]
@@ -202,7 +202,7 @@ impl Fleet {
                 .iter()
                 .all(|name| has_status(running, name, "idle"))
         })?;
-        std::thread::sleep(SETTLE);
+        std::thread::sleep(DEBOUNCE);
         Ok(())
     }
 
@@ -220,7 +220,7 @@ impl Fleet {
                     is_open && self.sandbox.workspace(name).join(OPEN_FILE).exists()
                 })
         })?;
-        std::thread::sleep(SETTLE);
+        std::thread::sleep(DEBOUNCE);
         Ok(())
     }
 

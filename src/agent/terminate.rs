@@ -17,7 +17,7 @@ pub const MARKER: &str = "SPOTKEEP_LAUNCH";
 
 /// From SIGTERM to SIGKILL. Claude ends in 0.1 to 0.6 s (measured on 2.1.197 and 2.1.330), longer
 /// only for a session-end hook of the user's.
-pub const GRACE: Duration = Duration::from_secs(3);
+pub const TERM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What is left after a SIGKILL is gone at once, or hangs in the kernel for longer than we wait.
 const KILL_LIMIT: Duration = Duration::from_secs(1);
@@ -31,7 +31,7 @@ pub enum Ended {
     /// It had ended already.
     Before,
     /// By itself, after SIGTERM.
-    Gracefully,
+    WithTerm,
     /// By SIGKILL.
     Killed,
     /// It is still there: it hangs in the kernel.
@@ -57,13 +57,13 @@ pub fn launched(record: &AgentRecord, boot_id: &str) -> Option<ProcessId> {
 
 /// Ends one process: SIGTERM, at most `grace` of patience, SIGKILL.
 #[must_use]
-pub fn end_process(process: ProcessId, grace: Duration) -> Ended {
+pub fn end_process(process: ProcessId, term_timeout: Duration) -> Ended {
     let Some(pidfd) = process.open() else {
         return Ended::Before;
     };
     pidfd.signal(Signal::Term);
-    if pidfd.wait(Some(Instant::now() + grace)) {
-        return Ended::Gracefully;
+    if pidfd.wait(Some(Instant::now() + term_timeout)) {
+        return Ended::WithTerm;
     }
     pidfd.signal(Signal::Kill);
     if pidfd.wait(Some(Instant::now() + KILL_LIMIT)) {
@@ -157,7 +157,7 @@ mod tests {
             .spawn()
             .unwrap();
         let process = ProcessId::of(i32::try_from(parent.id()).unwrap()).unwrap();
-        assert_eq!(end_process(process, GRACE), Ended::Gracefully);
+        assert_eq!(end_process(process, TERM_TIMEOUT), Ended::WithTerm);
         parent.wait().unwrap();
         let launch = Launch {
             program: "sh".into(),
@@ -193,6 +193,6 @@ mod tests {
             Ended::Killed
         );
         child.wait().unwrap();
-        assert_eq!(end_process(process, GRACE), Ended::Before);
+        assert_eq!(end_process(process, TERM_TIMEOUT), Ended::Before);
     }
 }

@@ -13,7 +13,7 @@ use sys::time::Timestamp;
 const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// How often a pause looks for a reason to stop.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Whether the newest backup is not there yet.
 #[must_use]
@@ -171,7 +171,7 @@ fn wait(pause: Duration, stop: &Stop) -> Result<()> {
     let until = std::time::Instant::now() + pause;
     while std::time::Instant::now() < until {
         stop.check()?;
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }

@@ -34,12 +34,12 @@ impl Turn {
     /// Another one of ours is at work for longer, or there is a reason to stop.
     pub fn take(
         settings: &Settings,
-        patience: Duration,
+        timeout: Duration,
         stop: &Stop,
         waits: &mut dyn FnMut(),
     ) -> Result<Self> {
         let path = settings.repository().join("spotkeep.lock");
-        let until = Instant::now() + patience;
+        let until = Instant::now() + timeout;
         let mut said = false;
         loop {
             if let Some(mut file) = LockFile::try_take(&path)? {

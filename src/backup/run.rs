@@ -23,7 +23,7 @@ const FLOOR_MAX: u64 = 2 << 30;
 const FLOOR_PART: u64 = 20;
 
 /// How long one that is asked for waits for another to end.
-const PATIENCE: Duration = Duration::from_secs(10 * 60);
+const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// How long a backup waits for a check or a prune by hand to end.
 const LOCKED_LIMIT: Duration = Duration::from_secs(60);
@@ -82,12 +82,12 @@ pub fn run(
 ) -> Result<Report> {
     settings.take_over()?;
     settings.ensure_mine()?;
-    let patience = if how.scheduled {
+    let timeout = if how.scheduled {
         Duration::ZERO
     } else {
-        PATIENCE
+        TIMEOUT
     };
-    let turn = Turn::take(settings, patience, stop, waits)?;
+    let turn = Turn::take(settings, timeout, stop, waits)?;
     let mut state = BackupState::load(settings)?;
     let made = make(settings, how, &mut state, stop, progress);
     let outcome = match made {

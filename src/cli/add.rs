@@ -189,7 +189,7 @@ fn existing(data_dir: &DataDir, given: &Path) -> Result<PathBuf> {
 /// The keeper's place, for as long as it takes to write a record, where there is no keeper. One that runs
 /// reads the record only once the agent is declared to it, which comes after.
 fn keepers_place(data_dir: &DataDir) -> Result<Option<LockFile>> {
-    match client::status(data_dir, client::PATIENCE)? {
+    match client::status(data_dir, client::TIMEOUT)? {
         Some(_) => Ok(None),
         None => Ok(Some(instead_of_keeper(data_dir)?)),
     }

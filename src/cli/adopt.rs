@@ -105,7 +105,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         end: args.end,
     };
     // While it is done, no keeper begins.
-    let keeper = client::status(data_dir, client::PATIENCE)?.is_some();
+    let keeper = client::status(data_dir, client::TIMEOUT)?.is_some();
     let _lock = match args.yes && !keeper {
         true => Some(instead_of_keeper(data_dir)?),
         false => None,

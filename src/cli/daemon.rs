@@ -13,11 +13,11 @@ use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::files::LockFile;
 
 /// How often a wait for agents looks again. The keeper answers in well under a millisecond.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How everything stands, from whoever knows.
 pub(super) fn status(data_dir: &DataDir) -> Result<Status> {
-    let mut status = match client::status(data_dir, client::PATIENCE)? {
+    let mut status = match client::status(data_dir, client::TIMEOUT)? {
         Some(status) => status,
         None => from_files(data_dir)?,
     };
@@ -86,7 +86,7 @@ pub(super) fn wait(
         if settled(&now) || Instant::now() >= until {
             return Ok(now);
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

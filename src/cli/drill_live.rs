@@ -239,7 +239,7 @@ fn continued_since(data_dir: &DataDir, seq: u64) -> Result<Vec<String>> {
 }
 
 fn status(data_dir: &DataDir) -> Result<Status> {
-    client::status(data_dir, client::PATIENCE)?
+    client::status(data_dir, client::TIMEOUT)?
         .context("no keeper runs")
         .hint("spotkeep up")
 }

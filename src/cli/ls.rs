@@ -51,10 +51,10 @@ fn as_json(now: &Status) -> Value {
 }
 
 /// What shows in no file, such as a count of dirty files, is asked for this often.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Changes come in bursts, and the keeper sees them when we do.
-const SETTLE: Duration = Duration::from_millis(50);
+const DEBOUNCE: Duration = Duration::from_millis(50);
 
 /// The keeper may have been behind, so there is a second look after a change.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
@@ -86,9 +86,9 @@ fn watch(at: &Path, as_lines: bool) -> Result<ExitCode> {
             lines(&now).iter().for_each(|line| say(line));
         }
         last = Some(now);
-        let pause = if is_new { AGAIN_AFTER } else { LOOK_EVERY };
+        let pause = if is_new { AGAIN_AFTER } else { POLL_INTERVAL };
         if changes.wait(pause) {
-            std::thread::sleep(SETTLE);
+            std::thread::sleep(DEBOUNCE);
         }
     }
 }

@@ -17,7 +17,7 @@ use sys::time::parse_duration;
 const TEXT_MAX: usize = 512 << 10;
 
 /// While agents are waited for, they are looked at this often at least.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -178,7 +178,7 @@ impl Sending<'_> {
                 return failed.hint("spotkeep ls").kind(ErrorKind::NotAsDeclared);
             }
             names = busy;
-            watch.wait(left.min(LOOK_EVERY));
+            watch.wait(left.min(POLL_INTERVAL));
         }
     }
 

@@ -27,7 +27,7 @@ use sys::process;
 const UNIT_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often a keeper that is about to come is asked for.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// After so long it is said that a keeper in the background is waited for. It is waited for as long as
 /// it is up: a machine may be busy.
@@ -300,7 +300,7 @@ fn start_keeper(data_dir: &DataDir) -> Result<()> {
                 log.display()
             ));
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -316,7 +316,7 @@ fn wait_for_the_units_keeper(data_dir: &DataDir) -> Result<()> {
         if began.elapsed() >= UNIT_LIMIT && !is_coming() {
             break;
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Err(anyhow!(
         "the keeper of this data directory is a systemd unit, and does not run"

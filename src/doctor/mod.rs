@@ -52,7 +52,7 @@ const GROUP_LIMIT: Duration = Duration::from_secs(15);
 const HANGS_AFTER: Duration = Duration::from_millis(2_500);
 
 /// How often is looked whether somebody waits for the kernel.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -199,7 +199,7 @@ impl<T> Aside<T> {
         let mut in_kernel_since = None;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.answer.recv_timeout(left.min(LOOK_EVERY)) {
+            match self.answer.recv_timeout(left.min(POLL_INTERVAL)) {
                 Ok(answer) => return Some(answer),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {}

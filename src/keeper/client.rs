@@ -18,7 +18,7 @@ use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::thread;
 
 /// The keeper answers within milliseconds; this is for a machine that is on its knees.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The same for a save, which has a deadline of its own.
 const SAVE_LIMIT: Duration = Duration::from_secs(180);
@@ -31,13 +31,13 @@ const TYPING_LIMIT: Duration = Duration::from_secs(120);
 pub type Answer<T> = Result<Option<T>>;
 
 /// How everything stands.
-pub(crate) fn status(data_dir: &DataDir, patience: Duration) -> Answer<Status> {
-    read(ask(data_dir, &Request::Status, patience)?)
+pub(crate) fn status(data_dir: &DataDir, timeout: Duration) -> Answer<Status> {
+    read(ask(data_dir, &Request::Status, timeout)?)
 }
 
 /// What it counts, for Prometheus.
 pub(crate) fn metrics(data_dir: &DataDir) -> Answer<String> {
-    read(ask(data_dir, &Request::Metrics, PATIENCE)?)
+    read(ask(data_dir, &Request::Metrics, TIMEOUT)?)
 }
 
 /// Starts or stops agents.
@@ -115,7 +115,7 @@ pub(crate) fn rolled_back(
 }
 
 fn order(data_dir: &DataDir, request: &Request) -> Answer<()> {
-    Ok(ask(data_dir, request, PATIENCE)?.map(drop))
+    Ok(ask(data_dir, request, TIMEOUT)?.map(drop))
 }
 
 fn read<T: DeserializeOwned>(data: Option<Value>) -> Answer<T> {
@@ -124,12 +124,12 @@ fn read<T: DeserializeOwned>(data: Option<Value>) -> Answer<T> {
         .context("the keeper speaks another version")
 }
 
-fn ask(data_dir: &DataDir, request: &Request, patience: Duration) -> Answer<Value> {
+fn ask(data_dir: &DataDir, request: &Request, timeout: Duration) -> Answer<Value> {
     let Some(holder) = Holder::of(data_dir) else {
         return Ok(None);
     };
     let socket = runtime_dir::socket(&holder.runtime);
-    ask_at(&socket, holder.pid, request, patience)
+    ask_at(&socket, holder.pid, request, timeout)
 }
 
 /// How everything stands at a data directory whose disk is away, as the keeper that still runs for it says over
@@ -143,7 +143,7 @@ pub fn status_without_data_dir(dir: &Path) -> Result<Option<Status>> {
     for socket in runtime_dir::sockets() {
         let tell = tell.clone();
         let ask = move || {
-            let answer = ask_at(&socket, 0, &Request::Status, PATIENCE);
+            let answer = ask_at(&socket, 0, &Request::Status, TIMEOUT);
             tell.send((socket, answer)).ok();
         };
         thread::spawn("ask", ask).context("cannot start a thread that asks a keeper")?;
@@ -184,7 +184,7 @@ pub fn places_of_change(data_dir: &DataDir) -> [PathBuf; 4] {
     ]
 }
 
-fn ask_at(socket: &Path, pid: u32, request: &Request, patience: Duration) -> Result<Option<Value>> {
+fn ask_at(socket: &Path, pid: u32, request: &Request, timeout: Duration) -> Result<Option<Value>> {
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
         Err(error)
@@ -197,8 +197,8 @@ fn ask_at(socket: &Path, pid: u32, request: &Request, patience: Duration) -> Res
         }
         Err(error) => return Err(error).context("cannot reach the keeper"),
     };
-    stream.set_read_timeout(Some(patience))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
     stream

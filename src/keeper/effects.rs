@@ -16,7 +16,7 @@ use super::session_watch::Follower;
 use super::socket::ReplyTo;
 use super::writer::{Answer, Writer};
 use super::{Keeper, Message};
-use crate::agent::terminate::{GRACE, SWEEP_LIMIT, end_process, sweep};
+use crate::agent::terminate::{TERM_TIMEOUT, SWEEP_LIMIT, end_process, sweep};
 use crate::notify::{self, Notifier};
 use crate::systemd::cgroup::Leaf;
 use crate::tmux::{self, Tmux};
@@ -379,7 +379,7 @@ impl Edges {
         let name = name.clone();
         let ending = // Its watcher tells the core, and sweeps up what it leaves behind.
             thread::spawn_with_stack(&format!("end-{name}"), SMALL_STACK, 
-                move || tracing::info!(agent = %name, "ended: {:?}", end_process(process, GRACE)),
+                move || tracing::info!(agent = %name, "ended: {:?}", end_process(process, TERM_TIMEOUT)),
             );
         if let Err(error) = ending {
             tracing::error!("cannot end an agent: {error}");

@@ -12,10 +12,10 @@ use sys::inotify::Watch;
 use sys::thread;
 
 /// Damage that lasts so long is no file that is just being written.
-const SETTLES: Duration = Duration::from_secs(3);
+const DEBOUNCE: Duration = Duration::from_secs(3);
 
 /// It is looked at so often even if nothing is heard of it.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A look at a login when no agent runs that could be writing it.
 ///
@@ -47,13 +47,13 @@ pub fn spawn(data_dir: &DataDir, deliver: impl Fn(Message) + Send + 'static) -> 
                 }
             };
             if doubtful {
-                let look_at = Instant::now() + SETTLES;
+                let look_at = Instant::now() + DEBOUNCE;
                 // What is written meanwhile is seen by the next look.
                 while Instant::now() < look_at {
                     watch.wait(look_at.saturating_duration_since(Instant::now()));
                 }
             } else {
-                watch.wait(LOOK_EVERY);
+                watch.wait(POLL_INTERVAL);
             }
         }
     })

@@ -16,11 +16,11 @@ use sys::thread;
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long systemd is asked whether the machine goes down, after a save that it was said to.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(60);
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(60);
 
 /// The same after a SIGTERM: the unit is killed after 22 s, and what can be made safe until then takes
 /// its time too.
-const SIGTERM_PATIENCE: Duration = Duration::from_secs(10);
+const SIGTERM_WAIT: Duration = Duration::from_secs(10);
 
 /// Between two questions.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -29,14 +29,14 @@ impl Edges {
     /// Asks whether the machine is going down, after a save that it was said to.
     pub(super) fn ask_shutdown(&self) {
         self.aside("ask-shutdown", || {
-            Some(Event::ShuttingDown(is_shutting_down(SHUTDOWN_PATIENCE)))
+            Some(Event::ShuttingDown(is_shutting_down(SHUTDOWN_WAIT)))
         });
     }
 
     pub(super) fn ask_whether_going_down(&self) {
         let messages = self.messages.clone();
         let ask = move || {
-            let answer = is_shutting_down(SIGTERM_PATIENCE);
+            let answer = is_shutting_down(SIGTERM_WAIT);
             messages.send(Message::GoingDown(answer)).ok();
         };
         thread::spawn_or_do("ask-shutdown", ask);
@@ -92,10 +92,10 @@ impl Edges {
     }
 }
 
-/// Whether systemd is taking the machine down; asked until it says so, at most for `patience`. `None`:
+/// Whether systemd is taking the machine down; asked until it says so, at most for `stall_retry`. `None`:
 /// it did not say, and both may be so.
-fn is_shutting_down(patience: Duration) -> Option<bool> {
-    let until = Instant::now() + patience;
+fn is_shutting_down(timeout: Duration) -> Option<bool> {
+    let until = Instant::now() + timeout;
     loop {
         if !Path::new("/run/systemd/system").exists() {
             return Some(false);

@@ -16,7 +16,7 @@ use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::process::ProcessId;
 
 /// How often the screen is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long an input box may take to be there, and empty: a look may come upon a screen that is
 /// half drawn.
@@ -133,7 +133,7 @@ impl Typist<'_> {
                 };
                 return self.unsubmitted(&format!("it does not stand in the input box: {why}"));
             }
-            std::thread::sleep(LOOK_EVERY);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -185,6 +185,6 @@ fn wait(limit: Duration, mut is_true: impl FnMut() -> Result<bool>) -> Result<bo
         if Instant::now() >= until {
             return Ok(false);
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }

@@ -18,7 +18,7 @@ use sys::thread;
 const REQUEST_MAX: u64 = 1 << 20;
 
 /// A client that says nothing for so long is gone.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long an ending keeper waits until its last answers are written.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
@@ -102,8 +102,8 @@ fn serve(stream: &UnixStream, deliver: impl Fn(Request, u32, ReplyTo)) -> Result
     let Some(user) = owner_at(stream) else {
         return Ok(());
     };
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let mut line = String::new();
     BufReader::new(stream)
         .take(REQUEST_MAX)

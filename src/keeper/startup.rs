@@ -164,7 +164,7 @@ impl Keeper {
         })?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let core = Core::new(
-            Limits::for_cores(cores).in_haste(std::env::var("SPOTKEEP_HASTE").ok()),
+            Limits::for_cores(cores).with_time_scale(std::env::var("SPOTKEEP_TIME_SCALE").ok()),
             identity.fleet,
             history.noticed_in_this_boot && !history.save_unfinished,
         );

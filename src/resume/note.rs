@@ -24,7 +24,7 @@ fn asks_at_once(stop: ApiStop, in_a_row: u32, now: Timestamp) -> bool {
         _ => true,
     };
     over && supervisor::stall_retry::after_stop(stop, in_a_row, None, 0)
-        != supervisor::stall_retry::Patience::Human
+        != supervisor::stall_retry::StallRetry::Human
 }
 
 /// Why the last process ended.

@@ -20,7 +20,7 @@ use sys::process::ProcessId;
 
 /// A message that has come is written by then, also where eight processes want each core (0.4 s was
 /// seen). One that is still being streamed is not waited for any longer.
-const PATIENCE: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Claude writes some 0.1 s behind (measured), so a call that was just written may have been answered
 /// since, and the model asked again.
@@ -30,11 +30,11 @@ const BEHIND: Duration = Duration::from_millis(300);
 const PART: u32 = 20;
 
 /// Files may change without a word; then this often is looked again.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// When [`hear_out`] is not waited for any longer.
 pub(super) fn limit(deadline: Deadline) -> Deadline {
-    Deadline::after(2 * PATIENCE.min(deadline.remaining() / PART))
+    Deadline::after(2 * TIMEOUT.min(deadline.remaining() / PART))
 }
 
 /// Where the model is being asked, waits a moment for its answer to be written. An agent at rest
@@ -50,7 +50,7 @@ pub(super) fn drain_response(
     if says.is_some_and(|file| file.status == Some(Status::Idle)) {
         return;
     }
-    let limit = PATIENCE.min(deadline.remaining() / PART);
+    let limit = TIMEOUT.min(deadline.remaining() / PART);
     if let Lookup::Present(path) = claude::locate(&data_dir.claude(), &subject.record.session_id) {
         wait_until_written(&path, limit);
     }
@@ -81,7 +81,7 @@ fn wait_until_written(transcript: &Path, limit: Duration) -> bool {
         if rests || left.is_zero() {
             return rests;
         }
-        watch.wait(left.min(LOOK_EVERY));
+        watch.wait(left.min(POLL_INTERVAL));
         for record in reader.poll().unwrap_or_default() {
             state.push(&record);
             was_heard = true;

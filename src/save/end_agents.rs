@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Subject, drain, millis, row};
-use crate::agent::terminate::{Ended, GRACE, SWEEP_LIMIT, end_process, sweep};
+use crate::agent::terminate::{Ended, TERM_TIMEOUT, SWEEP_LIMIT, end_process, sweep};
 use claude::Status;
 use state::layout::DataDir;
 use state::{AgentSaved, Launch};
@@ -15,7 +15,7 @@ use sys::thread;
 use sys::time_limit::within;
 
 /// While agents may finish their turns, they are looked at at least this often.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What came of ending the fleet.
 #[derive(Debug)]
@@ -81,14 +81,14 @@ fn end_one(subject: &Subject, data_dir: &DataDir, notice: &Notice) -> (AgentSave
         drain::drain_response(&of, process, &at, deadline);
     });
     let began = Instant::now();
-    let ended = end_process(process, GRACE.min(notice.deadline.remaining()));
+    let ended = end_process(process, TERM_TIMEOUT.min(notice.deadline.remaining()));
     let exit_ms = millis(began.elapsed());
     let mut saved = row(
         subject,
         match ended {
             Ended::Before => "had ended already",
-            Ended::Gracefully if finished => "ended after its turn",
-            Ended::Gracefully => "ended by itself",
+            Ended::WithTerm if finished => "ended after its turn",
+            Ended::WithTerm => "ended by itself",
             Ended::Killed => "killed: it did not end by itself",
             Ended::Not => "still there: it hangs in the kernel",
         },
@@ -117,7 +117,7 @@ fn wait_for_turn(process: ProcessId, data_dir: &DataDir, drain: Deadline) -> boo
     let mut waited = false;
     while !drain.has_passed() && process.is_alive() && in_turn() {
         waited = true;
-        watch.wait(LOOK_EVERY.min(drain.remaining()));
+        watch.wait(POLL_INTERVAL.min(drain.remaining()));
     }
     waited && !in_turn()
 }

@@ -14,7 +14,7 @@ use sys::prefix::Prefix;
 const SECTOR: u64 = 512;
 
 /// How often a disk that is not there yet is looked for.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub fn wait_for(place: &Prefix, name: &str, limit: Duration) -> Result<Device> {
                 .hint("attach it under that name (on Google Cloud: gcloud compute instances attach-disk VM --disk DISK --device-name NAME), or give its path: --disk /dev/disk/by-id/...")
                 .kind(ErrorKind::Failed);
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

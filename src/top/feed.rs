@@ -23,7 +23,7 @@ use sys::thread;
 const STATUS_EVERY: Duration = Duration::from_secs(2);
 
 /// Between a change and the look at it: changes come in bursts, and the keeper sees them when we do.
-const SETTLE: Duration = Duration::from_millis(40);
+const DEBOUNCE: Duration = Duration::from_millis(40);
 
 /// The keeper may have been behind at the first look, so there is a second one.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
@@ -175,7 +175,7 @@ impl Eyes {
                 .saturating_duration_since(Instant::now());
             let changed = watch.wait(pause);
             if changed {
-                std::thread::sleep(SETTLE);
+                std::thread::sleep(DEBOUNCE);
                 watch.wait(Duration::ZERO);
             }
             loop {

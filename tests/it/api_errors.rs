@@ -28,7 +28,7 @@ pub fn lasting(token: &str) -> String {
 /// A keeper whose pauses are as long as they are, so that nothing is tried again meanwhile.
 fn patient(lab: &Lab) -> Keeper {
     lab.keeper_by(|command| {
-        command.env("SPOTKEEP_HASTE", "1");
+        command.env("SPOTKEEP_TIME_SCALE", "1");
     })
 }
 

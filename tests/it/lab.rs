@@ -228,7 +228,7 @@ impl Lab {
             .env("SPOTKEEP_BOOT_ID", self.boot_id())
             .env("SPOTKEEP_LOOPBACK_ONLY", "1")
             // A pause of a minute takes three seconds, that of half a night some minutes.
-            .env("SPOTKEEP_HASTE", "20")
+            .env("SPOTKEEP_TIME_SCALE", "20")
             .current_dir(&self.dir)
             .stdin(Stdio::null());
         command

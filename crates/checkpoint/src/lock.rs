@@ -20,7 +20,7 @@ use sys::files::{self, LockFile};
 use sys::time::Timestamp;
 
 /// How often a workspace that somebody else is at is asked for again.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The newest checkpoint of an agent, as `last.json` beside its private indexes tells. A copy: the refs
 /// decide.
@@ -97,7 +97,7 @@ impl Turn {
                 ))
                 .hint("try again in a minute");
             }
-            std::thread::sleep(LOOK_EVERY.min(deadline.remaining()));
+            std::thread::sleep(POLL_INTERVAL.min(deadline.remaining()));
         }
     }
 }

@@ -23,7 +23,7 @@ pub struct Options {
     /// What the first setup is told.
     pub first: FirstTime,
     /// How long to wait for the VM, and then for its word.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// What is to be done, before it is done.
@@ -176,10 +176,10 @@ pub fn run(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<
         cloud,
         &options.request.name,
         &prepared.plan.zone,
-        options.patience,
+        options.timeout,
     )?;
     let guest = guest_of(prepared);
-    let look = guest.wait_started(cloud, options.patience)?;
+    let look = guest.wait_started(cloud, options.timeout)?;
     let look = first_time(cloud, &guest, look, prepared, options)?;
     let (said, hint) = ssh::in_words(&look, &options.request.name);
     Ok(CreateResult { said, hint })
@@ -212,19 +212,19 @@ fn first_time(
     check_binary(options, &prepared.shape)?;
     let calls = guest.first_setup(&prepared.shape.disk, &options.first);
     ssh::set_up(cloud, &calls)?;
-    guest.wait_started(cloud, options.patience)
+    guest.wait_started(cloud, options.timeout)
 }
 
 /// Waits until the group's VM runs.
 ///
 /// # Errors
-/// Not within `patience`: the zone has nothing to give, or something else keeps it from that. The group goes on
+/// Not within `stall_retry`: the zone has nothing to give, or something else keeps it from that. The group goes on
 /// trying.
 pub fn wait_running(
     cloud: &dyn Cloud,
     group: &str,
     zone: &str,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<Member> {
     let question = queries::members(group, zone);
     cloud.show(&format!("$ {question}   (again until it runs)"));
@@ -244,7 +244,7 @@ pub fn wait_running(
             (Ok(_), Some(member)) => progress(member),
         };
         let waited = cloud.now().since(began);
-        if waited >= patience {
+        if waited >= timeout {
             let dry = member.is_some_and(|member| member.is_dry());
             let what = if dry {
                 format!(

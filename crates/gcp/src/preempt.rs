@@ -59,10 +59,10 @@ pub fn call(guest: &Guest) -> Call {
 /// Preempts the VM, waits until another boot of it has its agents back, and reports.
 ///
 /// # Errors
-/// There is nothing to preempt; gcloud refused; or it is not back within `patience`.
-pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, patience: Duration) -> Result<Report> {
+/// There is nothing to preempt; gcloud refused; or it is not back within `stall_retry`.
+pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, timeout: Duration) -> Result<Report> {
     let before = guest
-        .wait_started(cloud, patience)?
+        .wait_started(cloud, timeout)?
         .fleet
         .with_context(|| format!("there is no data directory on {}", guest.vm))
         .hint("spotkeep gcp create")?;
@@ -90,7 +90,7 @@ pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, patience: Duration) ->
             Err(refusal) => away(cloud, group, guest, &refusal),
         };
         let waited = cloud.now().since(began);
-        if waited >= patience {
+        if waited >= timeout {
             return Err(anyhow!(
                 "{} is not back after {}: {state}",
                 guest.vm,

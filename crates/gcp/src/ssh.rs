@@ -226,8 +226,8 @@ impl Guest {
     /// Asks until the VM answers and its start-up script has ended.
     ///
     /// # Errors
-    /// Not within `patience`; or the login is refused.
-    pub fn wait_started(&self, cloud: &dyn Cloud, patience: Duration) -> Result<Look> {
+    /// Not within `stall_retry`; or the login is refused.
+    pub fn wait_started(&self, cloud: &dyn Cloud, timeout: Duration) -> Result<Look> {
         cloud.show(&format!(
             "$ {}   (again until it answers)",
             self.look_call(1)
@@ -244,7 +244,7 @@ impl Guest {
                 Err(refusal) => refusal.text,
             };
             let waited = cloud.now().since(began);
-            if waited >= patience {
+            if waited >= timeout {
                 return Err(anyhow!(
                     "{} does not answer after {}: {why}",
                     self.vm,

@@ -120,12 +120,12 @@ pub fn plan_start(found: &GcpInventory, name: &str) -> Result<Plan> {
 /// Stops the VM, and waits until it has ended.
 ///
 /// # Errors
-/// gcloud refused; or it does not end within `patience`.
+/// gcloud refused; or it does not end within `stall_retry`.
 pub fn stop(
     cloud: &dyn Cloud,
     found: &GcpInventory,
     name: &str,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<String> {
     let zone = &found.need_group(name)?.zone;
     match plan_stop(found, name)? {
@@ -155,7 +155,7 @@ pub fn stop(
             Err(refusal) => refusal.text.clone(),
         };
         let waited = cloud.now().since(began);
-        if waited >= patience {
+        if waited >= timeout {
             return Err(anyhow!(
                 "{name} has not ended after {}: {status}",
                 short(waited)
@@ -180,19 +180,19 @@ pub fn start(
     cloud: &dyn Cloud,
     found: &GcpInventory,
     name: &str,
-    patience: Duration,
+    timeout: Duration,
 ) -> Result<CreateResult> {
     let plan = plan_start(found, name)?;
     for call in &plan.calls {
         make(cloud, call)?;
     }
-    let member = wait_running(cloud, name, &plan.zone, patience)?;
+    let member = wait_running(cloud, name, &plan.zone, timeout)?;
     let guest = Guest {
         vm: member.name,
         zone: plan.zone.clone(),
         tunnel: found.shape().is_some_and(|shape| !shape.address),
     };
-    let look = guest.wait_started(cloud, patience)?;
+    let look = guest.wait_started(cloud, timeout)?;
     let (said, hint) = ssh::in_words(&look, name);
     Ok(CreateResult { said, hint })
 }

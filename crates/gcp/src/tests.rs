@@ -14,7 +14,7 @@ use super::{adopt, delete, preempt, start_stop, status};
 use sys::error::{Result, hint_of, kind_of};
 use sys::time::Timestamp;
 
-const PATIENCE: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 fn options(edit: impl FnOnce(&mut VmRequest)) -> Options {
     let mut request = VmRequest {
@@ -33,7 +33,7 @@ fn options(edit: impl FnOnce(&mut VmRequest)) -> Options {
             unattended: false,
             beside_other_files: false,
         },
-        patience: PATIENCE,
+        timeout: TIMEOUT,
     }
 }
 
@@ -332,7 +332,7 @@ fn a_dry_zone_is_told_and_the_group_goes_on_trying() {
     // It can be stopped all the same, and the disk is free and there.
     let found = start_stop::look(&fake, "vm", None).unwrap();
     changed(&fake);
-    start_stop::stop(&fake, &found, "vm", PATIENCE).unwrap();
+    start_stop::stop(&fake, &found, "vm", TIMEOUT).unwrap();
     assert_eq!(
         changed(&fake),
         ["instance-groups managed delete-instances vm"]
@@ -340,7 +340,7 @@ fn a_dry_zone_is_told_and_the_group_goes_on_trying() {
     fake.edit(|world| world.dry = false);
     fake.says(&[UP]);
     let found = start_stop::look(&fake, "vm", None).unwrap();
-    start_stop::start(&fake, &found, "vm", PATIENCE).unwrap();
+    start_stop::start(&fake, &found, "vm", TIMEOUT).unwrap();
     assert_eq!(
         changed(&fake),
         ["instance-groups managed create-instance vm"]
@@ -352,8 +352,8 @@ fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
     let fake = made();
     let before = fake.world.lock().unwrap().clone();
     let look = || start_stop::look(&fake, "vm", None).unwrap();
-    start_stop::stop(&fake, &look(), "vm", PATIENCE).unwrap();
-    let again = start_stop::stop(&fake, &look(), "vm", PATIENCE).unwrap();
+    start_stop::stop(&fake, &look(), "vm", TIMEOUT).unwrap();
+    let again = start_stop::stop(&fake, &look(), "vm", TIMEOUT).unwrap();
     assert!(again.contains("already"), "{again}");
     assert_eq!(
         changed(&fake),
@@ -363,7 +363,7 @@ fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
         status::gather(&fake, "vm", None, true).unwrap().state,
         "stopped"
     );
-    let done = start_stop::start(&fake, &look(), "vm", PATIENCE).unwrap();
+    let done = start_stop::start(&fake, &look(), "vm", TIMEOUT).unwrap();
     assert_eq!(done.said, "1 agent running");
     assert_eq!(
         changed(&fake),
@@ -386,10 +386,10 @@ fn a_vm_whose_name_a_disk_has_is_started_under_its_own_name_again() {
         world.member.as_mut().unwrap()["instanceStatus"] = json!(null);
     });
     let found = start_stop::look(&fake, "old", None).unwrap();
-    start_stop::stop(&fake, &found, "old", PATIENCE).unwrap();
+    start_stop::stop(&fake, &found, "old", TIMEOUT).unwrap();
     changed(&fake);
     let found = start_stop::look(&fake, "old", None).unwrap();
-    start_stop::start(&fake, &found, "old", PATIENCE).unwrap();
+    start_stop::start(&fake, &found, "old", TIMEOUT).unwrap();
     assert_eq!(
         changed(&fake),
         ["instance-groups managed create-instance old"]
@@ -417,7 +417,7 @@ fn a_vm_that_does_not_run_is_not_waited_for() {
     // And a stop that is under way is waited for, and not taken for one that is over.
     member(&|member| member["instanceStatus"] = json!("RUNNING"));
     let found = start_stop::look(&fake, "vm", None).unwrap();
-    start_stop::stop(&fake, &found, "vm", PATIENCE).unwrap();
+    start_stop::stop(&fake, &found, "vm", TIMEOUT).unwrap();
     let said = refused(&fake);
     assert!(
         said.contains("vm is stopped / spotkeep gcp start --name=vm"),
@@ -425,7 +425,7 @@ fn a_vm_that_does_not_run_is_not_waited_for() {
     );
     member(&|member| member["instanceStatus"] = json!("STOPPING"));
     let found = start_stop::look(&fake, "vm", None).unwrap();
-    let said = crate::tests::refused(start_stop::stop(&fake, &found, "vm", PATIENCE));
+    let said = crate::tests::refused(start_stop::stop(&fake, &found, "vm", TIMEOUT));
     assert!(said.contains("has not ended after"), "{said}");
 }
 
@@ -681,7 +681,7 @@ fn a_preemption_is_counted_from_the_vms_own_journal() {
         &fake,
         "vm",
         &start_stop::running_guest(&found, "vm").unwrap(),
-        PATIENCE,
+        TIMEOUT,
     )
     .unwrap();
     assert_eq!(
@@ -707,7 +707,7 @@ fn a_preemption_into_a_dry_zone_says_so_and_a_lost_login_is_not_waited_out() {
     let preempt = || {
         let found = start_stop::look(&fake, "vm", None).unwrap();
         let guest = start_stop::running_guest(&found, "vm").unwrap();
-        refused(preempt::run(&fake, "vm", &guest, PATIENCE))
+        refused(preempt::run(&fake, "vm", &guest, TIMEOUT))
     };
     let said = preempt();
     assert!(

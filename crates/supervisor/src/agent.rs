@@ -14,7 +14,7 @@ use sys::process::ProcessId;
 pub(super) const LOOK_AFTER: Duration = Duration::from_secs(5);
 
 /// It is looked at again as often as this.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A start that is not confirmed by now, with no dialog to be seen, has failed. Generous: a
 /// crowded machine with large transcripts is slow, not broken.
@@ -93,7 +93,7 @@ impl Held {
 }
 
 /// What tells an agent from the others where chance would do.
-pub(super) fn salt(name: &AgentName) -> u64 {
+pub(super) fn jitter_seed(name: &AgentName) -> u64 {
     name.bytes().fold(0u64, |sum, byte| {
         sum.wrapping_mul(31).wrapping_add(u64::from(byte))
     })

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::agent::{LOOK_AFTER, LOOK_EVERY, Stage};
-use super::{API_PATIENCE, Action, Api, Core, Phase, Room};
+use super::agent::{LOOK_AFTER, POLL_INTERVAL, Stage};
+use super::{API_WAIT, Action, Api, Core, Phase, Room};
 use crate::restart_backoff::HEALTHY_AFTER;
 use crate::start_limits::starts_allowed;
 use state::{AgentName, Cause, Fleet, JournalEvent};
@@ -54,13 +54,13 @@ impl Core {
                     process: Some(_),
                     ..
                 } if now >= *look_at => {
-                    *look_at = now + LOOK_EVERY;
+                    *look_at = now + POLL_INTERVAL;
                     out.push(Action::LookAtScreen {
                         name: name.clone(),
                         attempt: *attempt,
                     });
                 }
-                Stage::Starting { look_at, .. } if now >= *look_at => *look_at = now + LOOK_EVERY,
+                Stage::Starting { look_at, .. } if now >= *look_at => *look_at = now + POLL_INTERVAL,
                 _ => {}
             }
         }
@@ -150,12 +150,12 @@ impl Core {
             Api::Answers => true,
             Api::Unasked => {
                 self.api = Api::Asked {
-                    patience_ends: now + API_PATIENCE,
+                    wait_ends: now + API_WAIT,
                 };
                 out.push(Action::ProbeApi);
                 false
             }
-            Api::Asked { patience_ends } if now < patience_ends => false,
+            Api::Asked { wait_ends } if now < wait_ends => false,
             Api::Asked { .. } => {
                 self.api = Api::Answers;
                 let what =

@@ -43,7 +43,7 @@ pub use agent::View;
 pub use event::{Action, Activity, Attempt, Declared, Ending, Event, Permit, Refusal, Room, Stall};
 
 /// An API that cannot be reached, or cannot be probed, delays the first starts by this much at most.
-const API_PATIENCE: Duration = Duration::from_secs(60);
+const API_WAIT: Duration = Duration::from_secs(60);
 
 /// A machine that is still there so long after the deadline was not taken away.
 const SURVIVED_AFTER: Duration = Duration::from_secs(60);
@@ -63,7 +63,7 @@ enum Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Api {
     Unasked,
-    Asked { patience_ends: Instant },
+    Asked { wait_ends: Instant },
     Answers,
 }
 
@@ -204,7 +204,7 @@ impl Core {
             _ => None,
         });
         let api = match self.api {
-            Api::Asked { patience_ends } => Some(patience_ends),
+            Api::Asked { wait_ends } => Some(wait_ends),
             _ => None,
         };
         let over = match self.phase {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::agent::{Purpose, START_LIMIT, Stage, salt};
+use super::agent::{Purpose, START_LIMIT, Stage, jitter_seed};
 use super::{Action, Activity, Attempt, Core, Ending, Phase, Refusal};
 use crate::cause::cause_of_exit;
 use crate::restart_backoff::{Next, after_failure};
@@ -282,7 +282,7 @@ impl Core {
             return;
         }
         let next = if retry {
-            after_failure(agent.failures, salt(name))
+            after_failure(agent.failures, jitter_seed(name))
         } else {
             Next::GiveUp
         };

@@ -25,23 +25,23 @@ pub enum Next {
 
 /// Decides after the `failures`-th failure in a row (counted from 1).
 ///
-/// `salt` spreads agents that fail together: the pause is lengthened by up to a quarter.
+/// `jitter seed` spreads agents that fail together: the pause is lengthened by up to a quarter.
 #[must_use]
-pub fn after_failure(failures: u32, salt: u64) -> Next {
+pub fn after_failure(failures: u32, jitter_seed: u64) -> Next {
     if failures >= TRIES {
         return Next::GiveUp;
     }
     let pause = FIRST_PAUSE
         .saturating_mul(1 << (failures.clamp(1, 16) - 1))
         .min(LONGEST_PAUSE);
-    Next::Again(pause + spread(pause / 4, salt, failures))
+    Next::Again(pause + spread(pause / 4, jitter_seed, failures))
 }
 
 /// A part of `most` that differs between agents and from try to try, and is the same each time it is
 /// asked for.
-pub(crate) fn spread(most: Duration, salt: u64, nth: u32) -> Duration {
+pub(crate) fn spread(most: Duration, jitter_seed: u64, nth: u32) -> Duration {
     // A multiplicative hash is enough: it has to differ, not to be unguessable.
-    let part = (salt ^ u64::from(nth)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
+    let part = (jitter_seed ^ u64::from(nth)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54;
     most.mul_f64(part as f64 / 1024.0)
 }
 
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn agents_that_fail_together_do_not_all_start_together_again() {
         for failures in 1..TRIES {
-            let pauses: Vec<Next> = (0..64).map(|salt| after_failure(failures, salt)).collect();
+            let pauses: Vec<Next> = (0..64).map(|jitter_seed| after_failure(failures, jitter_seed)).collect();
             let mut others = pauses.clone();
             others.sort_by_key(|next| format!("{next:?}"));
             others.dedup();

@@ -79,7 +79,7 @@ impl Core {
                 return;
             }
             News::Up => {
-                let until = *rollout.watch.get_or_insert(now + WATCH / self.limits.haste);
+                let until = *rollout.watch.get_or_insert(now + WATCH / self.limits.time_scale);
                 if now >= until {
                     for name in &rollout.rest {
                         if self.agents.get(name).is_some_and(is_up) {

@@ -20,40 +20,40 @@ const LONGEST: Duration = Duration::from_secs(8 * 24 * 3_600);
 
 /// What to do after a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub enum StallRetry {
     /// Nudge it after this time.
     Wait(Duration),
     /// A nudge would not help, or enough of them did not.
     Human,
 }
 
-/// Decides after the `stops`-th stop in a row (counted from 1), `salt` being of the agent.
+/// Decides after the `stops`-th stop in a row (counted from 1), `jitter seed` being of the agent.
 /// `ends_in`: when a limit ends, from now, where that is known.
 ///
 /// Pauses double up to a cap and are lengthened by up to a quarter. What may last a night is tried for
 /// a night: the tries below make about ten hours of an API that is down, and two days of a limit
 /// that does not say when it ends.
 #[must_use]
-pub fn after_stop(stop: ApiStop, stops: u32, ends_in: Option<Duration>, salt: u64) -> Patience {
+pub fn after_stop(stop: ApiStop, stops: u32, ends_in: Option<Duration>, jitter_seed: u64) -> StallRetry {
     let (first, longest, tries) = match stop {
         ApiStop::Limit { .. } => (15 * MINUTE, 120 * MINUTE, 24),
         ApiStop::Overloaded | ApiStop::RateLimited => (MINUTE, 30 * MINUTE, 24),
         ApiStop::Server { .. } | ApiStop::Network => (MINUTE / 2, 30 * MINUTE, 24),
         ApiStop::Login => (5 * MINUTE, 60 * MINUTE, 24),
         ApiStop::Unknown => (2 * MINUTE, 30 * MINUTE, 6),
-        ApiStop::Refused { .. } => return Patience::Human,
+        ApiStop::Refused { .. } => return StallRetry::Human,
     };
     if stops > tries {
-        return Patience::Human;
+        return StallRetry::Human;
     }
     if let (ApiStop::Limit { .. }, Some(ends_in)) = (stop, ends_in) {
-        let pause = ends_in.min(LONGEST) + PAST_A_LIMIT + spread(LIMIT_SPREAD, salt, stops);
-        return Patience::Wait(pause);
+        let pause = ends_in.min(LONGEST) + PAST_A_LIMIT + spread(LIMIT_SPREAD, jitter_seed, stops);
+        return StallRetry::Wait(pause);
     }
     let pause = first
         .saturating_mul(1 << (stops.clamp(1, 16) - 1))
         .min(longest);
-    Patience::Wait(pause + spread(pause / 4, salt, stops))
+    StallRetry::Wait(pause + spread(pause / 4, jitter_seed, stops))
 }
 
 #[cfg(test)]
@@ -62,8 +62,8 @@ mod tests {
 
     fn pause(stop: ApiStop, stops: u32, ends_in: Option<Duration>) -> Duration {
         match after_stop(stop, stops, ends_in, 7) {
-            Patience::Wait(pause) => pause,
-            Patience::Human => panic!("gave up at the {stops}th {stop:?}"),
+            StallRetry::Wait(pause) => pause,
+            StallRetry::Human => panic!("gave up at the {stops}th {stop:?}"),
         }
     }
 
@@ -86,8 +86,8 @@ mod tests {
                 let fits = pause >= least && pause < least.mul_f64(1.25);
                 assert!(fits, "{stop:?} {stops}: {pause:?}");
             }
-            assert_eq!(after_stop(stop, tries + 1, None, 7), Patience::Human);
-            let others = (0..9).map(|salt| after_stop(stop, 1, None, salt));
+            assert_eq!(after_stop(stop, tries + 1, None, 7), StallRetry::Human);
+            let others = (0..9).map(|jitter_seed| after_stop(stop, 1, None, jitter_seed));
             assert!(
                 others
                     .collect::<Vec<_>>()
@@ -113,7 +113,7 @@ mod tests {
                 all += pause;
             }
             assert!(all >= night * 60 * MINUTE, "{stop:?}: {all:?}");
-            assert_eq!(after_stop(stop, tries + 1, None, 7), Patience::Human);
+            assert_eq!(after_stop(stop, tries + 1, None, 7), StallRetry::Human);
         }
     }
 
@@ -132,6 +132,6 @@ mod tests {
     #[test]
     fn what_is_refused_is_never_asked_again() {
         let refused = ApiStop::Refused { status: Some(400) };
-        assert_eq!(after_stop(refused, 1, None, 7), Patience::Human);
+        assert_eq!(after_stop(refused, 1, None, 7), StallRetry::Human);
     }
 }

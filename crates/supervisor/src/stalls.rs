@@ -6,10 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::agent::{Agent, Stage, salt};
+use super::agent::{Agent, Stage, jitter_seed};
 use super::{Action, Activity, Core, Phase, Stall};
 use crate::cause::reason_of_stop;
-use crate::stall_retry::{Patience, after_stop};
+use crate::stall_retry::{StallRetry, after_stop};
 use claude::ApiStop;
 use state::{AgentName, Fleet, JournalEvent, StartKind};
 use sys::process::ProcessId;
@@ -55,11 +55,11 @@ pub(super) enum Next {
 }
 
 impl Wait {
-    fn plan(&mut self, now: Instant, ends_in: Option<Duration>, (salt, haste): (u64, u32)) {
+    fn plan(&mut self, now: Instant, ends_in: Option<Duration>, (jitter_seed, time_scale): (u64, u32)) {
         let stops = self.in_a_row.saturating_sub(self.forgiven).max(1) + self.futile;
-        self.next = match after_stop(self.stop, stops, ends_in, salt) {
-            Patience::Wait(pause) => Next::Nudge(now + pause / haste),
-            Patience::Human => Next::Human,
+        self.next = match after_stop(self.stop, stops, ends_in, jitter_seed) {
+            StallRetry::Wait(pause) => Next::Nudge(now + pause / time_scale),
+            StallRetry::Human => Next::Human,
         };
     }
 }
@@ -119,7 +119,7 @@ impl Core {
         if agent.wait.as_ref().is_some_and(|known| known.id == wait.id) {
             return;
         }
-        wait.plan(now, stall.ends_in, (salt(name), self.limits.haste));
+        wait.plan(now, stall.ends_in, (jitter_seed(name), self.limits.time_scale));
         let pauses = stall.stop == ApiStop::Login && !agent.own_login;
         if pauses {
             wait.next = Next::Login;
@@ -154,7 +154,7 @@ impl Core {
         begun: Option<StartKind>,
     ) {
         let mut wait = self.wait_for(name, stall);
-        wait.plan(now, stall.ends_in, (salt(name), self.limits.haste));
+        wait.plan(now, stall.ends_in, (jitter_seed(name), self.limits.time_scale));
         let tried = Next::Typed(now + TAKEN_WITHIN);
         wait.next = match (begun, stall.stop) {
             (Some(StartKind::Continue), _) => tried,
@@ -263,7 +263,7 @@ impl Core {
 
     /// A nudge that nobody took counts like a stop.
     fn give_up_on_typed(&mut self, now: Instant) {
-        let (paused, haste) = (self.login.is_some(), self.limits.haste);
+        let (paused, time_scale) = (self.login.is_some(), self.limits.time_scale);
         for (name, agent) in &mut self.agents {
             if !can_be_nudged(agent) {
                 continue;
@@ -275,7 +275,7 @@ impl Core {
                 if wait.stop == ApiStop::Login && paused {
                     wait.next = Next::Login;
                 } else {
-                    wait.plan(now, None, (salt(name), haste));
+                    wait.plan(now, None, (jitter_seed(name), time_scale));
                 }
             }
         }
@@ -316,7 +316,7 @@ impl Core {
     /// Those that stand still for want of a login are asked again. `theirs`: others had one all the
     /// time, so what they lack is one of their own, and no pause of the fleet helps them.
     pub(super) fn ask_again(&mut self, now: Instant, theirs: bool) {
-        let haste = self.limits.haste;
+        let time_scale = self.limits.time_scale;
         for (name, agent) in &mut self.agents {
             let Some(wait) = &mut agent.wait else {
                 continue;
@@ -328,7 +328,7 @@ impl Core {
             wait.futile = 0;
             if theirs {
                 agent.own_login = true;
-                wait.plan(now, None, (salt(name), haste));
+                wait.plan(now, None, (jitter_seed(name), time_scale));
             } else {
                 wait.next = Next::Nudge(now + SOON);
             }

@@ -13,7 +13,7 @@ pub struct Limits {
     /// Starts under way at once.
     pub parallel: usize,
     /// By how much pauses after a stop of the API are shortened; 1 but in tests.
-    pub haste: u32,
+    pub time_scale: u32,
 }
 
 impl Limits {
@@ -23,17 +23,17 @@ impl Limits {
     pub fn for_cores(cores: usize) -> Self {
         Self {
             parallel: cores.max(1) + 1,
-            haste: 1,
+            time_scale: 1,
         }
     }
 
     /// The same for a test of the whole program, which cannot wait for a night: pauses are so many
     /// times shorter.
     #[must_use]
-    pub fn in_haste(self, times: Option<String>) -> Self {
-        let haste = times.and_then(|times| times.parse().ok());
+    pub fn with_time_scale(self, times: Option<String>) -> Self {
+        let time_scale = times.and_then(|times| times.parse().ok());
         Self {
-            haste: haste.unwrap_or(1).max(1),
+            time_scale: time_scale.unwrap_or(1).max(1),
             ..self
         }
     }
@@ -74,13 +74,13 @@ mod tests {
 
     #[test]
     fn nobody_is_in_haste_who_does_not_say_by_how_much() {
-        let haste = |times: Option<&str>| {
-            let limits = Limits::for_cores(2).in_haste(times.map(str::to_owned));
-            (limits.parallel, limits.haste)
+        let time_scale = |times: Option<&str>| {
+            let limits = Limits::for_cores(2).with_time_scale(times.map(str::to_owned));
+            (limits.parallel, limits.time_scale)
         };
-        assert_eq!(haste(Some("60")), (3, 60));
+        assert_eq!(time_scale(Some("60")), (3, 60));
         for nothing in [None, Some(""), Some("0"), Some("-1"), Some("soon")] {
-            assert_eq!(haste(nothing), (3, 1), "{nothing:?}");
+            assert_eq!(time_scale(nothing), (3, 1), "{nothing:?}");
         }
     }
 }

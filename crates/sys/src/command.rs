@@ -18,7 +18,7 @@ use pipes::Pipes;
 use progress::Progress;
 
 /// Between two looks at what may stop a command or at whether it is at work.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How long a killed command is waited for. One that hangs in the kernel is left behind.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
@@ -72,19 +72,19 @@ pub fn lead_groups() {
 struct Asked {
     signal: Signal,
     /// So long it may clean up; then it is killed.
-    grace: Duration,
+    term_timeout: Duration,
 }
 
 /// Who works on files in a moment: so that it removes its own temporary files and locks.
 const BRIEFLY: Asked = Asked {
     signal: Signal::Term,
-    grace: Duration::from_millis(300),
+    term_timeout: Duration::from_millis(300),
 };
 
 /// restic takes up to 2 s to remove its locks (measured).
 const PATIENTLY: Asked = Asked {
     signal: Signal::Interrupt,
-    grace: Duration::from_secs(5),
+    term_timeout: Duration::from_secs(5),
 };
 
 /// One command, and what may end it before its own end. Whatever does, it is asked to end first, and
@@ -228,7 +228,7 @@ impl<'a> Runner<'a> {
         loop {
             let is_watched = self.stalled.is_some() || line.is_some();
             let look = match is_watched {
-                true => self.until.min(Instant::now() + LOOK_EVERY),
+                true => self.until.min(Instant::now() + POLL_INTERVAL),
                 false => self.until,
             };
             let has_ended = pipes.read_until_exit(look);
@@ -271,7 +271,7 @@ impl<'a> Runner<'a> {
             rustix::process::kill_process(pid, signal.into()).ok();
         };
         signal(self.asked.signal);
-        pipes.read_until_exit(Instant::now() + self.asked.grace);
+        pipes.read_until_exit(Instant::now() + self.asked.term_timeout);
         // What it has started may outlive it.
         signal(Signal::Kill);
         if pipes.read_until_exit(Instant::now() + KILL_LIMIT) {

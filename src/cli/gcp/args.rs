@@ -35,8 +35,8 @@ pub(in crate::cli) struct Args {
     #[arg(long, global = true, value_name = "PROJECT")]
     pub(super) project: Option<String>,
     /// How long to wait for the VM.
-    #[arg(long, global = true, default_value = "15m", value_name = "TIME", value_parser = patience)]
-    pub(super) patience: Duration,
+    #[arg(long, global = true, default_value = "15m", value_name = "TIME", value_parser = timeout)]
+    pub(super) timeout: Duration,
 }
 
 #[derive(Debug, Subcommand)]
@@ -227,7 +227,7 @@ pub(super) enum HowLong {
     None,
 }
 
-fn patience(text: &str) -> Result<Duration, String> {
+fn timeout(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| error.to_string())
 }
 

@@ -68,7 +68,7 @@ fn options(args: &Args, name: &str, machine: &Machine) -> Result<Options> {
             unattended: machine.unattended,
             beside_other_files: false,
         },
-        patience: args.patience,
+        timeout: args.timeout,
     })
 }
 
@@ -147,7 +147,7 @@ fn start(cloud: &dyn Cloud, args: &Args, dry_run: bool) -> Result<ExitCode> {
         cloud,
         &found,
         &args.name,
-        args.patience,
+        args.timeout,
     )?))
 }
 
@@ -159,7 +159,7 @@ fn stop(cloud: &dyn Cloud, args: &Args, dry_run: bool) -> Result<ExitCode> {
             .collect();
         return Ok(print_script("stop", args, calls));
     }
-    say(&start_stop::stop(cloud, &found, &args.name, args.patience)?);
+    say(&start_stop::stop(cloud, &found, &args.name, args.timeout)?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -248,7 +248,7 @@ fn preempt(cloud: &dyn Cloud, args: &Args, asked: &Preempt) -> Result<ExitCode> 
             args.name
         ),
     )?;
-    let report = preempt::run(cloud, &args.name, &guest, args.patience)?;
+    let report = preempt::run(cloud, &args.name, &guest, args.timeout)?;
     if asked.json {
         json(&report)?;
     } else {

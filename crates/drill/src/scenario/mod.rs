@@ -29,7 +29,7 @@ use sys::time::Timestamp;
 /// How long the save may go on with the workspaces once all is safe.
 const AFTER_SAFE: Duration = Duration::from_secs(10);
 /// How old what must survive a power cut is at the cut: a sync comes every 5 s.
-const SETTLED: Duration = Duration::from_millis(6_500);
+const STABLE_FOR: Duration = Duration::from_millis(6_500);
 
 /// Plays the rehearsal. What goes wrong in it is in the report.
 ///
@@ -285,7 +285,7 @@ impl Rehearsal {
     }
 
     fn lose_it_with_its_power(&mut self) -> Result<()> {
-        let settled = Instant::now() + SETTLED;
+        let settled = Instant::now() + STABLE_FOR;
         self.until("an agent goes on writing", |stage| {
             let request_log = stage.model.request_log();
             let mut records = request_log.agents.values().flat_map(|agent| &agent.records);

@@ -89,12 +89,12 @@ fn failures_are_forgotten_after_ten_minutes_and_not_before() {
 
 #[test]
 fn agents_whose_names_differ_wait_differently() {
-    let salts = (0..100).map(|nth| {
+    let seeds = (0..100).map(|nth| {
         let name = AgentName::new(&format!("agent-{nth}")).unwrap();
-        crate::agent::salt(&name)
+        crate::agent::jitter_seed(&name)
     });
-    let salts: std::collections::BTreeSet<u64> = salts.collect();
-    assert_eq!(salts.len(), 100);
+    let seeds: std::collections::BTreeSet<u64> = seeds.collect();
+    assert_eq!(seeds.len(), 100);
 }
 
 #[test]
@@ -437,9 +437,9 @@ fn the_end_of_a_limit_is_written_down_with_the_stop() {
 }
 
 #[test]
-fn in_haste_a_test_of_the_whole_program_waits_for_a_fraction() {
+fn scaled_a_test_of_the_whole_program_waits_for_a_fraction() {
     let now = Instant::now();
-    let limits = Limits::for_cores(2).in_haste(Some("60".into()));
+    let limits = Limits::for_cores(2).with_time_scale(Some("60".into()));
     let mut core = Core::new(limits, Fleet::Up, false);
     let until = None;
     core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
