@@ -145,7 +145,7 @@ impl Taking<'_> {
         }
         if !files.is_empty() {
             let contents: Vec<&[u8]> = files.values().map(Vec::as_slice).collect();
-            let blobs = objects::write(&self.files, &self.side.file("blobs"), &contents)?;
+            let blobs = objects::write(&self.files, &self.shadow.file("blobs"), &contents)?;
             for (name, blob) in files.keys().zip(blobs) {
                 lines.extend(line(
                     0o100_644,
@@ -158,8 +158,8 @@ impl Taking<'_> {
         if lines.is_empty() {
             return Ok(None);
         }
-        remove(&self.side.file(SCRATCH))?;
-        let scratch = self.files.on_index(&self.side.file(SCRATCH));
+        remove(&self.shadow.file(SCRATCH))?;
+        let scratch = self.files.on_index(&self.shadow.file(SCRATCH));
         scratch.run(&INDEX_INFO, lines)?;
         scratch.line(&["write-tree"], Vec::new()).map(Some)
     }
@@ -191,7 +191,7 @@ impl Taking<'_> {
         if let Some(first) = bad.first() {
             // An empty file is no object, and git takes it for one that is there already.
             for name in &bad {
-                let path = self.side.objects.join(&name[..2]).join(&name[2..]);
+                let path = self.shadow.objects.join(&name[..2]).join(&name[2..]);
                 if fs::symlink_metadata(&path)
                     .is_ok_and(|found| found.is_file() && found.len() == 0)
                 {
@@ -239,7 +239,7 @@ impl Taking<'_> {
     /// Makes durable what the agent's own git has staged just now: by default git syncs no loose object, and what is
     /// there already is not written again by ours. What is older has long been written back by the kernel.
     fn settle(&self, names: &BTreeSet<String>) -> Result<()> {
-        let path = |name: &String| self.side.objects.join(&name[..2]).join(&name[2..]);
+        let path = |name: &String| self.shadow.objects.join(&name[..2]).join(&name[2..]);
         let is_new = |path: &PathBuf| {
             let modified = fs::metadata(path).and_then(|found| found.modified());
             // In a pack, it is as durable as the pack.
@@ -247,7 +247,7 @@ impl Taking<'_> {
         };
         let paths: Vec<PathBuf> = names.iter().map(path).filter(is_new).collect();
         if paths.len() > SYNCED_ONE_BY_ONE {
-            return sync_filesystem(&self.side.objects).context("cannot sync the objects");
+            return sync_filesystem(&self.shadow.objects).context("cannot sync the objects");
         }
         for path in paths {
             sync_file(&path).with_context(|| format!("cannot sync {}", path.display()))?;
@@ -259,12 +259,12 @@ impl Taking<'_> {
     /// whose parent a power cut has taken is not whole.
     fn settle_history(&self, parents: &[String]) -> Result<()> {
         let is_new = |name: &String| {
-            let path = self.side.objects.join(&name[..2]).join(&name[2..]);
+            let path = self.shadow.objects.join(&name[..2]).join(&name[2..]);
             let modified = fs::metadata(path).and_then(|found| found.modified());
             modified.is_ok_and(|modified| modified.elapsed().map_or(true, |age| age < WRITTEN_BACK))
         };
         if parents.iter().any(is_new) {
-            sync_filesystem(&self.side.objects).context("cannot sync the objects")?;
+            sync_filesystem(&self.shadow.objects).context("cannot sync the objects")?;
         }
         Ok(())
     }
@@ -301,8 +301,8 @@ impl Taking<'_> {
         }
         let bytes = serde_json::to_vec(memory).context("cannot write JSON")?;
         // Whole or absent is enough: after a power cut it is not believed anyway.
-        let path = self.side.file(MEMORY);
-        let aside = self.side.file("memory.tmp");
+        let path = self.shadow.file(MEMORY);
+        let aside = self.shadow.file("memory.tmp");
         let write = fs::write(&aside, bytes).and_then(|()| fs::rename(&aside, &path));
         write.with_context(|| format!("cannot write {}", path.display()))
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{CheckpointTarget, message};
-use crate::git::{Git, Repository, Side};
+use crate::git::{Git, Repository, ShadowGitDir};
 use state::Trigger;
 use sys::error::{Context as _, Result, bail};
 use sys::files::{LockFile, create_private_dir};
@@ -13,7 +13,7 @@ pub(super) struct Taking<'a> {
     pub place: &'a CheckpointTarget,
     pub trigger: Trigger,
     pub repository: &'a Repository,
-    pub side: &'a Side,
+    pub shadow: &'a ShadowGitDir,
     /// For files, indexes and objects.
     pub files: Git,
     /// For refs.
@@ -25,16 +25,16 @@ impl<'a> Taking<'a> {
         place: &'a CheckpointTarget,
         trigger: Trigger,
         repository: &'a Repository,
-        side: &'a Side,
+        shadow: &'a ShadowGitDir,
         until: Instant,
     ) -> Self {
         Self {
             place,
             trigger,
-            files: Git::files(side, until),
-            refs: Git::writing(repository, &side.common(), until),
+            files: Git::files(shadow, until),
+            refs: Git::writing(repository, &shadow.common(), until),
             repository,
-            side,
+            shadow,
         }
     }
 }

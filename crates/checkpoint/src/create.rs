@@ -3,11 +3,11 @@
 use std::fs;
 use std::time::Instant;
 
-use super::capture::Again;
-use super::capture::index::Base;
+use super::capture::Retry;
+use super::capture::index::IndexSnapshot;
 use super::context::{Taking, lock};
 use super::{CheckpointOutcome, CheckpointTarget, ensure_names};
-use crate::git::{Repository, Side};
+use crate::git::{Repository, ShadowGitDir};
 use state::Trigger;
 use sys::deadline::Deadline;
 use sys::error::{Result, bail, ensure};
@@ -43,21 +43,21 @@ fn take_at(
     let _lock = lock(place, until)?;
     // All of it can be made anew, by a checkpoint that reads the files once.
     fs::remove_dir_all(place.private.join(INNER_BEFORE)).ok();
-    let side = Side::open(&place.private.join("git"), &repository)?;
-    let taking = Taking::new(place, trigger, &repository, &side, until);
+    let shadow = ShadowGitDir::open(&place.private.join("git"), &repository)?;
+    let taking = Taking::new(place, trigger, &repository, &shadow, until);
     let take_inner = |inner: &CheckpointTarget| {
         ensure!(depth < DEPTH, "too many repositories inside of each other");
         take_at(inner, trigger, until, depth + 1)
     };
     let mut again = None;
     for round in 1.. {
-        let base = Base::open(&repository)?;
-        let print = base.print.clone();
+        let snapshot = IndexSnapshot::open(&repository)?;
+        let fingerprint = snapshot.fingerprint.clone();
         let taken = taking
-            .look(base, again.take(), take_inner)
+            .look(snapshot, again.take(), take_inner)
             .and_then(|found| {
                 // Somebody worked on the index meanwhile: HEAD and it may not belong together.
-                if round < ROUNDS && Base::open(&repository)?.print != print {
+                if round < ROUNDS && IndexSnapshot::open(&repository)?.fingerprint != fingerprint {
                     return Ok(None);
                 }
                 taking.keep(found).map(Some)
@@ -68,7 +68,7 @@ fn take_at(
             // What we remember may be wrong: objects that are gone, an index of ours that was torn.
             Err(error) if round < ROUNDS && until > Instant::now() => {
                 tracing::debug!("a checkpoint is begun anew: {error:#}");
-                again = Some(Again);
+                again = Some(Retry);
             }
             Err(error) => return Err(error),
         }

@@ -60,7 +60,7 @@ use sys::error::{Result, ensure};
 use sys::time::Timestamp;
 
 pub use diff::{Change, Layer, Size, changes, difference, sizes};
-pub use lock::{Last, Turn, home, keep, keep_in, last, list_at, remember};
+pub use lock::{Last, WorkspaceLock, home, keep, keep_in, last, list_at, remember};
 pub use message::{Head, Nested};
 pub use push::push;
 pub use repair::{Findings, bring_back, repair};

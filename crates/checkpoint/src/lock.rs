@@ -60,11 +60,11 @@ impl CheckpointTarget {
 
 /// The right to work on a place; nobody else has it as long as this lives.
 #[derive(Debug)]
-pub struct Turn {
+pub struct WorkspaceLock {
     _lock: LockFile,
 }
 
-impl Turn {
+impl WorkspaceLock {
     /// Waits for it.
     ///
     /// # Errors
@@ -134,8 +134,8 @@ pub fn keep(
     if workspace::common_dir(&place.workspace).is_none() {
         return Ok(CheckpointOutcome::NotGit);
     }
-    let turn = Turn::wait(place, deadline)?;
-    keep_in(&turn, data_dir, place, trigger, deadline)
+    let lock = WorkspaceLock::wait(place, deadline)?;
+    keep_in(&lock, data_dir, place, trigger, deadline)
 }
 
 /// As [`keep`], by whoever has the turn already.
@@ -143,7 +143,7 @@ pub fn keep(
 /// # Errors
 /// As [`take`].
 pub fn keep_in(
-    _turn: &Turn,
+    _lock: &WorkspaceLock,
     data_dir: &DataDir,
     place: &CheckpointTarget,
     trigger: Trigger,
@@ -222,11 +222,11 @@ mod tests {
             private: dir.path().join("p"),
             largest_file: 1 << 20,
         };
-        let first = Turn::wait(&place, Deadline::after(Duration::ZERO)).unwrap();
-        assert!(Turn::wait(&place, Deadline::after(Duration::ZERO)).is_err());
+        let first = WorkspaceLock::wait(&place, Deadline::after(Duration::ZERO)).unwrap();
+        assert!(WorkspaceLock::wait(&place, Deadline::after(Duration::ZERO)).is_err());
         let waiting = std::thread::spawn({
             let place = place.clone();
-            move || Turn::wait(&place, Deadline::after(FOREVER)).map(|_| ())
+            move || WorkspaceLock::wait(&place, Deadline::after(FOREVER)).map(|_| ())
         });
         drop(first);
         waiting.join().unwrap().unwrap();

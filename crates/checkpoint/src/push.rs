@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capture::nested::nested_places;
 use super::git::call::ask;
-use super::{CheckpointTarget, Turn, list};
+use super::{CheckpointTarget, WorkspaceLock, list};
 use crate::git::{self, without_secret};
 use crate::workspace;
 use state::VERSION;
@@ -45,7 +45,7 @@ struct Pushed {
 /// The other end cannot be reached, refuses, or is slow; nothing here was changed.
 pub fn push(place: &CheckpointTarget, remote: &Remote, deadline: Deadline) -> Result<()> {
     // The keeper and a save may both be at it, and each has its repository in the same place.
-    let _turn = Turn::wait_to_push(place, deadline)?;
+    let _lock = WorkspaceLock::wait_to_push(place, deadline)?;
     let path = place.private.join("pushed.json");
     let mut pushed: Pushed = state::load(&path).ok().flatten().unwrap_or_default();
     // Where it goes, and not with which password: this file is kept in backups.
@@ -91,13 +91,13 @@ fn push_one(
         let added = new.iter().map(|id| format!("{prefix}/{id}:{prefix}/{id}"));
         let removed = pruned.iter().map(|id| format!(":{prefix}/{id}"));
         let refspecs: Vec<String> = added.chain(removed).collect();
-        let side = place.private.join("push.git");
+        let shadow = place.private.join("push.git");
         let (url, password) = apart(remote.as_str());
-        let made = make_side(place, &side, password.as_deref(), deadline)
-            .and_then(|()| run(&side, &url, &refspecs, deadline))
+        let made = create_shadow(place, &shadow, password.as_deref(), deadline)
+            .and_then(|()| run(&shadow, &url, &refspecs, deadline))
             .with_context(|| format!("cannot push to {}", without_secret(remote.as_str())))
             .hint(format!("git ls-remote {}", without_secret(remote.as_str())));
-        fs::remove_dir_all(&side).ok();
+        fs::remove_dir_all(&shadow).ok();
         made?;
         for id in &pruned {
             pushed.ids.remove(id);
@@ -159,9 +159,9 @@ const ASK_THE_FILE: &str =
     "[credential]\n\thelper =\n\thelper = \"store --file=\\\"$SPOTKEEP_PASSWORD_FILE\\\"\"\n";
 
 /// A repository that is nothing but a list of refs and a pointer to objects.
-fn make_side(
+fn create_shadow(
     place: &CheckpointTarget,
-    side: &Path,
+    shadow: &Path,
     password: Option<&str>,
     deadline: Deadline,
 ) -> Result<()> {
@@ -169,11 +169,11 @@ fn make_side(
         workspace::common_dir(&place.workspace).context("the workspace is no git repository")?;
     let repository = fs::canonicalize(repository)?;
     // One that a push left behind that was killed.
-    if side.exists() {
-        fs::remove_dir_all(side)?;
+    if shadow.exists() {
+        fs::remove_dir_all(shadow)?;
     }
     for dir in ["objects/info", "refs"] {
-        files::create_private_dir(&side.join(dir))?;
+        files::create_private_dir(&shadow.join(dir))?;
     }
     let format = ask(
         &place.workspace,
@@ -196,18 +196,18 @@ fn make_side(
     let objects = objects
         .to_str()
         .context("the path of the repository is not UTF-8")?;
-    fs::write(side.join("objects/info/alternates"), quoted(objects))?;
+    fs::write(shadow.join("objects/info/alternates"), quoted(objects))?;
     fs::write(
-        side.join("packed-refs"),
+        shadow.join("packed-refs"),
         format!("# pack-refs with: sorted\n{refs}"),
     )?;
     if let Some(password) = password {
-        files::write_atomic(&side.join(PASSWORD), password.as_bytes())?;
+        files::write_atomic(&shadow.join(PASSWORD), password.as_bytes())?;
         config.push_str(ASK_THE_FILE);
     }
-    fs::write(side.join("config"), config)?;
+    fs::write(shadow.join("config"), config)?;
     // Last: without it this is no repository.
-    fs::write(side.join("HEAD"), "ref: refs/heads/none\n")?;
+    fs::write(shadow.join("HEAD"), "ref: refs/heads/none\n")?;
     Ok(())
 }
 
@@ -225,8 +225,8 @@ fn quoted(path: &str) -> String {
     }
 }
 
-fn run(side: &Path, url: &str, refspecs: &[String], deadline: Deadline) -> Result<()> {
-    let mut command = git::as_user(side);
+fn run(shadow: &Path, url: &str, refspecs: &[String], deadline: Deadline) -> Result<()> {
+    let mut command = git::as_user(shadow);
     for (key, value) in [
         ("core.hooksPath", "/dev/null"),
         ("core.askPass", ""),
@@ -239,10 +239,10 @@ fn run(side: &Path, url: &str, refspecs: &[String], deadline: Deadline) -> Resul
         command.arg("-c").arg(format!("{key}={value}"));
     }
     command
-        .env("GIT_DIR", side)
+        .env("GIT_DIR", shadow)
         .env("GIT_SSH_COMMAND", SSH)
         .env("GIT_TERMINAL_PROMPT", "0")
-        .env("SPOTKEEP_PASSWORD_FILE", side.join(PASSWORD))
+        .env("SPOTKEEP_PASSWORD_FILE", shadow.join(PASSWORD))
         .env_remove("GIT_ASKPASS")
         .env_remove("SSH_ASKPASS")
         .args(["push", "--no-verify", "--porcelain", "--force", "--"])

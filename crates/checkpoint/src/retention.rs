@@ -304,8 +304,8 @@ fn pack(place: &CheckpointTarget, repository: &Path, deadline: Deadline) -> Resu
     if ids.len() < PACK_FROM {
         return Ok(());
     }
-    let base = objects.join("pack/pack");
-    let base = base
+    let snapshot = objects.join("pack/pack");
+    let snapshot = snapshot
         .to_str()
         .context("the repository's path is not UTF-8")?;
     let arguments = [
@@ -318,7 +318,7 @@ fn pack(place: &CheckpointTarget, repository: &Path, deadline: Deadline) -> Resu
         "--local",
         "--delta-base-offset",
         "--quiet",
-        base,
+        snapshot,
     ];
     feed(dir, &arguments, input.as_bytes(), deadline)?;
     ask(dir, &["prune-packed", "--quiet"], deadline)?;

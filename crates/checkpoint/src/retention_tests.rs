@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use super::{CheckpointOutcome, CheckpointTarget, keep_in, list, prune_at};
-use crate::Turn;
+use crate::WorkspaceLock;
 use state::Trigger;
 use state::config::Keep;
 use state::layout::DataDir;
@@ -65,8 +65,8 @@ impl Lab {
 
     fn take(&self) -> String {
         let deadline = Deadline::after(FOREVER);
-        let turn = Turn::wait(&self.place, deadline).unwrap();
-        match keep_in(&turn, &self.data_dir, &self.place, Trigger::Time, deadline).unwrap() {
+        let lock = WorkspaceLock::wait(&self.place, deadline).unwrap();
+        match keep_in(&lock, &self.data_dir, &self.place, Trigger::Time, deadline).unwrap() {
             CheckpointOutcome::Taken(taken) => taken.id,
             other => panic!("{other:?}"),
         }

@@ -248,11 +248,11 @@ pub fn assert_same(found: &[View], expected: &[View], what: &str) {
 }
 
 /// Everything that a checkpoint must not touch, with its inode and its time.
-pub type Print = BTreeMap<PathBuf, (u32, u64, i64, i64, Vec<u8>)>;
+pub type Fingerprint = BTreeMap<PathBuf, (u32, u64, i64, i64, Vec<u8>)>;
 
 /// Looks at every file below `dir` but objects, our own refs and our own place.
-pub fn print(bench: &Bench) -> (Print, String) {
-    let mut prints = Print::new();
+pub fn fingerprint(bench: &Bench) -> (Fingerprint, String) {
+    let mut fingerprints = Fingerprint::new();
     walk(&bench.dir, &mut |path, found| {
         let text = path.to_string_lossy();
         let inside = text.contains("/.git/") || text.ends_with(".git");
@@ -265,14 +265,14 @@ pub fn print(bench: &Bench) -> (Print, String) {
         }
         // A directory of git's changes when a ref of ours comes; what is in it does not.
         if !(inside && found.is_dir()) {
-            let print = (
+            let fingerprint = (
                 found.mode(),
                 found.ino(),
                 found.mtime(),
                 found.mtime_nsec(),
                 content(path, found),
             );
-            prints.insert(path.to_path_buf(), print);
+            fingerprints.insert(path.to_path_buf(), fingerprint);
         }
         true
     });
@@ -282,7 +282,7 @@ pub fn print(bench: &Bench) -> (Print, String) {
     let logs = bench.git_says(&bench.workspace, &["reflog", "list"]).stdout;
     let refs =
         refs.map(|line| format!("{line}\n")).collect::<String>() + &String::from_utf8_lossy(&logs);
-    (prints, refs)
+    (fingerprints, refs)
 }
 
 fn content(path: &Path, found: &fs::Metadata) -> Vec<u8> {

@@ -453,11 +453,11 @@ fn look_after(bench: &Bench, name: &str) {
 fn a_git_directory_that_does_not_acknowledge_the_workspace_is_not_written_to() {
     let victim = Bench::new();
     let refused = |bench: &Bench, what: &str| {
-        let before = super::bench::print(&victim);
+        let before = super::bench::fingerprint(&victim);
         let objects = count(&victim.path(".git"));
         let error = bench.try_take().unwrap_err();
         assert!(sys::error::hint_of(&error).is_some(), "{what}: {error:#}");
-        assert_eq!(super::bench::print(&victim), before, "{what}");
+        assert_eq!(super::bench::fingerprint(&victim), before, "{what}");
         assert_eq!(count(&victim.path(".git")), objects, "{what}");
     };
     let git_dir = victim.path(".git").to_str().unwrap().to_owned();

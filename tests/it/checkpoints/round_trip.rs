@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use checkpoint::{CheckpointOutcome, rebuild, rollback};
 
-use super::bench::{Bench, assert_same, each, print, view};
+use super::bench::{Bench, assert_same, each, fingerprint, view};
 use super::cases::{CASES, Case};
 
 fn each_case(check: impl Fn(&Case) + Sync) {
@@ -16,13 +16,13 @@ fn each_case(check: impl Fn(&Case) + Sync) {
 fn a_checkpoint_touches_nothing_and_after_a_wreck_everything_is_given_back() {
     each_case(|case| {
         let bench = (case.make)();
-        let before = print(&bench);
+        let before = fingerprint(&bench);
         let checkpoint = bench.taken();
         let again = bench.try_take().unwrap();
-        let after = print(&bench);
-        for (path, print) in &before.0 {
+        let after = fingerprint(&bench);
+        for (path, fingerprint) in &before.0 {
             assert_eq!(
-                Some(print),
+                Some(fingerprint),
                 after.0.get(path),
                 "{}: {}",
                 case.name,

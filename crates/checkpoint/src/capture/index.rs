@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::git::index::{self, IndexKind};
-use crate::git::{Git, Repository, Side, objects};
+use crate::git::{Git, Repository, ShadowGitDir, objects};
 use sys::error::{Context as _, Result};
 
 /// Ours, for the files on the disk; kept from one checkpoint to the next.
@@ -23,7 +23,7 @@ pub(crate) const SCRATCH: &str = "scratch.index";
 
 /// Which index it was: as long as this is the same, so is what is staged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Print {
+pub(crate) struct Fingerprint {
     length: u64,
     /// Nanoseconds since 1970.
     modified: i64,
@@ -34,16 +34,16 @@ pub(crate) struct Print {
 
 /// The index as it was at one moment. git replaces it by a rename, so what is read is whole.
 #[derive(Debug)]
-pub(crate) struct Base {
-    pub print: Option<Print>,
+pub(crate) struct IndexSnapshot {
+    pub fingerprint: Option<Fingerprint>,
     file: Option<(File, SystemTime)>,
 }
 
-impl Base {
+impl IndexSnapshot {
     /// Opens the index of a repository; without one nothing is staged.
     pub fn open(repository: &Repository) -> Result<Self> {
         let path = repository.git_dir.join("index");
-        let open = || -> io::Result<(File, SystemTime, Print)> {
+        let open = || -> io::Result<(File, SystemTime, Fingerprint)> {
             use std::os::unix::fs::FileExt as _;
             let file = sys::files::open_no_follow(&path)?;
             let found = file.metadata()?;
@@ -53,21 +53,21 @@ impl Base {
             let mut trailer = vec![0; 32.min(usize::try_from(found.len()).unwrap_or(32))];
             let at = found.len() - trailer.len() as u64;
             file.read_exact_at(&mut trailer, at)?;
-            let print = Print {
+            let fingerprint = Fingerprint {
                 length: found.len(),
                 modified: found.mtime() * 1_000_000_000 + found.mtime_nsec(),
                 inode: found.ino(),
                 trailer,
             };
-            Ok((file, found.modified()?, print))
+            Ok((file, found.modified()?, fingerprint))
         };
         match open() {
-            Ok((file, modified, print)) => Ok(Self {
-                print: Some(print),
+            Ok((file, modified, fingerprint)) => Ok(Self {
+                fingerprint: Some(fingerprint),
                 file: Some((file, modified)),
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self {
-                print: None,
+                fingerprint: None,
                 file: None,
             }),
             Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -105,17 +105,17 @@ impl Scan {
     /// Copies the agent's index for both of our uses, with its modification time: git takes an entry for
     /// unchanged only if its file is older than the index. A damaged one is replaced by what HEAD holds.
     pub fn take(
-        base: Base,
-        side: &Side,
+        snapshot: IndexSnapshot,
+        shadow: &ShadowGitDir,
         repository: &Repository,
         head: Option<&str>,
         git: &Git,
     ) -> Result<Self> {
-        let (worktree, staged) = (side.file(WORKTREE), side.file(STAGED));
+        let (worktree, staged) = (shadow.file(WORKTREE), shadow.file(STAGED));
         for path in [&worktree, &staged] {
             remove(path)?;
         }
-        let Some((mut file, modified)) = base.file else {
+        let Some((mut file, modified)) = snapshot.file else {
             return Ok(Self::default());
         };
         let mut bytes = Vec::new();
@@ -128,7 +128,7 @@ impl Scan {
         }
         if kind == Some(IndexKind::Partial) {
             // Its other part lies beside it. git writes it anew as a whole, with all its stat data.
-            side.share_index(repository)?;
+            shadow.share_index(repository)?;
             let whole = git
                 .on_index(&worktree)
                 .run(&["update-index", "--force-write-index"], Vec::new());
@@ -203,8 +203,8 @@ pub(crate) struct Staged {
 
 impl Staged {
     /// Writes what is staged.
-    pub fn write(scan: &Scan, side: &Side, git: &Git, oid_length: usize) -> Result<Self> {
-        let staged = git.on_index(&side.file(STAGED));
+    pub fn write(scan: &Scan, shadow: &ShadowGitDir, git: &Git, oid_length: usize) -> Result<Self> {
+        let staged = git.on_index(&shadow.file(STAGED));
         let in_conflict: Vec<&Special> = scan
             .specials
             .iter()
@@ -217,8 +217,8 @@ impl Staged {
                 .iter()
                 .flat_map(|entry| line(0, &none, 0, &entry.path));
             staged.run(&INDEX_INFO, gone.collect())?;
-            remove(&side.file(SCRATCH))?;
-            let scratch = git.on_index(&side.file(SCRATCH));
+            remove(&shadow.file(SCRATCH))?;
+            let scratch = git.on_index(&shadow.file(SCRATCH));
             let apart = in_conflict.iter().flat_map(|entry| {
                 let path = [entry.stage.to_string().as_bytes(), b"/", &entry.path].concat();
                 line(entry.mode, &entry.oid, 0, &path)

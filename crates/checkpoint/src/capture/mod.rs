@@ -17,7 +17,7 @@ use super::message::{self, Head, Kept, Nested, Stashed, State};
 use super::{CheckpointOutcome, CheckpointTarget};
 use crate::git::objects::{self, Object};
 use crate::git::{Git, Repository};
-use index::{Base, MEMORY, Print, Staged, Scan, remove};
+use index::{IndexSnapshot, MEMORY, Fingerprint, Staged, Scan, remove};
 use nested::inner;
 use sys::error::{Context as _, Result};
 use sys::process::current_boot_id;
@@ -25,7 +25,7 @@ use sys::thread;
 use worktree::{Worktree, WorktreeScan};
 
 /// What we remember is not to be used.
-pub(super) struct Again;
+pub(super) struct Retry;
 
 /// What we remember of the last checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub(super) struct Memory {
     #[serde(alias = "life")]
     pub boot_id: String,
     pub work_tree: String,
-    pub base: Option<Print>,
+    pub snapshot: Option<Fingerprint>,
     /// What was asked for about conversions.
     pub rules: String,
     pub staged: Staged,
@@ -64,12 +64,12 @@ impl Taking<'_> {
     /// Looks at all that a checkpoint is made of; `take_inner` takes one of a repository inside of this one.
     pub fn look(
         &self,
-        base: Base,
-        again: Option<Again>,
+        snapshot: IndexSnapshot,
+        again: Option<Retry>,
         take_inner: impl Fn(&CheckpointTarget) -> Result<CheckpointOutcome>,
     ) -> Result<Captured> {
         // The files take the time; the refs are read meanwhile.
-        let files = || self.files(base, again.is_some());
+        let files = || self.files(snapshot, again.is_some());
         let (known, files) = thread::both("refs", || self.known(), files);
         let known = known.context("reading the refs failed")??;
         let (memory, seen) = files?;
@@ -146,10 +146,10 @@ impl Taking<'_> {
     }
 
     /// What is staged and what is on the disk, as objects.
-    pub fn files(&self, base: Base, anew: bool) -> Result<(Memory, WorktreeScan)> {
+    pub fn files(&self, snapshot: IndexSnapshot, anew: bool) -> Result<(Memory, WorktreeScan)> {
         let worktree = Worktree::new(
             self.repository,
-            self.side,
+            self.shadow,
             &self.files,
             self.place.largest_file,
         );
@@ -159,7 +159,7 @@ impl Taking<'_> {
         let remembered = self.remembered().filter(|memory| {
             !anew
                 && memory.boot_id == boot_id
-                && memory.base == base.print
+                && memory.snapshot == snapshot.fingerprint
                 && memory.rules == rules
                 && !memory.lost
         });
@@ -175,23 +175,23 @@ impl Taking<'_> {
         let head = head
             .filter(|object| object.kind == "commit")
             .map(|object| object.oid);
-        self.side.set_head(head.as_deref())?;
+        self.shadow.set_head(head.as_deref())?;
         // Until this is done, nothing is remembered.
-        remove(&self.side.file(MEMORY))?;
-        let print = base.print.clone();
-        let base = if anew || base.print.is_some() {
-            Base::open(self.repository)?
+        remove(&self.shadow.file(MEMORY))?;
+        let fingerprint = snapshot.fingerprint.clone();
+        let snapshot = if anew || snapshot.fingerprint.is_some() {
+            IndexSnapshot::open(self.repository)?
         } else {
-            base
+            snapshot
         };
         let scan = Scan::take(
-            base,
-            self.side,
+            snapshot,
+            self.shadow,
             self.repository,
             head.as_deref(),
             &self.files,
         )?;
-        let staged = Staged::write(&scan, self.side, &self.files, oid_length)?;
+        let staged = Staged::write(&scan, self.shadow, &self.files, oid_length)?;
         worktree.settle(&scan)?;
         let seen = worktree.capture(Some(&scan))?;
         let text = |path: &Vec<u8>| String::from_utf8(path.clone()).ok();
@@ -200,7 +200,7 @@ impl Taking<'_> {
                 version: 1,
                 boot_id,
                 work_tree: self.repository.work_tree.to_string_lossy().into_owned(),
-                base: print,
+                snapshot: fingerprint,
                 rules,
                 staged,
                 lost: scan.lost,
@@ -212,7 +212,7 @@ impl Taking<'_> {
     }
 
     pub fn remembered(&self) -> Option<Memory> {
-        let bytes = fs::read(self.side.file(MEMORY)).ok()?;
+        let bytes = fs::read(self.shadow.file(MEMORY)).ok()?;
         let memory: Memory = serde_json::from_slice(&bytes).ok()?;
         let is_here = Path::new(&memory.work_tree) == self.repository.work_tree;
         (is_here && memory.version == 1).then_some(memory)

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::index::{INDEX_INFO, line};
 use crate::git::objects::{self, Copies};
-use crate::git::{Git, Side};
+use crate::git::{Git, ShadowGitDir};
 use sys::error::{Context as _, Result};
 use sys::files::{is_gone, open_no_follow};
 
@@ -22,16 +22,16 @@ const READS: usize = 3;
 /// Returns words on files that changed even while we read them.
 pub(crate) fn add(
     git: &Git,
-    side: &Side,
+    shadow: &ShadowGitDir,
     paths: &[Vec<u8>],
     oid_length: usize,
 ) -> Result<Vec<String>> {
-    let dir = side.file("torn");
+    let dir = shadow.file("torn");
     let mut copies = Copies::new(&dir)?;
     let mut told = Vec::new();
     let mut modes = Vec::new();
     for path in paths {
-        let file = side.work_tree.join(std::ffi::OsStr::from_bytes(path));
+        let file = shadow.work_tree.join(std::ffi::OsStr::from_bytes(path));
         let read = read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         modes.push(read.as_ref().map(|read| read.mode));
         if let Some(read) = read {
@@ -93,8 +93,8 @@ fn read(path: &Path) -> io::Result<Option<Read>> {
             (false, 0) => 0o100_644,
             (false, _) => 0o100_755,
         };
-        let print = |found: &Metadata| (found.len(), found.mtime(), found.mtime_nsec());
-        let is_torn = print(&before) != print(&after) || bytes.len() as u64 != after.len();
+        let fingerprint = |found: &Metadata| (found.len(), found.mtime(), found.mtime_nsec());
+        let is_torn = fingerprint(&before) != fingerprint(&after) || bytes.len() as u64 != after.len();
         last = Some(Read {
             mode,
             bytes,
@@ -149,12 +149,12 @@ mod tests {
 
         let until = Instant::now() + FOREVER;
         let repository = Repository::of(&workspace, until).unwrap().unwrap();
-        let side = Side::open(&dir.path().join("side"), &repository).unwrap();
-        let index = side.file("test.index");
+        let shadow = ShadowGitDir::open(&dir.path().join("side"), &repository).unwrap();
+        let index = shadow.file("test.index");
         fs::copy(workspace.join(".git/index"), &index).unwrap();
-        let git = Git::files(&side, until).on_index(&index);
+        let git = Git::files(&shadow, until).on_index(&index);
         let paths = ["a", "with\nline", "link", "gone"].map(|path| path.as_bytes().to_vec());
-        assert_eq!(add(&git, &side, &paths, 20).unwrap(), [""; 0]);
+        assert_eq!(add(&git, &shadow, &paths, 20).unwrap(), [""; 0]);
         let tree = git.line(&["write-tree"], Vec::new()).unwrap();
         fs::remove_file(workspace.join(".git/index")).unwrap();
         plain(&["-c", "core.autocrlf=false", "add", "-A"]);

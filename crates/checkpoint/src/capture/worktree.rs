@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use super::index::{INDEX_INFO, MEMORY, Special, Scan, WORKTREE, line, remove};
 use super::unstable_file;
 use crate::git::status::{self, Change};
-use crate::git::{Git, Repository, Side, index, objects};
+use crate::git::{Git, Repository, ShadowGitDir, index, objects};
 use sys::error::{Context as _, Result, ensure};
 use sys::files::open_no_follow;
 
@@ -36,18 +36,18 @@ pub(crate) struct WorktreeScan {
 /// Brings our index up to the disk.
 pub(crate) struct Worktree<'a> {
     pub repository: &'a Repository,
-    pub side: &'a Side,
+    pub shadow: &'a ShadowGitDir,
     /// On our index.
     pub git: Git,
     pub largest_file: u64,
 }
 
 impl<'a> Worktree<'a> {
-    pub fn new(repository: &'a Repository, side: &'a Side, git: &Git, largest_file: u64) -> Self {
+    pub fn new(repository: &'a Repository, shadow: &'a ShadowGitDir, git: &Git, largest_file: u64) -> Self {
         Self {
             repository,
-            side,
-            git: git.on_index(&side.file(WORKTREE)),
+            shadow,
+            git: git.on_index(&shadow.file(WORKTREE)),
             largest_file,
         }
     }
@@ -86,7 +86,7 @@ impl<'a> Worktree<'a> {
                 Ok(seen) => return Ok(seen),
                 Err(error) => last = Some(error),
             }
-            remove(&self.side.file("worktree.index.lock"))?;
+            remove(&self.shadow.file("worktree.index.lock"))?;
             if self.git.until() <= std::time::Instant::now() {
                 break;
             }
@@ -138,7 +138,7 @@ impl<'a> Worktree<'a> {
             }
         }
         extras.retain(|path| !gone.contains(path));
-        let memory = self.side.file(MEMORY);
+        let memory = self.shadow.file(MEMORY);
         if fresh.is_none() && gone.is_empty() && there.is_empty() && memory.exists() {
             return Ok(seen);
         }
@@ -149,7 +149,7 @@ impl<'a> Worktree<'a> {
         let there: Vec<Vec<u8>> = there.into_iter().collect();
         if by_ourselves {
             let oid_length = self.repository.settings.oid_length;
-            let told = unstable_file::add(&self.git, self.side, &there, oid_length)?;
+            let told = unstable_file::add(&self.git, self.shadow, &there, oid_length)?;
             seen.left_out.extend(told);
         } else if !there.is_empty() {
             let list = there
@@ -200,7 +200,7 @@ impl<'a> Worktree<'a> {
     }
 
     fn find(&self, path: &[u8]) -> io::Result<fs::Metadata> {
-        fs::symlink_metadata(self.side.work_tree.join(OsStr::from_bytes(path)))
+        fs::symlink_metadata(self.shadow.work_tree.join(OsStr::from_bytes(path)))
     }
 
     /// Looks at a file before git does.
@@ -221,7 +221,7 @@ impl<'a> Worktree<'a> {
                 self.largest_file
             ));
         }
-        match open_no_follow(&self.side.work_tree.join(OsStr::from_bytes(path))) {
+        match open_no_follow(&self.shadow.work_tree.join(OsStr::from_bytes(path))) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Sort::LeaveOut("it may not be read".to_owned())
             }
@@ -255,7 +255,7 @@ impl<'a> Worktree<'a> {
 
     /// Files that only our index knows, since they were untracked.
     pub fn extras(&self) -> Result<BTreeSet<Vec<u8>>> {
-        let bytes = sys::files::read_optional(&self.side.file("extra"))?.unwrap_or_default();
+        let bytes = sys::files::read_optional(&self.shadow.file("extra"))?.unwrap_or_default();
         let paths = bytes
             .split(|byte| *byte == 0)
             .filter(|path| !path.is_empty());
@@ -267,7 +267,7 @@ impl<'a> Worktree<'a> {
             .iter()
             .flat_map(|path| [path, &b"\0"[..]].concat())
             .collect();
-        fs::write(self.side.file("extra"), bytes).context("cannot write our list of files")
+        fs::write(self.shadow.file("extra"), bytes).context("cannot write our list of files")
     }
 
     /// Files that are unchanged to git, and yet have other bytes on the disk than in their object, since git
@@ -350,7 +350,7 @@ impl<'a> Worktree<'a> {
             || settings.attributes_file.as_deref().is_some_and(asks)
             || inside
                 .into_iter()
-                .any(|path| asks(&self.side.work_tree.join(OsStr::from_bytes(path))))
+                .any(|path| asks(&self.shadow.work_tree.join(OsStr::from_bytes(path))))
     }
 
     /// Those of `paths` that a filter converts. Attributes are read as the repository has them; no filter is run.
@@ -360,8 +360,8 @@ impl<'a> Worktree<'a> {
             return Ok(BTreeSet::new());
         }
         let git = Git::refs(self.repository, self.git.until())
-            .with("GIT_WORK_TREE", self.side.work_tree.clone())
-            .within(&self.side.work_tree);
+            .with("GIT_WORK_TREE", self.shadow.work_tree.clone())
+            .within(&self.shadow.work_tree);
         let global = self.repository.settings.attributes_file.as_deref();
         let global = global.map_or_else(String::new, |path| {
             format!("core.attributesFile={}", path.display())

@@ -38,7 +38,7 @@ use sys::error::{Context as _, Result, anyhow, ensure};
 
 pub use as_user::{as_user, without_secret};
 pub use repository::Repository;
-pub use shadow_dir::Side;
+pub use shadow_dir::ShadowGitDir;
 
 /// Settings that could run a program, wait for a human, or change more than is asked, put out of action; and
 /// those that make our own objects durable before a ref names them.
@@ -144,13 +144,13 @@ impl Git {
 
     /// For files, indexes and objects, in a git directory of ours.
     #[must_use]
-    pub fn files(side: &Side, until: Instant) -> Self {
+    pub fn files(shadow: &ShadowGitDir, until: Instant) -> Self {
         Self {
-            dir: side.work_tree.clone(),
+            dir: shadow.work_tree.clone(),
             variables: vec![
-                ("GIT_DIR", side.dir.clone()),
-                ("GIT_WORK_TREE", side.work_tree.clone()),
-                ("GIT_OBJECT_DIRECTORY", side.objects.clone()),
+                ("GIT_DIR", shadow.dir.clone()),
+                ("GIT_WORK_TREE", shadow.work_tree.clone()),
+                ("GIT_OBJECT_DIRECTORY", shadow.objects.clone()),
                 ("GIT_CONFIG_NOSYSTEM", "1".into()),
                 ("GIT_CONFIG_GLOBAL", "/dev/null".into()),
             ],

@@ -17,7 +17,7 @@ const PATTERNS_MAX: u64 = 1 << 20;
 
 /// The git directory.
 #[derive(Debug, Clone)]
-pub struct Side {
+pub struct ShadowGitDir {
     /// Where it is.
     pub dir: PathBuf,
     /// The workspace.
@@ -26,7 +26,7 @@ pub struct Side {
     pub objects: PathBuf,
 }
 
-impl Side {
+impl ShadowGitDir {
     /// Makes it at `dir`, or makes it what it has to be. Locks in it are of processes that have ended: only who
     /// holds the place's lock comes here.
     ///
@@ -45,7 +45,7 @@ impl Side {
                 fs::remove_file(&path).ok();
             }
         }
-        let side = Self {
+        let shadow = Self {
             dir: dir.to_path_buf(),
             work_tree: repository.work_tree.clone(),
             objects: repository.common_dir.join("objects"),
@@ -73,14 +73,14 @@ impl Side {
         } else {
             Vec::new()
         };
-        side.write("config", config.as_bytes())?;
-        side.write("info/attributes", ATTRIBUTES.as_bytes())?;
-        side.write("info/exclude", &exclude)?;
+        shadow.write("config", config.as_bytes())?;
+        shadow.write("info/attributes", ATTRIBUTES.as_bytes())?;
+        shadow.write("info/exclude", &exclude)?;
         common(dir, repository)?;
-        if !side.file("HEAD").exists() {
-            side.set_head(None)?;
+        if !shadow.file("HEAD").exists() {
+            shadow.set_head(None)?;
         }
-        Ok(side)
+        Ok(shadow)
     }
 
     /// What the next commands take for HEAD: a commit, or none.

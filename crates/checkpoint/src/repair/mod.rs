@@ -14,7 +14,7 @@ use std::path::Path;
 
 use super::git::call::{ask, feed, try_feed};
 use super::rebuild;
-use super::{Checkpoint, CheckpointTarget, Turn, list, list_at, lock};
+use super::{Checkpoint, CheckpointTarget, WorkspaceLock, list, list_at, lock};
 use crate::git::{Git, Repository, shadow_dir};
 use crate::workspace::{self, git_dir};
 use state::layout::DataDir;
@@ -44,7 +44,7 @@ pub fn repair(
     deadline: Deadline,
 ) -> Result<Findings> {
     let mut found = Findings::default();
-    let _turn = turn_of(place, deadline)?;
+    let _lock = lock_of(place, deadline)?;
     drop_private(place)?;
     relink(data_dir, place, &mut found, deadline);
     let dir = &place.workspace;
@@ -78,7 +78,7 @@ pub fn bring_back(
     if !repository.is_dir() || repository.starts_with(&place.workspace) {
         return Ok(None);
     }
-    let _turn = turn_of(place, deadline)?;
+    let _lock = lock_of(place, deadline)?;
     drop_private(place)?;
     remove_empty_objects(&repository, &mut Findings::default())?;
     for checkpoint in list_at(place, &repository, deadline)? {
@@ -91,9 +91,9 @@ pub fn bring_back(
 }
 
 /// Nobody else is at the place meanwhile; one that no checkpoint was ever made of is left alone.
-fn turn_of(place: &CheckpointTarget, deadline: Deadline) -> Result<Option<Turn>> {
+fn lock_of(place: &CheckpointTarget, deadline: Deadline) -> Result<Option<WorkspaceLock>> {
     let is_known = place.private.is_dir();
-    is_known.then(|| Turn::wait(place, deadline)).transpose()
+    is_known.then(|| WorkspaceLock::wait(place, deadline)).transpose()
 }
 
 /// An index that is older than an object that is lost believes the object to be there.

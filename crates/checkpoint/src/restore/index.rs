@@ -8,12 +8,12 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::capture::index::{INDEX_INFO, Special, line};
-use crate::git::{Git, Repository, Side, objects};
+use crate::git::{Git, Repository, ShadowGitDir, objects};
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::files::{create_private_dir, sync_dir};
 
 /// The index in the making.
-const PREPARED: &str = "prepared.index";
+const STAGED: &str = "prepared.index";
 
 /// The lock on the agent's index: as long as it is held, no git of the agent changes the index.
 #[derive(Debug)]
@@ -47,9 +47,9 @@ impl IndexLock {
     }
 
     /// Puts `prepared` in the place of the index, and lets go.
-    pub fn replace(mut self, prepared: &Path) -> Result<()> {
+    pub fn replace(mut self, staged: &Path) -> Result<()> {
         let replace = |lock: &mut Self| -> io::Result<()> {
-            let mut source = File::open(prepared)?;
+            let mut source = File::open(staged)?;
             io::copy(&mut source, &mut lock.file)?;
             // git takes an entry for unchanged only if its file is older than the index.
             lock.file.set_modified(source.metadata()?.modified()?)?;
@@ -78,13 +78,13 @@ impl Drop for IndexLock {
 /// that is up to date with the files.
 pub(crate) fn prepare(
     git: &Git,
-    side: &Side,
+    shadow: &ShadowGitDir,
     disk: &Path,
     staged: &str,
     specials: &[Special],
     oid_length: usize,
 ) -> Result<PathBuf> {
-    let path = side.file(PREPARED);
+    let path = shadow.file(STAGED);
     fs::copy(disk, &path).context("cannot copy our index")?;
     let git = git.on_index(&path);
     git.run(&["read-tree", "-m", staged], Vec::new())?;
@@ -99,7 +99,7 @@ pub(crate) fn prepare(
     if !lines.is_empty() {
         git.run(&INDEX_INFO, lines)?;
     }
-    add_names(&git, side, specials)?;
+    add_names(&git, shadow, specials)?;
     let flags = |option: &str, is_set: fn(&Special) -> bool| {
         let paths = specials
             .iter()
@@ -129,7 +129,7 @@ pub(crate) fn prepare(
 
 /// Names without content. git wants to see a file of that name, so it is shown one elsewhere: on the disk there may be
 /// none any more.
-fn add_names(git: &Git, side: &Side, specials: &[Special]) -> Result<()> {
+fn add_names(git: &Git, shadow: &ShadowGitDir, specials: &[Special]) -> Result<()> {
     let names: Vec<&Special> = specials
         .iter()
         .filter(|entry| entry.intent_to_add)
@@ -137,7 +137,7 @@ fn add_names(git: &Git, side: &Side, specials: &[Special]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
-    let dir = side.file("names");
+    let dir = shadow.file("names");
     if dir.exists() {
         fs::remove_dir_all(&dir).context("cannot clear our directory")?;
     }

@@ -20,7 +20,7 @@ use super::context::{Taking, lock};
 use super::message::{self, Kept, Nested};
 use super::{CheckpointTarget, ensure_names};
 use crate::git::objects;
-use crate::git::{Git, Repository, Side};
+use crate::git::{Git, Repository, ShadowGitDir};
 use index::{IndexLock, prepare};
 use plan::{Heads, RollbackPlan};
 use state::Trigger;
@@ -79,8 +79,8 @@ fn give_back(
     until: Instant,
 ) -> Result<Vec<String>> {
     let _lock = lock(place, until)?;
-    let side = Side::open(&place.private.join("git"), repository)?;
-    let taking = Taking::new(place, Trigger::Before, repository, &side, until);
+    let shadow = ShadowGitDir::open(&place.private.join("git"), repository)?;
+    let taking = Taking::new(place, Trigger::Before, repository, &shadow, until);
     let index = IndexLock::take(repository)?;
     let plan = RollbackPlan::make(&taking, kept, heads)?;
     let RollbackPlan {
@@ -90,9 +90,9 @@ fn give_back(
         head,
     } = plan;
 
-    let disk = side.file(DISK);
+    let disk = shadow.file(DISK);
     point(Point::RollbackLocked);
-    copy(&side.file(WORKTREE), &disk)?;
+    copy(&shadow.file(WORKTREE), &disk)?;
     let on_disk = taking.files.on_index(&disk);
     if !spared.is_empty() {
         let none = objects::none(repository.settings.oid_length);
@@ -108,9 +108,9 @@ fn give_back(
         .run(&["read-tree", "--reset", "-u", &then.worktree], Vec::new())
         .context("some files may have been written, others not; the checkpoint before this one has them all")?;
     let oid_length = repository.settings.oid_length;
-    let prepared = prepare(
+    let staged = prepare(
         &taking.files,
-        &side,
+        &shadow,
         &disk,
         &then.index,
         &then.specials,
@@ -151,7 +151,7 @@ fn give_back(
         head::restash(&taking.refs, &now, &kept.state)?;
     }
     point(Point::RollbackHeads);
-    index.replace(&prepared)?;
+    index.replace(&staged)?;
     for nested in &kept.state.nested {
         let given = give_back_nested(place, repository, nested, heads == Heads::Move, until);
         match given {
@@ -177,8 +177,8 @@ pub(super) fn plan(
 ) -> Result<Vec<String>> {
     let (repository, kept) = open(place, id, until)?;
     let _lock = lock(place, until)?;
-    let side = Side::open(&place.private.join("git"), &repository)?;
-    let taking = Taking::new(place, Trigger::Before, &repository, &side, until);
+    let shadow = ShadowGitDir::open(&place.private.join("git"), &repository)?;
+    let taking = Taking::new(place, Trigger::Before, &repository, &shadow, until);
     Ok(RollbackPlan::make(&taking, &kept, Heads::asked(with_head))?.words())
 }
 

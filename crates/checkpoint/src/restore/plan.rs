@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::conflicts::Way;
 use super::head::refuse_shared;
-use crate::capture::index::{Base, Special, read_entries};
+use crate::capture::index::{IndexSnapshot, Special, read_entries};
 use crate::capture::worktree::Worktree;
 use crate::capture::{self, Known, operation};
 use crate::context::Taking;
@@ -49,20 +49,20 @@ impl RollbackPlan {
     /// # Errors
     /// A file that no checkpoint holds would be written over, a branch is checked out elsewhere too, or git cannot.
     pub fn make(taking: &Taking<'_>, kept: &Kept, heads: Heads) -> Result<Self> {
-        let (side, repository, until) = (taking.side, taking.repository, taking.files.until());
+        let (shadow, repository, until) = (taking.shadow, taking.repository, taking.files.until());
         let then = Then::read(&taking.files, kept)?;
         if heads == Heads::Move {
             refuse_shared(repository, &kept.state.head, until)?;
         }
         let known = taking.known()?;
         // The same eyes as a checkpoint's: our index is then up to what is on the disk.
-        let (now, _) = taking.files(Base::open(repository)?, false)?;
+        let (now, _) = taking.files(IndexSnapshot::open(repository)?, false)?;
         let mut way = Way::between(&taking.files, &now.worktree, &then.worktree)?;
         let largest_file = taking.place.largest_file;
-        let untracked = Worktree::new(repository, side, &taking.files, largest_file).extras()?;
+        let untracked = Worktree::new(repository, shadow, &taking.files, largest_file).extras()?;
         let spared = way.spare_ignored(
             &taking.files,
-            &side.file("patterns"),
+            &shadow.file("patterns"),
             &then.worktree,
             &untracked,
         )?;

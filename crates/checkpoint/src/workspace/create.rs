@@ -250,13 +250,13 @@ fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) 
     );
     // What others have pushed is newer than a branch here that nobody works on; but that one may hold commits
     // of its own, so it is what is taken where it is free.
-    let base = match (has(&local), has(&remote)) {
+    let snapshot = match (has(&local), has(&remote)) {
         (_, true) if is_checked_out(repository, &local)? => Some(remote),
         (true, _) => Some(local.clone()),
         (false, true) => Some(remote),
         (false, false) => None,
     };
-    let Some(base) = base else {
+    let Some(snapshot) = snapshot else {
         let is_empty = !has("HEAD")
             && text(git::as_user(repository).args(["for-each-ref", "--count=1", "refs/remotes"]))?
                 .is_empty();
@@ -282,14 +282,14 @@ fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) 
             // From a workspace of before, with its commits.
             add.arg(place).arg(&own);
         } else {
-            add.args(["--no-track", "-b", &own]).arg(place).arg(&base);
+            add.args(["--no-track", "-b", &own]).arg(place).arg(&snapshot);
         }
         own
-    } else if base == local {
+    } else if snapshot == local {
         add.arg(place).arg(&requested);
         requested
     } else {
-        add.args(["--track", "-b", &requested]).arg(place).arg(&base);
+        add.args(["--track", "-b", &requested]).arg(place).arg(&snapshot);
         requested
     };
     let output = {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::git::{Git, Repository, Side, objects};
+use crate::git::{Git, Repository, ShadowGitDir, objects};
 use state::layout::DataDir;
 
 pub use create::{CreatedWorkspace, Source, make};
@@ -126,16 +126,16 @@ pub fn is_open_anywhere(path: &Path) -> bool {
 pub fn status(workspace: &Path, aside: &Path, arguments: &[&str]) -> Option<String> {
     let until = Instant::now() + STATUS_LIMIT;
     let repository = Repository::of(workspace, until).ok()??;
-    let side = Side::open(aside, &repository).ok()?;
+    let shadow = ShadowGitDir::open(aside, &repository).ok()?;
     let head = objects::look_up(&Git::refs(&repository, until), &["HEAD"]).ok()?;
-    side.set_head(head.get("HEAD").map(|object| object.oid.as_str()))
+    shadow.set_head(head.get("HEAD").map(|object| object.oid.as_str()))
         .ok()?;
-    let git = Git::files(&side, until).with("GIT_INDEX_FILE", repository.git_dir.join("index"));
+    let git = Git::files(&shadow, until).with("GIT_INDEX_FILE", repository.git_dir.join("index"));
     // A submodule's own git would read its configuration.
     let arguments = [&["status", "--ignore-submodules=dirty"], arguments].concat();
     let said = git.run(&arguments, Vec::new()).or_else(|_| {
         // Its index may be a split one.
-        side.share_index(&repository)?;
+        shadow.share_index(&repository)?;
         git.run(&arguments, Vec::new())
     });
     Some(String::from_utf8_lossy(&said.ok()?).into_owned())
