@@ -223,7 +223,7 @@ fn put(data_dir: &DataDir, from: &Path, to: &Path, over_shorter: bool) -> Result
             let is_longer = fs::symlink_metadata(from)?.len() > meta.len();
             // One without a word may be as long as it likes: a power cut leaves NULs.
             let is_gone =
-                may && !is_longer && claude::transcript::locate::set_aside(&target).is_ok();
+                may && !is_longer && claude::transcript::locate::quarantine(&target).is_ok();
             ensure!(
                 may && (is_longer || is_gone),
                 "{} is there, and no shorter",

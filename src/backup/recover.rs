@@ -148,7 +148,7 @@ fn file(
         &WriteRequest::TakeFile(aside.into()),
         stop,
     )?;
-    point(Point::BroughtAside);
+    point(Point::BroughtQuarantined);
     let place = WriteRequest::Place {
         aside: aside.into(),
         part: PathBuf::new(),

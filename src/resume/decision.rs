@@ -12,7 +12,7 @@ pub enum SessionStart {
     /// Nothing was ever said in this session: it begins, with the declared prompt.
     First {
         /// A file of its name without a word in it, which Claude would stumble over.
-        set_aside: Option<PathBuf>,
+        quarantine: Option<PathBuf>,
     },
     /// The session goes on.
     Resume {
@@ -100,9 +100,9 @@ pub fn decide(record: &AgentRecord, lookup: &Lookup) -> Result<SessionStart, Ses
             None => format!("projects/*/{}.jsonl", record.session_id),
         })),
         Lookup::Blank(path) => Ok(SessionStart::First {
-            set_aside: Some(path.clone()),
+            quarantine: Some(path.clone()),
         }),
-        Lookup::Missing => Ok(SessionStart::First { set_aside: None }),
+        Lookup::Missing => Ok(SessionStart::First { quarantine: None }),
     }
 }
 
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(
             decide(&cleared, &Lookup::Blank("/x".into())),
             Ok(SessionStart::First {
-                set_aside: Some("/x".into())
+                quarantine: Some("/x".into())
             })
         );
         cleared.transcript = record(true).transcript;
@@ -156,13 +156,13 @@ mod tests {
     fn a_session_without_words_begins_and_one_with_words_goes_on() {
         assert_eq!(
             decide(&record(false), &Lookup::Missing),
-            Ok(SessionStart::First { set_aside: None })
+            Ok(SessionStart::First { quarantine: None })
         );
         let blank = Lookup::Blank("/x".into());
         assert_eq!(
             decide(&record(false), &blank),
             Ok(SessionStart::First {
-                set_aside: Some("/x".into())
+                quarantine: Some("/x".into())
             })
         );
         for had_conversation in [true, false] {

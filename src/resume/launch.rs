@@ -141,8 +141,8 @@ fn make_ready(
     name: &AgentName,
     plan: &mut LaunchPlan,
 ) -> Result<Vec<String>> {
-    if let Some(blank) = &plan.set_aside {
-        locate::set_aside(blank)?;
+    if let Some(blank) = &plan.quarantine {
+        locate::quarantine(blank)?;
     }
     if let Some((file, text)) = &plan.note {
         files::write_atomic(file, text.as_bytes())?;

@@ -30,7 +30,7 @@ pub struct LaunchPlan {
     /// The environment that is declared for it.
     pub(super) environment: BTreeMap<String, String>,
     /// A transcript without a word in it, to be moved out of Claude's way before.
-    pub(super) set_aside: Option<PathBuf>,
+    pub(super) quarantine: Option<PathBuf>,
     /// A file to be written before: where, and what it says.
     pub(super) note: Option<(PathBuf, String)>,
 }
@@ -111,15 +111,15 @@ pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
         failures: facts.brought.failures.clone(),
     })?;
     let command_line = |start: &Start<'_>| arguments(start, &record.name, &facts.extra);
-    let (how, arguments, set_aside, details) = match start {
-        SessionStart::First { set_aside } => {
+    let (how, arguments, quarantine, details) = match start {
+        SessionStart::First { quarantine } => {
             // After `/clear` it was given already, to the session before.
             let is_first = record.past_sessions.is_empty() && !record.prompt_delivered;
             let start = Start::First {
                 session_id: &record.session_id,
                 prompt: facts.prompt.filter(|_| is_first),
             };
-            (StartKind::First, command_line(&start), set_aside, None)
+            (StartKind::First, command_line(&start), quarantine, None)
         }
         SessionStart::Resume { transcript } => {
             let tail = facts.tail.as_ref();
@@ -151,7 +151,7 @@ pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
         boot_id: facts.boot_id.to_owned(),
         extra: facts.extra,
         environment: facts.environment,
-        set_aside,
+        quarantine,
         note: details.map(|text| (facts.note_file, text)),
     })
 }
@@ -258,7 +258,7 @@ mod tests {
         let blank = Lookup::Blank("/x".into());
         let plan = decide(facts(&unsaid, &history, blank)).unwrap();
         assert_eq!(
-            (plan.how, plan.set_aside),
+            (plan.how, plan.quarantine),
             (StartKind::First, Some("/x".into()))
         );
     }

@@ -50,7 +50,7 @@ pub(super) fn ready(context: &LaunchContext<'_>, record: &AgentRecord) -> Result
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             // A file in its place, or a link that leads nowhere.
             if fs::symlink_metadata(&place.workspace).is_ok() {
-                move_aside(&place.workspace)?;
+                quarantine(&place.workspace)?;
             }
             bring_back(context, &place, "its workspace was gone", deadline)
         }
@@ -60,7 +60,7 @@ pub(super) fn ready(context: &LaunchContext<'_>, record: &AgentRecord) -> Result
         ))),
         Err(error) => {
             let why = format!("its workspace could not be read ({error}) and was moved aside");
-            move_aside(&place.workspace)?;
+            quarantine(&place.workspace)?;
             bring_back(context, &place, &why, deadline)
         }
     }
@@ -189,7 +189,7 @@ fn repair(context: &LaunchContext<'_>, place: &CheckpointTarget, deadline: Deadl
     Readied { what, told }
 }
 
-fn move_aside(workspace: &Path) -> Result<()> {
+fn quarantine(workspace: &Path) -> Result<()> {
     let mut aside = workspace.as_os_str().to_owned();
     aside.push(".damaged");
     // What was moved away before stays.

@@ -256,7 +256,7 @@ impl Link {
         }
         fs::remove_file(&self.at)
             .with_context(|| format!("cannot remove {}", self.at.display()))?;
-        let back = newest_aside(&self.at)?;
+        let back = newest_quarantined(&self.at)?;
         if let Some(aside) = &back {
             rename_new(aside, &self.at)
                 .with_context(|| format!("cannot rename {}", aside.display()))?;
@@ -297,7 +297,7 @@ pub fn aside(at: &Path) -> PathBuf {
     at.with_file_name(name)
 }
 
-fn newest_aside(at: &Path) -> Result<Option<PathBuf>> {
+fn newest_quarantined(at: &Path) -> Result<Option<PathBuf>> {
     let parent = at.parent().unwrap_or(Path::new("/"));
     let Some(name) = at.file_name().and_then(|name| name.to_str()) else {
         bail!("{} has no name", at.display());

@@ -43,7 +43,7 @@ pub(super) fn resolve(path: &Path) -> PathBuf {
 }
 
 /// Keeps a copy of a torn file beside it.
-pub(super) fn set_aside(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+pub(super) fn quarantine(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".torn-{}", Timestamp::now().as_millis()));
     let aside = path.with_file_name(name);

@@ -103,7 +103,7 @@ pub(super) fn update(
             continue;
         }
         if let Some(torn) = torn {
-            let aside = config_repair::set_aside(path, &torn)?;
+            let aside = config_repair::quarantine(path, &torn)?;
             said.push(format!(
                 "{} was torn; it is kept as {}",
                 path.display(),

@@ -68,7 +68,7 @@ points! {
     BackupMade = "backup/made": "restic has made it, and we have not written it down.",
     BackupStored = "backup/stored": "It is written down where root sees it, and not for everybody.",
     BackupCopied = "backup/copied": "The copy elsewhere is made and not written down.",
-    BroughtAside = "backup/brought-aside": "What was lost lies aside.",
+    BroughtQuarantined = "backup/brought-aside": "What was lost lies aside.",
     BroughtPlaced = "backup/brought-placed": "It is in its place.",
 
     // A set-up.

@@ -88,7 +88,7 @@ fn find(config_dir: &Path, session_id: &str) -> io::Result<Vec<(PathBuf, bool)>>
 ///
 /// # Errors
 /// It holds words after all, or the disk refused.
-pub fn set_aside(blank: &Path) -> Result<PathBuf> {
+pub fn quarantine(blank: &Path) -> Result<PathBuf> {
     ensure!(
         !has_user_record(blank)?,
         "{} holds a conversation",
@@ -202,11 +202,11 @@ mod tests {
     fn only_a_blank_transcript_is_set_aside_and_nothing_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let path = put(dir.path(), "-a", "{\"type\":\"us");
-        let aside = set_aside(&path).unwrap();
+        let aside = quarantine(&path).unwrap();
         assert_eq!(fs::read_to_string(aside).unwrap(), "{\"type\":\"us");
         assert_eq!(locate(dir.path(), "u"), Lookup::Missing);
         let path = put(dir.path(), "-a", USER);
-        assert!(set_aside(&path).is_err());
+        assert!(quarantine(&path).is_err());
         assert_eq!(locate(dir.path(), "u"), Lookup::Present(path));
     }
 
