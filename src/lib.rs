@@ -35,8 +35,8 @@
 //! # The way of the data
 //!
 //! Signals, the metadata server, the control socket, Claude's session files and the ends of processes become
-//! [events](supervisor::Event). The core takes one at a time, together with the time, and answers with
-//! [actions](supervisor::Action); the edges do them, and what comes of them are events again. A notice is one
+//! [events](supervisor::Event). the supervisor takes one at a time, together with the time, and answers with
+//! [actions](supervisor::Action); the effects do them, and what comes of them are events again. A notice is one
 //! action, [`supervisor::Action::Save`], and one journey, [`save::Save::run_final`]; each start goes through
 //! [`resume::prepare`], which decides it as one [`resume::LaunchPlan`], is made durable, and only then through
 //! [`resume::run`].

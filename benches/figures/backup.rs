@@ -274,11 +274,11 @@ impl Bench {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let began = Instant::now();
         let compilers: Vec<Child> = (0..cores)
-            .map(|core| {
+            .map(|supervisor| {
                 let mut command = self.sandbox.command(Path::new("setsid"));
                 command
                     .args(["--wait", "cc", "-O2", "-w", "-c", "-o"])
-                    .arg(self.sandbox.dir().join(format!("build-{core}.o")))
+                    .arg(self.sandbox.dir().join(format!("build-{supervisor}.o")))
                     .arg(source);
                 command.spawn().context("cannot run setsid cc")
             })

@@ -4,7 +4,7 @@ use std::net::{IpAddr, TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 use super::Message;
-use super::effects::Edges;
+use super::effects::Effects;
 use crate::agent::exec;
 use supervisor::Event;
 use sys::error::Result;
@@ -17,10 +17,10 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long one try may take.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Tries before the prober gives up; the core's own patience ends before.
+/// Tries before the prober gives up; the supervisor's own patience ends before.
 const TRIES: usize = 60;
 
-impl Edges {
+impl Effects {
     pub(super) fn probe_api(&self) {
         let Some(endpoint) = self.api_endpoint() else {
             self.send(Event::ApiAnswers); // It cannot be probed, so nothing waits for it.

@@ -46,14 +46,14 @@ impl Keeper {
     pub(super) fn begin_with_config(&mut self, wrong: Option<Error>) {
         match wrong {
             None => {
-                let (before, kept) = remember_as_good(&self.edges.data_dir);
+                let (before, kept) = remember_as_good(&self.effects.data_dir);
                 self.report_config(&before, kept);
             }
             Some(error) => {
                 let error = error.context("the last good spotkeep.toml counts");
                 let what = format!("{error:#}");
-                self.edges.write(None, &JournalEvent::Trouble { what });
-                self.edges.note_trouble("spotkeep.toml", Err(error));
+                self.effects.write(None, &JournalEvent::Trouble { what });
+                self.effects.note_trouble("spotkeep.toml", Err(error));
             }
         }
     }
@@ -61,12 +61,12 @@ impl Keeper {
     /// That a good file was remembered, and what the one before declared and it does not.
     fn report_config(&mut self, before: &Config, kept: Result<()>) {
         self.report_undeclared(before);
-        self.edges.note_trouble("spotkeep.toml", kept);
+        self.effects.note_trouble("spotkeep.toml", kept);
     }
 
     /// An agent that is declared no more is not missed by itself, and a file that was torn looks like one that was edited.
     fn report_undeclared(&mut self, before: &Config) {
-        let now = &self.edges.config.agents;
+        let now = &self.effects.config.agents;
         let gone = before.agents.keys().filter(|name| !now.contains_key(*name));
         let gone: Vec<&str> = gone.map(|name| name.as_str()).collect();
         if !gone.is_empty() {
@@ -74,7 +74,7 @@ impl Keeper {
                 "spotkeep.toml does not declare {} any more; sessions and work stay where they are",
                 gone.join(", ")
             );
-            self.edges.write(None, &JournalEvent::Trouble { what });
+            self.effects.write(None, &JournalEvent::Trouble { what });
         }
     }
 
@@ -89,52 +89,52 @@ impl Keeper {
             }],
         };
         for what in lines {
-            self.edges.write(None, &what);
+            self.effects.write(None, &what);
         }
     }
 
     pub(super) fn answer_reload(&mut self, ends: &[AgentName], reply: ReplyTo) {
         let config = match self.reread(ends) {
             Ok(config) => Arc::new(config),
-            Err(error) => return self.edges.reply(reply, Reply::from(Err(error))),
+            Err(error) => return self.effects.reply(reply, Reply::from(Err(error))),
         };
-        let (data_dir, records) = (self.edges.data_dir.clone(), Arc::clone(&self.edges.records));
-        let (boot_id, declares) = (self.edges.boot_id.clone(), Arc::clone(&config));
-        let seeds = !self.core.is_closed();
+        let (data_dir, records) = (self.effects.data_dir.clone(), Arc::clone(&self.effects.records));
+        let (boot_id, declares) = (self.effects.boot_id.clone(), Arc::clone(&config));
+        let seeds = !self.supervisor.is_closed();
         let load = move |_: &mut Journal| {
             let remembered = remember_as_good(&data_dir);
             let declared = records.declare(&declares, &boot_id);
             let seeded = seeds.then(|| seed_all(&data_dir, &records, &declares));
             (remembered, declared, seeded)
         };
-        self.edges.beyond(
+        self.effects.beyond(
             load,
             move |keeper, ((before, kept), declared, seeded)| {
-                keeper.edges.config = config;
+                keeper.effects.config = config;
                 keeper.report_config(&before, kept);
                 if let Some(seeded) = seeded {
                     keeper.report_seeds(seeded);
                 }
                 keeper.handle(Event::Declare(declared));
                 keeper.report_policies();
-                keeper.edges.reply(reply, Reply::from(Ok(Value::Null)));
+                keeper.effects.reply(reply, Reply::from(Ok(Value::Null)));
             },
         );
     }
 
     fn reread(&self, ends: &[AgentName]) -> Result<Config> {
         self.check_mount()?;
-        let config = Config::load(&self.edges.data_dir.config())?;
+        let config = Config::load(&self.effects.data_dir.config())?;
         self.check_ends(&config, ends)?;
         Ok(config)
     }
 
     /// A file that was cut short looks like one that agents were taken out of.
     fn check_ends(&self, config: &Config, ends: &[AgentName]) -> Result<()> {
-        let views = self.core.views();
+        let views = self.supervisor.views();
         let is_lost = |view: &&View| {
             view.process.is_some()
-                && self.edges.config.agents.contains_key(&view.name)
+                && self.effects.config.agents.contains_key(&view.name)
                 && !config.agents.contains_key(&view.name)
                 && !ends.contains(&view.name)
         };

@@ -1,4 +1,4 @@
-//! The hands of the core: each action done, each answer sent back as an event.
+//! The hands of the supervisor: each action done, each answer sent back as an event.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Sender;
@@ -24,7 +24,7 @@ use claude::ApiStop;
 use state::config::Config;
 use state::layout::DataDir;
 use state::{AgentName, AgentRecord, AgentState, Journal, JournalEvent, Launch};
-use supervisor::{Action, Activity, Attempt, Core, Ending, Event, Refusal, View};
+use supervisor::{Action, Activity, Attempt, Supervisor, Ending, Event, Refusal, View};
 use sys::deadline::Deadline;
 use sys::error::{Context as _, Result};
 use sys::exit::Exit;
@@ -43,7 +43,7 @@ pub struct Written {
 }
 
 /// All that actions need.
-pub struct Edges {
+pub struct Effects {
     pub(super) data_dir: DataDir,
     pub(super) data_dir_id: String,
     pub(super) epoch: u64,
@@ -71,15 +71,15 @@ pub struct Edges {
     pub(super) counters: Counters,
 }
 
-impl Edges {
-    /// Does what the core asked for, in its order.
+impl Effects {
+    /// Does what the supervisor asked for, in its order.
     ///
     /// What has to be durable is ordered at once. What is behind it is held back until it is, but for a
     /// save: that begins at once, whatever the disk does.
-    pub fn perform(&mut self, core: &Core, actions: Vec<Action>) {
+    pub fn perform(&mut self, supervisor: &Supervisor, actions: Vec<Action>) {
         for action in actions {
             match action {
-                Action::Persist(name) => self.persist(core, &name),
+                Action::Persist(name) => self.persist(supervisor, &name),
                 Action::Journal(name, what) => self.write(name.as_ref(), &what),
                 Action::Rebind { name, session_id } => self.update(&name, |record| {
                     let old = std::mem::replace(&mut record.session_id, session_id);
@@ -90,10 +90,10 @@ impl Edges {
                         .transcript
                         .take_if(|mark| mark.session_id != *session_id);
                 }),
-                Action::Save(notice) => self.save(core, notice),
+                Action::Save(notice) => self.save(supervisor, notice),
                 other => {
                     if let Some(next) = self.order.pass(Held::Action(other)) {
-                        self.go_on(core, next);
+                        self.go_on(supervisor, next);
                     }
                 }
             }
@@ -101,11 +101,11 @@ impl Edges {
     }
 
     /// A write was answered: what need not be held back any longer is done.
-    pub fn written(&mut self, core: &Core, written: Written) {
+    pub fn written(&mut self, supervisor: &Supervisor, written: Written) {
         self.note_trouble(&written.what, written.result);
         self.order.end(written.ticket);
         while let Some(next) = self.order.next() {
-            self.go_on(core, next);
+            self.go_on(supervisor, next);
         }
     }
 
@@ -116,9 +116,9 @@ impl Edges {
         }
     }
 
-    fn go_on(&self, core: &Core, next: Held) {
+    fn go_on(&self, supervisor: &Supervisor, next: Held) {
         match next {
-            Held::Action(action) if core.still_wants(&action) => self.act(core, action),
+            Held::Action(action) if supervisor.still_wants(&action) => self.act(supervisor, action),
             // Whoever stopped it meanwhile waits for what comes of it.
             Held::Action(Action::Launch { name, attempt }) => {
                 let refusal = Refusal {
@@ -139,7 +139,7 @@ impl Edges {
         }
     }
 
-    fn act(&self, core: &Core, action: Action) {
+    fn act(&self, supervisor: &Supervisor, action: Action) {
         match action {
             // These are not held back.
             Action::Persist(_) | Action::Journal(..) | Action::Rebind { .. } | Action::Save(_) => {}
@@ -162,13 +162,13 @@ impl Edges {
                 in_a_row,
             } => self.nudge(name, process, stop, in_a_row),
             Action::LookAtScreen { name, attempt } => self.look_at_screen(name, attempt),
-            Action::LookForWork => self.look_for_work(core),
+            Action::LookForWork => self.look_for_work(supervisor),
             Action::PowerOff => self.power_off(),
             Action::AskShutdown => self.ask_shutdown(),
         }
     }
 
-    /// Before the core hears of a new process: it is watched from its first moment.
+    /// Before the supervisor hears of a new process: it is watched from its first moment.
     pub fn watch(&self, name: &AgentName, process: ProcessId) {
         let launch = self.records.get(name).and_then(|record| record.launch);
         self.follower.follow(name.clone(), process);
@@ -208,12 +208,12 @@ impl Edges {
         }
     }
 
-    /// After the core has heard of an end.
+    /// After the supervisor has heard of an end.
     pub fn unwatch(&self, name: &AgentName) {
         self.follower.leave(name.clone());
     }
 
-    fn persist(&mut self, core: &Core, name: &AgentName) {
+    fn persist(&mut self, supervisor: &Supervisor, name: &AgentName) {
         let Some(View {
             state,
             why,
@@ -222,7 +222,7 @@ impl Edges {
             restarts,
             process,
             ..
-        }) = core.view(name)
+        }) = supervisor.view(name)
         else {
             return;
         };
@@ -377,7 +377,7 @@ impl Edges {
 
     fn end(&self, name: &AgentName, process: ProcessId) {
         let name = name.clone();
-        let ending = // Its watcher tells the core, and sweeps up what it leaves behind.
+        let ending = // Its watcher tells the supervisor, and sweeps up what it leaves behind.
             thread::spawn_with_stack(&format!("end-{name}"), SMALL_STACK, 
                 move || tracing::info!(agent = %name, "ended: {:?}", end_process(process, TERM_TIMEOUT)),
             );
@@ -424,17 +424,17 @@ impl Edges {
             checkpoint,
             push,
         } = made;
-        let tell = |edges: &mut Self,
+        let tell = |effects: &mut Self,
                     key: String,
                     result: Result<()>,
                     what: fn(String) -> JournalEvent| {
             let result = result.with_context(|| key.clone());
             if let Err(error) = &result
-                && !edges.trouble.contains_key(&key)
+                && !effects.trouble.contains_key(&key)
             {
-                edges.write(Some(&name), &what(format!("{error:#}")));
+                effects.write(Some(&name), &what(format!("{error:#}")));
             }
-            edges.note_trouble(&key, result);
+            effects.note_trouble(&key, result);
         };
         let checkpointed = format!("no checkpoint of {name} could be made");
         tell(self, checkpointed, checkpoint, |why| {

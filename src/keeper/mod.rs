@@ -60,19 +60,19 @@ use sys::signal::Ask;
 use sys::thread;
 use sys::time::Timestamp;
 
-use effects::{Edges, Written};
+use effects::{Effects, Written};
 use mount_watch::{MountState, Outage, Retaking};
 use protocol::Request;
 use requests::Waiting;
 use socket::ReplyTo;
 use startup::Taken;
 use supervisor::activity_log::ActivityLog;
-use supervisor::{Core, Event};
+use supervisor::{Supervisor, Event};
 use writer::Writer;
 
 pub use records::{AgentRecords, canonical_cwd};
 
-/// How often the core is told of time and memory when nothing else happens.
+/// How often the supervisor is told of time and memory when nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How long the news of a save may take after it.
@@ -178,7 +178,7 @@ pub fn run(data_dir: &DataDir, options: Options) -> Result<()> {
     let (listening, _watcher) = keeper.start_sources(&runtime)?;
     let mut manager = Manager::of_this_process();
     manager.ready();
-    let gate = Arc::clone(&keeper.edges.gate);
+    let gate = Arc::clone(&keeper.effects.gate);
     let _clock = backup_timer::start(data_dir, move || !gate.is_closed())?;
     let end = keeper.serve(&queue, &mut manager);
     manager.stopping();
@@ -202,8 +202,8 @@ pub fn run(data_dir: &DataDir, options: Options) -> Result<()> {
 }
 
 struct Keeper {
-    core: Core,
-    edges: Edges,
+    supervisor: Supervisor,
+    effects: Effects,
     options: Options,
     history: History,
     waiting: Waiting,
@@ -235,8 +235,8 @@ impl Keeper {
                 return end;
             }
             manager.alive(Instant::now());
-            manager.status(|| status::summary(&self.core));
-            let busy = self.core.next_wakeup();
+            manager.status(|| status::summary(&self.supervisor));
+            let busy = self.supervisor.next_wakeup();
             let longest = if busy.is_some() { TICK } else { IDLE_TICK };
             let longest = longest.min(silence);
             let due = busy.into_iter().chain(self.activity_log.due()).min();
@@ -247,7 +247,7 @@ impl Keeper {
                 Ok(message) => self.take(message),
                 Err(RecvTimeoutError::Timeout) => {
                     if self.lost.is_none() {
-                        self.edges.write_what_is_left();
+                        self.effects.write_what_is_left();
                     }
                     self.handle(Event::Tick {
                         available_memory: process::available_memory(),
@@ -268,13 +268,13 @@ impl Keeper {
         }
         let changes = self.activity_log.take();
         if !changes.is_empty() {
-            self.edges.write(None, &JournalEvent::Activity { changes });
+            self.effects.write(None, &JournalEvent::Activity { changes });
         }
     }
 
     /// That something was said in a session; its prompt has been taken then.
     fn know_words(&mut self, name: &AgentName, mark: TranscriptMark) {
-        self.edges.update(name, |record| {
+        self.effects.update(name, |record| {
             record.prompt_delivered = true;
             record.transcript = Some(mark);
         });
@@ -283,13 +283,13 @@ impl Keeper {
     fn take(&mut self, message: Message) {
         match message {
             Message::Event(event) => self.handle(event),
-            Message::Written(written) => self.edges.written(&self.core, written),
+            Message::Written(written) => self.effects.written(&self.supervisor, written),
             Message::Then(then) => then(self),
             Message::Durable { name, mark } => self.know_words(&name, mark),
             Message::Request(request, user, reply) => self.answer(request, user, reply),
             Message::Signal(ask) => self.signal(ask),
             Message::Metadata(WatchEvent::Preempted) => {
-                let declared = self.edges.config.cloud.notice.map(|span| span.0);
+                let declared = self.effects.config.cloud.notice.map(|span| span.0);
                 let length = declared.or(self.notice_length);
                 self.handle(Event::Notice(Notice::new(
                     Source::Metadata,
@@ -298,7 +298,7 @@ impl Keeper {
                 )));
             }
             Message::Metadata(WatchEvent::Health(health)) => {
-                self.edges.write(
+                self.effects.write(
                     None,
                     &JournalEvent::MetadataHealth {
                         health: health.to_string(),
@@ -307,18 +307,18 @@ impl Keeper {
             }
             Message::Notified(failed) => {
                 let told = failed.map_or(Ok(()), Err);
-                self.edges.note_trouble("notify", told);
+                self.effects.note_trouble("notify", told);
             }
             Message::Disk(trouble) => {
-                self.edges
+                self.effects
                     .write(None, &disk_watch::words(trouble.as_deref()));
                 let told = trouble.map_or(Ok(()), |what| Err(anyhow!(what)));
-                self.edges.note_trouble("the disk", told);
+                self.effects.note_trouble("the disk", told);
             }
             Message::Measured(name, size) => {
-                self.edges.sizes.insert(name, size);
+                self.effects.sizes.insert(name, size);
             }
-            Message::Journal(what) => self.edges.write(None, &what),
+            Message::Journal(what) => self.effects.write(None, &what),
             Message::NoticeLength(length) => self.notice_length = Some(length),
             Message::SaveEnded(manifest) => self.save_ended(*manifest),
             Message::GoingDown(Some(true)) => self.handle(Event::Notice(Notice::new(
@@ -331,39 +331,39 @@ impl Keeper {
             Message::MountState(mount_state) => self.mount_state(mount_state),
             // What fails while the data directory is away is no news, and is tried again when it is back.
             Message::Checkpointed(made) if self.lost.is_some() && made.has_failed() => {}
-            Message::Checkpointed(made) => self.edges.note_checkpoint(made),
+            Message::Checkpointed(made) => self.effects.note_checkpoint(made),
             Message::Nothing => {}
         }
     }
 
     fn handle(&mut self, event: Event) {
         match &event {
-            Event::Launched { name, process, .. } => self.edges.watch(name, *process),
-            Event::Exited { name, .. } => self.edges.unwatch(name),
+            Event::Launched { name, process, .. } => self.effects.watch(name, *process),
+            Event::Exited { name, .. } => self.effects.unwatch(name),
             _ => {}
         }
-        self.edges.count_after(&event);
-        self.edges.checkpoint_after(&event);
-        let was_closed = self.core.is_closed();
+        self.effects.count_after(&event);
+        self.effects.checkpoint_after(&event);
+        let was_closed = self.supervisor.is_closed();
         let ended = match &event {
             Event::Exited { name, .. } => Some(name.clone()),
             _ => None,
         };
-        let actions = self.core.step(Instant::now(), event);
-        if was_closed && !self.core.is_closed() {
-            self.edges.gate.open();
+        let actions = self.supervisor.step(Instant::now(), event);
+        if was_closed && !self.supervisor.is_closed() {
+            self.effects.gate.open();
         }
-        self.edges.perform(&self.core, actions);
+        self.effects.perform(&self.supervisor, actions);
         // How a save ends the agents is told by its manifest.
-        if !self.core.is_closed() {
-            let views = self.core.views();
+        if !self.supervisor.is_closed() {
+            let views = self.supervisor.views();
             self.activity_log.look(Instant::now(), Timestamp::now(), &views);
         }
         if let Some(name) = ended
-            && self.core.view(&name).is_none()
+            && self.supervisor.view(&name).is_none()
         {
             // It is not declared any more: nobody wants to see its last screen.
-            let tmux = self.edges.tmux.clone();
+            let tmux = self.effects.tmux.clone();
             thread::spawn_or_do("close-pane", move || tmux.close(&name));
         }
         self.end_if_down();
@@ -377,14 +377,14 @@ impl Keeper {
                 None,
             )));
             // A save that has ended already leaves nothing to wait for.
-            if self.core.notice().is_none() {
+            if self.supervisor.notice().is_none() {
                 self.end = Some(End::Saved);
             }
-        } else if self.options.by_unit && ask == Ask::Terminate && !self.core.is_closed() {
+        } else if self.options.by_unit && ask == Ask::Terminate && !self.supervisor.is_closed() {
             // At a shutdown the save unit was here before, and this boot is closed. If it is not, that
             // unit did not run, such as when the machine goes while it is still booting.
-            self.edges.ask_whether_going_down();
-        } else if self.core.notice().is_none() {
+            self.effects.ask_whether_going_down();
+        } else if self.supervisor.notice().is_none() {
             self.end = Some(End::LetGo);
         } // Nobody ends a save by asking twice.
     }
@@ -393,20 +393,20 @@ impl Keeper {
     fn save_and_let_go(&mut self) {
         let what = "systemd does not say whether the machine goes down; saved, and agents go on";
         let what = what.to_owned();
-        self.edges.write(None, &JournalEvent::Trouble { what });
+        self.effects.write(None, &JournalEvent::Trouble { what });
         let notice = Notice::new(Source::Signal, Instant::now(), None);
-        let messages = self.edges.messages.clone();
-        self.edges.save_in_passing(&self.core, notice, move |_| {
+        let messages = self.effects.messages.clone();
+        self.effects.save_in_passing(&self.supervisor, notice, move |_| {
             messages.send(Message::GoingDown(Some(false))).ok();
         });
     }
 
     fn save_ended(&mut self, manifest: Manifest) {
-        let source = self.core.notice().map(|notice| notice.source);
+        let source = self.supervisor.notice().map(|notice| notice.source);
         self.handle(Event::SaveEnded);
-        let data_dir = self.edges.data_dir.dir().display().to_string();
+        let data_dir = self.effects.data_dir.dir().display().to_string();
         let safe = notify::Message::of_save(&data_dir, &manifest);
-        self.edges.notifier.tell(safe, &self.edges.config.notify);
+        self.effects.notifier.tell(safe, &self.effects.config.notify);
         self.waiting.answer(&manifest);
         self.last_save = Some(manifest);
         self.write_activity();
@@ -425,20 +425,20 @@ impl Keeper {
         };
         if let Some(reason) = reason {
             self.write_activity();
-            self.edges.write(
+            self.effects.write(
                 None,
                 &JournalEvent::KeeperStopped {
                     reason: reason.into(),
                 },
             );
         }
-        let all_written = self.edges.end_writing(Deadline::after(WRITING_LIMIT));
+        let all_written = self.effects.end_writing(Deadline::after(WRITING_LIMIT));
         if end == End::Saved {
             // Everything is safe by now, and the machine is about to go.
-            self.edges.notifier.flush(LAST_WORDS);
+            self.effects.notifier.flush(LAST_WORDS);
         }
         if end == End::Down {
-            self.edges.tmux.end_server();
+            self.effects.tmux.end_server();
         }
         all_written
     }

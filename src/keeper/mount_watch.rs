@@ -142,8 +142,8 @@ fn retake(
 impl Keeper {
     /// Starts to look after the mount.
     pub(super) fn watch_mount(&self) -> Result<()> {
-        let messages = self.edges.messages.clone();
-        let (data_dir, ours) = (self.edges.data_dir.clone(), self.edges.data_dir_id.clone());
+        let messages = self.effects.messages.clone();
+        let (data_dir, ours) = (self.effects.data_dir.clone(), self.effects.data_dir_id.clone());
         watch(data_dir, ours, move |mount_state| {
             messages.send(Message::MountState(mount_state)).ok();
         })
@@ -157,7 +157,7 @@ impl Keeper {
                 // What is held open would keep the old filesystem from going.
                 // The lock goes last: behind it another keeper may read what this one still writes.
                 let lock = self.lock.take();
-                self.edges.writer.order_anyhow(move |journal| {
+                self.effects.writer.order_anyhow(move |journal| {
                     journal.let_go();
                     drop(lock);
                 });
@@ -170,7 +170,7 @@ impl Keeper {
     fn begin_outage(&mut self, why: String) {
         tracing::error!("{why}");
         if self.lost.is_none() {
-            self.edges.checkpoints.pause();
+            self.effects.checkpoints.pause();
         }
         let since = self
             .lost
@@ -194,13 +194,13 @@ impl Keeper {
         }
         self.retaking.is_under_way = true;
         let (data_dir, data_dir_id, epoch) = (
-            self.edges.data_dir.clone(),
-            self.edges.data_dir_id.clone(),
-            self.edges.epoch,
+            self.effects.data_dir.clone(),
+            self.effects.data_dir_id.clone(),
+            self.effects.epoch,
         );
-        let holder = Holder::this(&self.edges.boot_id, &self.runtime);
+        let holder = Holder::this(&self.effects.boot_id, &self.runtime);
         let falls = self.retaking.falls;
-        self.edges.beyond(
+        self.effects.beyond(
             move |journal| retake(journal, &data_dir, (&data_dir_id, epoch), &holder),
             move |keeper, taken| keeper.retaken(falls, taken),
         );
@@ -239,10 +239,10 @@ impl Keeper {
             away_ms: u64::try_from(lost.since.elapsed().as_millis()).unwrap_or(u64::MAX),
             why: lost.why,
         };
-        self.edges.write(None, &back);
-        self.edges.write_what_is_left();
-        self.edges.checkpoints.resume();
-        self.edges.follower.watch_again();
+        self.effects.write(None, &back);
+        self.effects.write_what_is_left();
+        self.effects.checkpoints.resume();
+        self.effects.follower.watch_again();
         let permit = self.permit();
         self.handle(Event::Permit(Some(permit)));
     }
@@ -250,7 +250,7 @@ impl Keeper {
     /// The lock gives it, without end.
     pub(super) fn permit(&self) -> Permit {
         Permit {
-            epoch: self.edges.epoch,
+            epoch: self.effects.epoch,
             until: None,
         }
     }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Message;
-use super::effects::Edges;
+use super::effects::Effects;
 use crate::agent::terminate;
-use supervisor::{Core, Event};
+use supervisor::{Supervisor, Event};
 use sys::command;
 use sys::process;
 use sys::thread;
@@ -25,7 +25,7 @@ const SIGTERM_WAIT: Duration = Duration::from_secs(10);
 /// Between two questions.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-impl Edges {
+impl Effects {
     /// Asks whether the machine is going down, after a save that it was said to.
     pub(super) fn ask_shutdown(&self) {
         self.aside("ask-shutdown", || {
@@ -44,8 +44,8 @@ impl Edges {
 
     /// What an agent started and left: its tools have sessions of their own, which its other children
     /// (servers of tools) do not.
-    pub(super) fn look_for_work(&self, core: &Core) {
-        let views = core.views();
+    pub(super) fn look_for_work(&self, supervisor: &Supervisor) {
+        let views = supervisor.views();
         let running = views.into_iter().filter_map(|view| {
             let marker = self.records.get(&view.name)?.launch?.marker;
             Some((view.name, view.process?, marker))

@@ -50,8 +50,8 @@ impl Keeper {
                 is_final: false, ..
             } => {
                 let notice = Notice::new(Source::Command, Instant::now(), None);
-                self.edges
-                    .save_in_passing(&self.core, notice, move |saved| {
+                self.effects
+                    .save_in_passing(&self.supervisor, notice, move |saved| {
                         reply.send(manifest_reply(&saved)).ok();
                     });
             }
@@ -75,15 +75,15 @@ impl Keeper {
             Request::Reload { ends } => self.answer_reload(&ends, reply),
             other => {
                 let answer = self.answer_when_durable(other, user);
-                self.edges.reply(reply, Reply::from(answer));
+                self.effects.reply(reply, Reply::from(answer));
             }
         }
     }
 
     /// The first notice wins; whoever comes later waits for its result.
     fn answer_final_save(&mut self, unit: bool, reply: ReplyTo) {
-        if self.core.is_closed() && self.core.notice().is_none() {
-            let of_this_boot = |save: &&Manifest| save.boot_id == self.edges.boot_id;
+        if self.supervisor.is_closed() && self.supervisor.notice().is_none() {
+            let of_this_boot = |save: &&Manifest| save.boot_id == self.effects.boot_id;
             let answer = match self.last_save.as_ref().filter(of_this_boot) {
                 Some(manifest) => manifest_reply(manifest),
                 None => Reply::from(Err(anyhow!(
@@ -133,17 +133,17 @@ impl Keeper {
                 Ok(Value::Null)
             }
             Request::Survived => {
-                if self.core.notice().is_some() {
+                if self.supervisor.notice().is_some() {
                     return Err(anyhow!("the save is still under way")).hint("spotkeep status");
                 }
                 self.handle(Event::Survived);
                 Ok(Value::Null)
             }
             Request::RolledBack { name, to, undo } => {
-                self.edges
+                self.effects
                     .write(Some(&name), &JournalEvent::RolledBack { to, undo });
-                if let Some(record) = self.edges.records.get(&name) {
-                    self.edges.scan.look(&self.edges.data_dir, &record);
+                if let Some(record) = self.effects.records.get(&name) {
+                    self.effects.scan.look(&self.effects.data_dir, &record);
                 }
                 Ok(Value::Null)
             }
@@ -157,10 +157,10 @@ impl Keeper {
             Fleet::Down => Ok(()),
         };
         if let Err(error) = may.and_then(|()| self.check_mount()) {
-            return self.edges.reply(reply, Reply::from(Err(error)));
+            return self.effects.reply(reply, Reply::from(Err(error)));
         }
         // Durable first: `down` stays down even if the machine goes in the next instant.
-        let data_dir = self.edges.data_dir.clone();
+        let data_dir = self.effects.data_dir.clone();
         let store = move || -> Result<()> {
             let mut identity = data_dir.identity()?;
             if identity.fleet != desired {
@@ -169,20 +169,20 @@ impl Keeper {
             }
             Ok(())
         };
-        self.edges.beyond(
+        self.effects.beyond(
             move |journal| journal.ensure_there().and_then(|()| store()),
             move |keeper, stored| {
                 if stored.is_ok() {
                     keeper.handle(Event::Fleet(desired));
                 }
                 let answer = stored.map(|()| Value::Null);
-                keeper.edges.reply(reply, Reply::from(answer));
+                keeper.effects.reply(reply, Reply::from(answer));
             },
         );
     }
 
     fn check(&self, names: &[AgentName]) -> Result<()> {
-        match names.iter().find(|name| self.core.view(name).is_none()) {
+        match names.iter().find(|name| self.supervisor.view(name).is_none()) {
             None => Ok(()),
             Some(name) => Err(anyhow!("there is no agent {name}"))
                 .hint("spotkeep ls")
@@ -193,7 +193,7 @@ impl Keeper {
     /// A file of declarations that is away with the data directory declares nothing, and would end everybody.
     pub(super) fn check_mount(&self) -> Result<()> {
         match &self.lost {
-            None => self.edges.data_dir.ensure_there(),
+            None => self.effects.data_dir.ensure_there(),
             Some(lost) => Err(anyhow!("{}", lost.why))
                 .hint("spotkeep doctor")
                 .kind(ErrorKind::NotAsDeclared),
@@ -202,7 +202,7 @@ impl Keeper {
 
     fn check_open(&self) -> Result<()> {
         self.check_mount()?;
-        if !self.core.is_closed() {
+        if !self.supervisor.is_closed() {
             return Ok(());
         }
         Err(anyhow!(
@@ -222,8 +222,8 @@ impl Keeper {
                 return;
             }
         };
-        let (tmux, config) = (self.edges.tmux.clone(), self.edges.data_dir.claude());
-        let typing = Arc::clone(&self.edges.typing);
+        let (tmux, config) = (self.effects.tmux.clone(), self.effects.data_dir.claude());
+        let typing = Arc::clone(&self.effects.typing);
         thread::spawn_or_do("send", move || {
             // Two texts at once would become one.
             let _turn = typing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -241,7 +241,7 @@ impl Keeper {
     /// The process to type into.
     fn check_can_type(&self, name: &AgentName, when_idle: bool) -> Result<ProcessId> {
         self.check(std::slice::from_ref(name))?;
-        let view = self.core.view(name);
+        let view = self.supervisor.view(name);
         let process = view.as_ref().and_then(|view| view.process);
         match (view.map(|view| view.state), process) {
             (Some(AgentState::Running), _) if when_idle => Err(anyhow!("{name} is in a turn"))
@@ -262,41 +262,41 @@ impl Keeper {
     }
 
     fn status(&self) -> Result<Status> {
-        let views = self.core.views();
+        let views = self.supervisor.views();
         let mut agents: Vec<AgentStatus> = views
             .into_iter()
             .map(|view| {
-                let record = self.edges.records.get(&view.name);
-                let dirty = self.edges.scan.dirty(&view.name);
-                let size_bytes = self.edges.sizes.get(&view.name).copied().flatten();
+                let record = self.effects.records.get(&view.name);
+                let dirty = self.effects.scan.dirty(&view.name);
+                let size_bytes = self.effects.sizes.get(&view.name).copied().flatten();
                 AgentStatus {
                     size_bytes,
-                    ..AgentStatus::of(&self.edges.data_dir, view, record.as_ref(), dirty)
+                    ..AgentStatus::of(&self.effects.data_dir, view, record.as_ref(), dirty)
                 }
             })
             .collect();
-        let notice = if self.core.is_closed() {
-            notice_of(&self.edges.data_dir, &self.edges.boot_id)?
+        let notice = if self.supervisor.is_closed() {
+            notice_of(&self.effects.data_dir, &self.effects.boot_id)?
         } else {
             None
         };
-        let stand = Stand::read(&self.edges.data_dir, &self.edges.config);
+        let stand = Stand::read(&self.effects.data_dir, &self.effects.config);
         report_backups(&mut agents, stand.state.as_ref());
         // A data directory that is away comes first: it explains all others.
         let mut trouble: Vec<String> = self.lost.iter().map(|lost| lost.why.clone()).collect();
-        trouble.extend(self.edges.trouble.values().cloned());
-        trouble.extend(self.edges.writer.trouble());
+        trouble.extend(self.effects.trouble.values().cloned());
+        trouble.extend(self.effects.writer.trouble());
         trouble.extend(stand.trouble);
         Ok(Status {
             version: VERSION,
-            data_dir: self.edges.data_dir.dir().to_path_buf(),
-            data_dir_id: self.edges.data_dir_id.clone(),
-            epoch: self.edges.epoch,
-            boot_id: self.edges.boot_id.clone(),
+            data_dir: self.effects.data_dir.dir().to_path_buf(),
+            data_dir_id: self.effects.data_dir_id.clone(),
+            epoch: self.effects.epoch,
+            boot_id: self.effects.boot_id.clone(),
             keeper: KeeperState::Running,
             keeper_version: Some(env!("CARGO_PKG_VERSION").into()),
-            fleet: self.core.fleet(),
-            paused: self.core.paused().map(str::to_owned),
+            fleet: self.supervisor.fleet(),
+            paused: self.supervisor.paused().map(str::to_owned),
             notice,
             last_save: self.last_save.as_ref().map(LastSave::of),
             backup: stand.state.as_ref().map(BackupSeen::of),
@@ -309,15 +309,15 @@ impl Keeper {
         Ok(metrics::text(&Sample {
             status: &self.status()?,
             boots: self.boots,
-            space: files::space(self.edges.data_dir.dir()).ok(),
-            keeper: Some((self.began, &self.edges.counters)),
+            space: files::space(self.effects.data_dir.dir()).ok(),
+            keeper: Some((self.began, &self.effects.counters)),
         }))
     }
 
     /// A keeper that `up` started in the background ends once the fleet is down.
     pub(super) fn end_if_down(&mut self) {
-        let nothing_runs = self.core.views().iter().all(|view| view.process.is_none());
-        if self.options.in_background && self.core.fleet() == Fleet::Down && nothing_runs {
+        let nothing_runs = self.supervisor.views().iter().all(|view| view.process.is_none());
+        if self.options.in_background && self.supervisor.fleet() == Fleet::Down && nothing_runs {
             self.end = Some(End::Down);
         }
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Message;
-use super::effects::Edges;
+use super::effects::Effects;
 use super::records::AgentRecords;
 use crate::agent::terminate;
 use crate::save::{Note, Save, Subject};
 use state::{AgentName, JournalEvent, Manifest};
-use supervisor::Core;
+use supervisor::Supervisor;
 use supervisor::notice::Notice;
 use sys::deadline::Deadline;
 use sys::process::ProcessId;
@@ -23,17 +23,17 @@ const HOLD_UP_LIMIT: Duration = Duration::from_millis(500);
 /// A writer that has been in one call for so long hangs, and is not waited for.
 const HANGS_AFTER: Duration = Duration::from_millis(200);
 
-/// Who runs, as the core knows it.
+/// Who runs, as the supervisor knows it.
 type Running = Vec<(AgentName, Option<ProcessId>)>;
 
-impl Edges {
-    pub(super) fn save(&self, core: &Core, notice: Notice) {
+impl Effects {
+    pub(super) fn save(&self, supervisor: &Supervisor, notice: Notice) {
         self.gate.close();
         let noticed = self.writer.all_so_far();
         let hold_up = hold_up(self.writer.at_work_for());
         let gate = Arc::clone(&self.gate);
         self.spawn_save(
-            core,
+            supervisor,
             move || {
                 let until = Deadline::after(hold_up);
                 gate.wait_until_empty(until.remaining());
@@ -51,12 +51,12 @@ impl Edges {
     /// Saves while the agents go on; the answer goes to `done`.
     pub(super) fn save_in_passing(
         &self,
-        core: &Core,
+        supervisor: &Supervisor,
         notice: Notice,
         done: impl FnOnce(Manifest) + Send + 'static,
     ) {
         self.spawn_save(
-            core,
+            supervisor,
             || (),
             move |save| save.run_in_passing(notice.deadline),
             move |manifest| {
@@ -68,7 +68,7 @@ impl Edges {
 
     fn spawn_save(
         &self,
-        core: &Core,
+        supervisor: &Supervisor,
         hold_up: impl FnOnce() + Send + 'static,
         run: impl FnOnce(Save<'_>) -> Manifest + Send + 'static,
         done: impl FnOnce(Manifest) -> Message + Send + 'static,
@@ -84,7 +84,7 @@ impl Edges {
         let checkpoints = self.checkpoints.clone();
         let settings = self.config.checkpoint.clone();
         let records = Arc::clone(&self.records);
-        let views = core.views().into_iter();
+        let views = supervisor.views().into_iter();
         let running: Running = views.map(|view| (view.name, view.process)).collect();
         checkpoints.pause();
         let work = move || {
@@ -115,7 +115,7 @@ fn hold_up(in_one_call: Option<Duration>) -> Duration {
     }
 }
 
-/// Every agent as a save needs it. What the core knows of a process is newer than the record.
+/// Every agent as a save needs it. What the supervisor knows of a process is newer than the record.
 fn subjects(running: Running, records: &AgentRecords, boot_id: &str) -> Vec<Subject> {
     let subject = |(name, process): (AgentName, Option<ProcessId>)| {
         let record = records.get(&name)?;

@@ -33,7 +33,7 @@ const ANSWERS_EVERY: Duration = Duration::from_secs(10);
 /// What the follower tells.
 #[derive(Debug)]
 pub enum News {
-    /// For the core.
+    /// For the supervisor.
     Event(Event),
     /// A transcript was seen for the first time, or a turn ended: this much of it is durable.
     Durable {

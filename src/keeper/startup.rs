@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::checkpoint_worker::Checkpoints;
 use super::declarations::seed_all;
 use super::disk_watch;
-use super::effects::Edges;
+use super::effects::Effects;
 use super::git_status::DirtyCounts;
 use super::launcher::{LaunchGate, Starter};
 use super::login_watch;
@@ -34,7 +34,7 @@ use state::{AgentName, AgentRecord, Fleet, Identity, JournalEntry, JournalEvent,
 use supervisor::activity_log::ActivityLog;
 use supervisor::notice::{Notice, Source};
 use supervisor::start_limits::Limits;
-use supervisor::{Core, Event};
+use supervisor::{Supervisor, Event};
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::failpoint::{Point, point};
 use sys::files::LockFile;
@@ -163,7 +163,7 @@ impl Keeper {
             deliver.send(Message::Checkpointed(made)).ok();
         })?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let core = Core::new(
+        let supervisor = Supervisor::new(
             Limits::for_cores(cores).with_time_scale(std::env::var("SPOTKEEP_TIME_SCALE").ok()),
             identity.fleet,
             history.noticed_in_this_boot && !history.save_unfinished,
@@ -176,7 +176,7 @@ impl Keeper {
         let notifier = Notifier::spawn(move |failed| {
             deliver.send(Message::Notified(failed)).ok();
         })?;
-        let edges = Edges {
+        let effects = Effects {
             notifier,
             sizes: BTreeMap::new(),
             data_dir: data_dir.clone(),
@@ -200,8 +200,8 @@ impl Keeper {
         };
         let last_save = state::latest_manifest(&data_dir.saves())?;
         Ok(Self {
-            core,
-            edges,
+            supervisor,
+            effects,
             options,
             history,
             waiting: Waiting::default(),
@@ -227,7 +227,7 @@ impl Keeper {
             _ => "without a notice",
         };
         let pid = i32::try_from(std::process::id()).unwrap_or(0);
-        self.edges.write(
+        self.effects.write(
             None,
             &JournalEvent::KeeperStarted {
                 pid,
@@ -243,32 +243,32 @@ impl Keeper {
             let what = "journal.jsonl is gone or has no line that can be read: how the last boot ended is not known, so it \
                         counts as one without a notice"
                 .to_owned();
-            self.edges.write(None, &JournalEvent::Trouble { what });
+            self.effects.write(None, &JournalEvent::Trouble { what });
         }
         if torn > 0 {
             let what = format!("{torn} lines of the journal cannot be read and are passed over");
-            self.edges.write(None, &JournalEvent::Trouble { what });
+            self.effects.write(None, &JournalEvent::Trouble { what });
         }
     }
 
     /// The loop has not begun yet, and nothing that follows is worth anything if the disk does not answer.
     fn until_written(&self) {
-        if let Err(error) = self.edges.writer.all_so_far().wait() {
+        if let Err(error) = self.effects.writer.all_so_far().wait() {
             tracing::error!("{error:#}");
         }
     }
 
     /// The agents that are declared: those that still run are found again, and in the next boot the
-    /// others are resumed as the core sees fit.
+    /// others are resumed as the supervisor sees fit.
     pub(super) fn load_agents(&mut self) {
         self.until_written();
         let declared = self
-            .edges
+            .effects
             .records
-            .declare(&self.edges.config, &self.edges.boot_id);
-        for (name, what) in self.edges.records.recalled() {
+            .declare(&self.effects.config, &self.effects.boot_id);
+        for (name, what) in self.effects.records.recalled() {
             let event = JournalEvent::Repaired { what };
-            self.edges.write(Some(&name), &event);
+            self.effects.write(Some(&name), &event);
         }
         self.recall_saved_transcripts();
         let found: Vec<(AgentName, ProcessId)> = declared
@@ -284,29 +284,29 @@ impl Keeper {
             .filter(|d| d.process.is_some() && d.desired == Desired::Stopped)
             .map(|d| d.name.clone())
             .collect();
-        if self.history.had_boot && found.is_empty() && !self.core.is_closed() {
+        if self.history.had_boot && found.is_empty() && !self.supervisor.is_closed() {
             self.report_restore();
         }
         if found.is_empty() {
-            match login_watch::look_once(&self.edges.data_dir) {
-                Ok(Some(what)) => self.edges.write(None, &what),
+            match login_watch::look_once(&self.effects.data_dir) {
+                Ok(Some(what)) => self.effects.write(None, &what),
                 Ok(None) => {}
                 Err(error) => tracing::error!("cannot look at the login: {error:#}"),
             }
         }
-        if desired > 0 && !self.core.is_closed() {
-            let seeded = seed_all(&self.edges.data_dir, &self.edges.records, &self.edges.config);
+        if desired > 0 && !self.supervisor.is_closed() {
+            let seeded = seed_all(&self.effects.data_dir, &self.effects.records, &self.effects.config);
             self.report_seeds(seeded);
             point(Point::RestoreSeeded);
         }
         for (name, process) in found {
-            self.edges.watch(&name, process);
+            self.effects.watch(&name, process);
         }
         // Declared without a permit yet, so nothing can be launched before a save is taken up again.
         // Those that run and are not in the file any more are known too, and ended.
-        let left_over = self.edges.records.left_over(&self.edges.boot_id);
+        let left_over = self.effects.records.left_over(&self.effects.boot_id);
         for (name, process) in left_over.iter().filter_map(|d| Some((&d.name, d.process?))) {
-            self.edges.watch(name, process);
+            self.effects.watch(name, process);
         }
         if !left_over.is_empty() {
             let all = declared.iter().cloned().chain(left_over).collect();
@@ -323,7 +323,7 @@ impl Keeper {
             });
         }
         self.report_policies();
-        if self.core.fleet() == Fleet::Down {
+        if self.supervisor.fleet() == Fleet::Down {
             self.handle(Event::Fleet(Fleet::Down));
         }
         if self.history.save_unfinished {
@@ -342,13 +342,13 @@ impl Keeper {
         let Some(save) = &self.last_save else {
             return;
         };
-        let data_dir = &self.edges.data_dir;
+        let data_dir = &self.effects.data_dir;
         let unseen = |record: AgentRecord| {
             let mark = resume::saved_unseen(save, &record, &data_dir.absolute(&record.cwd))?;
             Some((record.name, mark))
         };
         let unseen: Vec<_> = self
-            .edges
+            .effects
             .records
             .all()
             .into_iter()
@@ -361,11 +361,11 @@ impl Keeper {
 
     /// Who is to come back, and what is left of their words: looked at before anybody says more.
     fn report_restore(&mut self) {
-        let mut records = self.edges.records.all();
+        let mut records = self.effects.records.all();
         records.retain(|record| record.desired == Desired::Running);
         let last = self.last_save.as_ref();
-        let save = last.filter(|save| self.history.safe && save.boot_id != self.edges.boot_id);
-        let account = resume::account(&self.edges.data_dir, &records, save);
+        let save = last.filter(|save| self.history.safe && save.boot_id != self.effects.boot_id);
+        let account = resume::account(&self.effects.data_dir, &records, save);
         let what = JournalEvent::Restore {
             agents: records.len(),
             unclean: !self.history.safe,
@@ -376,45 +376,45 @@ impl Keeper {
             short: account.short,
             torn: account.torn,
         };
-        self.edges.write(None, &what);
+        self.effects.write(None, &what);
         self.until_written();
         point(Point::RestoreTold);
     }
 
     /// What the file says of the machine as a whole.
     pub(super) fn report_policies(&mut self) {
-        let span = self.edges.config.machine.stop_when_idle;
+        let span = self.effects.config.machine.stop_when_idle;
         self.handle(Event::StopWhenIdle(span.map(|span| span.0)));
     }
 
     /// Signals, the socket, the metadata server, the sync.
     pub(super) fn start_sources(&mut self, runtime: &Path) -> Result<(Listening, Option<Watcher>)> {
-        let messages = self.edges.messages.clone();
+        let messages = self.effects.messages.clone();
         signal::listen(move |ask| {
             messages.send(Message::Signal(ask)).ok();
         })?;
-        let messages = self.edges.messages.clone();
+        let messages = self.effects.messages.clone();
         let listening = socket::listen(
             &runtime_dir::socket(runtime),
             move |request, user, reply| {
                 messages.send(Message::Request(request, user, reply)).ok();
             },
         )?;
-        let messages = self.edges.messages.clone();
-        login_watch::spawn(&self.edges.data_dir, move |message| {
+        let messages = self.effects.messages.clone();
+        login_watch::spawn(&self.effects.data_dir, move |message| {
             messages.send(message).ok();
         })?;
         self.watch_mount()?;
-        if self.edges.data_dir.is_own_filesystem() {
-            session_watch::sync_forever(&self.edges.data_dir)?;
+        if self.effects.data_dir.is_own_filesystem() {
+            session_watch::sync_forever(&self.effects.data_dir)?;
         }
-        let cloud = &self.edges.config.cloud;
+        let cloud = &self.effects.config.cloud;
         let Some(metadata) = Metadata::find(cloud.provider, cloud.metadata.as_deref())? else {
             return Ok((listening, None));
         };
         if cloud.notice.is_none() {
             // Aside: the watch must not wait for it.
-            let (metadata, messages) = (metadata.clone(), self.edges.messages.clone());
+            let (metadata, messages) = (metadata.clone(), self.effects.messages.clone());
             thread::spawn("notice-length", move || {
                 if let Ok(Some(length)) = metadata.notice_length() {
                     messages.send(Message::NoticeLength(length)).ok();
@@ -422,7 +422,7 @@ impl Keeper {
             })
             .context("cannot start the thread that asks how long the notice is")?;
         }
-        let messages = self.edges.messages.clone();
+        let messages = self.effects.messages.clone();
         let watcher = gcp::watch(&metadata, move |seen| {
             messages.send(Message::Metadata(seen)).ok();
         })?;

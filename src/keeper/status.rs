@@ -15,7 +15,7 @@ use state::{
     self, AgentName, AgentRecord, AgentState, Cause, Fleet, JournalEvent, Manifest, VERSION,
     Desired, latest_manifest,
 };
-use supervisor::{Core, View};
+use supervisor::{Supervisor, View};
 use sys::error::Result;
 use sys::process;
 use sys::time::{Timestamp, moment};
@@ -88,8 +88,8 @@ pub struct Status {
 
 /// How it stands, in a line for `systemctl status`.
 #[must_use]
-pub fn summary(core: &Core) -> String {
-    let views = core.views();
+pub fn summary(supervisor: &Supervisor) -> String {
+    let views = supervisor.views();
     let running = views.iter().filter(|view| view.process.is_some()).count();
     let all = views.len();
     let agents = if all == 1 { "agent runs" } else { "agents run" };
@@ -101,7 +101,7 @@ pub fn summary(core: &Core) -> String {
         0 => String::new(),
         number => format!(", {number} failed"),
     };
-    let phase = match (core.notice(), core.is_closed(), core.fleet()) {
+    let phase = match (supervisor.notice(), supervisor.is_closed(), supervisor.fleet()) {
         (Some(_), ..) => "; a save is under way",
         (None, true, _) => "; this boot has had its notice",
         (None, false, Fleet::Down) => "; the fleet is down",

@@ -1,4 +1,4 @@
-//! What is known of the fleet at one moment, as the edges found it.
+//! What is known of the fleet at one moment, as the effects found it.
 
 use std::collections::BTreeMap;
 

@@ -7,20 +7,20 @@ use crate::lab::Lab;
 
 /// A word, with what differs from run to run replaced.
 fn steady(word: &str) -> String {
-    let core = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    let supervisor = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
     let is_hex = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = |sign: char| core.split(sign).collect::<Vec<_>>();
-    let name = if core.len() == 36
+    let parts = |sign: char| supervisor.split(sign).collect::<Vec<_>>();
+    let name = if supervisor.len() == 36
         && parts('-').len() == 5
         && parts('-').iter().all(|part| is_hex(part))
     {
         "<uuid>"
-    } else if core.len() == 23 && core.as_bytes()[8] == b'T' && core.as_bytes()[18] == b'-' {
+    } else if supervisor.len() == 23 && supervisor.as_bytes()[8] == b'T' && supervisor.as_bytes()[18] == b'-' {
         "<checkpoint>"
-    } else if matches!(core.len(), 7 | 8 | 40 | 64)
-        && is_hex(core)
-        && core.bytes().any(|byte| byte.is_ascii_digit())
+    } else if matches!(supervisor.len(), 7 | 8 | 40 | 64)
+        && is_hex(supervisor)
+        && supervisor.bytes().any(|byte| byte.is_ascii_digit())
     {
         "<hash>"
     } else if parts(':').len() == 3
@@ -34,7 +34,7 @@ fn steady(word: &str) -> String {
     } else {
         return word.to_owned();
     };
-    word.replacen(core, name, 1)
+    word.replacen(supervisor, name, 1)
 }
 
 fn host() -> String {

@@ -1,4 +1,4 @@
-//! One agent in the eyes of the core.
+//! One agent in the eyes of the supervisor.
 
 use std::time::{Duration, Instant};
 

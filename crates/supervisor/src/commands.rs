@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::agent::{Agent, Purpose, Stage};
-use super::{Action, Core, Declared, Phase, SURVIVED_AFTER};
+use super::{Action, Supervisor, Declared, Phase, SURVIVED_AFTER};
 use crate::notice::{Notice, Source};
 use state::{AgentName, Cause, Fleet, JournalEvent, Desired};
 
-impl Core {
+impl Supervisor {
     /// New agents come in, policies change, and agents that are gone from the file are ended.
     pub(super) fn declare(&mut self, now: Instant, declared: Vec<Declared>, out: &mut Vec<Action>) {
         let gone: Vec<AgentName> = self

@@ -1,4 +1,4 @@
-//! What the core is told, and what it asks for.
+//! What the supervisor is told, and what it asks for.
 
 use std::time::{Duration, Instant};
 

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::agent::{Agent, Stage};
-use super::{Action, Activity, Core, Phase};
+use super::{Action, Activity, Supervisor, Phase};
 use crate::notice::{Notice, Source};
 use state::{Fleet, JournalEvent};
 
-impl Core {
+impl Supervisor {
     /// Asks whether really nothing works any more, once everybody has rested for long enough.
     pub(super) fn rest(&mut self, now: Instant, out: &mut Vec<Action>) {
         let Some(span) = self.stop_when_idle.filter(|_| self.is_at_rest()) else {

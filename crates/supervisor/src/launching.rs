@@ -3,12 +3,12 @@
 use std::time::Instant;
 
 use super::agent::{LOOK_AFTER, POLL_INTERVAL, Stage};
-use super::{API_WAIT, Action, Api, Core, Phase, Room};
+use super::{API_WAIT, Action, Api, Supervisor, Phase, Room};
 use crate::restart_backoff::HEALTHY_AFTER;
 use crate::start_limits::starts_allowed;
 use state::{AgentName, Cause, Fleet, JournalEvent};
 
-impl Core {
+impl Supervisor {
     /// Puts an agent that shall run and does not into the queue.
     pub(super) fn enqueue(&mut self, name: &AgentName) {
         let up = self.fleet == Fleet::Up;

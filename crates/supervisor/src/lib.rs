@@ -69,7 +69,7 @@ enum Api {
 
 /// All that the decisions rest on.
 #[derive(Debug)]
-pub struct Core {
+pub struct Supervisor {
     limits: Limits,
     permit: Option<Permit>,
     fleet: Fleet,
@@ -95,7 +95,7 @@ pub struct Core {
     agents: BTreeMap<AgentName, Agent>,
 }
 
-impl Core {
+impl Supervisor {
     /// A core that knows no agents yet. `noticed`: this boot has had its notice already.
     #[must_use]
     pub fn new(limits: Limits, fleet: Fleet, noticed: bool) -> Self {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::agent::{Purpose, START_LIMIT, Stage, jitter_seed};
-use super::{Action, Activity, Attempt, Core, Ending, Phase, Refusal};
+use super::{Action, Activity, Attempt, Supervisor, Ending, Phase, Refusal};
 use crate::cause::cause_of_exit;
 use crate::restart_backoff::{Next, after_failure};
 use state::config::Restart;
@@ -11,7 +11,7 @@ use state::{AgentName, Cause, Fleet, JournalEvent, StartKind, Desired};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
-impl Core {
+impl Supervisor {
     pub(super) fn launched(
         &mut self,
         now: Instant,

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::stalls::{Next, can_be_nudged};
-use super::{Action, Core};
+use super::{Action, Supervisor};
 use claude::ApiStop;
 use state::{AgentName, JournalEvent};
 
@@ -40,7 +40,7 @@ impl Pause {
     }
 }
 
-impl Core {
+impl Supervisor {
     pub(super) fn begin_pause(&mut self, now: Instant, out: &mut Vec<Action>) {
         if self.login.is_some() {
             return; // It is the same login.

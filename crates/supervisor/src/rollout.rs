@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::agent::{Agent, Stage};
-use super::{Action, Core, Phase};
+use super::{Action, Supervisor, Phase};
 use state::{AgentName, Fleet, JournalEvent};
 use sys::process::ProcessId;
 
@@ -32,7 +32,7 @@ enum News {
     Gone,
 }
 
-impl Core {
+impl Supervisor {
     /// Begins with one; a change that was under way is forgotten, since this one is newer.
     pub(super) fn roll_out(&mut self, now: Instant, names: Vec<AgentName>, out: &mut Vec<Action>) {
         // Who does not run gets the change by its next start.

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::agent::{Agent, Stage, jitter_seed};
-use super::{Action, Activity, Core, Phase, Stall};
+use super::{Action, Activity, Supervisor, Phase, Stall};
 use crate::cause::reason_of_stop;
 use crate::stall_retry::{StallRetry, after_stop};
 use claude::ApiStop;
@@ -64,7 +64,7 @@ impl Wait {
     }
 }
 
-impl Core {
+impl Supervisor {
     /// What follows from what an agent is doing now. `begun`: how its session was begun, where this
     /// is the first word of the process; what stopped it then happened in an earlier one.
     pub(super) fn active(

@@ -31,14 +31,14 @@ fn a_request_during_a_launch_is_kept_until_its_process_is_known_and_may_be_taken
             false,
         ),
     ] {
-        let (mut core, attempt) = launched(now);
+        let (mut supervisor, attempt) = launched(now);
         for request in requests {
-            assert!(ended(&core.step(now, request)).is_empty());
+            assert!(ended(&supervisor.step(now, request)).is_empty());
         }
-        let actions = core.step(now, launched_event(attempt));
+        let actions = supervisor.step(now, launched_event(attempt));
         assert_eq!(actions.contains(&end), ends);
         if ends {
-            let actions = exit(&mut core, now, Exit::Code(143));
+            let actions = exit(&mut supervisor, now, Exit::Code(143));
             assert_eq!(launch_in(&actions).is_some(), comes_back);
         }
     }
@@ -51,13 +51,13 @@ fn the_last_request_counts_for_an_agent_that_is_being_ended() {
         ([request(Desired::Stopped), request(Desired::Running)], true),
         ([restart(false), request(Desired::Stopped)], false),
     ] {
-        let mut core = running(now);
+        let mut supervisor = running(now);
         let [first, last] = requests;
-        assert_eq!(ended(&core.step(now, first)), [&name()]);
-        assert!(ended(&core.step(now, last)).is_empty(), "told to end once");
-        let actions = exit(&mut core, now, Exit::Code(143));
+        assert_eq!(ended(&supervisor.step(now, first)), [&name()]);
+        assert!(ended(&supervisor.step(now, last)).is_empty(), "told to end once");
+        let actions = exit(&mut supervisor, now, Exit::Code(143));
         assert_eq!(launch_in(&actions).is_some(), comes_back);
-        let state = core.view(&name()).unwrap().state;
+        let state = supervisor.view(&name()).unwrap().state;
         assert_eq!(state == AgentState::Stopped, !comes_back);
     }
 }
@@ -65,39 +65,39 @@ fn the_last_request_counts_for_an_agent_that_is_being_ended() {
 #[test]
 fn an_agent_that_is_to_start_anew_when_idle_finishes_its_turn_and_does_so_once() {
     let now = Instant::now();
-    let mut core = running(now);
-    assert!(ended(&core.step(now, restart(true))).is_empty());
-    assert!(ended(&tell(&mut core, now, Activity::Waiting(None))).is_empty());
-    assert_eq!(ended(&tell(&mut core, now, Activity::Idle)), [&name()]);
-    let attempt = launch_in(&exit(&mut core, now, Exit::Code(143))).unwrap();
-    run(&mut core, now, attempt);
-    confirm(&mut core, now);
-    assert!(ended(&tell(&mut core, now, Activity::Idle)).is_empty());
+    let mut supervisor = running(now);
+    assert!(ended(&supervisor.step(now, restart(true))).is_empty());
+    assert!(ended(&tell(&mut supervisor, now, Activity::Waiting(None))).is_empty());
+    assert_eq!(ended(&tell(&mut supervisor, now, Activity::Idle)), [&name()]);
+    let attempt = launch_in(&exit(&mut supervisor, now, Exit::Code(143))).unwrap();
+    run(&mut supervisor, now, attempt);
+    confirm(&mut supervisor, now);
+    assert!(ended(&tell(&mut supervisor, now, Activity::Idle)).is_empty());
     // One that is idle need not wait.
-    assert_eq!(ended(&core.step(now, restart(true))), [&name()]);
+    assert_eq!(ended(&supervisor.step(now, restart(true))), [&name()]);
 }
 
 #[test]
 fn who_is_taken_out_of_the_file_is_ended_then_forgotten_and_may_come_back() {
     let now = Instant::now();
-    let mut core = running(now);
-    assert_eq!(ended(&core.step(now, Event::Declare(vec![]))), [&name()]);
-    assert!(core.view(&name()).is_some(), "its process is still there");
-    let actions = exit(&mut core, now, Exit::Code(143));
+    let mut supervisor = running(now);
+    assert_eq!(ended(&supervisor.step(now, Event::Declare(vec![]))), [&name()]);
+    assert!(supervisor.view(&name()).is_some(), "its process is still there");
+    let actions = exit(&mut supervisor, now, Exit::Code(143));
     assert!(launch_in(&actions).is_none());
-    assert!(core.view(&name()).is_none());
-    let actions = core.step(now, Event::Declare(vec![declared()]));
+    assert!(supervisor.view(&name()).is_none());
+    let actions = supervisor.step(now, Event::Declare(vec![declared()]));
     assert!(launch_in(&actions).is_some());
 }
 
 #[test]
 fn a_fleet_that_is_taken_down_ends_whoever_runs_and_starts_nobody_until_it_is_up() {
     let now = Instant::now();
-    let mut core = running(now);
-    assert_eq!(core.fleet(), Fleet::Up);
-    let actions = core.step(now, Event::Fleet(Fleet::Down));
+    let mut supervisor = running(now);
+    assert_eq!(supervisor.fleet(), Fleet::Up);
+    let actions = supervisor.step(now, Event::Fleet(Fleet::Down));
     assert_eq!(
-        (core.fleet(), ended(&actions)),
+        (supervisor.fleet(), ended(&actions)),
         (Fleet::Down, vec![&name()])
     );
     assert!(matches!(
@@ -106,19 +106,19 @@ fn a_fleet_that_is_taken_down_ends_whoever_runs_and_starts_nobody_until_it_is_up
             desired: Fleet::Down
         }]
     ));
-    assert!(told(&core.step(now, Event::Fleet(Fleet::Down))).is_empty());
-    exit(&mut core, now, Exit::Code(143));
-    assert_eq!(core.view(&name()).unwrap().state, AgentState::Stopped);
+    assert!(told(&supervisor.step(now, Event::Fleet(Fleet::Down))).is_empty());
+    exit(&mut supervisor, now, Exit::Code(143));
+    assert_eq!(supervisor.view(&name()).unwrap().state, AgentState::Stopped);
     assert_eq!(
-        core.step(now, request(Desired::Running)),
+        supervisor.step(now, request(Desired::Running)),
         [Action::Persist(name())]
     );
-    let actions = core.step(now, Event::Fleet(Fleet::Up));
+    let actions = supervisor.step(now, Event::Fleet(Fleet::Up));
     assert!(launch_in(&actions).is_some());
     // Who fails at its start while the fleet is down is not tried again.
-    core.step(now, Event::Fleet(Fleet::Down));
-    refuse(&mut core, now, 2, true);
-    assert_eq!(core.next_wakeup(), None);
+    supervisor.step(now, Event::Fleet(Fleet::Down));
+    refuse(&mut supervisor, now, 2, true);
+    assert_eq!(supervisor.next_wakeup(), None);
 }
 
 #[test]
@@ -140,33 +140,33 @@ fn why_an_agent_was_stopped_is_shown_as_long_as_it_is_and_not_when_it_starts_aga
             None,
         ),
     ] {
-        let mut core = running(now);
-        core.step(now, request(Desired::Stopped));
+        let mut supervisor = running(now);
+        supervisor.step(now, request(Desired::Stopped));
         if let Some(second) = second {
-            core.step(now, second);
+            supervisor.step(now, second);
         }
-        exit(&mut core, now, Exit::Code(143));
-        is_shown(&core, state, why, cause);
+        exit(&mut supervisor, now, Exit::Code(143));
+        is_shown(&supervisor, state, why, cause);
     }
 }
 
 #[test]
 fn a_restart_does_not_sit_out_a_pause_and_only_a_person_revives_what_was_given_up() {
     let now = Instant::now();
-    let mut core = running(now);
-    exit(&mut core, now, Exit::Signal(9));
-    let attempt = launch_in(&core.step(now, restart(false))).unwrap();
-    refuse(&mut core, now, attempt, false);
+    let mut supervisor = running(now);
+    exit(&mut supervisor, now, Exit::Signal(9));
+    let attempt = launch_in(&supervisor.step(now, restart(false))).unwrap();
+    refuse(&mut supervisor, now, attempt, false);
     for event in [Event::Fleet(Fleet::Down), Event::Fleet(Fleet::Up)] {
-        assert!(launch_in(&core.step(now, event)).is_none());
+        assert!(launch_in(&supervisor.step(now, event)).is_none());
         is_shown(
-            &core,
+            &supervisor,
             AgentState::Failed,
             Some("no claude"),
             Some(Cause::CannotStart),
         );
     }
-    assert!(launch_in(&core.step(now, restart(true))).is_some());
+    assert!(launch_in(&supervisor.step(now, restart(true))).is_some());
 }
 
 #[test]
@@ -176,12 +176,12 @@ fn who_is_in_the_queue_when_the_notice_comes_may_still_be_unwanted() {
         (request(Desired::Stopped), Some("stopped by you")),
         (Event::Fleet(Fleet::Down), None),
     ] {
-        let mut core = Core::new(Limits::for_cores(2), Fleet::Up, false);
-        core.step(now, Event::Declare(vec![declared()]));
-        core.step(now, Event::Notice(Notice::new(Source::Command, now, None)));
-        assert_eq!(core.views()[0].state, AgentState::Starting);
-        core.step(now, undesired);
-        let view = &core.views()[0];
+        let mut supervisor = Supervisor::new(Limits::for_cores(2), Fleet::Up, false);
+        supervisor.step(now, Event::Declare(vec![declared()]));
+        supervisor.step(now, Event::Notice(Notice::new(Source::Command, now, None)));
+        assert_eq!(supervisor.views()[0].state, AgentState::Starting);
+        supervisor.step(now, undesired);
+        let view = &supervisor.views()[0];
         assert_eq!(
             (view.state, view.why.as_deref()),
             (AgentState::Stopped, why)
@@ -192,30 +192,30 @@ fn who_is_in_the_queue_when_the_notice_comes_may_still_be_unwanted() {
 #[test]
 fn a_change_of_request_is_written_down_once_with_who_asked_for_it() {
     let now = Instant::now();
-    let mut core = running(now);
-    assert!(told(&core.step(now, request(Desired::Running))).is_empty());
+    let mut supervisor = running(now);
+    assert!(told(&supervisor.step(now, request(Desired::Running))).is_empty());
     let (desired, by) = (Desired::Stopped, "ann".to_owned());
-    let actions = core.step(now, request(desired));
+    let actions = supervisor.step(now, request(desired));
     assert_eq!(told(&actions), [&JournalEvent::Desired { desired, by }]);
-    assert!(told(&core.step(now, request(desired))).is_empty());
+    assert!(told(&supervisor.step(now, request(desired))).is_empty());
 }
 
 #[test]
 fn a_launch_that_waited_for_the_disk_is_not_wanted_once_somebody_stopped_it_or_the_notice_came() {
     let now = Instant::now();
     let launched = || {
-        let mut core = ready(now, 2);
-        let actions = core.step(now, Event::Declare(vec![declared()]));
+        let mut supervisor = ready(now, 2);
+        let actions = supervisor.step(now, Event::Declare(vec![declared()]));
         let launch = actions
             .into_iter()
             .find(|action| matches!(action, Action::Launch { .. }));
-        (core, launch.unwrap())
+        (supervisor, launch.unwrap())
     };
-    let (core, launch) = launched();
-    assert!(core.still_wants(&launch));
-    let (mut core, launch) = launched();
-    core.step(now, request(Desired::Stopped));
-    assert!(!core.still_wants(&launch));
+    let (supervisor, launch) = launched();
+    assert!(supervisor.still_wants(&launch));
+    let (mut supervisor, launch) = launched();
+    supervisor.step(now, request(Desired::Stopped));
+    assert!(!supervisor.still_wants(&launch));
     // What is answered instead stops it, and is no failure.
     let Action::Launch { name: of, attempt } = launch else {
         panic!("it is one")
@@ -229,14 +229,14 @@ fn a_launch_that_waited_for_the_disk_is_not_wanted_once_somebody_stopped_it_or_t
         attempt,
         refusal,
     };
-    core.step(now, refused);
-    assert_eq!(core.view(&name()).unwrap().state, AgentState::Stopped);
-    let (mut core, launch) = launched();
-    core.step(now, Event::Notice(Notice::new(Source::Command, now, None)));
-    assert!(!core.still_wants(&Action::PowerOff));
-    core.step(now, Event::SaveEnded);
-    assert!(!core.still_wants(&launch));
-    assert!(core.still_wants(&Action::PowerOff));
-    core.step(now, Event::Survived);
-    assert!(!core.still_wants(&launch) && !core.still_wants(&Action::PowerOff));
+    supervisor.step(now, refused);
+    assert_eq!(supervisor.view(&name()).unwrap().state, AgentState::Stopped);
+    let (mut supervisor, launch) = launched();
+    supervisor.step(now, Event::Notice(Notice::new(Source::Command, now, None)));
+    assert!(!supervisor.still_wants(&Action::PowerOff));
+    supervisor.step(now, Event::SaveEnded);
+    assert!(!supervisor.still_wants(&launch));
+    assert!(supervisor.still_wants(&Action::PowerOff));
+    supervisor.step(now, Event::Survived);
+    assert!(!supervisor.still_wants(&launch) && !supervisor.still_wants(&Action::PowerOff));
 }

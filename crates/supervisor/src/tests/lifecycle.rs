@@ -21,14 +21,14 @@ fn what_follows_when_an_agent_ends_by_itself_is_for_its_policy_to_say() {
         (Restart::Never, Stopped, Failed),
     ] {
         for (code, state) in [(0, clean), (1, crashed)] {
-            let mut core = running(now);
+            let mut supervisor = running(now);
             let of = Declared {
                 restart,
                 ..declared()
             };
-            core.step(now, Event::Declare(vec![of]));
-            let actions = exit(&mut core, now, Exit::Code(code));
-            let view = core.view(&name()).unwrap();
+            supervisor.step(now, Event::Declare(vec![of]));
+            let actions = exit(&mut supervisor, now, Exit::Code(code));
+            let view = supervisor.view(&name()).unwrap();
             assert_eq!(view.state, state, "{restart:?} {code}");
             assert_eq!(view.restarts, u32::from(state == Backoff));
             // Who is done is not raised by the next boot either.
@@ -37,9 +37,9 @@ fn what_follows_when_an_agent_ends_by_itself_is_for_its_policy_to_say() {
                 .iter()
                 .any(|what| matches!(what, JournalEvent::Stopped { by } if by == "itself"));
             assert_eq!(by_itself, state == Stopped);
-            let starts = core
+            let starts = supervisor
                 .next_wakeup()
-                .map(|due| launch_in(&tick(&mut core, due)));
+                .map(|due| launch_in(&tick(&mut supervisor, due)));
             assert_eq!(starts.flatten().is_some(), state == Backoff);
         }
     }
@@ -55,12 +55,12 @@ fn news_of_another_launch_or_process_changes_nothing() {
             start_time: 1,
         },
     );
-    let (mut core, current) = launched(now);
+    let (mut supervisor, current) = launched(now);
     for known in [false, true] {
         if known {
-            run(&mut core, now, current);
+            run(&mut supervisor, now, current);
         }
-        let before = core.views();
+        let before = supervisor.views();
         for attempt in [current - 1, current + 1] {
             let why = "no claude".into();
             let refusal = Refusal { why, retry: true };
@@ -83,14 +83,14 @@ fn news_of_another_launch_or_process_changes_nothing() {
                     blocker,
                 },
             ] {
-                assert_eq!(core.step(now, event.clone()), [], "{event:?}");
+                assert_eq!(supervisor.step(now, event.clone()), [], "{event:?}");
             }
         }
-        assert_eq!(core.views(), before);
+        assert_eq!(supervisor.views(), before);
     }
-    confirm(&mut core, now);
-    tell(&mut core, now, stalled("1", ApiStop::Network));
-    let before = core.views();
+    confirm(&mut supervisor, now);
+    tell(&mut supervisor, now, stalled("1", ApiStop::Network));
+    let before = supervisor.views();
     let activity = Activity::Idle;
     let end = Exit::Code(1).into();
     let refused = Some("unsent words".into());
@@ -117,8 +117,8 @@ fn news_of_another_launch_or_process_changes_nothing() {
             end,
         },
     ] {
-        assert_eq!(core.step(now, event.clone()), [], "{event:?}");
-        assert_eq!(core.views(), before);
+        assert_eq!(supervisor.step(now, event.clone()), [], "{event:?}");
+        assert_eq!(supervisor.views(), before);
     }
     // Nor does what nobody asked for in a boot that goes on anyway.
     for event in [
@@ -127,22 +127,22 @@ fn news_of_another_launch_or_process_changes_nothing() {
         Event::ShuttingDown(Some(true)),
         Event::ShuttingDown(Some(false)),
     ] {
-        assert_eq!(core.step(now, event.clone()), [], "{event:?}");
+        assert_eq!(supervisor.step(now, event.clone()), [], "{event:?}");
     }
-    assert_eq!((core.views(), core.is_closed()), (before, false));
+    assert_eq!((supervisor.views(), supervisor.is_closed()), (before, false));
 }
 
 #[test]
 fn a_start_in_another_session_is_ended_and_counts_as_a_failure() {
     let now = Instant::now();
-    let (mut core, attempt) = launched(now);
-    run(&mut core, now, attempt);
-    let actions = core.step(now, session("x", Activity::Busy));
+    let (mut supervisor, attempt) = launched(now);
+    run(&mut supervisor, now, attempt);
+    let actions = supervisor.step(now, session("x", Activity::Busy));
     assert_eq!(ended(&actions), [&name()]);
     let why = Some("claude opened the session x instead of s");
-    is_shown(&core, AgentState::Starting, why, None);
-    let actions = exit(&mut core, now, Exit::Code(143));
-    is_shown(&core, AgentState::Backoff, why, Some(Cause::CannotStart));
+    is_shown(&supervisor, AgentState::Starting, why, None);
+    let actions = exit(&mut supervisor, now, Exit::Code(143));
+    is_shown(&supervisor, AgentState::Backoff, why, Some(Cause::CannotStart));
     assert!(
         told(&actions)
             .iter()
@@ -153,7 +153,7 @@ fn a_start_in_another_session_is_ended_and_counts_as_a_failure() {
 #[test]
 fn a_session_that_changes_under_way_is_followed_and_written_down() {
     let now = Instant::now();
-    let mut core = running(now);
+    let mut supervisor = running(now);
     let rebind = Action::Rebind {
         name: name(),
         session_id: "t".into(),
@@ -162,13 +162,13 @@ fn a_session_that_changes_under_way_is_followed_and_written_down() {
         from: "s".into(),
         to: "t".into(),
     };
-    let actions = core.step(now, session("t", Activity::Busy));
+    let actions = supervisor.step(now, session("t", Activity::Busy));
     assert_eq!(actions, [rebind, Action::Journal(Some(name()), what)]);
-    assert_eq!(core.view(&name()).unwrap().session_id, "t");
+    assert_eq!(supervisor.view(&name()).unwrap().session_id, "t");
     // The same again is no news, and each new question of its is told once.
-    assert_eq!(core.step(now, session("t", Activity::Busy)), []);
+    assert_eq!(supervisor.step(now, session("t", Activity::Busy)), []);
     let asks = || Activity::Waiting(Some("a permission".into()));
-    let actions = core.step(now, session("t", asks()));
+    let actions = supervisor.step(now, session("t", asks()));
     let why = "a permission".to_owned();
     let [
         Action::Persist(_),
@@ -178,49 +178,49 @@ fn a_session_that_changes_under_way_is_followed_and_written_down() {
         panic!("{actions:?}")
     };
     assert_eq!(*said, why);
-    assert_eq!(core.step(now, session("t", asks())), []);
+    assert_eq!(supervisor.step(now, session("t", asks())), []);
 }
 
 #[test]
 fn a_dialog_is_told_once_and_waited_for_without_end_while_the_others_start() {
     let now = Instant::now();
-    let mut core = ready(now, 1);
+    let mut supervisor = ready(now, 1);
     let others = ["b", "c"].map(|other| Declared {
         name: AgentName::new(other).unwrap(),
         session_id: other.into(),
         ..declared()
     });
     let all = [vec![declared()], others.to_vec()].concat();
-    let actions = core.step(now, Event::Declare(all));
+    let actions = supervisor.step(now, Event::Declare(all));
     let launches = actions
         .iter()
         .filter(|action| matches!(action, Action::Launch { .. }));
     assert_eq!(launches.count(), 2, "as many as one core carries");
-    run(&mut core, now, 1);
-    let actions = screen(&mut core, now, 1, Some("trust this folder?"));
+    run(&mut supervisor, now, 1);
+    let actions = screen(&mut supervisor, now, 1, Some("trust this folder?"));
     assert_eq!(told(&actions).len(), 1);
     assert!(launch_in(&actions).is_some(), "c need not wait for a human");
     for minutes in 1..9 {
         let at = now + Duration::from_secs(60 * minutes);
-        let actions = screen(&mut core, at, 1, Some("trust this folder?"));
+        let actions = screen(&mut supervisor, at, 1, Some("trust this folder?"));
         assert!(told(&actions).is_empty() && ended(&actions).is_empty());
     }
     // It was answered, and the process has still not said that it is up.
     let late = now + Duration::from_secs(600);
-    let actions = screen(&mut core, late, 1, None);
+    let actions = screen(&mut supervisor, late, 1, None);
     assert!(actions.contains(&Action::Persist(name())) && ended(&actions).is_empty());
-    assert_eq!(ended(&screen(&mut core, late, 1, None)), [&name()]);
+    assert_eq!(ended(&screen(&mut supervisor, late, 1, None)), [&name()]);
 }
 
 #[test]
 fn a_start_is_ended_after_three_minutes_and_not_before() {
     let now = Instant::now();
     let after = |seconds| now + Duration::from_secs(seconds);
-    let (mut core, attempt) = launched(now);
-    run(&mut core, now, attempt);
-    assert!(ended(&screen(&mut core, after(179), attempt, None)).is_empty());
+    let (mut supervisor, attempt) = launched(now);
+    run(&mut supervisor, now, attempt);
+    assert!(ended(&screen(&mut supervisor, after(179), attempt, None)).is_empty());
     assert_eq!(
-        ended(&screen(&mut core, after(180), attempt, None)),
+        ended(&screen(&mut supervisor, after(180), attempt, None)),
         [&name()]
     );
 }
@@ -229,11 +229,11 @@ fn a_start_is_ended_after_three_minutes_and_not_before() {
 fn a_start_that_is_refused_is_tried_again_only_where_that_may_help() {
     let now = Instant::now();
     for (retry, state) in [(true, AgentState::Backoff), (false, AgentState::Failed)] {
-        let (mut core, attempt) = launched(now);
-        refuse(&mut core, now, attempt, retry);
-        is_shown(&core, state, Some("no claude"), Some(Cause::CannotStart));
-        let tried = core.view(&declared().name).unwrap().next_try;
-        assert_eq!(tried, core.next_wakeup());
+        let (mut supervisor, attempt) = launched(now);
+        refuse(&mut supervisor, now, attempt, retry);
+        is_shown(&supervisor, state, Some("no claude"), Some(Cause::CannotStart));
+        let tried = supervisor.view(&declared().name).unwrap().next_try;
+        assert_eq!(tried, supervisor.next_wakeup());
         assert_eq!(tried.is_some(), retry);
     }
 }
@@ -241,33 +241,33 @@ fn a_start_that_is_refused_is_tried_again_only_where_that_may_help() {
 #[test]
 fn a_session_is_not_opened_while_another_agent_may_be_in_it() {
     let now = Instant::now();
-    let mut core = running(now);
+    let mut supervisor = running(now);
     let other = Declared {
         name: AgentName::new("b").unwrap(),
         ..declared()
     };
     let both = vec![declared(), other.clone()];
-    assert!(launch_in(&core.step(now, Event::Declare(both))).is_none());
-    let view = core.view(&other.name).unwrap();
+    assert!(launch_in(&supervisor.step(now, Event::Declare(both))).is_none());
+    let view = supervisor.view(&other.name).unwrap();
     let why = "its session s is in use by the agent a";
     assert_eq!(
         (view.state, view.why.as_deref()),
         (AgentState::Failed, Some(why))
     );
     // A request tries again, and now there is nobody in it.
-    core.step(now, request(Desired::Stopped));
-    exit(&mut core, now, Exit::Code(143));
+    supervisor.step(now, request(Desired::Stopped));
+    exit(&mut supervisor, now, Exit::Code(143));
     let name = other.name;
     let (desired, by) = (Desired::Running, "ann".into());
-    assert!(launch_in(&core.step(now, Event::Want { name, desired, by })).is_some());
+    assert!(launch_in(&supervisor.step(now, Event::Want { name, desired, by })).is_some());
 }
 
 #[test]
 fn the_first_notice_counts_and_is_written_down_with_the_time_that_it_leaves() {
     let now = Instant::now();
-    let mut core = running(now);
+    let mut supervisor = running(now);
     let notice = Notice::new(Source::Metadata, now, Some(Duration::from_secs(120)));
-    let actions = core.step(now, Event::Notice(notice));
+    let actions = supervisor.step(now, Event::Notice(notice));
     let what = JournalEvent::Notice {
         source: "metadata".into(),
         deadline_ms: Some(120_000),
@@ -275,28 +275,28 @@ fn the_first_notice_counts_and_is_written_down_with_the_time_that_it_leaves() {
     let save = Action::Save(notice);
     assert_eq!(actions, [Action::Journal(None, what), save]);
     let second = Notice::new(Source::Command, now, None);
-    assert_eq!(core.step(now, Event::Notice(second)), []);
-    assert_eq!(core.notice(), Some(&notice));
+    assert_eq!(supervisor.step(now, Event::Notice(second)), []);
+    assert_eq!(supervisor.notice(), Some(&notice));
     // Wishes are remembered, and nothing is done for them beside the save.
-    let actions = core.step(now, request(Desired::Stopped));
+    let actions = supervisor.step(now, request(Desired::Stopped));
     assert!(ended(&actions).is_empty());
-    assert_eq!(core.step(now, restart(false)), []);
-    assert_eq!(core.step(now, Event::ShuttingDown(Some(false))), []);
-    assert!(core.is_closed());
+    assert_eq!(supervisor.step(now, restart(false)), []);
+    assert_eq!(supervisor.step(now, Event::ShuttingDown(Some(false))), []);
+    assert!(supervisor.is_closed());
 }
 
 #[test]
 fn a_keeper_that_comes_after_the_notice_starts_nobody_and_shows_the_fleet_as_saved() {
     let now = Instant::now();
-    let mut core = Core::new(Limits::for_cores(2), Fleet::Up, true);
+    let mut supervisor = Supervisor::new(Limits::for_cores(2), Fleet::Up, true);
     let until = None;
-    core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
-    core.step(now, Event::ApiAnswers);
-    let actions = core.step(now, Event::Declare(vec![declared()]));
-    assert!(core.is_closed() && launch_in(&actions).is_none());
+    supervisor.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
+    supervisor.step(now, Event::ApiAnswers);
+    let actions = supervisor.step(now, Event::Declare(vec![declared()]));
+    assert!(supervisor.is_closed() && launch_in(&actions).is_none());
     let why = Some("ended by a save; the next boot resumes it");
-    is_shown(&core, AgentState::Stopped, why, Some(Cause::Preempted));
-    assert!(launch_in(&core.step(now, Event::Survived)).is_some());
+    is_shown(&supervisor, AgentState::Stopped, why, Some(Cause::Preempted));
+    assert!(launch_in(&supervisor.step(now, Event::Survived)).is_some());
 }
 
 #[test]
@@ -307,9 +307,9 @@ fn a_start_says_how_its_session_was_begun() {
         (StartKind::Resume, Some(false)),
         (StartKind::Continue, Some(true)),
     ] {
-        let (mut core, attempt) = launched(now);
-        run_as(&mut core, now, attempt, how);
-        let actions = tell(&mut core, now, Activity::Busy);
+        let (mut supervisor, attempt) = launched(now);
+        run_as(&mut supervisor, now, attempt, how);
+        let actions = tell(&mut supervisor, now, Activity::Busy);
         let session_id = "s".to_owned();
         let begun = match continued {
             None => JournalEvent::Started { session_id },
@@ -326,11 +326,11 @@ fn a_start_says_how_its_session_was_begun() {
 fn a_launch_that_fails_while_nobody_wants_it_is_no_failure_to_be_told() {
     let now = Instant::now();
     for undesired in [request(Desired::Stopped), Event::Fleet(Fleet::Down)] {
-        let (mut core, attempt) = launched(now);
-        core.step(now, undesired);
-        let actions = refuse(&mut core, now, attempt, true);
+        let (mut supervisor, attempt) = launched(now);
+        supervisor.step(now, undesired);
+        let actions = refuse(&mut supervisor, now, attempt, true);
         assert!(told(&actions).is_empty(), "{actions:?}");
-        let view = &core.views()[0];
+        let view = &supervisor.views()[0];
         assert_eq!((view.state, view.restarts), (AgentState::Stopped, 0));
     }
 }

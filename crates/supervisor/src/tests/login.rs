@@ -16,76 +16,76 @@ const SECOND: Duration = Duration::from_secs(1);
 fn one_agent_asks_for_the_whole_fleet_whether_there_is_a_login_ever_more_seldom() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
-    let actions = say(&mut core, now, &b, stalled("1", ApiStop::Login));
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
+    let actions = say(&mut supervisor, now, &b, stalled("1", ApiStop::Login));
     assert!(actions.contains(&Action::Journal(
         None,
         JournalEvent::Paused {
             why: "login".into()
         }
     )));
-    say(&mut core, now, &a, stalled("2", ApiStop::Login));
+    say(&mut supervisor, now, &a, stalled("2", ApiStop::Login));
     let mut due = now;
     for minutes in [15, 30, 60, 60, 60] {
-        assert!(nudged(&tick(&mut core, due + minutes * MINUTE - SECOND)).is_empty());
+        assert!(nudged(&tick(&mut supervisor, due + minutes * MINUTE - SECOND)).is_empty());
         due += minutes * MINUTE;
-        assert_eq!(core.next_wakeup(), Some(due));
-        let actions = tick(&mut core, due);
+        assert_eq!(supervisor.next_wakeup(), Some(due));
+        let actions = tick(&mut supervisor, due);
         let [asks] = nudged(&actions)[..] else {
             panic!("one asks: {actions:?}")
         };
         // It is refused again.
         let asks = asks.clone();
-        say(&mut core, due, &asks, Activity::Busy);
+        say(&mut supervisor, due, &asks, Activity::Busy);
         let id = format!("{due:?}");
-        say(&mut core, due, &asks, stalled(&id, ApiStop::Login));
+        say(&mut supervisor, due, &asks, stalled(&id, ApiStop::Login));
     }
-    assert_eq!(core.paused(), Some("login"));
+    assert_eq!(supervisor.paused(), Some("login"));
     // There is one: all go on within seconds, one after the other.
-    let actions = core.step(due, Event::Login("somebody typed /login".into()));
-    assert!(unpaused(&actions) && core.paused().is_none());
-    assert!(nudged(&tick(&mut core, due + SECOND)).is_empty());
-    assert_eq!(nudged(&tick(&mut core, due + 2 * SECOND)).len(), 1);
-    assert_eq!(nudged(&tick(&mut core, due + 3 * SECOND)).len(), 0);
-    assert_eq!(nudged(&tick(&mut core, due + 4 * SECOND)).len(), 1);
+    let actions = supervisor.step(due, Event::Login("somebody typed /login".into()));
+    assert!(unpaused(&actions) && supervisor.paused().is_none());
+    assert!(nudged(&tick(&mut supervisor, due + SECOND)).is_empty());
+    assert_eq!(nudged(&tick(&mut supervisor, due + 2 * SECOND)).len(), 1);
+    assert_eq!(nudged(&tick(&mut supervisor, due + 3 * SECOND)).len(), 0);
+    assert_eq!(nudged(&tick(&mut supervisor, due + 4 * SECOND)).len(), 1);
 }
 
 #[test]
 fn an_answer_to_one_who_never_lacked_a_login_ends_the_pause_once_it_cannot_be_from_before() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
-    say(&mut core, now, &a, stalled("1", ApiStop::Login));
-    say(&mut core, now, &b, Activity::Busy);
-    assert!(!unpaused(&answered(&mut core, now + 119 * SECOND, &b)));
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
+    say(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
+    say(&mut supervisor, now, &b, Activity::Busy);
+    assert!(!unpaused(&answered(&mut supervisor, now + 119 * SECOND, &b)));
     let later = now + 120 * SECOND;
-    assert!(unpaused(&answered(&mut core, later, &b)));
+    assert!(unpaused(&answered(&mut supervisor, later, &b)));
     // What `a` lacks is its own: it is waited for longer, and no pause is begun for it again.
-    let next = core.view(&a).unwrap().next_try.unwrap();
+    let next = supervisor.view(&a).unwrap().next_try.unwrap();
     assert!(next >= later + 5 * MINUTE, "{:?}", next - later);
-    say(&mut core, later, &a, Activity::Busy);
-    say(&mut core, later, &a, stalled("2", ApiStop::Login));
-    assert_eq!(core.paused(), None);
-    assert!(core.view(&a).unwrap().next_try.is_some());
+    say(&mut supervisor, later, &a, Activity::Busy);
+    say(&mut supervisor, later, &a, stalled("2", ApiStop::Login));
+    assert_eq!(supervisor.paused(), None);
+    assert!(supervisor.view(&a).unwrap().next_try.is_some());
     // Once it has been answered it counts for all again.
-    say(&mut core, later, &a, Activity::Busy);
-    answered(&mut core, later, &a);
-    say(&mut core, later, &a, stalled("3", ApiStop::Login));
-    assert_eq!(core.paused(), Some("login"));
+    say(&mut supervisor, later, &a, Activity::Busy);
+    answered(&mut supervisor, later, &a);
+    say(&mut supervisor, later, &a, stalled("3", ApiStop::Login));
+    assert_eq!(supervisor.paused(), Some("login"));
 }
 
 #[test]
 fn an_answer_to_one_who_was_refused_ends_the_pause_at_once() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
-    say(&mut core, now, &a, stalled("1", ApiStop::Login));
-    say(&mut core, now, &b, stalled("2", ApiStop::Login));
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
+    say(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
+    say(&mut supervisor, now, &b, stalled("2", ApiStop::Login));
     // One that stands still was answered before it came to that.
-    assert!(!unpaused(&answered(&mut core, now, &a)));
-    say(&mut core, now, &a, Activity::Busy);
-    assert!(unpaused(&answered(&mut core, now, &a)));
-    let next = core.view(&b).unwrap().next_try;
+    assert!(!unpaused(&answered(&mut supervisor, now, &a)));
+    say(&mut supervisor, now, &a, Activity::Busy);
+    assert!(unpaused(&answered(&mut supervisor, now, &a)));
+    let next = supervisor.view(&b).unwrap().next_try;
     assert_eq!(next, Some(now + 2 * SECOND));
 }
 
@@ -93,8 +93,8 @@ fn an_answer_to_one_who_was_refused_ends_the_pause_at_once() {
 fn a_fleet_that_has_no_agent_to_ask_for_a_login_lets_one_start_do_so() {
     let now = Instant::now();
     let [a, b, c] = ["a", "b", "c"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, std::slice::from_ref(&a));
-    say(&mut core, now, &a, stalled("1", ApiStop::Login));
+    let mut supervisor = idle_fleet(now, std::slice::from_ref(&a));
+    say(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
     let of = |name: &AgentName, pid: Option<i32>| Declared {
         name: name.clone(),
         session_id: name.to_string(),
@@ -102,26 +102,26 @@ fn a_fleet_that_has_no_agent_to_ask_for_a_login_lets_one_start_do_so() {
         ..declared()
     };
     let all = vec![of(&a, Some(100)), of(&b, None), of(&c, None)];
-    assert!(launch_in(&core.step(now, Event::Declare(all))).is_none());
+    assert!(launch_in(&supervisor.step(now, Event::Declare(all))).is_none());
     let (name, end) = (a.clone(), Exit::Code(0).into());
     let process = ProcessId {
         pid: 100,
         start_time: 1,
     };
-    core.step(now, Event::Exited { name, process, end });
-    assert!(launch_in(&tick(&mut core, now + 15 * MINUTE - SECOND)).is_none());
-    tick(&mut core, now + 15 * MINUTE);
-    let actions = tick(&mut core, now + 15 * MINUTE + SECOND);
-    let next = core.next_wakeup();
+    supervisor.step(now, Event::Exited { name, process, end });
+    assert!(launch_in(&tick(&mut supervisor, now + 15 * MINUTE - SECOND)).is_none());
+    tick(&mut supervisor, now + 15 * MINUTE);
+    let actions = tick(&mut supervisor, now + 15 * MINUTE + SECOND);
+    let next = supervisor.next_wakeup();
     let launches: Vec<&Action> = actions
         .iter()
         .filter(|action| matches!(action, Action::Launch { .. }))
         .collect();
     assert_eq!(launches.len(), 1, "{actions:?}");
     assert!(next.is_some_and(|at| at <= now + 45 * MINUTE));
-    let later = tick(&mut core, now + 16 * MINUTE);
+    let later = tick(&mut supervisor, now + 16 * MINUTE);
     assert!(launch_in(&later).is_none(), "{later:?}");
-    assert_eq!(core.view(&c).unwrap().state, AgentState::Starting);
+    assert_eq!(supervisor.view(&c).unwrap().state, AgentState::Starting);
 }
 
 #[test]
@@ -129,34 +129,34 @@ fn a_login_is_asked_for_by_one_that_was_refused_for_the_fleet_and_each_in_turn()
     let now = Instant::now();
     let names = ["a", "b", "c", "d"].map(|name| AgentName::new(name).unwrap());
     let [a, b, c, d] = &names;
-    let mut core = idle_fleet(now, &names);
+    let mut supervisor = idle_fleet(now, &names);
     // What `a` lacks turns out to be its own login; `d` works all the time.
-    say(&mut core, now, d, Activity::Busy);
-    say(&mut core, now, a, stalled("1", ApiStop::Login));
-    answered(&mut core, now + 120 * SECOND, d);
-    assert!(core.view(a).unwrap().next_try.is_some());
+    say(&mut supervisor, now, d, Activity::Busy);
+    say(&mut supervisor, now, a, stalled("1", ApiStop::Login));
+    answered(&mut supervisor, now + 120 * SECOND, d);
+    assert!(supervisor.view(a).unwrap().next_try.is_some());
     // `d` is overloaded, and then nobody has a login.
     let began = now + 3 * MINUTE;
-    say(&mut core, began, d, stalled("2", ApiStop::Overloaded));
-    let own = core.view(d).unwrap().next_try;
+    say(&mut supervisor, began, d, stalled("2", ApiStop::Overloaded));
+    let own = supervisor.view(d).unwrap().next_try;
     for (name, id) in [(b, "3"), (c, "4")] {
-        say(&mut core, began, name, stalled(id, ApiStop::Login));
+        say(&mut supervisor, began, name, stalled(id, ApiStop::Login));
     }
     let mut due = began + 15 * MINUTE;
     assert_eq!(
-        core.next_wakeup(),
+        supervisor.next_wakeup(),
         Some(due),
         "nobody else is nudged meanwhile"
     );
     assert_eq!(
-        nudged(&tick(&mut core, due - SECOND)),
+        nudged(&tick(&mut supervisor, due - SECOND)),
         [] as [&AgentName; 0]
     );
-    assert_eq!(nudged(&tick(&mut core, due)), [b]);
-    let nudge = |core: &mut Core, now: Instant, name: &AgentName, refused: Option<&str>| {
-        let process = core.view(name).and_then(|view| view.process).unwrap();
+    assert_eq!(nudged(&tick(&mut supervisor, due)), [b]);
+    let nudge = |supervisor: &mut Supervisor, now: Instant, name: &AgentName, refused: Option<&str>| {
+        let process = supervisor.view(name).and_then(|view| view.process).unwrap();
         let (name, refused) = (name.clone(), refused.map(str::to_owned));
-        core.step(
+        supervisor.step(
             now,
             Event::Nudged {
                 name,
@@ -166,42 +166,42 @@ fn a_login_is_asked_for_by_one_that_was_refused_for_the_fleet_and_each_in_turn()
             },
         )
     };
-    let waits = |core: &Core, name: &AgentName| {
-        let why = core.view(name).unwrap().why.unwrap();
+    let waits = |supervisor: &Supervisor, name: &AgentName| {
+        let why = supervisor.view(name).unwrap().why.unwrap();
         assert!(why.ends_with("; the fleet waits for a login"), "{why}");
     };
     // Nothing came of it: it waits on with the others, and the next one asks.
-    nudge(&mut core, due, b, None);
-    tick(&mut core, due + 2 * MINUTE);
-    waits(&core, b);
+    nudge(&mut supervisor, due, b, None);
+    tick(&mut supervisor, due + 2 * MINUTE);
+    waits(&supervisor, b);
     due += 30 * MINUTE;
-    assert_eq!(nudged(&tick(&mut core, due)), [c]);
+    assert_eq!(nudged(&tick(&mut supervisor, due)), [c]);
     // It could not be typed: the same.
-    nudge(&mut core, due, c, Some("unsent words"));
-    waits(&core, c);
+    nudge(&mut supervisor, due, c, Some("unsent words"));
+    waits(&supervisor, c);
     due += 60 * MINUTE;
-    assert_eq!(nudged(&tick(&mut core, due)), [c], "it has not asked yet");
-    core.step(due, Event::Login("somebody typed /login".into()));
+    assert_eq!(nudged(&tick(&mut supervisor, due)), [c], "it has not asked yet");
+    supervisor.step(due, Event::Login("somebody typed /login".into()));
     assert_eq!(
-        core.view(d).unwrap().next_try,
+        supervisor.view(d).unwrap().next_try,
         own,
         "it waits for something else"
     );
-    assert_eq!(core.view(b).unwrap().next_try, Some(due + 2 * SECOND));
+    assert_eq!(supervisor.view(b).unwrap().next_try, Some(due + 2 * SECOND));
 }
 
 #[test]
 fn a_nudge_that_could_not_be_typed_before_a_pause_is_no_matter_of_the_login() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
-    say(&mut core, now, &a, stalled("1", ApiStop::Overloaded));
-    let due = core.view(&a).unwrap().next_try.unwrap();
-    assert_eq!(nudged(&tick(&mut core, due)), [&a]);
-    say(&mut core, due, &b, stalled("2", ApiStop::Login));
-    let process = core.view(&a).and_then(|view| view.process).unwrap();
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
+    say(&mut supervisor, now, &a, stalled("1", ApiStop::Overloaded));
+    let due = supervisor.view(&a).unwrap().next_try.unwrap();
+    assert_eq!(nudged(&tick(&mut supervisor, due)), [&a]);
+    say(&mut supervisor, due, &b, stalled("2", ApiStop::Login));
+    let process = supervisor.view(&a).and_then(|view| view.process).unwrap();
     let (name, refused) = (a.clone(), Some("unsent words".to_owned()));
-    core.step(
+    supervisor.step(
         due,
         Event::Nudged {
             name,
@@ -210,20 +210,20 @@ fn a_nudge_that_could_not_be_typed_before_a_pause_is_no_matter_of_the_login() {
             refused,
         },
     );
-    assert_eq!(core.view(&a).unwrap().next_try, Some(due + 120 * SECOND));
+    assert_eq!(supervisor.view(&a).unwrap().next_try, Some(due + 120 * SECOND));
     // Nor is one that nothing came of.
-    let later = core.step(due, Event::Login("a new one".into()));
+    let later = supervisor.step(due, Event::Login("a new one".into()));
     assert!(unpaused(&later));
     let due = due + 120 * SECOND;
     let mut at = due;
-    while nudged(&tick(&mut core, at)) != [&a] {
+    while nudged(&tick(&mut supervisor, at)) != [&a] {
         at += SECOND;
         assert!(at < due + MINUTE);
     }
-    say(&mut core, at, &b, stalled("3", ApiStop::Login));
-    tick(&mut core, at + 120 * SECOND);
+    say(&mut supervisor, at, &b, stalled("3", ApiStop::Login));
+    tick(&mut supervisor, at + 120 * SECOND);
     assert!(
-        core.view(&a)
+        supervisor.view(&a)
             .unwrap()
             .next_try
             .is_some_and(|next| next > at)
@@ -250,10 +250,10 @@ fn whoever_asks_to_go_on_ends_the_pause_and_whoever_asks_to_stop_does_not() {
         (want(Desired::Stopped), false),
         (Event::Fleet(Fleet::Down), false),
     ] {
-        let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
-        say(&mut core, now, &a, stalled("1", ApiStop::Login));
-        assert_eq!(unpaused(&core.step(now, event.clone())), ends, "{event:?}");
-        assert_eq!(core.paused().is_none(), ends);
+        let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
+        say(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
+        assert_eq!(unpaused(&supervisor.step(now, event.clone())), ends, "{event:?}");
+        assert_eq!(supervisor.paused().is_none(), ends);
     }
 }
 
@@ -261,14 +261,14 @@ fn whoever_asks_to_go_on_ends_the_pause_and_whoever_asks_to_stop_does_not() {
 fn a_login_that_is_back_is_no_reason_to_ask_again_for_what_was_refused() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
     let refused = ApiStop::Refused { status: Some(400) };
-    say(&mut core, now, &b, stalled("1", refused));
-    say(&mut core, now, &a, stalled("2", ApiStop::Login));
-    assert_eq!(core.paused(), Some("login"));
-    core.step(now, Event::Login("somebody typed /login".into()));
-    assert_eq!(core.view(&a).unwrap().next_try, Some(now + 2 * SECOND));
-    let view = core.view(&b).unwrap();
+    say(&mut supervisor, now, &b, stalled("1", refused));
+    say(&mut supervisor, now, &a, stalled("2", ApiStop::Login));
+    assert_eq!(supervisor.paused(), Some("login"));
+    supervisor.step(now, Event::Login("somebody typed /login".into()));
+    assert_eq!(supervisor.view(&a).unwrap().next_try, Some(now + 2 * SECOND));
+    let view = supervisor.view(&b).unwrap();
     assert_eq!(view.next_try, None);
     let why = view.why.unwrap();
     assert!(why.ends_with("it waits for you"), "{why}");

@@ -1,4 +1,4 @@
-//! A week of a fleet under changing API state, told to the core in a fraction of a second: at every
+//! A week of a fleet under changing API state, told to the supervisor in a fraction of a second: at every
 //! moment each agent works, has finished, or says why it does not and what comes next.
 
 use std::collections::BTreeMap;
@@ -58,7 +58,7 @@ enum Claude {
 }
 
 struct Fleet {
-    core: Core,
+    supervisor: Supervisor,
     now: Instant,
     luck: u64,
     claudes: BTreeMap<AgentName, (Claude, ProcessId)>,
@@ -73,7 +73,7 @@ impl Fleet {
     fn new(seed: u64, count: usize) -> Self {
         let now = Instant::now();
         let mut fleet = Self {
-            core: Core::new(Limits::for_cores(2), state::Fleet::Up, false),
+            supervisor: Supervisor::new(Limits::for_cores(2), state::Fleet::Up, false),
             now,
             luck: seed | 1,
             claudes: BTreeMap::new(),
@@ -120,7 +120,7 @@ impl Fleet {
     }
 
     fn send(&mut self, event: Event) {
-        for action in self.core.step(self.now, event) {
+        for action in self.supervisor.step(self.now, event) {
             match action {
                 Action::Launch { name, attempt } => {
                     let at = self.now + Duration::from_secs(3);
@@ -171,14 +171,14 @@ impl Fleet {
 
     fn step(&mut self, api: FakeApi, ends_in: Duration) {
         let until = self.now + STEP;
-        while let Some(at) = self.core.next_wakeup().filter(|at| *at < until) {
+        while let Some(at) = self.supervisor.next_wakeup().filter(|at| *at < until) {
             assert!(at > self.now || self.now == at, "a wake-up that is past");
             let before = self.now;
             self.now = self.now.max(at);
             self.send(Event::Tick {
                 available_memory: None,
             });
-            let next = self.core.next_wakeup();
+            let next = self.supervisor.next_wakeup();
             assert!(
                 self.now > before || next.is_none_or(|next| next > self.now),
                 "it would spin"
@@ -285,7 +285,7 @@ impl Fleet {
 
     /// Each agent works, has finished, or says why not and what comes next.
     fn check(&self) {
-        for view in self.core.views() {
+        for view in self.supervisor.views() {
             let why = view.why.as_deref().unwrap_or_default();
             let truth = &self.claudes[&view.name].0;
             match view.state {
@@ -313,7 +313,7 @@ impl Fleet {
     }
 
     fn standing(&self) -> Vec<View> {
-        let mut views = self.core.views();
+        let mut views = self.supervisor.views();
         views.retain(|view| !matches!(view.state, AgentState::Running | AgentState::Idle));
         views
     }
@@ -352,7 +352,7 @@ proptest! {
             let why = view.why.clone().unwrap_or_default();
             prop_assert!(why.contains("it waits for you") || view.process.is_none(), "{:?}", view);
         }
-        prop_assert!(fleet.core.paused().is_none(), "the pause has ended");
+        prop_assert!(fleet.supervisor.paused().is_none(), "the pause has ended");
     }
 }
 

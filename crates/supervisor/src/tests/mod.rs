@@ -1,4 +1,4 @@
-//! The core, played through: sequences of events, and what has to come of them.
+//! the supervisor, played through: sequences of events, and what has to come of them.
 
 mod commands;
 mod lifecycle;

@@ -1,4 +1,4 @@
-//! The invariants of the core, held against random sequences of events in a small world: three
+//! The invariants of the supervisor, held against random sequences of events in a small world: three
 //! agents, two of which were declared with the same session.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,9 +77,9 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// The machine as the actions of the core have made it.
+/// The machine as the actions of the supervisor have made it.
 struct World {
-    core: Core,
+    supervisor: Supervisor,
     now: Instant,
     permit: bool,
     fleet_up: bool,
@@ -105,7 +105,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut world = Self {
-            core: Core::new(Limits::for_cores(2), Fleet::Up, false),
+            supervisor: Supervisor::new(Limits::for_cores(2), Fleet::Up, false),
             now: Instant::now(),
             permit: true,
             fleet_up: true,
@@ -164,7 +164,7 @@ impl World {
     }
 
     fn send(&mut self, event: Event) {
-        let actions = self.core.step(self.now, event);
+        let actions = self.supervisor.step(self.now, event);
         for action in actions {
             self.check(&action);
             match action {
@@ -268,13 +268,13 @@ impl World {
 
     fn check_views(&self) {
         let starting = self
-            .core
+            .supervisor
             .views()
             .iter()
             .filter(|v| v.state == AgentState::Starting)
             .count();
         assert!(starting <= AGENTS.len());
-        for view in self.core.views() {
+        for view in self.supervisor.views() {
             if matches!(view.state, AgentState::Failed | AgentState::Backoff) {
                 assert!(view.why.is_some(), "{} does not say why", view.name);
             }
@@ -297,7 +297,7 @@ impl World {
             Op::Pass(seconds) => self.pass(Duration::from_secs(seconds)),
             Op::Want(i, on) => {
                 // The keeper lets nobody want anything of an agent that is not declared.
-                if self.core.view(&all[i]).is_some() {
+                if self.supervisor.view(&all[i]).is_some() {
                     self.desired.insert(all[i].clone(), on);
                     let desired = if on { Desired::Running } else { Desired::Stopped };
                     let by = "ann".into();
@@ -319,7 +319,7 @@ impl World {
             }
             Op::Notice => self.send(Event::Notice(Notice::new(Source::Metadata, self.now, None))),
             Op::SaveEnded => {
-                if self.core.notice().is_some() {
+                if self.supervisor.notice().is_some() {
                     // The save ended everything that ran, and its gate let no launch through.
                     let ended: Vec<_> = self
                         .live
@@ -382,7 +382,7 @@ impl World {
             Op::Confirmed(i) => self.say(&all[i], None, Activity::Busy),
             Op::WrongSession(i) => {
                 let starting = self
-                    .core
+                    .supervisor
                     .view(&all[i])
                     .is_some_and(|v| v.state == AgentState::Starting);
                 if starting {
@@ -391,7 +391,7 @@ impl World {
             }
             Op::Cleared(i) => {
                 let up = self
-                    .core
+                    .supervisor
                     .view(&all[i])
                     .is_some_and(|v| v.state == AgentState::Running);
                 if up && let Some((_, used)) = self.live.get_mut(&all[i]) {
@@ -431,7 +431,7 @@ impl World {
             }
             Op::Login => self.send(Event::Login("a new one".into())),
             Op::Screen(i, blocked) => {
-                let attempt = u64::from(self.core.view(&all[i]).is_some());
+                let attempt = u64::from(self.supervisor.view(&all[i]).is_some());
                 let blocker = blocked.then(|| "a dialog".to_owned());
                 for attempt in attempt..attempt + 4 {
                     let (name, blocker) = (all[i].clone(), blocker.clone());
@@ -469,7 +469,7 @@ impl World {
     fn pass(&mut self, duration: Duration) {
         let until = self.now + duration;
         for _ in 0..1000 {
-            let due = self.core.next_wakeup().filter(|at| *at <= until);
+            let due = self.supervisor.next_wakeup().filter(|at| *at <= until);
             let Some(at) = due else { break };
             self.now = self.now.max(at);
             self.send(Event::Tick {
@@ -580,13 +580,13 @@ proptest! {
                 world.apply(Op::Launched(i));
                 world.apply(Op::Confirmed(i));
                 // What was told to end does so.
-                let ending = world.core.view(&name(agent));
+                let ending = world.supervisor.view(&name(agent));
                 if ending.is_some_and(|view| view.why.as_deref() == Some("is being ended")) {
                     world.apply(Op::Exit(i, 143));
                 }
             }
         }
-        for view in world.core.views() {
+        for view in world.supervisor.views() {
             let fine = match view.desired {
                 Desired::Running => {
                     view.process.is_some() || (view.state == AgentState::Failed && view.why.is_some())

@@ -9,11 +9,11 @@ use sys::exit::Exit;
 use sys::process::ProcessId;
 
 /// An agent ends as it was told, and is launched again; how its start goes is told by its end.
-fn comes_back(core: &mut Core, now: Instant, name: &AgentName, lives: bool) -> Vec<Action> {
-    let old = core.view(name).and_then(|view| view.process).unwrap();
+fn comes_back(supervisor: &mut Supervisor, now: Instant, name: &AgentName, lives: bool) -> Vec<Action> {
+    let old = supervisor.view(name).and_then(|view| view.process).unwrap();
     let end = Exit::Code(143).into();
     let of = name.clone();
-    let actions = core.step(
+    let actions = supervisor.step(
         now,
         Event::Exited {
             name: of,
@@ -27,7 +27,7 @@ fn comes_back(core: &mut Core, now: Instant, name: &AgentName, lives: bool) -> V
         start_time: 1,
     };
     let (of, how) = (name.clone(), StartKind::Resume);
-    core.step(
+    supervisor.step(
         now,
         Event::Launched {
             name: of,
@@ -37,46 +37,46 @@ fn comes_back(core: &mut Core, now: Instant, name: &AgentName, lives: bool) -> V
         },
     );
     if lives {
-        return say(core, now, name, Activity::Idle);
+        return say(supervisor, now, name, Activity::Idle);
     }
     let (name, end) = (name.clone(), Exit::Code(1).into());
-    core.step(now, Event::Exited { name, process, end })
+    supervisor.step(now, Event::Exited { name, process, end })
 }
 
 #[test]
 fn a_change_reaches_one_agent_first_and_the_others_once_it_has_lived_for_a_minute() {
     let now = Instant::now();
     let [a, b, c] = ["a", "b", "c"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone(), c.clone()]);
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone(), c.clone()]);
     // The one that has nothing to do goes first, and the one that works is waited for.
-    say(&mut core, now, &a, Activity::Busy);
+    say(&mut supervisor, now, &a, Activity::Busy);
     let all = vec![a.clone(), b.clone(), c.clone()];
-    let actions = core.step(now, Event::RollOut(all));
+    let actions = supervisor.step(now, Event::RollOut(all));
     assert_eq!(ended(&actions), [&b]);
-    comes_back(&mut core, now, &b, true);
+    comes_back(&mut supervisor, now, &b, true);
     let soon = now + Duration::from_secs(59);
-    assert!(ended(&tick(&mut core, soon)).is_empty());
-    assert_eq!(core.next_wakeup(), Some(now + Duration::from_secs(60)));
+    assert!(ended(&tick(&mut supervisor, soon)).is_empty());
+    assert_eq!(supervisor.next_wakeup(), Some(now + Duration::from_secs(60)));
     let later = now + Duration::from_secs(61);
-    assert_eq!(ended(&tick(&mut core, later)), [&c]);
-    assert_eq!(ended(&say(&mut core, later, &a, Activity::Idle)), [&a]);
+    assert_eq!(ended(&tick(&mut supervisor, later)), [&c]);
+    assert_eq!(ended(&say(&mut supervisor, later, &a, Activity::Idle)), [&a]);
 }
 
 #[test]
 fn a_change_that_the_first_agent_cannot_start_with_reaches_no_other() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
-    let actions = core.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
+    let actions = supervisor.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
     assert_eq!(ended(&actions), [&a]);
-    let actions = comes_back(&mut core, now, &a, false);
+    let actions = comes_back(&mut supervisor, now, &a, false);
     let told = actions.iter().any(|action| {
         matches!(action, Action::Journal(None, JournalEvent::Trouble { what }) if what.contains("a does not come up"))
     });
     assert!(told, "{actions:?}");
     for minutes in 1..30 {
         let at = now + Duration::from_secs(60 * minutes);
-        assert!(ended(&tick(&mut core, at)).is_empty());
+        assert!(ended(&tick(&mut supervisor, at)).is_empty());
     }
 }
 
@@ -84,10 +84,10 @@ fn a_change_that_the_first_agent_cannot_start_with_reaches_no_other() {
 fn a_first_agent_that_the_user_stops_hands_the_change_on() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
-    core.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
+    supervisor.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
     let (by, desired) = ("ann".into(), Desired::Stopped);
-    let actions = core.step(
+    let actions = supervisor.step(
         now,
         Event::Want {
             name: a,
@@ -102,29 +102,29 @@ fn a_first_agent_that_the_user_stops_hands_the_change_on() {
 fn a_change_waits_until_the_first_agent_has_finished_its_turn_and_begun_anew() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
     for name in [&a, &b] {
-        say(&mut core, now, name, Activity::Busy);
+        say(&mut supervisor, now, name, Activity::Busy);
     }
-    core.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
-    say(&mut core, now, &b, Activity::Idle);
+    supervisor.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
+    say(&mut supervisor, now, &b, Activity::Idle);
     let later = now + Duration::from_secs(600);
-    assert!(ended(&tick(&mut core, later)).is_empty());
-    assert_eq!(ended(&say(&mut core, later, &a, Activity::Idle)), [&a]);
+    assert!(ended(&tick(&mut supervisor, later)).is_empty());
+    assert_eq!(ended(&say(&mut supervisor, later, &a, Activity::Idle)), [&a]);
 }
 
 #[test]
 fn a_change_that_brings_a_dialog_up_reaches_no_other() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
-    core.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
-    let process = core.view(&a).and_then(|view| view.process).unwrap();
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
+    supervisor.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
+    let process = supervisor.view(&a).and_then(|view| view.process).unwrap();
     let (name, end) = (a.clone(), Exit::Code(143).into());
-    let actions = core.step(now, Event::Exited { name, process, end });
+    let actions = supervisor.step(now, Event::Exited { name, process, end });
     let (name, attempt) = (a, launch_in(&actions).unwrap());
     let blocker = Some("trust this folder?".into());
-    let actions = core.step(
+    let actions = supervisor.step(
         now,
         Event::Screen {
             name,
@@ -137,38 +137,38 @@ fn a_change_that_brings_a_dialog_up_reaches_no_other() {
     });
     assert!(told, "{actions:?}");
     let later = now + Duration::from_secs(600);
-    assert!(ended(&tick(&mut core, later)).is_empty());
+    assert!(ended(&tick(&mut supervisor, later)).is_empty());
 }
 
 #[test]
 fn who_does_not_run_gets_a_change_by_its_next_start_and_one_agent_alone_at_once() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
-    let process = core.view(&a).and_then(|view| view.process).unwrap();
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
+    let process = supervisor.view(&a).and_then(|view| view.process).unwrap();
     let (name, end) = (a.clone(), Exit::Signal(9).into());
-    core.step(now, Event::Exited { name, process, end });
-    assert_eq!(core.step(now, Event::RollOut(vec![a.clone()])), []);
-    let actions = core.step(now, Event::RollOut(vec![a, b.clone()]));
+    supervisor.step(now, Event::Exited { name, process, end });
+    assert_eq!(supervisor.step(now, Event::RollOut(vec![a.clone()])), []);
+    let actions = supervisor.step(now, Event::RollOut(vec![a, b.clone()]));
     assert_eq!(ended(&actions), [&b]);
-    comes_back(&mut core, now, &b, true);
+    comes_back(&mut supervisor, now, &b, true);
     let later = now + Duration::from_secs(600);
-    assert!(ended(&tick(&mut core, later)).is_empty());
+    assert!(ended(&tick(&mut supervisor, later)).is_empty());
 }
 
 #[test]
 fn a_fleet_that_was_taken_down_has_the_change_when_it_comes_up() {
     let now = Instant::now();
     let [a, b] = ["a", "b"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &[a.clone(), b.clone()]);
-    core.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
-    core.step(now, Event::Fleet(Fleet::Down));
-    core.step(now, Event::Fleet(Fleet::Up));
+    let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
+    supervisor.step(now, Event::RollOut(vec![a.clone(), b.clone()]));
+    supervisor.step(now, Event::Fleet(Fleet::Down));
+    supervisor.step(now, Event::Fleet(Fleet::Up));
     for name in [&a, &b] {
-        comes_back(&mut core, now, name, true);
+        comes_back(&mut supervisor, now, name, true);
     }
     for minutes in [2, 4] {
         let later = now + Duration::from_secs(60 * minutes);
-        assert!(ended(&tick(&mut core, later)).is_empty());
+        assert!(ended(&tick(&mut supervisor, later)).is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What the tests of the core have in common: a fleet on a stage, and what it is told.
+//! What the tests of the supervisor have in common: a fleet on a stage, and what it is told.
 
 use std::time::Instant;
 
@@ -34,20 +34,20 @@ pub(crate) fn declared() -> Declared {
 }
 
 /// A core that may launch, with an API that answers.
-pub(crate) fn ready(now: Instant, cores: usize) -> Core {
-    let mut core = Core::new(Limits::for_cores(cores), Fleet::Up, false);
+pub(crate) fn ready(now: Instant, cores: usize) -> Supervisor {
+    let mut supervisor = Supervisor::new(Limits::for_cores(cores), Fleet::Up, false);
     let until = None;
-    core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
-    core.step(now, Event::ApiAnswers);
-    core
+    supervisor.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
+    supervisor.step(now, Event::ApiAnswers);
+    supervisor
 }
 
 /// A core with one agent that has been launched for the first time.
-pub(crate) fn launched(now: Instant) -> (Core, Attempt) {
-    let mut core = ready(now, 2);
-    let actions = core.step(now, Event::Declare(vec![declared()]));
+pub(crate) fn launched(now: Instant) -> (Supervisor, Attempt) {
+    let mut supervisor = ready(now, 2);
+    let actions = supervisor.step(now, Event::Declare(vec![declared()]));
     let attempt = launch_in(&actions).unwrap();
-    (core, attempt)
+    (supervisor, attempt)
 }
 
 pub(crate) fn request(desired: Desired) -> Event {
@@ -68,30 +68,30 @@ pub(crate) fn launch_in(actions: &[Action]) -> Option<Attempt> {
     })
 }
 
-pub(crate) fn run(core: &mut Core, now: Instant, attempt: Attempt) {
-    run_as(core, now, attempt, StartKind::First);
+pub(crate) fn run(supervisor: &mut Supervisor, now: Instant, attempt: Attempt) {
+    run_as(supervisor, now, attempt, StartKind::First);
 }
 
 /// Its process is there, and its session was begun in this way.
-pub(crate) fn run_as(core: &mut Core, now: Instant, attempt: Attempt, how: StartKind) {
+pub(crate) fn run_as(supervisor: &mut Supervisor, now: Instant, attempt: Attempt, how: StartKind) {
     let launched = Event::Launched {
         name: name(),
         attempt,
         process: PROCESS,
         how,
     };
-    core.step(now, launched);
+    supervisor.step(now, launched);
 }
 
 /// It could not be launched.
-pub(crate) fn refuse(core: &mut Core, now: Instant, attempt: Attempt, retry: bool) -> Vec<Action> {
+pub(crate) fn refuse(supervisor: &mut Supervisor, now: Instant, attempt: Attempt, retry: bool) -> Vec<Action> {
     let why = "no claude".to_owned();
     let refused = Event::Refused {
         name: name(),
         attempt,
         refusal: Refusal { why, retry },
     };
-    core.step(now, refused)
+    supervisor.step(now, refused)
 }
 
 pub(crate) fn session(id: &str, activity: Activity) -> Event {
@@ -103,37 +103,37 @@ pub(crate) fn session(id: &str, activity: Activity) -> Event {
     }
 }
 
-pub(crate) fn tell(core: &mut Core, now: Instant, activity: Activity) -> Vec<Action> {
-    core.step(now, session("s", activity))
+pub(crate) fn tell(supervisor: &mut Supervisor, now: Instant, activity: Activity) -> Vec<Action> {
+    supervisor.step(now, session("s", activity))
 }
 
-pub(crate) fn confirm(core: &mut Core, now: Instant) {
-    tell(core, now, Activity::Busy);
+pub(crate) fn confirm(supervisor: &mut Supervisor, now: Instant) {
+    tell(supervisor, now, Activity::Busy);
 }
 
-pub(crate) fn running(now: Instant) -> Core {
-    let (mut core, attempt) = launched(now);
-    run(&mut core, now, attempt);
-    confirm(&mut core, now);
-    core
+pub(crate) fn running(now: Instant) -> Supervisor {
+    let (mut supervisor, attempt) = launched(now);
+    run(&mut supervisor, now, attempt);
+    confirm(&mut supervisor, now);
+    supervisor
 }
 
-pub(crate) fn exit(core: &mut Core, now: Instant, exit: Exit) -> Vec<Action> {
+pub(crate) fn exit(supervisor: &mut Supervisor, now: Instant, exit: Exit) -> Vec<Action> {
     let event = Event::Exited {
         name: name(),
         process: PROCESS,
         end: exit.into(),
     };
-    core.step(now, event)
+    supervisor.step(now, event)
 }
 
-pub(crate) fn tick(core: &mut Core, now: Instant) -> Vec<Action> {
+pub(crate) fn tick(supervisor: &mut Supervisor, now: Instant) -> Vec<Action> {
     let available_memory = None;
-    core.step(now, Event::Tick { available_memory })
+    supervisor.step(now, Event::Tick { available_memory })
 }
 
 pub(crate) fn screen(
-    core: &mut Core,
+    supervisor: &mut Supervisor,
     now: Instant,
     attempt: Attempt,
     shows: Option<&str>,
@@ -143,12 +143,12 @@ pub(crate) fn screen(
         attempt,
         blocker: shows.map(str::to_owned),
     };
-    core.step(now, event)
+    supervisor.step(now, event)
 }
 
 #[track_caller]
-pub(crate) fn is_shown(core: &Core, state: AgentState, why: Option<&str>, cause: Option<Cause>) {
-    let view = core.view(&name()).unwrap();
+pub(crate) fn is_shown(supervisor: &Supervisor, state: AgentState, why: Option<&str>, cause: Option<Cause>) {
+    let view = supervisor.view(&name()).unwrap();
     assert_eq!(
         (view.state, view.why.as_deref(), view.cause),
         (state, why, cause)
@@ -156,30 +156,30 @@ pub(crate) fn is_shown(core: &Core, state: AgentState, why: Option<&str>, cause:
 }
 
 /// A fleet that is up and idle; the pid of each is its place and a hundred.
-pub(crate) fn idle_fleet(now: Instant, names: &[AgentName]) -> Core {
-    let mut core = ready(now, 2);
+pub(crate) fn idle_fleet(now: Instant, names: &[AgentName]) -> Supervisor {
+    let mut supervisor = ready(now, 2);
     let all = names.iter().zip(100..).map(|(name, pid)| Declared {
         name: name.clone(),
         session_id: name.to_string(),
         process: Some(ProcessId { pid, start_time: 1 }),
         ..declared()
     });
-    core.step(now, Event::Declare(all.collect()));
+    supervisor.step(now, Event::Declare(all.collect()));
     for name in names {
-        say(&mut core, now, name, Activity::Idle);
+        say(&mut supervisor, now, name, Activity::Idle);
     }
-    core
+    supervisor
 }
 
 pub(crate) fn say(
-    core: &mut Core,
+    supervisor: &mut Supervisor,
     now: Instant,
     name: &AgentName,
     activity: Activity,
 ) -> Vec<Action> {
-    let process = core.view(name).and_then(|view| view.process).unwrap();
+    let process = supervisor.view(name).and_then(|view| view.process).unwrap();
     let (name, session_id) = (name.clone(), name.to_string());
-    core.step(
+    supervisor.step(
         now,
         Event::Session {
             name,
@@ -203,10 +203,10 @@ pub(crate) fn stalled(id: &str, stop: ApiStop) -> Activity {
     })
 }
 
-pub(crate) fn answered(core: &mut Core, now: Instant, name: &AgentName) -> Vec<Action> {
-    let process = core.view(name).and_then(|view| view.process).unwrap();
+pub(crate) fn answered(supervisor: &mut Supervisor, now: Instant, name: &AgentName) -> Vec<Action> {
+    let process = supervisor.view(name).and_then(|view| view.process).unwrap();
     let name = name.clone();
-    core.step(now, Event::Answered { name, process })
+    supervisor.step(now, Event::Answered { name, process })
 }
 
 pub(crate) fn ended(actions: &[Action]) -> Vec<&AgentName> {

@@ -15,14 +15,14 @@ const SECOND: Duration = Duration::from_secs(1);
 #[test]
 fn an_api_that_does_not_answer_delays_the_first_starts_by_a_minute_and_that_is_told() {
     let now = Instant::now();
-    let mut core = Core::new(Limits::for_cores(2), Fleet::Up, false);
+    let mut supervisor = Supervisor::new(Limits::for_cores(2), Fleet::Up, false);
     let until = None;
-    core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
-    let actions = core.step(now, Event::Declare(vec![declared()]));
+    supervisor.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
+    let actions = supervisor.step(now, Event::Declare(vec![declared()]));
     assert_eq!(actions, [Action::ProbeApi], "asked once");
-    assert_eq!(core.next_wakeup(), Some(now + MINUTE));
-    assert_eq!(tick(&mut core, now + MINUTE - SECOND), []);
-    let actions = tick(&mut core, now + MINUTE);
+    assert_eq!(supervisor.next_wakeup(), Some(now + MINUTE));
+    assert_eq!(tick(&mut supervisor, now + MINUTE - SECOND), []);
+    let actions = tick(&mut supervisor, now + MINUTE);
     assert!(launch_in(&actions).is_some());
     assert!(matches!(
         &actions[0],
@@ -34,11 +34,11 @@ fn an_api_that_does_not_answer_delays_the_first_starts_by_a_minute_and_that_is_t
 fn a_permit_that_ends_lets_nothing_start_from_then_on() {
     let now = Instant::now();
     for (after, starts) in [(9, true), (10, false)] {
-        let mut core = ready(now, 2);
+        let mut supervisor = ready(now, 2);
         let until = Some(now + 10 * SECOND);
-        core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
+        supervisor.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
         let at = now + after * SECOND;
-        let actions = core.step(at, Event::Declare(vec![declared()]));
+        let actions = supervisor.step(at, Event::Declare(vec![declared()]));
         assert_eq!(launch_in(&actions).is_some(), starts, "after {after} s");
     }
 }
@@ -46,22 +46,22 @@ fn a_permit_that_ends_lets_nothing_start_from_then_on() {
 #[test]
 fn a_start_is_looked_at_every_five_seconds_once_its_process_is_known() {
     let now = Instant::now();
-    let (mut core, attempt) = launched(now);
+    let (mut supervisor, attempt) = launched(now);
     let look = Action::LookAtScreen {
         name: name(),
         attempt,
     };
-    assert_eq!(core.next_wakeup(), Some(now + 5 * SECOND));
-    assert_eq!(tick(&mut core, now + 5 * SECOND), []);
-    run(&mut core, now + 6 * SECOND, attempt);
-    assert_eq!(tick(&mut core, now + 9 * SECOND), []);
+    assert_eq!(supervisor.next_wakeup(), Some(now + 5 * SECOND));
+    assert_eq!(tick(&mut supervisor, now + 5 * SECOND), []);
+    run(&mut supervisor, now + 6 * SECOND, attempt);
+    assert_eq!(tick(&mut supervisor, now + 9 * SECOND), []);
     for due in [10, 15, 20] {
-        assert_eq!(core.next_wakeup(), Some(now + due * SECOND));
+        assert_eq!(supervisor.next_wakeup(), Some(now + due * SECOND));
         assert_eq!(
-            tick(&mut core, now + due * SECOND),
+            tick(&mut supervisor, now + due * SECOND),
             std::slice::from_ref(&look)
         );
-        assert_eq!(tick(&mut core, now + due * SECOND), []);
+        assert_eq!(tick(&mut supervisor, now + due * SECOND), []);
     }
 }
 
@@ -69,16 +69,16 @@ fn a_start_is_looked_at_every_five_seconds_once_its_process_is_known() {
 fn failures_are_forgotten_after_ten_minutes_and_not_before() {
     for (seconds, counted) in [(540, 2), (600, 1), (601, 1)] {
         let mut now = Instant::now();
-        let (mut core, attempt) = launched(now);
-        run(&mut core, now, attempt);
-        exit(&mut core, now, Exit::Code(1));
-        now = core.next_wakeup().unwrap();
-        let attempt = launch_in(&tick(&mut core, now)).unwrap();
-        run(&mut core, now, attempt);
-        confirm(&mut core, now);
+        let (mut supervisor, attempt) = launched(now);
+        run(&mut supervisor, now, attempt);
+        exit(&mut supervisor, now, Exit::Code(1));
+        now = supervisor.next_wakeup().unwrap();
+        let attempt = launch_in(&tick(&mut supervisor, now)).unwrap();
+        run(&mut supervisor, now, attempt);
+        confirm(&mut supervisor, now);
         now += seconds * SECOND;
-        tick(&mut core, now);
-        let actions = exit(&mut core, now, Exit::Signal(9));
+        tick(&mut supervisor, now);
+        let actions = exit(&mut supervisor, now, Exit::Signal(9));
         let failures = actions.iter().find_map(|action| match action {
             Action::Journal(_, JournalEvent::Backoff { failures, .. }) => Some(*failures),
             _ => None,
@@ -102,25 +102,25 @@ fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
     let now = Instant::now();
     let span = 30 * MINUTE;
     let half = span / 2;
-    let asks = |core: &mut Core| {
-        core.step(now, Event::StopWhenIdle(Some(span)));
-        tick(core, now);
-        let due = core.next_wakeup();
-        assert!(!tick(core, now + half).contains(&Action::LookForWork));
-        let asks = tick(core, now + span).contains(&Action::LookForWork);
+    let asks = |supervisor: &mut Supervisor| {
+        supervisor.step(now, Event::StopWhenIdle(Some(span)));
+        tick(supervisor, now);
+        let due = supervisor.next_wakeup();
+        assert!(!tick(supervisor, now + half).contains(&Action::LookForWork));
+        let asks = tick(supervisor, now + span).contains(&Action::LookForWork);
         assert!(!asks || due == Some(now + span), "{due:?}");
         asks
     };
     let up = || {
-        let (mut core, attempt) = launched(now);
-        run(&mut core, now, attempt);
-        confirm(&mut core, now);
-        core
+        let (mut supervisor, attempt) = launched(now);
+        run(&mut supervisor, now, attempt);
+        confirm(&mut supervisor, now);
+        supervisor
     };
     let with = |activity: Activity| {
-        let mut core = up();
-        tell(&mut core, now, activity);
-        core
+        let mut supervisor = up();
+        tell(&mut supervisor, now, activity);
+        supervisor
     };
     assert!(asks(&mut with(Activity::Idle)));
     for works in [
@@ -138,11 +138,11 @@ fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
     assert!(asks(&mut stopped));
     let (name, attempt) = (name(), 1);
     for retry in [true, false] {
-        let (mut core, _) = launched(now);
+        let (mut supervisor, _) = launched(now);
         let why = "no claude".into();
         let refusal = Refusal { why, retry };
         let name = name.clone();
-        core.step(
+        supervisor.step(
             now,
             Event::Refused {
                 name,
@@ -151,25 +151,25 @@ fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
             },
         );
         // (What is tried again is launched meanwhile.)
-        assert_eq!(asks(&mut core), !retry);
+        assert_eq!(asks(&mut supervisor), !retry);
     }
     // A blocked start waits for a human, a fleet that is down for its user, a data directory for its keeper.
-    let (mut core, attempt) = launched(now);
-    run(&mut core, now, attempt);
-    screen(&mut core, now, attempt, Some("trust this folder?"));
-    assert!(!asks(&mut core));
+    let (mut supervisor, attempt) = launched(now);
+    run(&mut supervisor, now, attempt);
+    screen(&mut supervisor, now, attempt, Some("trust this folder?"));
+    assert!(!asks(&mut supervisor));
     for event in [
         Event::Fleet(Fleet::Down),
         Event::Permit(None),
         Event::Declare(vec![]),
     ] {
-        let mut core = up();
-        tell(&mut core, now, Activity::Idle);
-        core.step(now, event.clone());
-        if core.view(&declared().name).is_some() && core.fleet() == Fleet::Down {
-            exit(&mut core, now, Exit::Code(143));
+        let mut supervisor = up();
+        tell(&mut supervisor, now, Activity::Idle);
+        supervisor.step(now, event.clone());
+        if supervisor.view(&declared().name).is_some() && supervisor.fleet() == Fleet::Down {
+            exit(&mut supervisor, now, Exit::Code(143));
         }
-        assert!(!asks(&mut core), "{event:?}");
+        assert!(!asks(&mut supervisor), "{event:?}");
     }
     assert!(!asks(&mut ready(now, 2)), "nobody is there");
 }
@@ -177,18 +177,18 @@ fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
 #[test]
 fn a_machine_that_cannot_be_powered_off_says_so_and_its_fleet_goes_on() {
     let now = Instant::now();
-    let (mut core, attempt) = launched(now);
-    run(&mut core, now, attempt);
-    tell(&mut core, now, Activity::Idle);
-    core.step(now, Event::StopWhenIdle(Some(MINUTE)));
+    let (mut supervisor, attempt) = launched(now);
+    run(&mut supervisor, now, attempt);
+    tell(&mut supervisor, now, Activity::Idle);
+    supervisor.step(now, Event::StopWhenIdle(Some(MINUTE)));
     // An answer that nobody waits for any more, or at the wrong time, ends nothing.
-    assert_eq!(tick(&mut core, now + MINUTE), [Action::LookForWork]);
-    tell(&mut core, now + MINUTE, Activity::Busy);
-    assert_eq!(core.step(now + MINUTE, Event::LookedForWork(None)), []);
-    tell(&mut core, now + MINUTE, Activity::Idle);
+    assert_eq!(tick(&mut supervisor, now + MINUTE), [Action::LookForWork]);
+    tell(&mut supervisor, now + MINUTE, Activity::Busy);
+    assert_eq!(supervisor.step(now + MINUTE, Event::LookedForWork(None)), []);
+    tell(&mut supervisor, now + MINUTE, Activity::Idle);
     let later = now + 2 * MINUTE;
-    assert_eq!(tick(&mut core, later), [Action::LookForWork]);
-    let actions = core.step(later, Event::LookedForWork(None));
+    assert_eq!(tick(&mut supervisor, later), [Action::LookForWork]);
+    let actions = supervisor.step(later, Event::LookedForWork(None));
     assert!(matches!(
         actions[..],
         [
@@ -197,27 +197,27 @@ fn a_machine_that_cannot_be_powered_off_says_so_and_its_fleet_goes_on() {
             Action::Save(_)
         ]
     ));
-    exit(&mut core, later, Exit::Code(143));
+    exit(&mut supervisor, later, Exit::Code(143));
     assert!(
-        core.step(later, Event::SaveEnded)
+        supervisor.step(later, Event::SaveEnded)
             .contains(&Action::PowerOff)
     );
-    let actions = core.step(later, Event::PowerOffFailed("no permission".into()));
+    let actions = supervisor.step(later, Event::PowerOffFailed("no permission".into()));
     assert!(matches!(
         &actions[0],
         Action::Journal(None, JournalEvent::Trouble { what }) if what.contains("no permission")
     ));
     let attempt = launch_in(&actions).unwrap();
-    run(&mut core, later, attempt);
-    tell(&mut core, later, Activity::Idle);
-    assert_eq!(tick(&mut core, later + 60 * MINUTE), [], "not again");
+    run(&mut supervisor, later, attempt);
+    tell(&mut supervisor, later, Activity::Idle);
+    assert_eq!(tick(&mut supervisor, later + 60 * MINUTE), [], "not again");
     // A save for another reason does not end the machine.
-    core.step(
+    supervisor.step(
         later,
         Event::Notice(Notice::new(crate::notice::Source::Command, later, None)),
     );
     assert!(
-        !core
+        !supervisor
             .step(later, Event::SaveEnded)
             .contains(&Action::PowerOff)
     );
@@ -227,54 +227,54 @@ fn a_machine_that_cannot_be_powered_off_says_so_and_its_fleet_goes_on() {
 fn a_nudge_that_could_not_be_typed_is_tried_again_and_one_that_changed_nothing_counts_as_a_stop() {
     let now = Instant::now();
     let [a] = ["a"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, std::slice::from_ref(&a));
-    say(&mut core, now, &a, stalled("1", ApiStop::Unknown));
-    let first = core.view(&a).unwrap().next_try.unwrap();
+    let mut supervisor = idle_fleet(now, std::slice::from_ref(&a));
+    say(&mut supervisor, now, &a, stalled("1", ApiStop::Unknown));
+    let first = supervisor.view(&a).unwrap().next_try.unwrap();
     assert!(first >= now + 2 * MINUTE && first <= now + 3 * MINUTE);
-    assert!(nudged(&tick(&mut core, first - SECOND)).is_empty());
-    assert_eq!(core.next_wakeup(), Some(first));
-    assert_eq!(nudged(&tick(&mut core, first)), [&a]);
-    let process = core.view(&a).unwrap().process.unwrap();
+    assert!(nudged(&tick(&mut supervisor, first - SECOND)).is_empty());
+    assert_eq!(supervisor.next_wakeup(), Some(first));
+    assert_eq!(nudged(&tick(&mut supervisor, first)), [&a]);
+    let process = supervisor.view(&a).unwrap().process.unwrap();
     let came = |refused: Option<&str>| Event::Nudged {
         name: a.clone(),
         process,
         in_a_row: 1,
         refused: refused.map(str::to_owned),
     };
-    let actions = core.step(first, came(Some("unsent words")));
+    let actions = supervisor.step(first, came(Some("unsent words")));
     assert_eq!(actions, [Action::Persist(a.clone())]);
     // Nothing was said, so it does not count, however often.
     let mut due = first;
     for _ in 0..9 {
-        assert!(nudged(&tick(&mut core, due + 119 * SECOND)).is_empty());
+        assert!(nudged(&tick(&mut supervisor, due + 119 * SECOND)).is_empty());
         due += 120 * SECOND;
-        assert_eq!(nudged(&tick(&mut core, due)), [&a]);
-        core.step(due, came(Some("unsent words")));
+        assert_eq!(nudged(&tick(&mut supervisor, due)), [&a]);
+        supervisor.step(due, came(Some("unsent words")));
     }
     due += 120 * SECOND;
-    tick(&mut core, due);
+    tick(&mut supervisor, due);
     // Typed, and nothing came of it: each counts, and in the end a human is asked for.
     let mut typed = 0;
-    while core.view(&a).unwrap().why.unwrap() == "stopped by the API: API Error" {
-        let actions = core.step(due, came(None));
+    while supervisor.view(&a).unwrap().why.unwrap() == "stopped by the API: API Error" {
+        let actions = supervisor.step(due, came(None));
         let what = JournalEvent::Nudged { in_a_row: 1 };
         assert_eq!(actions[0], Action::Journal(Some(a.clone()), what));
         typed += 1;
-        assert_eq!(core.next_wakeup(), Some(due + 120 * SECOND));
+        assert_eq!(supervisor.next_wakeup(), Some(due + 120 * SECOND));
         due += 120 * SECOND;
-        tick(&mut core, due);
-        let Some(next) = core.view(&a).unwrap().next_try else {
+        tick(&mut supervisor, due);
+        let Some(next) = supervisor.view(&a).unwrap().next_try else {
             break;
         };
         assert!(next > due + MINUTE);
         due = next;
-        assert_eq!(nudged(&tick(&mut core, due)), [&a]);
+        assert_eq!(nudged(&tick(&mut supervisor, due)), [&a]);
         assert!(typed < 20);
     }
     assert_eq!(typed, 6);
-    let why = core.view(&a).unwrap().why.unwrap();
+    let why = supervisor.view(&a).unwrap().why.unwrap();
     assert!(why.ends_with("it waits for you"), "{why}");
-    assert_eq!(core.next_wakeup(), None);
+    assert_eq!(supervisor.next_wakeup(), None);
 }
 
 #[test]
@@ -295,23 +295,23 @@ fn a_stop_from_before_this_process_is_tried_at_once_only_where_that_may_help() {
         (limit, None, Some(900), ""),
         (refused, None, None, human),
     ] {
-        let mut core = ready(now, 2);
+        let mut supervisor = ready(now, 2);
         let process = how.is_none().then_some(PROCESS);
         let of = Declared {
             process,
             ..declared()
         };
-        let launch = launch_in(&core.step(now, Event::Declare(vec![of])));
+        let launch = launch_in(&supervisor.step(now, Event::Declare(vec![of])));
         if let (Some(attempt), Some(how)) = (launch, how) {
-            run_as(&mut core, now, attempt, how);
+            run_as(&mut supervisor, now, attempt, how);
         }
         let Activity::Stalled(stall) = stalled("1", stop) else {
             panic!("it is one")
         };
         let inherited = true;
         let stall = Stall { inherited, ..stall };
-        tell(&mut core, now, Activity::Stalled(stall.clone()));
-        let view = core.view(&name()).unwrap();
+        tell(&mut supervisor, now, Activity::Stalled(stall.clone()));
+        let view = supervisor.view(&name()).unwrap();
         let pause = view.next_try.map(|at| (at - now).as_secs());
         let fits = match (pause, after) {
             (Some(pause), Some(after)) => pause >= after && pause <= after + after / 4,
@@ -319,14 +319,14 @@ fn a_stop_from_before_this_process_is_tried_at_once_only_where_that_may_help() {
         };
         assert!(fits, "{stop:?} {how:?}: {pause:?}");
         assert!(view.why.unwrap().ends_with(why), "{stop:?} {how:?}");
-        assert_eq!(core.paused(), None, "it may be over");
+        assert_eq!(supervisor.paused(), None, "it may be over");
         // Where it was tried, it is waited for the outcome; else it comes as planned, told twice or not.
-        tell(&mut core, now + SECOND, Activity::Stalled(stall));
-        assert_eq!(core.view(&name()).unwrap().next_try, view.next_try);
+        tell(&mut supervisor, now + SECOND, Activity::Stalled(stall));
+        assert_eq!(supervisor.view(&name()).unwrap().next_try, view.next_try);
         let tried = after.is_none() && why.is_empty();
-        assert_eq!(core.next_wakeup().is_some(), tried || after.is_some());
+        assert_eq!(supervisor.next_wakeup().is_some(), tried || after.is_some());
         if tried {
-            assert_eq!(core.next_wakeup(), Some(now + 120 * SECOND));
+            assert_eq!(supervisor.next_wakeup(), Some(now + 120 * SECOND));
         }
     }
 }
@@ -334,24 +334,24 @@ fn a_stop_from_before_this_process_is_tried_at_once_only_where_that_may_help() {
 #[test]
 fn a_stop_that_a_new_session_met_before_the_first_look_at_it_is_news() {
     let now = Instant::now();
-    let mut core = ready(now, 2);
-    let launch = launch_in(&core.step(now, Event::Declare(vec![declared()])));
-    run_as(&mut core, now, launch.unwrap(), StartKind::First);
+    let mut supervisor = ready(now, 2);
+    let launch = launch_in(&supervisor.step(now, Event::Declare(vec![declared()])));
+    run_as(&mut supervisor, now, launch.unwrap(), StartKind::First);
     let Activity::Stalled(stall) = stalled("1", ApiStop::Login) else {
         panic!("it is one")
     };
     let inherited = true;
     let activity = Activity::Stalled(Stall { inherited, ..stall });
-    tell(&mut core, now, activity);
-    assert_eq!(core.paused(), Some("login"));
+    tell(&mut supervisor, now, activity);
+    assert_eq!(supervisor.paused(), Some("login"));
 }
 
 #[test]
 fn while_the_api_is_in_trouble_one_agent_starts_at_a_time() {
     let now = Instant::now();
     let names = ["a", "b", "c", "d"].map(|name| AgentName::new(name).unwrap());
-    let mut core = idle_fleet(now, &names[..1]);
-    say(&mut core, now, &names[0], stalled("1", ApiStop::Overloaded));
+    let mut supervisor = idle_fleet(now, &names[..1]);
+    say(&mut supervisor, now, &names[0], stalled("1", ApiStop::Overloaded));
     let all = names.iter().map(|name| Declared {
         name: name.clone(),
         session_id: name.to_string(),
@@ -363,34 +363,34 @@ fn while_the_api_is_in_trouble_one_agent_starts_at_a_time() {
             .filter(|action| matches!(action, Action::Launch { .. }));
         launches.count()
     };
-    assert_eq!(starts(core.step(now, Event::Declare(all.collect()))), 1);
+    assert_eq!(starts(supervisor.step(now, Event::Declare(all.collect()))), 1);
     let next = now + 5 * SECOND;
-    assert_eq!(core.next_wakeup(), Some(next));
-    assert_eq!(starts(tick(&mut core, next - SECOND)), 0);
-    assert_eq!(starts(tick(&mut core, next)), 1);
+    assert_eq!(supervisor.next_wakeup(), Some(next));
+    assert_eq!(starts(tick(&mut supervisor, next - SECOND)), 0);
+    assert_eq!(starts(tick(&mut supervisor, next)), 1);
 }
 
 #[test]
 fn a_machine_stays_when_its_user_takes_the_request_back_or_a_save_has_ended_its_work() {
     let now = Instant::now();
-    let (mut core, attempt) = launched(now);
-    run(&mut core, now, attempt);
-    tell(&mut core, now, Activity::Idle);
-    core.step(now, Event::StopWhenIdle(Some(MINUTE)));
-    assert_eq!(tick(&mut core, now + MINUTE), [Action::LookForWork]);
-    core.step(now + MINUTE, Event::StopWhenIdle(None));
-    assert_eq!(core.step(now + MINUTE, Event::LookedForWork(None)), []);
-    assert_eq!((core.next_wakeup(), core.is_closed()), (None, false));
-    core.step(now, Event::StopWhenIdle(Some(MINUTE)));
-    core.step(now, request(Desired::Stopped));
-    core.step(
+    let (mut supervisor, attempt) = launched(now);
+    run(&mut supervisor, now, attempt);
+    tell(&mut supervisor, now, Activity::Idle);
+    supervisor.step(now, Event::StopWhenIdle(Some(MINUTE)));
+    assert_eq!(tick(&mut supervisor, now + MINUTE), [Action::LookForWork]);
+    supervisor.step(now + MINUTE, Event::StopWhenIdle(None));
+    assert_eq!(supervisor.step(now + MINUTE, Event::LookedForWork(None)), []);
+    assert_eq!((supervisor.next_wakeup(), supervisor.is_closed()), (None, false));
+    supervisor.step(now, Event::StopWhenIdle(Some(MINUTE)));
+    supervisor.step(now, request(Desired::Stopped));
+    supervisor.step(
         now,
         Event::Notice(Notice::new(crate::notice::Source::Command, now, None)),
     );
-    exit(&mut core, now, Exit::Code(143));
-    core.step(now, Event::SaveEnded);
+    exit(&mut supervisor, now, Exit::Code(143));
+    supervisor.step(now, Event::SaveEnded);
     for minutes in [2, 4, 60] {
-        assert_eq!(tick(&mut core, now + minutes * MINUTE), []);
+        assert_eq!(tick(&mut supervisor, now + minutes * MINUTE), []);
     }
 }
 
@@ -405,13 +405,13 @@ fn nobody_is_nudged_who_works_nor_without_a_permit_nor_in_a_boot_that_ends() {
         activity: Activity::Busy,
     };
     for event in [works, Event::Permit(None), notice] {
-        let (mut core, attempt) = launched(now);
-        run(&mut core, now, attempt);
-        tell(&mut core, now, stalled("1", ApiStop::Network));
-        assert_eq!(core.next_wakeup(), core.view(&name()).unwrap().next_try);
-        core.step(now, event.clone());
-        assert_eq!(core.next_wakeup(), None, "{event:?}");
-        let later = tick(&mut core, now + 60 * MINUTE);
+        let (mut supervisor, attempt) = launched(now);
+        run(&mut supervisor, now, attempt);
+        tell(&mut supervisor, now, stalled("1", ApiStop::Network));
+        assert_eq!(supervisor.next_wakeup(), supervisor.view(&name()).unwrap().next_try);
+        supervisor.step(now, event.clone());
+        assert_eq!(supervisor.next_wakeup(), None, "{event:?}");
+        let later = tick(&mut supervisor, now + 60 * MINUTE);
         assert!(nudged(&later).is_empty(), "{event:?}");
     }
 }
@@ -419,11 +419,11 @@ fn nobody_is_nudged_who_works_nor_without_a_permit_nor_in_a_boot_that_ends() {
 #[test]
 fn the_end_of_a_limit_is_written_down_with_the_stop() {
     let now = Instant::now();
-    let (mut core, attempt) = launched(now);
-    run(&mut core, now, attempt);
-    confirm(&mut core, now);
+    let (mut supervisor, attempt) = launched(now);
+    run(&mut supervisor, now, attempt);
+    confirm(&mut supervisor, now);
     let until = Some(sys::time::Timestamp::now());
-    let actions = tell(&mut core, now, stalled("1", ApiStop::Limit { until }));
+    let actions = tell(&mut supervisor, now, stalled("1", ApiStop::Limit { until }));
     let what = JournalEvent::Stalled {
         reason: StallReason::Limit,
         why: "API Error".into(),
@@ -440,10 +440,10 @@ fn the_end_of_a_limit_is_written_down_with_the_stop() {
 fn scaled_a_test_of_the_whole_program_waits_for_a_fraction() {
     let now = Instant::now();
     let limits = Limits::for_cores(2).with_time_scale(Some("60".into()));
-    let mut core = Core::new(limits, Fleet::Up, false);
+    let mut supervisor = Supervisor::new(limits, Fleet::Up, false);
     let until = None;
-    core.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
-    core.step(now, Event::ApiAnswers);
+    supervisor.step(now, Event::Permit(Some(Permit { epoch: 1, until })));
+    supervisor.step(now, Event::ApiAnswers);
     let process = Some(PROCESS);
     let of = |name: &str, pid| Declared {
         name: AgentName::new(name).unwrap(),
@@ -451,9 +451,9 @@ fn scaled_a_test_of_the_whole_program_waits_for_a_fraction() {
         process: process.map(|process| ProcessId { pid, ..process }),
         ..declared()
     };
-    core.step(now, Event::Declare(vec![of("a", PROCESS.pid)]));
-    tell(&mut core, now, stalled("1", ApiStop::Overloaded));
-    let pause = core.view(&name()).unwrap().next_try.unwrap() - now;
+    supervisor.step(now, Event::Declare(vec![of("a", PROCESS.pid)]));
+    tell(&mut supervisor, now, stalled("1", ApiStop::Overloaded));
+    let pause = supervisor.view(&name()).unwrap().next_try.unwrap() - now;
     assert!(pause >= SECOND && pause < 2 * SECOND, "{pause:?}");
 }
 
@@ -461,13 +461,13 @@ fn scaled_a_test_of_the_whole_program_waits_for_a_fraction() {
 fn a_nudge_is_told_even_where_the_agent_is_answered_before_the_typing_is_over() {
     let now = Instant::now();
     let a = name();
-    let mut core = idle_fleet(now, std::slice::from_ref(&a));
-    say(&mut core, now, &a, stalled("1", ApiStop::Overloaded));
-    let due = core.view(&a).unwrap().next_try.unwrap();
-    assert_eq!(nudged(&tick(&mut core, due)), [&a]);
-    let process = core.view(&a).unwrap().process.unwrap();
-    say(&mut core, due, &a, Activity::Busy);
-    answered(&mut core, due, &a);
+    let mut supervisor = idle_fleet(now, std::slice::from_ref(&a));
+    say(&mut supervisor, now, &a, stalled("1", ApiStop::Overloaded));
+    let due = supervisor.view(&a).unwrap().next_try.unwrap();
+    assert_eq!(nudged(&tick(&mut supervisor, due)), [&a]);
+    let process = supervisor.view(&a).unwrap().process.unwrap();
+    say(&mut supervisor, due, &a, Activity::Busy);
+    answered(&mut supervisor, due, &a);
     let typed = Event::Nudged {
         name: a.clone(),
         process,
@@ -475,5 +475,5 @@ fn a_nudge_is_told_even_where_the_agent_is_answered_before_the_typing_is_over() 
         refused: None,
     };
     let told = Action::Journal(Some(a), JournalEvent::Nudged { in_a_row: 1 });
-    assert!(core.step(due, typed).contains(&told));
+    assert!(supervisor.step(due, typed).contains(&told));
 }
