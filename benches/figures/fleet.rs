@@ -98,7 +98,10 @@ impl Fleet {
     pub fn boot(&mut self) -> Result<Instant> {
         self.next_boot()?;
         let started = Instant::now();
-        self.keeper = Some(self.sandbox.keeper(self.boot_id, &self.metadata.address())?);
+        self.keeper = Some(
+            self.sandbox
+                .keeper(self.boot_id, &self.metadata.address())?,
+        );
         Ok(started)
     }
 
@@ -155,7 +158,8 @@ impl Fleet {
 
     /// A command of spotkeep on this data directory.
     pub fn spotkeep(&self) -> Result<std::process::Command> {
-        self.sandbox.spotkeep(self.boot_id, &self.metadata.address())
+        self.sandbox
+            .spotkeep(self.boot_id, &self.metadata.address())
     }
 
     /// Asks these agents for something that never ends.
@@ -242,7 +246,11 @@ impl Fleet {
     }
 
     /// Waits until `look` is content with the model's log and the live sessions.
-    pub fn wait(&self, what: &str, mut look: impl FnMut(&RequestLog, &[Live]) -> bool) -> Result<()> {
+    pub fn wait(
+        &self,
+        what: &str,
+        mut look: impl FnMut(&RequestLog, &[Live]) -> bool,
+    ) -> Result<()> {
         let config = self.sandbox.data_dir().join(".claude");
         let watch = Watch::new()?;
         let agents = u32::try_from(self.names.len()).unwrap_or(u32::MAX);

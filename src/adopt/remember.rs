@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use claude::Lookup;
 use state::config::Config;
 use state::layout::DataDir;
-use state::{AgentName, AgentRecord, TranscriptMark, Desired};
+use state::{AgentName, AgentRecord, Desired, TranscriptMark};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};
 use sys::process;
 use sys::uuid::is_uuid;

@@ -16,7 +16,7 @@ use claude::session_file;
 use claude::transcript::index;
 use state::config;
 use state::layout::DataDir;
-use state::{TranscriptMark, Desired};
+use state::{Desired, TranscriptMark};
 use sys::command;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, bail, ensure};
 use sys::files;
@@ -168,7 +168,11 @@ fn refuse_used(workspace: &Path) -> Result<()> {
 }
 
 /// Brings the words, and what belongs to them, to where Claude looks from the new directory.
-fn bring_transcript(data_dir: &DataDir, found: &ExistingSession, workspace: &Path) -> Result<PathBuf> {
+fn bring_transcript(
+    data_dir: &DataDir,
+    found: &ExistingSession,
+    workspace: &Path,
+) -> Result<PathBuf> {
     let old = found.transcript.parent().and_then(Path::file_name);
     let old = old.unwrap_or_default().to_string_lossy().into_owned();
     let new = index::folder(workspace).unwrap_or_else(|| old.clone());

@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 use super::daemon::instead_of_keeper;
 use super::output::{bytes, complain, json as print_json, say, shorten, table};
 use crate::adopt::{
-    Choice, Entry, Occupied, Request as TakeRequest, SessionScan, Taken, Verdict, WorkspaceTransfer,
-    plan, scan, take, where_it_runs,
+    Choice, Entry, Occupied, Request as TakeRequest, SessionScan, Taken, Verdict,
+    WorkspaceTransfer, plan, scan, take, where_it_runs,
 };
 use crate::keeper::client;
 use crate::storage::merge_tree;
 use claude::transcript::tail;
 use state::config::Config;
 use state::layout::DataDir;
-use state::{AgentName, VERSION, Desired};
+use state::{AgentName, Desired, VERSION};
 use sys::error::{ErrorKind, Hint as _, Result, anyhow, hint_of};
 use sys::time::{Timestamp, parse_duration};
 

@@ -233,8 +233,6 @@ fn show(manifest: &Manifest) {
         if manifest.clean { "" } else { "; NOT CLEAN" }
     ));
     if manifest.is_final {
-        say(
-            "nothing is started in this boot any more; a new one resumes the agents",
-        );
+        say("nothing is started in this boot any more; a new one resumes the agents");
     }
 }

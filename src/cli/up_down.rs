@@ -252,8 +252,11 @@ fn start_keeper(data_dir: &DataDir) -> Result<()> {
         return wait_for_the_units_keeper(data_dir);
     }
     let identity = data_dir.identity()?;
-    let runtime =
-        runtime_dir::directory(data_dir, &identity.data_dir_id, &process::current_boot_id()?)?;
+    let runtime = runtime_dir::directory(
+        data_dir,
+        &identity.data_dir_id,
+        &process::current_boot_id()?,
+    )?;
     let log = runtime.join("keeper.log");
     let open = || {
         OpenOptions::new()

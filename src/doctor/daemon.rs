@@ -7,7 +7,7 @@ use super::{Check, count, service};
 use crate::keeper::status::Status;
 use claude::session_file;
 use state::layout::DataDir;
-use state::{AgentRecord, AgentState, Fleet, Desired};
+use state::{AgentRecord, AgentState, Desired, Fleet};
 
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let status = match &facts.status {

@@ -1,6 +1,6 @@
 //! The machine under it all: memory, pages that are not written yet, `/tmp`.
 
-use super::facts::{Machine, Facts};
+use super::facts::{Facts, Machine};
 use super::{Check, count, size};
 use sys::files;
 

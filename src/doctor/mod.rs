@@ -36,8 +36,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use ::state::VERSION;
-pub use facts::Options;
 use facts::Facts;
+pub use facts::Options;
 use sys::error::{Error, hint_of};
 use sys::{process, thread};
 

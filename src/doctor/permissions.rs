@@ -243,7 +243,10 @@ mod tests {
             evaluate(thing(7, 0o750, true)).fix.unwrap(),
             "chmod go-rwx /r/x"
         );
-        assert_eq!(evaluate(thing(7, 0o777, false)).fix.unwrap(), "chmod o-w /r/x");
+        assert_eq!(
+            evaluate(thing(7, 0o777, false)).fix.unwrap(),
+            "chmod o-w /r/x"
+        );
     }
 
     #[test]

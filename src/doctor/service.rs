@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Check;
-use super::facts::{Machine, Facts};
+use super::facts::{Facts, Machine};
 use crate::systemd::install::{self, Difference};
 use crate::systemd::units::{self, UnitPaths};
 use sys::time::{parse_duration, short};

@@ -13,7 +13,7 @@ use super::protocol::{Reply, Request};
 use super::runtime_dir::{self, Holder};
 use super::status::Status;
 use state::layout::DataDir;
-use state::{AgentName, Fleet, Manifest, Desired};
+use state::{AgentName, Desired, Fleet, Manifest};
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::thread;
 

@@ -98,7 +98,10 @@ impl Keeper {
             Ok(config) => Arc::new(config),
             Err(error) => return self.effects.reply(reply, Reply::from(Err(error))),
         };
-        let (data_dir, records) = (self.effects.data_dir.clone(), Arc::clone(&self.effects.records));
+        let (data_dir, records) = (
+            self.effects.data_dir.clone(),
+            Arc::clone(&self.effects.records),
+        );
         let (boot_id, declares) = (self.effects.boot_id.clone(), Arc::clone(&config));
         let seeds = !self.supervisor.is_closed();
         let load = move |_: &mut Journal| {
@@ -107,9 +110,8 @@ impl Keeper {
             let seeded = seeds.then(|| seed_all(&data_dir, &records, &declares));
             (remembered, declared, seeded)
         };
-        self.effects.beyond(
-            load,
-            move |keeper, ((before, kept), declared, seeded)| {
+        self.effects
+            .beyond(load, move |keeper, ((before, kept), declared, seeded)| {
                 keeper.effects.config = config;
                 keeper.report_config(&before, kept);
                 if let Some(seeded) = seeded {
@@ -118,8 +120,7 @@ impl Keeper {
                 keeper.handle(Event::Declare(declared));
                 keeper.report_policies();
                 keeper.effects.reply(reply, Reply::from(Ok(Value::Null)));
-            },
-        );
+            });
     }
 
     fn reread(&self, ends: &[AgentName]) -> Result<Config> {

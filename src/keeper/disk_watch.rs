@@ -13,7 +13,7 @@ use super::Message;
 use super::records::AgentRecords;
 use state::layout::DataDir;
 use state::{AgentName, JournalEvent};
-use supervisor::{Event, DiskSpace};
+use supervisor::{DiskSpace, Event};
 use sys::error::{Context as _, Result};
 use sys::files::Space;
 use sys::thread;
@@ -206,7 +206,10 @@ mod tests {
         };
         spawn_with(FOREVER, space, workspaces, measure, deliver).unwrap();
         let next = || told.recv_timeout(FOREVER).unwrap();
-        assert!(matches!(next(), Message::Event(Event::DiskSpace(DiskSpace::None(0)))));
+        assert!(matches!(
+            next(),
+            Message::Event(Event::DiskSpace(DiskSpace::None(0)))
+        ));
         assert!(matches!(next(), Message::Disk(Some(_))));
         drop(end_walk);
         assert!(matches!(next(), Message::Measured(name, Some(7)) if name.as_str() == "a"));

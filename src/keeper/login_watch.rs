@@ -70,7 +70,7 @@ fn tell(looked: Looked, deliver: &impl Fn(Message)) {
         Looked::PutBack => deliver(Message::Event(Event::Login(
             "the login was put back".into(),
         ))),
-        Looked::Same | Looked::Doubtful | Looked::Outage => {}
+        Looked::Same | Looked::Doubtful | Looked::Lost => {}
     }
 }
 
@@ -79,7 +79,7 @@ fn words(looked: Looked) -> Option<JournalEvent> {
         Looked::PutBack => Some(JournalEvent::Repaired {
             what: ".credentials.json was damaged; the newest good copy was put back".into(),
         }),
-        Looked::Outage => Some(JournalEvent::Trouble {
+        Looked::Lost => Some(JournalEvent::Trouble {
             what:
                 ".credentials.json is damaged, and there is no good copy; run /login in any agent"
                     .into(),

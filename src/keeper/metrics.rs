@@ -100,7 +100,7 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
     if let Some(space) = sample.space {
         out.one(
             "disk_free_bytes",
-            "Room on the data directory's disk.",
+            "DiskSpace on the data directory's disk.",
             space.free.to_string(),
         );
         out.one(

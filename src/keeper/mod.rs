@@ -67,7 +67,7 @@ use requests::Waiting;
 use socket::ReplyTo;
 use startup::Taken;
 use supervisor::activity_log::ActivityLog;
-use supervisor::{Supervisor, Event};
+use supervisor::{Event, Supervisor};
 use writer::Writer;
 
 pub use records::{AgentRecords, canonical_cwd};
@@ -255,7 +255,11 @@ impl Keeper {
                 }
                 Err(RecvTimeoutError::Disconnected) => return End::LetGo,
             }
-            if self.activity_log.due().is_some_and(|at| at <= Instant::now()) {
+            if self
+                .activity_log
+                .due()
+                .is_some_and(|at| at <= Instant::now())
+            {
                 self.write_activity();
             }
         }
@@ -268,7 +272,8 @@ impl Keeper {
         }
         let changes = self.activity_log.take();
         if !changes.is_empty() {
-            self.effects.write(None, &JournalEvent::Activity { changes });
+            self.effects
+                .write(None, &JournalEvent::Activity { changes });
         }
     }
 
@@ -357,7 +362,8 @@ impl Keeper {
         // How a save ends the agents is told by its manifest.
         if !self.supervisor.is_closed() {
             let views = self.supervisor.views();
-            self.activity_log.look(Instant::now(), Timestamp::now(), &views);
+            self.activity_log
+                .look(Instant::now(), Timestamp::now(), &views);
         }
         if let Some(name) = ended
             && self.supervisor.view(&name).is_none()
@@ -396,9 +402,10 @@ impl Keeper {
         self.effects.write(None, &JournalEvent::Trouble { what });
         let notice = Notice::new(Source::Signal, Instant::now(), None);
         let messages = self.effects.messages.clone();
-        self.effects.save_in_passing(&self.supervisor, notice, move |_| {
-            messages.send(Message::GoingDown(Some(false))).ok();
-        });
+        self.effects
+            .save_in_passing(&self.supervisor, notice, move |_| {
+                messages.send(Message::GoingDown(Some(false))).ok();
+            });
     }
 
     fn save_ended(&mut self, manifest: Manifest) {
@@ -406,7 +413,9 @@ impl Keeper {
         self.handle(Event::SaveEnded);
         let data_dir = self.effects.data_dir.dir().display().to_string();
         let safe = notify::Message::of_save(&data_dir, &manifest);
-        self.effects.notifier.tell(safe, &self.effects.config.notify);
+        self.effects
+            .notifier
+            .tell(safe, &self.effects.config.notify);
         self.waiting.answer(&manifest);
         self.last_save = Some(manifest);
         self.write_activity();

@@ -27,7 +27,7 @@ pub enum MountState {
     /// The same filesystem, and nothing can be written to it; says why.
     ReadOnly(String),
     /// Something else is there, or nothing; says what.
-    Gone(String),
+    Missing(String),
 }
 
 /// What is to be seen at the data directory's path.
@@ -82,7 +82,11 @@ fn look(data_dir: &DataDir) -> Option<MountFacts> {
 }
 
 /// Looks for as long as the process lives, and delivers each change; the mount is in order at first.
-fn watch(data_dir: DataDir, ours: String, deliver: impl Fn(MountState) + Send + 'static) -> Result<()> {
+fn watch(
+    data_dir: DataDir,
+    ours: String,
+    deliver: impl Fn(MountState) + Send + 'static,
+) -> Result<()> {
     let changes = Changes::new()?;
     thread::spawn("mount", move || {
         let mut last = MountState::Ok;
@@ -143,7 +147,10 @@ impl Keeper {
     /// Starts to look after the mount.
     pub(super) fn watch_mount(&self) -> Result<()> {
         let messages = self.effects.messages.clone();
-        let (data_dir, ours) = (self.effects.data_dir.clone(), self.effects.data_dir_id.clone());
+        let (data_dir, ours) = (
+            self.effects.data_dir.clone(),
+            self.effects.data_dir_id.clone(),
+        );
         watch(data_dir, ours, move |mount_state| {
             messages.send(Message::MountState(mount_state)).ok();
         })

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Message;
 use super::effects::Effects;
 use crate::agent::terminate;
-use supervisor::{Supervisor, Event};
+use supervisor::{Event, Supervisor};
 use sys::command;
 use sys::process;
 use sys::thread;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use state::{AgentName, Fleet, Desired};
+use state::{AgentName, Desired, Fleet};
 use sys::error::{Error, ErrorKind, Hint as _, Result, anyhow, hint_of, kind_of};
 
 /// What the keeper can be asked.

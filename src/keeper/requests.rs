@@ -182,7 +182,10 @@ impl Keeper {
     }
 
     fn check(&self, names: &[AgentName]) -> Result<()> {
-        match names.iter().find(|name| self.supervisor.view(name).is_none()) {
+        match names
+            .iter()
+            .find(|name| self.supervisor.view(name).is_none())
+        {
             None => Ok(()),
             Some(name) => Err(anyhow!("there is no agent {name}"))
                 .hint("spotkeep ls")
@@ -316,7 +319,11 @@ impl Keeper {
 
     /// A keeper that `up` started in the background ends once the fleet is down.
     pub(super) fn end_if_down(&mut self) {
-        let nothing_runs = self.supervisor.views().iter().all(|view| view.process.is_none());
+        let nothing_runs = self
+            .supervisor
+            .views()
+            .iter()
+            .all(|view| view.process.is_none());
         if self.options.in_background && self.supervisor.fleet() == Fleet::Down && nothing_runs {
             self.end = Some(End::Down);
         }

@@ -30,11 +30,11 @@ use crate::resume::{self, History};
 use crate::tmux::Tmux;
 use state::config::Config;
 use state::layout::DataDir;
-use state::{AgentName, AgentRecord, Fleet, Identity, JournalEntry, JournalEvent, Desired};
+use state::{AgentName, AgentRecord, Desired, Fleet, Identity, JournalEntry, JournalEvent};
 use supervisor::activity_log::ActivityLog;
 use supervisor::notice::{Notice, Source};
 use supervisor::start_limits::Limits;
-use supervisor::{Supervisor, Event};
+use supervisor::{Event, Supervisor};
 use sys::error::{Context as _, Hint as _, Result, anyhow};
 use sys::failpoint::{Point, point};
 use sys::files::LockFile;
@@ -295,7 +295,11 @@ impl Keeper {
             }
         }
         if desired > 0 && !self.supervisor.is_closed() {
-            let seeded = seed_all(&self.effects.data_dir, &self.effects.records, &self.effects.config);
+            let seeded = seed_all(
+                &self.effects.data_dir,
+                &self.effects.records,
+                &self.effects.config,
+            );
             self.report_seeds(seeded);
             point(Point::RestoreSeeded);
         }

@@ -12,8 +12,8 @@ use checkpoint::workspace;
 use state::config::Config;
 use state::layout::DataDir;
 use state::{
-    self, AgentName, AgentRecord, AgentState, Cause, Fleet, JournalEvent, Manifest, VERSION,
-    Desired, latest_manifest,
+    self, AgentName, AgentRecord, AgentState, Cause, Desired, Fleet, JournalEvent, Manifest,
+    VERSION, latest_manifest,
 };
 use supervisor::{Supervisor, View};
 use sys::error::Result;
@@ -101,7 +101,11 @@ pub fn summary(supervisor: &Supervisor) -> String {
         0 => String::new(),
         number => format!(", {number} failed"),
     };
-    let phase = match (supervisor.notice(), supervisor.is_closed(), supervisor.fleet()) {
+    let phase = match (
+        supervisor.notice(),
+        supervisor.is_closed(),
+        supervisor.fleet(),
+    ) {
         (Some(_), ..) => "; a save is under way",
         (None, true, _) => "; this boot has had its notice",
         (None, false, Fleet::Down) => "; the fleet is down",
@@ -131,6 +135,7 @@ pub struct LastSave {
     /// Whether everything was safe in time.
     pub clean: bool,
     /// From the notice until every transcript was durable.
+    #[serde(alias = "words_safe_ms")]
     pub transcripts_safe_ms: Option<u64>,
     /// From the notice until everything was.
     pub notice_to_safe_ms: Option<u64>,
@@ -179,6 +184,7 @@ pub struct AgentStatus {
     #[serde(default)]
     pub since: Option<Timestamp>,
     /// What the user wants.
+    #[serde(alias = "wanted")]
     pub desired: Desired,
     /// Its session.
     pub session_id: String,

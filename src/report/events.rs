@@ -36,10 +36,10 @@ impl Boot {
 
 /// Takes the next line, in the journal's order, into the boots.
 pub(super) fn take(boots: &mut Vec<Boot>, line: JournalEntry) {
-    let is_same = boots.last().is_some_and(|boot| boot.id == line.boot);
+    let is_same = boots.last().is_some_and(|boot| boot.id == line.boot_id);
     if !is_same {
         boots.push(Boot {
-            id: line.boot,
+            id: line.boot_id,
             first_at: line.at,
             last_at: line.at,
             facts: Vec::new(),

@@ -100,7 +100,7 @@ pub(super) fn find(boots: &[Boot], saves: &[Manifest]) -> Vec<Preemption> {
                         found.push(survived(boot, notice, at, saves));
                     }
                 }
-                JournalEvent::Fleet { expected } => fleet_is_up = expected == Fleet::Up,
+                JournalEvent::Fleet { desired } => fleet_is_up = desired == Fleet::Up,
                 _ => {}
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Doing;
-use super::events::{Fact, Boot};
+use super::events::{Boot, Fact};
 use state::JournalEvent;
 use sys::time::Timestamp;
 
@@ -96,7 +96,9 @@ impl Pen {
     }
 
     fn is(&self, expected: impl Fn(Doing) -> bool) -> bool {
-        self.now.as_ref().is_some_and(|(doing, ..)| expected(*doing))
+        self.now
+            .as_ref()
+            .is_some_and(|(doing, ..)| expected(*doing))
     }
 }
 

@@ -361,7 +361,10 @@ mod tests {
         let mut after = before.clone();
         plan.remember(&mut after);
         assert_eq!(after.launch, Some(plan.launch));
-        assert_eq!((after.boot_id.as_deref(), after.process), (Some("now"), None));
+        assert_eq!(
+            (after.boot_id.as_deref(), after.process),
+            (Some("now"), None)
+        );
         assert_eq!(after.session_id, before.session_id);
     }
 }

@@ -54,7 +54,8 @@ impl History {
         };
         let held = since_notice(lines, &last.boot_id);
         let is_safe = |line: &JournalEntry| {
-            line.boot_id == last.boot_id && matches!(line.event, JournalEvent::Safe { clean: true, .. })
+            line.boot_id == last.boot_id
+                && matches!(line.event, JournalEvent::Safe { clean: true, .. })
         };
         Self {
             had_boot: true,

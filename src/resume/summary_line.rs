@@ -18,7 +18,11 @@ const NAMED: usize = 3;
 /// The line for the boot that is now; `None` where there is nothing to tell: the first boot, one that
 /// began a day ago, one in which no keeper has begun yet.
 #[must_use]
-pub fn last_preemption_line(lines: &[JournalEntry], boot_id: &str, now: Timestamp) -> Option<String> {
+pub fn last_preemption_line(
+    lines: &[JournalEntry],
+    boot_id: &str,
+    now: Timestamp,
+) -> Option<String> {
     let is_restore = |entry: &JournalEntry| matches!(entry.event, JournalEvent::Restore { .. });
     let began = lines
         .iter()
@@ -189,7 +193,8 @@ mod tests {
             last_preemption_line(&story("metadata", &[], &[]), "b", now).unwrap(),
             "preempted 03:12, back 03:15 UTC: 2 of 2 agents, 0 records lost, 1 turn continued"
         );
-        let told = last_preemption_line(&story("unit", &[], &[]), "b", at("2026-11-23T01:00:00Z")).unwrap();
+        let told = last_preemption_line(&story("unit", &[], &[]), "b", at("2026-11-23T01:00:00Z"))
+            .unwrap();
         assert!(
             told.starts_with("shut down 2026-11-22 03:12, back 2026-11-22 03:15 UTC"),
             "{told}"
@@ -223,9 +228,21 @@ mod tests {
     #[test]
     fn nothing_is_said_where_there_is_nothing_to_say() {
         let lines = story("metadata", &[], &[]);
-        assert_eq!(last_preemption_line(&lines, "a", at("2026-11-22T09:00:00Z")), None);
-        assert_eq!(last_preemption_line(&lines, "c", at("2026-11-22T09:00:00Z")), None);
-        assert_eq!(last_preemption_line(&lines, "b", at("2026-11-24T09:00:00Z")), None);
-        assert_eq!(last_preemption_line(&[], "b", at("2026-11-22T09:00:00Z")), None);
+        assert_eq!(
+            last_preemption_line(&lines, "a", at("2026-11-22T09:00:00Z")),
+            None
+        );
+        assert_eq!(
+            last_preemption_line(&lines, "c", at("2026-11-22T09:00:00Z")),
+            None
+        );
+        assert_eq!(
+            last_preemption_line(&lines, "b", at("2026-11-24T09:00:00Z")),
+            None
+        );
+        assert_eq!(
+            last_preemption_line(&[], "b", at("2026-11-22T09:00:00Z")),
+            None
+        );
     }
 }

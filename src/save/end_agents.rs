@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Subject, drain, millis, row};
-use crate::agent::terminate::{Ended, TERM_TIMEOUT, SWEEP_LIMIT, end_process, sweep};
+use crate::agent::terminate::{Ended, SWEEP_LIMIT, TERM_TIMEOUT, end_process, sweep};
 use claude::Status;
 use state::layout::DataDir;
 use state::{AgentSaved, Launch};

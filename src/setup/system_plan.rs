@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::account::{self, Account, Known, Owner, Verdict, RequestedAccount};
+use super::account::{self, Account, Known, Owner, RequestedAccount, Verdict};
 use super::steps::Step;
 use super::user_helper::{Report, Request, User};
 use super::{Ask, first_boot_script, layout, login_line, packages};

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::units::{ALL, KEEPER, Shipped, UNIT_DIR, UnitPaths, is_keeper_of, render};
+use super::units::{ALL, FORMER, KEEPER, Shipped, UNIT_DIR, UnitPaths, is_keeper_of, render};
 use sys::command;
 use sys::command::Output;
 use sys::error::{Context as _, Hint as _, Result, anyhow};
@@ -57,12 +57,13 @@ pub fn differences(prefix: &Path, paths: &UnitPaths) -> Result<Vec<Difference>> 
     Ok(found)
 }
 
-/// Writes what is missing or differs, and returns these files. Nothing is reloaded or started.
+/// Writes what is missing or differs, removes units of former versions, and returns these files.
+/// Nothing is reloaded or started.
 ///
 /// # Errors
-/// A file cannot be written.
+/// A file cannot be written or removed.
 pub fn install(prefix: &Path, paths: &UnitPaths) -> Result<Vec<PathBuf>> {
-    let mut written = Vec::new();
+    let mut written = remove_former(prefix)?;
     for Shipped { path, text } in render(paths)? {
         let path = prefix.join(path);
         if files::read_optional(&path)?.as_deref() == Some(text.as_bytes()) {
@@ -85,18 +86,31 @@ pub fn install(prefix: &Path, paths: &UnitPaths) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// A file cannot be removed.
 pub fn remove(prefix: &Path, paths: &UnitPaths) -> Result<Vec<PathBuf>> {
-    let mut removed = Vec::new();
+    let mut removed = remove_former(prefix)?;
     for Shipped { path, .. } in render(paths)? {
-        let path = prefix.join(path);
-        match fs::remove_file(&path) {
-            Ok(()) => removed.push(path),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-            }
-        }
+        remove_file(prefix.join(path), &mut removed)?;
     }
     Ok(removed)
+}
+
+fn remove_former(prefix: &Path) -> Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for name in FORMER {
+        remove_file(prefix.join(UNIT_DIR).join(name), &mut removed)?;
+    }
+    Ok(removed)
+}
+
+/// Removes a file, and adds it to `removed` if it was there.
+fn remove_file(path: PathBuf, removed: &mut Vec<PathBuf>) -> Result<()> {
+    match fs::remove_file(&path) {
+        Ok(()) => removed.push(path),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+        }
+    }
+    Ok(())
 }
 
 /// Whether systemd runs here, and keeps this data directory.

@@ -23,6 +23,9 @@ pub const BACKUP_TIMER: &str = "spotkeep-backup.timer";
 /// What is lost, brought back before the keeper starts.
 pub const RECOVER: &str = "spotkeep-recover.service";
 
+/// Units of former versions, which [`super::install::install`] removes: [`RECOVER`] had another name.
+pub const FORMER: [&str; 1] = ["spotkeep-mend.service"];
+
 /// Those that are started, in that order; others start the rest.
 pub const ALL: [&str; 4] = [TMUX, KEEPER, SAVE, BACKUP_TIMER];
 
@@ -40,7 +43,10 @@ const TEMPLATES: [(&str, &str); 6] = [
         BACKUP_TIMER,
         include_str!("../../units/spotkeep-backup.timer"),
     ),
-    (RECOVER, include_str!("../../units/spotkeep-recover.service")),
+    (
+        RECOVER,
+        include_str!("../../units/spotkeep-recover.service"),
+    ),
 ];
 
 /// What differs from machine to machine.

@@ -1,6 +1,6 @@
 //! The real Claude Code on a machine with real systemd.
 
-use crate::boot::{Disk, Machine, agent, with_a_room};
+use crate::boot::{Disk, Machine, agent, with_a_site};
 use crate::real_claude::pinned;
 
 #[test]
@@ -9,9 +9,9 @@ fn real_claude_is_cut_in_a_tool_by_the_power_button_and_goes_on_after_the_boot()
     let Some(claude) = pinned(test).and_then(|mut versions| versions.pop()) else {
         return;
     };
-    with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 1024);
-        let mut machine = Machine::new(room).with_claude(&claude.program);
+    with_a_site(|site| {
+        let disk = Disk::blank(&site.dir, 1024);
+        let mut machine = Machine::new(site).with_claude(&claude.program);
         machine.boot(Some(&disk));
         machine.set_up(&agent("a", "tool"));
         machine.start();
@@ -23,7 +23,7 @@ fn real_claude_is_cut_in_a_tool_by_the_power_button_and_goes_on_after_the_boot()
             "{text}"
         );
 
-        room.model.next_boot();
+        site.model.next_boot();
         machine.boot(Some(&disk));
         machine.until_model("a has ended its turn", |request_log| {
             request_log.agents["a"].turns_ended > 0

@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::boot::{Disk, Machine, agent, with_a_room};
+use crate::boot::{Disk, Machine, agent, with_a_site};
 use crate::lab::{SPOTKEEP, said, skip};
 
 /// What bash offers for a line that ends where the cursor is.
@@ -21,18 +21,18 @@ fn offered(machine: &Machine<'_>, words: &str) -> String {
 #[test]
 fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
     const INSTALL: &str = "dpkg --install /srv/spotkeep.deb";
-    with_a_room(|room| {
+    with_a_site(|site| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/deb");
         if Command::new("dpkg-deb").arg("--version").output().is_err() {
             return skip("boot_deb", "there is no dpkg-deb");
         }
         let mut pack = Command::new(script);
         pack.arg(SPOTKEEP)
-            .arg(&room.dir)
+            .arg(&site.dir)
             .env("SPOTKEEP_DEB_COMPRESSION", "none");
         let package = said(&mut pack).ok().out;
-        let disk = Disk::blank(&room.dir, 1200);
-        let mut machine = Machine::new(room);
+        let disk = Disk::blank(&site.dir, 1200);
+        let mut machine = Machine::new(site);
         fs::rename(package.trim(), machine.file("/srv/spotkeep.deb"))
             .or_else(|_| fs::copy(package.trim(), machine.file("/srv/spotkeep.deb")).map(drop))
             .unwrap();
@@ -69,7 +69,7 @@ fn a_package_is_installed_replaced_and_purged_and_fleets_go_on() {
         by_hand("init").ok();
         let settings = format!(
             "[cloud]\nprovider = \"none\"\n[defaults]\nenv.ANTHROPIC_BASE_URL = \"{}\"\n{}",
-            room.model.url(),
+            site.model.url(),
             agent("b", "tool")
         );
         machine.write("/home/ann/fleet/spotkeep.toml", &settings);

@@ -8,7 +8,7 @@ use gcp::ssh::{FirstTime, Guest, Look, Startup, in_words, parse};
 use gcp::{Call, Cloud, Refusal, preempt, quote, scripts};
 use sys::time::Timestamp;
 
-use crate::boot::{Disk, Machine, Room, agent, with_a_room};
+use crate::boot::{Disk, Machine, Site, agent, with_a_site};
 use testing::wait::{FOREVER, during};
 
 /// As Google's guest agent runs a start-up script.
@@ -17,8 +17,8 @@ const UNIT: &str = "[Unit]\nWants=network-online.target\nAfter=network-online.ta
     StandardOutput=journal+console\n[Install]\nWantedBy=multi-user.target\n";
 
 /// A new VM of the group: a fresh boot disk, the start-up script, and a person who may become root.
-fn vm<'r>(room: &'r Room, disk: &Disk) -> Machine<'r> {
-    let mut machine = Machine::new(room);
+fn vm<'r>(site: &'r Site, disk: &Disk) -> Machine<'r> {
+    let mut machine = Machine::new(site);
     let startup = scripts::startup("claude-persist");
     machine.script("/startup", startup.trim_start_matches("#!/bin/sh\n"));
     machine.write("/etc/systemd/system/google-startup-scripts.service", UNIT);
@@ -49,7 +49,7 @@ fn line_of(call: &Call) -> String {
 
 /// Google Cloud, as far as a preemption goes: ssh leads to the machine, and a maintenance event to the next one.
 struct Group<'r> {
-    room: &'r Room,
+    site: &'r Site,
     disk: &'r Disk,
     machine: Mutex<Machine<'r>>,
 }
@@ -59,8 +59,8 @@ impl Cloud for Group<'_> {
         let mut machine = self.machine.lock().unwrap();
         if call.command().contains("simulate-maintenance-event") {
             machine.power_off();
-            self.room.model.next_boot();
-            *machine = vm(self.room, self.disk);
+            self.site.model.next_boot();
+            *machine = vm(self.site, self.disk);
             return Ok(String::new());
         }
         assert!(call.command().starts_with("compute ssh "), "{call}");
@@ -83,14 +83,14 @@ impl Cloud for Group<'_> {
 
 #[test]
 fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from_outside() {
-    with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 600);
+    with_a_site(|site| {
+        let disk = Disk::blank(&site.dir, 600);
         let guest = Guest {
             vm: "claude-sandbox".into(),
             zone: "europe-north1-b".into(),
             tunnel: false,
         };
-        let machine = vm(room, &disk);
+        let machine = vm(site, &disk);
         let look = |machine: &Machine<'_>| -> Look {
             parse(&machine.run(&line_of(&guest.look_call(1))).ok().out)
         };
@@ -148,7 +148,7 @@ fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from
 
         // The real thing, by the verb's own code.
         let group = Group {
-            room,
+            site,
             disk: &disk,
             machine: Mutex::new(machine),
         };

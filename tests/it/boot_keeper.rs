@@ -1,10 +1,10 @@
 //! The keeper and the tmux server as units: what happens to one of them, and what it means for agents.
 
-use crate::boot::{Disk, Machine, Room, agent, with_a_room};
+use crate::boot::{Disk, Machine, Site, agent, with_a_site};
 
 /// A machine whose agent `a` is in the middle of a tool and whose agent `b` rests.
-fn machine<'r>(room: &'r Room, disk: &Disk) -> Machine<'r> {
-    let mut machine = Machine::new(room);
+fn machine<'r>(site: &'r Site, disk: &Disk) -> Machine<'r> {
+    let mut machine = Machine::new(site);
     machine.boot(Some(disk));
     machine.set_up(&(agent("a", "tool") + &agent("b", "idle")));
     machine.start();
@@ -29,9 +29,9 @@ fn wait_for_another(machine: &Machine<'_>, keeper: &str) {
 
 #[test]
 fn keepers_are_killed_restarted_and_hang_and_every_agent_stays_as_it_is() {
-    with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 1024);
-        let machine = machine(room, &disk);
+    with_a_site(|site| {
+        let disk = Disk::blank(&site.dir, 1024);
+        let machine = machine(site, &disk);
         let before = pids(&machine);
         let keeper = || machine.property("spotkeep", "MainPID");
 
@@ -145,9 +145,9 @@ fn the_log_has_fields(machine: &Machine<'_>) {
 
 #[test]
 fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready() {
-    with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 1024);
-        let machine = machine(room, &disk);
+    with_a_site(|site| {
+        let disk = Disk::blank(&site.dir, 1024);
+        let machine = machine(site, &disk);
         let before = pids(&machine);
         let sum = || machine.run("cksum </mnt/persist/bin/spotkeep").ok().out;
         let upgrade =
@@ -241,9 +241,9 @@ fn an_upgrade_touches_no_agent_and_is_taken_back_where_its_keeper_is_not_ready()
 
 #[test]
 fn an_agent_has_a_cgroup_of_its_own_and_is_resumed_after_its_tmux_server_died() {
-    with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 1024);
-        let machine = machine(room, &disk);
+    with_a_site(|site| {
+        let disk = Disk::blank(&site.dir, 1024);
+        let machine = machine(site, &disk);
         let [a, b] = pids(&machine);
         let group = |pid: i64| {
             let line = machine.run(&format!("cat /proc/{pid}/cgroup")).ok().out;

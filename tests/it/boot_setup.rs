@@ -2,16 +2,16 @@
 
 use std::time::Instant;
 
-use crate::boot::{Disk, Machine, agent, with_a_room};
+use crate::boot::{Disk, Machine, agent, with_a_site};
 
 const SETUP: &str = "/usr/local/bin/spotkeep-under-test --data-dir /mnt/persist setup --disk claude-persist \
                      --user ann --yes --no-packages --claude /usr/local/bin/claude";
 
 #[test]
 fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
-    with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 600);
-        let mut machine = Machine::new(room);
+    with_a_site(|site| {
+        let disk = Disk::blank(&site.dir, 600);
+        let mut machine = Machine::new(site);
         machine.boot(Some(&disk));
         let dry = machine.run(&format!("{SETUP} --dry-run")).ok();
         assert!(dry.out.contains("would make the account ann"), "{dry:?}");
@@ -111,17 +111,17 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
 
         // Without any further help, after a power cut.
         machine.cut();
-        room.model.next_boot();
+        site.model.next_boot();
         machine.boot(Some(&disk));
         machine.until("a has gone on", || {
             (machine.agent("a")["state"] == "idle").then_some(())
         });
         assert_eq!(machine.agent("a")["session_id"], session);
         machine.power_off();
-        room.model.next_boot();
+        site.model.next_boot();
 
         // A new boot disk that knows nothing, and the start-up script that was printed.
-        let mut new = Machine::new(room);
+        let mut new = Machine::new(site);
         new.script("/startup", &start_up);
         new.boot(Some(&disk));
         let back = new.run("/startup").ok();
@@ -161,9 +161,9 @@ fn one_command_makes_a_vm_whose_agents_come_back_on_the_next_one() {
 
 #[test]
 fn the_start_up_script_runs_nothing_from_a_disk_that_is_no_root() {
-    with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 64);
-        let mut machine = Machine::new(room);
+    with_a_site(|site| {
+        let disk = Disk::blank(&site.dir, 64);
+        let mut machine = Machine::new(site);
         machine.script(
             "/startup",
             &spotkeep::setup::startup::script(

@@ -1,12 +1,12 @@
 //! Shutdowns and boots with real systemd.
 
-use crate::boot::{Disk, Machine, agent, with_a_room};
+use crate::boot::{Disk, Machine, agent, with_a_site};
 
 #[test]
 fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_resumes() {
-    with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 1024);
-        let mut machine = Machine::new(room);
+    with_a_site(|site| {
+        let disk = Disk::blank(&site.dir, 1024);
+        let mut machine = Machine::new(site);
         // A unit of somebody else's that does not want to end: not before the save has.
         machine.script(
             "/usr/local/bin/hang",
@@ -63,13 +63,13 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
         );
         assert!(text.contains("Unmounted mnt-persist.mount"), "{text}");
 
-        room.model.next_boot();
+        site.model.next_boot();
         machine.boot(Some(&disk));
         machine.until("a has gone on", || {
             (machine.agent("a")["state"] == "idle").then_some(())
         });
         assert_eq!(machine.agent("a")["session_id"], session);
-        assert!(room.model.request_log().agents["a"].turns_ended > 0);
+        assert!(site.model.request_log().agents["a"].turns_ended > 0);
         machine.wait_state("b", "idle");
 
         // A reboot is a shutdown as any other.
@@ -109,7 +109,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
             assert_eq!(text.matches("ended by itself").count(), agents, "{text}");
             let saved = journal.stopped("spotkeep-save.service");
             assert!(saved <= journal.stopping("spotkeep-tmux.service"), "{text}");
-            room.model.next_boot();
+            site.model.next_boot();
             machine.boot(Some(&disk));
         }
         machine.wait_state("a", "idle");
@@ -119,7 +119,7 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
         // The machine goes before the save unit has started, such as in the middle of its boot.
         machine.run("systemctl disable spotkeep-save").ok();
         machine.cut();
-        room.model.next_boot();
+        site.model.next_boot();
         machine.boot(Some(&disk));
         machine.wait_state("a", "idle");
         machine.wait_state("b", "idle");
@@ -131,9 +131,9 @@ fn a_shutdown_saves_before_keeper_tmux_network_and_disk_go_and_the_next_boot_res
 
 #[test]
 fn without_its_disk_nothing_starts_and_the_boot_goes_on_and_another_machine_takes_it_over() {
-    with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 1024);
-        let mut first = Machine::new(room);
+    with_a_site(|site| {
+        let disk = Disk::blank(&site.dir, 1024);
+        let mut first = Machine::new(site);
         first.boot(Some(&disk));
         first.set_up(&agent("a", "tool"));
         first.start();
@@ -153,22 +153,22 @@ fn without_its_disk_nothing_starts_and_the_boot_goes_on_and_another_machine_take
         first.power_off();
 
         // A new boot disk, and the old data.
-        room.model.next_boot();
-        let mut second = Machine::new(room);
+        site.model.next_boot();
+        let mut second = Machine::new(site);
         second.boot(Some(&disk));
         second.set_up("");
         second.start();
         second.wait_state("a", "idle");
         assert_eq!(second.agent("a")["session_id"], session);
-        assert!(room.model.request_log().agents["a"].turns_ended > 0);
+        assert!(site.model.request_log().agents["a"].turns_ended > 0);
     });
 }
 
 #[test]
 fn sixteen_agents_in_a_tool_are_safe_when_the_power_button_was_pressed() {
-    with_a_room(|room| {
-        let disk = Disk::blank(&room.dir, 1024);
-        let mut machine = Machine::new(room);
+    with_a_site(|site| {
+        let disk = Disk::blank(&site.dir, 1024);
+        let mut machine = Machine::new(site);
         machine.boot(Some(&disk));
         let names: Vec<String> = (1..=16).map(|number| format!("agent-{number}")).collect();
         let config: String = names.iter().map(|name| agent(name, "tool")).collect();
@@ -191,7 +191,7 @@ fn sixteen_agents_in_a_tool_are_safe_when_the_power_button_was_pressed() {
         let took = journal.stopped("spotkeep-save.service") - journal.shutdown_began();
         eprintln!("figure: shutdown request to the save's end, 16 agents: {took:?}");
 
-        room.model.next_boot();
+        site.model.next_boot();
         machine.boot(Some(&disk));
         machine.until("all have gone on", || {
             let status = machine.status();

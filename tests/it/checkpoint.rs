@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::sight::Line;
+use crate::terminal::Line;
 use serde_json::Value;
 
 use crate::lab::{Lab, git, prompt_of};

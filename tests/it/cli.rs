@@ -188,7 +188,13 @@ fn the_json_of_status_has_every_field_of_its_contract() {
         "{ended}"
     );
     assert_eq!(ended["notice"]["source"], "command");
-    for field in ["id", "at", "clean", "transcripts_safe_ms", "notice_to_safe_ms"] {
+    for field in [
+        "id",
+        "at",
+        "clean",
+        "transcripts_safe_ms",
+        "notice_to_safe_ms",
+    ] {
         assert!(!ended["last_save"][field].is_null(), "{field}: {ended}");
     }
     keeper.let_go();

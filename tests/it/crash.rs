@@ -14,9 +14,9 @@ use sys::power_cut::cut_power;
 use sys::process::Signal;
 
 use crate::backup::{by_hand, has_restic};
-use crate::ground::{mount, on_a_disk};
 use crate::keeper::Keeper;
 use crate::lab::{Lab, SPOTKEEP, Said, git, is_root, said, skip};
+use crate::mount_loss::{mount, on_a_disk};
 use crate::setup_lab::Vm;
 
 const CRASH: &str = "SPOTKEEP_CRASH_AT";

@@ -11,7 +11,7 @@ use drill::fake_metadata::Metadata;
 use sys::process::{ProcessId, Signal, with_marker};
 
 pub use crate::said::{Said, run, said};
-pub use crate::sight::arguments;
+pub use crate::terminal::arguments;
 use testing::wait::during;
 
 /// A user id that no account of this machine has.

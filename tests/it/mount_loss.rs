@@ -85,7 +85,8 @@ fn tree(dir: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is_back() {
-    let test = "mount::a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is_back";
+    let test =
+        "mount::a_root_that_is_unmounted_gets_no_agent_and_no_file_and_all_goes_on_when_it_is_back";
     let Some((lab, image)) = on_a_disk(test) else {
         return;
     };

@@ -16,7 +16,10 @@ fn steady(word: &str) -> String {
         && parts('-').iter().all(|part| is_hex(part))
     {
         "<uuid>"
-    } else if supervisor.len() == 23 && supervisor.as_bytes()[8] == b'T' && supervisor.as_bytes()[18] == b'-' {
+    } else if supervisor.len() == 23
+        && supervisor.as_bytes()[8] == b'T'
+        && supervisor.as_bytes()[18] == b'-'
+    {
         "<checkpoint>"
     } else if matches!(supervisor.len(), 7 | 8 | 40 | 64)
         && is_hex(supervisor)

@@ -62,7 +62,10 @@ impl<'a> Pane<'a> {
                 if std::env::var_os("SPOTKEEP_SHOW_PANES").is_some() {
                     eprintln!("{last}");
                 }
-                expected.iter().all(|text| last.contains(text)).then_some(())
+                expected
+                    .iter()
+                    .all(|text| last.contains(text))
+                    .then_some(())
             });
         last
     }

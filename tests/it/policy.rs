@@ -71,7 +71,7 @@ fn each_failure_in_a_row_doubles_the_pause() {
     let _keeper = lab.keeper();
     let second = lab.wait_event("a", "backoff", 2);
     let first = lab.wait_event("a", "backoff", 1);
-    let pause = |line: &crate::sight::Line| line.data["pause_ms"].as_u64().unwrap();
+    let pause = |line: &crate::terminal::Line| line.data["pause_ms"].as_u64().unwrap();
     assert!((2_000..=2_500).contains(&pause(&first)), "{first:?}");
     assert!((4_000..=5_000).contains(&pause(&second)), "{second:?}");
     assert_eq!(

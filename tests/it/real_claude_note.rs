@@ -114,7 +114,11 @@ fn a_message_that_the_model_was_not_given_before_a_save_is_told_in_the_note() {
         let details = fs::read_to_string(lab.file("session-state/notes/a.md")).unwrap();
         assert!(details.contains(message), "{details}");
         assert_eq!(
-            lab.model.request_log().agents["a"].first.clone().unwrap().note,
+            lab.model.request_log().agents["a"]
+                .first
+                .clone()
+                .unwrap()
+                .note,
             Some(note)
         );
 
@@ -144,7 +148,11 @@ fn a_crash_in_the_middle_of_a_turn_goes_on_with_a_note_and_without_its_orphans()
             let is_tool = |process: &ProcessId| arguments(*process) == ["tail", "-f", "/dev/null"];
             lab.processes().into_iter().find(is_tool)
         });
-        let cut = lab.model.request_log().agents["a"].open.clone().unwrap().marker;
+        let cut = lab.model.request_log().agents["a"]
+            .open
+            .clone()
+            .unwrap()
+            .marker;
         lab.model.next_boot();
         lab.process("a").open().unwrap().signal(Signal::Kill);
         let backoff = lab.wait_event("a", "backoff", 1);

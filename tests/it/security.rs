@@ -389,7 +389,10 @@ fn the_control_socket_answers_its_owner_and_root_and_nobody_else() {
         .iter()
         .find(|path| !path.to_string_lossy().contains("tmux"))
         .unwrap_or_else(|| panic!("{sockets:?}"));
-    assert!(knock(socket).contains("\"boot_id\""), "its owner is answered");
+    assert!(
+        knock(socket).contains("\"boot_id\""),
+        "its owner is answered"
+    );
 
     // Even where every mode has been opened.
     let exe = lab.dir.join("knocker");

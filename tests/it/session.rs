@@ -198,8 +198,7 @@ fn a_session_that_was_cleared_and_said_nothing_since_is_not_taken_for_a_lost_one
 fn a_claude_that_opens_another_session_is_ended_and_told() {
     let lab = Lab::new();
     let other = "0b6c1f7e-97a3-4f7c-8d92-7d0f6f0b9a55";
-    let script =
-        format!("#!/bin/sh\nexec '{SPOTKEEP}' fake-claude \"$@\" --session-id {other}\n");
+    let script = format!("#!/bin/sh\nexec '{SPOTKEEP}' fake-claude \"$@\" --session-id {other}\n");
     fs::write(lab.dir.join("bin/claude"), script).unwrap();
     lab.declare("a", "", "");
     let _keeper = lab.keeper();

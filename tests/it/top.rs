@@ -4,7 +4,7 @@ use sys::process::Signal;
 
 use crate::lab::{Lab, SPOTKEEP};
 use crate::pane::Pane;
-use crate::sight::arguments;
+use crate::terminal::arguments;
 
 fn top(lab: &Lab, columns: u32, lines: u32) -> Pane<'_> {
     let script = format!(

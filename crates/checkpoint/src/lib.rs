@@ -64,7 +64,7 @@ pub use lock::{Last, WorkspaceLock, home, keep, keep_in, last, list_at, remember
 pub use message::{Head, Nested};
 pub use push::push;
 pub use repair::{Findings, bring_back, repair};
-pub use retention::{remove, prune, prune_at};
+pub use retention::{prune, prune_at, remove};
 pub use retention_policy::expired;
 
 /// So long reading or giving back may take where nobody waits for a deadline.

@@ -35,7 +35,7 @@ struct Pushed {
     version: u32,
     remote: String,
     ids: BTreeSet<String>,
-    #[serde(default)]
+    #[serde(default, alias = "thinned")]
     pruned: BTreeSet<String>,
 }
 

@@ -24,7 +24,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use super::capture::nested::inside;
 use super::git::call::{ask, feed};
-use super::{Checkpoint, CheckpointTarget, list, push, expired};
+use super::{Checkpoint, CheckpointTarget, expired, list, push};
 use crate::git::{Git, Repository, shadow_dir};
 use crate::workspace;
 use state::config::Keep;

@@ -64,9 +64,7 @@ mod tests {
 
     fn left(minutes: &[i64], now: Timestamp) -> Vec<i64> {
         let all: Vec<Checkpoint> = minutes.iter().map(|ago| one(*ago, now)).collect();
-        let gone: BTreeSet<String> = expired(&all, now, &Keep::default())
-            .into_iter()
-            .collect();
+        let gone: BTreeSet<String> = expired(&all, now, &Keep::default()).into_iter().collect();
         let stays = |ago: &&i64| !gone.contains(&ago.to_string());
         minutes.iter().filter(stays).copied().collect()
     }

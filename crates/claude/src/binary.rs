@@ -114,7 +114,10 @@ fn newest_kept(data_dir: &Path) -> Option<PathBuf> {
 /// The numbers of `2.1.330`; empty where it is no version.
 fn numbers(version: &str) -> Vec<u64> {
     let supervisor = version.split(['-', '+']).next().unwrap_or_default();
-    let numbers: Option<Vec<u64>> = supervisor.split('.').map(|part| part.parse().ok()).collect();
+    let numbers: Option<Vec<u64>> = supervisor
+        .split('.')
+        .map(|part| part.parse().ok())
+        .collect();
     numbers.unwrap_or_default()
 }
 

@@ -190,7 +190,11 @@ mod tests {
             dir.path().join("copy"),
         );
         let mut login_watch = LoginWatch::new(dir.path(), &copy);
-        assert_eq!(login_watch.look(false).unwrap(), Looked::Same, "nobody logged in");
+        assert_eq!(
+            login_watch.look(false).unwrap(),
+            Looked::Same,
+            "nobody logged in"
+        );
         fs::write(&file, login("one", "r", FAR)).unwrap();
         assert_eq!(login_watch.look(false).unwrap(), Looked::Renewed);
         assert_eq!(login_watch.look(false).unwrap(), Looked::Same);
@@ -204,7 +208,11 @@ mod tests {
         fs::write(&file, "").unwrap();
         assert_eq!(login_watch.look(false).unwrap(), Looked::Doubtful);
         fs::write(&file, "{").unwrap();
-        assert_eq!(login_watch.look(false).unwrap(), Looked::Doubtful, "it changes");
+        assert_eq!(
+            login_watch.look(false).unwrap(),
+            Looked::Doubtful,
+            "it changes"
+        );
         assert_eq!(login_watch.look(false).unwrap(), Looked::PutBack);
         assert_eq!(
             fs::read_to_string(&file).unwrap(),

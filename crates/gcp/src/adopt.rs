@@ -113,7 +113,9 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     }
     let mut request = options.request.clone();
     request.disk = Some(old.disk(request.disk.as_deref())?);
-    request.machine_type = request.machine_type.or_else(|| Some(old.machine_type.clone()));
+    request.machine_type = request
+        .machine_type
+        .or_else(|| Some(old.machine_type.clone()));
     let shape = Shape::of(&request, found.shape(), found.gcloud)?;
     discover::second(
         cloud,

@@ -69,7 +69,12 @@ pub fn check_pair(request: &VmRequest, shape: &Shape) -> Result<()> {
 ///
 /// # Errors
 /// What exists stands in the way; the hint says what to do.
-pub fn create(request: &VmRequest, shape: &Shape, found: &GcpInventory, zone: &str) -> Result<Plan> {
+pub fn create(
+    request: &VmRequest,
+    shape: &Shape,
+    found: &GcpInventory,
+    zone: &str,
+) -> Result<Plan> {
     let region = region_of(zone)?;
     let name = &request.name;
     foreign_group(request, found)?;
@@ -163,7 +168,12 @@ fn make_schedule(name: &str, region: &str) -> Call {
 }
 
 /// The disk: made if it is nowhere, never made again, never shrunk.
-fn data_disk(plan: &mut Plan, request: &VmRequest, shape: &Shape, found: &GcpInventory) -> Result<()> {
+fn data_disk(
+    plan: &mut Plan,
+    request: &VmRequest,
+    shape: &Shape,
+    found: &GcpInventory,
+) -> Result<()> {
     let zone = &plan.zone;
     let same_name = || found.disks.iter().filter(|disk| disk.name == shape.disk);
     let Some(disk) = same_name().find(|disk| disk.zone == *zone) else {
@@ -231,7 +241,13 @@ fn data_disk(plan: &mut Plan, request: &VmRequest, shape: &Shape, found: &GcpInv
 }
 
 /// Whether the disk that exists can be the data disk.
-fn fits(plan: &Plan, request: &VmRequest, shape: &Shape, disk: &Disk, found: &GcpInventory) -> Result<()> {
+fn fits(
+    plan: &Plan,
+    request: &VmRequest,
+    shape: &Shape,
+    disk: &Disk,
+    found: &GcpInventory,
+) -> Result<()> {
     // A VM of the same name that is not the group's own is somebody's, made by hand.
     let own = |user: &String| found.members.iter().any(|member| member.name == *user);
     if let Some(user) = disk.users.iter().find(|user| !own(user)) {

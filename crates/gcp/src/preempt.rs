@@ -12,7 +12,7 @@ use super::gcloud_command::Call;
 use super::gcloud_error::Refusal;
 use super::queries;
 use super::ssh::{Fleet, Guest, Look, is_for_ever};
-use state::{JournalEvent, VERSION, Desired};
+use state::{Desired, JournalEvent, VERSION};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::{Timestamp, short};
 
@@ -183,7 +183,9 @@ fn report(before: &Fleet, look: &Look, away: Duration) -> Report {
         Some(save) if !save.clean => losses.push("the save was not clean".to_owned()),
         Some(_) => {}
     }
-    let boot_id = after.map(|fleet| fleet.boot_id.as_str()).unwrap_or_default();
+    let boot_id = after
+        .map(|fleet| fleet.boot_id.as_str())
+        .unwrap_or_default();
     let of_boot = look.events.iter().filter(|entry| entry.boot_id == boot_id);
     let back: Vec<(Timestamp, bool)> = of_boot
         .filter_map(|entry| match entry.event {

@@ -13,7 +13,7 @@ use super::gcloud_command::{Call, quote};
 use super::gcloud_error::{Fault, Refusal};
 use super::scripts::SAID;
 use state::layout;
-use state::{AgentState, JournalEntry, Desired};
+use state::{AgentState, Desired, JournalEntry};
 use sys::error::{Hint as _, Result, anyhow};
 use sys::time::Timestamp;
 
@@ -91,7 +91,7 @@ pub struct LastSave {
     /// Whether everything was safe in time.
     pub clean: bool,
     /// From the notice until every transcript was durable.
-    #[serde(default)]
+    #[serde(default, alias = "words_safe_ms")]
     pub transcripts_safe_ms: Option<u64>,
     /// From the notice until everything was.
     #[serde(default)]
@@ -106,6 +106,7 @@ pub struct Agent {
     /// What it is doing.
     pub state: AgentState,
     /// What the user wants.
+    #[serde(alias = "wanted")]
     pub desired: Desired,
     /// Its session.
     pub session_id: String,

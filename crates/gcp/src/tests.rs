@@ -253,7 +253,10 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
             |request| request.machine_type = Some("n4-standard-4".into()),
             "has no machines of type",
         ),
-        (|request| request.zone = Some("europe".into()), "is not a zone"),
+        (
+            |request| request.zone = Some("europe".into()),
+            "is not a zone",
+        ),
         (|request| request.zone = None, "no zone"),
         (|request| request.name = "Vm".into(), "cannot be the name"),
         (
@@ -684,10 +687,7 @@ fn a_preemption_is_counted_from_the_vms_own_journal() {
         TIMEOUT,
     )
     .unwrap();
-    assert_eq!(
-        changed(&fake),
-        ["instances simulate-maintenance-event vm"]
-    );
+    assert_eq!(changed(&fake), ["instances simulate-maintenance-event vm"]);
     assert_eq!(
         (
             report.verdict,

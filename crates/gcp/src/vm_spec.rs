@@ -174,7 +174,10 @@ impl Shape {
             boot_gb: request.boot_gb.or(now.map(|now| now.boot_gb)).unwrap_or(20),
             service_account,
             scopes,
-            address: request.address.or(now.map(|now| now.address)).unwrap_or(true),
+            address: request
+                .address
+                .or(now.map(|now| now.address))
+                .unwrap_or(true),
             network: request
                 .network
                 .clone()

@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use super::{AgentName, AgentState, Cause, Fleet, StallReason, Desired};
+use super::{AgentName, AgentState, Cause, Desired, Fleet, StallReason};
 use sys::time::Timestamp;
 
 /// How a session is begun in a new process.
@@ -120,11 +120,14 @@ pub enum JournalEvent {
     PoweringOff {
         why: String,
     },
+    #[serde(alias = "wanted")]
     Desired {
+        #[serde(alias = "wanted")]
         desired: Desired,
         by: String,
     },
     Fleet {
+        #[serde(alias = "wanted")]
         desired: Fleet,
     },
     Repaired {

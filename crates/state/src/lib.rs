@@ -34,7 +34,7 @@ pub use manifest::{
     damaged as damaged_manifests, last_id as last_save_id, latest as latest_manifest,
     prune as prune_manifests, store as store_manifest,
 };
-pub use record::{AgentRecord, AgentState, Launch, TranscriptMark, Desired};
+pub use record::{AgentRecord, AgentState, Desired, Launch, TranscriptMark};
 pub use trigger::Trigger;
 
 /// The version that this build writes into every file.

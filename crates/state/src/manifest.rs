@@ -60,6 +60,7 @@ pub struct Stages {
     /// No agent runs any more.
     pub agents_ended_ms: Option<u64>,
     /// Every transcript is durable.
+    #[serde(alias = "words_safe_ms")]
     pub transcripts_safe_ms: Option<u64>,
     /// The whole filesystem of the data directory is durable.
     pub notice_to_safe_ms: Option<u64>,
@@ -85,6 +86,7 @@ pub struct AgentSaved {
     /// Bytes of its transcript that are durable; null where there is none.
     pub transcript_bytes: Option<u64>,
     /// Whether its transcript is durable.
+    #[serde(alias = "words_safe")]
     pub transcript_safe: bool,
     /// Its workspace.
     pub workspace: WorkspaceSaved,

@@ -1,7 +1,7 @@
 //! What the journal and the saves still know where a file is gone: which data directory this is, and which session an agent had. Pure.
 
 use super::JournalEvent::{self, Resumed, SessionChanged, Started, Starting};
-use super::{AgentName, AgentRecord, Identity, JournalEntry, Manifest, Desired};
+use super::{AgentName, AgentRecord, Desired, Identity, JournalEntry, Manifest};
 
 /// Makes `fresh` what the journal says that this data directory was. Returns whether it says anything.
 pub fn data_dir(fresh: &mut Identity, lines: &[JournalEntry]) -> bool {
@@ -49,7 +49,8 @@ pub fn agent(fresh: &mut AgentRecord, lines: &[JournalEntry], save: Option<&Mani
         fresh.agent_id.clone_from(&saved.agent_id);
     }
     let was_up = of_it().any(|line| matches!(line.event, Started { .. } | Resumed { .. }));
-    let spoke = saved.is_none_or(|saved| saved.transcript_bytes.is_some() || !saved.transcript_safe);
+    let spoke =
+        saved.is_none_or(|saved| saved.transcript_bytes.is_some() || !saved.transcript_safe);
     fresh.prompt_delivered =
         was_up && spoke || saved.is_some_and(|saved| saved.transcript_bytes.is_some());
     let request = of_it().rev().find_map(|line| match line.event {

@@ -142,7 +142,7 @@ pub struct AgentRecord {
     #[serde(default)]
     pub base_commit: Option<String>,
     /// What the user wants.
-    #[serde(default)]
+    #[serde(default, alias = "wanted")]
     pub desired: Desired,
     /// What it was doing when this was written.
     #[serde(default)]

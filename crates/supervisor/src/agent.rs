@@ -6,7 +6,7 @@ use super::event::{Activity, Attempt, Declared};
 use super::stalls::{Next, Wait};
 use crate::cause::cause_of_stop;
 use state::config::Restart;
-use state::{AgentName, AgentState, Cause, StartKind, Desired};
+use state::{AgentName, AgentState, Cause, Desired, StartKind};
 use sys::process::ProcessId;
 
 /// A start that is not confirmed by now is looked at: a dialog may block it. Measured starts take

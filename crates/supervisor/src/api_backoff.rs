@@ -156,7 +156,10 @@ mod tests {
         assert_eq!(api_backoff.next_nudge(now), None);
         api_backoff.on_request(now);
         assert_eq!(api_backoff.next_start(now), None);
-        assert_eq!(api_backoff.next_nudge(now + SECOND), Some(now + BETWEEN_NUDGES));
+        assert_eq!(
+            api_backoff.next_nudge(now + SECOND),
+            Some(now + BETWEEN_NUDGES)
+        );
         assert_eq!(api_backoff.next_nudge(now + BETWEEN_NUDGES), None);
     }
 

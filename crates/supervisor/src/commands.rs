@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use super::agent::{Agent, Purpose, Stage};
-use super::{Action, Supervisor, Declared, Phase, SURVIVED_AFTER};
+use super::{Action, Declared, Phase, SURVIVED_AFTER, Supervisor};
 use crate::notice::{Notice, Source};
-use state::{AgentName, Cause, Fleet, JournalEvent, Desired};
+use state::{AgentName, Cause, Desired, Fleet, JournalEvent};
 
 impl Supervisor {
     /// New agents come in, policies change, and agents that are gone from the file are ended.
@@ -52,7 +52,10 @@ impl Supervisor {
     pub(super) fn set_fleet(&mut self, now: Instant, fleet: Fleet, out: &mut Vec<Action>) {
         if self.fleet != fleet {
             self.fleet = fleet;
-            out.push(Action::Journal(None, JournalEvent::Fleet { desired: fleet }));
+            out.push(Action::Journal(
+                None,
+                JournalEvent::Fleet { desired: fleet },
+            ));
         }
         if fleet == Fleet::Up {
             self.end_pause(now, "you asked to go on".into(), false, out);

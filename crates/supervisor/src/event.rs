@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::notice::Notice;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentName, Cause, Fleet, JournalEvent, StartKind, Desired};
+use state::{AgentName, Cause, Desired, Fleet, JournalEvent, StartKind};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -119,7 +119,7 @@ pub struct Refusal {
 
 /// How much room there is on the data directory's disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Room {
+pub enum DiskSpace {
     /// Enough, or not to be told.
     #[default]
     Enough,
@@ -168,7 +168,7 @@ pub enum Event {
     /// The machine could not be powered off.
     PowerOffFailed(String),
     /// The room on the data directory's disk has changed.
-    Room(Room),
+    DiskSpace(DiskSpace),
     /// The API answers.
     ApiAnswers,
     /// A launch led to a process.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::agent::{Agent, Stage};
-use super::{Action, Activity, Supervisor, Phase};
+use super::{Action, Activity, Phase, Supervisor};
 use crate::notice::{Notice, Source};
 use state::{Fleet, JournalEvent};
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::agent::{LOOK_AFTER, POLL_INTERVAL, Stage};
-use super::{API_WAIT, Action, Api, Supervisor, Phase, Room};
+use super::{API_WAIT, Action, Api, DiskSpace, Phase, Supervisor};
 use crate::restart_backoff::HEALTHY_AFTER;
 use crate::start_limits::starts_allowed;
 use state::{AgentName, Cause, Fleet, JournalEvent};
@@ -60,7 +60,9 @@ impl Supervisor {
                         attempt: *attempt,
                     });
                 }
-                Stage::Starting { look_at, .. } if now >= *look_at => *look_at = now + POLL_INTERVAL,
+                Stage::Starting { look_at, .. } if now >= *look_at => {
+                    *look_at = now + POLL_INTERVAL
+                }
                 _ => {}
             }
         }
@@ -81,7 +83,7 @@ impl Supervisor {
         if queued.is_empty() || !self.api_is_ready(now, out) {
             return;
         }
-        if self.room != Room::Enough {
+        if self.room != DiskSpace::Enough {
             return;
         }
         if self.login.is_some_and(|pause| !pause.may_start) {
@@ -100,7 +102,7 @@ impl Supervisor {
         let room = starts_allowed(self.limits, starting, self.available_memory);
         let room = if only_one { room.min(1) } else { room };
         for name in queued.into_iter().take(room) {
-            self.api_backoff.let_go(now);
+            self.api_backoff.on_request(now);
             if let Some(pause) = &mut self.login {
                 pause.may_start = false;
             }

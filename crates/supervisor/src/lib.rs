@@ -40,7 +40,9 @@ use crate::start_limits::Limits;
 use state::{AgentName, Fleet};
 
 pub use agent::View;
-pub use event::{Action, Activity, Attempt, Declared, Ending, Event, Permit, Refusal, Room, Stall};
+pub use event::{
+    Action, Activity, Attempt, Declared, DiskSpace, Ending, Event, Permit, Refusal, Stall,
+};
 
 /// An API that cannot be reached, or cannot be probed, delays the first starts by this much at most.
 const API_WAIT: Duration = Duration::from_secs(60);
@@ -81,7 +83,7 @@ pub struct Supervisor {
     next_start: Option<Instant>,
     /// When to look at the agents that stand still again.
     next_nudge: Option<Instant>,
-    room: Room,
+    room: DiskSpace,
     /// After so long a rest of all agents the machine goes.
     stop_when_idle: Option<Duration>,
     rests_since: Option<Instant>,
@@ -114,7 +116,7 @@ impl Supervisor {
             api_backoff: ApiBackoff::default(),
             next_start: None,
             next_nudge: None,
-            room: Room::Enough,
+            room: DiskSpace::Enough,
             stop_when_idle: None,
             rests_since: None,
             asked_for_rest: false,
@@ -142,7 +144,7 @@ impl Supervisor {
         let saving = matches!(self.phase, Phase::Saving(_));
         let held = match () {
             () if self.permit.is_none() => Held::DataDir,
-            () if self.room != Room::Enough => Held::Disk,
+            () if self.room != DiskSpace::Enough => Held::Disk,
             () if self.login.is_some() => Held::Login,
             () if self.api != Api::Answers => Held::Api,
             () if self.api_backoff.is_bad() => Held::ApiBackoff,
@@ -247,7 +249,7 @@ impl Supervisor {
             Event::StopWhenIdle(span) => self.stop_when_idle = span,
             Event::LookedForWork(found) => self.looked_for_work(now, found, out),
             Event::PowerOffFailed(why) => self.power_off_failed(why, out),
-            Event::Room(room) => self.room = room,
+            Event::DiskSpace(room) => self.room = room,
             Event::ApiAnswers => self.api = Api::Answers,
             Event::Launched {
                 name,

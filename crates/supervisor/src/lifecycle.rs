@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::agent::{Purpose, START_LIMIT, Stage, jitter_seed};
-use super::{Action, Activity, Attempt, Supervisor, Ending, Phase, Refusal};
+use super::{Action, Activity, Attempt, Ending, Phase, Refusal, Supervisor};
 use crate::cause::cause_of_exit;
 use crate::restart_backoff::{Next, after_failure};
 use state::config::Restart;
-use state::{AgentName, Cause, Fleet, JournalEvent, StartKind, Desired};
+use state::{AgentName, Cause, Desired, Fleet, JournalEvent, StartKind};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 

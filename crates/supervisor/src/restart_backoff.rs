@@ -67,7 +67,9 @@ mod tests {
     #[test]
     fn agents_that_fail_together_do_not_all_start_together_again() {
         for failures in 1..TRIES {
-            let pauses: Vec<Next> = (0..64).map(|jitter_seed| after_failure(failures, jitter_seed)).collect();
+            let pauses: Vec<Next> = (0..64)
+                .map(|jitter_seed| after_failure(failures, jitter_seed))
+                .collect();
             let mut others = pauses.clone();
             others.sort_by_key(|next| format!("{next:?}"));
             others.dedup();

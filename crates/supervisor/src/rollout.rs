@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::agent::{Agent, Stage};
-use super::{Action, Supervisor, Phase};
+use super::{Action, Phase, Supervisor};
 use state::{AgentName, Fleet, JournalEvent};
 use sys::process::ProcessId;
 
@@ -79,7 +79,9 @@ impl Supervisor {
                 return;
             }
             News::Up => {
-                let until = *rollout.watch.get_or_insert(now + WATCH / self.limits.time_scale);
+                let until = *rollout
+                    .watch
+                    .get_or_insert(now + WATCH / self.limits.time_scale);
                 if now >= until {
                     for name in &rollout.rest {
                         if self.agents.get(name).is_some_and(is_up) {

@@ -34,7 +34,12 @@ pub enum StallRetry {
 /// a night: the tries below make about ten hours of an API that is down, and two days of a limit
 /// that does not say when it ends.
 #[must_use]
-pub fn after_stop(stop: ApiStop, stops: u32, ends_in: Option<Duration>, jitter_seed: u64) -> StallRetry {
+pub fn after_stop(
+    stop: ApiStop,
+    stops: u32,
+    ends_in: Option<Duration>,
+    jitter_seed: u64,
+) -> StallRetry {
     let (first, longest, tries) = match stop {
         ApiStop::Limit { .. } => (15 * MINUTE, 120 * MINUTE, 24),
         ApiStop::Overloaded | ApiStop::RateLimited => (MINUTE, 30 * MINUTE, 24),

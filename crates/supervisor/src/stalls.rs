@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::agent::{Agent, Stage, jitter_seed};
-use super::{Action, Activity, Supervisor, Phase, Stall};
+use super::{Action, Activity, Phase, Stall, Supervisor};
 use crate::cause::reason_of_stop;
 use crate::stall_retry::{StallRetry, after_stop};
 use claude::ApiStop;
@@ -55,7 +55,12 @@ pub(super) enum Next {
 }
 
 impl Wait {
-    fn plan(&mut self, now: Instant, ends_in: Option<Duration>, (jitter_seed, time_scale): (u64, u32)) {
+    fn plan(
+        &mut self,
+        now: Instant,
+        ends_in: Option<Duration>,
+        (jitter_seed, time_scale): (u64, u32),
+    ) {
         let stops = self.in_a_row.saturating_sub(self.forgiven).max(1) + self.futile;
         self.next = match after_stop(self.stop, stops, ends_in, jitter_seed) {
             StallRetry::Wait(pause) => Next::Nudge(now + pause / time_scale),
@@ -119,7 +124,11 @@ impl Supervisor {
         if agent.wait.as_ref().is_some_and(|known| known.id == wait.id) {
             return;
         }
-        wait.plan(now, stall.ends_in, (jitter_seed(name), self.limits.time_scale));
+        wait.plan(
+            now,
+            stall.ends_in,
+            (jitter_seed(name), self.limits.time_scale),
+        );
         let pauses = stall.stop == ApiStop::Login && !agent.own_login;
         if pauses {
             wait.next = Next::Login;
@@ -154,7 +163,11 @@ impl Supervisor {
         begun: Option<StartKind>,
     ) {
         let mut wait = self.wait_for(name, stall);
-        wait.plan(now, stall.ends_in, (jitter_seed(name), self.limits.time_scale));
+        wait.plan(
+            now,
+            stall.ends_in,
+            (jitter_seed(name), self.limits.time_scale),
+        );
         let tried = Next::Typed(now + TAKEN_WITHIN);
         wait.next = match (begun, stall.stop) {
             (Some(StartKind::Continue), _) => tried,

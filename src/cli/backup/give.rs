@@ -40,7 +40,11 @@ pub(super) fn within(data_dir: &DataDir, path: &Path) -> Result<PathBuf> {
 }
 
 /// Gives it back, into the data directory or beside it.
-pub(super) fn give(settings: &Settings, request: &VmRequest, to: Option<&Path>) -> Result<ExitCode> {
+pub(super) fn give(
+    settings: &Settings,
+    request: &VmRequest,
+    to: Option<&Path>,
+) -> Result<ExitCode> {
     let stop = until_signalled()?;
     let repository = Repository::open(settings)?;
     let all = snapshots::list(&repository, &stop)?;
@@ -66,8 +70,15 @@ pub(super) fn give(settings: &Settings, request: &VmRequest, to: Option<&Path>) 
     let (differing, newer) = (differing.count(), newer.count());
     let over = request.overwrite || (differing > 0 && !request.json && asks(differing, newer)?);
     let id = &snapshot.id;
-    let given =
-        restore::into_data_dir(settings, &repository, id, &steps, &request.paths, over, &stop)?;
+    let given = restore::into_data_dir(
+        settings,
+        &repository,
+        id,
+        &steps,
+        &request.paths,
+        over,
+        &stop,
+    )?;
     show::given(&given, settings.data_dir.dir(), request.json)
 }
 

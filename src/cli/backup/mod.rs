@@ -101,6 +101,7 @@ enum Verb {
     },
     /// Bring back transcripts and workspaces of agents that are lost, as a keeper does before it starts them.
     #[command(
+        alias = "mend",
         after_help = "Examples:\n  spotkeep backup recover --dry-run\n  spotkeep backup recover --workspaces"
     )]
     Recover {

@@ -8,10 +8,10 @@ use crate::cli::daemon::{instead_of_keeper, named, status, wait};
 use crate::cli::output::{complain, say};
 use crate::keeper::client;
 use crate::keeper::status::Status;
-use checkpoint::{Checkpoint, CheckpointOutcome, Layer, Turn};
+use checkpoint::{Checkpoint, CheckpointOutcome, Layer, WorkspaceLock};
 use state::Trigger;
 use state::layout::DataDir;
-use state::{AgentName, AgentState, Fleet, Journal, JournalEvent, Desired};
+use state::{AgentName, AgentState, Desired, Fleet, Journal, JournalEvent};
 use sys::deadline::Deadline;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow, bail};
 use sys::files::LockFile;
@@ -154,7 +154,7 @@ fn undoable(
     with_head: bool,
 ) -> Result<Option<String>> {
     let deadline = Deadline::after(LIMIT);
-    let turn = Turn::wait(&subject.place, deadline)?;
+    let turn = WorkspaceLock::wait(&subject.place, deadline)?;
     let before = checkpoint::keep_in(&turn, data_dir, &subject.place, Trigger::Before, deadline)
         .context("nothing was changed: no checkpoint could be made before")?;
     let undo = match before {

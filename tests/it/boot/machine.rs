@@ -11,9 +11,9 @@ use serde_json::Value;
 use sys::process::{ProcessId, Signal};
 
 use super::journal::Journal;
-use super::{Disk, Room};
+use super::{Disk, Site};
 use crate::lab::{SPOTKEEP, Said, prompt_of, said};
-use crate::sight::until_model;
+use crate::terminal::until_model;
 use testing::wait::{during, until_with};
 
 /// Where the data disk is, by the name that Compute Engine gives it.
@@ -30,7 +30,7 @@ const WANTS_REBOOT: i32 = 133;
 
 /// A boot disk. It outlives its boots; a second one is a new machine.
 pub struct Machine<'r> {
-    pub room: &'r Room,
+    pub site: &'r Site,
     boot_disk: PathBuf,
     extra: Vec<String>,
     defaults: String,
@@ -40,8 +40,8 @@ pub struct Machine<'r> {
 
 impl<'r> Machine<'r> {
     /// A machine with a fresh boot disk, switched off.
-    pub fn new(room: &'r Room) -> Self {
-        let boot_disk = room
+    pub fn new(site: &'r Site) -> Self {
+        let boot_disk = site
             .dir
             .join(format!("boot-{}", &sys::uuid::new_uuid()[..8]));
         for name in ["upper", "work", "root"] {
@@ -49,14 +49,14 @@ impl<'r> Machine<'r> {
         }
         let options = format!(
             "lowerdir={},upperdir={1}/upper,workdir={1}/work",
-            room.dir.join("tree").display(),
+            site.dir.join("tree").display(),
             boot_disk.display()
         );
         let mut mount = Command::new("mount");
         mount.args(["-t", "overlay", "overlay", "-o", &options]);
         said(mount.arg(boot_disk.join("root"))).ok();
         let machine = Self {
-            room,
+            site,
             boot_disk,
             extra: Vec::new(),
             defaults: String::new(),
@@ -256,7 +256,7 @@ impl<'r> Machine<'r> {
         let text = format!(
             "[cloud]\nprovider = \"gcp\"\n\n[defaults]\n{}\nenv.ANTHROPIC_BASE_URL = \"{}\"\n{more}\n",
             self.defaults,
-            self.room.model.url()
+            self.site.model.url()
         );
         let write = format!(
             "cd {DATA_DIR}; printf %s \"$0\" >spotkeep.toml
@@ -319,7 +319,7 @@ impl<'r> Machine<'r> {
         });
         // An agent writes its words down a moment after it has heard them. One that is cut before has
         // never been asked anything, and begins anew.
-        let request_log = self.room.model.request_log();
+        let request_log = self.site.model.request_log();
         let open = request_log.agents[name].open.as_ref().unwrap();
         let look = format!(
             "test -e {DATA_DIR}/workspaces/{name}/open.txt && grep -qF '{}' {DATA_DIR}/.claude/projects/*/*.jsonl",
@@ -347,7 +347,7 @@ impl<'r> Machine<'r> {
 
     /// Waits until the model has heard or said something.
     pub fn until_model(&self, what: &str, so: impl Fn(&RequestLog) -> bool) {
-        until_model(&self.room.model, what, || self.account(), so);
+        until_model(&self.site.model, what, || self.account(), so);
     }
 
     /// All that may explain a failure.

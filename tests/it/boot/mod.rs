@@ -39,17 +39,17 @@ const HIERARCHIES: [&str; 4] = [
 const GROUP: &str = "sk-boot-";
 
 /// Where machines are: their common root file system, and the fakes that they can reach.
-pub struct Room {
+pub struct Site {
     pub dir: PathBuf,
     pub model: Model,
     pub metadata: Metadata,
 }
 
 /// Plays where machines can be booted. `play` is a closure of the test itself, whose name it tells.
-pub fn with_a_room<Play: Fn(&Room)>(play: Play) {
+pub fn with_a_site<Play: Fn(&Site)>(play: Play) {
     let test = name_of::<Play>();
     if let Some(dir) = apart::inside(INSIDE) {
-        play(&Room::new(&dir));
+        play(&Site::new(&dir));
     } else if let Some(image) = image(&test) {
         again_apart(&test, &image);
     }
@@ -170,16 +170,16 @@ impl Drop for Groups {
     }
 }
 
-impl Room {
+impl Site {
     fn new(dir: &Path) -> Self {
         ensure_only_loopback();
-        let room = Self {
+        let site = Self {
             dir: dir.to_path_buf(),
             model: Model::start().unwrap(),
             metadata: Metadata::start().unwrap(),
         };
-        answer_at_the_true_address(&room.metadata.address());
-        room
+        answer_at_the_true_address(&site.metadata.address());
+        site
     }
 }
 

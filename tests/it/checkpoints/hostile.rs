@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use checkpoint::{
-    CheckpointOutcome, Layer, difference, list, rebuild, repair, rollback, sizes, prune_at,
+    CheckpointOutcome, Layer, difference, list, prune_at, rebuild, repair, rollback, sizes,
 };
 use state::config::{Keep, Span};
 use state::layout::DataDir;

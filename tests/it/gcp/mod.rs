@@ -262,7 +262,8 @@ pub fn look(startup: &str, boot_id: &str, agents: &str) -> String {
     let fleet = if agents.is_empty() && startup.starts_with("new") {
         String::new()
     } else {
-        let save = r#"{"id":"BOOT","clean":true,"transcripts_safe_ms":300,"notice_to_safe_ms":700}"#;
+        let save =
+            r#"{"id":"BOOT","clean":true,"transcripts_safe_ms":300,"notice_to_safe_ms":700}"#;
         format!(
             r#"{{"version":1,"boot_id":"{boot_id}","keeper":"running","last_save":{},"agents":[{agents}]}}"#,
             save.replace("BOOT", boot_id)

@@ -167,9 +167,9 @@ impl Matrix {
         let boot_id = self.lab.boot_id();
         AGENTS.iter().all(|name| {
             let resumed = self.lab.events(name, "resumed");
-            resumed
-                .iter()
-                .any(|line| line.boot_id == boot_id && line.data["session_id"] == self.sessions[name])
+            resumed.iter().any(|line| {
+                line.boot_id == boot_id && line.data["session_id"] == self.sessions[name]
+            })
         })
     }
 

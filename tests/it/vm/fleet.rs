@@ -171,7 +171,8 @@ runuser -u agent -- spotkeep up
         };
         let enough = total(&self.model.request_log()) + more;
         assert!(
-            self.model.wait(LIMIT, |request_log| total(request_log) >= enough),
+            self.model
+                .wait(LIMIT, |request_log| total(request_log) >= enough),
             "nobody writes"
         );
     }

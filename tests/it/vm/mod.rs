@@ -201,7 +201,10 @@ fn a_vm_that_loses_its_power_without_a_word_loses_nothing_older_than_two_seconds
             "{cuts} cuts: {} of {records} records lost, the oldest {oldest:?} old",
             lost.len()
         );
-        let late: Vec<_> = lost.iter().filter(|lost| lost.age > TRANSCRIPT_WINDOW).collect();
+        let late: Vec<_> = lost
+            .iter()
+            .filter(|lost| lost.age > TRANSCRIPT_WINDOW)
+            .collect();
         assert!(late.is_empty(), "{late:?}");
     });
 }

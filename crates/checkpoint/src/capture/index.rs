@@ -177,8 +177,7 @@ impl Scan {
                     intent_to_add: entry.intent_to_add,
                 });
             }
-            if entry.mode == 0o160_000
-                && scan.gitlinks.last().is_none_or(|last| last != entry.path)
+            if entry.mode == 0o160_000 && scan.gitlinks.last().is_none_or(|last| last != entry.path)
             {
                 scan.gitlinks.push(entry.path.to_vec());
             }

@@ -17,7 +17,7 @@ use super::message::{self, Head, Kept, Nested, Stashed, State};
 use super::{CheckpointOutcome, CheckpointTarget};
 use crate::git::objects::{self, Object};
 use crate::git::{Git, Repository};
-use index::{IndexSnapshot, MEMORY, Fingerprint, Staged, Scan, remove};
+use index::{Fingerprint, IndexSnapshot, MEMORY, Scan, Staged, remove};
 use nested::inner;
 use sys::error::{Context as _, Result};
 use sys::process::current_boot_id;

@@ -94,7 +94,8 @@ fn read(path: &Path) -> io::Result<Option<Read>> {
             (false, _) => 0o100_755,
         };
         let fingerprint = |found: &Metadata| (found.len(), found.mtime(), found.mtime_nsec());
-        let is_torn = fingerprint(&before) != fingerprint(&after) || bytes.len() as u64 != after.len();
+        let is_torn =
+            fingerprint(&before) != fingerprint(&after) || bytes.len() as u64 != after.len();
         last = Some(Read {
             mode,
             bytes,

@@ -10,7 +10,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::index::{INDEX_INFO, MEMORY, Special, Scan, WORKTREE, line, remove};
+use super::index::{INDEX_INFO, MEMORY, Scan, Special, WORKTREE, line, remove};
 use super::unstable_file;
 use crate::git::status::{self, Change};
 use crate::git::{Git, Repository, ShadowGitDir, index, objects};
@@ -43,7 +43,12 @@ pub(crate) struct Worktree<'a> {
 }
 
 impl<'a> Worktree<'a> {
-    pub fn new(repository: &'a Repository, shadow: &'a ShadowGitDir, git: &Git, largest_file: u64) -> Self {
+    pub fn new(
+        repository: &'a Repository,
+        shadow: &'a ShadowGitDir,
+        git: &Git,
+        largest_file: u64,
+    ) -> Self {
         Self {
             repository,
             shadow,
@@ -284,19 +289,15 @@ impl<'a> Worktree<'a> {
         }
         let mut files = Vec::new();
         let mut names = Vec::new();
-        index::read(
-            &scan.bytes,
-            self.repository.settings.oid_length,
-            |entry| {
-                let is_plain = entry.mode & 0o170_000 == 0o100_000 && entry.stage == 0;
-                if is_plain && !there.contains(entry.path) && !gone.contains(entry.path) {
-                    let hex = entry.hex();
-                    names.extend_from_slice(hex.as_bytes());
-                    names.push(b'\n');
-                    files.push((entry.path.to_vec(), entry.mode, hex, entry.disk_size));
-                }
-            },
-        );
+        index::read(&scan.bytes, self.repository.settings.oid_length, |entry| {
+            let is_plain = entry.mode & 0o170_000 == 0o100_000 && entry.stage == 0;
+            if is_plain && !there.contains(entry.path) && !gone.contains(entry.path) {
+                let hex = entry.hex();
+                names.extend_from_slice(hex.as_bytes());
+                names.push(b'\n');
+                files.push((entry.path.to_vec(), entry.mode, hex, entry.disk_size));
+            }
+        });
         if files.is_empty() {
             return Ok(Vec::new());
         }

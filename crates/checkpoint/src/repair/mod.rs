@@ -93,7 +93,9 @@ pub fn bring_back(
 /// Nobody else is at the place meanwhile; one that no checkpoint was ever made of is left alone.
 fn lock_of(place: &CheckpointTarget, deadline: Deadline) -> Result<Option<WorkspaceLock>> {
     let is_known = place.private.is_dir();
-    is_known.then(|| WorkspaceLock::wait(place, deadline)).transpose()
+    is_known
+        .then(|| WorkspaceLock::wait(place, deadline))
+        .transpose()
 }
 
 /// An index that is older than an object that is lost believes the object to be there.

@@ -282,14 +282,18 @@ fn link(repository: &Path, place: &Path, name: &AgentName, asked: Option<&str>) 
             // From a workspace of before, with its commits.
             add.arg(place).arg(&own);
         } else {
-            add.args(["--no-track", "-b", &own]).arg(place).arg(&snapshot);
+            add.args(["--no-track", "-b", &own])
+                .arg(place)
+                .arg(&snapshot);
         }
         own
     } else if snapshot == local {
         add.arg(place).arg(&requested);
         requested
     } else {
-        add.args(["--track", "-b", &requested]).arg(place).arg(&snapshot);
+        add.args(["--track", "-b", &requested])
+            .arg(place)
+            .arg(&snapshot);
         requested
     };
     let output = {

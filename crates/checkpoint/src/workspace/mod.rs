@@ -128,7 +128,8 @@ pub fn status(workspace: &Path, aside: &Path, arguments: &[&str]) -> Option<Stri
     let repository = Repository::of(workspace, until).ok()??;
     let shadow = ShadowGitDir::open(aside, &repository).ok()?;
     let head = objects::look_up(&Git::refs(&repository, until), &["HEAD"]).ok()?;
-    shadow.set_head(head.get("HEAD").map(|object| object.oid.as_str()))
+    shadow
+        .set_head(head.get("HEAD").map(|object| object.oid.as_str()))
         .ok()?;
     let git = Git::files(&shadow, until).with("GIT_INDEX_FILE", repository.git_dir.join("index"));
     // A submodule's own git would read its configuration.

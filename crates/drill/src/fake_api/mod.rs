@@ -125,7 +125,9 @@ impl Model {
         let (state, _) = self
             .fake
             .changed
-            .wait_timeout_while(self.fake.state(), limit, |state| !enough(&state.request_log))
+            .wait_timeout_while(self.fake.state(), limit, |state| {
+                !enough(&state.request_log)
+            })
             .unwrap_or_else(PoisonError::into_inner);
         enough(&state.request_log)
     }
@@ -485,7 +487,9 @@ mod tests {
             assert!(answer.contains("message_stop"), "{answer}");
         }
         during("all is taken down", || {
-            model.wait(FOREVER, |request_log| request_log.agents["a"].records.len() == 5)
+            model.wait(FOREVER, |request_log| {
+                request_log.agents["a"].records.len() == 5
+            })
         });
         let markers: Vec<_> = model.request_log().agents["a"]
             .records
@@ -512,7 +516,9 @@ mod tests {
         let mut answer = send("POST", &url, &[], body.to_string().as_bytes()).unwrap();
         while !answer.line().unwrap().unwrap().contains("and so on") {}
         during("the text is open", || {
-            model.wait(FOREVER, |request_log| request_log.agents["a"].open.is_some())
+            model.wait(FOREVER, |request_log| {
+                request_log.agents["a"].open.is_some()
+            })
         });
         assert!(model.request_log().agents["a"].records.is_empty());
     }

@@ -167,7 +167,9 @@ impl Rehearsal {
         }
         self.model.next_boot();
         let started = Instant::now();
-        let keeper = self.sandbox.keeper(self.boot_id, &self.metadata.address())?;
+        let keeper = self
+            .sandbox
+            .keeper(self.boot_id, &self.metadata.address())?;
         self.keeper = Some((keeper, started));
         self.say(&format!("boot {}: the keeper runs", self.boot_id));
         Ok(())
@@ -382,7 +384,8 @@ impl Rehearsal {
     }
 
     fn verb(&self, args: &[&str]) -> Result<String> {
-        self.sandbox.verb(self.boot_id, &self.metadata.address(), args)
+        self.sandbox
+            .verb(self.boot_id, &self.metadata.address(), args)
     }
 
     fn say(&self, text: &str) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::support::*;
 use crate::notice::Source;
 use crate::*;
-use state::{AgentState, Cause, JournalEvent, StartKind, Desired};
+use state::{AgentState, Cause, Desired, JournalEvent, StartKind};
 use sys::exit::Exit;
 
 #[test]
@@ -54,7 +54,10 @@ fn the_last_request_counts_for_an_agent_that_is_being_ended() {
         let mut supervisor = running(now);
         let [first, last] = requests;
         assert_eq!(ended(&supervisor.step(now, first)), [&name()]);
-        assert!(ended(&supervisor.step(now, last)).is_empty(), "told to end once");
+        assert!(
+            ended(&supervisor.step(now, last)).is_empty(),
+            "told to end once"
+        );
         let actions = exit(&mut supervisor, now, Exit::Code(143));
         assert_eq!(launch_in(&actions).is_some(), comes_back);
         let state = supervisor.view(&name()).unwrap().state;
@@ -68,7 +71,10 @@ fn an_agent_that_is_to_start_anew_when_idle_finishes_its_turn_and_does_so_once()
     let mut supervisor = running(now);
     assert!(ended(&supervisor.step(now, restart(true))).is_empty());
     assert!(ended(&tell(&mut supervisor, now, Activity::Waiting(None))).is_empty());
-    assert_eq!(ended(&tell(&mut supervisor, now, Activity::Idle)), [&name()]);
+    assert_eq!(
+        ended(&tell(&mut supervisor, now, Activity::Idle)),
+        [&name()]
+    );
     let attempt = launch_in(&exit(&mut supervisor, now, Exit::Code(143))).unwrap();
     run(&mut supervisor, now, attempt);
     confirm(&mut supervisor, now);
@@ -81,8 +87,14 @@ fn an_agent_that_is_to_start_anew_when_idle_finishes_its_turn_and_does_so_once()
 fn who_is_taken_out_of_the_file_is_ended_then_forgotten_and_may_come_back() {
     let now = Instant::now();
     let mut supervisor = running(now);
-    assert_eq!(ended(&supervisor.step(now, Event::Declare(vec![]))), [&name()]);
-    assert!(supervisor.view(&name()).is_some(), "its process is still there");
+    assert_eq!(
+        ended(&supervisor.step(now, Event::Declare(vec![]))),
+        [&name()]
+    );
+    assert!(
+        supervisor.view(&name()).is_some(),
+        "its process is still there"
+    );
     let actions = exit(&mut supervisor, now, Exit::Code(143));
     assert!(launch_in(&actions).is_none());
     assert!(supervisor.view(&name()).is_none());

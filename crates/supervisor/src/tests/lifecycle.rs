@@ -7,7 +7,7 @@ use crate::notice::Source;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, Cause, JournalEvent, StartKind, Desired};
+use state::{AgentState, Cause, Desired, JournalEvent, StartKind};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -129,7 +129,10 @@ fn news_of_another_launch_or_process_changes_nothing() {
     ] {
         assert_eq!(supervisor.step(now, event.clone()), [], "{event:?}");
     }
-    assert_eq!((supervisor.views(), supervisor.is_closed()), (before, false));
+    assert_eq!(
+        (supervisor.views(), supervisor.is_closed()),
+        (before, false)
+    );
 }
 
 #[test]
@@ -142,7 +145,12 @@ fn a_start_in_another_session_is_ended_and_counts_as_a_failure() {
     let why = Some("claude opened the session x instead of s");
     is_shown(&supervisor, AgentState::Starting, why, None);
     let actions = exit(&mut supervisor, now, Exit::Code(143));
-    is_shown(&supervisor, AgentState::Backoff, why, Some(Cause::CannotStart));
+    is_shown(
+        &supervisor,
+        AgentState::Backoff,
+        why,
+        Some(Cause::CannotStart),
+    );
     assert!(
         told(&actions)
             .iter()
@@ -231,7 +239,12 @@ fn a_start_that_is_refused_is_tried_again_only_where_that_may_help() {
     for (retry, state) in [(true, AgentState::Backoff), (false, AgentState::Failed)] {
         let (mut supervisor, attempt) = launched(now);
         refuse(&mut supervisor, now, attempt, retry);
-        is_shown(&supervisor, state, Some("no claude"), Some(Cause::CannotStart));
+        is_shown(
+            &supervisor,
+            state,
+            Some("no claude"),
+            Some(Cause::CannotStart),
+        );
         let tried = supervisor.view(&declared().name).unwrap().next_try;
         assert_eq!(tried, supervisor.next_wakeup());
         assert_eq!(tried.is_some(), retry);
@@ -295,7 +308,12 @@ fn a_keeper_that_comes_after_the_notice_starts_nobody_and_shows_the_fleet_as_sav
     let actions = supervisor.step(now, Event::Declare(vec![declared()]));
     assert!(supervisor.is_closed() && launch_in(&actions).is_none());
     let why = Some("ended by a save; the next boot resumes it");
-    is_shown(&supervisor, AgentState::Stopped, why, Some(Cause::Preempted));
+    is_shown(
+        &supervisor,
+        AgentState::Stopped,
+        why,
+        Some(Cause::Preempted),
+    );
     assert!(launch_in(&supervisor.step(now, Event::Survived)).is_some());
 }
 

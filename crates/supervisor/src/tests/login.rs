@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::support::*;
 use crate::*;
 use claude::ApiStop;
-use state::{AgentState, JournalEvent, Desired};
+use state::{AgentState, Desired, JournalEvent};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -57,7 +57,11 @@ fn an_answer_to_one_who_never_lacked_a_login_ends_the_pause_once_it_cannot_be_fr
     let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
     say(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
     say(&mut supervisor, now, &b, Activity::Busy);
-    assert!(!unpaused(&answered(&mut supervisor, now + 119 * SECOND, &b)));
+    assert!(!unpaused(&answered(
+        &mut supervisor,
+        now + 119 * SECOND,
+        &b
+    )));
     let later = now + 120 * SECOND;
     assert!(unpaused(&answered(&mut supervisor, later, &b)));
     // What `a` lacks is its own: it is waited for longer, and no pause is begun for it again.
@@ -153,19 +157,20 @@ fn a_login_is_asked_for_by_one_that_was_refused_for_the_fleet_and_each_in_turn()
         [] as [&AgentName; 0]
     );
     assert_eq!(nudged(&tick(&mut supervisor, due)), [b]);
-    let nudge = |supervisor: &mut Supervisor, now: Instant, name: &AgentName, refused: Option<&str>| {
-        let process = supervisor.view(name).and_then(|view| view.process).unwrap();
-        let (name, refused) = (name.clone(), refused.map(str::to_owned));
-        supervisor.step(
-            now,
-            Event::Nudged {
-                name,
-                process,
-                in_a_row: 1,
-                refused,
-            },
-        )
-    };
+    let nudge =
+        |supervisor: &mut Supervisor, now: Instant, name: &AgentName, refused: Option<&str>| {
+            let process = supervisor.view(name).and_then(|view| view.process).unwrap();
+            let (name, refused) = (name.clone(), refused.map(str::to_owned));
+            supervisor.step(
+                now,
+                Event::Nudged {
+                    name,
+                    process,
+                    in_a_row: 1,
+                    refused,
+                },
+            )
+        };
     let waits = |supervisor: &Supervisor, name: &AgentName| {
         let why = supervisor.view(name).unwrap().why.unwrap();
         assert!(why.ends_with("; the fleet waits for a login"), "{why}");
@@ -180,7 +185,11 @@ fn a_login_is_asked_for_by_one_that_was_refused_for_the_fleet_and_each_in_turn()
     nudge(&mut supervisor, due, c, Some("unsent words"));
     waits(&supervisor, c);
     due += 60 * MINUTE;
-    assert_eq!(nudged(&tick(&mut supervisor, due)), [c], "it has not asked yet");
+    assert_eq!(
+        nudged(&tick(&mut supervisor, due)),
+        [c],
+        "it has not asked yet"
+    );
     supervisor.step(due, Event::Login("somebody typed /login".into()));
     assert_eq!(
         supervisor.view(d).unwrap().next_try,
@@ -210,7 +219,10 @@ fn a_nudge_that_could_not_be_typed_before_a_pause_is_no_matter_of_the_login() {
             refused,
         },
     );
-    assert_eq!(supervisor.view(&a).unwrap().next_try, Some(due + 120 * SECOND));
+    assert_eq!(
+        supervisor.view(&a).unwrap().next_try,
+        Some(due + 120 * SECOND)
+    );
     // Nor is one that nothing came of.
     let later = supervisor.step(due, Event::Login("a new one".into()));
     assert!(unpaused(&later));
@@ -223,7 +235,8 @@ fn a_nudge_that_could_not_be_typed_before_a_pause_is_no_matter_of_the_login() {
     say(&mut supervisor, at, &b, stalled("3", ApiStop::Login));
     tick(&mut supervisor, at + 120 * SECOND);
     assert!(
-        supervisor.view(&a)
+        supervisor
+            .view(&a)
             .unwrap()
             .next_try
             .is_some_and(|next| next > at)
@@ -252,7 +265,11 @@ fn whoever_asks_to_go_on_ends_the_pause_and_whoever_asks_to_stop_does_not() {
     ] {
         let mut supervisor = idle_fleet(now, &[a.clone(), b.clone()]);
         say(&mut supervisor, now, &a, stalled("1", ApiStop::Login));
-        assert_eq!(unpaused(&supervisor.step(now, event.clone())), ends, "{event:?}");
+        assert_eq!(
+            unpaused(&supervisor.step(now, event.clone())),
+            ends,
+            "{event:?}"
+        );
         assert_eq!(supervisor.paused().is_none(), ends);
     }
 }
@@ -267,7 +284,10 @@ fn a_login_that_is_back_is_no_reason_to_ask_again_for_what_was_refused() {
     say(&mut supervisor, now, &a, stalled("2", ApiStop::Login));
     assert_eq!(supervisor.paused(), Some("login"));
     supervisor.step(now, Event::Login("somebody typed /login".into()));
-    assert_eq!(supervisor.view(&a).unwrap().next_try, Some(now + 2 * SECOND));
+    assert_eq!(
+        supervisor.view(&a).unwrap().next_try,
+        Some(now + 2 * SECOND)
+    );
     let view = supervisor.view(&b).unwrap();
     assert_eq!(view.next_try, None);
     let why = view.why.unwrap();

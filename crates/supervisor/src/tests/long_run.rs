@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, JournalEvent, StartKind, Desired};
+use state::{AgentState, Desired, JournalEvent, StartKind};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 

@@ -10,7 +10,7 @@ use crate::notice::Source;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, JournalEvent, StartKind, Desired};
+use state::{AgentState, Desired, JournalEvent, StartKind};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -299,7 +299,11 @@ impl World {
                 // The keeper lets nobody want anything of an agent that is not declared.
                 if self.supervisor.view(&all[i]).is_some() {
                     self.desired.insert(all[i].clone(), on);
-                    let desired = if on { Desired::Running } else { Desired::Stopped };
+                    let desired = if on {
+                        Desired::Running
+                    } else {
+                        Desired::Stopped
+                    };
                     let by = "ann".into();
                     let name = all[i].clone();
                     self.send(Event::Want { name, desired, by });

@@ -4,12 +4,17 @@ use std::time::{Duration, Instant};
 
 use super::support::*;
 use crate::*;
-use state::{JournalEvent, StartKind, Desired};
+use state::{Desired, JournalEvent, StartKind};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
 /// An agent ends as it was told, and is launched again; how its start goes is told by its end.
-fn comes_back(supervisor: &mut Supervisor, now: Instant, name: &AgentName, lives: bool) -> Vec<Action> {
+fn comes_back(
+    supervisor: &mut Supervisor,
+    now: Instant,
+    name: &AgentName,
+    lives: bool,
+) -> Vec<Action> {
     let old = supervisor.view(name).and_then(|view| view.process).unwrap();
     let end = Exit::Code(143).into();
     let of = name.clone();
@@ -56,10 +61,16 @@ fn a_change_reaches_one_agent_first_and_the_others_once_it_has_lived_for_a_minut
     comes_back(&mut supervisor, now, &b, true);
     let soon = now + Duration::from_secs(59);
     assert!(ended(&tick(&mut supervisor, soon)).is_empty());
-    assert_eq!(supervisor.next_wakeup(), Some(now + Duration::from_secs(60)));
+    assert_eq!(
+        supervisor.next_wakeup(),
+        Some(now + Duration::from_secs(60))
+    );
     let later = now + Duration::from_secs(61);
     assert_eq!(ended(&tick(&mut supervisor, later)), [&c]);
-    assert_eq!(ended(&say(&mut supervisor, later, &a, Activity::Idle)), [&a]);
+    assert_eq!(
+        ended(&say(&mut supervisor, later, &a, Activity::Idle)),
+        [&a]
+    );
 }
 
 #[test]
@@ -110,7 +121,10 @@ fn a_change_waits_until_the_first_agent_has_finished_its_turn_and_begun_anew() {
     say(&mut supervisor, now, &b, Activity::Idle);
     let later = now + Duration::from_secs(600);
     assert!(ended(&tick(&mut supervisor, later)).is_empty());
-    assert_eq!(ended(&say(&mut supervisor, later, &a, Activity::Idle)), [&a]);
+    assert_eq!(
+        ended(&say(&mut supervisor, later, &a, Activity::Idle)),
+        [&a]
+    );
 }
 
 #[test]

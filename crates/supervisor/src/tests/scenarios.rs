@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::support::*;
 use crate::notice::Source;
 use crate::*;
-use state::{AgentState, JournalEvent, Desired};
+use state::{AgentState, Desired, JournalEvent};
 use sys::exit::Exit;
 
 #[test]
@@ -27,7 +27,11 @@ fn a_machine_that_is_not_taken_away_resumes_its_fleet_a_minute_after_the_deadlin
     // While systemd is at it, or says nothing, nothing starts, and it is asked again.
     let mut later = due;
     for answer in [Some(true), None] {
-        assert!(supervisor.step(later, Event::ShuttingDown(answer)).is_empty());
+        assert!(
+            supervisor
+                .step(later, Event::ShuttingDown(answer))
+                .is_empty()
+        );
         later += minute;
         assert_eq!(tick(&mut supervisor, later), [Action::AskShutdown]);
     }
@@ -61,7 +65,9 @@ fn an_agent_that_crashes_again_and_again_is_given_up_within_minutes_and_says_why
     loop {
         run(&mut supervisor, now, attempt);
         exit(&mut supervisor, now, Exit::Code(1));
-        let Some(due) = supervisor.next_wakeup() else { break };
+        let Some(due) = supervisor.next_wakeup() else {
+            break;
+        };
         now = due;
         attempt = launch_in(&tick(&mut supervisor, now)).unwrap();
         starts += 1;
@@ -168,7 +174,10 @@ fn a_rest_counts_anew_after_every_piece_of_work_and_after_a_command_in_the_backg
     supervisor.step(now, Event::StopWhenIdle(Some(half_hour)));
     run(&mut supervisor, now, attempt);
     confirm(&mut supervisor, now);
-    assert!(tick(&mut supervisor, now + 3 * half_hour).is_empty(), "it works");
+    assert!(
+        tick(&mut supervisor, now + 3 * half_hour).is_empty(),
+        "it works"
+    );
     now += 3 * half_hour;
     tell(&mut supervisor, now, Activity::Idle);
     tell(&mut supervisor, now + half_hour / 2, Activity::Busy);

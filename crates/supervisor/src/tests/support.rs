@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::*;
 use claude::ApiStop;
 use state::config::Restart;
-use state::{AgentState, Cause, JournalEvent, StartKind, Desired};
+use state::{AgentState, Cause, Desired, JournalEvent, StartKind};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -84,7 +84,12 @@ pub(crate) fn run_as(supervisor: &mut Supervisor, now: Instant, attempt: Attempt
 }
 
 /// It could not be launched.
-pub(crate) fn refuse(supervisor: &mut Supervisor, now: Instant, attempt: Attempt, retry: bool) -> Vec<Action> {
+pub(crate) fn refuse(
+    supervisor: &mut Supervisor,
+    now: Instant,
+    attempt: Attempt,
+    retry: bool,
+) -> Vec<Action> {
     let why = "no claude".to_owned();
     let refused = Event::Refused {
         name: name(),
@@ -147,7 +152,12 @@ pub(crate) fn screen(
 }
 
 #[track_caller]
-pub(crate) fn is_shown(supervisor: &Supervisor, state: AgentState, why: Option<&str>, cause: Option<Cause>) {
+pub(crate) fn is_shown(
+    supervisor: &Supervisor,
+    state: AgentState,
+    why: Option<&str>,
+    cause: Option<Cause>,
+) {
     let view = supervisor.view(&name()).unwrap();
     assert_eq!(
         (view.state, view.why.as_deref(), view.cause),

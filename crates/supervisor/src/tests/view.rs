@@ -6,7 +6,7 @@ use super::support::*;
 use crate::notice::Source;
 use crate::*;
 use claude::ApiStop;
-use state::{AgentState, Cause, StallReason, Desired};
+use state::{AgentState, Cause, Desired, StallReason};
 use sys::exit::Exit;
 
 #[test]
@@ -85,7 +85,12 @@ fn the_stages_of_a_save_are_shown_and_what_did_not_run_does_not_seem_to_be_saved
         assert!(!supervisor.is_closed() && supervisor.notice().is_none());
         supervisor.step(now, notice());
         assert!(supervisor.is_closed() && supervisor.notice().is_some());
-        is_shown(&supervisor, if runs { Saving } else { Starting }, None, None);
+        is_shown(
+            &supervisor,
+            if runs { Saving } else { Starting },
+            None,
+            None,
+        );
         if runs {
             // The save itself says what became of it, and nothing is written beside that.
             assert_eq!(exit(&mut supervisor, now, Exit::Code(143)), []);
@@ -154,7 +159,12 @@ fn what_stood_still_before_the_keeper_came_says_why_and_what_shall_run_does_not(
         ..declared()
     });
     let cannot = Some(Cause::CannotStart);
-    is_shown(&supervisor, AgentState::Failed, broken.as_deref(), cannot.clone());
+    is_shown(
+        &supervisor,
+        AgentState::Failed,
+        broken.as_deref(),
+        cannot.clone(),
+    );
     // It stays so until what is broken has been repaired, and then begins at once.
     let again = Declared {
         broken: broken.clone(),
@@ -212,13 +222,13 @@ fn who_waits_in_the_queue_names_what_is_in_the_way_first() {
     assert_eq!(supervisor.paused(), Some("login"));
     let login = "waits for a login: run /login in any agent";
     waits(&supervisor, login, Some(Cause::Login));
-    supervisor.step(now, Event::Room(Room::None(1)));
+    supervisor.step(now, Event::DiskSpace(DiskSpace::None(1)));
     let full = "waits for room: the disk is full";
     waits(&supervisor, full, Some(Cause::DiskFull));
     permit(&mut supervisor, false);
     waits(&supervisor, data_dir, None);
     permit(&mut supervisor, true);
-    supervisor.step(now, Event::Room(Room::Enough));
+    supervisor.step(now, Event::DiskSpace(DiskSpace::Enough));
     waits(&supervisor, login, Some(Cause::Login));
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::support::*;
 use crate::*;
 use claude::ApiStop;
-use state::{JournalEvent, StallReason, StartKind, Desired};
+use state::{Desired, JournalEvent, StallReason, StartKind};
 use sys::exit::Exit;
 use sys::process::ProcessId;
 
@@ -184,7 +184,10 @@ fn a_machine_that_cannot_be_powered_off_says_so_and_its_fleet_goes_on() {
     // An answer that nobody waits for any more, or at the wrong time, ends nothing.
     assert_eq!(tick(&mut supervisor, now + MINUTE), [Action::LookForWork]);
     tell(&mut supervisor, now + MINUTE, Activity::Busy);
-    assert_eq!(supervisor.step(now + MINUTE, Event::LookedForWork(None)), []);
+    assert_eq!(
+        supervisor.step(now + MINUTE, Event::LookedForWork(None)),
+        []
+    );
     tell(&mut supervisor, now + MINUTE, Activity::Idle);
     let later = now + 2 * MINUTE;
     assert_eq!(tick(&mut supervisor, later), [Action::LookForWork]);
@@ -199,7 +202,8 @@ fn a_machine_that_cannot_be_powered_off_says_so_and_its_fleet_goes_on() {
     ));
     exit(&mut supervisor, later, Exit::Code(143));
     assert!(
-        supervisor.step(later, Event::SaveEnded)
+        supervisor
+            .step(later, Event::SaveEnded)
             .contains(&Action::PowerOff)
     );
     let actions = supervisor.step(later, Event::PowerOffFailed("no permission".into()));
@@ -351,7 +355,12 @@ fn while_the_api_is_in_trouble_one_agent_starts_at_a_time() {
     let now = Instant::now();
     let names = ["a", "b", "c", "d"].map(|name| AgentName::new(name).unwrap());
     let mut supervisor = idle_fleet(now, &names[..1]);
-    say(&mut supervisor, now, &names[0], stalled("1", ApiStop::Overloaded));
+    say(
+        &mut supervisor,
+        now,
+        &names[0],
+        stalled("1", ApiStop::Overloaded),
+    );
     let all = names.iter().map(|name| Declared {
         name: name.clone(),
         session_id: name.to_string(),
@@ -363,7 +372,10 @@ fn while_the_api_is_in_trouble_one_agent_starts_at_a_time() {
             .filter(|action| matches!(action, Action::Launch { .. }));
         launches.count()
     };
-    assert_eq!(starts(supervisor.step(now, Event::Declare(all.collect()))), 1);
+    assert_eq!(
+        starts(supervisor.step(now, Event::Declare(all.collect()))),
+        1
+    );
     let next = now + 5 * SECOND;
     assert_eq!(supervisor.next_wakeup(), Some(next));
     assert_eq!(starts(tick(&mut supervisor, next - SECOND)), 0);
@@ -379,8 +391,14 @@ fn a_machine_stays_when_its_user_takes_the_request_back_or_a_save_has_ended_its_
     supervisor.step(now, Event::StopWhenIdle(Some(MINUTE)));
     assert_eq!(tick(&mut supervisor, now + MINUTE), [Action::LookForWork]);
     supervisor.step(now + MINUTE, Event::StopWhenIdle(None));
-    assert_eq!(supervisor.step(now + MINUTE, Event::LookedForWork(None)), []);
-    assert_eq!((supervisor.next_wakeup(), supervisor.is_closed()), (None, false));
+    assert_eq!(
+        supervisor.step(now + MINUTE, Event::LookedForWork(None)),
+        []
+    );
+    assert_eq!(
+        (supervisor.next_wakeup(), supervisor.is_closed()),
+        (None, false)
+    );
     supervisor.step(now, Event::StopWhenIdle(Some(MINUTE)));
     supervisor.step(now, request(Desired::Stopped));
     supervisor.step(
@@ -408,7 +426,10 @@ fn nobody_is_nudged_who_works_nor_without_a_permit_nor_in_a_boot_that_ends() {
         let (mut supervisor, attempt) = launched(now);
         run(&mut supervisor, now, attempt);
         tell(&mut supervisor, now, stalled("1", ApiStop::Network));
-        assert_eq!(supervisor.next_wakeup(), supervisor.view(&name()).unwrap().next_try);
+        assert_eq!(
+            supervisor.next_wakeup(),
+            supervisor.view(&name()).unwrap().next_try
+        );
         supervisor.step(now, event.clone());
         assert_eq!(supervisor.next_wakeup(), None, "{event:?}");
         let later = tick(&mut supervisor, now + 60 * MINUTE);
