@@ -9,8 +9,8 @@ use drill::session_file::transcript_marks;
 use serde_json::Value;
 use sys::process::ProcessId;
 
-use crate::lab::{Lab, arguments, git, prompt_of};
 use crate::real_claude::Person;
+use crate::support::{Lab, arguments, git, prompt_of};
 
 /// Claude's own directory of the person at this machine.
 pub fn own_config(lab: &Lab) -> PathBuf {
@@ -304,7 +304,7 @@ fn a_workspace_of_another_filesystem_is_copied_and_kept_aside() {
     let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
     let device = |path: &Path| fs::metadata(path).unwrap().dev();
     if device(elsewhere.path()) == device(&lab.dir) {
-        return crate::lab::skip(
+        return crate::support::skip(
             "a_workspace_of_another_filesystem_is_copied_and_kept_aside",
             "/tmp and /dev/shm are one filesystem",
         );

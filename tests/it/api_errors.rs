@@ -7,7 +7,7 @@ use serde_json::Value;
 use sys::time::Timestamp;
 
 use crate::keeper::Keeper;
-use crate::lab::{Lab, prompt_of};
+use crate::support::{Lab, prompt_of};
 
 const NO_RETRIES: &str = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\" }";
 

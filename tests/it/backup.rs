@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde_json::Value;
 use sys::process::{ProcessId, Signal};
 
-use crate::lab::{Lab, SPOTKEEP, Said, git, is_root, said, skip};
+use crate::support::{Lab, SPOTKEEP, Said, git, is_root, said, skip};
 use testing::wait::during;
 
 /// Whether restic is here; otherwise the test says by name that it cannot run.
@@ -522,7 +522,7 @@ fn a_person_at_a_terminal_sees_how_far_it_is_and_a_unit_sees_nothing() {
     // `script` gives it a terminal.
     let command = format!(
         "{} --data-dir {} backup now --always",
-        crate::lab::SPOTKEEP,
+        crate::support::SPOTKEEP,
         lab.data_dir().display()
     );
     let mut seen = lab.program("script");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::backup::{furnished, has_restic, put};
-use crate::lab::{Lab, SPOTKEEP, is_root, said, skip};
+use crate::support::{Lab, SPOTKEEP, is_root, said, skip};
 
 /// A user of this machine who is not root.
 const NOBODY: u32 = 65534;

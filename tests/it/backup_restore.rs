@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use crate::backup::has_restic;
-use crate::lab::{Lab, SPOTKEEP, arguments, said};
 use crate::real_claude::{self, with_oldest_and_newest};
 use crate::s3::S3;
+use crate::support::{Lab, SPOTKEEP, arguments, said};
 
 /// An agent that has said something and is in a backup; no keeper, no process.
 fn kept() -> Lab {
@@ -111,12 +111,12 @@ fn a_workspace_that_is_gone_comes_back_with_its_staged_state() {
         return;
     }
     let lab = kept();
-    let before = crate::lab::git(&lab.workspace("a"), &["status", "--porcelain"]);
+    let before = crate::support::git(&lab.workspace("a"), &["status", "--porcelain"]);
     fs::remove_dir_all(lab.workspace("a")).unwrap();
     let _keeper = lab.keeper();
     lab.wait_up("a", 2);
     // The agent goes on in it at once, so there may be more by now.
-    let after = crate::lab::git(&lab.workspace("a"), &["status", "--porcelain"]);
+    let after = crate::support::git(&lab.workspace("a"), &["status", "--porcelain"]);
     let missing: Vec<&str> = before
         .lines()
         .filter(|line| !after.lines().any(|now| now == *line))
@@ -312,14 +312,14 @@ fn real_claude_goes_on_in_a_root_that_was_made_from_the_copy() {
         // It remembers what was said on the other machine.
         let asked = real_claude::requests(&other, "a");
         other
-            .run(&["send", "a", &crate::lab::prompt_of("a", "idle", 2)])
+            .run(&["send", "a", &crate::support::prompt_of("a", "idle", 2)])
             .ok();
         real_claude::wait_requests(&other, "a", asked + 1);
-        let first = crate::lab::prompt_of("a", "idle", 1);
+        let first = crate::support::prompt_of("a", "idle", 1);
         other.until("both prompts are in one transcript", || {
             let path = other.transcript("a");
             (real_claude::times_said(&path, &first) == 1
-                && real_claude::times_said(&path, &crate::lab::prompt_of("a", "idle", 2)) == 1)
+                && real_claude::times_said(&path, &crate::support::prompt_of("a", "idle", 2)) == 1)
                 .then_some(())
         });
     });

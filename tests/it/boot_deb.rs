@@ -5,7 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::boot::{Disk, Machine, agent, with_a_site};
-use crate::lab::{SPOTKEEP, said, skip};
+use crate::support::{SPOTKEEP, said, skip};
 
 /// What bash offers for a line that ends where the cursor is.
 fn offered(machine: &Machine<'_>, words: &str) -> String {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::terminal::Line;
 use serde_json::Value;
 
-use crate::lab::{Lab, git, prompt_of};
+use crate::support::{Lab, git, prompt_of};
 
 impl Lab {
     /// `checkpoint ls NAME --json`, newest first.

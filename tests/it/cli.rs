@@ -5,7 +5,7 @@ use std::fs;
 use insta::assert_snapshot;
 use serde_json::Value;
 
-use crate::lab::{Lab, SPOTKEEP, said};
+use crate::support::{Lab, SPOTKEEP, said};
 
 /// An output with what differs from run to run replaced.
 fn filtered(lab: &Lab, text: &str) -> String {
@@ -226,7 +226,7 @@ fn every_verb_explains_itself() {
     for verb in verbs {
         let said = said(lab.program(SPOTKEEP).args([verb, "--help"])).ok();
         assert!(said.out.contains("Usage: spotkeep"), "{said:?}");
-        let wrong = crate::lab::said(lab.program(SPOTKEEP).args([verb, "--no-such-flag"]));
+        let wrong = crate::support::said(lab.program(SPOTKEEP).args([verb, "--no-such-flag"]));
         assert_eq!(wrong.code, 2, "{wrong:?}");
     }
     assert_eq!(said(lab.program(SPOTKEEP).arg("no-such-verb")).code, 2);
@@ -281,7 +281,7 @@ fn colour_is_shown_in_a_terminal_unless_it_is_not_wanted() {
             .out
     };
     if lab.program("script").arg("--version").output().is_err() {
-        return crate::lab::skip(
+        return crate::support::skip(
             "colour_is_shown_in_a_terminal_unless_it_is_not_wanted",
             "there is no `script`",
         );

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 
 use sys::process::with_marker;
 
-use crate::lab::{is_root, said, skip};
 use crate::loop_device::LoopDevice;
+use crate::support::{is_root, said, skip};
 use testing::wait::{during, until};
 
 /// Set where a test runs that leaves things behind.

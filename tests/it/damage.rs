@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::lab::Lab;
+use crate::support::Lab;
 
 /// What a power cut, a full disk or a careless editor leaves of a file.
 const HARMS: [(&str, Harm); 4] = [

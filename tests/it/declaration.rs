@@ -3,8 +3,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::lab::{Lab, SPOTKEEP, git};
 use crate::pane::Pane;
+use crate::support::{Lab, SPOTKEEP, git};
 
 #[test]
 fn every_mistake_in_the_file_is_told_with_line_and_column_and_stops_nothing_that_runs() {

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, is_root, prompt_of, said, skip};
+use crate::support::{Lab, is_root, prompt_of, said, skip};
 
 /// A lab whose data directory is a filesystem of its own, in memory; `None` where it cannot be mounted.
 pub fn on_a_small_disk(test: &str) -> Option<Lab> {

@@ -13,7 +13,7 @@ use spotkeep::systemd::units::{ALL, UNIT_DIR, UnitPaths};
 use sys::user;
 use sys::uuid::new_uuid;
 
-use crate::lab::{Lab, is_root, said, skip};
+use crate::support::{Lab, is_root, said, skip};
 
 /// A VM that was set up: its data directory is a lab's, the rest of it a directory that stands for `/`.
 struct Vm {
@@ -118,7 +118,7 @@ impl Vm {
         fs::write(path, text).unwrap();
     }
 
-    fn doctor(&self, more: &[&str]) -> crate::lab::Said {
+    fn doctor(&self, more: &[&str]) -> crate::support::Said {
         let machine = self.dir.display().to_string();
         let args = [&["doctor", "--machine", &machine], more].concat();
         let mut doctor = self.lab.spotkeep(&args);
@@ -283,7 +283,7 @@ fn a_claude_that_nobody_has_tested_is_rehearsed_with_and_what_it_did_is_told() {
         &claude,
         &format!(
             "case $1 in --version) echo '9.9.9 (Claude Code)' ;; *) exec '{}' fake-claude \"$@\" ;; esac",
-            crate::lab::SPOTKEEP
+            crate::support::SPOTKEEP
         ),
     );
     let check = |report: &Value, name: &str| {
@@ -329,7 +329,7 @@ fn a_root_of_another_user_is_said_to_be_theirs() {
     let lab = Lab::new();
     fs::set_permissions(&lab.dir, fs::Permissions::from_mode(0o755)).unwrap();
     let copy = lab.dir.join("spotkeep");
-    fs::copy(crate::lab::SPOTKEEP, &copy).unwrap();
+    fs::copy(crate::support::SPOTKEEP, &copy).unwrap();
     let mut nobody = lab.program("setpriv");
     nobody
         .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
@@ -403,7 +403,7 @@ fn what_hangs_is_told_and_holds_nobody_up() {
     fs::remove_file(lab.config()).unwrap();
     let made = said(Command::new("mkfifo").arg(lab.config()));
     assert_eq!(made.code, 0, "{made:?}");
-    let mut command = lab.program(crate::lab::SPOTKEEP);
+    let mut command = lab.program(crate::support::SPOTKEEP);
     let said = said(command.arg("--data-dir").arg(lab.data_dir()).arg("doctor"));
     assert!(
         said.code == 3 && said.out.contains("does not answer"),
@@ -830,7 +830,7 @@ fn whoever_logs_in_after_a_preemption_reads_how_it_went_and_nobody_else_reads_an
     );
     // As a login shell has it.
     let dir = lab.dir.join("etc-of-the-lab");
-    let spotkeep = Path::new(crate::lab::SPOTKEEP);
+    let spotkeep = Path::new(crate::support::SPOTKEEP);
     login_line::install(&dir, spotkeep, &lab.data_dir(), user::id()).unwrap();
     let mut shell = lab.program("script");
     let snippet = dir.join(login_line::PATH);
@@ -851,7 +851,7 @@ fn whoever_logs_in_after_a_preemption_reads_how_it_went_and_nobody_else_reads_an
     assert_eq!(said(&mut shell).out.trim_end(), "in");
     // No root, no word, no error.
     let nowhere = lab.dir.join("nowhere");
-    let mut elsewhere = lab.program(crate::lab::SPOTKEEP);
+    let mut elsewhere = lab.program(crate::support::SPOTKEEP);
     elsewhere
         .arg("--data-dir")
         .arg(&nowhere)

@@ -11,9 +11,9 @@ use sys::power_cut::cut_power;
 use sys::process::{Signal, with_marker};
 
 use crate::disk::{assert_nothing_torn, fill, on_a_small_disk};
-use crate::lab::{Lab, is_root, said, skip};
 use crate::matrix::Run;
 use crate::mount_loss::{mount, on_a_disk};
+use crate::support::{Lab, is_root, said, skip};
 
 /// Pages that are left on a disk: each makes another write the one that fails.
 const LEFT: std::ops::Range<u64> = 0..14;

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, arguments, prompt_of, said};
+use crate::support::{Lab, arguments, prompt_of, said};
 
 #[test]
 fn up_shows_its_plan_starts_a_keeper_and_what_is_declared() {

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus};
 
 use sys::process::{ProcessId, Signal};
 
-use crate::lab::Lab;
+use crate::support::Lab;
 use testing::wait::during;
 
 impl Lab {

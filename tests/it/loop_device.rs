@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::lab::said;
+use crate::support::said;
 
 pub struct LoopDevice {
     pub path: PathBuf,

@@ -9,7 +9,7 @@ use std::process::{Child, Command};
 
 use sys::process::Signal;
 
-use crate::lab::{Lab, is_root, said, skip};
+use crate::support::{Lab, is_root, said, skip};
 
 /// Set where a test runs once more, in a mount namespace of its own.
 const INSIDE: &str = "SPOTKEEP_TEST_OWN_MOUNTS";
@@ -154,7 +154,7 @@ fn another_root_in_the_place_of_ours_is_left_alone() {
         &["-t", "tmpfs", "-o", mode, "tmpfs", &text(&other)],
     );
     let made = said(
-        lab.program(crate::lab::SPOTKEEP)
+        lab.program(crate::support::SPOTKEEP)
             .arg("--data-dir")
             .arg(&other)
             .arg("init"),

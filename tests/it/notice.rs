@@ -8,7 +8,7 @@ use drill::fake_metadata::Fault;
 use sys::cloud_provider::NOTICE_KEY;
 use sys::process::Signal;
 
-use crate::lab::Lab;
+use crate::support::Lab;
 
 /// A port that nobody listens on, nor can meanwhile: it is one end of a connection.
 pub struct NobodyListens {
@@ -229,9 +229,9 @@ fn a_metadata_server_beyond_this_machine_is_never_asked_in_a_test() {
     lab.write_config(&far);
     let keeper = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.spotkeep(&["run"])));
     assert!(keeper.is_err(), "the lab starts no such keeper");
-    let mut command = lab.program(crate::lab::SPOTKEEP);
+    let mut command = lab.program(crate::support::SPOTKEEP);
     command.arg("--data-dir").arg(lab.data_dir()).arg("run");
-    let said = crate::lab::said(&mut command);
+    let said = crate::support::said(&mut command);
     assert_eq!(said.code, 1);
     assert!(
         said.err.contains("SPOTKEEP_LOOPBACK_ONLY=1 forbids"),

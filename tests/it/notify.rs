@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::Value;
 
-use crate::lab::{Lab, skip};
+use crate::support::{Lab, skip};
 use testing::wait::during;
 
 /// What a request to a webhook says.

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::lab::Lab;
+use crate::support::Lab;
 
 /// A word, with what differs from run to run replaced.
 fn steady(word: &str) -> String {

@@ -1,6 +1,6 @@
 //! A terminal of the test's own: a pane of a tmux server that nothing else uses.
 
-use crate::lab::{Lab, said};
+use crate::support::{Lab, said};
 
 /// The pane. Its server ends with the lab.
 pub struct Pane<'a> {

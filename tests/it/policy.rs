@@ -2,8 +2,8 @@
 
 use sys::process::Signal;
 
-use crate::lab::{Lab, arguments};
 use crate::notice::NobodyListens;
+use crate::support::{Lab, arguments};
 
 fn fleet(restart: &str) -> Lab {
     let lab = Lab::new();

@@ -15,8 +15,8 @@ use state::AgentName;
 use sys::inotify::Watch;
 use sys::process::{ProcessId, Signal};
 
-use crate::lab::{Lab, is_root, run, skip};
 use crate::loopback::{again_on_loopback, ensure_only_loopback, is_on_loopback, name_of};
+use crate::support::{Lab, is_root, run, skip};
 use testing::wait::{during, until, until_with};
 
 /// A key that opens nothing. Of this Claude remembers the last 20 characters.

@@ -6,8 +6,8 @@ use claude::transcript::locate::slug;
 use serde_json::Value;
 
 use crate::adopt::{outside, own_config, session_of, somebody};
-use crate::lab::{arguments, prompt_of};
 use crate::real_claude::{lab, records, said_by_hand, settle, with_oldest_and_newest};
+use crate::support::{arguments, prompt_of};
 
 #[test]
 fn real_claude_goes_on_as_an_agent_after_its_workspace_moved_into_the_root() {

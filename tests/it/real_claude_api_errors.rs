@@ -5,8 +5,8 @@ use drill::fake_api::Fault;
 use sys::time::Timestamp;
 
 use crate::api_errors::{lasting, login};
-use crate::lab::Lab;
 use crate::real_claude::{KEY, Version, lab, with_each_version, with_oldest_and_newest};
+use crate::support::Lab;
 
 const NO_RETRIES: &str = "env = { CLAUDE_CODE_MAX_RETRIES = \"0\" }";
 

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, SPOTKEEP, run};
 use crate::real_claude::{Version, with_oldest_and_newest};
+use crate::support::{Lab, SPOTKEEP, run};
 
 /// `spotkeep drill` with this version, as anybody would run it, and what holds for every kind.
 /// Returns the report.

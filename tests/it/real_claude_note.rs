@@ -5,10 +5,10 @@ use std::fs;
 
 use sys::process::{ProcessId, Signal};
 
-use crate::lab::{arguments, prompt_of};
 use crate::real_claude::{
     lab, lab_in_a_cloud, requests, times_said, wait_requests, with_each_version,
 };
+use crate::support::{arguments, prompt_of};
 
 const COMMAND: &str = "tail -f /dev/null";
 

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use crate::lab::{arguments, prompt_of};
 use crate::real_claude::{
     Person, lab, records, requests, times_said, wait_requests, with_each_version,
 };
+use crate::support::{arguments, prompt_of};
 
 #[test]
 fn a_person_finds_the_session_of_an_agent_by_its_name_and_by_its_id() {

@@ -7,8 +7,8 @@ use std::path::Path;
 use claude::transcript::locate::slug;
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, prompt_of, said};
 use crate::real_claude::{KEY, lab, with_each_version};
+use crate::support::{Lab, prompt_of, said};
 
 fn config_path(lab: &Lab) -> std::path::PathBuf {
     lab.file(".claude/.claude.json")

@@ -1,8 +1,8 @@
 //! What `send` types into the real Claude Code: one Enter, and none for a question that nobody saw.
 
-use crate::lab::{Lab, SPOTKEEP, prompt_of, said};
+use crate::command_output::Said;
 use crate::real_claude::{Version, lab, requests, times_said, wait_requests, with_each_version};
-use crate::said::Said;
+use crate::support::{Lab, SPOTKEEP, prompt_of, said};
 
 /// A lab whose agents ask before they run anything.
 fn asking_lab(version: &Version) -> Lab {

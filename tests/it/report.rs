@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab::{Lab, is_root, run};
+use crate::support::{Lab, is_root, run};
 
 /// A fleet that was preempted, and is back.
 fn preempted() -> Lab {

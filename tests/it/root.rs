@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::lab::{Lab, SPOTKEEP, is_root, said, skip};
+use crate::support::{Lab, SPOTKEEP, is_root, said, skip};
 
 /// Every process of a drill: the user that it runs as, and its command line.
 fn of_a_drill() -> Vec<(u32, String)> {

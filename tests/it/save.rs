@@ -2,7 +2,7 @@
 
 use drill::verify::workspace_digest::Digest;
 
-use crate::lab::Lab;
+use crate::support::Lab;
 
 #[test]
 fn a_save_in_passing_leaves_agents_and_workspaces_as_they_are() {

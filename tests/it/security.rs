@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 
 use drill::http::{Handler, Reply, Request, Server};
 
-use crate::lab::{Lab, SPOTKEEP, is_root, run, said, skip};
 use crate::loopback::name_of;
 use crate::s3::S3;
+use crate::support::{Lab, SPOTKEEP, is_root, run, said, skip};
 use testing::wait::{during, until};
 
 /// Everything below a directory, links not followed.

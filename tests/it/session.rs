@@ -7,7 +7,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use sys::process::{ProcessId, Signal};
 
-use crate::lab::{Lab, SPOTKEEP, arguments, prompt_of};
+use crate::support::{Lab, SPOTKEEP, arguments, prompt_of};
 
 /// A fleet of one that has said something and rests, with no keeper and no process.
 fn at_rest() -> Lab {

@@ -12,8 +12,8 @@ use state::layout::DataDir;
 use sys::files::is_mount_point;
 use sys::power_cut::cut_power;
 
-use crate::lab::said;
 use crate::setup_lab::{UID, Vm, owned, tool};
+use crate::support::said;
 use testing::wait::{during, until};
 
 const MIB: u64 = 1 << 20;

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use sys::files::is_mount_point;
 
-use crate::lab::{SPOTKEEP, Said, is_root, said, skip};
 use crate::loop_device::LoopDevice;
+use crate::support::{SPOTKEEP, Said, is_root, said, skip};
 
 /// A user id that no account of the machine under the test has.
 pub const UID: u32 = 48_211;

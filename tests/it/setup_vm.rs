@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 use sys::command::run_with_input;
 use sys::process::users_of;
 
-use crate::lab::{SPOTKEEP, is_root, said};
 use crate::setup_lab::{UID, Vm, owned, tool};
+use crate::support::{SPOTKEEP, is_root, said};
 use testing::wait::{FOREVER, during, until};
 
 const ENOUGH: u64 = 512 << 20;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab::{SPOTKEEP, is_root, run, skip};
+use crate::support::{SPOTKEEP, is_root, run, skip};
 
 #[test]
 fn a_fleet_that_is_preempted_again_and_again_at_random_moments_loses_nothing() {

@@ -15,7 +15,7 @@ use sys::inotify::Watch;
 use sys::process::ProcessId;
 use sys::time::Timestamp;
 
-use crate::lab::{Lab, said};
+use crate::support::{Lab, said};
 use testing::wait::{until, until_with};
 
 /// How long one look at something waits that says itself when it changes.

@@ -2,8 +2,8 @@
 
 use sys::process::Signal;
 
-use crate::lab::{Lab, SPOTKEEP};
 use crate::pane::Pane;
+use crate::support::{Lab, SPOTKEEP};
 use crate::terminal::arguments;
 
 fn top(lab: &Lab, columns: u32, lines: u32) -> Pane<'_> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::lab::said;
+use crate::support::said;
 
 /// A journal, oldest first.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use sys::process::{ProcessId, Signal};
 
 use super::journal::Journal;
 use super::{Disk, Site};
-use crate::lab::{SPOTKEEP, Said, prompt_of, said};
+use crate::support::{SPOTKEEP, Said, prompt_of, said};
 use crate::terminal::until_model;
 use testing::wait::{during, until_with};
 

@@ -17,8 +17,8 @@ use drill::fake_api::Model;
 use drill::fake_metadata::Metadata;
 
 use crate::apart::{self, name_of};
-use crate::lab::{is_root, said, skip};
 use crate::loopback::ensure_only_loopback;
+use crate::support::{is_root, said, skip};
 
 pub use disk::Disk;
 pub use machine::{Machine, agent};

@@ -13,7 +13,7 @@ use sys::deadline::Deadline;
 use sys::error::hint_of;
 
 use super::bench::Bench;
-use crate::lab::{is_root, said, skip};
+use crate::support::{is_root, said, skip};
 use testing::wait::FOREVER;
 
 /// A shell that does something over and over, and ends a round that it has begun when it is dropped: its git

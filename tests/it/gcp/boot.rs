@@ -8,8 +8,8 @@ use std::process::Command;
 use gcp::scripts::startup;
 use sys::command::Output;
 
-use crate::lab::{is_root, run, skip};
 use crate::loop_device::LoopDevice;
+use crate::support::{is_root, run, skip};
 
 /// A machine's corner: a disk, and the directories that the script writes to.
 struct Vm {

@@ -8,7 +8,7 @@ use gcp::gcloud_error::is_partial;
 
 use super::compute::{Answer, Fault as Ordered, ZONE};
 use super::{Laptop, agent, look, on_a_laptop};
-use crate::lab::run;
+use crate::support::run;
 
 /// One call that goes wrong: what it means, its words, and what is changed in its environment.
 struct Case {

@@ -17,9 +17,9 @@ use serde_json::json;
 
 use compute::{Compute, PROJECT, ZONE};
 
-use crate::lab::{SPOTKEEP, is_root, run, skip};
+use crate::command_output::Said;
 use crate::loopback::{again_on_loopback, ensure_only_loopback, is_on_loopback, name_of};
-use crate::said::Said;
+use crate::support::{SPOTKEEP, is_root, run, skip};
 
 /// A laptop with gcloud, and a project without anything in it.
 pub struct Laptop {

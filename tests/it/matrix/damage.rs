@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::lab::is_root;
+use crate::support::is_root;
 
 /// A way to damage a file.
 pub struct Damage {

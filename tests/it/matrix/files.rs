@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::lab::{Lab, git};
+use crate::support::{Lab, git};
 
 /// A file that is kept.
 pub struct File {

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use sys::process::{ProcessId, Signal};
 
-use crate::lab::{Lab, is_root, said, skip};
+use crate::support::{Lab, is_root, said, skip};
 use damage::{Damage, NEWER};
 use files::File;
 

@@ -10,8 +10,8 @@ mod machine;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::lab::{is_root, skip};
 use crate::loopback::{again_on_loopback, is_on_loopback, name_of};
+use crate::support::{is_root, skip};
 use fleet::Fleet;
 use machine::{BOOT_LIMIT, DataDisk, LIMIT, Machine};
 

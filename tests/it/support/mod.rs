@@ -10,7 +10,7 @@ use drill::fake_api::Model;
 use drill::fake_metadata::Metadata;
 use sys::process::{ProcessId, Signal, with_marker};
 
-pub use crate::said::{Said, run, said};
+pub use crate::command_output::{Said, run, said};
 pub use crate::terminal::arguments;
 use testing::wait::during;
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use sys::process::{ProcessId, Signal};
 
-use crate::lab::{Lab, arguments};
+use crate::support::{Lab, arguments};
 
 #[test]
 fn a_second_keeper_is_refused_with_the_pid_of_the_first() {

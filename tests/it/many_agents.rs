@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
-use crate::lab::Lab;
+use crate::support::Lab;
 
 const AGENTS: usize = 200;
 

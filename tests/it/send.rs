@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::lab::{Lab, SPOTKEEP, prompt_of, said};
+use crate::support::{Lab, SPOTKEEP, prompt_of, said};
 
 fn heard(lab: &Lab, name: &str, text: &str) -> bool {
     fs::read_to_string(lab.transcript(name)).is_ok_and(|words| words.contains(text))
