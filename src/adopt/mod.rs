@@ -5,14 +5,14 @@
 //! was before it moved to another filesystem is kept beside it. The order is such that a cut at any moment is
 //! repaired by asking again: words first, then the record, then the workspace, and the declaration last.
 
-mod place;
+mod import;
+mod location;
 mod plan;
-mod remember;
+mod record;
 mod scan;
-mod take;
 
-pub use place::{Tie, WorkspaceLocation};
+pub use import::{Request, Taken, take};
+pub use location::{Tie, WorkspaceLocation};
 pub use plan::{Choice, Entry, Occupied, Verdict, WorkspaceTransfer, plan, where_it_runs};
-pub use remember::{Past, remember, session_mark};
+pub use record::{Past, remember, session_mark};
 pub use scan::{ExistingSession, Live, Pane, SessionJob, SessionScan, scan};
-pub use take::{Request, Taken, take};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::place::{Tie, WorkspaceLocation};
+use super::location::{Tie, WorkspaceLocation};
 use super::scan::ExistingSession;
 use state::AgentName;
 use sys::error::{ErrorKind, Hint as _, Result, anyhow};

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::place::{self, WorkspaceLocation};
+use super::location::{self, WorkspaceLocation};
 use crate::agent::terminate;
 use claude::transcript::index::{self, Conversation};
 use claude::{SessionFile, Status, background_jobs, session_file};
@@ -187,7 +187,7 @@ pub fn scan(data_dir: &DataDir, declared: &Config, more: &[PathBuf]) -> Result<S
             by_program: about.by_program,
             title: about.title.or_else(|| job?.name.clone()),
             place: cwd.as_ref().map_or(WorkspaceLocation::Gone, |cwd| {
-                place::of(data_dir, cwd, &homes)
+                location::of(data_dir, cwd, &homes)
             }),
             cwd,
             live: process.map(live_of),

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::checkpoint_worker::{CheckpointResult, Checkpoints};
 use super::git_status::DirtyCounts;
+use super::held_actions::{Held, Ticket, WriteOrder};
 use super::launcher::{LaunchGate, LaunchJob};
 use super::metrics::Counters;
-use super::order::{Held, Ticket, WriteOrder};
 use super::prompt_input::Typist;
 use super::protocol::Reply;
 use super::records::AgentRecords;

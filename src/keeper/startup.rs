@@ -7,15 +7,15 @@ use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use super::checkpoint_worker::Checkpoints;
-use super::declarations::seed_all;
+use super::config_reload::seed_all;
 use super::disk_watch;
 use super::effects::Effects;
 use super::git_status::DirtyCounts;
+use super::held_actions::WriteOrder;
 use super::launcher::{LaunchGate, Starter};
 use super::login_watch;
 use super::metrics::Counters;
 use super::mount_watch::Retaking;
-use super::order::WriteOrder;
 use super::records::AgentRecords;
 use super::requests::Waiting;
 use super::runtime_dir::{self, Holder};

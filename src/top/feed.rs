@@ -5,9 +5,9 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::loads::Loads;
+use super::resource_usage::Loads;
+use super::snapshot::{Machine, News, World};
 use super::transcripts::Transcripts;
-use super::world::{Machine, News, World};
 use crate::keeper::client::places_of_change;
 use crate::keeper::status::Status;
 use crate::metadata::gcp::Metadata;

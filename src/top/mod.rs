@@ -13,14 +13,14 @@
 
 mod feed;
 pub mod key;
-mod loads;
 pub mod model;
 pub mod pager;
+mod resource_usage;
 pub mod row;
 mod screen;
+pub mod snapshot;
 mod transcripts;
 pub mod view;
-pub mod world;
 
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -33,6 +33,7 @@ pub use feed::Ask as AskStatus;
 use feed::{Feed, Inbox};
 use model::{Effect, Mode, Model};
 use screen::Screen;
+use snapshot::News;
 use state::AgentName;
 use state::layout::DataDir;
 use sys::command;
@@ -42,7 +43,6 @@ use sys::signal::{self, Ask};
 use sys::thread;
 use sys::time::Timestamp;
 pub use view::Look;
-use world::News;
 
 /// How often ages are told anew.
 const TICK: Duration = Duration::from_secs(1);

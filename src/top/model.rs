@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::key::Key;
 use super::pager::Pager;
 use super::row::Row;
-use super::world::{News, World};
+use super::snapshot::{News, World};
 use state::{AgentName, AgentState};
 use sys::time::Timestamp;
 

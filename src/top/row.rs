@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::world::{Glance, Load, World};
+use super::snapshot::{Glance, Load, World};
 use crate::keeper::status::AgentStatus;
 use state::{AgentSaved, AgentState};
 use sys::time::{Timestamp, short};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use super::world::Glance;
+use super::snapshot::Glance;
 use crate::keeper::status::AgentStatus;
 use claude::transcript::render::TranscriptLine;
 use claude::transcript::summary::Story;

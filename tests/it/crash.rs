@@ -16,7 +16,7 @@ use sys::process::Signal;
 use crate::backup::{by_hand, has_restic};
 use crate::keeper::Keeper;
 use crate::mount_loss::{mount, on_a_disk};
-use crate::setup_lab::Vm;
+use crate::setup_machine::Vm;
 use crate::support::{Lab, SPOTKEEP, Said, git, is_root, said, skip};
 
 const CRASH: &str = "SPOTKEEP_CRASH_AT";

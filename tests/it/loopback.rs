@@ -4,15 +4,15 @@
 use std::fs;
 use std::process::Command;
 
-use crate::apart;
-pub use crate::apart::name_of;
+use crate::namespaces;
+pub use crate::namespaces::name_of;
 
 /// Set where a test runs once more.
 const INSIDE: &str = "SPOTKEEP_TEST_ON_LOOPBACK";
 
 /// Whether this is that second run. The variable alone proves nothing, so it is looked at.
 pub fn is_on_loopback() -> bool {
-    let inside = apart::inside(INSIDE).is_some();
+    let inside = namespaces::inside(INSIDE).is_some();
     if inside {
         ensure_only_loopback();
     }
@@ -21,7 +21,7 @@ pub fn is_on_loopback() -> bool {
 
 /// Runs a test once more where nothing that it starts can reach beyond this machine.
 pub fn again_on_loopback(test: &str) {
-    apart::again(test, INSIDE, |_| {
+    namespaces::again(test, INSIDE, |_| {
         let mut enter = Command::new("unshare");
         let up = "ip link set lo up && exec \"$0\" \"$@\"";
         enter.args(["--net", "sh", "-c", up]);

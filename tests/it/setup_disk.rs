@@ -12,7 +12,7 @@ use state::layout::DataDir;
 use sys::files::is_mount_point;
 use sys::power_cut::cut_power;
 
-use crate::setup_lab::{UID, Vm, owned, tool};
+use crate::setup_machine::{UID, Vm, owned, tool};
 use crate::support::said;
 use testing::wait::{during, until};
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use sys::command::run_with_input;
 use sys::process::users_of;
 
-use crate::setup_lab::{UID, Vm, owned, tool};
+use crate::setup_machine::{UID, Vm, owned, tool};
 use crate::support::{SPOTKEEP, is_root, said};
 use testing::wait::{FOREVER, during, until};
 

@@ -1,8 +1,8 @@
 //! `spotkeep backup`
 
-mod give;
+mod output;
 mod recover;
-mod show;
+mod restore;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ use state::layout::DataDir;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::{process, signal};
 
-pub(super) use show::Bar;
+pub(super) use output::Bar;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -180,7 +180,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
             };
             make(&settings, how, json)
         }
-        Verb::Ls { session, json } => show::list(&settings, session.as_deref(), json),
+        Verb::Ls { session, json } => output::list(&settings, session.as_deref(), json),
         Verb::Restore {
             id,
             paths,
@@ -189,17 +189,17 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
             dry_run,
             json,
         } => {
-            let request = give::VmRequest {
+            let request = restore::VmRequest {
                 id,
                 paths: paths
                     .iter()
-                    .map(|path| give::within(data_dir, path))
+                    .map(|path| restore::within(data_dir, path))
                     .collect::<Result<_>>()?,
                 overwrite,
                 dry_run,
                 json,
             };
-            give::give(&settings, &request, to.as_deref())
+            restore::give(&settings, &request, to.as_deref())
         }
         Verb::Recover {
             workspaces,
@@ -249,7 +249,7 @@ fn make(settings: &Settings, how: RunOptions, as_json: bool) -> Result<ExitCode>
     if as_json {
         json(&report)?;
     } else if !how.scheduled || report.outcome == RunResult::Made {
-        show::made(&report);
+        output::made(&report);
     }
     if !as_json {
         for trouble in &report.trouble {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ratatui::text::Span;
 
 use super::Lines;
-use super::look::Look;
+use super::style::Look;
 use super::text::{bytes, count, fit, flow, width};
 use crate::keeper::status::NoticeSeen;
 use crate::top::model::Model;

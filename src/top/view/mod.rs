@@ -1,10 +1,10 @@
 //! Pure: the model as cells. Where the room is small the table gives way to nothing; what is about the
 //! chosen agent, and then the journal, gives way to it.
 
-mod below;
+mod details;
 mod header;
-mod look;
 mod overlay;
+mod style;
 mod table;
 mod text;
 
@@ -14,7 +14,7 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::model::{Mode, Model};
-pub use look::Look;
+pub use style::Look;
 
 /// Below this nothing can be made out.
 const LEAST: (u16, u16) = (40, 8);
@@ -47,21 +47,21 @@ pub fn pager_height(height: u16) -> usize {
 }
 
 fn main(lines: &mut Lines<'_>, model: &Model, look: Look) {
-    below::footer(lines, model, look);
+    details::footer(lines, model, look);
     header::draw(lines, model, look);
     let rows = model.rows();
     let left = lines.left();
     // The table has all that it needs, as long as something of the rest is seen too.
     let desired = rows.len().max(1) + 1;
-    let detail = if left >= 12 { below::DETAIL } else { 0 };
+    let detail = if left >= 12 { details::DETAIL } else { 0 };
     let journal_least = if left >= 16 { 4 } else { 0 };
     let table = desired.min(left - detail - journal_least);
     let journal = left - detail - table;
     if journal >= 2 {
-        below::journal(lines, journal, model, look);
+        details::journal(lines, journal, model, look);
     }
     if detail > 0 {
-        below::detail(lines, model, &rows, look);
+        details::detail(lines, model, &rows, look);
     }
     table::draw(lines, model, &rows, look);
 }

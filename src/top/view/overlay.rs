@@ -3,7 +3,7 @@
 use ratatui::text::Span;
 
 use super::Lines;
-use super::look::Look;
+use super::style::Look;
 use super::text::fit;
 use crate::top::pager::Pager;
 

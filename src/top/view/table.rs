@@ -3,7 +3,7 @@
 use ratatui::text::Span;
 
 use super::Lines;
-use super::look::Look;
+use super::style::Look;
 use super::text::{bytes, count, fit, width};
 use crate::top::model::{Mode, Model};
 use crate::top::row::Row;
@@ -73,7 +73,7 @@ impl Column {
     fn cell(self, row: &Row<'_>) -> String {
         let dash = || "-".to_owned();
         let age = |at| row.age(at).map_or_else(dash, brief);
-        let tokens = |number: fn(&crate::top::world::Glance) -> u64, more: &str| {
+        let tokens = |number: fn(&crate::top::snapshot::Glance) -> u64, more: &str| {
             let glance = row.glance.filter(|glance| number(glance) > 0);
             glance.map_or_else(dash, |glance| {
                 let more = if glance.is_whole { "" } else { more };

@@ -12,7 +12,7 @@ use super::*;
 use crate::backup::BackupState;
 use crate::keeper::status::{AgentStatus, BackupSeen, KeeperState, NoticeSeen, Status, sample};
 use crate::top::key::Key;
-use crate::top::world::{Glance, Load, Machine, News, World};
+use crate::top::snapshot::{Glance, Load, Machine, News, World};
 use claude::transcript::render::{LineSpeaker, TranscriptLine};
 use state::{AgentName, AgentState, Fleet, JournalEntry, Manifest};
 use sys::files::Space;

@@ -16,8 +16,8 @@ use std::process::Command;
 use drill::fake_api::Model;
 use drill::fake_metadata::Metadata;
 
-use crate::apart::{self, name_of};
 use crate::loopback::ensure_only_loopback;
+use crate::namespaces::{self, name_of};
 use crate::support::{is_root, said, skip};
 
 pub use disk::Disk;
@@ -48,7 +48,7 @@ pub struct Site {
 /// Plays where machines can be booted. `play` is a closure of the test itself, whose name it tells.
 pub fn with_a_site<Play: Fn(&Site)>(play: Play) {
     let test = name_of::<Play>();
-    if let Some(dir) = apart::inside(INSIDE) {
+    if let Some(dir) = namespaces::inside(INSIDE) {
         play(&Site::new(&dir));
     } else if let Some(image) = image(&test) {
         again_apart(&test, &image);
@@ -94,7 +94,7 @@ fn image(test: &str) -> Option<PathBuf> {
 /// Runs a test once more in namespaces of its own.
 fn again_apart(test: &str, image: &Path) {
     let groups = Groups::new();
-    apart::again(test, INSIDE, |dir| {
+    namespaces::again(test, INSIDE, |dir| {
         let mut enter = Command::new("unshare");
         enter
             .args(["--net", "--mount", "--propagation", "private", "sh", "-ec"])

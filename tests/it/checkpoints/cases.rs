@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use super::bench::Bench;
+use super::repositories::Bench;
 
 /// A state, and how it comes about.
 pub struct Case {

@@ -13,7 +13,7 @@ use state::layout::DataDir;
 use sys::deadline::Deadline;
 use sys::time::Timestamp;
 
-use super::bench::{Bench, each};
+use super::repositories::{Bench, each};
 use testing::wait::FOREVER;
 
 /// A trap: settings or files, and a plain git command that falls into it.
@@ -453,11 +453,11 @@ fn look_after(bench: &Bench, name: &str) {
 fn a_git_directory_that_does_not_acknowledge_the_workspace_is_not_written_to() {
     let victim = Bench::new();
     let refused = |bench: &Bench, what: &str| {
-        let before = super::bench::fingerprint(&victim);
+        let before = super::repositories::fingerprint(&victim);
         let objects = count(&victim.path(".git"));
         let error = bench.try_take().unwrap_err();
         assert!(sys::error::hint_of(&error).is_some(), "{what}: {error:#}");
-        assert_eq!(super::bench::fingerprint(&victim), before, "{what}");
+        assert_eq!(super::repositories::fingerprint(&victim), before, "{what}");
         assert_eq!(count(&victim.path(".git")), objects, "{what}");
     };
     let git_dir = victim.path(".git").to_str().unwrap().to_owned();

@@ -5,8 +5,8 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use checkpoint::{CheckpointOutcome, rebuild, rollback};
 
-use super::bench::{Bench, assert_same, each, fingerprint, view};
 use super::cases::{CASES, Case};
+use super::repositories::{Bench, assert_same, each, fingerprint, view};
 
 fn each_case(check: impl Fn(&Case) + Sync) {
     each(CASES, |case| case.name, check);

@@ -5,9 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::place::{Tie, WorkspaceLocation};
+use super::location::{Tie, WorkspaceLocation};
 use super::plan::{Entry, Verdict, WorkspaceTransfer};
-use super::remember::{Past, remember};
+use super::record::{Past, remember};
 use super::scan::{ExistingSession, Live};
 use crate::storage::{links, merge_tree};
 use checkpoint::git;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::world::Load;
+use super::snapshot::Load;
 use crate::keeper::status::AgentStatus;
 use crate::systemd::cgroup::Leaf;
 use state::AgentName;

@@ -12,7 +12,7 @@ use state::Trigger;
 use sys::deadline::Deadline;
 use sys::error::hint_of;
 
-use super::bench::Bench;
+use super::repositories::Bench;
 use crate::support::{is_root, said, skip};
 use testing::wait::FOREVER;
 
@@ -303,7 +303,7 @@ fn a_repository_of_another_user_is_left_alone() {
 #[test]
 fn variables_that_lead_git_elsewhere_are_not_inherited() {
     const INNER: &str = "SPOTKEEP_TEST_WORKSPACE";
-    let test = "checkpoints::withstood::variables_that_lead_git_elsewhere_are_not_inherited";
+    let test = "checkpoints::resilience::variables_that_lead_git_elsewhere_are_not_inherited";
     if let Some(workspace) = std::env::var_os(INNER) {
         let bench = Bench::bare();
         let place = bench.place_at(workspace.as_ref(), "private");

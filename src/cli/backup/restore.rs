@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{show, until_signalled};
+use super::{output, until_signalled};
 use crate::backup::restic::Repository;
 use crate::backup::{Settings, restore, snapshots};
 use state::layout::DataDir;
@@ -51,7 +51,7 @@ pub(super) fn give(
     let snapshot = snapshots::pick(&all, &request.id)?;
     let steps = restore::plan(settings, &repository, &snapshot.id, &request.paths, &stop)?;
     if request.dry_run {
-        return show::plan(&steps, to, request.json);
+        return output::plan(&steps, to, request.json);
     }
     if let Some(to) = to {
         restore::beside(&repository, &snapshot.id, &request.paths, to, &stop)?;
@@ -59,7 +59,7 @@ pub(super) fn give(
             restored: u64::try_from(steps.len()).unwrap_or(u64::MAX),
             ..restore::Given::default()
         };
-        return show::given(&given, to, request.json);
+        return output::given(&given, to, request.json);
     }
     let differing = steps
         .iter()
@@ -79,7 +79,7 @@ pub(super) fn give(
         over,
         &stop,
     )?;
-    show::given(&given, settings.data_dir.dir(), request.json)
+    output::given(&given, settings.data_dir.dir(), request.json)
 }
 
 /// Whether a person at a terminal says yes. Nobody else is asked, and then the answer is no.

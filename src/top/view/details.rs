@@ -3,7 +3,7 @@
 use ratatui::text::Span;
 
 use super::Lines;
-use super::look::Look;
+use super::style::Look;
 use super::text::{bytes, count, fit, flow, width};
 use crate::top::model::{Deed, Mode, Model};
 use crate::top::row::Row;
