@@ -175,7 +175,7 @@ impl Tmux {
             .display(name, "#{pane_pid}")?
             .parse()
             .context("tmux did not tell the pid of the pane")?;
-        match ProcessId::of(pid) {
+        match ProcessId::from_pid(pid) {
             Some(process) => Ok(process),
             None => {
                 let ended = ProcessId { pid, start_time: 0 };
@@ -221,7 +221,9 @@ impl Tmux {
     /// (measured on 3.3a; tmux issue 311), and then the pane's process stays a corpse whose
     /// status nobody reads. Another SIGCHLD makes it look.
     fn remind_of_children(&self) {
-        let server = self.server_pid().and_then(|pid| ProcessId::of(pid)?.open());
+        let server = self
+            .server_pid()
+            .and_then(|pid| ProcessId::from_pid(pid)?.open());
         if let Some(server) = server {
             server.signal(process::Signal::Child);
         }

@@ -34,7 +34,7 @@ pub fn parallel() -> usize {
 pub fn start(fleet: &Fleet) -> Result<Instant> {
     let data_dir = DataDir::open(&fleet.sandbox.data_dir())?;
     let commands = commands(&data_dir)?;
-    let keeper = Holder::of(&data_dir).context("no keeper has ever run")?;
+    let keeper = Holder::read(&data_dir).context("no keeper has ever run")?;
     let configuration = keeper.runtime.join("tmux.conf");
     let watch = Watch::new()?;
     let started = Instant::now();

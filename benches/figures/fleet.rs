@@ -147,7 +147,7 @@ impl Fleet {
 
     fn tmux(&self) -> Result<Tmux> {
         let data_dir = DataDir::open(&self.sandbox.data_dir())?;
-        let keeper = Holder::of(&data_dir).context("no keeper has ever run")?;
+        let keeper = Holder::read(&data_dir).context("no keeper has ever run")?;
         Ok(Tmux::new(&keeper.runtime))
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use claude::Lookup;
+use claude::TranscriptLookup;
 use claude::locate;
 use state::layout::DataDir;
 use state::{AgentName, lines};
@@ -178,7 +178,7 @@ fn transcripts(fleet: &Fleet) -> Result<Vec<PathBuf>> {
         let record = data_dir.load_record(&AgentName::new(name)?)?;
         let record = record.with_context(|| format!("{name} has no record"))?;
         match locate(&data_dir.claude(), &record.session_id) {
-            Lookup::Present(path) => found.push(path),
+            TranscriptLookup::Present(path) => found.push(path),
             other => bail!("{name} has no transcript: {other:?}"),
         }
     }

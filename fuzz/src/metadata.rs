@@ -27,7 +27,7 @@ pub fn check(bytes: &[u8]) {
         let says_so = answer
             .as_ref()
             .is_ok_and(|reply| reply.status == 200 && reply.text().eq_ignore_ascii_case("TRUE"));
-        let answer = Answer::of(answer);
+        let answer = Answer::from_reply(answer);
         let value = match &answer {
             Answer::Value { preempted, .. } => Some(*preempted),
             _ => None,
@@ -120,6 +120,6 @@ fn an_answer_is_bounded(raw: &[u8]) {
         assert!(head <= 16 * 1024);
     }
     let mut poller = Poller::default();
-    poller.on(Answer::of(answer), Duration::ZERO);
+    poller.on(Answer::from_reply(answer), Duration::ZERO);
     a_question_asks_what_it_should(&poller.next());
 }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use claude::resume_note::{self, Cause, Cut};
-use claude::transcript::render::said;
+use claude::transcript::render::render;
 use claude::transcript::summary::Story;
 use claude::transcript::{index, tail};
 use claude::{Mark, Reader, Record, RecordKind, Tail, TailState};
@@ -60,7 +60,7 @@ fn a_tail_is_the_end_of_the_whole(path: &Path, bytes: &[u8], whole: &[Record], a
 fn what_is_told_is_for_a_terminal(whole: &[Record]) {
     let mut story = Story::default();
     for record in whole {
-        for line in said(record) {
+        for line in render(record) {
             let moves = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
             assert!(!line.text.contains(moves), "{line:?}");
         }
@@ -143,7 +143,7 @@ fn a_reader_that_looks_in_between_sees_the_same(path: &Path, bytes: &[u8], at: u
     let then = follower.poll().unwrap();
     assert_eq!([&first[..], &then[..]].concat(), whole);
     assert_eq!(follower.poll().unwrap(), []);
-    let later = read(Reader::at(path, mark));
+    let later = read(Reader::from_mark(path, mark));
     assert_eq!([first, later].concat(), whole);
     assert!(follower.skipped().bytes <= 3 * bytes.len() as u64);
 
@@ -153,7 +153,7 @@ fn a_reader_that_looks_in_between_sees_the_same(path: &Path, bytes: &[u8], at: u
         file.set_len(at as u64).unwrap();
         let again = follower.poll().unwrap();
         assert_eq!(follower.mark().generation, 1);
-        assert_eq!(again, read(Reader::at(path, Mark::default())));
+        assert_eq!(again, read(Reader::from_mark(path, Mark::default())));
     }
 }
 

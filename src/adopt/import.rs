@@ -51,7 +51,7 @@ pub struct Taken {
 ///
 /// # Errors
 /// It cannot be done whole. What was done by then is not lost, and the next time goes on from there.
-pub fn take(data_dir: &DataDir, entry: &Entry, request: Request) -> Result<Taken> {
+pub fn import_session(data_dir: &DataDir, entry: &Entry, request: Request) -> Result<Taken> {
     let Verdict::TakeIn { how, workspace } = &entry.verdict else {
         return Ok(Taken::default());
     };

@@ -39,7 +39,7 @@ pub enum Tie {
 
 /// Looks at a workspace. `homes` are directories that are more than a workspace.
 #[must_use]
-pub fn of(data_dir: &DataDir, cwd: &Path, homes: &[PathBuf]) -> WorkspaceLocation {
+pub fn locate(data_dir: &DataDir, cwd: &Path, homes: &[PathBuf]) -> WorkspaceLocation {
     let Ok(cwd) = fs::canonicalize(cwd) else {
         return WorkspaceLocation::Gone;
     };
@@ -97,7 +97,7 @@ mod tests {
             fs::create_dir_all(dir.join(path)).unwrap();
             dir.join(path)
         };
-        let look = |path: &Path| of(&data_dir, path, &[dir.join("home/bob")]);
+        let look = |path: &Path| locate(&data_dir, path, &[dir.join("home/bob")]);
         let plain = put("plain");
         assert_eq!(look(&plain), WorkspaceLocation::Outside(Tie::None));
         assert_eq!(look(&dir.join("nowhere")), WorkspaceLocation::Gone);

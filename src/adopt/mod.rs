@@ -11,7 +11,7 @@ mod plan;
 mod record;
 mod scan;
 
-pub use import::{Request, Taken, take};
+pub use import::{Request, Taken, import_session};
 pub use location::{Tie, WorkspaceLocation};
 pub use plan::{Choice, Entry, Occupied, Verdict, WorkspaceTransfer, plan, where_it_runs};
 pub use record::{Past, remember, session_mark};

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use claude::Lookup;
+use claude::TranscriptLookup;
 use state::config::Config;
 use state::layout::DataDir;
 use state::{AgentName, AgentRecord, Desired, TranscriptMark};
@@ -52,7 +52,7 @@ pub fn session_mark(
     }
     let config_dir = data_dir.claude();
     match claude::locate(&config_dir, session_id) {
-        Lookup::Present(path) => Ok(TranscriptMark {
+        TranscriptLookup::Present(path) => Ok(TranscriptMark {
             session_id: session_id.to_owned(),
             length: fs::metadata(&path)?.len(),
             path: path
@@ -61,7 +61,7 @@ pub fn session_mark(
                 .to_path_buf(),
             generation: 0,
         }),
-        Lookup::Several(paths) => Err(anyhow!(
+        TranscriptLookup::Several(paths) => Err(anyhow!(
             "the session {session_id} exists in {} folders",
             paths.len()
         ))
@@ -69,8 +69,10 @@ pub fn session_mark(
             "move all but the right one away: {}",
             paths[0].display()
         )),
-        Lookup::Unknown(why) => Err(anyhow!("cannot look for the session {session_id}: {why}")),
-        Lookup::Missing | Lookup::Blank(_) => Err(anyhow!(
+        TranscriptLookup::Unknown(why) => {
+            Err(anyhow!("cannot look for the session {session_id}: {why}"))
+        }
+        TranscriptLookup::Missing | TranscriptLookup::Blank(_) => Err(anyhow!(
             "there is no session {session_id} in {}",
             config_dir.display()
         ))

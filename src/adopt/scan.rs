@@ -187,7 +187,7 @@ pub fn scan(data_dir: &DataDir, declared: &Config, more: &[PathBuf]) -> Result<S
             by_program: about.by_program,
             title: about.title.or_else(|| job?.name.clone()),
             place: cwd.as_ref().map_or(WorkspaceLocation::Gone, |cwd| {
-                location::of(data_dir, cwd, &homes)
+                location::locate(data_dir, cwd, &homes)
             }),
             cwd,
             live: process.map(live_of),
@@ -217,7 +217,7 @@ fn arguments_of(
         (Some(file), None) => proc_usage_others::arguments(file.process.pid),
         (None, None) => Vec::new(),
     };
-    claude::command_line::kept(&words)
+    claude::command_line::kept_arguments(&words)
 }
 
 /// The data directory's, the user's own, those that are named, and those of processes that run.

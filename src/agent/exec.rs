@@ -40,7 +40,7 @@ fn prepare(data_dir: &DataDir, name: &AgentName) -> Result<Command> {
         .with_context(|| format!("the agent {name} is not declared"))?;
     if let Some(dir) = &launch.cgroup {
         let limit = config.memory_max_of(agent);
-        match Leaf::at(dir).enter(limit.map(|size| size.0)) {
+        match Leaf::open(dir).enter(limit.map(|size| size.0)) {
             // A limit that was asked for holds; without one, the marker does what the cgroup would.
             Err(error) if limit.is_some() => return Err(error),
             _ => {}

@@ -79,7 +79,7 @@ const BEGINS_WITHIN: Duration = Duration::from_millis(100);
 /// Kills what is left of these launches, for `limit` at most; returns how many processes there were.
 pub fn sweep(launches: &[Launch], limit: Duration) -> usize {
     let until = Instant::now() + limit;
-    let leaf = |launch: &Launch| launch.cgroup.as_deref().map(Leaf::at);
+    let leaf = |launch: &Launch| launch.cgroup.as_deref().map(Leaf::open);
     let leaves: Vec<Leaf> = launches.iter().filter_map(leaf).collect();
     // All of them before the first is waited for.
     let in_leaves: usize = leaves.iter().map(Leaf::kill).sum();
@@ -156,7 +156,7 @@ mod tests {
             .env(MARKER, "another")
             .spawn()
             .unwrap();
-        let process = ProcessId::of(i32::try_from(parent.id()).unwrap()).unwrap();
+        let process = ProcessId::from_pid(i32::try_from(parent.id()).unwrap()).unwrap();
         assert_eq!(end_process(process, TERM_TIMEOUT), Ended::WithTerm);
         parent.wait().unwrap();
         let launch = Launch {
@@ -187,7 +187,7 @@ mod tests {
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
-        let process = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let process = ProcessId::from_pid(i32::try_from(child.id()).unwrap()).unwrap();
         assert_eq!(
             end_process(process, Duration::from_millis(50)),
             Ended::Killed

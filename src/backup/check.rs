@@ -66,7 +66,7 @@ fn once(repository: &Repository, depth: Depth<'_>, stop: &Stop) -> Result<CheckF
             said.push(line.to_owned());
         }
     })?;
-    if Trouble::of(&ended) == Trouble::Locked {
+    if Trouble::from_exchange(&ended) == Trouble::Locked {
         return Ok(CheckFindings {
             locked: true,
             ..CheckFindings::default()

@@ -138,7 +138,7 @@ fn once(local: &Repository, there: &Repository, stop: &Stop) -> Result<()> {
         if ended.status.success() {
             return Ok(());
         }
-        match Trouble::of(&ended) {
+        match Trouble::from_exchange(&ended) {
             // Only what restic says so plainly is taken for "there is none": a repository is never made in
             // place of one that does not answer.
             Trouble::Absent if may_init && is_plainly_absent(&ended.stderr) => {

@@ -37,7 +37,7 @@ pub struct Tree {
 ///
 /// # Errors
 /// A directory cannot be read, or there is a reason to stop.
-pub fn look(settings: &Settings, stop: &Stop) -> Result<Tree> {
+pub fn walk(settings: &Settings, stop: &Stop) -> Result<Tree> {
     let mut walk = Walk {
         settings,
         stop,
@@ -48,7 +48,7 @@ pub fn look(settings: &Settings, stop: &Stop) -> Result<Tree> {
     // What is kept depends on these too.
     include::patterns(settings, &[]).hash(&mut walk.hasher);
     for part in include::parts(settings) {
-        walk.look(&part)?;
+        walk.visit(&part)?;
     }
     Ok(Tree {
         fingerprint: format!("{:016x}-{}", walk.hasher.finish(), walk.seen),
@@ -65,7 +65,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn look(&mut self, path: &Path) -> Result<()> {
+    fn visit(&mut self, path: &Path) -> Result<()> {
         if include::is_made_again(path) && self.leaves_out(path) {
             return Ok(());
         }
@@ -120,7 +120,7 @@ impl Walk<'_> {
         }
         names.sort_unstable();
         for name in names {
-            self.look(&path.join(name))?;
+            self.visit(&path.join(name))?;
         }
         Ok(())
     }
@@ -155,7 +155,7 @@ mod tests {
         fs::write(work.join("plain/CACHEDIR.TAG"), "no mark of one").unwrap();
         fs::write(work.join("src/x"), "1").unwrap();
         let settings = Settings::load(&data_dir).unwrap();
-        let now = || look(&settings, &Stop::never()).unwrap().fingerprint;
+        let now = || walk(&settings, &Stop::never()).unwrap().fingerprint;
         let before = now();
         fs::write(work.join("target/o"), "1").unwrap();
         fs::write(work.join("cached/o"), "1").unwrap();

@@ -23,16 +23,16 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// The right to use the repository, held until dropped or until the process ends.
 #[derive(Debug)]
-pub struct Turn {
+pub struct BackupLock {
     _file: LockFile,
 }
 
-impl Turn {
+impl BackupLock {
     /// Takes the turn, after waiting for it at most so long; `waits` is called once if there is a wait.
     ///
     /// # Errors
     /// Another one of ours is at work for longer, or there is a reason to stop.
-    pub fn take(
+    pub fn acquire(
         settings: &Settings,
         timeout: Duration,
         stop: &Stop,
@@ -161,7 +161,7 @@ fn remove(path: &Path) -> Result<()> {
 
 /// What a living process is called.
 fn program_of(pid: i32) -> Option<String> {
-    ProcessId::of(pid)?;
+    ProcessId::from_pid(pid)?;
     // One that cannot be looked at may be anything, so also a restic.
     let name = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let name = name.replace('\0', " ");

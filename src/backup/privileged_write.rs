@@ -146,7 +146,7 @@ pub fn carry_out(data_dir: &DataDir, order: &WriteRequest, input: &mut dyn Read)
             if !part.as_os_str().is_empty() {
                 from.push(part);
             }
-            put(data_dir, &from, to, *over_shorter)
+            write_file(data_dir, &from, to, *over_shorter)
         }
         WriteRequest::Drop(name) => {
             let path = aside(data_dir, name)?;
@@ -210,7 +210,7 @@ fn private_file(path: &Path) -> Result<fs::File> {
 }
 
 /// Nothing is lost by it: what is there is renamed, and stays where it is no shorter.
-fn put(data_dir: &DataDir, from: &Path, to: &Path, over_shorter: bool) -> Result<()> {
+fn write_file(data_dir: &DataDir, from: &Path, to: &Path, over_shorter: bool) -> Result<()> {
     let target = data_dir.absolute(to);
     let parent = target
         .parent()

@@ -18,7 +18,7 @@ use sys::uuid::new_uuid;
 
 /// What was brought back.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Brought {
+pub struct Recovery {
     /// Relative to the data directory.
     pub path: PathBuf,
     /// When the backup was begun that had it.
@@ -27,10 +27,10 @@ pub struct Brought {
     pub bytes: u64,
 }
 
-impl Brought {
+impl Recovery {
     /// In words, for the journal and for the agent.
     #[must_use]
-    pub fn words(&self) -> String {
+    pub fn describe(&self) -> String {
         format!(
             "{} was brought back from the backup of {}, {} old",
             self.path.display(),
@@ -50,7 +50,7 @@ pub fn transcript(
     session_id: &str,
     longer_than: u64,
     stop: &Stop,
-) -> Result<Option<Brought>> {
+) -> Result<Option<Recovery>> {
     let repository = Repository::open(settings)?;
     let versions = transcripts(&repository, session_id, stop)?;
     let Some(version) = best(versions).filter(|version| version.bytes > longer_than) else {
@@ -65,7 +65,7 @@ pub fn transcript(
     if !settings.data_dir.absolute(&side).exists() {
         tree(settings, &repository, &version.id, &side, stop).ok();
     }
-    Ok(Some(Brought {
+    Ok(Some(Recovery {
         path: version.path,
         at: version.at,
         bytes: version.bytes,
@@ -102,7 +102,7 @@ fn best(versions: Vec<Version>) -> Option<Version> {
 ///
 /// # Errors
 /// The repository cannot be read, or the disk refused.
-pub fn directory(settings: &Settings, path: &Path, stop: &Stop) -> Result<Option<Brought>> {
+pub fn directory(settings: &Settings, path: &Path, stop: &Stop) -> Result<Option<Recovery>> {
     let is_inside = path
         .components()
         .all(|part| matches!(part, Component::Normal(_)));
@@ -116,7 +116,7 @@ pub fn directory(settings: &Settings, path: &Path, stop: &Stop) -> Result<Option
         return Ok(None);
     };
     tree(settings, &repository, &version.id, path, stop)?;
-    Ok(Some(Brought {
+    Ok(Some(Recovery {
         path: version.path,
         at: version.at,
         bytes: 0,

@@ -79,7 +79,7 @@ impl Restic {
         let program = sys::user::absolute_program("restic")
             .context("restic is not installed; backups are made with it")
             .hint(INSTALL)?;
-        let print = Program::of(&program)
+        let print = Program::from_path(&program)
             .with_context(|| format!("cannot look at {}", program.display()))?;
         if known == Some(&print) {
             return Ok((Self { program }, print));
@@ -105,7 +105,7 @@ pub struct Program {
 }
 
 impl Program {
-    fn of(path: &Path) -> std::io::Result<Self> {
+    fn from_path(path: &Path) -> std::io::Result<Self> {
         let found = std::fs::metadata(path)?;
         let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000) + rest;
         Ok(Self {
@@ -314,7 +314,7 @@ impl Repository {
         let name = self.name();
         let words = last_words(&ended.stderr);
         let error = anyhow!("restic on {name}: {words}");
-        match Trouble::of(ended) {
+        match Trouble::from_exchange(ended) {
             Trouble::WrongKey => {
                 error.hint("spotkeep backup key says where the password is taken from")
             }
@@ -345,7 +345,7 @@ pub enum Trouble {
 impl Trouble {
     /// Reads it out of how restic ended.
     #[must_use]
-    pub fn of(ended: &Exchange) -> Self {
+    pub fn from_exchange(ended: &Exchange) -> Self {
         trouble(ended.status.code(), &ended.stderr)
     }
 }

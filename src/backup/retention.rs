@@ -16,7 +16,7 @@ pub fn forget(repository: &Repository, settings: &Settings, stop: &Stop) -> Resu
         .arg(snapshots::tag(&settings.data_dir_id))
         .args(policy(settings.table.keep));
     let ended = repository.run(&mut command, LONG, stop, &mut |_| {})?;
-    if Trouble::of(&ended) == Trouble::Locked {
+    if Trouble::from_exchange(&ended) == Trouble::Locked {
         return Ok(());
     }
     repository.ensure_success(&ended)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint;
-use super::lock::{self, Turn};
+use super::lock::{self, BackupLock};
 use super::restic::{self, LONG, Progress, Restic};
 use super::state::BackupSummary;
 use super::{BackupState, Repository, Settings, Stop, copy, include, maintain, snapshots};
@@ -87,7 +87,7 @@ pub fn run(
     } else {
         TIMEOUT
     };
-    let turn = Turn::take(settings, timeout, stop, waits)?;
+    let turn = BackupLock::acquire(settings, timeout, stop, waits)?;
     let mut state = BackupState::load(settings)?;
     let made = make(settings, how, &mut state, stop, progress);
     let outcome = match made {
@@ -145,7 +145,7 @@ pub fn plan(settings: &Settings, always: bool) -> Result<String> {
     settings.ensure_mine()?;
     let state = BackupState::load(settings)?;
     ensure_space(settings)?;
-    let tree = fingerprint::look(settings, &Stop::never())?;
+    let tree = fingerprint::walk(settings, &Stop::never())?;
     if !always && is_unchanged(&state, &tree.fingerprint) {
         return Ok("nothing has changed since the last backup; nothing would be done".into());
     }
@@ -174,7 +174,7 @@ fn make(
     ensure_space(settings)?;
     stop.check()?;
     // Taken before: what changes while restic is at work is a change for the next.
-    let tree = fingerprint::look(settings, stop)?;
+    let tree = fingerprint::walk(settings, stop)?;
     if !how.always && is_unchanged(state, &tree.fingerprint) {
         return Ok(RunResult::Unchanged);
     }
@@ -292,7 +292,7 @@ fn backup(
             );
         }
         let failure: Error = repository.failure(&ended);
-        match restic::Trouble::of(&ended) {
+        match restic::Trouble::from_exchange(&ended) {
             // The last one was removed by hand: without a parent every file is read again, no more.
             _ if parent.is_some() && ended.stderr.contains("parent") => parent = None,
             restic::Trouble::Locked if Instant::now() < until => {

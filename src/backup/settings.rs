@@ -76,7 +76,7 @@ pub struct Approved {
 }
 
 impl Approved {
-    fn of(table: &Backup) -> Self {
+    fn from_config(table: &Backup) -> Self {
         Self {
             version: VERSION,
             copy_to: table.copy_to.clone(),
@@ -107,7 +107,7 @@ impl Settings {
         };
         if settings.is_guarded() {
             let approved = settings.approved()?.unwrap_or_default();
-            let asked = Approved::of(&settings.table);
+            let asked = Approved::from_config(&settings.table);
             settings.unapproved = difference(&asked, &approved);
             settings.table.copy_to = approved.copy_to;
             settings.table.key_command = approved.key_command;
@@ -241,7 +241,7 @@ impl Settings {
             .hint("where root makes them: sudo spotkeep backup approve")
             .kind(ErrorKind::Usage);
         }
-        let approved = Approved::of(&self.config.backup);
+        let approved = Approved::from_config(&self.config.backup);
         state::store(&self.approved_file(), &approved)?;
         Ok(approved)
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::daemon::instead_of_keeper;
-use super::output::{complain, say};
+use super::output::{complain, print_line};
 use crate::adopt::{Past, remember, session_mark};
 use crate::keeper::canonical_cwd;
 use crate::keeper::client;
@@ -77,7 +77,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         let from = source
             .as_ref()
             .map(|source| format!(", made out of {}", source.shown()));
-        say(&format!(
+        print_line(&format!(
             "would declare {} in {}{}",
             args.name,
             data_dir.absolute(&workspace).display(),
@@ -87,7 +87,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     }
     if let Some(source) = &source {
         let made = workspace::make(data_dir, &args.name, source, args.branch.as_deref())?;
-        say(&format!(
+        print_line(&format!(
             "made {} on the branch {}",
             made.workspace.display(),
             made.branch
@@ -130,14 +130,14 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     for warning in workspace::warnings(data_dir, &data_dir.absolute(&workspace)) {
         complain(&format!("warning: {warning}"));
     }
-    say(&format!(
+    print_line(&format!(
         "declared {} in {}",
         args.name,
         data_dir.absolute(&workspace).display()
     ));
     match client::reload(data_dir, Vec::new())? {
-        Some(_) => say("the keeper takes it from here: spotkeep ls"),
-        None => say(&format!(
+        Some(_) => print_line("the keeper takes it from here: spotkeep ls"),
+        None => print_line(&format!(
             "next: spotkeep --data-dir {} up",
             data_dir.dir().display()
         )),

@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::daemon::instead_of_keeper;
-use super::output::{bytes, complain, json as print_json, say, shorten, table};
+use super::output::{bytes, complain, json as print_json, print_line, shorten, table};
 use crate::adopt::{
     Choice, Entry, Occupied, Request as TakeRequest, SessionScan, Taken, Verdict,
-    WorkspaceTransfer, plan, scan, take, where_it_runs,
+    WorkspaceTransfer, import_session, plan, scan, where_it_runs,
 };
 use crate::keeper::client;
 use crate::storage::merge_tree;
@@ -118,12 +118,12 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         Timestamp::now(),
     )?;
     // Before anything of it is somewhere else.
-    let seen: Vec<PlanDetails> = entries.iter().map(PlanDetails::of).collect();
+    let seen: Vec<PlanDetails> = entries.iter().map(PlanDetails::from_entry).collect();
     let done: Vec<Option<Done>> = entries
         .iter()
         .map(|entry| {
             let takes = matches!(entry.verdict, Verdict::TakeIn { .. }) && args.yes;
-            takes.then(|| Done::of(take(data_dir, entry, request)))
+            takes.then(|| Done::from_result(import_session(data_dir, entry, request)))
         })
         .collect();
     let any_taken = done.iter().flatten().any(|done| done.failure.is_none());
@@ -145,7 +145,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         for note in &notes {
             complain(&format!("note: {note}"));
         }
-        tell(data_dir, &entries, &done, args.yes, keeper);
+        print_result(data_dir, &entries, &done, args.yes, keeper);
     }
     let failed = done.iter().flatten().any(|done| done.failure.is_some());
     let refused = entries
@@ -179,7 +179,7 @@ struct Done {
 }
 
 impl Done {
-    fn of(result: Result<Taken>) -> Self {
+    fn from_result(result: Result<Taken>) -> Self {
         match result {
             Ok(taken) => Self {
                 taken,
@@ -197,7 +197,7 @@ impl Done {
         warnings.map(|warning| format!("warning: {warning}"))
     }
 
-    fn said(&self) -> Vec<String> {
+    fn messages(&self) -> Vec<String> {
         let done = self.taken.done.iter().cloned();
         done.chain(self.warnings()).collect()
     }
@@ -255,7 +255,7 @@ fn as_json(entry: &Entry, seen: &PlanDetails, done: Option<&Done>) -> Value {
             "tmux_pane": live.pane.as_ref().map(|pane| &pane.id),
         })),
         "job": found.job.as_ref().map(|job| json!({ "id": job.id, "state": job.state })),
-        "said": done.map(Done::said),
+        "said": done.map(Done::messages),
     })
 }
 
@@ -268,7 +268,7 @@ struct PlanDetails {
 }
 
 impl PlanDetails {
-    fn of(entry: &Entry) -> Self {
+    fn from_entry(entry: &Entry) -> Self {
         let Verdict::TakeIn { how, .. } = &entry.verdict else {
             return Self {
                 workspace_bytes: None,
@@ -313,12 +313,12 @@ fn show(entries: &[Entry], seen: &[PlanDetails], hide_left: bool) {
                     .map_or_else(|| "-".into(), |cwd: &Path| cwd.display().to_string()),
                 bytes(found.bytes),
                 found.changed_at.for_people(),
-                shorten(&what(entry, seen), PLAN_MAX),
+                shorten(&describe(entry, seen), PLAN_MAX),
             ]
         })
         .collect();
     if rows.is_empty() {
-        say("no session was found that could be taken in");
+        print_line("no session was found that could be taken in");
     } else {
         let header = [
             "AGENT",
@@ -329,7 +329,7 @@ fn show(entries: &[Entry], seen: &[PlanDetails], hide_left: bool) {
             "PLAN",
         ];
         for line in table(header, &rows) {
-            say(&line);
+            print_line(&line);
         }
     }
     let left = entries
@@ -337,14 +337,14 @@ fn show(entries: &[Entry], seen: &[PlanDetails], hide_left: bool) {
         .filter(|entry| matches!(entry.verdict, Verdict::Left { .. }))
         .count();
     if left > 0 && hide_left {
-        say(&format!(
+        print_line(&format!(
             "{left} more are left alone: older ones, and those of workspaces in use (--json shows why)"
         ));
     }
 }
 
 /// What is done with it, in words.
-fn what(entry: &Entry, seen: &PlanDetails) -> String {
+fn describe(entry: &Entry, seen: &PlanDetails) -> String {
     let goes_on = seen.turn_open.as_ref().map_or_else(String::new, |open| {
         format!("; its turn was cut ({open}) and goes on")
     });
@@ -370,7 +370,13 @@ fn what(entry: &Entry, seen: &PlanDetails) -> String {
 }
 
 /// What was done, what was not, and what comes next.
-fn tell(data_dir: &DataDir, entries: &[Entry], done: &[Option<Done>], yes: bool, keeper: bool) {
+fn print_result(
+    data_dir: &DataDir,
+    entries: &[Entry],
+    done: &[Option<Done>],
+    yes: bool,
+    keeper: bool,
+) {
     let at = data_dir.dir().display();
     let (mut taken, mut could) = (0, 0);
     for (entry, done) in entries.iter().zip(done) {
@@ -390,9 +396,9 @@ fn tell(data_dir: &DataDir, entries: &[Entry], done: &[Option<Done>], yes: bool,
                 }
                 None => {
                     taken += 1;
-                    say(&format!("{} is an agent now", entry.name));
+                    print_line(&format!("{} is an agent now", entry.name));
                     for line in &done.taken.done {
-                        say(&format!("  {line}"));
+                        print_line(&format!("  {line}"));
                     }
                     done.warnings().for_each(|line| complain(&line));
                 }
@@ -402,15 +408,15 @@ fn tell(data_dir: &DataDir, entries: &[Entry], done: &[Option<Done>], yes: bool,
         }
     }
     if could > 0 && !yes {
-        say(&format!(
+        print_line(&format!(
             "nothing was done; to take in {could}: the same with --yes"
         ));
     }
     if taken > 0 {
-        say("their transcripts stay where they were too; go on with the agents only");
+        print_line("their transcripts stay where they were too; go on with the agents only");
         match keeper {
-            true => say("the keeper takes it from here: spotkeep ls"),
-            false => say(&format!("next: spotkeep --data-dir {at} up")),
+            true => print_line("the keeper takes it from here: spotkeep ls"),
+            false => print_line(&format!("next: spotkeep --data-dir {at} up")),
         }
     }
 }

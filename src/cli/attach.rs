@@ -21,7 +21,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
-    let holder = Holder::of(data_dir)
+    let holder = Holder::read(data_dir)
         .context("no keeper has run here yet")
         .hint("spotkeep up")?;
     let now = status(data_dir)?;

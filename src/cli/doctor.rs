@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::output::{json, mark, say};
+use super::output::{json, mark, print_line};
 use crate::doctor::{Check, Options, Report, examine};
 use sys::error::{ErrorKind, Result};
 
@@ -52,20 +52,20 @@ fn show(report: &Report) {
     let width = report.checks.iter().map(|check| check.check.len()).max();
     let width = width.unwrap_or(0);
     for check in &report.checks {
-        say(&format!(
+        print_line(&format!(
             "{} {:<width$}  {}",
             sign(check),
             check.check,
             check.detail
         ));
         if let Some(fix) = &check.fix {
-            say(&format!("  {:<width$}  fix: {fix}", ""));
+            print_line(&format!("  {:<width$}  fix: {fix}", ""));
         }
     }
     let wrong = report.checks.iter().filter(|check| !check.ok).count();
     let warned = report.checks.iter().filter(|check| check.warning).count();
     let all = report.checks.len();
-    say(&format!(
+    print_line(&format!(
         "{all} checks: {} good, {warned} to know of, {wrong} wrong",
         all - wrong - warned
     ));

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 
 use super::drop_privileges::Access;
-use super::output::{complain, json, say};
+use super::output::{complain, json, print_line};
 use drill::{LossKind, Options, Report};
 use state::layout::DataDir;
 use sys::error::{ErrorKind as Failure, Hint as _, Result, anyhow};
@@ -103,7 +103,7 @@ fn show(report: &Report, as_json: bool) -> Result<()> {
     if as_json {
         return json(report);
     }
-    say(report.text().trim_end());
+    print_line(report.text().trim_end());
     Ok(())
 }
 

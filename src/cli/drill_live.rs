@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::keeper::client;
 use crate::keeper::status::{AgentStatus, Status};
 use checkpoint::workspace;
-use claude::Lookup;
+use claude::TranscriptLookup;
 use drill::report::{Report, Row};
 use state::layout::DataDir;
 use state::{AgentState, JournalEntry, JournalEvent, Manifest, VERSION, lines};
@@ -46,7 +46,7 @@ pub fn running(data_dir: &DataDir) -> Result<Vec<AgentStatus>> {
 pub fn run(data_dir: &DataDir) -> Result<Report> {
     let before: Vec<Before> = running(data_dir)?
         .into_iter()
-        .map(|agent| Before::of(data_dir, agent))
+        .map(|agent| Before::capture(data_dir, agent))
         .collect();
     let manifest = client::save(data_dir, true, false)?.context("the keeper has ended")?;
     let at_the_end: Vec<Option<String>> = before
@@ -102,9 +102,9 @@ struct Before {
 }
 
 impl Before {
-    fn of(data_dir: &DataDir, agent: AgentStatus) -> Self {
+    fn capture(data_dir: &DataDir, agent: AgentStatus) -> Self {
         let transcript = match claude::locate(&data_dir.claude(), &agent.session_id) {
-            Lookup::Present(path) => Some(path),
+            TranscriptLookup::Present(path) => Some(path),
             _ => None,
         };
         let words = transcript

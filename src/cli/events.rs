@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::output::{complain, say};
+use super::output::{complain, print_line};
 use state::layout::DataDir;
 use state::{JournalEntry, lines};
 use sys::error::{Context as _, Result};
@@ -92,11 +92,11 @@ fn is_another(reader: &BufReader<std::fs::File>, path: &Path) -> bool {
 
 fn show(line: &JournalEntry, json: bool) -> Result<()> {
     if json {
-        say(&line.text);
+        print_line(&line.text);
         return Ok(());
     }
     let agent = line.agent.as_deref().unwrap_or("-");
-    say(&format!(
+    print_line(&format!(
         "{}  {:<20}  {:<16}  {}",
         line.at.for_people(),
         agent,

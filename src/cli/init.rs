@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::output::say;
+use super::output::print_line;
 use state::config::{Config, LaidDown};
 use state::layout::DataDir;
 use sys::error::Result;
@@ -25,7 +25,7 @@ pub(super) struct Args {
 
 pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     if args.dry_run {
-        say(&format!(
+        print_line(&format!(
             "would make a data directory at {} with a spotkeep.toml",
             at.display()
         ));
@@ -34,7 +34,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     let (data_dir, is_new) = DataDir::init(at)?;
     let laid_down = Config::lay_down(&data_dir.config(), &data_dir.config_copy(), args.unattended)?;
     let place = data_dir.dir().display();
-    say(&match (is_new, laid_down) {
+    print_line(&match (is_new, laid_down) {
         (true, _) => format!("made a data directory at {place}"),
         (false, LaidDown::LastGood) => {
             format!("the data directory at {place} has its spotkeep.toml again, as it last was")
@@ -47,11 +47,11 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         }
     });
     if args.unattended && laid_down == LaidDown::Template {
-        say(
+        print_line(
             "agents will run every command without asking: give this machine nothing that you would not give them",
         );
     }
-    say(&format!(
+    print_line(&format!(
         "next: spotkeep --data-dir {place} add agent-1 --prompt 'Fix issue 123.'"
     ));
     Ok(ExitCode::SUCCESS)

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::daemon::{named, status};
-use super::output::{complain, say, shorten};
+use super::output::{complain, print_line, shorten};
 use crate::keeper::runtime_dir::Holder;
 use crate::tmux::Tmux;
-use claude::transcript::render::{LineSpeaker, TranscriptLine, said};
-use claude::{Lookup, Reader};
+use claude::transcript::render::{LineSpeaker, TranscriptLine, render};
+use claude::{Reader, TranscriptLookup};
 use state::layout::DataDir;
 use state::{AgentName, VERSION};
 use sys::error::{Context as _, ErrorKind as Failure, Hint as _, Result, anyhow};
@@ -57,14 +57,14 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
         return raw(data_dir, args);
     }
     let widest = agents.iter().map(|agent| agent.name.as_str().len()).max();
-    let manner = Manner {
+    let manner = OutputFormat {
         json: args.json,
         name: widest.filter(|_| agents.len() > 1),
     };
-    let mut voices: Vec<Voice> = Vec::new();
+    let mut voices: Vec<TranscriptFollower> = Vec::new();
     let mut all: Vec<Spoken> = Vec::new();
     for agent in &agents {
-        let mut voice = Voice {
+        let mut voice = TranscriptFollower {
             name: agent.name.clone(),
             session_id: agent.session_id.clone(),
             reader: None,
@@ -77,8 +77,8 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
         }
         voices.push(voice);
     }
-    manner.tell(&mut all, args.lines)?;
-    for skipped in voices.iter().filter_map(Voice::skipped) {
+    manner.print(&mut all, args.lines)?;
+    for skipped in voices.iter().filter_map(TranscriptFollower::skipped) {
         complain(&skipped);
     }
     if args.follow {
@@ -94,7 +94,7 @@ fn raw(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
             .hint("spotkeep logs --raw NAME")
             .kind(Failure::Usage);
     };
-    let holder = Holder::of(data_dir)
+    let holder = Holder::read(data_dir)
         .context("no keeper has run here yet")
         .hint("spotkeep up")?;
     let lines = u32::try_from(args.lines).unwrap_or(u32::MAX);
@@ -103,7 +103,7 @@ fn raw(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
         .context(format!("{name} has no terminal"))
         .hint(format!("spotkeep start {name}"))?;
     for line in screen.trim_end().lines() {
-        say(line);
+        print_line(line);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -115,13 +115,13 @@ struct Spoken {
 }
 
 /// One agent that is listened to.
-struct Voice {
+struct TranscriptFollower {
     name: AgentName,
     session_id: String,
     reader: Option<Reader>,
 }
 
-impl Voice {
+impl TranscriptFollower {
     /// The end of what was said; the rest of a transcript is not read, however long it is.
     fn begin(&mut self, data_dir: &DataDir, lines: usize) -> Result<Vec<Spoken>> {
         let path = transcript(data_dir, &self.name, &self.session_id)?;
@@ -131,7 +131,7 @@ impl Voice {
             let reader = Reader::tail(&path, bytes).context("cannot read the transcript")?;
             let is_whole = reader.mark().offset == 0;
             self.reader = Some(reader);
-            let words = self.hear()?;
+            let words = self.read_new()?;
             if words.len() >= lines || is_whole || bytes >= most {
                 return Ok(words);
             }
@@ -140,7 +140,7 @@ impl Voice {
     }
 
     /// What is new.
-    fn hear(&mut self) -> Result<Vec<Spoken>> {
+    fn read_new(&mut self) -> Result<Vec<Spoken>> {
         let Some(reader) = &mut self.reader else {
             return Ok(Vec::new());
         };
@@ -151,7 +151,7 @@ impl Voice {
             said,
         };
         let own = records.iter().filter(|record| !record.sidechain);
-        Ok(own.flat_map(said).map(spoken).collect())
+        Ok(own.flat_map(render).map(spoken).collect())
     }
 
     /// Goes to the agent's session of now, if that is another one than before, or if its first words
@@ -184,19 +184,25 @@ impl Voice {
 
 fn transcript(data_dir: &DataDir, name: &AgentName, session_id: &str) -> Result<PathBuf> {
     match claude::locate(&data_dir.claude(), session_id) {
-        Lookup::Present(path) | Lookup::Blank(path) => Ok(path),
-        Lookup::Several(paths) => {
+        TranscriptLookup::Present(path) | TranscriptLookup::Blank(path) => Ok(path),
+        TranscriptLookup::Several(paths) => {
             let first = paths.into_iter().next();
             first.context("its session is nowhere")
         }
-        Lookup::Missing => {
+        TranscriptLookup::Missing => {
             Err(anyhow!("{name} has said nothing yet")).hint(format!("spotkeep logs --raw {name}"))
         }
-        Lookup::Unknown(why) => Err(anyhow!("cannot look for the transcript of {name}: {why}")),
+        TranscriptLookup::Unknown(why) => {
+            Err(anyhow!("cannot look for the transcript of {name}: {why}"))
+        }
     }
 }
 
-fn follow(data_dir: &DataDir, mut voices: Vec<Voice>, manner: &Manner) -> Result<ExitCode> {
+fn follow(
+    data_dir: &DataDir,
+    mut voices: Vec<TranscriptFollower>,
+    manner: &OutputFormat,
+) -> Result<ExitCode> {
     let watch = Watch::new()?;
     for voice in &voices {
         let path = voice.reader.as_ref().map(Reader::path);
@@ -209,24 +215,24 @@ fn follow(data_dir: &DataDir, mut voices: Vec<Voice>, manner: &Manner) -> Result
         watch.wait(Duration::from_secs(1));
         let mut all = Vec::new();
         for voice in &mut voices {
-            all.extend(voice.hear()?);
+            all.extend(voice.read_new()?);
             voice.keep_up(data_dir, &watch);
-            all.extend(voice.hear()?);
+            all.extend(voice.read_new()?);
         }
-        manner.tell(&mut all, usize::MAX)?;
+        manner.print(&mut all, usize::MAX)?;
     }
 }
 
 /// How it is told.
-struct Manner {
+struct OutputFormat {
     json: bool,
     /// The width of names, where there are several agents.
     name: Option<usize>,
 }
 
-impl Manner {
+impl OutputFormat {
     /// Tells the last so many lines, in the order of their times.
-    fn tell(&self, all: &mut [Spoken], lines: usize) -> Result<()> {
+    fn print(&self, all: &mut [Spoken], lines: usize) -> Result<()> {
         if self.name.is_some() {
             all.sort_by_key(|spoken| spoken.said.at);
         }
@@ -239,7 +245,7 @@ impl Manner {
         }
         told[told.len().saturating_sub(lines)..]
             .iter()
-            .for_each(|line| say(line));
+            .for_each(|line| print_line(line));
         Ok(())
     }
 
@@ -256,9 +262,9 @@ impl Manner {
                 let sign = if *is_error { "✕" } else { "→" };
                 ("", vec![format!("{sign} {}", shorten(text, RESULT_MAX))])
             }
-            LineSpeaker::Tool => (who.word(), vec![shorten(text, RESULT_MAX)]),
+            LineSpeaker::Tool => (who.as_str(), vec![shorten(text, RESULT_MAX)]),
             LineSpeaker::User | LineSpeaker::Claude | LineSpeaker::Api => (
-                who.word(),
+                who.as_str(),
                 text.lines().map(|line| cut(line, LINE_MAX)).collect(),
             ),
         };
@@ -287,7 +293,7 @@ fn as_json(spoken: &Spoken) -> Result<String> {
     let TranscriptLine { at, who, text } = &spoken.said;
     let is_error = matches!(who, LineSpeaker::Result { is_error: true });
     Ok(serde_json::to_string(&serde_json::json!({
-        "version": VERSION, "agent": spoken.name, "at": at, "who": who.word(), "is_error": is_error,
+        "version": VERSION, "agent": spoken.name, "at": at, "who": who.as_str(), "is_error": is_error,
         "text": text,
     }))?)
 }
@@ -297,7 +303,7 @@ mod tests {
     use super::*;
 
     fn lines(name: Option<usize>, who: LineSpeaker, text: &str) -> Vec<String> {
-        let manner = Manner { json: false, name };
+        let manner = OutputFormat { json: false, name };
         manner.readable(&Spoken {
             name: AgentName::new("api").unwrap(),
             said: TranscriptLine {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::daemon::status_at;
-use super::output::{bytes, json, say, shorten, state, table};
+use super::output::{bytes, json, print_line, shorten, state, table};
 use crate::keeper::client::places_of_change;
 use crate::keeper::status::{AgentStatus, Status};
 use state::layout::DataDir;
@@ -41,7 +41,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     if args.json {
         json(&as_json(&now))?;
     } else {
-        lines(&now).iter().for_each(|line| say(line));
+        lines(&now).iter().for_each(|line| print_line(line));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -73,17 +73,17 @@ fn watch(at: &Path, as_lines: bool) -> Result<ExitCode> {
         let now = status_at(at)?;
         let is_new = last.as_ref().is_none_or(|last| last.agents != now.agents);
         if as_lines && is_new {
-            say(&serde_json::to_string(&as_json(&now))?);
+            print_line(&serde_json::to_string(&as_json(&now))?);
         } else if in_place {
             // Written over what was there, so that nothing flickers.
             let rows = lines(&now).join("\x1b[K\n");
             let clear = if last.is_none() { "\x1b[2J" } else { "" };
-            say(&format!("{clear}\x1b[H{rows}\x1b[K\n\x1b[J"));
+            print_line(&format!("{clear}\x1b[H{rows}\x1b[K\n\x1b[J"));
         } else if is_new {
             if last.is_some() {
-                say("");
+                print_line("");
             }
-            lines(&now).iter().for_each(|line| say(line));
+            lines(&now).iter().for_each(|line| print_line(line));
         }
         last = Some(now);
         let pause = if is_new { AGAIN_AFTER } else { POLL_INTERVAL };
@@ -120,7 +120,7 @@ const SIZE: usize = 6;
 /// The table of agents.
 pub(super) fn agents(now: &Status) {
     for line in table(HEADER, &rows(now)) {
-        say(&line);
+        print_line(&line);
     }
 }
 

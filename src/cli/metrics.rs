@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::output::say;
+use super::output::print_line;
 use crate::keeper::client;
 use crate::keeper::metrics::{Sample, text};
 use crate::keeper::status::from_files;
@@ -29,7 +29,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     };
     match &args.textfile {
         Some(path) => files::write_public(path, metrics.as_bytes())?,
-        None => say(metrics.trim_end()),
+        None => print_line(metrics.trim_end()),
     }
     Ok(ExitCode::SUCCESS)
 }

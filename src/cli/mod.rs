@@ -219,7 +219,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match dispatch(cli) {
         Ok(code) => code,
-        Err(error) => tell(&error),
+        Err(error) => print_error(&error),
     }
 }
 
@@ -279,7 +279,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
 }
 
 /// What, where, and what to do.
-fn tell(error: &Error) -> ExitCode {
+fn print_error(error: &Error) -> ExitCode {
     output::complain(&format!("error: {error:#}"));
     if let Some(hint) = hint_of(error) {
         output::complain(&format!("hint: {hint}"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::daemon::status;
-use super::output::{self, say};
+use super::output::{self, print_line};
 use crate::metadata::gcp::Metadata;
 use state::VERSION;
 use state::config::Config;
@@ -67,16 +67,16 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         Some(false) => "no",
         None => "unknown",
     };
-    say(&match (provider, &metadata) {
+    print_line(&match (provider, &metadata) {
         (_, Some(metadata)) => {
             format!("provider     gcp, asked at {}", metadata.address())
         }
         (Provider::Gcp, None) => "provider     gcp, with no server to ask".into(),
         (Provider::None, None) => "provider     none: only a shutdown or a signal will tell".into(),
     });
-    say(&format!("preemptible  {}", yes_no(preemptible)));
-    say(&format!("preempted    {}", yes_no(preempted)));
-    say(&match length {
+    print_line(&format!("preemptible  {}", yes_no(preemptible)));
+    print_line(&format!("preempted    {}", yes_no(preempted)));
+    print_line(&match length {
         Some(Duration::ZERO) => {
             "notice       none before the shutdown, which takes up to 30 s".into()
         }
@@ -92,7 +92,7 @@ pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
         None => "notice       none is declared: up to 30 s with the shutdown".into(),
     });
     if let Some(notice) = in_this_boot {
-        say(&format!(
+        print_line(&format!(
             "this boot    had its notice at {} from {}",
             notice.at.for_people(),
             notice.source

@@ -10,11 +10,11 @@ use sys::error::Result;
 use sys::terminal::is_plain;
 
 /// Prints a line. Whoever closed the pipe wanted no more.
-pub(super) fn say(line: &str) {
-    put(&harmless(line));
+pub(super) fn print_line(line: &str) {
+    print(&harmless(line));
 }
 
-fn put(line: &str) {
+fn print(line: &str) {
     if writeln!(io::stdout().lock(), "{line}").is_err() {
         std::process::exit(0);
     }
@@ -66,7 +66,7 @@ fn harmless(text: &str) -> Cow<'_, str> {
 
 /// Prints a value as JSON.
 pub(super) fn json<T: Serialize>(value: &T) -> Result<()> {
-    put(&escape_controls(&serde_json::to_string_pretty(value)?));
+    print(&escape_controls(&serde_json::to_string_pretty(value)?));
     Ok(())
 }
 
@@ -95,7 +95,7 @@ pub(super) fn colourful() -> bool {
 
 /// A state with its sign, coloured as everybody expects.
 pub(super) fn state(state: AgentState) -> String {
-    let text = format!("{} {}", state.glyph(), state.word());
+    let text = format!("{} {}", state.glyph(), state.as_str());
     if !colourful() {
         return text;
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::daemon;
-use super::output::{complain, json, say, table};
+use super::output::{complain, json, print_line, table};
 use crate::report::{self, About, Doing, Preemption, Report};
 use state::layout::DataDir;
 use sys::error::{Context as _, ErrorKind, Hint as _, Result};
@@ -50,7 +50,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     }
     match (args.json, &args.html) {
         (true, _) => json(&report)?,
-        (false, None) => text(&report).iter().for_each(|line| say(line)),
+        (false, None) => text(&report).iter().for_each(|line| print_line(line)),
         (false, Some(_)) => {}
     }
     Ok(ExitCode::SUCCESS)
@@ -149,7 +149,7 @@ fn preemptions(all: &[Preemption]) -> Vec<String> {
             let stayed = if end.survived { ", stayed" } else { "" };
             [
                 end.at.for_people().trim_end_matches(" UTC").to_owned(),
-                format!("{}{stayed}", end.kind.word()),
+                format!("{}{stayed}", end.kind.as_str()),
                 if end.clean { "yes" } else { "no" }.to_owned(),
                 ms(end.transcripts_safe_ms),
                 ms(end.notice_to_safe_ms),
@@ -175,7 +175,7 @@ fn agents(report: &Report) -> Vec<String> {
         .agents
         .iter()
         .map(|agent| {
-            let of = |doing| match agent.uptime.of(doing) {
+            let of = |doing| match agent.uptime.time_in(doing) {
                 Duration::ZERO => "-".to_owned(),
                 time => short(time),
             };

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::backup::until_signalled;
 use super::daemon::status;
 use super::drop_privileges::Access;
-use super::output::{complain, json, say, table};
+use super::output::{complain, json, print_line, table};
 use super::up_down;
 use crate::backup::bootstrap;
 use crate::backup::settings::Key;
@@ -101,7 +101,7 @@ pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
     let stop = until_signalled()?;
     let (repository, snapshot) = bootstrap::find(&from, &stop)?;
     if args.dry_run {
-        say(&format!(
+        print_line(&format!(
             "would make {} from the backup {} of {}",
             dir.display(),
             snapshot.id.get(..8).unwrap_or(&snapshot.id),
@@ -114,7 +114,7 @@ pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
         json(&made)?;
         return Ok(ExitCode::SUCCESS);
     }
-    say(&format!(
+    print_line(&format!(
         "{} is the data directory {} again, as of {}, with {} agents",
         made.data_dir.display(),
         made.data_dir_id,
@@ -124,7 +124,7 @@ pub(super) fn from(dir: &Path, args: Args) -> Result<ExitCode> {
     for missing in &made.missing {
         complain(&format!("warning: {missing}"));
     }
-    say(&format!(
+    print_line(&format!(
         "now: spotkeep --data-dir {} up",
         made.data_dir.display()
     ));
@@ -175,7 +175,7 @@ fn show_plan(data_dir: &DataDir, as_json: bool) -> Result<ExitCode> {
         .map(|step| [step.name.to_string(), step.what])
         .collect();
     for line in table(["AGENT", "PLAN"], &rows) {
-        say(&line);
+        print_line(&line);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::daemon::status;
-use super::output::say;
+use super::output::print_line;
 use crate::keeper::client;
 use state::AgentName;
 use state::config;
@@ -36,7 +36,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     }
     if args.dry_run {
         let stop = if runs { "stop it and " } else { "" };
-        say(&format!(
+        print_line(&format!(
             "would {stop}take {name} out of {}",
             data_dir.config().display()
         ));
@@ -45,7 +45,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     config::remove_agent(&data_dir.config(), name)?;
     let ends = vec![name.clone()];
     client::reload(data_dir, ends)?;
-    say(&format!(
+    print_line(&format!(
         "{name} is not declared any more; its workspace, its session and its record stay"
     ));
     Ok(ExitCode::SUCCESS)

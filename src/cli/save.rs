@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::daemon::instead_of_keeper;
-use super::output::{complain, json, say, table};
+use super::output::{complain, json, print_line, table};
 use crate::agent::terminate;
 use crate::keeper::client;
 use crate::keeper::runtime_dir::Holder;
@@ -52,7 +52,7 @@ pub(super) struct Args {
 
 pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     if args.dry_run {
-        say(if args.is_final {
+        print_line(if args.is_final {
             "would end all agents and make everything durable; nothing is started in this boot after that"
         } else {
             "would make everything durable; agents go on"
@@ -86,9 +86,9 @@ fn end_a_stuck_keeper(data_dir: &DataDir) {
     if client::status(data_dir, STUCK_AFTER).is_ok() {
         return; // It answers, or there is none.
     }
-    let keeper = Holder::of(data_dir)
+    let keeper = Holder::read(data_dir)
         .filter(|holder| process::current_boot_id().is_ok_and(|boot_id| boot_id == holder.boot_id))
-        .and_then(|holder| ProcessId::of(i32::try_from(holder.pid).ok()?)?.open());
+        .and_then(|holder| ProcessId::from_pid(i32::try_from(holder.pid).ok()?)?.open());
     let still_holds = !matches!(LockFile::try_take(&data_dir.lock()), Ok(Some(_)));
     if let Some(keeper) = keeper.filter(|_| still_holds) {
         complain("warning: the keeper does not answer; saving without it");
@@ -220,19 +220,19 @@ fn show(manifest: &Manifest) {
         })
         .collect();
     for line in table(["AGENT", "END", "OPEN", "WORDS"], &rows) {
-        say(&line);
+        print_line(&line);
     }
     for trouble in &manifest.trouble {
         complain(&format!("warning: {trouble}"));
     }
     let after = |ms: Option<u64>| ms.map_or("not".into(), |ms| short(Duration::from_millis(ms)));
-    say(&format!(
+    print_line(&format!(
         "transcripts safe after {}, everything safe after {}{}",
         after(manifest.stages.transcripts_safe_ms),
         after(manifest.stages.notice_to_safe_ms),
         if manifest.clean { "" } else { "; NOT CLEAN" }
     ));
     if manifest.is_final {
-        say("nothing is started in this boot any more; a new one resumes the agents");
+        print_line("nothing is started in this boot any more; a new one resumes the agents");
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use super::daemon::{named, status};
-use super::output::{complain, say};
+use super::output::{complain, print_line};
 use crate::keeper::client::{self, places_of_change};
 use state::layout::DataDir;
 use state::{AgentName, AgentState};
@@ -64,7 +64,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
             } else {
                 ""
             };
-            say(&format!("would type {count} characters into {name}{when}"));
+            print_line(&format!("would type {count} characters into {name}{when}"));
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -151,8 +151,8 @@ impl Sending<'_> {
                     busy.push(name);
                     continue;
                 }
-                match self.one(&name) {
-                    Ok(()) => say(&format!("typed into {name}")),
+                match self.send_to(&name) {
+                    Ok(()) => print_line(&format!("typed into {name}")),
                     // It began a turn in between.
                     Err(_) if self.when_idle && self.is_in_turn(&name)? => busy.push(name),
                     Err(error) if self.alone => return Err(error),
@@ -198,7 +198,7 @@ impl Sending<'_> {
         }))
     }
 
-    fn one(&self, name: &AgentName) -> Result<()> {
+    fn send_to(&self, name: &AgentName) -> Result<()> {
         client::send(self.data_dir, name, &self.text, self.when_idle)?
             .context("no keeper runs")
             .hint("spotkeep up")?;

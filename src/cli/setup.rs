@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use super::output::{complain, say};
+use super::output::{complain, print_line};
 use crate::setup::upgrade::upgrade;
 use crate::setup::{self, Ask, SetupSummary, Told, startup, undo, user_helper};
 use state::layout::DataDir;
@@ -71,7 +71,7 @@ pub(super) struct Args {
 
 pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
     if let Some(file) = &args.upgrade {
-        say(&upgrade(&DataDir::open_of_anybody(at)?, file)?.to_string());
+        print_line(&upgrade(&DataDir::open_of_anybody(at)?, file)?.to_string());
         return Ok(ExitCode::SUCCESS);
     }
     let mut ask = Ask {
@@ -90,9 +90,9 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
         )
     };
     let mut tell = |told: Told| match told {
-        Told::Would(what) => say(&format!("would {what}")),
-        Told::Doing(what) => say(&what),
-        Told::Did(what) => say(&format!("  {what}")),
+        Told::Would(what) => print_line(&format!("would {what}")),
+        Told::Doing(what) => print_line(&what),
+        Told::Did(what) => print_line(&format!("  {what}")),
         Told::Problem(what) => complain(&format!("problem: {what}")),
     };
     if args.undo {
@@ -116,7 +116,7 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
             ask.retain = true;
             outcome.steps += setup::run(&ask, &mut tell)?.steps;
         } else {
-            say(
+            print_line(
                 "Claude deletes transcripts after some time; --yes has it keep them (cleanupPeriodDays)",
             );
         }
@@ -124,8 +124,10 @@ pub(super) fn run(at: &Path, args: Args) -> Result<ExitCode> {
     if outcome.steps > 0
         && let (Some(disk), Some(device)) = (&args.disk, &outcome.device)
     {
-        say("\nthe start-up script that brings everything back on a new machine with this disk:\n");
-        say(&startup::script(disk, device, &ask.data_dir));
+        print_line(
+            "\nthe start-up script that brings everything back on a new machine with this disk:\n",
+        );
+        print_line(&startup::script(disk, device, &ask.data_dir));
     }
     Ok(ended(&outcome, "nothing to do: this machine is set up"))
 }
@@ -135,7 +137,7 @@ fn hand_over(outcome: &SetupSummary) -> Result<()> {
     let Some(program) = &outcome.handover else {
         return Ok(());
     };
-    say(&format!(
+    print_line(&format!(
         "{} is on the disk already, and goes on from here; to replace it: sudo spotkeep setup --upgrade /usr/bin/spotkeep",
         program.display()
     ));
@@ -147,7 +149,7 @@ fn hand_over(outcome: &SetupSummary) -> Result<()> {
 
 fn ended(outcome: &SetupSummary, nothing: &str) -> ExitCode {
     if outcome.steps == 0 && outcome.problems == 0 {
-        say(nothing);
+        print_line(nothing);
     }
     ExitCode::from(if outcome.problems > 0 {
         ErrorKind::NotAsDeclared as u8
@@ -161,7 +163,7 @@ fn agrees(question: &str) -> bool {
     if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         return false;
     }
-    say(&format!("{question} [y/N]"));
+    print_line(&format!("{question} [y/N]"));
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
@@ -169,7 +171,7 @@ fn agrees(question: &str) -> bool {
 /// The part that runs as the user.
 pub(super) fn as_user(request: &str) -> Result<ExitCode> {
     if let Some(answer) = user_helper::answer(request)? {
-        say(&answer);
+        print_line(&answer);
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::daemon::{instead_of_keeper, is_moving, named, names_or_all, status, wait};
-use super::output::{complain, say, state};
+use super::output::{complain, print_line, state};
 use crate::keeper::client;
 use state::layout::DataDir;
 use state::{AgentName, AgentState, Desired};
@@ -58,7 +58,7 @@ fn want(data_dir: &DataDir, args: Args, desired: Desired) -> Result<ExitCode> {
     };
     if args.dry_run {
         let names: Vec<&str> = names.iter().map(AgentName::as_str).collect();
-        say(&format!("would {verb} {}", names.join(", ")));
+        print_line(&format!("would {verb} {}", names.join(", ")));
         return Ok(ExitCode::SUCCESS);
     }
     if client::want(data_dir, &names, desired)?.is_none() {
@@ -82,7 +82,7 @@ fn want(data_dir: &DataDir, args: Args, desired: Desired) -> Result<ExitCode> {
             .as_ref()
             .map(|why| format!(": {why}"))
             .unwrap_or_default();
-        say(&format!("{}  {}{why}", state(agent.state), agent.name));
+        print_line(&format!("{}  {}{why}", state(agent.state), agent.name));
         let failed = matches!(agent.state, AgentState::Failed | AgentState::Backoff);
         if failed || !there(agent.state, agent.pid) {
             code = ExitCode::from(ErrorKind::NotAsDeclared as u8);
@@ -145,7 +145,7 @@ pub(super) fn restart(data_dir: &DataDir, args: RestartArgs) -> Result<ExitCode>
                 || "is not running".into(),
                 |pid| format!("runs (pid {pid})"),
             );
-            say(&format!("would restart {name}, which {now}"));
+            print_line(&format!("would restart {name}, which {now}"));
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -156,7 +156,7 @@ pub(super) fn restart(data_dir: &DataDir, args: RestartArgs) -> Result<ExitCode>
             data_dir.dir().display()
         ))?;
     if args.when_idle {
-        say(match args.canary {
+        print_line(match args.canary {
             true => "one agent is restarted at its next idle moment, and the others once it is up",
             false => "each agent is restarted at its next idle moment",
         });
@@ -177,7 +177,7 @@ pub(super) fn restart(data_dir: &DataDir, args: RestartArgs) -> Result<ExitCode>
     let mut code = ExitCode::SUCCESS;
     for agent in named(&after, &names)? {
         let why = agent.why.as_ref().map(|why| format!(": {why}"));
-        say(&format!(
+        print_line(&format!(
             "{}  {}{}",
             state(agent.state),
             agent.name,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::daemon;
 use super::ls::agents;
-use super::output::{json, say};
+use super::output::{json, print_line};
 use crate::keeper::status::Status;
 use crate::resume::last_preemption_line;
 use state::layout::DataDir;
@@ -39,7 +39,7 @@ impl Args {
 pub(super) fn run(at: &Path, args: &Args) -> Result<ExitCode> {
     if args.login_line {
         if let Some(line) = login_line(at) {
-            say(&line);
+            print_line(&line);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -82,7 +82,7 @@ fn hints(now: &Status) {
     });
     for agent in shown {
         if let Some(hint) = &agent.hint {
-            say(&format!("hint    {hint}"));
+            print_line(&format!("hint    {hint}"));
         }
     }
 }
@@ -93,20 +93,20 @@ fn header(now: &Status) {
     } else {
         ""
     };
-    say(&format!(
+    print_line(&format!(
         "data    {} ({}, epoch {})",
         now.data_dir.display(),
         now.data_dir_id,
         now.epoch
     ));
-    say(&format!("keeper  {}{fleet}", now.keeper));
+    print_line(&format!("keeper  {}{fleet}", now.keeper));
     if now.paused.as_deref() == Some("login") {
-        say(
+        print_line(
             "paused  login: run /login in any agent (spotkeep attach NAME); all go on by themselves",
         );
     }
     if let Some(notice) = &now.notice {
-        say(&format!(
+        print_line(&format!(
             "notice  {} from {}: nothing is started in this boot",
             notice.at.for_people(),
             notice.source
@@ -118,7 +118,7 @@ fn header(now: &Status) {
             |ms| format!("safe after {}", short(Duration::from_millis(ms))),
         );
         let clean = if save.clean { "" } else { ", not clean" };
-        say(&format!("save    {} {safe}{clean}", save.at.for_people()));
+        print_line(&format!("save    {} {safe}{clean}", save.at.for_people()));
     }
     if let Some(backup) = &now.backup {
         let age = |at: Option<Timestamp>| {
@@ -132,13 +132,13 @@ fn header(now: &Status) {
             None => String::new(),
         };
         let check = age(backup.checked_at);
-        say(&format!(
+        print_line(&format!(
             "backup  {}{copy}, checked {check}",
             age(backup.at)
         ));
     }
     for trouble in &now.trouble {
-        say(&format!("trouble {trouble}"));
+        print_line(&format!("trouble {trouble}"));
     }
-    say("");
+    print_line("");
 }

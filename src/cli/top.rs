@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::daemon::status;
 use super::output;
-use crate::top::{self, Look};
+use crate::top::{self, Theme};
 use state::layout::DataDir;
 use sys::error::Result;
 
@@ -17,7 +17,7 @@ pub(super) struct Args {}
 
 pub(super) fn run(data_dir: &DataDir, _: &Args) -> Result<ExitCode> {
     let of = data_dir.clone();
-    let look = Look {
+    let look = Theme {
         colour: output::colourful(),
     };
     top::run(data_dir, Box::new(move || status(&of)), look)?;

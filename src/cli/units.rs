@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::output::say;
+use super::output::print_line;
 use crate::systemd::install;
 use crate::systemd::units::UnitPaths;
 use state::layout::DataDir;
@@ -21,11 +21,11 @@ pub(super) struct Args {
 /// Puts the units of this very version onto the machine and has them start at boot; nothing that
 /// runs is touched. `setup --upgrade` asks the new program for it.
 pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
-    let (machine, paths) = (Path::new("/"), UnitPaths::of(data_dir)?);
+    let (machine, paths) = (Path::new("/"), UnitPaths::from_data_dir(data_dir)?);
     if args.dry_run {
         let differences = install::differences(machine, &paths)?;
         for difference in &differences {
-            say(&difference.to_string());
+            print_line(&difference.to_string());
         }
         let code = if differences.is_empty() {
             0
@@ -42,7 +42,7 @@ pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
         ));
     }
     for path in install::install(machine, &paths)? {
-        say(&format!("wrote {}", path.display()));
+        print_line(&format!("wrote {}", path.display()));
     }
     install::reload()?;
     install::enable(machine)?;

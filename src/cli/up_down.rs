@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::daemon::{instead_of_keeper, is_moving, status, wait};
 use super::drop_privileges::Access;
-use super::output::{complain, say, state, table};
+use super::output::{complain, print_line, state, table};
 use crate::keeper::client;
 use crate::keeper::protocol::refuse_to_end;
 use crate::keeper::runtime_dir;
@@ -158,7 +158,7 @@ fn roll_out(data_dir: &DataDir, changed: Vec<AgentName>) -> Result<()> {
     };
     let names = names.join(", ");
     client::restart(data_dir, &changed, true, true)?;
-    say(&format!("restarts {names} when idle{first}"));
+    print_line(&format!("restarts {names} when idle{first}"));
     Ok(())
 }
 
@@ -168,7 +168,7 @@ fn conclude(after: &Status) -> ExitCode {
         agent.pid.is_some() && !matches!(agent.state, AgentState::Starting | AgentState::Failed)
     };
     let up = after.agents.iter().filter(is_up).count();
-    say(&format!("{up} of {} agents are up", after.agents.len()));
+    print_line(&format!("{up} of {} agents are up", after.agents.len()));
     for agent in &after.agents {
         if agent.branch.is_none() && agent.workspace.is_dir() {
             complain(&format!(
@@ -236,12 +236,12 @@ fn show_plan(data_dir: &DataDir, config: &Config, now: &Status) -> Result<Vec<Ag
         rows.push([name.to_string(), "ends: it is not declared any more".into()]);
     }
     if rows.is_empty() {
-        say("no agents are declared");
+        print_line("no agents are declared");
         complain("hint: spotkeep add agent-1 --prompt 'Fix issue 123.'");
         return Ok(changed);
     }
     for line in table(["AGENT", "PLAN"], &rows) {
-        say(&line);
+        print_line(&line);
     }
     Ok(changed)
 }
@@ -336,7 +336,7 @@ pub(super) fn down(data_dir: &DataDir, args: &DownArgs) -> Result<ExitCode> {
         .map(|agent| agent.name.to_string())
         .collect();
     if args.dry_run {
-        say(&format!(
+        print_line(&format!(
             "would end {} agents: {}",
             running.len(),
             running.join(", ")
@@ -345,7 +345,7 @@ pub(super) fn down(data_dir: &DataDir, args: &DownArgs) -> Result<ExitCode> {
     }
     if !before.keeper.runs() {
         write_fleet(data_dir, Fleet::Down)?;
-        say("no keeper runs; no agent will be started until: spotkeep up");
+        print_line("no keeper runs; no agent will be started until: spotkeep up");
         if !running.is_empty() {
             return Err(anyhow!(
                 "{} still run, and no keeper is there to end them",
@@ -375,7 +375,7 @@ pub(super) fn down(data_dir: &DataDir, args: &DownArgs) -> Result<ExitCode> {
             .hint("spotkeep ls")
             .kind(ErrorKind::NotAsDeclared);
     }
-    say(&format!(
+    print_line(&format!(
         "ended {} agents; nothing is started until: spotkeep up",
         running.len()
     ));

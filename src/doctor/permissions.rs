@@ -32,7 +32,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let look = |names: &[&str], private: bool| -> Vec<OwnedPath> {
         let paths = names.iter().map(|name| data_dir.dir().join(name));
         paths
-            .filter_map(|path| OwnedPath::look(path, private))
+            .filter_map(|path| OwnedPath::inspect(path, private))
             .collect()
     };
     let things = [look(&PRIVATE, true), look(&OWNED, false)].concat();
@@ -57,7 +57,7 @@ struct OwnedPath {
 }
 
 impl OwnedPath {
-    fn look(path: PathBuf, private: bool) -> Option<Self> {
+    fn inspect(path: PathBuf, private: bool) -> Option<Self> {
         let meta = fs::symlink_metadata(&path).ok()?;
         (!meta.is_symlink()).then(|| Self {
             uid: meta.uid(),
@@ -100,11 +100,11 @@ fn check_owners(things: &[OwnedPath], uid: u32, user: &str, data_dir: &DataDir) 
 
 /// Root runs what is in `bin` where units do: nobody else may put anything there.
 fn check_bin(facts: &Facts, data_dir: &DataDir) -> Option<Check> {
-    let bin = OwnedPath::look(data_dir.dir().join("bin"), false)?;
+    let bin = OwnedPath::inspect(data_dir.dir().join("bin"), false)?;
     if !facts.has_units {
         return None;
     }
-    let replaceable = OwnedPath::look(data_dir.dir().to_path_buf(), false)
+    let replaceable = OwnedPath::inspect(data_dir.dir().to_path_buf(), false)
         .is_some_and(|dir| dir.uid != 0 || (dir.mode & 0o022 != 0 && dir.mode & 0o1000 == 0));
     let path = bin.path.display();
     Some(match bin.uid != 0 || bin.mode & 0o022 != 0 || replaceable {
@@ -136,7 +136,7 @@ fn secrets(facts: &Facts, data_dir: &DataDir) -> Vec<Result<OwnedPath, PathBuf>>
         })
         .collect();
     let login = data_dir.claude().join(".credentials.json");
-    found.extend(OwnedPath::look(login, true).map(Ok));
+    found.extend(OwnedPath::inspect(login, true).map(Ok));
     found
 }
 

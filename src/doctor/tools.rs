@@ -19,14 +19,14 @@ const RESTIC: [u64; 2] = [0, 14];
 
 pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     let mut checks = vec![
-        evaluate("git", &said("git", "--version"), GIT, "checkpoints"),
-        evaluate("tmux", &said("tmux", "-V"), TMUX, "agents"),
+        evaluate("git", &version_line("git", "--version"), GIT, "checkpoints"),
+        evaluate("tmux", &version_line("tmux", "-V"), TMUX, "agents"),
     ];
     // Whoever turned them off needs no program for them.
     if facts.config.backup.every().is_some() {
         checks.push(evaluate(
             "restic",
-            &said("restic", "version"),
+            &version_line("restic", "version"),
             RESTIC,
             "backups",
         ));
@@ -34,7 +34,7 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
     checks
 }
 
-fn said(program: &str, argument: &str) -> Result<String> {
+fn version_line(program: &str, argument: &str) -> Result<String> {
     let output = command::run(Command::new(program).arg(argument), LIMIT)?;
     Ok(output.stdout)
 }
@@ -98,7 +98,7 @@ mod tests {
             let check = evaluate("git", &Ok(said.into()), GIT, "checkpoints");
             assert_eq!((check.ok, check.warning), (ok, warning), "{said}");
         }
-        let missing = said("spotkeep-no-such-program", "--version");
+        let missing = version_line("spotkeep-no-such-program", "--version");
         assert!(!evaluate("tmux", &missing, TMUX, "agents").ok);
         let slow = Err(Error::msg("tmux did not end within 10 s"));
         let slow = evaluate("tmux", &slow, TMUX, "agents");

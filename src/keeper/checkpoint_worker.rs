@@ -110,7 +110,7 @@ impl Checkpoints {
     }
 
     /// An agent was seen at work or at rest, or (without a process) has ended.
-    pub fn seen(
+    pub fn observe(
         &self,
         config: &Config,
         record: &state::AgentRecord,
@@ -122,7 +122,7 @@ impl Checkpoints {
             |agent| config.checkpoint_every(agent),
         );
         let job = CheckpointJob {
-            place: CheckpointTarget::of(&self.data_dir, &config.checkpoint, record),
+            place: CheckpointTarget::from_record(&self.data_dir, &config.checkpoint, record),
             settings: config.checkpoint.clone(),
             every,
             process,

@@ -125,7 +125,7 @@ fn read<T: DeserializeOwned>(data: Option<Value>) -> Answer<T> {
 }
 
 fn ask(data_dir: &DataDir, request: &Request, timeout: Duration) -> Answer<Value> {
-    let Some(holder) = Holder::of(data_dir) else {
+    let Some(holder) = Holder::read(data_dir) else {
         return Ok(None);
     };
     let socket = runtime_dir::socket(&holder.runtime);

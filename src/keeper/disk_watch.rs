@@ -141,7 +141,7 @@ fn measure(dir: &Path) -> Option<u64> {
 }
 
 /// The line of the journal for a change of it.
-pub fn words(trouble: Option<&str>) -> JournalEvent {
+pub fn journal_event(trouble: Option<&str>) -> JournalEvent {
     JournalEvent::Trouble {
         what: trouble
             .unwrap_or("there is room on the disk again")

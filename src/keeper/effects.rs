@@ -161,8 +161,8 @@ impl Effects {
                 stop,
                 in_a_row,
             } => self.nudge(name, process, stop, in_a_row),
-            Action::LookAtScreen { name, attempt } => self.look_at_screen(name, attempt),
-            Action::LookForWork => self.look_for_work(supervisor),
+            Action::ScanScreen { name, attempt } => self.look_at_screen(name, attempt),
+            Action::CheckForWork => self.look_for_work(supervisor),
             Action::PowerOff => self.power_off(),
             Action::AskShutdown => self.ask_shutdown(),
         }
@@ -193,7 +193,7 @@ impl Effects {
                 last_words = tmux.last_words(&name);
             } else if let Some(dir) = launch.and_then(|launch| launch.cgroup) {
                 // What an agent that is done left running goes on; an empty one only lies about.
-                Leaf::at(&dir).remove_if_empty();
+                Leaf::open(&dir).remove_if_empty();
             }
             messages
                 .send(Message::Event(Event::Exited {
@@ -307,7 +307,7 @@ impl Effects {
         let answer = self.begin("the journal".into());
         self.writer.line(name, what, answer);
         let data_dir = self.data_dir.dir().display().to_string();
-        if let Some(message) = notify::Message::of(&data_dir, name, what) {
+        if let Some(message) = notify::Message::from_event(&data_dir, name, what) {
             self.notifier.tell(message, &self.config.notify);
         }
     }
@@ -395,7 +395,7 @@ impl Effects {
         } = event
             && let Some(record) = self.records.get(name)
         {
-            self.scan.look(&self.data_dir, &record);
+            self.scan.count(&self.data_dir, &record);
         }
     }
 
@@ -413,7 +413,7 @@ impl Effects {
         };
         if let Some(record) = self.records.get(name) {
             self.checkpoints
-                .seen(&self.config, &record, activity, process);
+                .observe(&self.config, &record, activity, process);
         }
     }
 
@@ -454,6 +454,6 @@ impl Effects {
 
 /// Whether a launch ended for want of memory: its cgroup knows, while it is there.
 fn out_of_memory(launch: Option<&Launch>) -> Option<Exit> {
-    let leaf = Leaf::at(launch?.cgroup.as_deref()?);
+    let leaf = Leaf::open(launch?.cgroup.as_deref()?);
     Some(Exit::OutOfMemory(leaf.out_of_memory()?.limit))
 }

@@ -53,7 +53,7 @@ impl DirtyCounts {
     }
 
     /// Counts an agent's workspace again, soon.
-    pub fn look(&self, data_dir: &DataDir, record: &AgentRecord) {
+    pub fn count(&self, data_dir: &DataDir, record: &AgentRecord) {
         if let Some(jobs) = &self.jobs {
             let job = StatusJob {
                 name: record.name.clone(),

@@ -46,7 +46,7 @@ impl WriteOrder {
             let mut held = self.held.iter();
             held.any(|(_, held)| matches!(held, Held::Action(held) if held == action))
         };
-        if let Held::Action(look @ Action::LookAtScreen { .. }) = &next
+        if let Held::Action(look @ Action::ScanScreen { .. }) = &next
             && is_there(look)
         {
             return None;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     fn look() -> Held {
-        Held::Action(Action::LookAtScreen {
+        Held::Action(Action::ScanScreen {
             name: AgentName::new("a").unwrap(),
             attempt: 1,
         })

@@ -185,7 +185,7 @@ impl Starter {
         }
         let plan = prepared.plan;
         let leaf = plan.launch.cgroup.as_deref();
-        let can_limit = leaf.is_some_and(|dir| Leaf::at(dir).can_limit_memory());
+        let can_limit = leaf.is_some_and(|dir| Leaf::open(dir).can_limit_memory());
         if let Some(limit) = job.config.memory_max_of(agent).filter(|_| !can_limit) {
             let what = format!(
                 "memory_max = \"{limit}\" has no effect: it takes spotkeep-tmux.service and cgroups of version 2"

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Message;
-use claude::credentials::{LoginWatch, Looked};
+use claude::credentials::{LoginCheck, LoginWatch};
 use state::JournalEvent;
 use state::layout::DataDir;
 use supervisor::Event;
@@ -23,7 +23,7 @@ const POLL_INTERVAL: Duration = Duration::from_secs(60);
 /// The disk is full or gone.
 pub fn look_once(data_dir: &DataDir) -> Result<Option<JournalEvent>> {
     let mut login_watch = LoginWatch::new(&data_dir.claude(), &data_dir.credentials_copy());
-    Ok(words(login_watch.look(true)?))
+    Ok(journal_event(login_watch.check(true)?))
 }
 
 /// Starts the thread.
@@ -36,10 +36,10 @@ pub fn spawn(data_dir: &DataDir, deliver: impl Fn(Message) + Send + 'static) -> 
     let mut login_watch = LoginWatch::new(&data_dir.claude(), &data_dir.credentials_copy());
     thread::spawn("guard", move || {
         loop {
-            let doubtful = match login_watch.look(false) {
+            let doubtful = match login_watch.check(false) {
                 Ok(looked) => {
-                    tell(looked, &deliver);
-                    looked == Looked::Doubtful
+                    report(looked, &deliver);
+                    looked == LoginCheck::Doubtful
                 }
                 Err(error) => {
                     tracing::error!("cannot watch over the login: {error:#}");
@@ -61,25 +61,25 @@ pub fn spawn(data_dir: &DataDir, deliver: impl Fn(Message) + Send + 'static) -> 
     Ok(())
 }
 
-fn tell(looked: Looked, deliver: &impl Fn(Message)) {
-    if let Some(what) = words(looked) {
+fn report(looked: LoginCheck, deliver: &impl Fn(Message)) {
+    if let Some(what) = journal_event(looked) {
         deliver(Message::Journal(what));
     }
     match looked {
-        Looked::Renewed => deliver(Message::Event(Event::Login("there is a new login".into()))),
-        Looked::PutBack => deliver(Message::Event(Event::Login(
+        LoginCheck::Renewed => deliver(Message::Event(Event::Login("there is a new login".into()))),
+        LoginCheck::PutBack => deliver(Message::Event(Event::Login(
             "the login was put back".into(),
         ))),
-        Looked::Same | Looked::Doubtful | Looked::Lost => {}
+        LoginCheck::Same | LoginCheck::Doubtful | LoginCheck::Lost => {}
     }
 }
 
-fn words(looked: Looked) -> Option<JournalEvent> {
+fn journal_event(looked: LoginCheck) -> Option<JournalEvent> {
     match looked {
-        Looked::PutBack => Some(JournalEvent::Repaired {
+        LoginCheck::PutBack => Some(JournalEvent::Repaired {
             what: ".credentials.json was damaged; the newest good copy was put back".into(),
         }),
-        Looked::Lost => Some(JournalEvent::Trouble {
+        LoginCheck::Lost => Some(JournalEvent::Trouble {
             what:
                 ".credentials.json is damaged, and there is no good copy; run /login in any agent"
                     .into(),

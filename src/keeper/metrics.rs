@@ -63,7 +63,7 @@ pub fn text(sample: &Sample<'_>) -> String {
 
 fn machine(out: &mut Exposition, sample: &Sample<'_>) {
     let status = sample.status;
-    out.one(
+    out.metric(
         "keeper_up",
         "Whether a keeper runs.",
         flag(sample.keeper.is_some()),
@@ -76,13 +76,13 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
     let help = "The data directory, and the version of its keeper; always 1.";
     out.family("info", GAUGE, help, [(&labels[..], "1".to_owned())]);
     if let Some((since, _)) = sample.keeper {
-        out.one(
+        out.metric(
             "keeper_start_time_seconds",
             "When the keeper began.",
             moment(since),
         );
     }
-    out.one(
+    out.metric(
         "epoch",
         "Raised by each keeper of this data directory.",
         status.epoch.to_string(),
@@ -98,12 +98,12 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
         [(&[][..], preemptions.to_string())],
     );
     if let Some(space) = sample.space {
-        out.one(
+        out.metric(
             "disk_free_bytes",
             "DiskSpace on the data directory's disk.",
             space.free.to_string(),
         );
-        out.one(
+        out.metric(
             "disk_size_bytes",
             "Size of the data directory's disk.",
             space.total.to_string(),
@@ -112,34 +112,34 @@ fn machine(out: &mut Exposition, sample: &Sample<'_>) {
 }
 
 fn fleet(out: &mut Exposition, status: &Status) {
-    out.one(
+    out.metric(
         "fleet_desired",
         "Whether the fleet shall run (up), or down.",
         flag(status.fleet == Fleet::Up),
     );
-    out.one(
+    out.metric(
         "fleet_paused",
         "Whether the whole fleet waits, such as for a login.",
         flag(status.paused.is_some()),
     );
     let help = "Whether this boot has had its notice: nothing is started in it.";
-    out.one("notice_received", help, flag(status.notice.is_some()));
+    out.metric("notice_received", help, flag(status.notice.is_some()));
     if let Some(deadline) = status.notice.as_ref().and_then(|notice| notice.deadline) {
-        out.one(
+        out.metric(
             "notice_deadline_timestamp_seconds",
             "When the machine is expected to go.",
             moment(deadline),
         );
     }
     let help = "Things that keep the keeper from its work.";
-    out.one("troubles", help, status.trouble.len().to_string());
+    out.metric("troubles", help, status.trouble.len().to_string());
     let counts = STATES.map(|state| {
         let count = status
             .agents
             .iter()
             .filter(|agent| agent.state == state)
             .count();
-        ([("state", state.word().to_owned())], count.to_string())
+        ([("state", state.as_str().to_owned())], count.to_string())
     });
     let rows = counts
         .iter()
@@ -149,20 +149,20 @@ fn fleet(out: &mut Exposition, status: &Status) {
 
 fn saved(out: &mut Exposition, status: &Status) {
     if let Some(save) = &status.last_save {
-        out.one(
+        out.metric(
             "last_save_timestamp_seconds",
             "When the last save at the end of a boot began.",
             moment(save.at),
         );
         let help = "Whether everything was safe in time then.";
-        out.one("last_save_clean", help, flag(save.clean));
+        out.metric("last_save_clean", help, flag(save.clean));
         if let Some(ms) = save.transcripts_safe_ms {
             let help = "From its notice until every transcript was durable.";
-            out.one("last_save_transcripts_safe_seconds", help, seconds(ms));
+            out.metric("last_save_transcripts_safe_seconds", help, seconds(ms));
         }
         if let Some(ms) = save.notice_to_safe_ms {
             let help = "From its notice until everything was durable.";
-            out.one("last_save_safe_seconds", help, seconds(ms));
+            out.metric("last_save_safe_seconds", help, seconds(ms));
         }
     }
     let Some(backup) = &status.backup else { return };
@@ -184,7 +184,7 @@ fn saved(out: &mut Exposition, status: &Status) {
         ),
     ] {
         if let Some(at) = at {
-            out.one(name, help, moment(at));
+            out.metric(name, help, moment(at));
         }
     }
 }
@@ -263,7 +263,7 @@ type Labels<'a> = &'a [(&'static str, String)];
 struct Exposition(String);
 
 impl Exposition {
-    fn one(&mut self, name: &str, help: &str, value: String) {
+    fn metric(&mut self, name: &str, help: &str, value: String) {
         self.family(name, GAUGE, help, [(&[][..], value)]);
     }
 

@@ -158,7 +158,7 @@ pub fn run(data_dir: &DataDir, options: Options) -> Result<()> {
         history,
         is_new_boot,
         torn,
-    } = startup::take(data_dir, &boot_id)?;
+    } = startup::acquire(data_dir, &boot_id)?;
     let journal = Journal::open(
         &data_dir.journal(),
         &identity.data_dir_id,
@@ -244,7 +244,7 @@ impl Keeper {
                 at.saturating_duration_since(Instant::now()).min(longest)
             });
             match queue.recv_timeout(wait) {
-                Ok(message) => self.take(message),
+                Ok(message) => self.handle_message(message),
                 Err(RecvTimeoutError::Timeout) => {
                     if self.lost.is_none() {
                         self.effects.write_what_is_left();
@@ -270,7 +270,7 @@ impl Keeper {
         if self.lost.is_some() {
             return;
         }
-        let changes = self.activity_log.take();
+        let changes = self.activity_log.drain();
         if !changes.is_empty() {
             self.effects
                 .write(None, &JournalEvent::Activity { changes });
@@ -285,7 +285,7 @@ impl Keeper {
         });
     }
 
-    fn take(&mut self, message: Message) {
+    fn handle_message(&mut self, message: Message) {
         match message {
             Message::Event(event) => self.handle(event),
             Message::Written(written) => self.effects.written(&self.supervisor, written),
@@ -316,7 +316,7 @@ impl Keeper {
             }
             Message::Disk(trouble) => {
                 self.effects
-                    .write(None, &disk_watch::words(trouble.as_deref()));
+                    .write(None, &disk_watch::journal_event(trouble.as_deref()));
                 let told = trouble.map_or(Ok(()), |what| Err(anyhow!(what)));
                 self.effects.note_trouble("the disk", told);
             }
@@ -363,7 +363,7 @@ impl Keeper {
         if !self.supervisor.is_closed() {
             let views = self.supervisor.views();
             self.activity_log
-                .look(Instant::now(), Timestamp::now(), &views);
+                .observe(Instant::now(), Timestamp::now(), &views);
         }
         if let Some(name) = ended
             && self.supervisor.view(&name).is_none()
@@ -412,7 +412,7 @@ impl Keeper {
         let source = self.supervisor.notice().map(|notice| notice.source);
         self.handle(Event::SaveEnded);
         let data_dir = self.effects.data_dir.dir().display().to_string();
-        let safe = notify::Message::of_save(&data_dir, &manifest);
+        let safe = notify::Message::from_save(&data_dir, &manifest);
         self.effects
             .notifier
             .tell(safe, &self.effects.config.notify);

@@ -63,7 +63,7 @@ fn evaluate(facts: &MountFacts, ours: &str, at: &Path) -> MountState {
 }
 
 /// `None`: it could not be told, as where no file can be opened any more; that is no news of the data directory.
-fn look(data_dir: &DataDir) -> Option<MountFacts> {
+fn probe(data_dir: &DataDir) -> Option<MountFacts> {
     let same_place = data_dir.ensure_there().is_ok();
     let data_dir_id = match same_place {
         true => None, // It is ours, whatever state the file is in.
@@ -91,7 +91,7 @@ fn watch(
     thread::spawn("mount", move || {
         let mut last = MountState::Ok;
         loop {
-            if let Some(facts) = look(&data_dir) {
+            if let Some(facts) = probe(&data_dir) {
                 let now = evaluate(&facts, &ours, data_dir.dir());
                 if now != last {
                     last = now.clone();
@@ -165,7 +165,7 @@ impl Keeper {
                 // The lock goes last: behind it another keeper may read what this one still writes.
                 let lock = self.lock.take();
                 self.effects.writer.order_anyhow(move |journal| {
-                    journal.let_go();
+                    journal.release();
                     drop(lock);
                 });
                 self.retaking.falls += 1;

@@ -60,7 +60,7 @@ impl Effects {
                 left.find(|left| process::session_of(left.pid) != own)
                     .map(|left| format!("{name} has left {} running", left.pid))
             });
-            Some(Event::LookedForWork(found))
+            Some(Event::WorkChecked(found))
         });
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::tmux::Tmux;
-use claude::input_box::{InputBox, Landing, Next, pasteable};
+use claude::input_box::{InputBox, Next, TypedTextCheck, pasteable};
 use claude::screen;
 use claude::session_file::{self, Status};
 use state::AgentName;
@@ -53,7 +53,7 @@ impl Typist<'_> {
             return Err(anyhow!("there is nothing to send")).kind(ErrorKind::Usage);
         }
         self.wait_until_ready()?;
-        let landing = Landing::begin(Instant::now());
+        let landing = TypedTextCheck::begin(Instant::now());
         self.tmux.paste(self.name, &text)?;
         self.wait_until_it_stands(&text, landing)?;
         self.tmux.press_enter(self.name)?;
@@ -116,12 +116,12 @@ impl Typist<'_> {
         })
     }
 
-    fn wait_until_it_stands(&self, text: &str, mut landing: Landing) -> Result<()> {
+    fn wait_until_it_stands(&self, text: &str, mut landing: TypedTextCheck) -> Result<()> {
         let until = Instant::now() + SHOW_LIMIT;
         loop {
             let began = Instant::now();
             let stands = self.input()?.is_some_and(|input| input.holds(text));
-            match landing.look(began, Instant::now(), stands) {
+            match landing.observe(began, Instant::now(), stands) {
                 Next::Press => return Ok(()),
                 Next::Renew => self.tmux.paste(self.name, " ")?,
                 Next::Wait => {}

@@ -164,7 +164,7 @@ impl AgentRecords {
             if stored.is_err() {
                 lock(&unwritten).insert(name);
             }
-            answer.give(stored);
+            answer.send(stored);
         });
         let (data_dir, record) = (self.data_dir.clone(), record.clone());
         // While the records are held, so that the last change is the last in the queue.
@@ -292,7 +292,7 @@ mod tests {
         let records = AgentRecords::new(data_dir.clone(), writer.clone());
         let record = AgentRecord::new(name.clone(), "work".into());
         records.lock().insert(name.clone(), record);
-        writer.order_anyhow(state::Journal::let_go);
+        writer.order_anyhow(state::Journal::release);
         let refused = records.update_and_wait(&name, |record| record.restarts = 7);
         assert!(refused.is_err());
         assert_eq!(records.unwritten(), std::slice::from_ref(&name));

@@ -143,7 +143,7 @@ impl Keeper {
                 self.effects
                     .write(Some(&name), &JournalEvent::RolledBack { to, undo });
                 if let Some(record) = self.effects.records.get(&name) {
-                    self.effects.scan.look(&self.effects.data_dir, &record);
+                    self.effects.scan.count(&self.effects.data_dir, &record);
                 }
                 Ok(Value::Null)
             }
@@ -274,7 +274,7 @@ impl Keeper {
                 let size_bytes = self.effects.sizes.get(&view.name).copied().flatten();
                 AgentStatus {
                     size_bytes,
-                    ..AgentStatus::of(&self.effects.data_dir, view, record.as_ref(), dirty)
+                    ..AgentStatus::from_view(&self.effects.data_dir, view, record.as_ref(), dirty)
                 }
             })
             .collect();
@@ -301,8 +301,8 @@ impl Keeper {
             fleet: self.supervisor.fleet(),
             paused: self.supervisor.paused().map(str::to_owned),
             notice,
-            last_save: self.last_save.as_ref().map(LastSave::of),
-            backup: stand.state.as_ref().map(BackupSeen::of),
+            last_save: self.last_save.as_ref().map(LastSave::from_manifest),
+            backup: stand.state.as_ref().map(BackupSeen::from_state),
             trouble,
             agents,
         })

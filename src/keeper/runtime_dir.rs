@@ -46,14 +46,14 @@ impl Holder {
 
     /// The last holder of a data directory; it may be long gone.
     #[must_use]
-    pub fn of(data_dir: &DataDir) -> Option<Self> {
+    pub fn read(data_dir: &DataDir) -> Option<Self> {
         state::load(&data_dir.lock()).ok().flatten()
     }
 
     /// Whether there is no process of its number any more.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        i32::try_from(self.pid).is_ok_and(|pid| ProcessId::of(pid).is_none())
+        i32::try_from(self.pid).is_ok_and(|pid| ProcessId::from_pid(pid).is_none())
     }
 }
 
@@ -63,7 +63,7 @@ impl Holder {
 /// # Errors
 /// No place can hold sockets that only we can use.
 pub fn directory(data_dir: &DataDir, data_dir_id: &str, boot_id: &str) -> Result<PathBuf> {
-    if let Some(holder) = Holder::of(data_dir)
+    if let Some(holder) = Holder::read(data_dir)
         && holder.boot_id == boot_id
         && holder.runtime.is_dir()
     {

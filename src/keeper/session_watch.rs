@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use claude::session_file::{self, SessionFile, Status};
-use claude::{ApiStop, Lookup, Reader, Tail, TailState};
+use claude::{ApiStop, Reader, Tail, TailState, TranscriptLookup};
 use state::layout::DataDir;
 use state::{AgentName, TranscriptMark};
 use supervisor::{Activity, Event, Stall};
@@ -128,7 +128,7 @@ fn run(data_dir: &DataDir, watch: &Watch, orders: &Receiver<WatchCommand>, deliv
             transcripts_at = now + EVERY;
         }
         for (name, agent) in &mut followed {
-            agent.look(data_dir, name, transcripts_due, deliver);
+            agent.poll(data_dir, name, transcripts_due, deliver);
         }
         let pause = if followed.is_empty() {
             SYNC_EVERY
@@ -194,7 +194,7 @@ impl Followed {
         }
     }
 
-    fn look(
+    fn poll(
         &mut self,
         data_dir: &DataDir,
         name: &AgentName,
@@ -352,7 +352,7 @@ impl Followed {
 
 /// Opens the transcript of a session once a word of it is on the disk.
 fn open(config_dir: &Path, session_id: &str) -> Option<Transcript> {
-    let Lookup::Present(path) = claude::locate(config_dir, session_id) else {
+    let TranscriptLookup::Present(path) = claude::locate(config_dir, session_id) else {
         return None;
     };
     let (tail, reader) = claude::transcript::tail::read(&path).ok()?;

@@ -58,14 +58,14 @@ pub(super) struct Taken {
 }
 
 /// Takes the data directory: the lock, what its journal says, a higher epoch, a place for the sockets.
-pub(super) fn take(data_dir: &DataDir, boot_id: &str) -> Result<Taken> {
+pub(super) fn acquire(data_dir: &DataDir, boot_id: &str) -> Result<Taken> {
     let mut identity = data_dir.identity()?;
     let runtime = runtime_dir::directory(data_dir, &identity.data_dir_id, boot_id)?;
-    let holder = Holder::of(data_dir);
+    let holder = Holder::read(data_dir);
     let has_ended = || holder.as_ref().is_some_and(Holder::has_ended);
     let Some(mut lock) = LockFile::take_after(&data_dir.lock(), has_ended)? else {
-        let pid =
-            Holder::of(data_dir).map_or_else(|| "unknown".into(), |holder| holder.pid.to_string());
+        let pid = Holder::read(data_dir)
+            .map_or_else(|| "unknown".into(), |holder| holder.pid.to_string());
         return Err(anyhow!(
             "another keeper (pid {pid}) holds {}",
             data_dir.dir().display()

@@ -159,7 +159,7 @@ pub struct BackupSeen {
 impl BackupSeen {
     /// Out of what is remembered.
     #[must_use]
-    pub fn of(state: &BackupState) -> Self {
+    pub fn from_state(state: &BackupState) -> Self {
         let copy = state.copy.as_ref();
         Self {
             id: state.last.as_ref().map(|made| made.id.clone()),
@@ -224,7 +224,7 @@ pub struct AgentStatus {
 impl LastSave {
     /// Out of a manifest.
     #[must_use]
-    pub fn of(manifest: &Manifest) -> Self {
+    pub fn from_manifest(manifest: &Manifest) -> Self {
         Self {
             id: manifest.id.clone(),
             at: manifest.at,
@@ -238,7 +238,7 @@ impl LastSave {
 impl AgentStatus {
     /// From what the keeper thinks and what is remembered.
     #[must_use]
-    pub fn of(
+    pub fn from_view(
         data_dir: &DataDir,
         view: View,
         record: Option<&AgentRecord>,
@@ -311,7 +311,7 @@ impl AgentStatus {
             session_id: record.session_id.clone(),
             next_try: None,
         };
-        Self::of(data_dir, view, Some(record), None)
+        Self::from_view(data_dir, view, Some(record), None)
     }
 }
 
@@ -358,8 +358,8 @@ pub fn from_files(data_dir: &DataDir) -> Result<Status> {
         paused: None,
         last_save: latest_manifest(&data_dir.saves())?
             .as_ref()
-            .map(LastSave::of),
-        backup: stand.state.as_ref().map(BackupSeen::of),
+            .map(LastSave::from_manifest),
+        backup: stand.state.as_ref().map(BackupSeen::from_state),
         trouble,
         agents,
     })
@@ -386,7 +386,7 @@ fn undeclared_yet(data_dir: &DataDir, name: &AgentName, workspace: &Path) -> Age
         session_id: String::new(),
         next_try: None,
     };
-    let mut status = AgentStatus::of(data_dir, view, None, None);
+    let mut status = AgentStatus::from_view(data_dir, view, None, None);
     status.workspace = data_dir.absolute(workspace);
     status.branch = workspace::branch(&status.workspace);
     status

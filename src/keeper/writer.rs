@@ -73,7 +73,7 @@ impl Answer {
     }
 
     /// Gives it.
-    pub fn give(mut self, result: Result<()>) {
+    pub fn send(mut self, result: Result<()>) {
         if let Some(told) = self.0.take() {
             told(result);
         }
@@ -189,9 +189,9 @@ impl Writer {
     ) {
         if self.state.waiting.load(Ordering::SeqCst) >= LIMIT {
             let why = "the disk does not answer, and too much waits for it";
-            return answer.give(Err(anyhow!(why)));
+            return answer.send(Err(anyhow!(why)));
         }
-        self.order_anyhow(move |journal| answer.give(work(journal)));
+        self.order_anyhow(move |journal| answer.send(work(journal)));
     }
 
     /// As [`Writer::order`], also where the queue is full: for what is asked one at a time. Where it is never done, `work` is
@@ -209,7 +209,7 @@ impl Writer {
         let state = Arc::clone(&self.state);
         let write = move |journal: &mut Journal| state.write(journal, line, is_vital);
         match is_vital {
-            true => self.order_anyhow(move |journal| answer.give(write(journal))),
+            true => self.order_anyhow(move |journal| answer.send(write(journal))),
             false => self.order(write, answer),
         }
     }
@@ -227,7 +227,7 @@ impl Writer {
     /// Comes when all orders so far are done.
     pub fn all_so_far(&self) -> Awaited {
         let (answer, awaited) = Answer::awaited();
-        self.order_anyhow(move |_| answer.give(Ok(())));
+        self.order_anyhow(move |_| answer.send(Ok(())));
         awaited
     }
 
@@ -254,7 +254,7 @@ impl Writer {
         // By the thread itself, so that it begins nothing else behind this.
         self.order_anyhow(move |_| {
             state.given_up.store(true, Ordering::SeqCst);
-            answer.give(Ok(()));
+            answer.send(Ok(()));
         });
         let is_done = matches!(awaited.wait_until(until), Some(Ok(())));
         self.state.given_up.store(true, Ordering::SeqCst);
@@ -350,7 +350,7 @@ pub(super) mod tests {
         let path = dir.path().join("journal.jsonl");
         let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
         // Away with its disk, it refuses every line.
-        journal.let_go();
+        journal.release();
         let writer = Writer::start(journal).unwrap();
         let notice = JournalEvent::Notice {
             source: "metadata".into(),

@@ -13,7 +13,7 @@ pub struct Message {
     /// Version of this form.
     pub version: u32,
     /// What happened.
-    #[serde(rename = "event", serialize_with = "word")]
+    #[serde(rename = "event", serialize_with = "serialize_kind")]
     pub kind: NotifyKind,
     /// When.
     pub at: Timestamp,
@@ -25,14 +25,18 @@ pub struct Message {
     pub text: String,
 }
 
-fn word<S: serde::Serializer>(kind: &NotifyKind, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(kind.word())
+fn serialize_kind<S: serde::Serializer>(kind: &NotifyKind, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(kind.as_str())
 }
 
 impl Message {
     /// What a line of the journal is to others; `None`: nothing.
     #[must_use]
-    pub fn of(data_dir: &str, agent: Option<&AgentName>, what: &JournalEvent) -> Option<Self> {
+    pub fn from_event(
+        data_dir: &str,
+        agent: Option<&AgentName>,
+        what: &JournalEvent,
+    ) -> Option<Self> {
         use JournalEvent::{Failed, Notice, Paused, Restore, Stalled, Survived, Waiting};
         let name = agent.map(ToString::to_string);
         let who = name.clone().unwrap_or_default();
@@ -68,7 +72,7 @@ impl Message {
 
     /// That a save has ended.
     #[must_use]
-    pub fn of_save(data_dir: &str, manifest: &Manifest) -> Self {
+    pub fn from_save(data_dir: &str, manifest: &Manifest) -> Self {
         let text = match manifest.stages.notice_to_safe_ms {
             Some(ms) => {
                 let after = short(std::time::Duration::from_millis(ms));
@@ -117,11 +121,11 @@ mod tests {
     #[test]
     fn a_row_of_stops_is_told_once_and_a_lost_login_for_the_whole_fleet() {
         let name = AgentName::new("a").unwrap();
-        let told = |what: &JournalEvent| Message::of("/r", Some(&name), what);
+        let told = |what: &JournalEvent| Message::from_event("/r", Some(&name), what);
         assert!(told(&stalled(StallReason::Overloaded, 1)).is_some());
         assert_eq!(told(&stalled(StallReason::Overloaded, 2)), None);
         assert_eq!(told(&stalled(StallReason::Login, 1)), None);
-        let login = Message::of(
+        let login = Message::from_event(
             "/r",
             None,
             &JournalEvent::Paused {
@@ -135,7 +139,8 @@ mod tests {
     #[test]
     fn each_form_of_a_body_is_one_json() {
         let name = AgentName::new("a").unwrap();
-        let message = Message::of("/r", Some(&name), &stalled(StallReason::Overloaded, 1)).unwrap();
+        let message =
+            Message::from_event("/r", Some(&name), &stalled(StallReason::Overloaded, 1)).unwrap();
         let generic: serde_json::Value =
             serde_json::from_str(&message.body(Format::Generic)).unwrap();
         assert_eq!(generic["event"], "stalled");

@@ -54,7 +54,7 @@ pub(super) fn command(command: &str, message: &Message) -> Result<()> {
     let mut shell = Command::new("sh");
     shell
         .args(["-c", command])
-        .env("SPOTKEEP_EVENT", message.kind.word())
+        .env("SPOTKEEP_EVENT", message.kind.as_str())
         .env("SPOTKEEP_AGENT", message.agent.as_deref().unwrap_or(""))
         .env("SPOTKEEP_TEXT", &message.text)
         .env("SPOTKEEP_DATA_DIR", &message.data_dir)

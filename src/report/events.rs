@@ -35,7 +35,7 @@ impl Boot {
 }
 
 /// Takes the next line, in the journal's order, into the boots.
-pub(super) fn take(boots: &mut Vec<Boot>, line: JournalEntry) {
+pub(super) fn add_line(boots: &mut Vec<Boot>, line: JournalEntry) {
     let is_same = boots.last().is_some_and(|boot| boot.id == line.boot_id);
     if !is_same {
         boots.push(Boot {

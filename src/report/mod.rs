@@ -63,7 +63,7 @@ impl Doing {
 
     /// The word for it.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Working => "working",
             Self::Waiting => "waiting",
@@ -77,7 +77,7 @@ impl Doing {
         }
     }
 
-    fn of(state: AgentState) -> Self {
+    fn from_state(state: AgentState) -> Self {
         match state {
             AgentState::Running => Self::Working,
             AgentState::Waiting => Self::Waiting,
@@ -115,7 +115,7 @@ pub struct Uptime {
 impl Uptime {
     /// The time of one kind.
     #[must_use]
-    pub fn of(&self, doing: Doing) -> Duration {
+    pub fn time_in(&self, doing: Doing) -> Duration {
         let mut copy = *self;
         Duration::from_millis(*copy.part(doing))
     }
@@ -123,7 +123,7 @@ impl Uptime {
     /// All of it: how long the agent is known.
     #[must_use]
     pub fn total(&self) -> Duration {
-        Doing::ALL.iter().map(|doing| self.of(*doing)).sum()
+        Doing::ALL.iter().map(|doing| self.time_in(*doing)).sum()
     }
 
     fn part(&mut self, doing: Doing) -> &mut u64 {
@@ -235,21 +235,23 @@ pub struct About {
 /// They cannot be read.
 pub fn read(data_dir: &DataDir, about: About) -> Result<Report> {
     let mut boots = Vec::new();
-    let torn = state::each_line(&data_dir.journal(), |line| events::take(&mut boots, line))?;
+    let torn = state::each_line(&data_dir.journal(), |line| {
+        events::add_line(&mut boots, line)
+    })?;
     let saves = state::all_manifests(&data_dir.saves())?;
     Ok(make(about, &boots, &saves, torn))
 }
 
 /// The report on these lines of the journal, oldest first, and these saves.
 #[must_use]
-pub fn of<'a>(
+pub fn from_lines<'a>(
     about: About,
     lines: impl IntoIterator<Item = &'a JournalEntry>,
     saves: &[Manifest],
 ) -> Report {
     let mut boots = Vec::new();
     for line in lines {
-        events::take(&mut boots, line.clone());
+        events::add_line(&mut boots, line.clone());
     }
     make(about, &boots, saves, 0)
 }
@@ -298,20 +300,20 @@ fn make(about: About, boots: &[events::Boot], saves: &[Manifest], torn: usize) -
         until,
         journal_from: boots.first().map(|boot| boot.first_at),
         torn,
-        totals: Totals::of(&preemptions, &agents),
+        totals: Totals::sum(&preemptions, &agents),
         preemptions,
         agents,
     }
 }
 
 impl Totals {
-    fn of(preemptions: &[Preemption], agents: &[AgentTime]) -> Self {
+    fn sum(preemptions: &[Preemption], agents: &[AgentTime]) -> Self {
         let mut uptime = Uptime::default();
         for (agent, doing) in agents
             .iter()
             .flat_map(|agent| Doing::ALL.map(|doing| (agent, doing)))
         {
-            uptime.add(doing, agent.uptime.of(doing));
+            uptime.add(doing, agent.uptime.time_in(doing));
         }
         let sum = |part: fn(&Preemption) -> usize| preemptions.iter().map(part).sum();
         Self {

@@ -25,7 +25,7 @@ pub enum BootEnd {
 impl BootEnd {
     /// The word for it.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Preempted => "preempted",
             Self::ShutDown => "shut down",
@@ -34,7 +34,7 @@ impl BootEnd {
         }
     }
 
-    fn of(source: &str) -> Self {
+    fn from_source(source: &str) -> Self {
         match source {
             "metadata" => Self::Preempted,
             "command" => Self::Saved,
@@ -182,7 +182,7 @@ fn begin(boot: &Boot, notice: Option<usize>, saves: &[Manifest]) -> Preemption {
     let stages = manifest.map(|manifest| &manifest.stages);
     Preemption {
         at: since.first().map_or(boot.last_at, |fact| fact.at),
-        kind: source.map_or(BootEnd::CutOff, BootEnd::of),
+        kind: source.map_or(BootEnd::CutOff, BootEnd::from_source),
         boot: boot.id.clone(),
         survived: false,
         clean: safe.is_some_and(|(_, clean)| clean),

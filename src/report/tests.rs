@@ -262,7 +262,7 @@ pub(crate) fn sample() -> Report {
     );
     story.line("22T08:30:00.000", "", "something-new", json!({}));
     let saves = [save("0001", "22T05:00:00.000", &[("x", true), ("y", true)])];
-    of(
+    from_lines(
         about("22T02:00:00", "22T10:00:00", Some("c")),
         &story.lines,
         &saves,
@@ -283,7 +283,7 @@ fn lane(report: &Report, name: &str) -> String {
             .as_deref()
             .map(|note| format!(" ({note})"))
             .unwrap_or_default();
-        writeln!(text, "{} {}{note}", span.from.clock(), span.doing.word()).unwrap();
+        writeln!(text, "{} {}{note}", span.from.clock(), span.doing.as_str()).unwrap();
     }
     text
 }
@@ -344,7 +344,7 @@ fn spans_follow_each_other_without_gap_or_overlap_whatever_the_clocks_say() {
             ),
         }
     }
-    let report = of(about("22T01:00:00", "22T20:00:00", None), &story.lines, &[]);
+    let report = from_lines(about("22T01:00:00", "22T20:00:00", None), &story.lines, &[]);
     assert!(!report.preemptions.is_empty());
     for agent in &report.agents {
         for pair in agent.timeline.windows(2) {
@@ -378,7 +378,7 @@ fn a_machine_that_went_while_nobody_was_wanted_cut_nobody_off() {
         "restore",
         json!({"names": ["a"], "short": [], "torn": []}),
     );
-    let report = of(about("22T02:00:00", "22T10:00:00", None), &story.lines, &[]);
+    let report = from_lines(about("22T02:00:00", "22T10:00:00", None), &story.lines, &[]);
     assert_eq!(report.preemptions, []);
 }
 
@@ -415,7 +415,7 @@ fn a_machine_that_stayed_after_its_notice_is_told_of_as_that() {
         "22T03:10:00.000",
         &[("a", true), ("b", false)],
     )];
-    let report = of(
+    let report = from_lines(
         about("22T02:00:00", "22T04:00:00", Some("a")),
         &story.lines,
         &saves,
@@ -445,14 +445,14 @@ fn a_notice_whose_machine_is_not_back_yet_is_told_with_what_is_known() {
         json!({"continued": false}),
     );
     story.line("22T03:10:00.000", "", "notice", json!({"source": "unit"}));
-    let report = of(about("22T02:00:00", "22T04:00:00", None), &story.lines, &[]);
+    let report = from_lines(about("22T02:00:00", "22T04:00:00", None), &story.lines, &[]);
     let end = &report.preemptions[0];
     assert_eq!(
         (end.kind, end.back_at, end.clean),
         (BootEnd::ShutDown, None, false)
     );
     assert_eq!(report.agents[0].uptime.away_ms, 50 * 60_000);
-    let nothing = of(about("22T02:00:00", "22T04:00:00", None), &[], &[]);
+    let nothing = from_lines(about("22T02:00:00", "22T04:00:00", None), &[], &[]);
     assert!(nothing.agents.is_empty() && nothing.journal_from.is_none());
     let page = html::page(&nothing);
     assert!(page.contains("tells of no agent") && page.contains("Nothing was cut off"));
@@ -482,7 +482,7 @@ fn a_page_is_sound_and_needs_nothing_else_whatever_the_names() {
         sample(),
         hostile(),
         crowd(50),
-        of(about("22T02:00:00", "22T04:00:00", None), &[], &[]),
+        from_lines(about("22T02:00:00", "22T04:00:00", None), &[], &[]),
     ] {
         let page = html::page(&report);
         assert!(page.starts_with("<!doctype html>\n<html lang=\"en\">"));
@@ -538,7 +538,7 @@ fn crowd(agents: usize) -> Report {
             .collect();
         story.activity(&at, &changes);
     }
-    of(
+    from_lines(
         about("15T02:00:00", "22T10:00:00", Some("a")),
         &story.lines,
         &[],

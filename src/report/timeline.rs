@@ -191,7 +191,7 @@ fn moments(boot: &Boot) -> Vec<Moment<'_>> {
             all.extend(changes.iter().map(|change| Moment {
                 at: change.at,
                 agent: Some(change.agent.as_str()),
-                step: Step::Doing(change.state.map(Doing::of), None),
+                step: Step::Doing(change.state.map(Doing::from_state), None),
             }));
         }
         let (at, agent) = (fact.at, fact.agent.as_deref());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use claude::Lookup;
+use claude::TranscriptLookup;
 use state::AgentRecord;
 
 /// How a session begins in its next process.
@@ -82,27 +82,32 @@ pub(super) fn had_conversation(record: &AgentRecord) -> bool {
 ///
 /// # Errors
 /// A start would lose something, or could not work.
-pub fn decide(record: &AgentRecord, lookup: &Lookup) -> Result<SessionStart, SessionFault> {
+pub fn decide(
+    record: &AgentRecord,
+    lookup: &TranscriptLookup,
+) -> Result<SessionStart, SessionFault> {
     let had_conversation = had_conversation(record);
     match lookup {
-        Lookup::Present(path) => Ok(SessionStart::Resume {
+        TranscriptLookup::Present(path) => Ok(SessionStart::Resume {
             transcript: path.clone(),
         }),
-        Lookup::Several(paths) => Err(SessionFault::Ambiguous {
+        TranscriptLookup::Several(paths) => Err(SessionFault::Ambiguous {
             session_id: record.session_id.clone(),
             paths: paths.clone(),
         }),
-        Lookup::Unknown(why) => Err(SessionFault::Unknown(why.clone())),
+        TranscriptLookup::Unknown(why) => Err(SessionFault::Unknown(why.clone())),
         // Never a blank conversation in place of a lost one.
-        Lookup::Blank(path) if had_conversation => Err(SessionFault::Blank(path.clone())),
-        Lookup::Missing if had_conversation => Err(SessionFault::Gone(match &record.transcript {
-            Some(mark) => mark.path.display().to_string(),
-            None => format!("projects/*/{}.jsonl", record.session_id),
-        })),
-        Lookup::Blank(path) => Ok(SessionStart::First {
+        TranscriptLookup::Blank(path) if had_conversation => Err(SessionFault::Blank(path.clone())),
+        TranscriptLookup::Missing if had_conversation => {
+            Err(SessionFault::Gone(match &record.transcript {
+                Some(mark) => mark.path.display().to_string(),
+                None => format!("projects/*/{}.jsonl", record.session_id),
+            }))
+        }
+        TranscriptLookup::Blank(path) => Ok(SessionStart::First {
             quarantine: Some(path.clone()),
         }),
-        Lookup::Missing => Ok(SessionStart::First { quarantine: None }),
+        TranscriptLookup::Missing => Ok(SessionStart::First { quarantine: None }),
     }
 }
 
@@ -125,16 +130,16 @@ mod tests {
     #[test]
     fn a_session_that_had_a_conversation_is_never_begun_again() {
         for lookup in [
-            Lookup::Missing,
-            Lookup::Blank("/x".into()),
-            Lookup::Unknown("EIO".into()),
-            Lookup::Several(vec!["/x".into(), "/y".into()]),
+            TranscriptLookup::Missing,
+            TranscriptLookup::Blank("/x".into()),
+            TranscriptLookup::Unknown("EIO".into()),
+            TranscriptLookup::Several(vec!["/x".into(), "/y".into()]),
         ] {
             assert!(decide(&record(true), &lookup).is_err(), "{lookup:?}");
         }
         let mut delivered = record(false);
         delivered.prompt_delivered = true;
-        assert!(decide(&delivered, &Lookup::Missing).is_err());
+        assert!(decide(&delivered, &TranscriptLookup::Missing).is_err());
     }
 
     #[test]
@@ -143,22 +148,22 @@ mod tests {
         cleared.prompt_delivered = true;
         cleared.past_sessions.push("before".into());
         assert_eq!(
-            decide(&cleared, &Lookup::Blank("/x".into())),
+            decide(&cleared, &TranscriptLookup::Blank("/x".into())),
             Ok(SessionStart::First {
                 quarantine: Some("/x".into())
             })
         );
         cleared.transcript = record(true).transcript;
-        assert!(decide(&cleared, &Lookup::Missing).is_err());
+        assert!(decide(&cleared, &TranscriptLookup::Missing).is_err());
     }
 
     #[test]
     fn a_session_without_words_begins_and_one_with_words_goes_on() {
         assert_eq!(
-            decide(&record(false), &Lookup::Missing),
+            decide(&record(false), &TranscriptLookup::Missing),
             Ok(SessionStart::First { quarantine: None })
         );
-        let blank = Lookup::Blank("/x".into());
+        let blank = TranscriptLookup::Blank("/x".into());
         assert_eq!(
             decide(&record(false), &blank),
             Ok(SessionStart::First {
@@ -166,7 +171,10 @@ mod tests {
             })
         );
         for had_conversation in [true, false] {
-            let decision = decide(&record(had_conversation), &Lookup::Present("/x".into()));
+            let decision = decide(
+                &record(had_conversation),
+                &TranscriptLookup::Present("/x".into()),
+            );
             assert_eq!(
                 decision,
                 Ok(SessionStart::Resume {

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use super::launch_facts::LaunchFacts;
 use super::launch_plan::{self, LaunchPlan, Refused};
 use super::previous_boot::History;
-use super::recover::{self, Brought};
+use super::recover::{self, Recovery};
 use super::workspace;
 use crate::agent::exec;
 use crate::systemd::cgroup::Delegated;
 use crate::tmux::Tmux;
 use claude::transcript::{locate, tail};
-use claude::{Lookup, TailState};
+use claude::{TailState, TranscriptLookup};
 use state::config::{Agent, Config};
 use state::layout::DataDir;
 use state::{AgentName, AgentRecord, JournalEvent};
@@ -85,7 +85,7 @@ fn plan(
     record: &AgentRecord,
     agent: &Agent,
     workspace: Option<String>,
-    brought: Brought,
+    brought: Recovery,
 ) -> Result<(LaunchPlan, Vec<String>), Refused> {
     let facts = gather(context, record, agent, workspace, brought).map_err(Refused::Unfit)?;
     let mut plan = launch_plan::decide(facts)?;
@@ -99,7 +99,7 @@ fn gather<'a>(
     record: &'a AgentRecord,
     agent: &'a Agent,
     workspace: Option<String>,
-    brought: Brought,
+    brought: Recovery,
 ) -> Result<LaunchFacts<'a>> {
     let LaunchContext {
         data_dir, config, ..
@@ -109,7 +109,7 @@ fn gather<'a>(
     let cwd = data_dir.absolute(&record.cwd);
     let session = claude::locate(&data_dir.claude(), &record.session_id);
     let (tail, is_found_from_cwd) = match &session {
-        Lookup::Present(path) => (
+        TranscriptLookup::Present(path) => (
             tail::read(path).map(|(state, _)| state),
             locate::found_from(path, &cwd),
         ),

@@ -5,8 +5,8 @@ use std::io;
 use std::path::PathBuf;
 
 use super::previous_boot::History;
-use super::recover::Brought;
-use claude::{Lookup, TailState};
+use super::recover::Recovery;
+use claude::{TailState, TranscriptLookup};
 use state::AgentRecord;
 use sys::time::Timestamp;
 
@@ -30,7 +30,7 @@ pub(super) struct LaunchFacts<'a> {
     /// The environment that is declared for it.
     pub environment: BTreeMap<String, String>,
     /// Where its transcript is.
-    pub session: Lookup,
+    pub session: TranscriptLookup,
     /// What the end of its transcript says; nothing where there is none.
     pub tail: io::Result<TailState>,
     /// Whether Claude finds the transcript from the workspace.
@@ -38,7 +38,7 @@ pub(super) struct LaunchFacts<'a> {
     /// What happened to its workspace, as sentences.
     pub workspace: Option<String>,
     /// What came of looking for what was lost.
-    pub brought: Brought,
+    pub brought: Recovery,
     /// The file for the details of its note.
     pub note_file: PathBuf,
     /// A fresh mark for the processes of this launch.

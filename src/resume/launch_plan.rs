@@ -159,9 +159,9 @@ pub(super) fn decide(facts: LaunchFacts<'_>) -> Result<LaunchPlan, Refused> {
 #[cfg(test)]
 mod tests {
     use super::super::previous_boot::History;
-    use super::super::recover::Brought;
+    use super::super::recover::Recovery;
     use super::*;
-    use claude::{Lookup, TailState};
+    use claude::{TailState, TranscriptLookup};
     use state::{AgentName, AgentState, TranscriptMark};
     use std::io;
     use sys::time::Timestamp;
@@ -184,7 +184,7 @@ mod tests {
     fn facts<'a>(
         record: &'a AgentRecord,
         history: &'a History,
-        session: Lookup,
+        session: TranscriptLookup,
     ) -> LaunchFacts<'a> {
         LaunchFacts {
             record,
@@ -199,15 +199,15 @@ mod tests {
             tail: Ok(TailState::default()),
             is_found_from_cwd: true,
             workspace: None,
-            brought: Brought::default(),
+            brought: Recovery::default(),
             note_file: "/r/note.md".into(),
             marker: "mark".into(),
             now: Timestamp::now(),
         }
     }
 
-    fn present() -> Lookup {
-        Lookup::Present("/c/projects/-a/u.jsonl".into())
+    fn present() -> TranscriptLookup {
+        TranscriptLookup::Present("/c/projects/-a/u.jsonl".into())
     }
 
     fn tail(lines: &[&str]) -> io::Result<TailState> {
@@ -229,12 +229,24 @@ mod tests {
 
     #[test]
     fn a_session_that_had_a_conversation_is_resumed_or_refused_with_the_cause_and_never_begun() {
-        let several = Lookup::Several(vec!["/x".into(), "/y".into()]);
+        let several = TranscriptLookup::Several(vec!["/x".into(), "/y".into()]);
         let table = [
-            (Lookup::Missing, "is gone, and no backup has it", false),
-            (Lookup::Blank("/x".into()), "has lost every record", false),
+            (
+                TranscriptLookup::Missing,
+                "is gone, and no backup has it",
+                false,
+            ),
+            (
+                TranscriptLookup::Blank("/x".into()),
+                "has lost every record",
+                false,
+            ),
             (several.clone(), "more than once (/x, /y)", false),
-            (Lookup::Unknown("EIO".into()), "looked for: EIO", true),
+            (
+                TranscriptLookup::Unknown("EIO".into()),
+                "looked for: EIO",
+                true,
+            ),
         ];
         let history = History::default();
         let record = record(true);
@@ -255,7 +267,7 @@ mod tests {
         // One without words is begun, but never while it cannot be told which it is.
         let unsaid = self::record(false);
         assert!(decide(facts(&unsaid, &history, several)).is_err());
-        let blank = Lookup::Blank("/x".into());
+        let blank = TranscriptLookup::Blank("/x".into());
         let plan = decide(facts(&unsaid, &history, blank)).unwrap();
         assert_eq!(
             (plan.how, plan.quarantine),
@@ -267,13 +279,13 @@ mod tests {
     fn the_declared_prompt_is_said_in_the_first_session_alone() {
         let history = History::default();
         let mut record = record(false);
-        let plan = decide(facts(&record, &history, Lookup::Missing)).unwrap();
+        let plan = decide(facts(&record, &history, TranscriptLookup::Missing)).unwrap();
         let begins = vec!["--session-id", &*record.session_id];
         assert_eq!(ours(&plan), (begins, Some("fix it")));
         record.past_sessions.push("before".into());
         for delivered in [false, true] {
             record.prompt_delivered = delivered;
-            let plan = decide(facts(&record, &history, Lookup::Missing)).unwrap();
+            let plan = decide(facts(&record, &history, TranscriptLookup::Missing)).unwrap();
             assert_eq!((plan.how, ours(&plan).1), (StartKind::First, None));
         }
     }

@@ -23,7 +23,7 @@ pub use decision::{SessionFault, SessionStart, decide};
 pub use launch::{LaunchContext, Prepared, find_claude, prepare, run, seed};
 pub use launch_plan::{LaunchPlan, Refused};
 pub use previous_boot::History;
-pub use recover::{Brought, Loss, bring_back, from_backups, losses, may_have_checkpoint};
+pub use recover::{Loss, Recovery, bring_back, from_backups, losses, may_have_checkpoint};
 pub use summary_line::last_preemption_line;
 pub use transcript_check::{Account, account, saved_unseen};
 
@@ -61,7 +61,10 @@ fn plan_one(data_dir: &DataDir, record: &AgentRecord, boot_id: &str) -> Step {
 }
 
 fn plan_start(data_dir: &DataDir, record: &AgentRecord) -> (bool, String) {
-    let lost: Vec<String> = losses(data_dir, record).iter().map(Loss::what).collect();
+    let lost: Vec<String> = losses(data_dir, record)
+        .iter()
+        .map(Loss::describe)
+        .collect();
     let has_backups = || Settings::load(data_dir).is_ok_and(|settings| settings.has_repository());
     if !lost.is_empty() && has_backups() {
         let lost = lost.join(", ");

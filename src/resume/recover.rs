@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::decision::had_conversation;
 use crate::backup::{Settings, Stop, recover};
 use checkpoint::CheckpointTarget;
-use claude::Lookup;
+use claude::TranscriptLookup;
 use state::config::Config;
 use state::layout::DataDir;
 use state::{AgentName, AgentRecord};
@@ -34,7 +34,7 @@ pub enum Loss {
 impl Loss {
     /// In words.
     #[must_use]
-    pub fn what(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             Self::Transcript {
                 session_id,
@@ -50,7 +50,7 @@ impl Loss {
 
 /// What came of looking for what is lost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Brought {
+pub struct Recovery {
     /// What is there again, in words.
     pub back: Vec<String>,
     /// Why a source could not be asked, in words.
@@ -69,8 +69,10 @@ pub fn losses(data_dir: &DataDir, record: &AgentRecord) -> Vec<Loss> {
         left,
     };
     match claude::locate(&data_dir.claude(), &record.session_id) {
-        Lookup::Missing | Lookup::Blank(_) if had_conversation(record) => losses.push(lost(0)),
-        Lookup::Present(path) => losses.extend(shrunk(data_dir, record, &path).map(lost)),
+        TranscriptLookup::Missing | TranscriptLookup::Blank(_) if had_conversation(record) => {
+            losses.push(lost(0))
+        }
+        TranscriptLookup::Present(path) => losses.extend(shrunk(data_dir, record, &path).map(lost)),
         _ => {}
     }
     losses
@@ -87,8 +89,8 @@ fn shrunk(data_dir: &DataDir, record: &AgentRecord, path: &Path) -> Option<u64> 
 /// Brings back what is lost of an agent's transcript, as far as a backup has it. What was brought back for it since
 /// its last start, as by root, is told here too.
 #[must_use]
-pub fn bring_back(data_dir: &DataDir, boot_id: &str, record: &AgentRecord) -> Brought {
-    let mut brought = Brought::default();
+pub fn bring_back(data_dir: &DataDir, boot_id: &str, record: &AgentRecord) -> Recovery {
+    let mut brought = Recovery::default();
     let repaired = repaired(data_dir, &record.name);
     if let Ok(text) = fs::read_to_string(&repaired) {
         brought.back.extend(text.lines().map(str::to_owned));
@@ -144,7 +146,7 @@ fn repaired(data_dir: &DataDir, name: &AgentName) -> PathBuf {
 /// is there. git is not asked, since whoever asks may be root.
 #[must_use]
 pub fn may_have_checkpoint(data_dir: &DataDir, config: &Config, record: &AgentRecord) -> bool {
-    let place = CheckpointTarget::of(data_dir, &config.checkpoint, record);
+    let place = CheckpointTarget::from_record(data_dir, &config.checkpoint, record);
     checkpoint::home(data_dir, &place.private)
         .is_some_and(|home| home.is_dir() && !home.starts_with(&place.workspace))
 }
@@ -166,7 +168,7 @@ pub fn from_backups(data_dir: &DataDir, boot_id: &str, loss: &Loss) -> Result<Op
         }
         Loss::Workspace(path) => recover::directory(&settings, path, &stop)?,
     };
-    Ok(brought.map(|brought| brought.words()))
+    Ok(brought.map(|brought| brought.describe()))
 }
 
 #[cfg(test)]

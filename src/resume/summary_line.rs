@@ -50,7 +50,7 @@ pub fn last_preemption_line(
         .collect();
     let parts = [
         agents(names, &since),
-        words(short, torn.len(), history.safe),
+        describe_losses(short, torn.len(), history.safe),
         counted(continued(&since), "turn", "continued"),
     ];
     Some(format!("{went}, back {back} UTC: {}", parts.join(", ")))
@@ -90,7 +90,7 @@ fn agents(desired: &[String], since: &[&JournalEntry]) -> String {
 }
 
 /// Only a save that came to its end knows that nothing is missing.
-fn words(short: &[String], torn: usize, safe: bool) -> String {
+fn describe_losses(short: &[String], torn: usize, safe: bool) -> String {
     match (short.is_empty(), torn == 0, safe) {
         (false, _, _) => format!("words of {} are missing", short.join(", ")),
         (true, false, _) => {

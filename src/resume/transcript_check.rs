@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use claude::transcript::locate;
-use claude::{Lookup, Tail};
+use claude::{Tail, TranscriptLookup};
 use state::layout::DataDir;
 use state::{AgentRecord, AgentSaved, Manifest, TranscriptMark};
 use sys::files;
@@ -30,7 +30,7 @@ pub fn account(data_dir: &DataDir, records: &[AgentRecord], save: Option<&Manife
         };
         let name = record.name.to_string();
         match claude::locate(&data_dir.claude(), &record.session_id) {
-            Lookup::Present(path) => {
+            TranscriptLookup::Present(path) => {
                 if fs::metadata(&path).map_or(0, |meta| meta.len()) < promised {
                     account.short.push(name);
                 } else if is_torn(&path) {

@@ -34,7 +34,7 @@ pub(super) struct Readied {
 /// # Errors
 /// It is gone, and there is nothing to make it from.
 pub(super) fn ready(context: &LaunchContext<'_>, record: &AgentRecord) -> Result<Readied, Refused> {
-    let place = CheckpointTarget::of(context.data_dir, &context.config.checkpoint, record);
+    let place = CheckpointTarget::from_record(context.data_dir, &context.config.checkpoint, record);
     let deadline = Deadline::after(LIMIT);
     match fs::read_dir(&place.workspace) {
         Ok(mut entries) => {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::Subject;
 use claude::transcript::tail;
-use claude::{Lookup, Status, Tail};
+use claude::{Status, Tail, TranscriptLookup};
 use state::layout::DataDir;
 use sys::deadline::Deadline;
 use sys::inotify::Watch;
@@ -51,7 +51,9 @@ pub(super) fn drain_response(
         return;
     }
     let limit = TIMEOUT.min(deadline.remaining() / PART);
-    if let Lookup::Present(path) = claude::locate(&data_dir.claude(), &subject.record.session_id) {
+    if let TranscriptLookup::Present(path) =
+        claude::locate(&data_dir.claude(), &subject.record.session_id)
+    {
         wait_until_written(&path, limit);
     }
 }

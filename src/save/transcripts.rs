@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use super::Subject;
-use claude::Lookup;
+use claude::TranscriptLookup;
 use claude::transcript::tail;
 use state::layout::DataDir;
 use state::{AgentRecord, AgentSaved};
@@ -33,13 +33,13 @@ pub(super) fn make_durable(
     for (index, subject) in agents.iter().enumerate() {
         let (data_dir, record, done) = (data_dir.clone(), subject.record.clone(), done.clone());
         // Not scoped: a disk that hangs must not hold up those that do not.
-        let sync = move || done.send((index, one(&data_dir, &record))).ok();
+        let sync = move || done.send((index, save_transcript(&data_dir, &record))).ok();
         if thread::spawn("save-transcripts", sync).is_err() {
             without_thread.push(index);
         }
     }
     for index in without_thread {
-        done.send((index, one(data_dir, &agents[index].record)))
+        done.send((index, save_transcript(data_dir, &agents[index].record)))
             .ok();
     }
     drop(done);
@@ -50,10 +50,10 @@ pub(super) fn make_durable(
     all
 }
 
-fn one(data_dir: &DataDir, record: &AgentRecord) -> SavedTranscript {
+fn save_transcript(data_dir: &DataDir, record: &AgentRecord) -> SavedTranscript {
     let path = match claude::locate(&data_dir.claude(), &record.session_id) {
-        Lookup::Present(path) | Lookup::Blank(path) => path,
-        Lookup::Several(paths) => match paths.into_iter().next() {
+        TranscriptLookup::Present(path) | TranscriptLookup::Blank(path) => path,
+        TranscriptLookup::Several(paths) => match paths.into_iter().next() {
             Some(path) => path,
             None => {
                 return SavedTranscript {
@@ -63,21 +63,21 @@ fn one(data_dir: &DataDir, record: &AgentRecord) -> SavedTranscript {
                 };
             }
         },
-        Lookup::Missing if record.transcript.is_some() => {
+        TranscriptLookup::Missing if record.transcript.is_some() => {
             return SavedTranscript {
                 bytes: None,
                 open: "unknown".into(),
                 trouble: Some("its transcript is gone".into()),
             };
         }
-        Lookup::Missing => {
+        TranscriptLookup::Missing => {
             return SavedTranscript {
                 bytes: None,
                 open: "nothing said".into(),
                 trouble: None,
             };
         }
-        Lookup::Unknown(why) => {
+        TranscriptLookup::Unknown(why) => {
             return SavedTranscript {
                 bytes: None,
                 open: "unknown".into(),

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Subject;
 use checkpoint::{CheckpointOutcome, CheckpointTarget};
-use claude::Lookup;
+use claude::TranscriptLookup;
 use state::Trigger;
 use state::config::{self, Remote};
 use state::layout::DataDir;
@@ -37,7 +37,7 @@ pub(super) fn keep(
             if deadline.has_passed() {
                 return;
             }
-            let place = CheckpointTarget::of(&data_dir, &settings, &agents[index].record);
+            let place = CheckpointTarget::from_record(&data_dir, &settings, &agents[index].record);
             let result = checkpoint::keep(&data_dir, &place, Trigger::Save, deadline);
             let row = in_words(result);
             done.lock().unwrap_or_else(PoisonError::into_inner)[index] = row;
@@ -67,7 +67,7 @@ pub(super) fn push(
         .collect();
     let words: Mutex<Vec<(usize, String)>> = Mutex::default();
     in_parallel(&order, |index| {
-        let place = CheckpointTarget::of(data_dir, settings, &agents[index].record);
+        let place = CheckpointTarget::from_record(data_dir, settings, &agents[index].record);
         let said = match checkpoint::push(&place, remote, deadline) {
             Ok(()) => "; pushed".to_owned(),
             Err(error) => format!("; not pushed: {error:#}"),
@@ -99,7 +99,7 @@ fn in_parallel(order: &[usize], work: impl Fn(usize) + Sync) {
 fn most_recently_active_first(config_dir: &Path, agents: &[Subject]) -> Vec<usize> {
     let spoke_at = |subject: &Subject| match claude::locate(config_dir, &subject.record.session_id)
     {
-        Lookup::Present(path) => std::fs::metadata(path)
+        TranscriptLookup::Present(path) => std::fs::metadata(path)
             .and_then(|meta| meta.modified())
             .ok(),
         _ => None,

@@ -60,7 +60,7 @@ pub struct Owner {
 impl Owner {
     /// What to remember of an account, together with what was remembered before.
     #[must_use]
-    pub fn of(account: &Account, before: Option<&Self>) -> Self {
+    pub fn from_account(account: &Account, before: Option<&Self>) -> Self {
         let mut groups = before.map_or_else(Vec::new, |owner| owner.groups.clone());
         groups.extend(account.groups.iter().cloned());
         groups.sort();
@@ -217,7 +217,7 @@ pub fn find(place: &Prefix, key: &str) -> Result<Option<Account>> {
         let output = command::run(&mut command, LIMIT)?;
         output.stdout.lines().next().map(str::to_owned)
     } else {
-        let text = fs::read_to_string(place.at("/etc/passwd")).unwrap_or_default();
+        let text = fs::read_to_string(place.join("/etc/passwd")).unwrap_or_default();
         text.lines()
             .find(|line| {
                 let mut fields = line.split(':');
@@ -238,7 +238,7 @@ fn account(place: &Prefix, line: &str) -> Result<Account> {
         name: name.to_owned(),
         uid: number(uid)?,
         gid: number(gid)?,
-        home: place.at(home),
+        home: place.join(home),
         shell: shell.to_owned(),
         groups: groups(place, name),
     })
@@ -246,7 +246,7 @@ fn account(place: &Prefix, line: &str) -> Result<Account> {
 
 fn groups(place: &Prefix, user: &str) -> Vec<String> {
     let file = || {
-        let text = fs::read_to_string(place.at("/etc/group")).unwrap_or_default();
+        let text = fs::read_to_string(place.join("/etc/group")).unwrap_or_default();
         let of_user = text.lines().filter_map(|line| {
             let fields: Vec<&str> = line.split(':').collect();
             let is_member = fields.get(3)?.split(',').any(|member| member == user);
@@ -274,7 +274,7 @@ pub fn make(place: &Prefix, requested: &RequestedAccount) -> Result<Account> {
     prefix(&mut add);
     add.arg("--create-home");
     if let Some(owner) = &requested.as_before {
-        let text = fs::read_to_string(place.at("/etc/group")).unwrap_or_default();
+        let text = fs::read_to_string(place.join("/etc/group")).unwrap_or_default();
         let gid = owner.gid.to_string();
         if !text
             .lines()
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn the_disk_knows_whose_it_is_and_is_not_given_to_another() {
-        let owner = Owner::of(&person("ann", 1001), None);
+        let owner = Owner::from_account(&person("ann", 1001), None);
         let known = Known {
             remembered: Some(&owner),
             sudo_user: Some("bob"),
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_name_or_a_number_that_is_taken_is_told_and_an_absent_account_is_made() {
-        let owner = Owner::of(&person("ann", 1001), None);
+        let owner = Owner::from_account(&person("ann", 1001), None);
         let requested = whose(&Known {
             remembered: Some(&owner),
             ..Known::default()
@@ -409,8 +409,11 @@ mod tests {
     fn groups_are_remembered_once_they_were_seen() {
         let mut ann = person("ann", 1001);
         ann.groups = vec!["sudo".into()];
-        let first = Owner::of(&ann, None);
+        let first = Owner::from_account(&ann, None);
         ann.groups = vec!["docker".into()];
-        assert_eq!(Owner::of(&ann, Some(&first)).groups, ["docker", "sudo"]);
+        assert_eq!(
+            Owner::from_account(&ann, Some(&first)).groups,
+            ["docker", "sudo"]
+        );
     }
 }

@@ -34,7 +34,7 @@ const MOUNT_LIMIT: Duration = Duration::from_secs(300);
 /// It cannot be done. What was done before stays, and the next set-up goes on from there.
 pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<String>> {
     let place = &ask.place;
-    let data_dir = place.at(&ask.data_dir);
+    let data_dir = place.join(&ask.data_dir);
     let owner = || account.context("no account yet");
     let as_user = |request: Request| User::new(owner()?, place)?.act(&request);
     match step {
@@ -115,13 +115,13 @@ pub fn apply(step: &Step, ask: &Ask, account: Option<&Account>) -> Result<Vec<St
 
 /// Looks once more, immediately before; then formats.
 fn format(device: &Device, uuid: &str) -> Result<()> {
-    let now = Device::at(&device.name)?;
+    let now = Device::open(&device.name)?;
     ensure!(
         now == *device,
         "{} has changed since it was looked at",
         device.name.display()
     );
-    match blank_check::look(&now)? {
+    match blank_check::scan(&now)? {
         Content::Blank => filesystem::make(&now, uuid),
         _ => bail!("{} is not blank any more", device.name.display()),
     }
@@ -266,7 +266,7 @@ fn claude(data_dir: &Path, from: &Path, by_root: bool, user: &User) -> Result<Ve
     let dir = match bin.entry("claude")? {
         Entry::Absent => {
             let dir = bin.make("claude")?;
-            dir.give(Ownership {
+            dir.chown(Ownership {
                 uid: 0,
                 gid: 0,
                 mode: 0o755,
@@ -281,7 +281,7 @@ fn claude(data_dir: &Path, from: &Path, by_root: bool, user: &User) -> Result<Ve
         fs::remove_dir_all(&draft)?;
     }
     let new = dir.make(DRAFT)?;
-    new.give(Ownership {
+    new.chown(Ownership {
         uid: 0,
         gid: 0,
         mode: 0o755,

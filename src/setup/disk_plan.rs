@@ -63,25 +63,25 @@ pub struct Unit {
 ///
 /// # Errors
 /// The disk does not come, or cannot be read.
-pub fn look(ask: &Ask, disk: &str) -> Result<Facts> {
+pub fn gather_facts(ask: &Ask, disk: &str) -> Result<Facts> {
     let place = &ask.place;
-    let at = place.at(&ask.data_dir);
+    let at = place.join(&ask.data_dir);
     let device = device::wait_for(place, disk, ask.wait)?;
     let point = point(&at)?;
     let is_here = point == Point::Mounted(device.number);
     let (content, inside) = if is_here {
         (
             Content::Filesystem(mounted(&device, &at)?),
-            Some(Inside::of(&at)?),
+            Some(Inside::inspect(&at)?),
         )
     } else if let Some(why) = device.in_use() {
         return Err(anyhow!("{} is left alone: {why}", device.name.display()))
             .hint("name another disk; `lsblk -o NAME,SIZE,FSTYPE,MOUNTPOINTS` shows them");
     } else {
-        match blank_check::look(&device)? {
+        match blank_check::scan(&device)? {
             Content::Filesystem(filesystem) => {
-                let peek = Peek::at(&device.path, filesystem.kind, &place.at("/run"))?;
-                let inside = Inside::of(peek.path())?;
+                let peek = Peek::mount(&device.path, filesystem.kind, &place.join("/run"))?;
+                let inside = Inside::inspect(peek.path())?;
                 (Content::Filesystem(filesystem), Some(inside))
             }
             other => (other, None),
@@ -156,7 +156,7 @@ fn point(at: &Path) -> Result<Point> {
 
 /// The mount unit of this machine; empty where there is no systemd that would read it.
 fn unit(place: &Prefix, mount: &Mount) -> Unit {
-    let dir = place.at("/etc/systemd/system");
+    let dir = place.join("/etc/systemd/system");
     if !dir.is_dir() {
         return Unit::default();
     }
@@ -193,7 +193,7 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<Vec<Step>> {
         unit,
         ..
     } = facts;
-    let at = ask.place.at(&ask.data_dir);
+    let at = ask.place.join(&ask.data_dir);
     let name = device.name.display();
     let mut steps = Vec::new();
     if !facts.missing.is_empty() {
@@ -337,7 +337,7 @@ fn some(names: &[String]) -> String {
 /// Whether the partition could be larger: the disk below it has room behind its end.
 #[must_use]
 pub fn partition_note(device: &Device) -> Option<String> {
-    let disk = Device::at(device.partition_of.as_deref()?).ok()?;
+    let disk = Device::open(device.partition_of.as_deref()?).ok()?;
     let number: String = {
         let name = device.path.to_string_lossy();
         let digits = name.chars().rev().take_while(char::is_ascii_digit).count();
@@ -346,7 +346,7 @@ pub fn partition_note(device: &Device) -> Option<String> {
     let others: u64 = disk
         .partitions
         .iter()
-        .filter_map(|part| Device::at(part).ok())
+        .filter_map(|part| Device::open(part).ok())
         .map(|part| part.bytes)
         .sum();
     let room = disk.bytes.saturating_sub(others);
@@ -413,7 +413,7 @@ mod tests {
         plan(facts, &ask())
             .unwrap()
             .iter()
-            .map(Step::what)
+            .map(Step::describe)
             .collect()
     }
 

@@ -68,7 +68,7 @@ pub enum Ran {
 /// The id of this boot disk; `None` where it has none yet.
 #[must_use]
 pub fn id(place: &Prefix) -> Option<String> {
-    let text = fs::read_to_string(place.at(STAMP)).ok()?;
+    let text = fs::read_to_string(place.join(STAMP)).ok()?;
     uuid::is_uuid(text.trim()).then(|| text.trim().to_owned())
 }
 
@@ -80,7 +80,7 @@ pub fn stamp(place: &Prefix) -> Result<String> {
     if let Some(id) = id(place) {
         return Ok(id);
     }
-    let (id, path) = (uuid::new_uuid(), place.at(STAMP));
+    let (id, path) = (uuid::new_uuid(), place.join(STAMP));
     let dir = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     sys::files::write_atomic(&path, format!("{id}\n").as_bytes())?;
@@ -169,7 +169,7 @@ fn execute(data_dir: &DataDir, script: &Path) -> Result<()> {
     let pid = i32::try_from(child.id()).context("pid out of range")?;
     let until = Instant::now() + SCRIPT_LIMIT;
     // A process that has ended and is not waited for has no handle, and needs none.
-    let in_time = process::ProcessId::of(pid)
+    let in_time = process::ProcessId::from_pid(pid)
         .and_then(process::ProcessId::open)
         .is_none_or(|handle| handle.wait(Some(until)));
     if !in_time {
@@ -200,10 +200,10 @@ fn execute(data_dir: &DataDir, script: &Path) -> Result<()> {
 #[must_use]
 pub fn trouble(data_dir: &DataDir) -> Option<String> {
     let id = id(&Prefix::new(None))?;
-    told(data_dir, &id)
+    failure(data_dir, &id)
 }
 
-fn told(data_dir: &DataDir, id: &str) -> Option<String> {
+fn failure(data_dir: &DataDir, id: &str) -> Option<String> {
     let machine: Machine = state::load(&data_dir.session_state().join(FILE))
         .ok()
         .flatten()?;
@@ -245,7 +245,7 @@ mod tests {
         assert!(pending(&data_dir, &config, Some("two")).unwrap().is_some());
         let log = fs::read_to_string(data_dir.session_state().join(LOG)).unwrap();
         assert_eq!(log, format!("said\n{}\n", data_dir.dir().display()));
-        assert_eq!(told(&data_dir, "one"), None);
+        assert_eq!(failure(&data_dir, "one"), None);
     }
 
     #[test]
@@ -253,8 +253,12 @@ mod tests {
         let (_dir, data_dir, config) = place("#!/bin/sh\nexit 3\n");
         let error = run(&data_dir, &config, "one").unwrap_err();
         assert!(format!("{error:#}").contains("exit status: 3"), "{error:#}");
-        assert!(told(&data_dir, "one").unwrap().contains("exit status: 3"));
-        assert_eq!(told(&data_dir, "two"), None);
+        assert!(
+            failure(&data_dir, "one")
+                .unwrap()
+                .contains("exit status: 3")
+        );
+        assert_eq!(failure(&data_dir, "two"), None);
         assert!(pending(&data_dir, &config, Some("one")).unwrap().is_some());
     }
 

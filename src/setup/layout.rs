@@ -22,7 +22,7 @@ pub enum Fix {
 impl Fix {
     /// What would be done, in words, for a data directory of `user`.
     #[must_use]
-    pub fn what(&self, user: &str) -> String {
+    pub fn describe(&self, user: &str) -> String {
         let name = |name: &str| {
             if name.is_empty() {
                 ".".to_owned()
@@ -56,7 +56,7 @@ pub type LayoutFacts = Vec<(&'static str, Entry)>;
 ///
 /// # Errors
 /// They cannot be looked at.
-pub fn look(data_dir: &Dir) -> Result<LayoutFacts> {
+pub fn gather_facts(data_dir: &Dir) -> Result<LayoutFacts> {
     let mut found = vec![("", Entry::Directory(data_dir.ownership()?))];
     for name in ["bin", "backups"].into_iter().chain(OF_THE_USER) {
         found.push((name, data_dir.entry(name)?));
@@ -152,11 +152,11 @@ pub fn apply(data_dir: &Dir, uid: u32, gid: u32) -> Result<()> {
                 .and_then(|dir| dir.names())
                 .is_ok_and(|names| names.is_empty())
         };
-        for fix in fixes(&look(data_dir)?, uid, gid, empty)? {
+        for fix in fixes(&gather_facts(data_dir)?, uid, gid, empty)? {
             match fix {
-                Fix::Make(name, to) => data_dir.make(name)?.give(to)?,
-                Fix::Give("", to) => data_dir.give(to)?,
-                Fix::Give(name, to) => data_dir.child(name)?.give(to)?,
+                Fix::Make(name, to) => data_dir.make(name)?.chown(to)?,
+                Fix::Give("", to) => data_dir.chown(to)?,
+                Fix::Give(name, to) => data_dir.child(name)?.chown(to)?,
                 Fix::Anew(name, to) => {
                     let old = aside(&data_dir.path().join(name));
                     let old = old
@@ -165,7 +165,7 @@ pub fn apply(data_dir: &Dir, uid: u32, gid: u32) -> Result<()> {
                         .to_string_lossy()
                         .into_owned();
                     data_dir.rename(name, &old)?;
-                    data_dir.make(name)?.give(to)?;
+                    data_dir.make(name)?.chown(to)?;
                 }
             }
         }
@@ -197,10 +197,10 @@ mod tests {
         };
         assert_eq!(fixes[0], Fix::Give("", data_dir));
         assert_eq!(
-            fixes[0].what("ann"),
+            fixes[0].describe("ann"),
             "give . to root and the group of ann, mode 1775"
         );
-        assert_eq!(fixes[1].what("ann"), "make bin, mode 755");
+        assert_eq!(fixes[1].describe("ann"), "make bin, mode 755");
         assert_eq!(fixes.len(), 3);
     }
 

@@ -123,14 +123,14 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
     system_plan::ensure_root()?;
     let _lock = lock(&ask.place)?;
     let mut outcome = SetupSummary::default();
-    let data_dir = ask.place.at(&ask.data_dir);
+    let data_dir = ask.place.join(&ask.data_dir);
     if let Some(disk) = &ask.disk {
-        let facts = disk_plan::look(ask, disk)?;
+        let facts = disk_plan::gather_facts(ask, disk)?;
         let steps = disk_plan::plan(&facts, ask)?;
         let was_full = matches!(facts.inside, Some(Inside::Other(_)));
         perform(&steps, ask, None, &mut outcome, tell)?;
         // A journal that was replayed may have brought to light what a look could not see.
-        if !was_full && !ask.beside && matches!(Inside::of(&data_dir)?, Inside::Other(_)) {
+        if !was_full && !ask.beside && matches!(Inside::inspect(&data_dir)?, Inside::Other(_)) {
             return Err(anyhow!(
                 "{} holds files that are not a data directory's",
                 data_dir.display()
@@ -160,7 +160,7 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
             account::find(&ask.place, &requested.name)?.context("the account is not there")?
         }
     };
-    let facts = system_plan::look(ask, Some(&data_dir), &account)?;
+    let facts = system_plan::gather_facts(ask, Some(&data_dir), &account)?;
     let (steps, problems) = system_plan::plan(&facts, ask)?;
     perform(&steps, ask, Some(&account), &mut outcome, tell)?;
     outcome.short_retention = !ask.retain && !claude::retention::is_enough(facts.report.retention);
@@ -178,19 +178,19 @@ pub fn run(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
 pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
     system_plan::ensure_root()?;
     let mut outcome = SetupSummary::default();
-    let data_dir = ask.place.at(&ask.data_dir);
+    let data_dir = ask.place.join(&ask.data_dir);
     // A data directory that is not mounted is mounted for a look, and unmounted at the end.
     let mut peek = None;
     let mut tree = files::is_mount_point(&data_dir)
         .unwrap_or(false)
         .then(|| data_dir.clone());
     if let Some(disk) = &ask.disk {
-        let facts = disk_plan::look(ask, disk)?;
+        let facts = disk_plan::gather_facts(ask, disk)?;
         would(&disk_plan::plan(&facts, ask)?, &mut outcome, tell);
         if tree.is_none()
             && let Content::Filesystem(filesystem) = &facts.content
         {
-            let at = Peek::at(&facts.device.path, filesystem.kind, &ask.place.at("/run"))?;
+            let at = Peek::mount(&facts.device.path, filesystem.kind, &ask.place.join("/run"))?;
             tree = Some(at.path().to_path_buf());
             peek = Some(at);
         }
@@ -209,7 +209,7 @@ pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
             system_plan::imagined(&requested)
         }
     };
-    let mut facts = system_plan::look(ask, tree.as_deref(), &account)?;
+    let mut facts = system_plan::gather_facts(ask, tree.as_deref(), &account)?;
     if theirs.is_some() {
         // What it would do is told by this one, as it is mounted for a look only.
         tell(Told::Would(
@@ -230,7 +230,7 @@ pub fn rehearse(ask: &Ask, tell: &mut dyn FnMut(Told)) -> Result<SetupSummary> {
 fn would(steps: &[Step], outcome: &mut SetupSummary, tell: &mut dyn FnMut(Told)) {
     outcome.steps += steps.len();
     for step in steps {
-        tell(Told::Would(step.what()));
+        tell(Told::Would(step.describe()));
     }
 }
 
@@ -242,7 +242,7 @@ fn perform(
     tell: &mut dyn FnMut(Told),
 ) -> Result<()> {
     for step in steps {
-        tell(Told::Doing(step.what()));
+        tell(Told::Doing(step.describe()));
         point(Point::SetupStep);
         match apply::apply(step, ask, account) {
             Ok(said) => {
@@ -262,7 +262,7 @@ fn perform(
             }
             Err(error) => {
                 return Err(error)
-                    .with_context(|| format!("could not {}", step.what()))
+                    .with_context(|| format!("could not {}", step.describe()))
                     .hint("when it is repaired, run the same again: it goes on from here");
             }
         }
@@ -289,7 +289,7 @@ fn ensure_mounted(ask: &Ask, data_dir: &Path) -> Result<()> {
 
 /// One set-up at a time: a start-up script and a human may both begin one.
 fn lock(place: &Prefix) -> Result<LockFile> {
-    let run = place.at("/run");
+    let run = place.join("/run");
     fs::create_dir_all(&run).with_context(|| format!("cannot create {}", run.display()))?;
     LockFile::try_take(&run.join("spotkeep-setup.lock"))?
         .context("another set-up is at work on this machine")

@@ -102,7 +102,7 @@ pub enum Step {
 impl Step {
     /// What it does, in words.
     #[must_use]
-    pub fn what(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             Self::Install(packages) => format!("install {}", packages.join(", ")),
             Self::Format { device, .. } => format!(
@@ -139,7 +139,7 @@ impl Step {
                 None => format!("make the account {}", requested.name),
             },
             Self::Layout(fixes, user) => {
-                let list: Vec<String> = fixes.iter().map(|fix| fix.what(user)).collect();
+                let list: Vec<String> = fixes.iter().map(|fix| fix.describe(user)).collect();
                 format!("on the disk: {}", list.join("; "))
             }
             Self::Inhabit => "make the user's directories, root.json and spotkeep.toml".to_owned(),

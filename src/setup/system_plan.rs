@@ -122,9 +122,9 @@ pub struct Facts {
 ///
 /// # Errors
 /// Something cannot be looked at.
-pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> {
+pub fn gather_facts(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> {
     let place = &ask.place;
-    let data_dir = place.at(&ask.data_dir);
+    let data_dir = place.join(&ask.data_dir);
     let new = Ownership {
         uid: 0,
         gid: 0,
@@ -134,7 +134,7 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
     found.extend(["bin", "backups"].map(|name| (name, Entry::Absent)));
     if let Some(tree) = tree {
         let dir = Dir::open(tree)?;
-        found = layout::look(&dir)?;
+        found = layout::gather_facts(&dir)?;
         for (name, entry) in &found {
             if matches!(entry, Entry::Directory(_)) && !name.is_empty() {
                 let names = dir.child(name).and_then(|dir| dir.names());
@@ -160,7 +160,7 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
             machine: first_boot_script::id(place),
             claude: kept.is_empty() && ask.claude.is_none(),
         };
-        User::new(account, place)?.look(&request)?
+        User::new(account, place)?.inspect(&request)?
     } else {
         // A home that is made by us is empty.
         let links = crate::storage::links::of_home(&account.home, &data_dir, &[])?;
@@ -174,11 +174,11 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
         }
     };
     let workspaces = Link {
-        at: place.at("/workspaces"),
+        at: place.join("/workspaces"),
         to: data_dir.join("workspaces"),
     };
     let state = workspaces.state()?;
-    let command = place.at("/usr/local/bin/spotkeep");
+    let command = place.join("/usr/local/bin/spotkeep");
     let is_ours = fs::read_link(&command).is_ok_and(|to| to == data_dir.join("bin/spotkeep"));
     // A program that somebody has put there stays; a link that leads nowhere does not.
     let is_free = !is_ours && !command.exists() && command.parent().is_some_and(Path::is_dir);
@@ -192,7 +192,7 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
             })
         })
         .transpose()?;
-    let line = place.at(login_line::PATH);
+    let line = place.join(login_line::PATH);
     let requested = login_line::snippet(&data_dir.join("bin/spotkeep"), &data_dir, account.uid)?;
     let has_profiles = line.parent().is_some_and(Path::is_dir);
     let login_line = has_profiles && fs::read_to_string(line).ok() != Some(requested);
@@ -218,8 +218,8 @@ pub fn look(ask: &Ask, tree: Option<&Path>, account: &Account) -> Result<Facts> 
 
 /// What the units of this machine would be filled with; `None` where there is no systemd.
 pub(super) fn unit_paths(ask: &Ask, account: &Account) -> Option<UnitPaths> {
-    let data_dir = ask.place.at(&ask.data_dir);
-    let has_systemd = ask.place.at("/etc/systemd/system").is_dir() && packages::has("systemctl");
+    let data_dir = ask.place.join(&ask.data_dir);
+    let has_systemd = ask.place.join("/etc/systemd/system").is_dir() && packages::has("systemctl");
     has_systemd.then(|| UnitPaths {
         program: data_dir.join("bin/spotkeep"),
         is_mount: ask.disk.is_some() || files::is_mount_point(&data_dir).unwrap_or(false),
@@ -283,7 +283,7 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<(Vec<Step>, Vec<String>)> {
     if !report.inhabited {
         steps.push(Step::Inhabit);
     }
-    let owner = Owner::of(account, facts.remembered.as_ref());
+    let owner = Owner::from_account(account, facts.remembered.as_ref());
     if facts.remembered.as_ref() != Some(&owner) {
         steps.push(Step::Remember(owner));
     }
@@ -412,7 +412,7 @@ mod tests {
             groups: vec![],
         };
         Facts {
-            remembered: Some(Owner::of(&account, None)),
+            remembered: Some(Owner::from_account(&account, None)),
             account,
             layout: vec![
                 ("", dir(0, 1001, 0o1775)),
@@ -443,7 +443,7 @@ mod tests {
             .unwrap()
             .0
             .iter()
-            .map(Step::what)
+            .map(Step::describe)
             .collect()
     }
 

@@ -26,7 +26,7 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
     system_plan::ensure_root()?;
     let mut outcome = SetupSummary::default();
     let place = &ask.place;
-    let data_dir = place.at(&ask.data_dir);
+    let data_dir = place.join(&ask.data_dir);
     let is_mounted = sys::files::is_mount_point(&data_dir).unwrap_or(false);
     let account = match system_plan::account(ask, is_mounted.then_some(data_dir.as_path())) {
         Ok(Verdict::There(account)) => Some(account),
@@ -76,7 +76,7 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
             machine: None,
             claude: false,
         };
-        for (link, state) in user.look(&request)?.links {
+        for (link, state) in user.inspect(&request)?.links {
             if state == State::Right {
                 each(format!("take out {}", link.at.display()), &mut || {
                     user.act(&Request::Unlink(link.clone()))
@@ -86,11 +86,11 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
     }
     for link in [
         Link {
-            at: place.at("/workspaces"),
+            at: place.join("/workspaces"),
             to: data_dir.join("workspaces"),
         },
         Link {
-            at: place.at("/usr/local/bin/spotkeep"),
+            at: place.join("/usr/local/bin/spotkeep"),
             to: data_dir.join("bin/spotkeep"),
         },
     ] {
@@ -100,13 +100,13 @@ pub fn run(ask: &Ask, dry: bool, tell: &mut dyn FnMut(Told)) -> Result<SetupSumm
             })?;
         }
     }
-    if place.at(login_line::PATH).exists() {
+    if place.join(login_line::PATH).exists() {
         each("take out the line at the login".into(), &mut || {
             login_line::remove(place.prefix())?;
             Ok(Vec::new())
         })?;
     }
-    let units = place.at("/etc/systemd/system");
+    let units = place.join("/etc/systemd/system");
     let unit = mount_unit(&data_dir);
     if units.join(&unit).exists() {
         each(

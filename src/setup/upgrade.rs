@@ -77,7 +77,7 @@ pub fn upgrade(data_dir: &DataDir, file: &Path) -> Result<Upgraded> {
     let program = data_dir.program();
     let bin = program.parent().context("the program has no directory")?;
     refuse_where_others_write(data_dir.dir(), bin)?;
-    let user = UnitPaths::of(data_dir)?.user;
+    let user = UnitPaths::from_data_dir(data_dir)?.user;
     let place = UpgradeFiles {
         new: bin.join(".spotkeep.new"),
         previous: bin.join("spotkeep.prev"),

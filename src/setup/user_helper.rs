@@ -122,7 +122,7 @@ pub fn serve(request: &str) -> Result<Value> {
             home,
             machine,
             claude,
-        } => serde_json::to_value(look(
+        } => serde_json::to_value(inspect(
             tree.as_deref(),
             &data_dir,
             &home,
@@ -167,7 +167,7 @@ pub fn serve(request: &str) -> Result<Value> {
     value.context("cannot answer")
 }
 
-fn look(
+fn inspect(
     tree: Option<&Path>,
     data_dir: &Path,
     home: &Path,
@@ -318,7 +318,7 @@ impl<'a> User<'a> {
     ///
     /// # Errors
     /// They cannot be looked at.
-    pub fn look(&self, request: &Request) -> Result<Report> {
+    pub fn inspect(&self, request: &Request) -> Result<Report> {
         self.ask(request, LOOK_LIMIT)
     }
 

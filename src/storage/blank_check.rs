@@ -51,7 +51,7 @@ pub enum Content {
 ///
 /// # Errors
 /// Somebody uses it, or it cannot be read.
-pub fn look(device: &Device) -> Result<Content> {
+pub fn scan(device: &Device) -> Result<Content> {
     let path = device.path.as_path();
     let Some(mut file) =
         block::open_unused(path).with_context(|| format!("cannot open {}", path.display()))?

@@ -79,7 +79,7 @@ pub fn wait_for(place: &Prefix, name: &str, limit: Duration) -> Result<Device> {
     let until = Instant::now() + limit;
     loop {
         if let Some(path) = look_for(place, name)? {
-            return Device::at(&path);
+            return Device::open(&path);
         }
         if Instant::now() >= until {
             let found = candidates(place);
@@ -100,7 +100,7 @@ fn look_for(place: &Prefix, name: &str) -> Result<Option<PathBuf>> {
     if name.contains('/') {
         return Ok(Path::new(name).exists().then(|| PathBuf::from(name)));
     }
-    let by_id = place.at("/dev/disk/by-id");
+    let by_id = place.join("/dev/disk/by-id");
     let found: Vec<PathBuf> = names(name)
         .into_iter()
         .map(|name| by_id.join(name))
@@ -129,7 +129,7 @@ impl Device {
     ///
     /// # Errors
     /// It is no block device.
-    pub fn at(name: &Path) -> Result<Self> {
+    pub fn open(name: &Path) -> Result<Self> {
         let path = fs::canonicalize(name).with_context(|| format!("no {}", name.display()))?;
         let Some(number) = block::number(&path)? else {
             return Err(anyhow!("{} is no block device", path.display())).hint("lsblk");
@@ -214,13 +214,13 @@ pub fn size(bytes: u64) -> String {
 
 /// The disks of this machine, in words: name, size, use.
 fn candidates(place: &Prefix) -> Vec<String> {
-    let by_id = place.at("/dev/disk/by-id");
+    let by_id = place.join("/dev/disk/by-id");
     names_in(Path::new("/sys/block"))
         .into_iter()
         .filter(|name| !name.starts_with("ram") && !name.starts_with("zram"))
         .filter_map(|name| {
             let node = PathBuf::from("/dev").join(name.replace('!', "/"));
-            let device = Device::at(&node).ok().filter(|device| device.bytes > 0)?;
+            let device = Device::open(&node).ok().filter(|device| device.bytes > 0)?;
             let stable = names_in(&by_id)
                 .into_iter()
                 .find(|id| fs::canonicalize(by_id.join(id)).is_ok_and(|path| path == device.path));
@@ -406,7 +406,7 @@ mod tests {
         if !node.exists() {
             return;
         }
-        let device = Device::at(&node).unwrap();
+        let device = Device::open(&node).unwrap();
         assert_eq!(device.holds_system.as_deref(), Some(Path::new("/")));
         assert!(device.in_use().unwrap().contains("runs from"));
     }
@@ -415,7 +415,7 @@ mod tests {
     fn a_name_is_looked_for_in_the_forms_of_the_clouds_and_must_mean_one_disk() {
         let dir = tempfile::tempdir().unwrap();
         let place = Prefix::new(Some(dir.path()));
-        let by_id = place.at("/dev/disk/by-id");
+        let by_id = place.join("/dev/disk/by-id");
         fs::create_dir_all(&by_id).unwrap();
         assert_eq!(look_for(&place, "d").unwrap(), None);
         let link = |name: &str, to: &str| std::os::unix::fs::symlink(to, by_id.join(name)).unwrap();

@@ -282,7 +282,7 @@ impl Inside {
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn of(mounted: &Path) -> Result<Self> {
+    pub fn inspect(mounted: &Path) -> Result<Self> {
         let dir = Dir::open(mounted)?;
         let is_root = matches!(dir.entry("session-state")?, Entry::Directory(_))
             && matches!(
@@ -323,7 +323,7 @@ impl Peek {
     ///
     /// # Errors
     /// It cannot be mounted.
-    pub fn at(device: &Path, kind: FilesystemKind, dir: &Path) -> Result<Self> {
+    pub fn mount(device: &Path, kind: FilesystemKind, dir: &Path) -> Result<Self> {
         let at = dir.join(format!("spotkeep-look-{}", std::process::id()));
         fs::create_dir(&at).with_context(|| format!("cannot create {}", at.display()))?;
         let replay = match kind {

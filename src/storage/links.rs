@@ -181,10 +181,10 @@ impl Link {
         let merged = merge_tree::merge(&self.at, &self.to)?;
         let (count, _) = merge_tree::verify(&self.at, &self.to, &merged)?;
         files::sync_filesystem(parent)?;
-        Ok(self.words(&merged, count))
+        Ok(self.describe(&merged, count))
     }
 
-    fn words(&self, merged: &Merged, count: u64) -> String {
+    fn describe(&self, merged: &Merged, count: u64) -> String {
         let mut said = format!(
             "{}: {count} files are on the disk now ({} copied, {} bytes; {} were there)",
             self.at.display(),

@@ -34,7 +34,7 @@ pub fn merge(from: &Path, to: &Path) -> Result<Merged> {
     if let Some(parent) = to.parent() {
         files::create_private_dir(parent)?;
     }
-    one(from, to, Path::new(""), from, &mut merged)?;
+    merge_entry(from, to, Path::new(""), from, &mut merged)?;
     files::sync_dir(to.parent().unwrap_or(Path::new("/")))?;
     Ok(merged)
 }
@@ -50,7 +50,7 @@ pub fn verify(from: &Path, to: &Path, merged: &Merged) -> Result<(u64, u64)> {
     Ok(compared)
 }
 
-fn one(from: &Path, to: &Path, at: &Path, top: &Path, merged: &mut Merged) -> Result<()> {
+fn merge_entry(from: &Path, to: &Path, at: &Path, top: &Path, merged: &mut Merged) -> Result<()> {
     let meta =
         fs::symlink_metadata(from).with_context(|| format!("cannot look at {}", from.display()))?;
     let kind = meta.file_type();
@@ -68,7 +68,7 @@ fn one(from: &Path, to: &Path, at: &Path, top: &Path, merged: &mut Merged) -> Re
                 .with_context(|| format!("cannot create {}", to.display()))?,
         }
         for name in names(from)? {
-            one(
+            merge_entry(
                 &from.join(&name),
                 &to.join(&name),
                 &at.join(&name),

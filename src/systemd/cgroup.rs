@@ -93,7 +93,7 @@ pub struct Leaf(PathBuf);
 impl Leaf {
     /// The one at this path, as it was remembered.
     #[must_use]
-    pub fn at(path: &Path) -> Self {
+    pub fn open(path: &Path) -> Self {
         Self(path.to_path_buf())
     }
 
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn what_a_launch_takes_is_told_by_its_cgroup() {
         let dir = tempfile::tempdir().unwrap();
-        let leaf = Leaf::at(dir.path());
+        let leaf = Leaf::open(dir.path());
         assert_eq!(leaf.usage(), None);
         fs::write(dir.path().join("memory.stat"), "anon 4096\nfile 9\n").unwrap();
         fs::write(
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn the_end_of_memory_is_told_with_the_limit_that_was_hit() {
         let dir = tempfile::tempdir().unwrap();
-        let leaf = Leaf::at(dir.path());
+        let leaf = Leaf::open(dir.path());
         assert_eq!(leaf.out_of_memory(), None);
         let write = |file: &str, text: &str| fs::write(dir.path().join(file), text).unwrap();
         write("memory.max", "6442450944\n");

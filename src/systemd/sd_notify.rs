@@ -29,13 +29,13 @@ impl Manager {
         // A watchdog that was meant for another process of the unit is none of ours.
         let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number("WATCHDOG_USEC").filter(|_| is_ours);
-        Self::at(&socket, watchdog.map(Duration::from_micros)).unwrap_or_else(|error| {
+        Self::connect(&socket, watchdog.map(Duration::from_micros)).unwrap_or_else(|error| {
             tracing::warn!("systemd cannot be told anything: {error}");
             Self::default()
         })
     }
 
-    fn at(socket: &OsStr, watchdog: Option<Duration>) -> io::Result<Self> {
+    fn connect(socket: &OsStr, watchdog: Option<Duration>) -> io::Result<Self> {
         let address = match socket.as_bytes().strip_prefix(b"@") {
             Some(name) => SocketAddr::from_abstract_name(name)?,
             None => SocketAddr::from_pathname(socket)?,
@@ -59,7 +59,7 @@ impl Manager {
 
     /// What this process was started for is there.
     pub fn ready(&self) {
-        self.say("READY=1");
+        self.send("READY=1");
     }
 
     /// The main loop goes round; said often enough, and no more often than that.
@@ -72,7 +72,7 @@ impl Manager {
             .is_none_or(|fed| now.saturating_duration_since(fed) >= limit / 6)
         {
             self.fed = Some(now);
-            self.say("WATCHDOG=1");
+            self.send("WATCHDOG=1");
         }
     }
 
@@ -83,17 +83,17 @@ impl Manager {
         }
         let text = text();
         if self.said != text {
-            self.say(&format!("STATUS={text}"));
+            self.send(&format!("STATUS={text}"));
             self.said = text;
         }
     }
 
     /// It ends.
     pub fn stopping(&self) {
-        self.say("STOPPING=1");
+        self.send("STOPPING=1");
     }
 
-    fn say(&self, text: &str) {
+    fn send(&self, text: &str) {
         if let Some((datagram, address)) = &self.to
             && let Err(error) = datagram.send_to_addr(text.as_bytes(), address)
         {
@@ -118,7 +118,7 @@ mod tests {
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         let minute = Duration::from_secs(60);
-        let mut manager = Manager::at(path.as_os_str(), Some(minute)).unwrap();
+        let mut manager = Manager::connect(path.as_os_str(), Some(minute)).unwrap();
         manager.ready();
         let now = Instant::now();
         manager.alive(now);
@@ -140,7 +140,7 @@ mod tests {
         let name = format!("spotkeep-test-{}", sys::uuid::new_uuid());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let socket = UnixDatagram::bind_addr(&address).unwrap();
-        let mut manager = Manager::at(OsStr::new(&format!("@{name}")), None).unwrap();
+        let mut manager = Manager::connect(OsStr::new(&format!("@{name}")), None).unwrap();
         manager.alive(Instant::now()); // Nobody watches.
         manager.ready();
         assert_eq!(heard(&socket), "READY=1");
@@ -151,7 +151,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        let manager = Manager::at(path.as_os_str(), None).unwrap();
+        let manager = Manager::connect(path.as_os_str(), None).unwrap();
         for _ in 0..10_000 {
             manager.ready();
         }

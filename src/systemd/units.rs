@@ -72,7 +72,7 @@ impl UnitPaths {
     ///
     /// # Errors
     /// The state cannot be looked at, or its owner is no user of this machine.
-    pub fn of(data_dir: &DataDir) -> Result<Self> {
+    pub fn from_data_dir(data_dir: &DataDir) -> Result<Self> {
         let state = data_dir.records();
         let uid = std::fs::symlink_metadata(&state)
             .with_context(|| format!("cannot look at {}", state.display()))?

@@ -5,8 +5,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::resource_usage::Loads;
-use super::snapshot::{Machine, News, World};
+use super::resource_usage::ResourceUsage;
+use super::snapshot::{FleetSnapshot, Machine, News};
 use super::transcripts::Transcripts;
 use crate::keeper::client::places_of_change;
 use crate::keeper::status::Status;
@@ -41,34 +41,34 @@ pub type Ask = Box<dyn Fn() -> Result<Status> + Send>;
 /// in an agent's terminal for hours finds no pile of old ones.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    world: Mutex<Option<Box<World>>>,
+    fleet: Mutex<Option<Box<FleetSnapshot>>>,
     said: Mutex<Vec<News>>,
 }
 
 impl Inbox {
     /// Takes all of it.
-    pub fn take(&self) -> Vec<News> {
+    pub fn drain(&self) -> Vec<News> {
         let mut news =
             std::mem::take(&mut *self.said.lock().unwrap_or_else(PoisonError::into_inner));
-        let world = self
-            .world
+        let fleet = self
+            .fleet
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        news.extend(world.map(News::World));
+        news.extend(fleet.map(News::FleetSnapshot));
         news
     }
 
     /// Adds what a command said.
-    pub fn say(&self, news: News) {
+    pub fn send(&self, news: News) {
         self.said
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(news);
     }
 
-    fn put(&self, world: World) {
-        *self.world.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(world));
+    fn publish(&self, fleet: FleetSnapshot) {
+        *self.fleet.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(fleet));
     }
 }
 
@@ -76,7 +76,7 @@ enum FeedCommand {
     /// Whose words are wanted.
     Listen(Option<AgentName>),
     /// Something was done: look.
-    Look,
+    Theme,
 }
 
 /// Gives orders to the thread.
@@ -96,15 +96,15 @@ impl Feed {
         ask: Ask,
         inbox: &Arc<Inbox>,
         bell: Bell,
-    ) -> Result<(Self, World)> {
+    ) -> Result<(Self, FleetSnapshot)> {
         let watch = Watch::new()?;
         let (orders, queue) = mpsc::channel();
         let feed = Self {
             orders,
             bell: watch.bell(),
         };
-        let mut eyes = Eyes::open(data_dir.clone(), ask, &watch)?;
-        let first = eyes.world();
+        let mut eyes = Watcher::open(data_dir.clone(), ask, &watch)?;
+        let first = eyes.fleet();
         let inbox = Arc::clone(inbox);
         thread::spawn("feed", move || eyes.run(&watch, &queue, &inbox, &bell))
             .context("cannot start a thread")?;
@@ -117,8 +117,8 @@ impl Feed {
     }
 
     /// Looks now, since something was done.
-    pub fn look(&self) {
-        self.order(FeedCommand::Look);
+    pub fn refresh(&self) {
+        self.order(FeedCommand::Theme);
     }
 
     fn order(&self, order: FeedCommand) {
@@ -129,19 +129,19 @@ impl Feed {
 }
 
 /// All that is looked at.
-struct Eyes {
+struct Watcher {
     data_dir: DataDir,
     ask: Ask,
     status: Status,
     stale: Option<String>,
     transcripts: Transcripts,
-    loads: Loads,
+    loads: ResourceUsage,
     journal: Journal,
     machine: Arc<Mutex<Machine>>,
     listens_to: Option<AgentName>,
 }
 
-impl Eyes {
+impl Watcher {
     fn open(data_dir: DataDir, ask: Ask, watch: &Watch) -> Result<Self> {
         let status = ask()?;
         let projects = data_dir.claude().join("projects");
@@ -151,7 +151,7 @@ impl Eyes {
         }
         let mut eyes = Self {
             transcripts: Transcripts::new(data_dir.claude(), watch.bell()),
-            loads: Loads::default(),
+            loads: ResourceUsage::default(),
             journal: Journal::default(),
             machine: ask_machine(&data_dir, watch.bell()),
             listens_to: None,
@@ -160,9 +160,9 @@ impl Eyes {
             ask,
             status,
         };
-        eyes.transcripts.look(&eyes.status.agents, watch);
-        eyes.loads.look(&eyes.status.agents);
-        eyes.journal.look(&eyes.data_dir);
+        eyes.transcripts.refresh(&eyes.status.agents, watch);
+        eyes.loads.sample(&eyes.status.agents);
+        eyes.journal.read_new(&eyes.data_dir);
         Ok(eyes)
     }
 
@@ -181,31 +181,31 @@ impl Eyes {
             loop {
                 match orders.try_recv() {
                     Ok(FeedCommand::Listen(name)) => self.listens_to = name,
-                    Ok(FeedCommand::Look) => {}
+                    Ok(FeedCommand::Theme) => {}
                     Err(mpsc::TryRecvError::Empty) => break,
                     Err(mpsc::TryRecvError::Disconnected) => return,
                 }
             }
             let now = Instant::now();
             if changed || now >= status_at {
-                self.look();
+                self.poll();
                 status_at = now + if changed { AGAIN_AFTER } else { STATUS_EVERY };
             }
-            self.transcripts.look(&self.status.agents, watch);
+            self.transcripts.refresh(&self.status.agents, watch);
             if now >= load_at {
-                self.loads.look(&self.status.agents);
+                self.loads.sample(&self.status.agents);
                 load_at = now + LOAD_EVERY;
             }
-            let world = self.world();
-            if last.as_ref() != Some(&world) {
-                inbox.put(world.clone());
+            let fleet = self.fleet();
+            if last.as_ref() != Some(&fleet) {
+                inbox.publish(fleet.clone());
                 bell.retention();
-                last = Some(world);
+                last = Some(fleet);
             }
         }
     }
 
-    fn look(&mut self) {
+    fn poll(&mut self) {
         match (self.ask)() {
             Ok(status) => {
                 self.status = status;
@@ -213,12 +213,12 @@ impl Eyes {
             }
             Err(error) => self.stale = Some(format!("{error:#}")),
         }
-        self.journal.look(&self.data_dir);
+        self.journal.read_new(&self.data_dir);
     }
 
-    fn world(&self) -> World {
+    fn fleet(&self) -> FleetSnapshot {
         let name = self.listens_to.clone();
-        World {
+        FleetSnapshot {
             status: self.status.clone(),
             stale: self.stale.clone(),
             glances: self.transcripts.glances(),
@@ -232,7 +232,7 @@ impl Eyes {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
             words: name.map(|name| {
-                let words = self.transcripts.words(&name);
+                let words = self.transcripts.lines_of(&name);
                 (name, words)
             }),
         }
@@ -255,7 +255,7 @@ struct Journal {
 
 impl Journal {
     /// Reads it again where it has grown: the end of it only.
-    fn look(&mut self, data_dir: &DataDir) {
+    fn read_new(&mut self, data_dir: &DataDir) {
         let path = data_dir.journal();
         let length = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         if length == self.length {

@@ -42,7 +42,7 @@ use sys::inotify::{Bell, Watch};
 use sys::signal::{self, Ask};
 use sys::thread;
 use sys::time::Timestamp;
-pub use view::Look;
+pub use view::Theme;
 
 /// How often ages are told anew.
 const TICK: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(300);
 ///
 /// # Errors
 /// There is no terminal; how things stand cannot be told at all.
-pub fn run(data_dir: &DataDir, ask: AskStatus, look: Look) -> Result<()> {
+pub fn run(data_dir: &DataDir, ask: AskStatus, look: Theme) -> Result<()> {
     if !screen::is_there() {
         return Err(anyhow!("top needs a terminal to draw on"))
             .hint("spotkeep ls --watch")
@@ -86,25 +86,25 @@ pub fn run(data_dir: &DataDir, ask: AskStatus, look: Look) -> Result<()> {
         bell: watch.bell(),
     };
     let mut model = Model::new(first, Timestamp::now());
-    let mut screen = Screen::take(look)?;
+    let mut screen = Screen::open(look)?;
     while !ended.load(Ordering::SeqCst) {
         let height = screen.draw(&model)?;
         if let Mode::Reading(pager) = &mut model.mode {
             pager.settle(view::pager_height(height));
         }
-        let saving = model.world.status.notice.is_some();
+        let saving = model.fleet.status.notice.is_some();
         let tick = if saving { FAST_TICK } else { TICK };
         watch.wait_or_input(tick, Some(std::io::stdin().as_fd()));
-        model.take(News::Tick(Timestamp::now()));
-        inbox.take().into_iter().for_each(|news| model.take(news));
+        model.apply(News::Tick(Timestamp::now()));
+        inbox.drain().into_iter().for_each(|news| model.apply(news));
         for key in screen.keys()? {
             for effect in model.press(key) {
                 match effect {
                     Effect::Quit => return Ok(()),
                     Effect::Attach(name) => {
                         let came = screen.lend(|| hands.attach(&name))?;
-                        came.into_iter().for_each(|news| model.take(news));
-                        hands.feed.look();
+                        came.into_iter().for_each(|news| model.apply(news));
+                        hands.feed.refresh();
                     }
                     Effect::Listen(name) => hands.feed.listen(name),
                     Effect::Run { arguments, show } => hands.run(arguments, show)?,
@@ -168,7 +168,7 @@ impl Hands {
                 Ok(output) => (false, in_a_line(&(output.stdout + &output.stderr))),
                 Err(error) => (false, format!("{error:#}")),
             };
-            inbox.say(News::Said {
+            inbox.send(News::Said {
                 command: said,
                 text,
                 worked,
@@ -177,7 +177,7 @@ impl Hands {
             bell.retention();
         })
         .context("cannot start a thread")?;
-        self.feed.look();
+        self.feed.refresh();
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::key::Key;
 use super::pager::Pager;
 use super::row::Row;
-use super::snapshot::{News, World};
+use super::snapshot::{FleetSnapshot, News};
 use state::{AgentName, AgentState};
 use sys::time::Timestamp;
 
@@ -88,7 +88,7 @@ pub struct Answer {
 #[derive(Debug, Clone)]
 pub struct Model {
     /// What is known.
-    pub world: World,
+    pub fleet: FleetSnapshot,
     /// The time that ages are told by.
     pub now: Timestamp,
     /// What keys mean.
@@ -103,9 +103,9 @@ pub struct Model {
 impl Model {
     /// With a first look at the world.
     #[must_use]
-    pub fn new(world: World, now: Timestamp) -> Self {
+    pub fn new(fleet: FleetSnapshot, now: Timestamp) -> Self {
         Self {
-            world,
+            fleet,
             now,
             mode: Mode::Table,
             filter: String::new(),
@@ -118,9 +118,9 @@ impl Model {
     #[must_use]
     pub fn rows(&self) -> Vec<Row<'_>> {
         let desired = self.filter.to_lowercase();
-        let agents = self.world.status.agents.iter();
+        let agents = self.fleet.status.agents.iter();
         agents
-            .map(|agent| Row::of(&self.world, agent, self.now))
+            .map(|agent| Row::new(&self.fleet, agent, self.now))
             .filter(|row| desired.is_empty() || text_of(row).contains(&desired))
             .collect()
     }
@@ -142,15 +142,15 @@ impl Model {
     }
 
     /// Takes in what was found out.
-    pub fn take(&mut self, news: News) {
+    pub fn apply(&mut self, news: News) {
         match news {
             News::Tick(now) => self.now = now,
-            News::World(world) => {
-                self.world = *world;
+            News::FleetSnapshot(fleet) => {
+                self.fleet = *fleet;
                 if let (Mode::Reading(pager), Some((name, words))) =
-                    (&mut self.mode, &self.world.words)
+                    (&mut self.mode, &self.fleet.words)
                 {
-                    pager.hear(name, words);
+                    pager.append(name, words);
                 }
             }
             News::Said {
@@ -158,7 +158,7 @@ impl Model {
                 text,
                 worked,
                 show,
-            } => self.said(&command, &text, worked, show),
+            } => self.show_result(&command, &text, worked, show),
         }
         let over =
             |answer: &Answer| answer.worked.is_some() && self.now.since(answer.at) >= SAID_FOR;
@@ -167,7 +167,7 @@ impl Model {
         }
     }
 
-    fn said(&mut self, command: &str, text: &str, worked: bool, show: bool) {
+    fn show_result(&mut self, command: &str, text: &str, worked: bool, show: bool) {
         // A table ends with what was done.
         let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
         let many = text.trim().lines().count() > 1;
@@ -318,6 +318,6 @@ fn steps(count: usize) -> isize {
 /// What a filter looks at.
 fn text_of(row: &Row<'_>) -> String {
     let branch = row.agent.branch.as_deref().unwrap_or_default();
-    let (name, state) = (&row.agent.name, row.agent.state.word());
+    let (name, state) = (&row.agent.name, row.agent.state.as_str());
     format!("{name} {state} {branch} {}", row.doing()).to_lowercase()
 }

@@ -75,7 +75,7 @@ impl Pager {
     }
 
     /// Takes in an agent's words. Who has scrolled up stays where they are.
-    pub fn hear(&mut self, name: &AgentName, words: &[TranscriptLine]) {
+    pub fn append(&mut self, name: &AgentName, words: &[TranscriptLine]) {
         if self.words_of.as_ref() != Some(name) {
             return;
         }
@@ -100,7 +100,7 @@ impl Pager {
     /// The range of lines that is seen where so many fit. The first page is as far up as it goes, and
     /// the last as far down.
     #[must_use]
-    pub fn seen(&self, height: usize) -> std::ops::Range<usize> {
+    pub fn visible(&self, height: usize) -> std::ops::Range<usize> {
         let most = self.lines.len().saturating_sub(height);
         let below = self.below.min(most);
         let end = self.lines.len() - below;
@@ -180,29 +180,29 @@ mod tests {
         let mut words: Vec<TranscriptLine> = (0..20)
             .map(|number| said(LineSpeaker::Claude, &number.to_string()))
             .collect();
-        pager.hear(&name, &words);
-        assert_eq!(pager.seen(5), 15..20);
+        pager.append(&name, &words);
+        assert_eq!(pager.visible(5), 15..20);
         pager.up(3);
-        assert_eq!(pager.seen(5), 12..17);
+        assert_eq!(pager.visible(5), 12..17);
         words.push(said(LineSpeaker::Claude, "more"));
-        pager.hear(&name, &words);
-        assert_eq!(pager.seen(5), 12..17);
+        pager.append(&name, &words);
+        assert_eq!(pager.visible(5), 12..17);
         pager.down(usize::MAX);
-        assert_eq!(pager.seen(5), 16..21);
+        assert_eq!(pager.visible(5), 16..21);
         pager.up(usize::MAX);
-        assert_eq!(pager.seen(5), 0..5);
+        assert_eq!(pager.visible(5), 0..5);
         pager.settle(5);
         pager.down(1);
-        assert_eq!(pager.seen(5), 1..6);
-        pager.hear(&AgentName::new("b").unwrap(), &[]);
+        assert_eq!(pager.visible(5), 1..6);
+        pager.append(&AgentName::new("b").unwrap(), &[]);
         assert_eq!(pager.lines.len(), 21);
     }
 
     #[test]
     fn a_text_is_read_from_its_beginning() {
         let pager = Pager::of_text("x", "a\nb\nc\nd");
-        assert_eq!(pager.seen(3), 0..3);
-        assert_eq!(pager.seen(9), 0..4);
+        assert_eq!(pager.visible(3), 0..3);
+        assert_eq!(pager.visible(9), 0..4);
     }
 
     #[test]

@@ -12,21 +12,24 @@ use sys::proc_usage::{Processes, Usage};
 
 /// The last look, and what came of it.
 #[derive(Debug, Default)]
-pub struct Loads {
+pub struct ResourceUsage {
     last: BTreeMap<AgentName, (i32, Usage, Instant)>,
     loads: BTreeMap<AgentName, Load>,
 }
 
-impl Loads {
+impl ResourceUsage {
     /// Looks at those that run.
-    pub fn look(&mut self, agents: &[AgentStatus]) {
+    pub fn sample(&mut self, agents: &[AgentStatus]) {
         let mut processes = None;
         let (mut looks, mut loads) = (BTreeMap::new(), BTreeMap::new());
         for agent in agents {
             let Some(pid) = agent.pid else { continue };
-            let of_cgroup = agent.cgroup.as_ref().and_then(|dir| Leaf::at(dir).usage());
+            let of_cgroup = agent
+                .cgroup
+                .as_ref()
+                .and_then(|dir| Leaf::open(dir).usage());
             let usage = of_cgroup.or_else(|| {
-                let processes = processes.get_or_insert_with(Processes::look);
+                let processes = processes.get_or_insert_with(Processes::scan);
                 processes.tree(pid)
             });
             let Some(usage) = usage else { continue };

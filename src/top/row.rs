@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::snapshot::{Glance, Load, World};
+use super::snapshot::{FleetSnapshot, Glance, Load};
 use crate::keeper::status::AgentStatus;
 use state::{AgentSaved, AgentState};
 use sys::time::{Timestamp, short};
@@ -24,12 +24,12 @@ pub struct Row<'a> {
 impl<'a> Row<'a> {
     /// The row of an agent of this world.
     #[must_use]
-    pub fn of(world: &'a World, agent: &'a AgentStatus, now: Timestamp) -> Self {
+    pub fn new(fleet: &'a FleetSnapshot, agent: &'a AgentStatus, now: Timestamp) -> Self {
         Self {
             agent,
-            glance: world.glances.get(&agent.name),
-            load: world.loads.get(&agent.name).copied(),
-            saved: world
+            glance: fleet.glances.get(&agent.name),
+            load: fleet.loads.get(&agent.name).copied(),
+            saved: fleet
                 .save
                 .as_ref()
                 .and_then(|save| save.agents.iter().find(|row| row.name == agent.name)),

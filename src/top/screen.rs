@@ -9,13 +9,13 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 
 use super::key::Key;
 use super::model::Model;
-use super::view::{self, Look};
+use super::view::{self, Theme};
 use sys::error::{Context as _, Result};
 
 /// The terminal while it is ours. Dropped, it is as it was before; so it is after a panic.
 pub struct Screen {
     terminal: Option<Terminal<CrosstermBackend<Stdout>>>,
-    look: Look,
+    look: Theme,
 }
 
 impl Screen {
@@ -23,7 +23,7 @@ impl Screen {
     ///
     /// # Errors
     /// It is none.
-    pub fn take(look: Look) -> Result<Self> {
+    pub fn open(look: Theme) -> Result<Self> {
         let mut screen = Self {
             terminal: None,
             look,

@@ -10,7 +10,7 @@ use sys::time::Timestamp;
 
 /// All of it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct World {
+pub struct FleetSnapshot {
     /// How everything stands.
     pub status: Status,
     /// What went wrong at the last try to learn that; the status is then an older one.
@@ -70,7 +70,7 @@ pub struct Machine {
 #[derive(Debug, Clone, PartialEq)]
 pub enum News {
     /// How everything stands now.
-    World(Box<World>),
+    FleetSnapshot(Box<FleetSnapshot>),
     /// What came of a command.
     Said {
         /// What was asked for, as it would be typed.

@@ -11,7 +11,7 @@ use super::snapshot::Glance;
 use crate::keeper::status::AgentStatus;
 use claude::transcript::render::TranscriptLine;
 use claude::transcript::summary::Story;
-use claude::{Lookup, Reader};
+use claude::{Reader, TranscriptLookup};
 use state::AgentName;
 use sys::inotify::{Bell, Watch};
 use sys::process;
@@ -78,7 +78,7 @@ impl Transcripts {
     }
 
     /// Reads what is new in the sessions of these agents.
-    pub fn look(&mut self, agents: &[AgentStatus], watch: &Watch) {
+    pub fn refresh(&mut self, agents: &[AgentStatus], watch: &Watch) {
         self.all
             .retain(|name, _| agents.iter().any(|agent| agent.name == *name));
         // First, so that what is begun in this look is never in it: the bell brings the next one.
@@ -140,7 +140,7 @@ impl Transcripts {
     }
 
     /// What was said by an agent, the newest last.
-    pub fn words(&self, name: &AgentName) -> Vec<TranscriptLine> {
+    pub fn lines_of(&self, name: &AgentName) -> Vec<TranscriptLine> {
         let open = self.all.get(name).and_then(|one| one.open.as_ref());
         open.map(|open| open.story.lines().cloned().collect())
             .unwrap_or_default()
@@ -191,9 +191,11 @@ fn look_at(path: &Path) -> (u64, u64, u64) {
 
 fn open(config_dir: &Path, session_id: &str) -> Option<Open> {
     let path = match claude::locate(config_dir, session_id) {
-        Lookup::Present(path) => path,
-        Lookup::Several(paths) => paths.into_iter().next()?,
-        Lookup::Blank(_) | Lookup::Missing | Lookup::Unknown(_) => return None,
+        TranscriptLookup::Present(path) => path,
+        TranscriptLookup::Several(paths) => paths.into_iter().next()?,
+        TranscriptLookup::Blank(_) | TranscriptLookup::Missing | TranscriptLookup::Unknown(_) => {
+            return None;
+        }
     };
     let reader = Reader::tail(path, FIRST_LOOK).ok()?;
     Some(Open {
@@ -259,13 +261,13 @@ mod tests {
         let watch = Watch::new().unwrap();
         let mut all = Transcripts::new(dir.path().to_path_buf(), watch.bell());
         let agents = [status::sample("a", "s")];
-        all.look(&agents, &watch);
+        all.refresh(&agents, &watch);
         let first = all.glances()[&agents[0].name].clone();
         assert_eq!(first.doing.as_deref(), Some("the end"));
         assert!(!first.is_whole && first.tokens < 6_002, "{first:?}");
         for _ in 0..100 {
             during("more has been read", || watch.wait(FOREVER));
-            all.look(&agents, &watch);
+            all.refresh(&agents, &watch);
             if all.glances()[&agents[0].name].is_whole {
                 break;
             }
@@ -273,12 +275,15 @@ mod tests {
         assert_eq!(all.glances()[&agents[0].name].tokens, 6_002);
         let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(said("and more", "more").as_bytes()).unwrap();
-        all.look(&agents, &watch);
+        all.refresh(&agents, &watch);
         let last = all.glances()[&agents[0].name].clone();
         assert_eq!(
             (last.doing.as_deref(), last.tokens),
             (Some("and more"), 6_004)
         );
-        assert_eq!(all.words(&agents[0].name).last().unwrap().text, "and more");
+        assert_eq!(
+            all.lines_of(&agents[0].name).last().unwrap().text,
+            "and more"
+        );
     }
 }

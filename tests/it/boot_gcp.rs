@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use gcp::ssh::{FirstTime, Guest, Look, Startup, in_words, parse};
+use gcp::ssh::{FirstTime, Guest, GuestReport, Startup, in_words, parse};
 use gcp::{Call, Cloud, Refusal, preempt, quote, scripts};
 use sys::time::Timestamp;
 
@@ -91,7 +91,7 @@ fn a_group_s_vm_makes_itself_ready_at_each_boot_and_a_preemption_is_counted_from
             tunnel: false,
         };
         let machine = vm(site, &disk);
-        let look = |machine: &Machine<'_>| -> Look {
+        let look = |machine: &Machine<'_>| -> GuestReport {
             parse(&machine.run(&line_of(&guest.look_call(1))).ok().out)
         };
         let first = look(&machine);

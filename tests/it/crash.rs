@@ -377,12 +377,20 @@ fn a_crash_at_any_point_of_a_checkpoint_touches_nothing_and_the_next_one_is_soun
     for at in points("checkpoint") {
         let lab = with_a_checkpoint();
         fs::write(lab.workspace("a").join("new.txt"), "new\n").unwrap();
-        let before = Digest::of(&lab.workspace("a")).unwrap();
+        let before = Digest::from_workspace(&lab.workspace("a")).unwrap();
         crash(&lab, at, &["checkpoint", "now", "a"]);
-        assert_eq!(Digest::of(&lab.workspace("a")).unwrap(), before, "{at}");
+        assert_eq!(
+            Digest::from_workspace(&lab.workspace("a")).unwrap(),
+            before,
+            "{at}"
+        );
         is_sound(&lab, at);
         lab.run(&["checkpoint", "now", "a"]).ok();
-        assert_eq!(Digest::of(&lab.workspace("a")).unwrap(), before, "{at}");
+        assert_eq!(
+            Digest::from_workspace(&lab.workspace("a")).unwrap(),
+            before,
+            "{at}"
+        );
         is_sound(&lab, at);
         let newest = checkpoints(&lab)[0].clone();
         let shown = git(
@@ -404,12 +412,12 @@ fn a_crash_at_any_point_of_a_rollback_is_finished_or_undone_by_the_same_command(
     for at in points("rollback") {
         let lab = with_a_checkpoint();
         let work = lab.workspace("a");
-        let then = Digest::of(&work).unwrap();
+        let then = Digest::from_workspace(&work).unwrap();
         let id = checkpoints(&lab)[0].clone();
         fs::write(work.join("tracked.txt"), "changed since\n").unwrap();
         fs::write(work.join("new.txt"), "new\n").unwrap();
         git(&work, &["add", "."]);
-        let now = Digest::of(&work).unwrap();
+        let now = Digest::from_workspace(&work).unwrap();
         crash(&lab, at, &["checkpoint", "rollback", "a", &id]);
         is_sound(&lab, at);
         // All that was there is in the checkpoint that was made before anything was changed.
@@ -426,9 +434,9 @@ fn a_crash_at_any_point_of_a_rollback_is_finished_or_undone_by_the_same_command(
             fs::remove_file(work.join(".git/index.lock")).unwrap();
             lab.run(&["checkpoint", "rollback", "a", &id]).ok();
         }
-        assert_eq!(Digest::of(&work).unwrap(), then, "{at}");
+        assert_eq!(Digest::from_workspace(&work).unwrap(), then, "{at}");
         lab.run(&["checkpoint", "rollback", "a", &before]).ok();
-        assert_eq!(Digest::of(&work).unwrap(), now, "{at}");
+        assert_eq!(Digest::from_workspace(&work).unwrap(), now, "{at}");
     }
 }
 

@@ -106,7 +106,9 @@ impl Drop for Aside {
     fn drop(&mut self) {
         // strace lets go of what it traces when it is told to, and not when it is killed.
         let pid = i32::try_from(self.0.id()).unwrap();
-        if let Some(process) = sys::process::ProcessId::of(pid).and_then(|process| process.open()) {
+        if let Some(process) =
+            sys::process::ProcessId::from_pid(pid).and_then(|process| process.open())
+        {
             process.signal(Signal::Term);
         }
         self.0.wait().ok();

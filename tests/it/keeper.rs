@@ -45,7 +45,7 @@ impl Lab {
             .stderr(log)
             .process_group(0);
         let mut child = command.spawn().unwrap();
-        let process = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap();
+        let process = ProcessId::from_pid(i32::try_from(child.id()).unwrap()).unwrap();
         let started = format!("\"pid\":{},", process.pid);
         self.until("the keeper answers", || {
             assert!(

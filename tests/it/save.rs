@@ -10,7 +10,10 @@ fn a_save_in_passing_leaves_agents_and_workspaces_as_they_are() {
     lab.declare("a", "tool", "");
     let _keeper = lab.keeper();
     lab.wait_open("a");
-    let (process, before) = (lab.process("a"), Digest::of(&lab.workspace("a")).unwrap());
+    let (process, before) = (
+        lab.process("a"),
+        Digest::from_workspace(&lab.workspace("a")).unwrap(),
+    );
     let save = lab.run(&["save", "--json"]).ok().json();
     assert_eq!(
         (save["clean"].as_bool(), save["final"].as_bool()),
@@ -26,7 +29,7 @@ fn a_save_in_passing_leaves_agents_and_workspaces_as_they_are() {
     );
     assert!(process.is_alive());
     assert_eq!(lab.process("a"), process);
-    assert_eq!(Digest::of(&lab.workspace("a")).unwrap(), before);
+    assert_eq!(Digest::from_workspace(&lab.workspace("a")).unwrap(), before);
     assert!(lab.events("", "notice").is_empty());
     assert!(
         lab.status()["last_save"].is_null(),
@@ -49,7 +52,7 @@ fn a_final_save_ends_agents_in_order_and_says_what_was_open() {
     lab.wait_state("stubborn", "idle");
     lab.wait_state("off", "idle");
     lab.run(&["stop", "off"]).ok();
-    let work = ["cut", "done"].map(|name| Digest::of(&lab.workspace(name)).unwrap());
+    let work = ["cut", "done"].map(|name| Digest::from_workspace(&lab.workspace(name)).unwrap());
     let save = lab.run(&["save", "--final", "--json"]).ok().json();
 
     let row = |name: &str| {
@@ -101,7 +104,7 @@ fn a_final_save_ends_agents_in_order_and_says_what_was_open() {
     assert_eq!(left.count(), 0);
     assert_eq!(
         work,
-        ["cut", "done"].map(|name| Digest::of(&lab.workspace(name)).unwrap())
+        ["cut", "done"].map(|name| Digest::from_workspace(&lab.workspace(name)).unwrap())
     );
     lab.assert_nothing_lost("cut");
     lab.assert_nothing_lost("done");

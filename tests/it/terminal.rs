@@ -162,7 +162,7 @@ impl Lab {
         let pid = self.agent(name)["pid"]
             .as_i64()
             .unwrap_or_else(|| panic!("{name} runs: {}", self.account()));
-        ProcessId::of(i32::try_from(pid).unwrap()).unwrap()
+        ProcessId::from_pid(i32::try_from(pid).unwrap()).unwrap()
     }
 
     /// All of the journal that can be read.

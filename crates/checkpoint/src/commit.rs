@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::capture::index::{INDEX_INFO, MEMORY, SCRATCH, line, remove};
 use super::capture::operation;
 use super::capture::{Captured, Memory};
-use super::context::Taking;
+use super::context::Capture;
 use super::message::{self, State};
 use super::{Checkpoint, CheckpointOutcome, id};
 use crate::git::FLUSH;
@@ -23,7 +23,7 @@ const WRITTEN_BACK: Duration = Duration::from_secs(60);
 /// More files than these are made durable together with the whole file system.
 const SYNCED_ONE_BY_ONE: usize = 32;
 
-impl Taking<'_> {
+impl Capture<'_> {
     /// Makes a commit of what was found, and a ref that holds it, unless the newest checkpoint says the same.
     pub fn keep(&self, found: Captured) -> Result<CheckpointOutcome> {
         let Captured {

@@ -9,7 +9,7 @@ use sys::error::{Context as _, Result, bail};
 use sys::files::{LockFile, create_private_dir};
 
 /// All that taking a checkpoint works with.
-pub(super) struct Taking<'a> {
+pub(super) struct Capture<'a> {
     pub place: &'a CheckpointTarget,
     pub trigger: Trigger,
     pub repository: &'a Repository,
@@ -20,7 +20,7 @@ pub(super) struct Taking<'a> {
     pub refs: Git,
 }
 
-impl<'a> Taking<'a> {
+impl<'a> Capture<'a> {
     pub fn new(
         place: &'a CheckpointTarget,
         trigger: Trigger,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::capture::Retry;
 use super::capture::index::IndexSnapshot;
-use super::context::{Taking, lock};
+use super::context::{Capture, lock};
 use super::{CheckpointOutcome, CheckpointTarget, ensure_names};
 use crate::git::{Repository, ShadowGitDir};
 use state::Trigger;
@@ -22,12 +22,12 @@ const DEPTH: usize = 8;
 /// How often a checkpoint is begun anew since the index changed under it.
 const ROUNDS: usize = 3;
 
-pub(super) fn take(
+pub(super) fn create(
     place: &CheckpointTarget,
     trigger: Trigger,
     deadline: Deadline,
 ) -> Result<CheckpointOutcome> {
-    take_at(place, trigger, deadline.at(), 0)
+    take_at(place, trigger, deadline.instant(), 0)
 }
 
 fn take_at(
@@ -37,14 +37,14 @@ fn take_at(
     depth: usize,
 ) -> Result<CheckpointOutcome> {
     ensure_names(place)?;
-    let Some(repository) = Repository::of(&place.workspace, until)? else {
+    let Some(repository) = Repository::find(&place.workspace, until)? else {
         return Ok(CheckpointOutcome::NotGit);
     };
     let _lock = lock(place, until)?;
     // All of it can be made anew, by a checkpoint that reads the files once.
     fs::remove_dir_all(place.private.join(INNER_BEFORE)).ok();
     let shadow = ShadowGitDir::open(&place.private.join("git"), &repository)?;
-    let taking = Taking::new(place, trigger, &repository, &shadow, until);
+    let taking = Capture::new(place, trigger, &repository, &shadow, until);
     let take_inner = |inner: &CheckpointTarget| {
         ensure!(depth < DEPTH, "too many repositories inside of each other");
         take_at(inner, trigger, until, depth + 1)
@@ -54,7 +54,7 @@ fn take_at(
         let snapshot = IndexSnapshot::open(&repository)?;
         let fingerprint = snapshot.fingerprint.clone();
         let taken = taking
-            .look(snapshot, again.take(), take_inner)
+            .scan(snapshot, again.take(), take_inner)
             .and_then(|found| {
                 // Somebody worked on the index meanwhile: HEAD and it may not belong together.
                 if round < ROUNDS && IndexSnapshot::open(&repository)?.fingerprint != fingerprint {

@@ -32,7 +32,7 @@ pub enum Layer {
 
 impl Layer {
     /// Its tree in a checkpoint, as git takes it.
-    fn of(self, checkpoint: &str) -> String {
+    fn ref_name(self, checkpoint: &str) -> String {
         let name = match self {
             Self::Worktree => "worktree",
             Self::Index => "index",
@@ -130,7 +130,7 @@ pub fn changes(
     layer: Layer,
     deadline: Deadline,
 ) -> Result<Vec<Change>> {
-    let (from, to) = (layer.of(from), layer.of(to));
+    let (from, to) = (layer.ref_name(from), layer.ref_name(to));
     let arguments = [
         "diff-tree",
         "-r",
@@ -169,7 +169,7 @@ pub fn difference(
     colour: bool,
     deadline: Deadline,
 ) -> Result<String> {
-    let (from, to) = (layer.of(from), layer.of(to));
+    let (from, to) = (layer.ref_name(from), layer.ref_name(to));
     let arguments = [
         "diff-tree",
         "-r",

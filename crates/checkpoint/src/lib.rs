@@ -124,7 +124,7 @@ pub fn take(
     trigger: Trigger,
     deadline: Deadline,
 ) -> Result<CheckpointOutcome> {
-    create::take(place, trigger, deadline)
+    create::create(place, trigger, deadline)
 }
 
 /// All checkpoints of a place, newest first. A ref that holds none of ours is left out.
@@ -133,8 +133,8 @@ pub fn take(
 /// git cannot read the repository.
 pub fn list(place: &CheckpointTarget) -> Result<Vec<Checkpoint>> {
     ensure_names(place)?;
-    let until = Deadline::after(LIMIT).at();
-    let Some(repository) = Repository::of(&place.workspace, until)? else {
+    let until = Deadline::after(LIMIT).instant();
+    let Some(repository) = Repository::find(&place.workspace, until)? else {
         return Ok(Vec::new());
     };
     let git = Git::refs(&repository, until);
@@ -151,7 +151,7 @@ pub fn list(place: &CheckpointTarget) -> Result<Vec<Checkpoint>> {
 /// # Errors
 /// There is no such checkpoint, or git cannot.
 pub fn rollback(place: &CheckpointTarget, id: &str, with_head: bool) -> Result<Vec<String>> {
-    restore::rollback(place, id, with_head, Deadline::after(LIMIT).at())
+    restore::rollback(place, id, with_head, Deadline::after(LIMIT).instant())
 }
 
 /// What [`rollback`] would do to HEAD, in words; nothing of the workspace is changed.
@@ -159,7 +159,7 @@ pub fn rollback(place: &CheckpointTarget, id: &str, with_head: bool) -> Result<V
 /// # Errors
 /// There is no such checkpoint, or what a rollback would refuse as well.
 pub fn plan(place: &CheckpointTarget, id: &str, with_head: bool) -> Result<Vec<String>> {
-    restore::plan(place, id, with_head, Deadline::after(LIMIT).at())
+    restore::plan(place, id, with_head, Deadline::after(LIMIT).instant())
 }
 
 /// Makes a workspace anew, in an empty or absent directory, from a checkpoint in the repository at `repository`.
@@ -168,7 +168,7 @@ pub fn plan(place: &CheckpointTarget, id: &str, with_head: bool) -> Result<Vec<S
 /// # Errors
 /// There is no such checkpoint, or git cannot.
 pub fn rebuild(place: &CheckpointTarget, repository: &Path, id: &str) -> Result<Vec<String>> {
-    restore::worktree::rebuild(place, repository, id, Deadline::after(LIMIT).at())
+    restore::worktree::rebuild(place, repository, id, Deadline::after(LIMIT).instant())
 }
 
 /// The agent's id becomes a part of a ref's name.

@@ -48,7 +48,11 @@ struct Home {
 impl CheckpointTarget {
     /// The place of an agent.
     #[must_use]
-    pub fn of(data_dir: &DataDir, settings: &config::Checkpoint, record: &AgentRecord) -> Self {
+    pub fn from_record(
+        data_dir: &DataDir,
+        settings: &config::Checkpoint,
+        record: &AgentRecord,
+    ) -> Self {
         Self {
             workspace: data_dir.absolute(&record.cwd),
             agent_id: record.agent_id.clone(),
@@ -111,8 +115,8 @@ pub fn list_at(
     repository: &Path,
     deadline: Deadline,
 ) -> Result<Vec<Checkpoint>> {
-    let repository = Repository::at(repository, deadline.at())?;
-    let git = Git::refs(&repository, deadline.at());
+    let repository = Repository::open(repository, deadline.instant())?;
+    let git = Git::refs(&repository, deadline.instant());
     let mut names = super::context::own_refs(&git, place)?;
     names.reverse();
     let commits: Vec<String> = names.into_iter().map(|(_, commit)| commit).collect();

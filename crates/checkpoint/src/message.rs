@@ -26,7 +26,7 @@ pub struct Head {
 impl Head {
     /// For people: the branch and the commit.
     #[must_use]
-    pub fn words(&self) -> String {
+    pub fn describe(&self) -> String {
         let commit = self.commit.as_deref().map_or("no commit", short);
         match &self.branch {
             Some(branch) => {
@@ -113,7 +113,7 @@ pub fn write(id: &str, at: Timestamp, trigger: Trigger, state: &State) -> Result
     Ok(format!(
         "spotkeep: checkpoint of {} ({})\n\n{json}\n",
         at.for_people(),
-        trigger.word()
+        trigger.as_str()
     ))
 }
 

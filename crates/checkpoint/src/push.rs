@@ -248,7 +248,7 @@ fn run(shadow: &Path, url: &str, refspecs: &[String], deadline: Deadline) -> Res
         .args(["push", "--no-verify", "--porcelain", "--force", "--"])
         .arg(url)
         .args(refspecs);
-    let output = command::exchange(&mut command, Vec::new(), deadline.at())?;
+    let output = command::exchange(&mut command, Vec::new(), deadline.instant())?;
     if output.status.success() {
         return Ok(());
     }

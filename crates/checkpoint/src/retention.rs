@@ -138,10 +138,10 @@ pub fn remove(place: &CheckpointTarget, gone: &[Checkpoint], deadline: Deadline)
             )
         })
         .collect();
-    let repository = Repository::of(&place.workspace, deadline.at())?
+    let repository = Repository::find(&place.workspace, deadline.instant())?
         .with_context(|| format!("{} is no git workspace", place.workspace.display()))?;
     let common = shadow_dir::common(&place.private.join("git"), &repository)?;
-    let git = Git::writing(&repository, &common, deadline.at());
+    let git = Git::writing(&repository, &common, deadline.instant());
     git.run(&["update-ref", "--stdin"], lines.into_bytes())
         .map(drop)
 }

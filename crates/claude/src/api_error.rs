@@ -61,7 +61,7 @@ pub struct Recorded<'a> {
 impl ApiStop {
     /// Reads it.
     #[must_use]
-    pub fn of(recorded: &Recorded<'_>) -> Self {
+    pub fn from_record(recorded: &Recorded<'_>) -> Self {
         let Recorded { error, status, .. } = *recorded;
         let text = recorded.text.to_lowercase();
         if error == Some("authentication_failed")
@@ -240,7 +240,7 @@ mod tests {
     }
 
     fn limit(text: &str) -> ApiStop {
-        ApiStop::of(&Recorded {
+        ApiStop::from_record(&Recorded {
             error: Some("rate_limit"),
             status: Some(429),
             text,
@@ -262,7 +262,7 @@ mod tests {
             ("API Error: invalid x-api-key", ApiStop::Login),
             ("API Error: a drill", ApiStop::Unknown),
         ] {
-            let stop = ApiStop::of(&Recorded {
+            let stop = ApiStop::from_record(&Recorded {
                 error: Some("unknown"),
                 text,
                 ..Recorded::default()

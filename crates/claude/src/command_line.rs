@@ -149,7 +149,7 @@ const KEPT: &[(&str, Option<usize>)] = &[
 /// What of a command line of Claude's says how a session works, and not which one it is. What we do not know
 /// is left out, prompts among it.
 #[must_use]
-pub fn kept(command_line: &[String]) -> Vec<String> {
+pub fn kept_arguments(command_line: &[String]) -> Vec<String> {
     let mut kept = Vec::new();
     let mut words = command_line.iter().peekable();
     while let Some(word) = words.next() {
@@ -344,8 +344,8 @@ mod tests {
                     --dangerously-skip-permissions --effort=high do it -- --model no";
         let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         let expected = "--model opus --add-dir /a /b --dangerously-skip-permissions --effort=high";
-        assert_eq!(kept(&words).join(" "), expected);
-        check_extra(&kept(&words)).unwrap();
+        assert_eq!(kept_arguments(&words).join(" "), expected);
+        check_extra(&kept_arguments(&words)).unwrap();
     }
 
     fn words(text: &str) -> Vec<String> {

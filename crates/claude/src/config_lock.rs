@@ -24,7 +24,7 @@ pub(super) struct Lock {
 impl Lock {
     /// Takes the lock of a file whose symlinks are resolved; goes on without it where it cannot be
     /// had.
-    pub(super) fn take(file: &Path) -> Self {
+    pub(super) fn acquire(file: &Path) -> Self {
         let mut name = file.file_name().unwrap_or_default().to_owned();
         name.push(".lock");
         let path = file.with_file_name(name);
@@ -68,10 +68,10 @@ mod tests {
     fn one_waits_for_the_other_and_nothing_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join(".claude.json");
-        let first = Lock::take(&file);
+        let first = Lock::acquire(&file);
         assert!(dir.path().join(".claude.json.lock").is_dir());
         let second = std::thread::scope(|scope| {
-            let second = scope.spawn(|| Lock::take(&file));
+            let second = scope.spawn(|| Lock::acquire(&file));
             drop(first);
             second.join().unwrap()
         });
@@ -89,7 +89,7 @@ mod tests {
         let long_ago = SystemTime::now() - 2 * LEFT_AFTER;
         let made = fs::File::open(&lock).unwrap();
         made.set_modified(long_ago).unwrap();
-        assert!(Lock::take(&file).held.is_none());
+        assert!(Lock::acquire(&file).held.is_none());
         assert!(lock.is_dir());
     }
 }

@@ -59,7 +59,7 @@ pub fn worth(content: Option<&[u8]>, now: Timestamp) -> Worth {
 
 /// What a look at the file came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Looked {
+pub enum LoginCheck {
     /// As it was.
     Same,
     /// There is a good login that was not there before.
@@ -104,7 +104,7 @@ impl LoginWatch {
     ///
     /// # Errors
     /// The disk is full or gone.
-    pub fn look(&mut self, settled: bool) -> Result<Looked> {
+    pub fn check(&mut self, settled: bool) -> Result<LoginCheck> {
         let file = resolve(&self.file);
         let content = files::read_optional(&file)?;
         let now = Timestamp::now();
@@ -112,24 +112,24 @@ impl LoginWatch {
             (Worth::Good, Some(content)) => {
                 (self.damage, self.lost) = (None, false);
                 if self.good.as_ref() == Some(&content) {
-                    return Ok(Looked::Same);
+                    return Ok(LoginCheck::Same);
                 }
                 files::write_atomic(&self.copy, &content)?;
                 self.good = Some(content);
-                Ok(Looked::Renewed)
+                Ok(LoginCheck::Renewed)
             }
             (Worth::Damaged, Some(content)) => self.damaged(&file, content, settled),
             _ => {
                 self.damage = None;
-                Ok(Looked::Same)
+                Ok(LoginCheck::Same)
             }
         }
     }
 
-    fn damaged(&mut self, file: &Path, content: Vec<u8>, settled: bool) -> Result<Looked> {
+    fn damaged(&mut self, file: &Path, content: Vec<u8>, settled: bool) -> Result<LoginCheck> {
         if !settled && self.damage.as_ref() != Some(&content) {
             self.damage = Some(content);
-            return Ok(Looked::Doubtful);
+            return Ok(LoginCheck::Doubtful);
         }
         let good = self.good.clone().filter(|good| {
             worth(Some(good), Timestamp::now()) == Worth::Good
@@ -137,16 +137,20 @@ impl LoginWatch {
         });
         let Some(good) = good else {
             let told = std::mem::replace(&mut self.lost, true);
-            return Ok(if told { Looked::Same } else { Looked::Lost });
+            return Ok(if told {
+                LoginCheck::Same
+            } else {
+                LoginCheck::Lost
+            });
         };
         // Somebody may have logged in just now: a newer one is never written over.
         if files::read_optional(file)?.as_ref() != Some(&content) {
-            return Ok(Looked::Doubtful);
+            return Ok(LoginCheck::Doubtful);
         }
         files::write_atomic(file, &good)?;
         self.damage = None;
         self.put_back = Some(good);
-        Ok(Looked::PutBack)
+        Ok(LoginCheck::PutBack)
     }
 }
 
@@ -191,29 +195,29 @@ mod tests {
         );
         let mut login_watch = LoginWatch::new(dir.path(), &copy);
         assert_eq!(
-            login_watch.look(false).unwrap(),
-            Looked::Same,
+            login_watch.check(false).unwrap(),
+            LoginCheck::Same,
             "nobody logged in"
         );
         fs::write(&file, login("one", "r", FAR)).unwrap();
-        assert_eq!(login_watch.look(false).unwrap(), Looked::Renewed);
-        assert_eq!(login_watch.look(false).unwrap(), Looked::Same);
+        assert_eq!(login_watch.check(false).unwrap(), LoginCheck::Renewed);
+        assert_eq!(login_watch.check(false).unwrap(), LoginCheck::Same);
         assert_eq!(
             fs::metadata(&copy).unwrap().permissions().mode() & 0o777,
             0o600
         );
         fs::write(&file, login("two", "r", FAR)).unwrap();
-        assert_eq!(login_watch.look(false).unwrap(), Looked::Renewed);
+        assert_eq!(login_watch.check(false).unwrap(), LoginCheck::Renewed);
 
         fs::write(&file, "").unwrap();
-        assert_eq!(login_watch.look(false).unwrap(), Looked::Doubtful);
+        assert_eq!(login_watch.check(false).unwrap(), LoginCheck::Doubtful);
         fs::write(&file, "{").unwrap();
         assert_eq!(
-            login_watch.look(false).unwrap(),
-            Looked::Doubtful,
+            login_watch.check(false).unwrap(),
+            LoginCheck::Doubtful,
             "it changes"
         );
-        assert_eq!(login_watch.look(false).unwrap(), Looked::PutBack);
+        assert_eq!(login_watch.check(false).unwrap(), LoginCheck::PutBack);
         assert_eq!(
             fs::read_to_string(&file).unwrap(),
             login("two", "r", FAR),
@@ -221,13 +225,17 @@ mod tests {
         );
         fs::write(&file, "").unwrap();
         assert_eq!(
-            login_watch.look(true).unwrap(),
-            Looked::Lost,
+            login_watch.check(true).unwrap(),
+            LoginCheck::Lost,
             "blanked on purpose"
         );
-        assert_eq!(login_watch.look(true).unwrap(), Looked::Same, "told once");
+        assert_eq!(
+            login_watch.check(true).unwrap(),
+            LoginCheck::Same,
+            "told once"
+        );
         fs::write(&file, login("three", "r", FAR)).unwrap();
-        assert_eq!(login_watch.look(false).unwrap(), Looked::Renewed);
+        assert_eq!(login_watch.check(false).unwrap(), LoginCheck::Renewed);
     }
 
     #[test]
@@ -237,6 +245,6 @@ mod tests {
         fs::write(&copy, login("old", "", 1)).unwrap();
         fs::write(dir.path().join(".credentials.json"), "").unwrap();
         let mut login_watch = LoginWatch::new(dir.path(), &copy);
-        assert_eq!(login_watch.look(true).unwrap(), Looked::Lost);
+        assert_eq!(login_watch.check(true).unwrap(), LoginCheck::Lost);
     }
 }

@@ -159,7 +159,7 @@ pub fn pasteable(text: &str) -> String {
 
 /// When to press Enter, once a text has been pasted.
 #[derive(Debug)]
-pub struct Landing {
+pub struct TypedTextCheck {
     /// When the box was last changed at the earliest.
     changed: Instant,
     /// Since when the text has been seen standing there.
@@ -179,7 +179,7 @@ pub enum Next {
     Press,
 }
 
-impl Landing {
+impl TypedTextCheck {
     /// A text is about to be pasted.
     #[must_use]
     pub fn begin(now: Instant) -> Self {
@@ -192,7 +192,7 @@ impl Landing {
 
     /// Takes in whether the text stood in the box, in a look that lasted from `began` to `now`.
     #[must_use]
-    pub fn look(&mut self, began: Instant, now: Instant, stands: bool) -> Next {
+    pub fn observe(&mut self, began: Instant, now: Instant, stands: bool) -> Next {
         if !stands {
             self.changed = began;
             self.stands = None;
@@ -588,9 +588,9 @@ mod tests {
         ];
         for looks in [none, quick, flickers, late] {
             let begin = Instant::now();
-            let mut landing = Landing::begin(begin);
+            let mut landing = TypedTextCheck::begin(begin);
             for (began, ended, stands, next) in looks {
-                let seen = landing.look(begin + ms(*began), begin + ms(*ended), *stands);
+                let seen = landing.observe(begin + ms(*began), begin + ms(*ended), *stands);
                 assert_eq!(seen, *next, "at {ended} ms of {looks:?}");
             }
         }

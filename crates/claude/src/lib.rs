@@ -42,7 +42,7 @@ pub const TESTED: [&str; 3] = ["2.1.197", "2.1.263", "2.1.330"];
 
 pub use api_error::ApiStop;
 pub use session_file::{SessionFile, Status};
-pub use transcript::locate::{Lookup, locate};
+pub use transcript::locate::{TranscriptLookup, locate};
 pub use transcript::reader::{Mark, Reader};
 pub use transcript::record::{Record, RecordKind};
 pub use transcript::tail::{OpenTool, Tail};

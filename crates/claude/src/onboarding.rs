@@ -98,7 +98,7 @@ pub(super) fn update(
         };
         let mut text = serde_json::to_vec_pretty(&object).context("cannot write JSON")?;
         text.push(b'\n');
-        lock.get_or_insert_with(|| Lock::take(path));
+        lock.get_or_insert_with(|| Lock::acquire(path));
         if files::read_optional(path)? != bytes {
             continue;
         }

@@ -46,7 +46,7 @@ pub enum LossKind {
 impl LossKind {
     /// As the command line and the report say it.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Notice => "notice",
             Self::Kill => "kill",

@@ -36,7 +36,7 @@ pub struct Old {
 impl Old {
     /// Out of `instances describe`.
     #[must_use]
-    pub fn of(instance: &Value) -> Self {
+    pub fn from_instance(instance: &Value) -> Self {
         let disks = instance["disks"].as_array().map_or(&[][..], Vec::as_slice);
         let items = &instance["metadata"]["items"];
         let created_by = items
@@ -95,7 +95,7 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     let question = queries::instance(name, &zone);
     cloud.show(&format!("$ {question}"));
     let old = match ask_quietly(cloud, &question) {
-        Ok(instance) => Old::of(&instance),
+        Ok(instance) => Old::from_instance(&instance),
         Err(refusal) if refusal.fault == Fault::NotFound => {
             return Err(refusal.explained()).hint(gone(name, &zone, &found));
         }
@@ -116,7 +116,7 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     request.machine_type = request
         .machine_type
         .or_else(|| Some(old.machine_type.clone()));
-    let shape = Shape::of(&request, found.shape(), found.gcloud)?;
+    let shape = Shape::resolve(&request, found.shape(), found.gcloud)?;
     discover::second(
         cloud,
         &mut found,
@@ -195,7 +195,7 @@ fn plan(
                 ),
                 "compute instances stop",
             )
-            .word(&old.name)
+            .arg(&old.name)
             .flag("zone", zone),
         );
     }
@@ -204,7 +204,7 @@ fn plan(
             format!("delete the VM {}, and none of its disks", old.name),
             "compute instances delete",
         )
-        .word(&old.name)
+        .arg(&old.name)
         .flag("zone", zone)
         .flag("keep-disks", "all"),
     );
@@ -233,7 +233,7 @@ mod tests {
             data.iter()
                 .map(|name| json!({"boot": false, "source": format!("x/disks/{name}")})),
         );
-        Old::of(&json!({
+        Old::from_instance(&json!({
             "name": "vm", "status": "RUNNING", "machineType": "x/machineTypes/n2-standard-4", "disks": disks
         }))
     }

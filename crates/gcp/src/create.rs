@@ -8,7 +8,7 @@ use super::machine_family::{self, Arch};
 use super::plan::{self, Plan};
 use super::queries;
 use super::scripts::{self, Part};
-use super::ssh::{self, FirstTime, Guest, Look, Startup};
+use super::ssh::{self, FirstTime, Guest, GuestReport, Startup};
 use super::vm_spec::{Shape, VmRequest, check_name};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::short;
@@ -69,7 +69,7 @@ pub fn prepare(cloud: &dyn Cloud, options: &Options) -> Result<Prepared> {
     }
     let mut found = discover::first(cloud, &request.name, options.project.as_deref())?;
     let zone = plan::zone_of(request, &found)?;
-    let shape = Shape::of(request, found.shape(), found.gcloud)?;
+    let shape = Shape::resolve(request, found.shape(), found.gcloud)?;
     same_disk(request, &found)?;
     discover::second(
         cloud,
@@ -120,15 +120,15 @@ fn check_binary(options: &Options, shape: &Shape) -> Result<()> {
     if built == Some(requested) {
         return Ok(());
     }
-    let built = built.map_or("not a Linux program for either processor", Arch::word);
+    let built = built.map_or("not a Linux program for either processor", Arch::as_str);
     Err(anyhow!(
         "{} has {} processors, and {path} is {built}",
         shape.machine_type,
-        requested.word()
+        requested.as_str()
     ))
     .hint(format!(
         "--binary=FILE with a spotkeep built for {}",
-        requested.word()
+        requested.as_str()
     ))
     .kind(ErrorKind::Usage)
 }
@@ -189,10 +189,10 @@ pub fn run(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<
 fn first_time(
     cloud: &dyn Cloud,
     guest: &Guest,
-    look: Look,
+    look: GuestReport,
     prepared: &Prepared,
     options: &Options,
-) -> Result<Look> {
+) -> Result<GuestReport> {
     let keeper_runs = look
         .fleet
         .as_ref()
@@ -236,7 +236,7 @@ pub fn wait_running(
         let member = answer
             .as_ref()
             .ok()
-            .and_then(|answer| answer.as_array()?.first().map(Member::of));
+            .and_then(|answer| answer.as_array()?.first().map(Member::from_json));
         let state = match (&answer, &member) {
             (Err(refusal), _) => refusal.text.clone(),
             (Ok(_), None) => "the group has no VM".to_owned(),

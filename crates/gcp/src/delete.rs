@@ -128,14 +128,14 @@ fn plan(
                 "delete the group and the VM; its save has its time, as in any shutdown",
                 "compute instance-groups managed delete",
             )
-            .word(name)
+            .arg(name)
             .flag("zone", zone),
         );
     }
     for template in &found.templates {
         plan.calls.push(
             Call::change("delete its template", "compute instance-templates delete")
-                .word(&template.name),
+                .arg(&template.name),
         );
     }
     let data = found
@@ -155,7 +155,7 @@ fn plan(
                     "take the data disk off the snapshot schedule",
                     "compute disks remove-resource-policies",
                 )
-                .word(disk)
+                .arg(disk)
                 .flag("zone", zone)
                 .flag("resource-policies", &schedule),
             );
@@ -167,7 +167,7 @@ fn plan(
                 "delete the snapshot schedule; snapshots stay",
                 "compute resource-policies delete",
             )
-            .word(&schedule)
+            .arg(&schedule)
             .flag("region", region),
         );
     }
@@ -177,7 +177,7 @@ fn plan(
                 format!("delete the data disk {disk}, for good"),
                 "compute disks delete",
             )
-            .word(disk)
+            .arg(disk)
             .flag("zone", zone),
         ),
         (Some(data), None) => plan.notes.push(format!(

@@ -125,7 +125,7 @@ fn names(value: &Value) -> Vec<String> {
 }
 
 impl Group {
-    fn of(value: &Value) -> Self {
+    fn from_json(value: &Value) -> Self {
         // The template may be in `versions` only.
         let template = match value["instanceTemplate"].as_str() {
             Some(template) => template,
@@ -146,7 +146,7 @@ impl Group {
 impl Member {
     /// Out of `list-instances`.
     #[must_use]
-    pub fn of(value: &Value) -> Self {
+    pub fn from_json(value: &Value) -> Self {
         let kept = [
             &value["preservedStateFromConfig"]["disks"],
             &value["preservedStateFromPolicy"]["disks"],
@@ -172,7 +172,8 @@ impl Member {
     #[must_use]
     pub fn is_dry(&self) -> bool {
         self.error.as_ref().is_some_and(|(code, message)| {
-            Fault::of(code) == Fault::NoCapacity || Fault::of(message) == Fault::NoCapacity
+            Fault::from_text(code) == Fault::NoCapacity
+                || Fault::from_text(message) == Fault::NoCapacity
         })
     }
 }
@@ -183,7 +184,7 @@ impl Template {
         value["properties"]["labels"][LABEL] == name
     }
 
-    fn of(value: &Value) -> Self {
+    fn from_json(value: &Value) -> Self {
         let items = list(&value["properties"]["metadata"]["items"]);
         let own = items.iter().find(|item| item["key"] == LABEL);
         Self {
@@ -198,7 +199,7 @@ impl Template {
 impl Disk {
     /// Out of `disks list`.
     #[must_use]
-    pub fn of(value: &Value) -> Self {
+    pub fn from_json(value: &Value) -> Self {
         Self {
             name: text(value, "name"),
             zone: last(&text(value, "zone")),
@@ -258,12 +259,12 @@ pub fn first(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<Gcp
         project,
         group: list(&group)
             .iter()
-            .map(Group::of)
+            .map(Group::from_json)
             .find(|group| group.name == name),
         templates: list(&templates)
             .iter()
             .filter(|template| Template::is_for(template, name))
-            .map(Template::of)
+            .map(Template::from_json)
             .collect(),
         ..GcpInventory::default()
     })
@@ -296,7 +297,7 @@ pub fn second(
     let types = types.map_err(Refusal::explained)?;
     found.disks = list(&disks)
         .iter()
-        .map(Disk::of)
+        .map(Disk::from_json)
         .filter(|known| known.name == disk || known.name == name)
         .collect();
     found.schedule = list(&policies)
@@ -319,7 +320,7 @@ pub fn members(cloud: &dyn Cloud, found: &mut GcpInventory) -> Result<()> {
         let question = queries::members(&group.name, &group.zone);
         cloud.show(&format!("$ {question}"));
         let members = ask_quietly(cloud, &question).map_err(Refusal::explained)?;
-        found.members = list(&members).iter().map(Member::of).collect();
+        found.members = list(&members).iter().map(Member::from_json).collect();
     }
     Ok(())
 }
@@ -334,7 +335,7 @@ pub fn in_the_way(cloud: &dyn Cloud, found: &mut GcpInventory, name: &str) -> Re
     let disks = ask_quietly(cloud, &question).map_err(Refusal::explained)?;
     found.disks = list(&disks)
         .iter()
-        .map(Disk::of)
+        .map(Disk::from_json)
         .filter(|disk| disk.name == name)
         .collect();
     Ok(())

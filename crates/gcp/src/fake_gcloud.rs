@@ -95,7 +95,7 @@ impl FakeGcloud {
 
     fn refuse(call: &Call, text: &str) -> Refusal {
         Refusal {
-            fault: Fault::of(text),
+            fault: Fault::from_text(text),
             why: call.why.clone(),
             text: text.to_owned(),
             call: call.to_string(),

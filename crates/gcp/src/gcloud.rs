@@ -132,7 +132,10 @@ impl Cloud for Gcloud<'_> {
             if missing {
                 return refuse(Fault::Missing, "gcloud is not installed".to_owned());
             }
-            refuse(Fault::of(&format!("{error:#}")), format!("{error:#}"))
+            refuse(
+                Fault::from_text(&format!("{error:#}")),
+                format!("{error:#}"),
+            )
         })?;
         let partial = call.effect == Effect::Read && is_partial(&output.stderr);
         if output.status.success() && !partial {
@@ -144,7 +147,7 @@ impl Cloud for Gcloud<'_> {
         } else {
             &output.stderr
         };
-        Err(refuse(Fault::of(said), essence(said)))
+        Err(refuse(Fault::from_text(said), essence(said)))
     }
 
     fn now(&self) -> Timestamp {

@@ -59,7 +59,7 @@ impl Call {
 
     /// With a word behind it.
     #[must_use]
-    pub fn word(mut self, word: impl Into<String>) -> Self {
+    pub fn arg(mut self, word: impl Into<String>) -> Self {
         self.words.push(word.into());
         self
     }
@@ -67,7 +67,7 @@ impl Call {
     /// With `--name=value`.
     #[must_use]
     pub fn flag(self, name: &str, value: impl fmt::Display) -> Self {
-        self.word(format!("--{name}={value}"))
+        self.arg(format!("--{name}={value}"))
     }
 
     /// With `--name=value`, if there is a value.
@@ -82,7 +82,7 @@ impl Call {
     /// With `--name`.
     #[must_use]
     pub fn switch(self, name: &str) -> Self {
-        self.word(format!("--{name}"))
+        self.arg(format!("--{name}"))
     }
 
     /// With `--name`, where that is so.
@@ -166,7 +166,7 @@ mod tests {
         let call = Call::read("the disk", "compute disks list")
             .flag("filter", "name=(a b)")
             .flag("zones", "z1,z2")
-            .word("it's");
+            .arg("it's");
         assert_eq!(
             call.to_string(),
             r"gcloud compute disks list --format=json --filter='name=(a b)' --zones=z1,z2 'it'\''s'"

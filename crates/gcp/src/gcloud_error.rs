@@ -103,7 +103,7 @@ const PASSING: [&str; 7] = [
 impl Fault {
     /// What these words mean.
     #[must_use]
-    pub fn of(text: &str) -> Self {
+    pub fn from_text(text: &str) -> Self {
         let known = WORDS.iter().find(|(words, _)| text.contains(words));
         if let Some((words, fault)) = known {
             // A project is a resource too.
@@ -298,7 +298,7 @@ mod tests {
         let mut sleep = std::process::Command::new("sleep");
         let error =
             sys::command::run(sleep.arg("60"), std::time::Duration::from_millis(20)).unwrap_err();
-        let fault = Fault::of(&format!("{error:#}"));
+        let fault = Fault::from_text(&format!("{error:#}"));
         assert_eq!(fault, Fault::Timeout, "{error:#}");
         assert!(fault.hint("", "").unwrap().contains("run it again"));
     }

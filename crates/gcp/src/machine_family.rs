@@ -18,7 +18,7 @@ pub enum Arch {
 impl Arch {
     /// As people call it.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::X86 => "x86-64",
             Self::Arm => "arm64",
@@ -71,7 +71,7 @@ const SERIES: [Series; 11] = [
     series("a4x", false, Arch::Arm, true),
 ];
 
-fn of(machine_type: &str) -> Option<&'static Series> {
+fn series_of(machine_type: &str) -> Option<&'static Series> {
     let name = machine_type.split('-').next()?;
     SERIES.iter().find(|series| series.name == name)
 }
@@ -79,13 +79,13 @@ fn of(machine_type: &str) -> Option<&'static Series> {
 /// The processor of a machine type.
 #[must_use]
 pub fn arch(machine_type: &str) -> Arch {
-    of(machine_type).map_or(Arch::X86, |series| series.arch)
+    series_of(machine_type).map_or(Arch::X86, |series| series.arch)
 }
 
 /// The data disk that a machine type has if nobody says otherwise.
 #[must_use]
 pub fn data_disk_type(machine_type: &str) -> &'static str {
-    match of(machine_type) {
+    match series_of(machine_type) {
         Some(series) if series.hyperdisk_only => "hyperdisk-balanced",
         _ => "pd-ssd",
     }
@@ -94,7 +94,7 @@ pub fn data_disk_type(machine_type: &str) -> &'static str {
 /// The boot disk that a machine type has.
 #[must_use]
 pub fn boot_disk_type(machine_type: &str) -> &'static str {
-    match of(machine_type) {
+    match series_of(machine_type) {
         Some(series) if series.hyperdisk_only => "hyperdisk-balanced",
         _ => "pd-balanced",
     }
@@ -105,7 +105,7 @@ pub fn boot_disk_type(machine_type: &str) -> &'static str {
 /// # Errors
 /// With a pair that is legal, as a hint.
 pub fn check(machine_type: &str, disk_type: &str) -> Result<()> {
-    let Some(series) = of(machine_type) else {
+    let Some(series) = series_of(machine_type) else {
         return metal(machine_type);
     };
     if series.no_spot {

@@ -158,7 +158,7 @@ fn make_schedule(name: &str, region: &str) -> Call {
         format!("make a schedule: a snapshot each night, kept for {SNAPSHOT_DAYS} days"),
         "compute resource-policies create snapshot-schedule",
     )
-    .word(schedule_name(name))
+    .arg(schedule_name(name))
     .flag("region", region)
     .switch("daily-schedule")
     .flag("start-time", "03:00")
@@ -202,7 +202,7 @@ fn data_disk(
                 format!("make the data disk {}, empty", shape.disk),
                 "compute disks create",
             )
-            .word(&shape.disk)
+            .arg(&shape.disk)
             .flag("zone", zone)
             .flag("size", format!("{}GB", request.size_gb.unwrap_or(DATA_GB)))
             .flag("type", disk_type)
@@ -220,7 +220,7 @@ fn data_disk(
                 format!("enlarge the data disk from {} GB", disk.size_gb),
                 "compute disks resize",
             )
-            .word(&disk.name)
+            .arg(&disk.name)
             .flag("zone", zone)
             .flag("size", format!("{size}GB")),
         );
@@ -232,7 +232,7 @@ fn data_disk(
                 "have the data disk snapshot each night",
                 "compute disks add-resource-policies",
             )
-            .word(&disk.name)
+            .arg(&disk.name)
             .flag("zone", zone)
             .flag("resource-policies", schedule_name(&request.name)),
         );
@@ -304,7 +304,7 @@ fn template_and_group(
                 "make the group that makes the VM anew whenever it is gone",
                 "compute instance-groups managed create",
             )
-            .word(name)
+            .arg(name)
             .flag("zone", &plan.zone)
             .flag("template", &template)
             .flag("base-instance-name", name)
@@ -318,7 +318,7 @@ fn template_and_group(
                     format!("let the next VM be: {}", shape.in_words()),
                     "compute instance-groups managed set-instance-template",
                 )
-                .word(name)
+                .arg(name)
                 .flag("zone", &plan.zone)
                 .flag("template", &template),
             );
@@ -351,7 +351,7 @@ pub fn member(plan: &mut Plan, name: &str, shape: &Shape, found: &GcpInventory) 
                 format!("make the VM {}, to which {disk} belongs for good", plan.vm),
                 "compute instance-groups managed create-instance",
             )
-            .word(name)
+            .arg(name)
             .flag("zone", &plan.zone)
             .flag("instance", &plan.vm)
             .flag("stateful-disk", kept),
@@ -368,7 +368,7 @@ pub fn member(plan: &mut Plan, name: &str, shape: &Shape, found: &GcpInventory) 
                 format!("let {disk} belong to the VM for good"),
                 "compute instance-groups managed instance-configs create",
             )
-            .word(name)
+            .arg(name)
             .flag("zone", &plan.zone)
             .flag("instance", &member.name)
             .flag("stateful-disk", kept),
@@ -391,7 +391,7 @@ pub fn start_member(group: &str, zone: &str, vm: &str) -> Call {
         "start the VM",
         "compute instance-groups managed start-instances",
     )
-    .word(group)
+    .arg(group)
     .flag("zone", zone)
     .flag("instances", vm)
 }
@@ -403,7 +403,7 @@ pub fn stop_member(group: &str, zone: &str, vm: &str) -> Call {
         "stop the VM; the group keeps its place and its disk",
         "compute instance-groups managed stop-instances",
     )
-    .word(group)
+    .arg(group)
     .flag("zone", zone)
     .flag("instances", vm)
 }

@@ -11,7 +11,7 @@ use super::gcloud::{Cloud, ask_quietly, make};
 use super::gcloud_command::Call;
 use super::gcloud_error::Refusal;
 use super::queries;
-use super::ssh::{Fleet, Guest, Look, is_for_ever};
+use super::ssh::{Fleet, Guest, GuestReport, is_for_ever};
 use state::{Desired, JournalEvent, VERSION};
 use sys::error::{Context as _, ErrorKind, Hint as _, Result, anyhow};
 use sys::time::{Timestamp, short};
@@ -51,7 +51,7 @@ pub fn call(guest: &Guest) -> Call {
         "let Compute Engine preempt the VM",
         "compute instances simulate-maintenance-event",
     )
-    .word(&guest.vm)
+    .arg(&guest.vm)
     .flag("zone", &guest.zone)
     .switch("async")
 }
@@ -78,7 +78,7 @@ pub fn run(cloud: &dyn Cloud, group: &str, guest: &Guest, timeout: Duration) -> 
     ));
     let mut told = String::new();
     loop {
-        let state = match guest.look(cloud, EVENTS) {
+        let state = match guest.probe(cloud, EVENTS) {
             Ok(look) => match arrived(&before, &look) {
                 None => {
                     let away = cloud.now().since(began);
@@ -114,7 +114,7 @@ fn away(cloud: &dyn Cloud, group: &str, guest: &Guest, refusal: &Refusal) -> Str
     let members = ask_quietly(cloud, &queries::members(group, &guest.zone));
     let member = members
         .ok()
-        .and_then(|members| members.as_array()?.first().map(Member::of));
+        .and_then(|members| members.as_array()?.first().map(Member::from_json));
     match member {
         Some(member) if member.is_dry() => {
             format!("{} has no such machine to give", guest.zone)
@@ -125,7 +125,7 @@ fn away(cloud: &dyn Cloud, group: &str, guest: &Guest, refusal: &Refusal) -> Str
 }
 
 /// `None` when all is decided; what is still waited for otherwise.
-fn arrived(before: &Fleet, look: &Look) -> Option<String> {
+fn arrived(before: &Fleet, look: &GuestReport) -> Option<String> {
     let Some(fleet) = &look.fleet else {
         return Some("the VM answers; its data directory is not there yet".to_owned());
     };
@@ -144,7 +144,7 @@ fn arrived(before: &Fleet, look: &Look) -> Option<String> {
 }
 
 /// What the two looks say. Pure.
-fn report(before: &Fleet, look: &Look, away: Duration) -> Report {
+fn report(before: &Fleet, look: &GuestReport, away: Duration) -> Report {
     let after = look.fleet.as_ref();
     let ran = |agent: &&super::ssh::Agent| agent.desired == Desired::Running && agent.is_up();
     let mut losses = Vec::new();
@@ -160,7 +160,7 @@ fn report(before: &Fleet, look: &Look, away: Duration) -> Report {
             Some(now) => losses.push(format!(
                 "{} is {}{}",
                 agent.name,
-                now.state.word(),
+                now.state.as_str(),
                 now.why
                     .as_deref()
                     .map(|why| format!(": {why}"))
@@ -257,7 +257,7 @@ mod tests {
     use super::super::ssh::parse;
     use super::*;
 
-    fn look(boot_id: &str, save: &str, agents: &str, events: &str) -> Look {
+    fn look(boot_id: &str, save: &str, agents: &str, events: &str) -> GuestReport {
         parse(&format!(
             "== startup\nready\n== booted\n1763769600\n== status\n{{\"boot_id\":\"{boot_id}\",\"keeper\":\"running\",\
              \"last_save\":{save},\"agents\":[{agents}]}}\n== events\n{events}"

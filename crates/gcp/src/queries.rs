@@ -33,7 +33,7 @@ pub fn members(group: &str, zone: &str) -> Call {
         "the group's VM",
         "compute instance-groups managed list-instances",
     )
-    .word(group)
+    .arg(group)
     .flag("zone", zone)
 }
 
@@ -44,7 +44,7 @@ pub fn errors(group: &str, zone: &str) -> Call {
         "the group's errors",
         "compute instance-groups managed list-errors",
     )
-    .word(group)
+    .arg(group)
     .flag("zone", zone)
     .flag("limit", ERRORS)
 }
@@ -85,7 +85,7 @@ pub fn machine_type(machine_type: &str, zone: &str) -> Call {
 #[must_use]
 pub fn instance(name: &str, zone: &str) -> Call {
     Call::read("the VM", "compute instances describe")
-        .word(name)
+        .arg(name)
         .flag("zone", zone)
 }
 

@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_long_call_is_shown_a_flag_a_line() {
         let call = Call::change("make it", "compute x create")
-            .word("name")
+            .arg("name")
             .flag("labels", "l".repeat(80))
             .flag("metadata", "it's");
         assert_eq!(

@@ -134,7 +134,7 @@ impl Agent {
 
 /// What the VM says.
 #[derive(Debug, Clone)]
-pub struct Look {
+pub struct GuestReport {
     /// What the start-up script said.
     pub startup: Startup,
     /// What is amiss although all is set up, such as a claude that is not there yet.
@@ -159,7 +159,7 @@ impl Guest {
     #[must_use]
     pub fn ssh(&self, why: &str, command: &str) -> Call {
         Call::change(why, "compute ssh")
-            .word(&self.vm)
+            .arg(&self.vm)
             .flag("zone", &self.zone)
             .switch_if("tunnel-through-iap", self.tunnel)
             .flag("command", command)
@@ -168,8 +168,8 @@ impl Guest {
 
     fn scp(&self, why: &str, file: &Path, to: &str) -> Call {
         Call::change(why, "compute scp")
-            .word(file.display().to_string())
-            .word(format!("{}:{to}", self.vm))
+            .arg(file.display().to_string())
+            .arg(format!("{}:{to}", self.vm))
             .flag("zone", &self.zone)
             .switch_if("tunnel-through-iap", self.tunnel)
             .within(SETUP_LIMIT)
@@ -193,7 +193,7 @@ impl Guest {
             ),
         };
         Call::change("a terminal on the VM", "compute ssh")
-            .word(&self.vm)
+            .arg(&self.vm)
             .flag("zone", &self.zone)
             .switch_if("tunnel-through-iap", self.tunnel)
             .flag("ssh-flag", "-t")
@@ -220,7 +220,7 @@ impl Guest {
     ///
     /// # Errors
     /// The VM does not answer.
-    pub fn look(&self, cloud: &dyn Cloud, events: u32) -> Result<Look, Refusal> {
+    pub fn probe(&self, cloud: &dyn Cloud, events: u32) -> Result<GuestReport, Refusal> {
         cloud.call(&self.look_call(events)).map(|text| parse(&text))
     }
 
@@ -228,7 +228,7 @@ impl Guest {
     ///
     /// # Errors
     /// Not within `stall_retry`; or the login is refused.
-    pub fn wait_started(&self, cloud: &dyn Cloud, timeout: Duration) -> Result<Look> {
+    pub fn wait_started(&self, cloud: &dyn Cloud, timeout: Duration) -> Result<GuestReport> {
         cloud.show(&format!(
             "$ {}   (again until it answers)",
             self.look_call(1)
@@ -236,7 +236,7 @@ impl Guest {
         let began = cloud.now();
         let mut told = String::new();
         loop {
-            let why = match self.look(cloud, 1) {
+            let why = match self.probe(cloud, 1) {
                 Ok(look) => match look.startup {
                     Startup::Working => "its start-up script has not ended".to_owned(),
                     _ => return Ok(look),
@@ -333,7 +333,7 @@ pub fn is_for_ever(refusal: &Refusal) -> bool {
 
 /// Reads the answer to a look: sections with a title each, any of which may be empty.
 #[must_use]
-pub fn parse(text: &str) -> Look {
+pub fn parse(text: &str) -> GuestReport {
     let section = |title: &str| -> String {
         let mut inside = false;
         let lines = text.lines().filter(|line| match line.strip_prefix("== ") {
@@ -355,7 +355,7 @@ pub fn parse(text: &str) -> Look {
         }
         _ => Startup::Working,
     };
-    Look {
+    GuestReport {
         startup,
         problem,
         fleet: serde_json::from_str(&section("status")).ok(),
@@ -384,7 +384,7 @@ pub fn set_up(cloud: &dyn Cloud, calls: &[Call]) -> Result<()> {
 
 /// How the VM and its agents are, in one line, and what to do where something is missing.
 #[must_use]
-pub fn in_words(look: &Look, name: &str) -> (String, Option<String>) {
+pub fn in_words(look: &GuestReport, name: &str) -> (String, Option<String>) {
     let (said, hint) = of_agents(look.fleet.as_ref(), name);
     match &look.problem {
         Some(problem) => (format!("{said}; {problem}"), hint),
@@ -437,7 +437,7 @@ fn of_agents(fleet: Option<&Fleet>, name: &str) -> (String, Option<String>) {
         format!(
             "{said} of {desired}; {} is {}{why}",
             bad.name,
-            bad.state.word()
+            bad.state.as_str()
         ),
         Some(format!("spotkeep gcp ssh {} --name={name}", bad.name)),
     )

@@ -24,7 +24,7 @@ use sys::time::short;
 ///
 /// # Errors
 /// There is no such group; gcloud refused.
-pub fn look(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<GcpInventory> {
+pub fn discover_vm(cloud: &dyn Cloud, name: &str, project: Option<&str>) -> Result<GcpInventory> {
     let mut found = discover::first(cloud, name, project)?;
     found.need_group(name)?;
     discover::members(cloud, &mut found)?;
@@ -93,7 +93,7 @@ pub fn plan_stop(found: &GcpInventory, name: &str) -> Result<Option<Call>> {
         "compute instance-groups managed delete-instances",
     );
     Ok(Some(
-        call.word(name)
+        call.arg(name)
             .flag("zone", &group.zone)
             .flag("instances", &member.name),
     ))
@@ -146,7 +146,7 @@ pub fn stop(
         let status = match &answer {
             Ok(list) => {
                 let member = list.as_array().and_then(|list| list.first());
-                let member = member.map(Member::of);
+                let member = member.map(Member::from_json);
                 if member.as_ref().is_none_or(has_ended) {
                     return Ok(format!("{name} is stopped; only its disks are paid for"));
                 }

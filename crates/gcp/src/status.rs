@@ -58,7 +58,7 @@ pub fn gather(
     project: Option<&str>,
     ask_vm: bool,
 ) -> Result<Report> {
-    let found = start_stop::look(cloud, name, project)?;
+    let found = start_stop::discover_vm(cloud, name, project)?;
     let zone = found.need_group(name)?.zone.clone();
     let vm = found.members.first().map_or(name, |member| &member.name);
     let disk_name = found
@@ -87,7 +87,7 @@ pub fn gather(
         .as_array()
         .into_iter()
         .flatten()
-        .map(Disk::of)
+        .map(Disk::from_json)
         .find(|disk| disk.name == disk_name && disk.zone == zone);
     if ask_vm && report.state == "running" {
         report.agents = Some(agents(cloud, &start_stop::guest(&found, name)?, name));
@@ -97,7 +97,7 @@ pub fn gather(
 
 fn agents(cloud: &dyn Cloud, guest: &Guest, name: &str) -> String {
     cloud.show(&format!("$ {}", guest.look_call(1)));
-    match guest.look(cloud, 1) {
+    match guest.probe(cloud, 1) {
         Ok(look) => ssh::in_words(&look, name).0,
         Err(refusal) => format!("it does not answer: {}", refusal.text),
     }
@@ -195,8 +195,8 @@ fn dry_since(errors: &Value, after: Option<Timestamp>) -> Option<Timestamp> {
         .into_iter()
         .flatten()
         .filter(|error| {
-            Fault::of(&text(&error["error"], "code")) == Fault::NoCapacity
-                || Fault::of(&text(&error["error"], "message")) == Fault::NoCapacity
+            Fault::from_text(&text(&error["error"], "code")) == Fault::NoCapacity
+                || Fault::from_text(&text(&error["error"], "message")) == Fault::NoCapacity
         })
         .filter_map(|error| moment(error, "timestamp"))
         .filter(|at| after.is_none_or(|after| *at >= after))

@@ -333,7 +333,7 @@ fn a_dry_zone_is_told_and_the_group_goes_on_trying() {
     let report = status::gather(&fake, "vm", None, true).unwrap();
     assert_eq!(report.state, "no-capacity");
     // It can be stopped all the same, and the disk is free and there.
-    let found = start_stop::look(&fake, "vm", None).unwrap();
+    let found = start_stop::discover_vm(&fake, "vm", None).unwrap();
     changed(&fake);
     start_stop::stop(&fake, &found, "vm", TIMEOUT).unwrap();
     assert_eq!(
@@ -342,7 +342,7 @@ fn a_dry_zone_is_told_and_the_group_goes_on_trying() {
     );
     fake.edit(|world| world.dry = false);
     fake.says(&[UP]);
-    let found = start_stop::look(&fake, "vm", None).unwrap();
+    let found = start_stop::discover_vm(&fake, "vm", None).unwrap();
     start_stop::start(&fake, &found, "vm", TIMEOUT).unwrap();
     assert_eq!(
         changed(&fake),
@@ -354,7 +354,7 @@ fn a_dry_zone_is_told_and_the_group_goes_on_trying() {
 fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
     let fake = made();
     let before = fake.world.lock().unwrap().clone();
-    let look = || start_stop::look(&fake, "vm", None).unwrap();
+    let look = || start_stop::discover_vm(&fake, "vm", None).unwrap();
     start_stop::stop(&fake, &look(), "vm", TIMEOUT).unwrap();
     let again = start_stop::stop(&fake, &look(), "vm", TIMEOUT).unwrap();
     assert!(again.contains("already"), "{again}");
@@ -374,7 +374,7 @@ fn stop_and_start_keep_the_vm_its_place_and_its_disk() {
     );
     let after = fake.world.lock().unwrap().clone();
     assert_eq!((after.disks, after.member), (before.disks, before.member));
-    let said = refused(start_stop::look(&fake, "other", None));
+    let said = refused(start_stop::discover_vm(&fake, "other", None));
     assert!(said.contains("spotkeep gcp create --name=other"), "{said}");
 }
 
@@ -388,10 +388,10 @@ fn a_vm_whose_name_a_disk_has_is_started_under_its_own_name_again() {
     fake.edit(|world| {
         world.member.as_mut().unwrap()["instanceStatus"] = json!(null);
     });
-    let found = start_stop::look(&fake, "old", None).unwrap();
+    let found = start_stop::discover_vm(&fake, "old", None).unwrap();
     start_stop::stop(&fake, &found, "old", TIMEOUT).unwrap();
     changed(&fake);
-    let found = start_stop::look(&fake, "old", None).unwrap();
+    let found = start_stop::discover_vm(&fake, "old", None).unwrap();
     start_stop::start(&fake, &found, "old", TIMEOUT).unwrap();
     assert_eq!(
         changed(&fake),
@@ -405,7 +405,7 @@ fn a_vm_whose_name_a_disk_has_is_started_under_its_own_name_again() {
 fn a_vm_that_does_not_run_is_not_waited_for() {
     let fake = made();
     let refused = |fake: &FakeGcloud| {
-        let found = start_stop::look(fake, "vm", None).unwrap();
+        let found = start_stop::discover_vm(fake, "vm", None).unwrap();
         refused(start_stop::running_guest(&found, "vm"))
     };
     let member = |edit: &dyn Fn(&mut serde_json::Value)| {
@@ -419,7 +419,7 @@ fn a_vm_that_does_not_run_is_not_waited_for() {
     );
     // And a stop that is under way is waited for, and not taken for one that is over.
     member(&|member| member["instanceStatus"] = json!("RUNNING"));
-    let found = start_stop::look(&fake, "vm", None).unwrap();
+    let found = start_stop::discover_vm(&fake, "vm", None).unwrap();
     start_stop::stop(&fake, &found, "vm", TIMEOUT).unwrap();
     let said = refused(&fake);
     assert!(
@@ -427,7 +427,7 @@ fn a_vm_that_does_not_run_is_not_waited_for() {
         "{said}"
     );
     member(&|member| member["instanceStatus"] = json!("STOPPING"));
-    let found = start_stop::look(&fake, "vm", None).unwrap();
+    let found = start_stop::discover_vm(&fake, "vm", None).unwrap();
     let said = crate::tests::refused(start_stop::stop(&fake, &found, "vm", TIMEOUT));
     assert!(said.contains("has not ended after"), "{said}");
 }
@@ -679,7 +679,7 @@ fn a_preemption_is_counted_from_the_vms_own_journal() {
 {"version":1,"seq":9,"at":"2026-11-22T10:00:21Z","data_dir_id":"r","epoch":2,"boot_id":"l2","event":"resumed","agent":"a","session_id":"s","continued":true}
 "#;
     fake.says(&[UP, UP, "! Connection timed out", &back]);
-    let found = start_stop::look(&fake, "vm", None).unwrap();
+    let found = start_stop::discover_vm(&fake, "vm", None).unwrap();
     let report = preempt::run(
         &fake,
         "vm",
@@ -705,7 +705,7 @@ fn a_preemption_into_a_dry_zone_says_so_and_a_lost_login_is_not_waited_out() {
     let fake = made();
     fake.says(&[UP, "! Connection timed out"]);
     let preempt = || {
-        let found = start_stop::look(&fake, "vm", None).unwrap();
+        let found = start_stop::discover_vm(&fake, "vm", None).unwrap();
         let guest = start_stop::running_guest(&found, "vm").unwrap();
         refused(preempt::run(&fake, "vm", &guest, TIMEOUT))
     };
@@ -740,7 +740,7 @@ fn what_gcloud_says_is_explained() {
     {
         let (fault, text) = case.split_once('\n').unwrap();
         assert_eq!(
-            format!("{:?}", Fault::of(text)),
+            format!("{:?}", Fault::from_text(text)),
             fault.trim_start_matches("== "),
             "{text}"
         );
@@ -762,7 +762,7 @@ fn a_status_tells_since_when_the_zone_is_dry() {
         ..super::discover::GcpInventory::default()
     };
     let member = json!({"instance": "x/vm", "currentAction": "CREATING"});
-    found.members = vec![super::discover::Member::of(&member)];
+    found.members = vec![super::discover::Member::from_json(&member)];
     let error = |minute: u32| json!({"timestamp": format!("2026-11-22T10:{minute:02}:00Z"), "error": {"code": "ZONE_RESOURCE_POOL_EXHAUSTED"}});
     let errors = json!([error(50), error(40), error(20)]);
     let preempted = json!([

@@ -118,7 +118,7 @@ impl Shape {
     ///
     /// # Errors
     /// The notice cannot be had; scopes without an account.
-    pub fn of(request: &VmRequest, now: Option<&Self>, gcloud: u32) -> Result<Self> {
+    pub fn resolve(request: &VmRequest, now: Option<&Self>, gcloud: u32) -> Result<Self> {
         let old = |pick: fn(&Self) -> &String| now.map(|now| pick(now).clone());
         let machine_type = request
             .machine_type
@@ -212,7 +212,7 @@ impl Shape {
             format!("describe the VM in a template: {}", self.in_words()),
             "compute instance-templates create",
         )
-        .word(template)
+        .arg(template)
         .flag("machine-type", &self.machine_type)
         .flag("provisioning-model", "SPOT")
         .flag("instance-termination-action", "STOP")
@@ -325,22 +325,25 @@ mod tests {
             request.address = Some(false);
             request.service_account = Some("a@b".into());
         });
-        let made = Shape::of(&first, None, 528).unwrap();
+        let made = Shape::resolve(&first, None, 528).unwrap();
         assert_eq!(made.image_family, "debian-12-arm64");
-        assert_eq!(Shape::of(&request(|_| ()), Some(&made), 528).unwrap(), made);
+        assert_eq!(
+            Shape::resolve(&request(|_| ()), Some(&made), 528).unwrap(),
+            made
+        );
         let stored: Shape = serde_json::from_str(&serde_json::to_string(&made).unwrap()).unwrap();
         assert_eq!(stored, made);
     }
 
     #[test]
     fn another_processor_has_another_image() {
-        let arm = Shape::of(
+        let arm = Shape::resolve(
             &request(|request| request.machine_type = Some("c4a-standard-4".into())),
             None,
             528,
         );
         let back = request(|request| request.machine_type = Some("e2-standard-8".into()));
-        let shape = Shape::of(&back, Some(&arm.unwrap()), 528).unwrap();
+        let shape = Shape::resolve(&back, Some(&arm.unwrap()), 528).unwrap();
         assert_eq!(shape.image_family, "debian-12");
     }
 
@@ -355,8 +358,8 @@ mod tests {
 
     #[test]
     fn a_newer_gcloud_makes_another_template_with_the_long_notice() {
-        let old = Shape::of(&request(|_| ()), None, 528).unwrap();
-        let new = Shape::of(&request(|_| ()), Some(&old), 586).unwrap();
+        let old = Shape::resolve(&request(|_| ()), None, 528).unwrap();
+        let new = Shape::resolve(&request(|_| ()), Some(&old), 586).unwrap();
         let flag = "--preemption-notice-duration=120s";
         assert!(
             !old.template("vm", "r")
@@ -375,7 +378,7 @@ mod tests {
 
     #[test]
     fn the_separator_of_the_metadata_is_in_none_of_it() {
-        let shape = Shape::of(&request(|_| ()), None, 586).unwrap();
+        let shape = Shape::resolve(&request(|_| ()), None, 586).unwrap();
         assert_eq!(shape.metadata().matches("@@").count(), 4);
     }
 

@@ -187,7 +187,7 @@ const REMOVED: &str = "removed";
 
 #[expect(clippy::ref_option, reason = "serde passes the field")]
 fn write_state<S: Serializer>(state: &Option<AgentState>, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(state.map_or(REMOVED, AgentState::word))
+    to.serialize_str(state.map_or(REMOVED, AgentState::as_str))
 }
 
 fn read_state<'de, D: Deserializer<'de>>(from: D) -> Result<Option<AgentState>, D::Error> {

@@ -148,7 +148,7 @@ impl Journal {
     }
 
     /// Closes the file, so that its filesystem can go. Until [`Journal::take_up`] nothing is written.
-    pub fn let_go(&mut self) {
+    pub fn release(&mut self) {
         self.file = None;
     }
 
@@ -338,7 +338,7 @@ mod tests {
         let mut journal = Journal::open(&path, "r", 1, "l").unwrap();
         let what = JournalEvent::Survived { reason: "x".into() };
         journal.write(None, &what).unwrap();
-        journal.let_go();
+        journal.release();
         assert!(journal.write(None, &what).is_err());
         journal.take_up().unwrap();
         journal.write(None, &what).unwrap();

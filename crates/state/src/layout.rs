@@ -66,7 +66,7 @@ impl DataDir {
         let dir = fs::canonicalize(dir)
             .with_context(|| format!("no data directory at {}", dir.display()))
             .hint(format!("spotkeep --data-dir {} init", dir.display()))?;
-        let data_dir = Self::at(dir)?;
+        let data_dir = Self::from_path(dir)?;
         ensure_data_dir(&data_dir)?;
         Ok(data_dir)
     }
@@ -85,7 +85,7 @@ impl DataDir {
             refuse_for_root(&there, "init")?;
         }
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let data_dir = Self::at(fs::canonicalize(dir)?)?;
+        let data_dir = Self::from_path(fs::canonicalize(dir)?)?;
         for (name, mode) in LAYOUT {
             let path = data_dir.dir.join(name);
             if !path.is_dir() {
@@ -107,7 +107,7 @@ impl DataDir {
         Ok((data_dir, is_new))
     }
 
-    fn at(dir: PathBuf) -> Result<Self> {
+    fn from_path(dir: PathBuf) -> Result<Self> {
         let place = Arc::new(Mutex::new(place_of(&dir)?));
         Ok(Self { dir, place })
     }

@@ -26,7 +26,7 @@ pub fn agent(fresh: &mut AgentRecord, lines: &[JournalEntry], save: Option<&Mani
         .into_iter()
         .flat_map(|save| &save.agents)
         .find(|saved| saved.name == name);
-    let of_it = || of(lines, &name);
+    let of_it = || lines_of(lines, &name);
     let sessions = of_it().filter_map(|line| match &line.event {
         Starting { session_id, .. } | Started { session_id } | Resumed { session_id, .. } => {
             Some(session_id)
@@ -63,7 +63,7 @@ pub fn agent(fresh: &mut AgentRecord, lines: &[JournalEntry], save: Option<&Mani
     true
 }
 
-fn of<'a>(
+fn lines_of<'a>(
     lines: &'a [JournalEntry],
     name: &'a AgentName,
 ) -> impl DoubleEndedIterator<Item = &'a JournalEntry> {

@@ -52,7 +52,7 @@ pub enum AgentState {
 impl AgentState {
     /// The word for it.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
             Self::Waiting => "waiting",
@@ -85,7 +85,7 @@ impl AgentState {
 
 impl fmt::Display for AgentState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.word())
+        f.pad(self.as_str())
     }
 }
 
@@ -263,8 +263,8 @@ mod tests {
         for state in [
             Running, Waiting, Idle, Starting, Stalled, Failed, Stopped, Saving, Backoff, Unknown,
         ] {
-            assert_eq!(serde_json::to_value(state).unwrap(), state.word());
-            assert_eq!(format!("{state:>8}|"), format!("{:>8}|", state.word()));
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+            assert_eq!(format!("{state:>8}|"), format!("{:>8}|", state.as_str()));
             assert!(!state.glyph().is_control() && !state.glyph().is_whitespace());
         }
     }

@@ -21,7 +21,7 @@ pub enum Trigger {
 impl Trigger {
     /// For people.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::TurnEnded => "a turn has ended",
             Self::Time => "the agent is at work",
@@ -34,6 +34,6 @@ impl Trigger {
 
 impl std::fmt::Display for Trigger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.word())
+        f.pad(self.as_str())
     }
 }

@@ -38,7 +38,7 @@ struct SeenState {
 
 impl ActivityLog {
     /// Looks at all agents, at this moment by both clocks.
-    pub fn look(&mut self, now: Instant, at: Timestamp, views: &[View]) {
+    pub fn observe(&mut self, now: Instant, at: Timestamp, views: &[View]) {
         let seen = |state| SeenState {
             state,
             since: now,
@@ -76,7 +76,7 @@ impl ActivityLog {
     }
 
     /// What is not written down yet, in the order of time.
-    pub fn take(&mut self) -> Vec<StateChange> {
+    pub fn drain(&mut self) -> Vec<StateChange> {
         self.due = None;
         let pending = std::mem::take(&mut self.pending);
         let mut changes: Vec<StateChange> = pending
@@ -120,13 +120,13 @@ mod tests {
         for (seconds, state) in looks {
             let views: Vec<View> = state.iter().map(|state| view("a", *state)).collect();
             let at = Timestamp::from_millis(i64::try_from(*seconds).unwrap() * 1000).unwrap();
-            activity_log.look(start + Duration::from_secs(*seconds), at, &views);
+            activity_log.observe(start + Duration::from_secs(*seconds), at, &views);
         }
-        let changes = activity_log.take();
+        let changes = activity_log.drain();
         changes
             .iter()
             .map(|change| {
-                let word = change.state.map_or("removed", AgentState::word);
+                let word = change.state.map_or("removed", AgentState::as_str);
                 (word, change.at.as_millis() / 1000)
             })
             .collect()
@@ -138,18 +138,18 @@ mod tests {
     fn a_fleet_that_rests_writes_nothing_and_the_first_change_waits_a_minute_for_others() {
         let (mut activity_log, start) = (ActivityLog::default(), Instant::now());
         let views = [view("a", Idle), view("b", Running)];
-        activity_log.look(start, Timestamp::now(), &views);
+        activity_log.observe(start, Timestamp::now(), &views);
         assert_eq!(activity_log.due(), Some(start + GATHER));
-        assert_eq!(activity_log.take().len(), 2);
+        assert_eq!(activity_log.drain().len(), 2);
         for seconds in 1..1_000 {
-            activity_log.look(
+            activity_log.observe(
                 start + Duration::from_secs(seconds),
                 Timestamp::now(),
                 &views,
             );
             assert_eq!(activity_log.due(), None);
         }
-        assert_eq!(activity_log.take(), []);
+        assert_eq!(activity_log.drain(), []);
     }
 
     #[test]

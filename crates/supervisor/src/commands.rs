@@ -141,7 +141,7 @@ impl Supervisor {
         if self.phase != Phase::Open {
             return; // The first notice wins; whoever brought another waits for the same result.
         }
-        let left = notice.deadline.at().saturating_duration_since(now);
+        let left = notice.deadline.instant().saturating_duration_since(now);
         let deadline_ms = u64::try_from(left.as_millis()).ok();
         self.phase = Phase::Saving(notice);
         let what = JournalEvent::Notice {
@@ -158,7 +158,7 @@ impl Supervisor {
         };
         // Only a cloud takes its word back. A signal or a command was somebody's decision.
         let check_at = (notice.source == Source::Metadata)
-            .then(|| notice.deadline.at().max(now) + SURVIVED_AFTER);
+            .then(|| notice.deadline.instant().max(now) + SURVIVED_AFTER);
         self.phase = Phase::Over { check_at };
         if self.power_off {
             out.push(Action::PowerOff);

@@ -164,7 +164,7 @@ pub enum Event {
     /// After how long a rest of all agents the machine ends itself.
     StopWhenIdle(Option<Duration>),
     /// What still works beside the agents themselves, such as a command in the background.
-    LookedForWork(Option<String>),
+    WorkChecked(Option<String>),
     /// The machine could not be powered off.
     PowerOffFailed(String),
     /// The room on the data directory's disk has changed.
@@ -290,7 +290,7 @@ pub enum Action {
         in_a_row: u32,
     },
     /// Look at the pane of an agent.
-    LookAtScreen {
+    ScanScreen {
         /// Which.
         name: AgentName,
         /// Its launch number.
@@ -301,7 +301,7 @@ pub enum Action {
     /// Find out whether the machine is shutting down.
     AskShutdown,
     /// Find out whether anything that the agents started still works.
-    LookForWork,
+    CheckForWork,
     /// End the machine; everything is safe.
     PowerOff,
 }

@@ -17,7 +17,7 @@ impl Supervisor {
         let since = *self.rests_since.get_or_insert(now);
         if now.saturating_duration_since(since) >= span && !self.asked_for_rest {
             self.asked_for_rest = true;
-            out.push(Action::LookForWork);
+            out.push(Action::CheckForWork);
         }
     }
 

@@ -55,7 +55,7 @@ impl Supervisor {
                     ..
                 } if now >= *look_at => {
                     *look_at = now + POLL_INTERVAL;
-                    out.push(Action::LookAtScreen {
+                    out.push(Action::ScanScreen {
                         name: name.clone(),
                         attempt: *attempt,
                     });

@@ -131,16 +131,18 @@ impl Supervisor {
     #[must_use]
     pub fn views(&self) -> Vec<View> {
         let agents = self.agents.iter();
-        agents.map(|(name, agent)| self.see(name, agent)).collect()
+        agents
+            .map(|(name, agent)| self.view_of(name, agent))
+            .collect()
     }
 
     /// One agent as others see it.
     #[must_use]
     pub fn view(&self, name: &AgentName) -> Option<View> {
-        self.agents.get(name).map(|agent| self.see(name, agent))
+        self.agents.get(name).map(|agent| self.view_of(name, agent))
     }
 
-    fn see(&self, name: &AgentName, agent: &Agent) -> View {
+    fn view_of(&self, name: &AgentName, agent: &Agent) -> View {
         let saving = matches!(self.phase, Phase::Saving(_));
         let held = match () {
             () if self.permit.is_none() => Held::DataDir,
@@ -221,7 +223,7 @@ impl Supervisor {
     /// Takes one event and says what to do.
     pub fn step(&mut self, now: Instant, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.take(now, event, &mut actions);
+        self.apply(now, event, &mut actions);
         self.pass_time(now, &mut actions);
         self.go_on_rolling(now, &mut actions);
         self.launch(now, &mut actions);
@@ -236,7 +238,7 @@ impl Supervisor {
         actions
     }
 
-    fn take(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
+    fn apply(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
         match event {
             Event::Tick { available_memory } => self.available_memory = available_memory,
             Event::Permit(permit) => self.permit = permit,
@@ -247,7 +249,7 @@ impl Supervisor {
             Event::RollOut(names) => self.roll_out(now, names, out),
             Event::Notice(notice) => self.begin_save(now, notice, out),
             Event::StopWhenIdle(span) => self.stop_when_idle = span,
-            Event::LookedForWork(found) => self.looked_for_work(now, found, out),
+            Event::WorkChecked(found) => self.looked_for_work(now, found, out),
             Event::PowerOffFailed(why) => self.power_off_failed(why, out),
             Event::DiskSpace(room) => self.room = room,
             Event::ApiAnswers => self.api = Api::Answers,

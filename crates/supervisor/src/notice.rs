@@ -71,8 +71,8 @@ mod tests {
     fn a_notice_counts_from_when_it_came() {
         let came = Instant::now();
         let notice = Notice::new(Source::Metadata, came, Some(Duration::from_secs(120)));
-        assert_eq!(notice.deadline.at() - came, Duration::from_secs(120));
-        assert_eq!(notice.drain.at() - came, Duration::from_secs(100));
+        assert_eq!(notice.deadline.instant() - came, Duration::from_secs(120));
+        assert_eq!(notice.drain.instant() - came, Duration::from_secs(100));
         let short = Notice::new(Source::Signal, came, None);
         assert!(short.drain.has_passed());
     }

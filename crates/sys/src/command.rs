@@ -185,7 +185,7 @@ impl<'a> Runner<'a> {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot run {name}"))?;
-        let mut pipes = match Pipes::of(&mut child, std::mem::take(&mut self.input)) {
+        let mut pipes = match Pipes::start(&mut child, std::mem::take(&mut self.input)) {
             Ok(pipes) => pipes,
             Err(error) => {
                 child.kill().and_then(|()| child.wait()).ok();
@@ -205,7 +205,7 @@ impl<'a> Runner<'a> {
             pipes.lines(line, true);
         }
         let is_whole = pipes.is_whole();
-        let (stdout, stderr) = pipes.said();
+        let (stdout, stderr) = pipes.into_output();
         Ok((
             Exchange {
                 status,
@@ -224,7 +224,7 @@ impl<'a> Runner<'a> {
         pipes: &mut Pipes,
         line: &mut Option<&mut dyn FnMut(&str)>,
     ) -> Option<Error> {
-        let mut progress = self.stalled.map(|_| Progress::of(child.id()));
+        let mut progress = self.stalled.map(|_| Progress::new(child.id()));
         loop {
             let is_watched = self.stalled.is_some() || line.is_some();
             let look = match is_watched {
@@ -410,7 +410,7 @@ mod tests {
     /// Nobody waits for it: it is ended as soon as its number is known.
     fn end_who_holds_the_pipe(file: &std::path::Path) {
         let left = fs::read_to_string(file).unwrap().trim().parse().unwrap();
-        ProcessId::of(left)
+        ProcessId::from_pid(left)
             .unwrap()
             .open()
             .unwrap()

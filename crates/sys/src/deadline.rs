@@ -27,7 +27,7 @@ impl Deadline {
 
     /// The moment itself.
     #[must_use]
-    pub fn at(self) -> Instant {
+    pub fn instant(self) -> Instant {
         self.0
     }
 

@@ -31,7 +31,7 @@ impl Prefix {
 
     /// An absolute path of the system, where it is.
     #[must_use]
-    pub fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub fn join(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         self.prefix.join(path.strip_prefix("/").unwrap_or(path))
     }
@@ -56,8 +56,8 @@ mod tests {
     #[test]
     fn a_prefix_stands_before_every_path_and_nothing_is_started_there() {
         let place = Prefix::new(Some(Path::new("/tmp/x")));
-        assert_eq!(place.at("/etc/passwd"), Path::new("/tmp/x/etc/passwd"));
+        assert_eq!(place.join("/etc/passwd"), Path::new("/tmp/x/etc/passwd"));
         assert!(!place.is_real() && !place.has_systemd() && !place.has_udev());
-        assert_eq!(Prefix::new(None).at("/etc"), Path::new("/etc"));
+        assert_eq!(Prefix::new(None).join("/etc"), Path::new("/etc"));
     }
 }

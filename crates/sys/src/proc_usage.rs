@@ -30,7 +30,7 @@ struct Process {
 impl Processes {
     /// Walks over `/proc`.
     #[must_use]
-    pub fn look() -> Self {
+    pub fn scan() -> Self {
         let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
         let found = entries.filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(all.members(10), Some(BTreeSet::from([10, 11, 12])));
         assert_eq!(all.members(99), None);
         let own = i32::try_from(std::process::id()).unwrap();
-        let usage = Processes::look().tree(own).unwrap();
+        let usage = Processes::scan().tree(own).unwrap();
         assert!(usage.memory > 0, "{usage:?}");
     }
 }

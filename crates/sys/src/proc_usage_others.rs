@@ -24,7 +24,7 @@ pub fn mine() -> Vec<(ProcessId, String)> {
         .filter(|pid| u32::try_from(*pid) != Ok(me))
         .filter_map(|pid| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            Some((ProcessId::of(pid)?, name.trim_end().to_owned()))
+            Some((ProcessId::from_pid(pid)?, name.trim_end().to_owned()))
         })
         .collect()
 }

@@ -27,7 +27,7 @@ pub struct ProcessId {
 impl ProcessId {
     /// The process that now has this pid; `None` if there is none, or only its corpse.
     #[must_use]
-    pub fn of(pid: i32) -> Option<Self> {
+    pub fn from_pid(pid: i32) -> Option<Self> {
         let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
         let (state, start_time) = parse_stat(&stat)?;
         (!matches!(state, 'Z' | 'X')).then_some(Self { pid, start_time })
@@ -39,13 +39,13 @@ impl ProcessId {
     /// `/proc` is not mounted.
     pub fn current() -> Result<Self> {
         let pid = i32::try_from(std::process::id()).context("pid out of range")?;
-        Self::of(pid).context("cannot read /proc/self/stat")
+        Self::from_pid(pid).context("cannot read /proc/self/stat")
     }
 
     /// Whether it still runs.
     #[must_use]
     pub fn is_alive(self) -> bool {
-        Self::of(self.pid) == Some(self)
+        Self::from_pid(self.pid) == Some(self)
     }
 
     /// A handle that stays with this process; `None` if it has ended.
@@ -176,7 +176,7 @@ pub fn with_any_marker(markers: &[String], until: Instant) -> Vec<ProcessId> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| u32::try_from(*pid) != Ok(me))
         .filter(is_marked)
-        .filter_map(ProcessId::of)
+        .filter_map(ProcessId::from_pid)
         .collect()
 }
 
@@ -247,7 +247,7 @@ pub fn users_of(path: &Path) -> Vec<(ProcessId, String)> {
         .filter_map(|pid| {
             let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
             let name = String::from_utf8_lossy(&name).trim().to_owned();
-            Some((ProcessId::of(pid)?, name))
+            Some((ProcessId::from_pid(pid)?, name))
         })
         .collect()
 }
@@ -263,7 +263,7 @@ pub fn current_boot_id() -> Result<String> {
     }
     let boot =
         fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
-    let init = ProcessId::of(1).context("cannot read the start time of PID 1")?;
+    let init = ProcessId::from_pid(1).context("cannot read the start time of PID 1")?;
     Ok(format!("{}-{}", boot.trim(), init.start_time))
 }
 
@@ -277,7 +277,7 @@ pub fn since_boot() -> Option<Duration> {
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
     let seconds: f64 = uptime.split_whitespace().next()?.parse().ok()?;
     let now = Duration::try_from_secs_f64(seconds).ok()?;
-    let ticks = ProcessId::of(1)?.start_time;
+    let ticks = ProcessId::from_pid(1)?.start_time;
     now.checked_sub(Duration::from_millis(
         ticks.saturating_mul(1000) / TICKS_PER_SECOND,
     ))
@@ -447,7 +447,7 @@ mod tests {
         let name = c"\u{43f}\u{440}\u{438}\u{43b}\u{43e}\u{436}\u{435}\xd0";
         let thread = std::thread::spawn(move || {
             rustix::thread::set_name(name).unwrap();
-            ProcessId::of(this_thread())
+            ProcessId::from_pid(this_thread())
         });
         assert!(thread.join().unwrap().is_some());
     }

@@ -138,7 +138,9 @@ mod tests {
         let mut line = String::new();
         let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-        let theirs: Option<Pidfd> = ProcessId::of(line.trim().parse().unwrap()).unwrap().open();
+        let theirs: Option<Pidfd> = ProcessId::from_pid(line.trim().parse().unwrap())
+            .unwrap()
+            .open();
         // As a leader of its group, setsid has forked.
         assert_ne!(line.trim(), child.id().to_string());
         child.kill().unwrap();

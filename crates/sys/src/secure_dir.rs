@@ -137,7 +137,7 @@ impl Dir {
     ///
     /// # Errors
     /// We may not, or the disk refused.
-    pub fn give(&self, to: Ownership) -> Result<()> {
+    pub fn chown(&self, to: Ownership) -> Result<()> {
         let give = || -> rustix::io::Result<()> {
             let (uid, gid) = (Uid::from_raw(to.uid), Gid::from_raw(to.gid));
             rustix::fs::fchown(&self.fd, Some(uid), Some(gid))?;
@@ -325,7 +325,7 @@ mod tests {
         fs::rename(base.join("a"), base.join("b")).unwrap();
         std::os::unix::fs::symlink(base.join("victim"), base.join("a")).unwrap();
         let mine = made.ownership().unwrap();
-        made.give(Ownership {
+        made.chown(Ownership {
             mode: 0o755,
             ..mine
         })

@@ -38,19 +38,19 @@ pub fn spawn_or_do(name: &str, work: impl FnOnce() + Send + 'static) {
     let slot = Arc::new(Mutex::new(Some(work)));
     let of_thread = Arc::clone(&slot);
     let started = spawn(name, move || {
-        if let Some(work) = take(&of_thread) {
+        if let Some(work) = take_slot(&of_thread) {
             work();
         }
     });
     if let Err(error) = started {
         tracing::warn!("no thread for {name}, it is done here: {error}");
-        if let Some(work) = take(&slot) {
+        if let Some(work) = take_slot(&slot) {
             work();
         }
     }
 }
 
-fn take<T>(slot: &Mutex<Option<T>>) -> Option<T> {
+fn take_slot<T>(slot: &Mutex<Option<T>>) -> Option<T> {
     slot.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
@@ -95,7 +95,7 @@ pub fn both<A: Send, B>(
     second: impl FnOnce() -> B,
 ) -> (Option<A>, B) {
     let slot = Mutex::new(Some(first));
-    let run = || take(&slot).map(|first| first());
+    let run = || take_slot(&slot).map(|first| first());
     std::thread::scope(|scope| {
         let thread = Builder::new()
             .name(name.to_owned())

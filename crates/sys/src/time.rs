@@ -23,7 +23,7 @@ impl Timestamp {
 
     /// The time of a file, to the millisecond; 1970 where it is beyond all that can be written down.
     #[must_use]
-    pub fn of(time: std::time::SystemTime) -> Self {
+    pub fn from_system_time(time: std::time::SystemTime) -> Self {
         let time = jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         Self(time.round(jiff::Unit::Millisecond).unwrap_or(time))
     }

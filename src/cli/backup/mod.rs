@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Subcommand;
 
-use super::output::{complain, json, say};
-use crate::backup::lock::{Turn, remove_stale, this_worker};
+use super::output::{complain, json, print_line};
+use crate::backup::lock::{BackupLock, remove_stale, this_worker};
 use crate::backup::privileged_write::WriteRequest;
 use crate::backup::restic::{Repository, SHORT};
 use crate::backup::run::{RunOptions, RunResult};
@@ -169,7 +169,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
             json,
         } => {
             if dry_run {
-                say(&run::plan(&settings, always)?);
+                print_line(&run::plan(&settings, always)?);
                 return Ok(ExitCode::SUCCESS);
             }
             let watched = !scheduled && !json && std::io::stderr().is_terminal();
@@ -210,7 +210,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
             copy,
             prune,
             json,
-        } => look(&settings, all, copy, prune, json),
+        } => check(&settings, all, copy, prune, json),
         Verb::Key { json } => key(&settings, json),
         Verb::Approve { dry_run } => approve(&settings, dry_run),
         Verb::CarryOut { .. } => Ok(ExitCode::SUCCESS),
@@ -249,7 +249,7 @@ fn make(settings: &Settings, how: RunOptions, as_json: bool) -> Result<ExitCode>
     if as_json {
         json(&report)?;
     } else if !how.scheduled || report.outcome == RunResult::Made {
-        output::made(&report);
+        output::print_report(&report);
     }
     if !as_json {
         for trouble in &report.trouble {
@@ -267,7 +267,7 @@ fn code(is_as_declared: bool) -> ExitCode {
     })
 }
 
-fn look(
+fn check(
     settings: &Settings,
     all: bool,
     of_copy: bool,
@@ -292,7 +292,7 @@ fn look(
     } else {
         // Without the password nothing can be read, and a check is where a person looks first.
         let repository = Repository::open(settings)?;
-        let _turn = Turn::take(settings, SHORT.total, &stop, &mut || {
+        let _turn = BackupLock::acquire(settings, SHORT.total, &stop, &mut || {
             complain("a backup is under way; waiting for it to end");
         })?;
         let mut state = BackupState::load(settings)?;
@@ -323,14 +323,14 @@ fn look(
             "version": VERSION, "ok": found.damage.is_empty(), "damage": found.damage, "read_all_data": all,
         }))?;
     } else if found.damage.is_empty() {
-        say(if all {
+        print_line(if all {
             "the backups are whole: all data were read"
         } else {
             "the backups are whole; --all reads all data too"
         });
     } else {
         for file in &found.damage {
-            say(&format!("damaged: {file}"));
+            print_line(&format!("damaged: {file}"));
         }
     }
     Ok(code(found.damage.is_empty()))
@@ -353,7 +353,7 @@ fn key(settings: &Settings, as_json: bool) -> Result<ExitCode> {
         Key::File(path) => format!("RESTIC_PASSWORD_FILE={}", path.display()),
         Key::Command(command) => format!("RESTIC_PASSWORD_COMMAND='{command}'"),
     };
-    say(&format!(
+    print_line(&format!(
         "{variable} restic -r {} snapshots",
         settings.repository().display()
     ));
@@ -366,7 +366,7 @@ fn key(settings: &Settings, as_json: bool) -> Result<ExitCode> {
 fn approve(settings: &Settings, dry_run: bool) -> Result<ExitCode> {
     let table = &settings.config.backup;
     let shown = |what: &str, value: Option<String>| {
-        say(&format!("{what:<14} {}", value.as_deref().unwrap_or("-")));
+        print_line(&format!("{what:<14} {}", value.as_deref().unwrap_or("-")));
     };
     shown("copy_to", table.copy_to.clone());
     shown("key_command", table.key_command.clone());
@@ -389,7 +389,7 @@ fn approve(settings: &Settings, dry_run: bool) -> Result<ExitCode> {
     if !dry_run {
         settings.take_over()?;
         settings.approve()?;
-        say("approved: they count for backups that root makes");
+        print_line("approved: they count for backups that root makes");
     }
     Ok(ExitCode::SUCCESS)
 }

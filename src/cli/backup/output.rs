@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::super::output::{bytes, json as print, say, table};
+use super::super::output::{bytes, json as print, print_line, table};
 use super::code;
 use crate::backup::restore::{Given, Now, Step};
 use crate::backup::run::{Report, RunResult};
@@ -72,9 +72,9 @@ fn line(at: &Progress) -> String {
     )
 }
 
-pub(super) fn made(report: &Report) {
+pub(super) fn print_report(report: &Report) {
     match (&report.backup, report.outcome) {
-        (Some(backup), RunResult::Made) => say(&format!(
+        (Some(backup), RunResult::Made) => print_line(&format!(
             "backup {} of {} files ({}) in {}; {} are new",
             backup.id,
             backup.files,
@@ -82,7 +82,7 @@ pub(super) fn made(report: &Report) {
             short(Duration::from_millis(backup.duration_ms)),
             bytes(backup.bytes_added)
         )),
-        (Some(backup), RunResult::Unchanged) => say(&format!(
+        (Some(backup), RunResult::Unchanged) => print_line(&format!(
             "nothing has changed since the backup {} of {}",
             backup.id,
             backup.at.for_people()
@@ -90,10 +90,10 @@ pub(super) fn made(report: &Report) {
         (None, _) => {}
     }
     if let Some(to) = &report.copied_to {
-        say(&format!("copied to {to}"));
+        print_line(&format!("copied to {to}"));
     }
     if report.tended {
-        say("checked, and old backups removed");
+        print_line("checked, and old backups removed");
     }
 }
 
@@ -104,7 +104,7 @@ pub(super) fn list(settings: &Settings, session: Option<&str>, as_json: bool) ->
         if as_json {
             print(&json!({ "version": VERSION, "backups": [] }))?;
         } else {
-            say("there is no backup yet");
+            print_line("there is no backup yet");
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -128,7 +128,7 @@ pub(super) fn list(settings: &Settings, session: Option<&str>, as_json: bool) ->
             })
             .collect();
         for line in table(["BACKUP", "AT", "LENGTH", "TRANSCRIPT"], &rows) {
-            say(&line);
+            print_line(&line);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -150,7 +150,7 @@ pub(super) fn list(settings: &Settings, session: Option<&str>, as_json: bool) ->
         })
         .collect();
     for line in table(["BACKUP", "AT", "AGE", "HOST"], &rows) {
-        say(&line);
+        print_line(&line);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -166,7 +166,7 @@ pub(super) fn plan(steps: &[Step], to: Option<&Path>, as_json: bool) -> Result<E
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(to) = to {
-        say(&format!(
+        print_line(&format!(
             "would restore {} files into {}",
             steps.len(),
             to.display()
@@ -180,10 +180,10 @@ pub(super) fn plan(steps: &[Step], to: Option<&Path>, as_json: bool) -> Result<E
             Now::Newer => "is there, newer:",
             Now::Same => "is the same:",
         };
-        say(&format!("{word} {}", step.path.display()));
+        print_line(&format!("{word} {}", step.path.display()));
     }
     let same = steps.iter().filter(|step| step.now == Now::Same).count();
-    say(&format!(
+    print_line(&format!(
         "{same} of {} files are there as they were",
         steps.len()
     ));
@@ -197,19 +197,19 @@ pub(super) fn given(given: &Given, to: &Path, as_json: bool) -> Result<ExitCode>
         print(&value)?;
         return Ok(code(given.left.is_empty()));
     }
-    say(&format!(
+    print_line(&format!(
         "restored {} files into {}",
         given.restored,
         to.display()
     ));
     for path in &given.renamed {
-        say(&format!("replaced, and kept beside it: {}", path.display()));
+        print_line(&format!("replaced, and kept beside it: {}", path.display()));
     }
     for path in &given.left {
-        say(&format!("left as it is: {}", path.display()));
+        print_line(&format!("left as it is: {}", path.display()));
     }
     if !given.left.is_empty() {
-        say("--overwrite replaces those and keeps them beside");
+        print_line("--overwrite replaces those and keeps them beside");
     }
     Ok(code(given.left.is_empty()))
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::super::output::{complain, say};
+use super::super::output::{complain, print_line};
 use super::{code, until_signalled};
 use crate::backup::privileged_write::WriteRequest;
 use crate::backup::{Settings, Stop, privileged_write, recover};
@@ -29,13 +29,13 @@ pub(super) fn repair(settings: &Settings, workspaces: bool, dry_run: bool) -> Re
                 continue;
             }
             if dry_run {
-                say(&format!("{name}: would look for {}", loss.what()));
+                print_line(&format!("{name}: would look for {}", loss.describe()));
                 continue;
             }
             match bring(settings, &loss, &stop) {
                 Ok(Some(brought)) => {
-                    let words = brought.words();
-                    say(&format!("{name}: {words}"));
+                    let words = brought.describe();
+                    print_line(&format!("{name}: {words}"));
                     let tell = WriteRequest::Tell {
                         name: name.clone(),
                         words,
@@ -44,7 +44,10 @@ pub(super) fn repair(settings: &Settings, workspaces: bool, dry_run: bool) -> Re
                 }
                 Ok(None) => {
                     all_good = false;
-                    complain(&format!("warning: {name}: no backup has {}", loss.what()));
+                    complain(&format!(
+                        "warning: {name}: no backup has {}",
+                        loss.describe()
+                    ));
                 }
                 Err(error) => {
                     all_good = false;
@@ -60,7 +63,7 @@ fn bring(
     settings: &Settings,
     loss: &resume::Loss,
     stop: &Stop,
-) -> Result<Option<recover::Brought>> {
+) -> Result<Option<recover::Recovery>> {
     match loss {
         resume::Loss::Transcript { session_id, left } => {
             recover::transcript(settings, session_id, *left, stop)

@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 
 use super::{LIMIT, Subject};
-use crate::cli::output::{complain, json, say};
+use crate::cli::output::{complain, json, print_line};
 use checkpoint::{Checkpoint, CheckpointOutcome, Layer};
 use state::Trigger;
 use state::layout::DataDir;
@@ -40,7 +40,7 @@ pub(super) struct Args {
 
 pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
     let deadline = Deadline::after(LIMIT);
-    let subject = Subject::of(data_dir, &args.name)?;
+    let subject = Subject::load(data_dir, &args.name)?;
     // First, since `latest` is meant as it was before.
     let from = subject.find(data_dir, &args.from)?;
     let end = match &args.to {
@@ -126,7 +126,7 @@ fn span(from: &Checkpoint, to: Option<&Checkpoint>) -> String {
 
 /// In a pager on a terminal: the user's own, and never one that the repository names.
 fn show(text: &str) {
-    let lines = || say(text.trim_end());
+    let lines = || print_line(text.trim_end());
     if !std::io::stdout().is_terminal() {
         return lines();
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::{LIMIT, Subject};
 use crate::cli::daemon::names_or_all;
-use crate::cli::output::{json, say, shorten, table};
+use crate::cli::output::{json, print_line, shorten, table};
 use checkpoint::{Checkpoint, Size};
 use state::layout::DataDir;
 use state::{AgentName, VERSION};
@@ -31,7 +31,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
     let names = names_or_all(data_dir, args.name.clone().into_iter().collect())?;
     let mut all: Vec<(AgentName, Checkpoint, Size)> = Vec::new();
     for name in names {
-        let listed = Subject::of(data_dir, &name)
+        let listed = Subject::load(data_dir, &name)
             .and_then(|subject| subject.list(data_dir).map(|found| (subject, found)));
         let (subject, found) = match listed {
             Ok(listed) => listed,
@@ -72,7 +72,7 @@ pub(super) fn run(data_dir: &DataDir, args: Args) -> Result<ExitCode> {
         .collect();
     let header = ["AGENT", "ID", "AT", "FILES", "LINES", "TRIGGER", "LEFT OUT"];
     for line in table(header, &rows) {
-        say(&line);
+        print_line(&line);
     }
     Ok(ExitCode::SUCCESS)
 }

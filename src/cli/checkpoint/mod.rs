@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::daemon::names_or_all;
 use super::drop_privileges::Access;
-use super::output::{complain, say, table};
+use super::output::{complain, print_line, table};
 use checkpoint::{Checkpoint, CheckpointOutcome, CheckpointTarget};
 use state::Trigger;
 use state::config::Config;
@@ -90,13 +90,13 @@ fn now(data_dir: &DataDir, args: NowArgs) -> Result<ExitCode> {
     let names = names_or_all(data_dir, args.names)?;
     if args.dry_run {
         let names: Vec<&str> = names.iter().map(AgentName::as_str).collect();
-        say(&format!("would make a checkpoint of {}", names.join(", ")));
+        print_line(&format!("would make a checkpoint of {}", names.join(", ")));
         return Ok(ExitCode::SUCCESS);
     }
     let (mut rows, mut objects) = (Vec::new(), Vec::new());
     let mut failed = false;
     for name in &names {
-        let kept = Subject::of(data_dir, name).and_then(|subject| {
+        let kept = Subject::load(data_dir, name).and_then(|subject| {
             let deadline = Deadline::after(LIMIT);
             checkpoint::keep(data_dir, &subject.place, Trigger::Command, deadline)
         });
@@ -128,7 +128,7 @@ fn now(data_dir: &DataDir, args: NowArgs) -> Result<ExitCode> {
         }))?;
     } else {
         for line in table(["AGENT", "ID", ""], &rows) {
-            say(&line);
+            print_line(&line);
         }
     }
     Ok(ExitCode::from(if failed {
@@ -145,7 +145,7 @@ struct Subject {
 }
 
 impl Subject {
-    fn of(data_dir: &DataDir, name: &AgentName) -> Result<Self> {
+    fn load(data_dir: &DataDir, name: &AgentName) -> Result<Self> {
         let (config, _) = Config::load_or_last_good(&data_dir.config(), &data_dir.config_copy())?;
         let record = data_dir
             .load_record(name)?
@@ -158,7 +158,7 @@ impl Subject {
                 false => "spotkeep ls",
             })
             .kind(ErrorKind::Usage)?;
-        let place = CheckpointTarget::of(data_dir, &config.checkpoint, &record);
+        let place = CheckpointTarget::from_record(data_dir, &config.checkpoint, &record);
         Ok(Self { record, place })
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{LIMIT, Subject};
 use crate::cli::daemon::{instead_of_keeper, named, status, wait};
-use crate::cli::output::{complain, say};
+use crate::cli::output::{complain, print_line};
 use crate::keeper::client;
 use crate::keeper::status::Status;
 use checkpoint::{Checkpoint, CheckpointOutcome, Layer, WorkspaceLock};
@@ -82,7 +82,7 @@ impl RollbackPlan {
 }
 
 pub(super) fn run(data_dir: &DataDir, args: &Args) -> Result<ExitCode> {
-    let subject = Subject::of(data_dir, &args.name)?;
+    let subject = Subject::load(data_dir, &args.name)?;
     let to = subject.find(data_dir, &args.id)?;
     let now = status(data_dir)?;
     let runs = may_run(&now, &args.name)?;
@@ -123,26 +123,26 @@ fn carry_out(
         client::want(data_dir, std::slice::from_ref(name), Desired::Running)?;
     }
     let undo = undo?;
-    tell(data_dir, name, to, undo.as_deref(), lock)?;
+    notify_keeper(data_dir, name, to, undo.as_deref(), lock)?;
     Ok(undo)
 }
 
 fn report(args: &Args, to: &Checkpoint, undo: Option<&str>, restarts: bool) {
     let name = &args.name;
-    say(&format!(
+    print_line(&format!(
         "{name} is what it was at {} (checkpoint {})",
         to.at.for_people(),
         to.id
     ));
     match undo {
-        Some(undo) => say(&format!(
+        Some(undo) => print_line(&format!(
             "to undo this: spotkeep checkpoint rollback {name} {undo}{}",
             if args.with_head { " --with-head" } else { "" }
         )),
-        None => say("before, there was nothing to keep"),
+        None => print_line("before, there was nothing to keep"),
     }
     if restarts {
-        say(&format!("{name} goes on: spotkeep attach {name}"));
+        print_line(&format!("{name} goes on: spotkeep attach {name}"));
     }
 }
 
@@ -197,7 +197,7 @@ fn stop(data_dir: &DataDir, name: &AgentName) -> Result<()> {
 }
 
 /// Into the journal: by the keeper, or in its place.
-fn tell(
+fn notify_keeper(
     data_dir: &DataDir,
     name: &AgentName,
     to: &Checkpoint,
@@ -234,12 +234,12 @@ fn show(
     let deadline = Deadline::after(LIMIT);
     let name = &args.name;
     if runs {
-        say(&match args.stop {
+        print_line(&match args.stop {
             true => format!("would stop {name}, and start it again after that"),
             false => format!("{name} runs: this needs --stop"),
         });
     }
-    say(&format!(
+    print_line(&format!(
         "would make {} what it was at {} (checkpoint {})",
         subject.place.workspace.display(),
         to.at.for_people(),
@@ -255,7 +255,7 @@ fn show(
         CheckpointOutcome::Unchanged(None) | CheckpointOutcome::NotGit => None,
     };
     for words in checkpoint::plan(&subject.place, &to.id, args.with_head)? {
-        say(&words);
+        print_line(&words);
     }
     if let Some(now) = now {
         let repository = subject.repository(data_dir);
@@ -268,7 +268,7 @@ fn show(
             false,
             deadline,
         )?;
-        say(if changes.is_empty() {
+        print_line(if changes.is_empty() {
             "no file would change"
         } else {
             changes.trim_end()

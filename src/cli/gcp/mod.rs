@@ -9,7 +9,7 @@ use std::process::ExitCode;
 pub(super) use args::Args;
 use args::{Adopt, Create, Delete, HowLong, Machine, Preempt, Ssh, Status, Verb};
 
-use super::output::{complain, json, say};
+use super::output::{complain, json, print_line};
 use gcp::create::{CreateResult, Options, Prepared};
 use gcp::ssh::FirstTime;
 use gcp::vm_spec::{Notice, VmRequest, check_name};
@@ -78,7 +78,7 @@ fn create(cloud: &dyn Cloud, args: &Args, asked: &Create) -> Result<ExitCode> {
     options.request.disk_type.clone_from(&asked.disk_type);
     let prepared = create::prepare(cloud, &options)?;
     if asked.machine.dry_run {
-        say(create::script(&prepared, &options, "create").trim_end());
+        print_line(create::script(&prepared, &options, "create").trim_end());
         return Ok(ExitCode::SUCCESS);
     }
     show_plan(&prepared);
@@ -91,7 +91,7 @@ fn adopt(cloud: &dyn Cloud, args: &Args, asked: &Adopt) -> Result<ExitCode> {
     options.first.beside_other_files = true;
     let prepared = adopt::prepare(cloud, &options)?;
     if asked.machine.dry_run {
-        say(create::script(&prepared, &options, "adopt").trim_end());
+        print_line(create::script(&prepared, &options, "adopt").trim_end());
         return Ok(ExitCode::SUCCESS);
     }
     show_plan(&prepared);
@@ -104,27 +104,27 @@ fn adopt(cloud: &dyn Cloud, args: &Args, asked: &Adopt) -> Result<ExitCode> {
 
 fn show_plan(prepared: &Prepared) {
     if prepared.plan.calls.is_empty() {
-        say("everything exists already");
+        print_line("everything exists already");
     }
     for call in &prepared.plan.calls {
-        say(&format!("will {}", call.why));
+        print_line(&format!("will {}", call.why));
     }
     notes(&prepared.plan.notes);
 }
 
 fn notes(notes: &[String]) {
     for note in notes {
-        say(&format!("note: {note}"));
+        print_line(&format!("note: {note}"));
     }
 }
 
 fn carry_out(cloud: &dyn Cloud, prepared: &Prepared, options: &Options) -> Result<ExitCode> {
-    Ok(told(create::run(cloud, prepared, options)?))
+    Ok(print_created(create::run(cloud, prepared, options)?))
 }
 
 /// What the VM said; what is missing is no success.
-fn told(outcome: CreateResult) -> ExitCode {
-    say(&outcome.said);
+fn print_created(outcome: CreateResult) -> ExitCode {
+    print_line(&outcome.said);
     match outcome.hint {
         None => ExitCode::SUCCESS,
         Some(hint) => {
@@ -135,7 +135,7 @@ fn told(outcome: CreateResult) -> ExitCode {
 }
 
 fn start(cloud: &dyn Cloud, args: &Args, dry_run: bool) -> Result<ExitCode> {
-    let found = start_stop::look(cloud, &args.name, args.project.as_deref())?;
+    let found = start_stop::discover_vm(cloud, &args.name, args.project.as_deref())?;
     if dry_run {
         return Ok(print_script(
             "start",
@@ -143,7 +143,7 @@ fn start(cloud: &dyn Cloud, args: &Args, dry_run: bool) -> Result<ExitCode> {
             start_stop::plan_start(&found, &args.name)?.calls,
         ));
     }
-    Ok(told(start_stop::start(
+    Ok(print_created(start_stop::start(
         cloud,
         &found,
         &args.name,
@@ -152,14 +152,14 @@ fn start(cloud: &dyn Cloud, args: &Args, dry_run: bool) -> Result<ExitCode> {
 }
 
 fn stop(cloud: &dyn Cloud, args: &Args, dry_run: bool) -> Result<ExitCode> {
-    let found = start_stop::look(cloud, &args.name, args.project.as_deref())?;
+    let found = start_stop::discover_vm(cloud, &args.name, args.project.as_deref())?;
     if dry_run {
         let calls = start_stop::plan_stop(&found, &args.name)?
             .into_iter()
             .collect();
         return Ok(print_script("stop", args, calls));
     }
-    say(&start_stop::stop(cloud, &found, &args.name, args.timeout)?);
+    print_line(&start_stop::stop(cloud, &found, &args.name, args.timeout)?);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -169,7 +169,7 @@ fn print_script(verb: &str, args: &Args, calls: Vec<gcp::Call>) -> ExitCode {
         parts.push(scripts::Part::Note("Nothing is to be done.".to_owned()));
     }
     let title = format!("spotkeep gcp {verb}, by hand: {}.", args.name);
-    say(scripts::by_hand(&title, &parts).trim_end());
+    print_line(scripts::by_hand(&title, &parts).trim_end());
     ExitCode::SUCCESS
 }
 
@@ -181,7 +181,7 @@ fn status(cloud: &dyn Cloud, args: &Args, asked: &Status) -> Result<ExitCode> {
         report
             .lines(Timestamp::now())
             .iter()
-            .for_each(|line| say(line));
+            .for_each(|line| print_line(line));
     }
     // A VM that was stopped is as declared.
     let good = matches!(report.state, "running" | "stopped");
@@ -193,11 +193,11 @@ fn status(cloud: &dyn Cloud, args: &Args, asked: &Status) -> Result<ExitCode> {
 }
 
 fn ssh(gcloud: &Gcloud<'_>, args: &Args, asked: &Ssh) -> Result<ExitCode> {
-    let found = start_stop::look(gcloud, &args.name, args.project.as_deref())?;
+    let found = start_stop::discover_vm(gcloud, &args.name, args.project.as_deref())?;
     let guest = start_stop::running_guest(&found, &args.name)?;
     let call = guest.terminal(asked.agent.as_ref().map(AgentName::as_str));
     if asked.dry_run {
-        say(&call.to_string());
+        print_line(&call.to_string());
         return Ok(ExitCode::SUCCESS);
     }
     gcloud.show(&format!("$ {call}"));
@@ -222,21 +222,21 @@ fn delete(cloud: &dyn Cloud, args: &Args, asked: &Delete) -> Result<ExitCode> {
         return Ok(print_script("delete", args, plan.calls));
     }
     for call in &plan.calls {
-        say(&format!("will {}", call.why));
+        print_line(&format!("will {}", call.why));
     }
     notes(&plan.notes);
     if plan.calls.is_empty() {
-        say("nothing is left to delete");
+        print_line("nothing is left to delete");
         return Ok(ExitCode::SUCCESS);
     }
     agree(asked.yes, &format!("{} is deleted.", args.name))?;
     delete::run(cloud, &plan)?;
-    say(&format!("{} is deleted", args.name));
+    print_line(&format!("{} is deleted", args.name));
     Ok(ExitCode::SUCCESS)
 }
 
 fn preempt(cloud: &dyn Cloud, args: &Args, asked: &Preempt) -> Result<ExitCode> {
-    let found = start_stop::look(cloud, &args.name, args.project.as_deref())?;
+    let found = start_stop::discover_vm(cloud, &args.name, args.project.as_deref())?;
     let guest = start_stop::running_guest(&found, &args.name)?;
     if asked.dry_run {
         return Ok(print_script("preempt", args, vec![preempt::call(&guest)]));
@@ -252,7 +252,7 @@ fn preempt(cloud: &dyn Cloud, args: &Args, asked: &Preempt) -> Result<ExitCode> 
     if asked.json {
         json(&report)?;
     } else {
-        report.lines().iter().for_each(|line| say(line));
+        report.lines().iter().for_each(|line| print_line(line));
     }
     Ok(ExitCode::from(if report.has_passed() {
         0

@@ -12,7 +12,7 @@ use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, Command};
 
 use super::{tree, verbs};
-use crate::cli::output::say;
+use crate::cli::output::print_line;
 use state::AgentName;
 use state::config::Config;
 use state::layout::{self, DataDir};
@@ -23,7 +23,7 @@ type Choice = (String, String);
 /// Prints a line for each: the word, a tab, and what it is.
 pub(in crate::cli) fn run(words: &[String]) -> ExitCode {
     for (word, what) in choices(&tree(), words, agents) {
-        say(&format!("{word}\t{what}"));
+        print_line(&format!("{word}\t{what}"));
     }
     ExitCode::SUCCESS
 }

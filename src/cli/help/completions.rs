@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::cli::output::say;
+use crate::cli::output::print_line;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -36,7 +36,7 @@ enum Shell {
 
 /// Prints the script.
 pub(in crate::cli) fn run(args: &Args) -> ExitCode {
-    say(script(args.shell).trim_end());
+    print_line(script(args.shell).trim_end());
     ExitCode::SUCCESS
 }
 

@@ -32,10 +32,12 @@ impl Page {
     /// The pages of a verb and of all below it, each before those below it.
     pub(super) fn all(command: &Command) -> Vec<Self> {
         let below = verbs(command).flat_map(Self::all);
-        std::iter::once(Self::of(command)).chain(below).collect()
+        std::iter::once(Self::from_command(command))
+            .chain(below)
+            .collect()
     }
 
-    fn of(command: &Command) -> Self {
+    fn from_command(command: &Command) -> Self {
         let (notes, examples) = split(&after(command));
         let mut command_for_usage = command.clone();
         let usage = command_for_usage.render_usage().to_string();

@@ -85,7 +85,7 @@ impl Metadata {
     /// Asks whether the preemption has begun, as `request` says, and waits for the answer.
     #[must_use]
     pub fn ask(&self, request: &Request) -> Answer {
-        Answer::of(self.get(&request.path_and_query(), request.limit()))
+        Answer::from_reply(self.get(&request.path_and_query(), request.limit()))
     }
 
     /// Whether the preemption of this machine has begun; `None` if the server does not know.

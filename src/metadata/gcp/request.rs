@@ -78,7 +78,7 @@ pub enum Answer {
 impl Answer {
     /// Reads an HTTP answer.
     #[must_use]
-    pub fn of(answer: Result<Reply, Failure>) -> Self {
+    pub fn from_reply(answer: Result<Reply, Failure>) -> Self {
         match answer {
             Ok(reply) if reply.status == 200 => match parse_flag(&reply.text()) {
                 Some(preempted) => Self::Value {

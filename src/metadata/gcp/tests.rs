@@ -60,7 +60,7 @@ fn an_answer_is_its_body_and_nothing_else() {
             body: body.into(),
         })
     };
-    let kind = |answer| match Answer::of(answer) {
+    let kind = |answer| match Answer::from_reply(answer) {
         Answer::Value { preempted, etag } => format!("{preempted} {}", etag.unwrap_or_default()),
         Answer::Nobody(_) => "nobody".into(),
         Answer::Trouble(_) => "trouble".into(),

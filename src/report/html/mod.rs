@@ -60,7 +60,7 @@ fn write_page(out: &mut String, report: &Report) -> fmt::Result {
 /// What somebody wants to know who looks for two seconds.
 fn tiles(out: &mut String, report: &Report) -> fmt::Result {
     let totals = &report.totals;
-    let working = share(totals.uptime.of(Doing::Working), totals.uptime.total());
+    let working = share(totals.uptime.time_in(Doing::Working), totals.uptime.total());
     out.push_str("<dl class=\"tiles\">\n");
     let mut tile = |what: &str, figure: String, more: String, class: &str| {
         writeln!(
@@ -156,7 +156,7 @@ fn timeline(out: &mut String, report: &Report) -> fmt::Result {
 /// Only what is to be seen.
 fn legend(out: &mut String, report: &Report) -> fmt::Result {
     out.push_str("<ul class=\"legend\">\n");
-    let seen = |doing: &Doing| !report.totals.uptime.of(*doing).is_zero();
+    let seen = |doing: &Doing| !report.totals.uptime.time_in(*doing).is_zero();
     for doing in Doing::ALL.iter().filter(|doing| seen(doing)) {
         writeln!(
             out,
@@ -181,7 +181,7 @@ fn meaning(doing: Doing) -> &'static str {
         Doing::Stalled => "stalled by the API",
         Doing::Away => "away: cut off, until it was back",
         Doing::Unwatched => "unwatched: no keeper ran",
-        other => other.word(),
+        other => other.as_str(),
     }
 }
 
@@ -214,7 +214,7 @@ fn footer(out: &mut String, report: &Report) -> fmt::Result {
 
 /// What became of one, in a sentence.
 fn story(end: &Preemption) -> String {
-    let mut parts = vec![format!("{} {}", end.kind.word(), end.at.for_people())];
+    let mut parts = vec![format!("{} {}", end.kind.as_str(), end.at.for_people())];
     if let Some(ms) = end.notice_to_safe_ms {
         let clean = if end.clean { "" } else { ", not clean" };
         parts.push(format!(

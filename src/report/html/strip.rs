@@ -48,7 +48,7 @@ pub(super) fn block(doing: Doing, x: &str, width: &str, title: &str) -> String {
         Doing::Stopped => (82, 8),
         Doing::Unwatched => (46, 8),
     };
-    let class = doing.word();
+    let class = doing.as_str();
     let title = match title {
         "" => String::new(),
         title => format!("<title>{title}</title>"),
@@ -96,7 +96,7 @@ pub(super) fn agent(
     ticks: &[Tick],
 ) -> fmt::Result {
     let name = escape(&agent.name);
-    let working = share(agent.uptime.of(Doing::Working), agent.uptime.total());
+    let working = share(agent.uptime.time_in(Doing::Working), agent.uptime.total());
     write!(
         out,
         "<div class=\"lane\"><span class=\"name\" title=\"{name}\">{name}</span>\
@@ -155,9 +155,14 @@ fn summary(agent: &AgentTime) -> String {
     let total = agent.uptime.total();
     let parts = Doing::ALL
         .iter()
-        .filter(|doing| !agent.uptime.of(**doing).is_zero());
-    let parts =
-        parts.map(|doing| format!("{} {}", doing.word(), share(agent.uptime.of(*doing), total)));
+        .filter(|doing| !agent.uptime.time_in(**doing).is_zero());
+    let parts = parts.map(|doing| {
+        format!(
+            "{} {}",
+            doing.as_str(),
+            share(agent.uptime.time_in(*doing), total)
+        )
+    });
     parts.collect::<Vec<_>>().join(", ")
 }
 
@@ -195,7 +200,7 @@ fn whole(span: &Span) -> Piece {
         until: span.until,
         title: format!(
             "{}{}\n{}",
-            span.doing.word(),
+            span.doing.as_str(),
             note.unwrap_or_default(),
             when(span.from, span.until)
         ),
@@ -221,7 +226,7 @@ fn gathered(run: &[&Span]) -> Option<Piece> {
         .map(|(doing, _)| *doing);
     let list: Vec<String> = times
         .iter()
-        .map(|(doing, time)| format!("{} {}", doing.word(), short(*time)))
+        .map(|(doing, time)| format!("{} {}", doing.as_str(), short(*time)))
         .collect();
     Some(Piece {
         doing: striking.or(most)?,

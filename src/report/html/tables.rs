@@ -65,7 +65,7 @@ pub(super) fn preemptions(out: &mut String, report: &Report) -> fmt::Result {
              <td{}>{} of {}</td><td>{records}</td></tr>",
             end.at,
             end.at.for_people().trim_end_matches(" UTC"),
-            end.kind.word(),
+            end.kind.as_str(),
             ms(end.transcripts_safe_ms),
             ms(end.notice_to_safe_ms),
             ms(end.gone_ms),
@@ -91,7 +91,7 @@ pub(super) fn agents(out: &mut String, report: &Report) -> fmt::Result {
         return Ok(());
     }
     out.push_str("<section>\n<h2>Agents</h2>\n");
-    let columns: Vec<&str> = COLUMNS.iter().map(|doing| doing.word()).collect();
+    let columns: Vec<&str> = COLUMNS.iter().map(|doing| doing.as_str()).collect();
     head(
         out,
         &["Agent", "Its time"],
@@ -107,10 +107,10 @@ pub(super) fn agents(out: &mut String, report: &Report) -> fmt::Result {
         out.push_str("<svg class=\"bar\" aria-hidden=\"true\">");
         let mut x = 0.0;
         for doing in Doing::ALL {
-            let time = agent.uptime.of(doing);
+            let time = agent.uptime.time_in(doing);
             let width = time.as_secs_f64() / total.as_secs_f64().max(0.001) * 100.0;
             if width > 0.0 {
-                let title = format!("{} {}", doing.word(), share(time, total));
+                let title = format!("{} {}", doing.as_str(), share(time, total));
                 out.push_str(&strip::block(
                     doing,
                     &format!("{x:.2}%"),
@@ -122,7 +122,7 @@ pub(super) fn agents(out: &mut String, report: &Report) -> fmt::Result {
         }
         out.push_str("</svg></td>");
         for doing in COLUMNS {
-            cell(out, agent.uptime.of(doing))?;
+            cell(out, agent.uptime.time_in(doing))?;
         }
         for count in [agent.resumed.len(), agent.restarts] {
             write!(

@@ -3,7 +3,7 @@
 use ratatui::text::Span;
 
 use super::Lines;
-use super::style::Look;
+use super::style::Theme;
 use super::text::{bytes, count, fit, flow, width};
 use crate::top::model::{Deed, Mode, Model};
 use crate::top::row::Row;
@@ -26,7 +26,7 @@ const KEYS: [(&str, &str); 9] = [
     ("q", "quit"),
 ];
 
-pub(super) fn detail(lines: &mut Lines<'_>, model: &Model, rows: &[Row<'_>], look: Look) {
+pub(super) fn detail(lines: &mut Lines<'_>, model: &Model, rows: &[Row<'_>], look: Theme) {
     let mut lines = lines.bottom(DETAIL);
     let Some(row) = rows.get(model.cursor()) else {
         return;
@@ -93,10 +93,10 @@ fn facts(row: &Row<'_>) -> Vec<String> {
     facts
 }
 
-pub(super) fn journal(lines: &mut Lines<'_>, height: usize, model: &Model, look: Look) {
+pub(super) fn journal(lines: &mut Lines<'_>, height: usize, model: &Model, look: Theme) {
     let mut lines = lines.bottom(height);
     lines.rule("journal", look);
-    let all = &model.world.journal;
+    let all = &model.fleet.journal;
     let room = lines.left();
     let longest = all
         .iter()
@@ -118,7 +118,7 @@ pub(super) fn journal(lines: &mut Lines<'_>, height: usize, model: &Model, look:
     }
 }
 
-fn weight(line: &JournalEntry, look: Look) -> ratatui::style::Style {
+fn weight(line: &JournalEntry, look: Theme) -> ratatui::style::Style {
     use JournalEvent::*;
     match line.event {
         Failed { .. }
@@ -153,7 +153,7 @@ fn without_tail(text: &str) -> &str {
     text.get(..8).filter(|_| is_uuid).unwrap_or(text)
 }
 
-pub(super) fn footer(lines: &mut Lines<'_>, model: &Model, look: Look) {
+pub(super) fn footer(lines: &mut Lines<'_>, model: &Model, look: Theme) {
     let columns = lines.columns();
     let mut lines = lines.bottom(1);
     let spans = match (&model.mode, &model.answer) {
@@ -196,7 +196,7 @@ fn answers(deed: Deed) -> &'static str {
     }
 }
 
-fn keys(model: &Model, columns: usize, look: Look) -> Vec<Span<'static>> {
+fn keys(model: &Model, columns: usize, look: Theme) -> Vec<Span<'static>> {
     let chosen = model.chosen();
     let rests = model.rows().iter().any(|row| {
         Some(&row.agent.name) == chosen.as_ref()

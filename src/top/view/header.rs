@@ -5,7 +5,7 @@ use std::time::Duration;
 use ratatui::text::Span;
 
 use super::Lines;
-use super::style::Look;
+use super::style::Theme;
 use super::text::{bytes, count, fit, flow, width};
 use crate::keeper::status::NoticeSeen;
 use crate::top::model::Model;
@@ -18,25 +18,25 @@ const TROUBLES: usize = 2;
 /// The longest bar of a countdown, in columns.
 const BAR: usize = 30;
 
-pub(super) fn draw(lines: &mut Lines<'_>, model: &Model, look: Look) {
+pub(super) fn draw(lines: &mut Lines<'_>, model: &Model, look: Theme) {
     title(lines, model, look);
     let machine = flow(&machine(model), lines.columns(), 1);
     lines.top(vec![Span::raw(
         machine.into_iter().next().unwrap_or_default(),
     )]);
     fleet(lines, model, look);
-    if let Some(notice) = &model.world.status.notice {
+    if let Some(notice) = &model.fleet.status.notice {
         preemption(lines, model, notice, look);
     }
     alarms(lines, model, look);
     lines.top(Vec::new());
 }
 
-fn title(lines: &mut Lines<'_>, model: &Model, look: Look) {
+fn title(lines: &mut Lines<'_>, model: &Model, look: Theme) {
     let clock = format!("{} UTC", model.now.clock());
     let name = "spotkeep  ";
     let room = lines.columns().saturating_sub(name.len() + clock.len() + 2);
-    let data_dir = fit(&model.world.status.data_dir.display().to_string(), room);
+    let data_dir = fit(&model.fleet.status.data_dir.display().to_string(), room);
     let gap = " ".repeat(room.saturating_sub(width(&data_dir)) + 2);
     lines.top(vec![
         Span::styled(name, look.strong()),
@@ -47,32 +47,32 @@ fn title(lines: &mut Lines<'_>, model: &Model, look: Look) {
 }
 
 fn machine(model: &Model) -> Vec<String> {
-    let world = &model.world;
-    let mut kind: Vec<&str> = world.machine.cloud.as_deref().into_iter().collect();
-    kind.extend(match world.machine.preemptible {
+    let fleet = &model.fleet;
+    let mut kind: Vec<&str> = fleet.machine.cloud.as_deref().into_iter().collect();
+    kind.extend(match fleet.machine.preemptible {
         Some(true) => Some("preemptible"),
         Some(false) => Some("not preemptible"),
         None => None,
     });
     let machine = match &kind[..] {
-        [] => world.machine.name.clone(),
-        kind => format!("{} ({})", world.machine.name, kind.join(", ")),
+        [] => fleet.machine.name.clone(),
+        kind => format!("{} ({})", fleet.machine.name, kind.join(", ")),
     };
-    let notice = match &world.status.notice {
+    let notice = match &fleet.status.notice {
         Some(_) => String::new(),
         None => "no notice".to_owned(),
     };
-    let keeper = match &world.status.keeper_version {
+    let keeper = match &fleet.status.keeper_version {
         Some(version) => format!("keeper {version}"),
-        None => format!("keeper {}", world.status.keeper),
+        None => format!("keeper {}", fleet.status.keeper),
     };
-    let disk = world.disk.map_or_else(String::new, |disk| {
+    let disk = fleet.disk.map_or_else(String::new, |disk| {
         let used = disk.total.saturating_sub(disk.free);
         let percent = used.saturating_mul(100) / disk.total.max(1);
         format!("disk {percent} % of {}", bytes(disk.total))
     });
     let age = |at: Timestamp| brief(model.now.since(at));
-    let backup = world.status.backup.as_ref().map(|backup| match backup.at {
+    let backup = fleet.status.backup.as_ref().map(|backup| match backup.at {
         Some(at) => format!("backup {} ago", age(at)),
         None => "no backup yet".to_owned(),
     });
@@ -80,7 +80,7 @@ fn machine(model: &Model) -> Vec<String> {
 }
 
 /// How many are in which state, in the order of what matters.
-fn fleet(lines: &mut Lines<'_>, model: &Model, look: Look) {
+fn fleet(lines: &mut Lines<'_>, model: &Model, look: Theme) {
     const ORDER: [AgentState; 10] = [
         AgentState::Failed,
         AgentState::Waiting,
@@ -93,7 +93,7 @@ fn fleet(lines: &mut Lines<'_>, model: &Model, look: Look) {
         AgentState::Stopped,
         AgentState::Unknown,
     ];
-    let agents = &model.world.status.agents;
+    let agents = &model.fleet.status.agents;
     let all = match agents.len() {
         1 => "1 agent".to_owned(),
         number => format!("{number} agents"),
@@ -103,7 +103,7 @@ fn fleet(lines: &mut Lines<'_>, model: &Model, look: Look) {
     for state in ORDER {
         let number = agents.iter().filter(|agent| agent.state == state).count();
         if number > 0 {
-            let text = format!("{} {number} {}", state.glyph(), state.word());
+            let text = format!("{} {number} {}", state.glyph(), state.as_str());
             if used + 2 + width(&text) > lines.columns() {
                 break;
             }
@@ -113,12 +113,12 @@ fn fleet(lines: &mut Lines<'_>, model: &Model, look: Look) {
         }
     }
     let tokens: u64 = model
-        .world
+        .fleet
         .glances
         .values()
         .map(|glance| glance.tokens)
         .sum();
-    let loads = model.world.loads.values();
+    let loads = model.fleet.loads.values();
     let memory: u64 = loads.clone().map(|load| load.memory).sum();
     let cpu: u32 = loads.filter_map(|load| load.cpu).sum();
     let mut facts = Vec::new();
@@ -143,8 +143,8 @@ fn fleet(lines: &mut Lines<'_>, model: &Model, look: Look) {
 }
 
 /// The countdown, and how far the save has come.
-fn preemption(lines: &mut Lines<'_>, model: &Model, notice: &NoticeSeen, look: Look) {
-    let save = model.world.save.as_ref();
+fn preemption(lines: &mut Lines<'_>, model: &Model, notice: &NoticeSeen, look: Theme) {
+    let save = model.fleet.save.as_ref();
     let safe = save.and_then(|save| save.stages.notice_to_safe_ms);
     let at = notice.at.clock();
     let head = format!("PREEMPTION  notice at {at} from {}", notice.source);
@@ -198,7 +198,7 @@ fn bar(share: f32) -> String {
 }
 
 fn stages(model: &Model, save: Option<&Manifest>) -> [(String, bool); 4] {
-    let agents = &model.world.status.agents;
+    let agents = &model.fleet.status.agents;
     let up = agents.iter().filter(|agent| agent.pid.is_some()).count();
     let stages = save.map(|save| &save.stages);
     let reached = |stage: Option<u64>| stage.is_some();
@@ -216,11 +216,11 @@ fn stages(model: &Model, save: Option<&Manifest>) -> [(String, bool); 4] {
     ]
 }
 
-fn alarms(lines: &mut Lines<'_>, model: &Model, look: Look) {
-    let status = &model.world.status;
+fn alarms(lines: &mut Lines<'_>, model: &Model, look: Theme) {
+    let status = &model.fleet.status;
     let columns = lines.columns();
     let mut calls: Vec<String> = Vec::new();
-    if let Some(stale) = &model.world.stale {
+    if let Some(stale) = &model.fleet.stale {
         calls.push(format!("what is shown is old: {stale}"));
     }
     if !status.keeper.runs() && status.notice.is_none() {

@@ -14,7 +14,7 @@ use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::model::{Mode, Model};
-pub use style::Look;
+pub use style::Theme;
 
 /// Below this nothing can be made out.
 const LEAST: (u16, u16) = (40, 8);
@@ -26,7 +26,7 @@ struct Lines<'a> {
 }
 
 /// Draws all of it.
-pub fn draw(buffer: &mut Buffer, model: &Model, look: Look) {
+pub fn draw(buffer: &mut Buffer, model: &Model, look: Theme) {
     let area = buffer.area;
     let mut lines = Lines { buffer, area };
     if area.width < LEAST.0 || area.height < LEAST.1 {
@@ -46,7 +46,7 @@ pub fn pager_height(height: u16) -> usize {
     usize::from(height.saturating_sub(overlay::FRAME))
 }
 
-fn main(lines: &mut Lines<'_>, model: &Model, look: Look) {
+fn main(lines: &mut Lines<'_>, model: &Model, look: Theme) {
     details::footer(lines, model, look);
     header::draw(lines, model, look);
     let rows = model.rows();
@@ -118,7 +118,7 @@ impl Lines<'_> {
     }
 
     /// A rule across, with a title.
-    fn rule(&mut self, title: &str, look: Look) {
+    fn rule(&mut self, title: &str, look: Theme) {
         let columns = self.columns();
         let title = text::fit(title, columns.saturating_sub(6));
         let rest = columns.saturating_sub(text::width(&title) + 4);

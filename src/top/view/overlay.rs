@@ -3,7 +3,7 @@
 use ratatui::text::Span;
 
 use super::Lines;
-use super::style::Look;
+use super::style::Theme;
 use super::text::fit;
 use crate::top::pager::Pager;
 
@@ -52,7 +52,7 @@ const HELP: &[(&str, &str)] = &[
     ),
 ];
 
-pub(super) fn help(lines: &mut Lines<'_>, look: Look) {
+pub(super) fn help(lines: &mut Lines<'_>, look: Theme) {
     let columns = lines.columns();
     lines.rule("spotkeep top", look);
     let room = lines.left().saturating_sub(1);
@@ -67,11 +67,11 @@ pub(super) fn help(lines: &mut Lines<'_>, look: Look) {
         .top(vec![Span::styled("any key goes back", look.faint())]);
 }
 
-pub(super) fn pager(lines: &mut Lines<'_>, pager: &Pager, look: Look) {
+pub(super) fn pager(lines: &mut Lines<'_>, pager: &Pager, look: Theme) {
     let columns = lines.columns();
     lines.rule(&pager.title, look);
     let height = lines.left().saturating_sub(1);
-    let seen = pager.seen(height);
+    let seen = pager.visible(height);
     let end = seen.end;
     for (tone, line) in &pager.lines[seen] {
         lines.top(vec![Span::styled(fit(line, columns), look.tone(*tone))]);

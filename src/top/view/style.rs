@@ -7,12 +7,12 @@ use state::AgentState;
 
 /// Whether colours are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct Theme {
     /// They are.
     pub colour: bool,
 }
 
-impl Look {
+impl Theme {
     fn in_colour(self, colour: Color) -> Style {
         match self.colour {
             true => Style::new().fg(colour),

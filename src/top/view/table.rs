@@ -3,7 +3,7 @@
 use ratatui::text::Span;
 
 use super::Lines;
-use super::style::Look;
+use super::style::Theme;
 use super::text::{bytes, count, fit, width};
 use crate::top::model::{Mode, Model};
 use crate::top::row::Row;
@@ -110,7 +110,7 @@ struct Layout {
 }
 
 impl Layout {
-    fn of(rows: &[Row<'_>], columns: usize, is_saving: bool) -> Self {
+    fn fit(rows: &[Row<'_>], columns: usize, is_saving: bool) -> Self {
         let longest = |cell: &dyn Fn(&Row<'_>) -> usize| rows.iter().map(cell).max().unwrap_or(0);
         let name_most = if columns < 100 { 18 } else { 28 };
         let name = longest(&|row| row.agent.name.as_str().len()).clamp(5, name_most);
@@ -140,8 +140,8 @@ impl Layout {
     }
 }
 
-pub(super) fn draw(lines: &mut Lines<'_>, model: &Model, rows: &[Row<'_>], look: Look) {
-    let layout = Layout::of(rows, lines.columns(), model.world.status.notice.is_some());
+pub(super) fn draw(lines: &mut Lines<'_>, model: &Model, rows: &[Row<'_>], look: Theme) {
+    let layout = Layout::fit(rows, lines.columns(), model.fleet.status.notice.is_some());
     head(lines, &layout, look);
     if rows.is_empty() {
         nobody(lines, model, look);
@@ -165,7 +165,7 @@ pub(super) fn draw(lines: &mut Lines<'_>, model: &Model, rows: &[Row<'_>], look:
     }
 }
 
-fn head(lines: &mut Lines<'_>, layout: &Layout, look: Look) {
+fn head(lines: &mut Lines<'_>, layout: &Layout, look: Theme) {
     let mut text = format!(
         "{:10}  {:name$}  {:>4}  {:doing$}",
         "STATE",
@@ -186,9 +186,9 @@ fn head(lines: &mut Lines<'_>, layout: &Layout, look: Look) {
     lines.top(vec![Span::styled(text, look.faint())]);
 }
 
-fn cells(row: &Row<'_>, layout: &Layout, look: Look) -> Vec<Span<'static>> {
+fn cells(row: &Row<'_>, layout: &Layout, look: Theme) -> Vec<Span<'static>> {
     let state = row.agent.state;
-    let sign = format!("{} {}", state.glyph(), state.word());
+    let sign = format!("{} {}", state.glyph(), state.as_str());
     let since = row.since().map_or_else(|| "-".to_owned(), brief);
     let doing_style = match row.calls() {
         true => look.state(state),
@@ -227,7 +227,7 @@ fn right(text: &str, wide: usize) -> String {
     format!("{}{text}", " ".repeat(gap))
 }
 
-fn nobody(lines: &mut Lines<'_>, model: &Model, look: Look) {
+fn nobody(lines: &mut Lines<'_>, model: &Model, look: Theme) {
     let words = match model.filter.is_empty() {
         true => "no agents yet: spotkeep add NAME --prompt 'What to do.'".to_owned(),
         false => format!("no agent matches {:?}; escape shows all", model.filter),

@@ -12,7 +12,7 @@ use super::*;
 use crate::backup::BackupState;
 use crate::keeper::status::{AgentStatus, BackupSeen, KeeperState, NoticeSeen, Status, sample};
 use crate::top::key::Key;
-use crate::top::snapshot::{Glance, Load, Machine, News, World};
+use crate::top::snapshot::{FleetSnapshot, Glance, Load, Machine, News};
 use claude::transcript::render::{LineSpeaker, TranscriptLine};
 use state::{AgentName, AgentState, Fleet, JournalEntry, Manifest};
 use sys::files::Space;
@@ -55,7 +55,7 @@ fn glance(doing: &str, tokens: u64) -> Glance {
     }
 }
 
-fn world(agents: Vec<AgentStatus>) -> World {
+fn fleet_of(agents: Vec<AgentStatus>) -> FleetSnapshot {
     let line = |seconds: u64, agent: Option<&str>, event: &str, rest: serde_json::Value| {
         let mut line = json!({"version": 1, "seq": 1, "at": ago(seconds), "data_dir_id": "r", "epoch": 7,
             "boot_id": "l", "event": event, "agent": agent});
@@ -63,7 +63,7 @@ fn world(agents: Vec<AgentStatus>) -> World {
         line.as_object_mut().unwrap().extend(more);
         JournalEntry::parse(&line.to_string()).unwrap()
     };
-    World {
+    FleetSnapshot {
         status: Status {
             version: 1,
             data_dir: "/mnt/persist".into(),
@@ -78,7 +78,7 @@ fn world(agents: Vec<AgentStatus>) -> World {
             last_save: None,
             backup: Some(BackupSeen {
                 at: Some(ago(250)),
-                ..BackupSeen::of(&BackupState::default())
+                ..BackupSeen::from_state(&BackupState::default())
             }),
             trouble: Vec::new(),
             agents,
@@ -153,7 +153,7 @@ fn world(agents: Vec<AgentStatus>) -> World {
     }
 }
 
-fn fleet() -> World {
+fn fleet() -> FleetSnapshot {
     let mut failed = agent(
         "nightly",
         AgentState::Failed,
@@ -178,7 +178,7 @@ fn fleet() -> World {
         Some("permission prompt"),
     );
     waiting.branch = Some("fix/issue-77-long-name".into());
-    world(vec![
+    fleet_of(vec![
         agent("api-123", AgentState::Running, 131, None),
         agent("docs", AgentState::Idle, 4_000, None),
         failed,
@@ -187,27 +187,27 @@ fn fleet() -> World {
     ])
 }
 
-fn saving() -> World {
-    let mut world = fleet();
-    world.status.notice = Some(NoticeSeen {
+fn saving() -> FleetSnapshot {
+    let mut fleet = fleet();
+    fleet.status.notice = Some(NoticeSeen {
         at: ago(4),
         deadline: Some(now().after(Duration::from_secs(21))),
         source: "metadata".into(),
     });
-    world.status.agents[0].state = AgentState::Saving;
-    for agent in &mut world.status.agents[1..] {
+    fleet.status.agents[0].state = AgentState::Saving;
+    for agent in &mut fleet.status.agents[1..] {
         agent.state = AgentState::Stopped;
         agent.pid = None;
         agent.why = Some("ended by a save; the next boot resumes it".into());
     }
-    world.loads.clear();
-    world
+    fleet.loads.clear();
+    fleet
 }
 
-fn saved() -> World {
-    let mut world = saving();
-    world.status.agents[0].state = AgentState::Stopped;
-    world.status.agents[0].pid = None;
+fn saved() -> FleetSnapshot {
+    let mut fleet = saving();
+    fleet.status.agents[0].state = AgentState::Stopped;
+    fleet.status.agents[0].pid = None;
     let row = |agent: &str, checkpoint: Option<&str>| {
         json!({"name": agent, "agent_id": agent, "session_id": "s", "end": "ended by itself",
             "exit_ms": 166, "open": "idle", "transcript_bytes": 812, "transcript_safe": true,
@@ -221,23 +221,23 @@ fn saved() -> World {
         "agents": [row("api-123", Some("b2")), row("docs", None), row("web-issue-77", Some("b3"))],
     }))
     .unwrap();
-    world.save = Some(manifest);
-    world
+    fleet.save = Some(manifest);
+    fleet
 }
 
-fn model(world: World) -> Model {
-    Model::new(world, now())
+fn model(fleet: FleetSnapshot) -> Model {
+    Model::new(fleet, now())
 }
 
-fn pressed(world: World, keys: &[Key]) -> Model {
-    let mut model = model(world);
+fn pressed(fleet: FleetSnapshot, keys: &[Key]) -> Model {
+    let mut model = model(fleet);
     for key in keys {
         model.press(*key);
     }
     model
 }
 
-fn cells(model: &Model, columns: u16, lines: u16, look: Look) -> Buffer {
+fn cells(model: &Model, columns: u16, lines: u16, look: Theme) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(columns, lines)).unwrap();
     terminal
         .draw(|frame| draw(frame.buffer_mut(), model, look))
@@ -246,7 +246,7 @@ fn cells(model: &Model, columns: u16, lines: u16, look: Look) -> Buffer {
 }
 
 fn screen(model: &Model, columns: u16, lines: u16) -> String {
-    let buffer = cells(model, columns, lines, Look { colour: false });
+    let buffer = cells(model, columns, lines, Theme { colour: false });
     let rows = buffer.content.chunks(usize::from(columns));
     rows.map(|row| {
         let mut text = String::new();
@@ -290,12 +290,12 @@ fn a_save_that_has_become_safe_says_what_of_each_agent_is() {
 
 #[test]
 fn no_agents_yet() {
-    let mut world = world(Vec::new());
-    world.status.keeper = KeeperState::Stopped;
-    world.status.keeper_version = None;
-    world.glances.clear();
-    world.loads.clear();
-    assert_snapshot!(screen(&model(world), 80, 16));
+    let mut fleet = fleet_of(Vec::new());
+    fleet.status.keeper = KeeperState::Stopped;
+    fleet.status.keeper_version = None;
+    fleet.glances.clear();
+    fleet.loads.clear();
+    assert_snapshot!(screen(&model(fleet), 80, 16));
 }
 
 #[test]
@@ -345,16 +345,16 @@ fn what_an_agent_says_is_read() {
         said(50, LineSpeaker::Claude, "Two of them fail:\n\n- one\n- two"),
         said(49, LineSpeaker::Result { is_error: false }, ""),
     ];
-    let mut world = fleet();
-    world.words = Some((name("api-123"), words));
-    model.take(News::World(Box::new(world)));
+    let mut fleet = fleet();
+    fleet.words = Some((name("api-123"), words));
+    model.apply(News::FleetSnapshot(Box::new(fleet)));
     assert_snapshot!(screen(&model, 80, 24));
 }
 
 #[test]
 fn a_difference_is_read_from_its_beginning() {
     let mut model = pressed(fleet(), &[Key::Char('d')]);
-    model.take(News::Said {
+    model.apply(News::Said {
         command: "spotkeep checkpoint diff api-123".into(),
         text: " a.rs | 2 +-\n\ndiff --git a/a.rs b/a.rs\n@@ -1 +1 @@\n-old\n+\tnew\n".into(),
         worked: true,
@@ -365,19 +365,19 @@ fn a_difference_is_read_from_its_beginning() {
 
 #[test]
 fn trouble_is_told_above_the_table() {
-    let mut world = fleet();
-    world.status.paused = Some("login".into());
-    world.status.trouble = ["the disk is full", "two", "three"]
+    let mut fleet = fleet();
+    fleet.status.paused = Some("login".into());
+    fleet.status.trouble = ["the disk is full", "two", "three"]
         .map(str::to_owned)
         .to_vec();
-    world.stale = Some("the keeper did not answer".into());
-    assert_snapshot!(screen(&model(world), 80, 20));
+    fleet.stale = Some("the keeper did not answer".into());
+    assert_snapshot!(screen(&model(fleet), 80, 20));
 }
 
 #[test]
 fn without_colour_no_cell_has_one_and_with_it_some_have() {
     let coloured = |colour: bool| {
-        let buffer = cells(&model(saved()), 140, 30, Look { colour });
+        let buffer = cells(&model(saved()), 140, 30, Theme { colour });
         buffer
             .content
             .iter()
@@ -409,7 +409,7 @@ fn every_size_is_drawn() {
 fn the_chosen_agent_is_seen_among_many() {
     let many =
         (0..50).map(|number| agent(&format!("agent-{number:02}"), AgentState::Idle, 5, None));
-    let model = pressed(world(many.collect()), &[Key::End]);
+    let model = pressed(fleet_of(many.collect()), &[Key::End]);
     let text = screen(&model, 80, 24);
     assert!(text.contains("○ idle      agent-49"), "{text}");
     assert!(text.contains("── agent-49 ──"), "{text}");

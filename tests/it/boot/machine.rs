@@ -151,7 +151,7 @@ impl<'r> Machine<'r> {
                 .split_whitespace()
                 .filter_map(|pid| pid.parse().ok());
             pids.find(|pid| is_first_of_its_namespace(*pid))
-                .and_then(ProcessId::of)
+                .and_then(ProcessId::from_pid)
         });
         self.leader = Some(leader);
         self.until("systemd is up", || {

@@ -148,7 +148,7 @@ fn play(case: &Case) -> String {
         case.words
     );
     assert_eq!(
-        Fault::of(&output.stderr),
+        Fault::from_text(&output.stderr),
         case.fault,
         "{}: {}",
         case.words,

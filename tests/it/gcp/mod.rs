@@ -98,7 +98,7 @@ impl Laptop {
     /// The project as `create` leaves it: a VM with its disk.
     pub fn make(&self) {
         let put = |path: &str, value| self.compute.put(path, value);
-        let shape = Shape::of(
+        let shape = Shape::resolve(
             &VmRequest {
                 notice: Some(Notice::None),
                 ..VmRequest::default()

@@ -231,7 +231,7 @@ impl<'a> Run<'a> {
         let pid = i32::try_from(self.child.id()).unwrap();
         self.lab
             .until(&format!("{cell}: the keeper has begun"), || {
-                let lives = ProcessId::of(pid).is_some_and(ProcessId::is_alive);
+                let lives = ProcessId::from_pid(pid).is_some_and(ProcessId::is_alive);
                 let said = self.lab.run(&["status", "--json"]);
                 let status: Value = serde_json::from_str(&said.out).unwrap_or_default();
                 (!lives || status["keeper"] == "running").then_some(())
@@ -243,7 +243,7 @@ impl<'a> Run<'a> {
         let pid = i32::try_from(self.child.id()).unwrap();
         self.lab
             .until(&format!("{cell}: the keeper has settled"), || {
-                let lives = ProcessId::of(pid).is_some_and(ProcessId::is_alive);
+                let lives = ProcessId::from_pid(pid).is_some_and(ProcessId::is_alive);
                 if !lives {
                     return Some(());
                 }
@@ -260,7 +260,7 @@ impl<'a> Run<'a> {
 
     pub fn end(mut self) {
         let pid = i32::try_from(self.child.id()).unwrap();
-        if let Some(process) = ProcessId::of(pid).and_then(ProcessId::open) {
+        if let Some(process) = ProcessId::from_pid(pid).and_then(ProcessId::open) {
             process.signal(Signal::Term);
         }
         let code = self.child.wait().unwrap().code();

@@ -325,7 +325,7 @@ impl Machine {
     #[must_use]
     pub fn is_off_by(&mut self, until: Instant) -> bool {
         let pid = i32::try_from(self.qemu.id()).unwrap();
-        let ended = match ProcessId::of(pid).and_then(ProcessId::open) {
+        let ended = match ProcessId::from_pid(pid).and_then(ProcessId::open) {
             Some(pidfd) => pidfd.wait(Some(until)),
             None => true,
         };
@@ -359,7 +359,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         if let Some(pidfd) = i32::try_from(self.qemu.id())
             .ok()
-            .and_then(ProcessId::of)
+            .and_then(ProcessId::from_pid)
             .and_then(ProcessId::open)
         {
             pidfd.signal(Signal::Kill);

@@ -104,7 +104,7 @@ pub(crate) struct Scan {
 impl Scan {
     /// Copies the agent's index for both of our uses, with its modification time: git takes an entry for
     /// unchanged only if its file is older than the index. A damaged one is replaced by what HEAD holds.
-    pub fn take(
+    pub fn run(
         snapshot: IndexSnapshot,
         shadow: &ShadowGitDir,
         repository: &Repository,

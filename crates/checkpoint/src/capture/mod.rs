@@ -12,7 +12,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::context::{OwnRef, Taking};
+use super::context::{Capture, OwnRef};
 use super::message::{self, Head, Kept, Nested, Stashed, State};
 use super::{CheckpointOutcome, CheckpointTarget};
 use crate::git::objects::{self, Object};
@@ -60,9 +60,9 @@ pub(super) struct Captured {
     pub auto_merge: Option<String>,
 }
 
-impl Taking<'_> {
+impl Capture<'_> {
     /// Looks at all that a checkpoint is made of; `take_inner` takes one of a repository inside of this one.
-    pub fn look(
+    pub fn scan(
         &self,
         snapshot: IndexSnapshot,
         again: Option<Retry>,
@@ -184,7 +184,7 @@ impl Taking<'_> {
         } else {
             snapshot
         };
-        let scan = Scan::take(
+        let scan = Scan::run(
             snapshot,
             self.shadow,
             self.repository,
@@ -268,7 +268,7 @@ impl Taking<'_> {
                     continue;
                 }
             };
-            let git_dir = Repository::of(&place.workspace, self.files.until())
+            let git_dir = Repository::find(&place.workspace, self.files.until())
                 .ok()
                 .flatten()
                 .and_then(|inner| {

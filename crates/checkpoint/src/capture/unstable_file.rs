@@ -149,7 +149,7 @@ mod tests {
         fs::remove_file(workspace.join("gone")).unwrap();
 
         let until = Instant::now() + FOREVER;
-        let repository = Repository::of(&workspace, until).unwrap().unwrap();
+        let repository = Repository::find(&workspace, until).unwrap().unwrap();
         let shadow = ShadowGitDir::open(&dir.path().join("side"), &repository).unwrap();
         let index = shadow.file("test.index");
         fs::copy(workspace.join(".git/index"), &index).unwrap();

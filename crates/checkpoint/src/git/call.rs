@@ -57,7 +57,7 @@ pub(crate) fn try_feed(
         // This repository, and none above it.
         .env("GIT_CEILING_DIRECTORIES", dir.parent().unwrap_or(dir));
     ensure!(!deadline.has_passed(), "no time is left for git");
-    let said = exchange(&mut command, input.to_vec(), deadline.at())?;
+    let said = exchange(&mut command, input.to_vec(), deadline.instant())?;
     Ok(Answer {
         status: said.status,
         stdout: String::from_utf8_lossy(&said.stdout).into_owned(),

@@ -274,7 +274,7 @@ mod tests {
         plain(&["config", "hook.planted.command", "touch footprint"]);
         let until = Instant::now() + FOREVER;
         for (at, workspace) in [&main, &linked].into_iter().enumerate() {
-            let repository = Repository::of(workspace, until).unwrap().unwrap();
+            let repository = Repository::find(workspace, until).unwrap().unwrap();
             let common = shadow_dir::common(&dir.path().join("side"), &repository).unwrap();
             let git = Git::writing(&repository, &common, until);
             let said = git
@@ -290,7 +290,7 @@ mod tests {
             assert!(repository.git_dir.join("refs/bisect/bad").is_file());
         }
         plain(&["pack-refs", "--all"]);
-        let repository = Repository::of(&main, until).unwrap().unwrap();
+        let repository = Repository::find(&main, until).unwrap().unwrap();
         let common = shadow_dir::common(&dir.path().join("side"), &repository).unwrap();
         Git::writing(&repository, &common, until)
             .run(&["update-ref", "-d", "refs/spotkeep/x/0"], Vec::new())

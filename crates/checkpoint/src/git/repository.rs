@@ -64,7 +64,7 @@ impl Repository {
     ///
     /// # Errors
     /// It is somebody else's, it does not acknowledge this workspace, or it cannot be read.
-    pub fn of(workspace: &Path, until: Instant) -> Result<Option<Self>> {
+    pub fn find(workspace: &Path, until: Instant) -> Result<Option<Self>> {
         let Some(git_dir) = git_dir(workspace)? else {
             return Ok(None);
         };
@@ -83,7 +83,7 @@ impl Repository {
         };
         repository.ensure_ours()?;
         let git = Git::refs(&repository, until);
-        repository.settings = Settings::of(&git, &repository.git_dir)?;
+        repository.settings = Settings::read(&git, &repository.git_dir)?;
         repository.ensure_acknowledged()?;
         Ok(Some(repository))
     }
@@ -92,7 +92,7 @@ impl Repository {
     ///
     /// # Errors
     /// There is none, or it is somebody else's.
-    pub fn at(path: &Path, until: Instant) -> Result<Self> {
+    pub fn open(path: &Path, until: Instant) -> Result<Self> {
         let git_dir = git_dir(path)?.unwrap_or_else(|| path.to_path_buf());
         let git_dir = canonical(&git_dir)?;
         if !git_dir.join("objects").is_dir() && !git_dir.join("commondir").is_file() {
@@ -110,7 +110,7 @@ impl Repository {
         };
         repository.ensure_ours()?;
         let git = Git::refs(&repository, until);
-        repository.settings = Settings::of(&git, &repository.git_dir)?;
+        repository.settings = Settings::read(&git, &repository.git_dir)?;
         Ok(repository)
     }
 
@@ -222,7 +222,7 @@ fn git_dir(workspace: &Path) -> Result<Option<PathBuf>> {
 }
 
 impl Settings {
-    fn of(git: &Git, git_dir: &Path) -> Result<Self> {
+    fn read(git: &Git, git_dir: &Path) -> Result<Self> {
         let keys = "^(core\\.(excludesfile|attributesfile|autocrlf|bare|eol|filemode|sparsecheckout|worktree)|extensions\\.(objectformat|refstorage))$";
         // Where the user's global ignore patterns are, only the user's configuration says; reading it
         // runs nothing.

@@ -201,10 +201,10 @@ fn repair_index(
     let source = newest.map(|checkpoint| format!("{}:index", checkpoint.commit));
     let aside = own.join("index.damaged");
     fs::rename(&index, &aside).with_context(|| format!("cannot move {}", index.display()))?;
-    let repository = Repository::of(dir, deadline.at())?
+    let repository = Repository::find(dir, deadline.instant())?
         .with_context(|| format!("{} is no git workspace", dir.display()))?;
     let common = shadow_dir::common(&place.private.join("git"), &repository)?;
-    let git = Git::writing(&repository, &common, deadline.at());
+    let git = Git::writing(&repository, &common, deadline.instant());
     let read = |tree: &str| git.run(&["read-tree", tree], Vec::new());
     let made = match &source {
         Some(tree) => read(tree)

@@ -28,7 +28,7 @@ impl IndexLock {
     ///
     /// # Errors
     /// Somebody holds it.
-    pub fn take(repository: &Repository) -> Result<Self> {
+    pub fn acquire(repository: &Repository) -> Result<Self> {
         let path = repository.git_dir.join("index.lock");
         match File::options().write(true).create_new(true).open(&path) {
             Ok(file) => Ok(Self {

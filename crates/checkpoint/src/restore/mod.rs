@@ -16,7 +16,7 @@ use std::time::Instant;
 use super::capture::index::{INDEX_INFO, WORKTREE, line};
 use super::capture::nested::inner;
 use super::capture::{self, operation};
-use super::context::{Taking, lock};
+use super::context::{Capture, lock};
 use super::message::{self, Kept, Nested};
 use super::{CheckpointTarget, ensure_names};
 use crate::git::objects;
@@ -43,7 +43,7 @@ pub(super) fn rollback(
 /// The repository of a workspace, and one of its checkpoints.
 fn open(place: &CheckpointTarget, id: &str, until: Instant) -> Result<(Repository, Kept)> {
     ensure_names(place)?;
-    let repository = Repository::of(&place.workspace, until)?
+    let repository = Repository::find(&place.workspace, until)?
         .with_context(|| format!("{} is no git workspace", place.workspace.display()))?;
     let kept = find(&Git::refs(&repository, until), place, id)?;
     Ok((repository, kept))
@@ -80,8 +80,8 @@ fn give_back(
 ) -> Result<Vec<String>> {
     let _lock = lock(place, until)?;
     let shadow = ShadowGitDir::open(&place.private.join("git"), repository)?;
-    let taking = Taking::new(place, Trigger::Before, repository, &shadow, until);
-    let index = IndexLock::take(repository)?;
+    let taking = Capture::new(place, Trigger::Before, repository, &shadow, until);
+    let index = IndexLock::acquire(repository)?;
     let plan = RollbackPlan::make(&taking, kept, heads)?;
     let RollbackPlan {
         then,
@@ -178,8 +178,8 @@ pub(super) fn plan(
     let (repository, kept) = open(place, id, until)?;
     let _lock = lock(place, until)?;
     let shadow = ShadowGitDir::open(&place.private.join("git"), &repository)?;
-    let taking = Taking::new(place, Trigger::Before, &repository, &shadow, until);
-    Ok(RollbackPlan::make(&taking, &kept, Heads::asked(with_head))?.words())
+    let taking = Capture::new(place, Trigger::Before, &repository, &shadow, until);
+    Ok(RollbackPlan::make(&taking, &kept, Heads::asked(with_head))?.describe())
 }
 
 fn give_back_nested(
@@ -193,7 +193,7 @@ fn give_back_nested(
         return Ok(Vec::new());
     };
     let place = inner(place, &outer.work_tree, &nested.path)?;
-    if Repository::of(&place.workspace, until)?.is_none() {
+    if Repository::find(&place.workspace, until)?.is_none() {
         let Some(inside) = &nested.git_dir else {
             bail!("it had its checkpoints in its own repository, which is gone");
         };

@@ -7,7 +7,7 @@ use super::head::refuse_shared;
 use crate::capture::index::{IndexSnapshot, Special, read_entries};
 use crate::capture::worktree::Worktree;
 use crate::capture::{self, Known, operation};
-use crate::context::Taking;
+use crate::context::Capture;
 use crate::git::{Git, objects};
 use crate::message::{Head, Kept, short};
 use sys::error::{Context as _, Result};
@@ -48,7 +48,7 @@ impl RollbackPlan {
     ///
     /// # Errors
     /// A file that no checkpoint holds would be written over, a branch is checked out elsewhere too, or git cannot.
-    pub fn make(taking: &Taking<'_>, kept: &Kept, heads: Heads) -> Result<Self> {
+    pub fn make(taking: &Capture<'_>, kept: &Kept, heads: Heads) -> Result<Self> {
         let (shadow, repository, until) = (taking.shadow, taking.repository, taking.files.until());
         let then = Then::read(&taking.files, kept)?;
         if heads == Heads::Move {
@@ -84,8 +84,8 @@ impl RollbackPlan {
     }
 
     /// What would become of HEAD, in words; nothing where it is there already.
-    pub fn words(&self) -> Vec<String> {
-        self.head.words()
+    pub fn describe(&self) -> Vec<String> {
+        self.head.describe()
     }
 }
 
@@ -144,13 +144,13 @@ impl HeadPlan {
     }
 
     /// In words.
-    fn words(&self) -> Vec<String> {
+    fn describe(&self) -> Vec<String> {
         match self {
             Self::There => Vec::new(),
             Self::Stays { now, then } => vec![format!(
                 "HEAD would stay on {}; it was on {} (--with-head)",
-                now.words(),
-                then.words()
+                now.describe(),
+                then.describe()
             )],
             Self::Moves {
                 now,
@@ -159,8 +159,8 @@ impl HeadPlan {
             } => {
                 let mut words = vec![format!(
                     "HEAD would go from {} to {}",
-                    now.words(),
-                    then.words()
+                    now.describe(),
+                    then.describe()
                 )];
                 if let (Some(branch), Some(commit)) = (&then.branch, &then.commit) {
                     match branch_at {
@@ -250,12 +250,12 @@ mod tests {
         };
         for heads in [Heads::Stay, Heads::Move] {
             let plan = make(&then, heads, Some("aaa"));
-            assert!(!plan.moves() && plan.will_be_there() && plan.words().is_empty());
+            assert!(!plan.moves() && plan.will_be_there() && plan.describe().is_empty());
         }
         let plan = make(&now, Heads::Stay, Some("bbb"));
         assert!(!plan.moves() && !plan.will_be_there());
         assert_eq!(
-            plan.words(),
+            plan.describe(),
             ["HEAD would stay on main (bbb); it was on main (aaa) (--with-head)"]
         );
         let goes = "HEAD would go from main (bbb) to main (aaa)";
@@ -271,7 +271,7 @@ mod tests {
             let plan = make(&now, Heads::Move, at);
             assert!(plan.moves() && plan.will_be_there());
             let words: Vec<&str> = [goes].into_iter().chain(more).collect();
-            assert_eq!(plan.words(), words);
+            assert_eq!(plan.describe(), words);
         }
     }
 }

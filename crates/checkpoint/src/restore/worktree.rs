@@ -24,7 +24,7 @@ pub(crate) fn rebuild(
 ) -> Result<Vec<String>> {
     ensure_names(place)?;
     ensure_empty(&place.workspace)?;
-    let source = Repository::at(repository, until)?;
+    let source = Repository::open(repository, until)?;
     let refs = Git::refs(&source, until);
     let kept = find(&refs, place, id)?;
     // A bare repository that is there only to be pushed to has no worktrees.
@@ -35,7 +35,7 @@ pub(crate) fn rebuild(
         clone(&source, place, &kept, until)?;
     }
     let made =
-        Repository::of(&place.workspace, until)?.context("the new repository is not there")?;
+        Repository::find(&place.workspace, until)?.context("the new repository is not there")?;
     let mut told = stand(place, &made, &kept, until)?;
     told.extend(give_back(place, &made, &kept, Heads::Stay, until)?);
     Ok(told)

@@ -125,7 +125,7 @@ pub fn is_open_anywhere(path: &Path) -> bool {
 #[must_use]
 pub fn status(workspace: &Path, aside: &Path, arguments: &[&str]) -> Option<String> {
     let until = Instant::now() + STATUS_LIMIT;
-    let repository = Repository::of(workspace, until).ok()??;
+    let repository = Repository::find(workspace, until).ok()??;
     let shadow = ShadowGitDir::open(aside, &repository).ok()?;
     let head = objects::look_up(&Git::refs(&repository, until), &["HEAD"]).ok()?;
     shadow

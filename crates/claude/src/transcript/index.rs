@@ -66,7 +66,7 @@ pub fn conversations(config_dir: &Path) -> io::Result<Vec<Conversation>> {
                 found.push(Conversation {
                     session_id: session_id.to_owned(),
                     bytes: metadata.len(),
-                    changed_at: Timestamp::of(metadata.modified()?),
+                    changed_at: Timestamp::from_system_time(metadata.modified()?),
                     transcript,
                 });
             }

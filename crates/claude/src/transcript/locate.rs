@@ -19,7 +19,7 @@ pub(crate) const SLUG_LIMIT: usize = 200;
 
 /// What is there of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lookup {
+pub enum TranscriptLookup {
     /// No file: nothing was ever said, or it is lost.
     Missing,
     /// A file in which no user record can be read. Claude refuses both `--resume` ("no
@@ -36,18 +36,18 @@ pub enum Lookup {
 
 /// Looks for the transcript of a session.
 #[must_use]
-pub fn locate(config_dir: &Path, session_id: &str) -> Lookup {
+pub fn locate(config_dir: &Path, session_id: &str) -> TranscriptLookup {
     match find(config_dir, session_id) {
         Ok(mut files) if files.len() > 1 => {
             files.sort_by_key(|(_, has_conversation)| !has_conversation);
-            Lookup::Several(files.into_iter().map(|(path, _)| path).collect())
+            TranscriptLookup::Several(files.into_iter().map(|(path, _)| path).collect())
         }
         Ok(files) => match files.into_iter().next() {
-            None => Lookup::Missing,
-            Some((path, false)) => Lookup::Blank(path),
-            Some((path, true)) => Lookup::Present(path),
+            None => TranscriptLookup::Missing,
+            Some((path, false)) => TranscriptLookup::Blank(path),
+            Some((path, true)) => TranscriptLookup::Present(path),
         },
-        Err(error) => Lookup::Unknown(format!("{}: {error}", config_dir.display())),
+        Err(error) => TranscriptLookup::Unknown(format!("{}: {error}", config_dir.display())),
     }
 }
 
@@ -177,15 +177,21 @@ mod tests {
     #[test]
     fn a_session_is_missing_blank_present_or_in_two_places() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(locate(dir.path(), "u"), Lookup::Missing);
+        assert_eq!(locate(dir.path(), "u"), TranscriptLookup::Missing);
         let first = put(dir.path(), "-b", "{\"type\":\"user\",\"mess");
-        assert_eq!(locate(dir.path(), "u"), Lookup::Blank(first.clone()));
+        assert_eq!(
+            locate(dir.path(), "u"),
+            TranscriptLookup::Blank(first.clone())
+        );
         put(dir.path(), "-b", &format!("{USER}\n"));
-        assert_eq!(locate(dir.path(), "u"), Lookup::Present(first.clone()));
+        assert_eq!(
+            locate(dir.path(), "u"),
+            TranscriptLookup::Present(first.clone())
+        );
         let second = put(dir.path(), "-a", "");
         assert_eq!(
             locate(dir.path(), "u"),
-            Lookup::Several(vec![first, second])
+            TranscriptLookup::Several(vec![first, second])
         );
     }
 
@@ -195,7 +201,7 @@ mod tests {
         let local =
             r#"{"type":"user","message":{"content":"<command-name>/clear</command-name>"}}"#;
         let path = put(dir.path(), "-a", local);
-        assert_eq!(locate(dir.path(), "u"), Lookup::Present(path));
+        assert_eq!(locate(dir.path(), "u"), TranscriptLookup::Present(path));
     }
 
     #[test]
@@ -204,19 +210,22 @@ mod tests {
         let path = put(dir.path(), "-a", "{\"type\":\"us");
         let aside = quarantine(&path).unwrap();
         assert_eq!(fs::read_to_string(aside).unwrap(), "{\"type\":\"us");
-        assert_eq!(locate(dir.path(), "u"), Lookup::Missing);
+        assert_eq!(locate(dir.path(), "u"), TranscriptLookup::Missing);
         let path = put(dir.path(), "-a", USER);
         assert!(quarantine(&path).is_err());
-        assert_eq!(locate(dir.path(), "u"), Lookup::Present(path));
+        assert_eq!(locate(dir.path(), "u"), TranscriptLookup::Present(path));
     }
 
     #[test]
     fn a_configuration_that_cannot_be_read_is_unknown_and_not_missing() {
         let dir = tempfile::tempdir().unwrap();
         let gone = dir.path().join("gone");
-        assert!(matches!(locate(&gone, "u"), Lookup::Unknown(_)));
+        assert!(matches!(locate(&gone, "u"), TranscriptLookup::Unknown(_)));
         fs::write(dir.path().join("projects"), "").unwrap();
-        assert!(matches!(locate(dir.path(), "u"), Lookup::Unknown(_)));
+        assert!(matches!(
+            locate(dir.path(), "u"),
+            TranscriptLookup::Unknown(_)
+        ));
     }
 
     #[test]

@@ -56,12 +56,12 @@ impl Reader {
     /// Reads from the beginning. The file need not exist yet.
     #[must_use]
     pub fn open(path: impl Into<PathBuf>) -> Self {
-        Self::at(path, Mark::default())
+        Self::from_mark(path, Mark::default())
     }
 
     /// Goes on where an earlier reader stood.
     #[must_use]
-    pub fn at(path: impl Into<PathBuf>, mark: Mark) -> Self {
+    pub fn from_mark(path: impl Into<PathBuf>, mark: Mark) -> Self {
         Self {
             path: path.into(),
             identity: None,
@@ -84,7 +84,7 @@ impl Reader {
             0 | 1 => 0,
             start => start,
         };
-        let mut reader = Self::at(
+        let mut reader = Self::from_mark(
             path,
             Mark {
                 generation: 0,
@@ -167,7 +167,7 @@ impl Reader {
         if replaced || meta.len() < self.reached() {
             *self = Self {
                 skipped: self.skipped,
-                ..Self::at(
+                ..Self::from_mark(
                     std::mem::take(&mut self.path),
                     Mark {
                         generation: self.mark.generation + 1,
@@ -310,7 +310,7 @@ mod tests {
         let mut first = Reader::open(&path);
         assert_eq!(titles(&mut first), ["one"]);
         append(&path, &format!("{}\n", title("two")));
-        let mut second = Reader::at(&path, first.mark());
+        let mut second = Reader::from_mark(&path, first.mark());
         assert_eq!(titles(&mut second), ["two"]);
         assert_eq!(second.skipped().lines, 1);
     }

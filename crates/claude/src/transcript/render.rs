@@ -27,7 +27,7 @@ pub enum LineSpeaker {
 impl LineSpeaker {
     /// A word for it.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::User => "user",
             Self::Claude => "claude",
@@ -51,7 +51,7 @@ pub struct TranscriptLine {
 
 /// What a record says to a person; nothing where only Claude needs it.
 #[must_use]
-pub fn said(record: &Record) -> Vec<TranscriptLine> {
+pub fn render(record: &Record) -> Vec<TranscriptLine> {
     let line = |who: LineSpeaker, text: &str| TranscriptLine {
         at: record.timestamp,
         who,
@@ -178,9 +178,9 @@ mod tests {
         let Value::Object(json) = json else {
             panic!("no object")
         };
-        said(&Record::from_json(&json))
+        render(&Record::from_json(&json))
             .into_iter()
-            .map(|said| (said.who.word(), said.text))
+            .map(|said| (said.who.as_str(), said.text))
             .collect()
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::record::{Block, Record, RecordKind};
-use super::render::{TranscriptLine, call, one_line, said};
+use super::render::{TranscriptLine, call, one_line, render};
 use super::tokens::Counters;
 
 /// So many of the newest lines are kept.
@@ -32,7 +32,7 @@ impl Story {
         if record.sidechain {
             return;
         }
-        for mut line in said(record) {
+        for mut line in render(record) {
             if let Some((end, _)) = line.text.char_indices().nth(LINE_MAX) {
                 line.text.truncate(end);
             }

@@ -137,7 +137,7 @@ impl TailState {
                 text,
                 resets_at,
             } => {
-                let stop = ApiStop::of(&Recorded {
+                let stop = ApiStop::from_record(&Recorded {
                     error: error.as_deref(),
                     status: *status,
                     text,

@@ -32,7 +32,7 @@ pub enum Plan {
 impl Plan {
     /// As a prompt says it.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Tool => "tool",
             Self::Stream => "stream",
@@ -43,7 +43,7 @@ impl Plan {
         }
     }
 
-    fn of(word: &str) -> Option<Self> {
+    fn from_name(word: &str) -> Option<Self> {
         [
             Self::Tool,
             Self::Stream,
@@ -53,7 +53,7 @@ impl Plan {
             Self::Hold,
         ]
         .into_iter()
-        .find(|plan| plan.word() == word)
+        .find(|plan| plan.as_str() == word)
     }
 }
 
@@ -150,7 +150,7 @@ fn prompt(text: &str) -> Option<(String, Plan, u32)> {
     for word in text.strip_prefix(PROMPT)?.split_whitespace() {
         match word.split_once('=') {
             Some(("agent", name)) => agent = Some(name.to_owned()),
-            Some(("plan", word)) => plan = Plan::of(word),
+            Some(("plan", word)) => plan = Plan::from_name(word),
             Some(("turn", number)) => turn = number.parse().ok()?,
             _ => {}
         }

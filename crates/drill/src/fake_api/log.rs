@@ -103,7 +103,7 @@ impl RequestLog {
     }
 
     /// A block was sent to its last byte.
-    pub fn said(&mut self, marker: &Marker, at: Instant) {
+    pub fn record(&mut self, marker: &Marker, at: Instant) {
         let account = self.agents.entry(marker.agent.clone()).or_default();
         account.record(marker, at);
     }

@@ -26,7 +26,7 @@ impl MarkerKind {
         }
     }
 
-    fn of(letter: &str) -> Option<Self> {
+    fn from_letter(letter: &str) -> Option<Self> {
         [Self::Prompt, Self::Text, Self::Call, Self::Output]
             .into_iter()
             .find(|kind| letter == kind.letter().to_string())
@@ -34,7 +34,7 @@ impl MarkerKind {
 
     /// In words, for a report.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Prompt => "a prompt",
             Self::Text => "a text of the model",
@@ -86,7 +86,7 @@ impl Marker {
             let mut parts = rest.split_once("]]")?.0.split(':');
             let marker = Self {
                 agent: parts.next()?.to_owned(),
-                kind: MarkerKind::of(parts.next()?)?,
+                kind: MarkerKind::from_letter(parts.next()?)?,
                 serial: parts.next()?.parse().ok()?,
             };
             parts.next().is_none().then_some(marker)

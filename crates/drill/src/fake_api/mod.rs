@@ -224,7 +224,7 @@ impl Fake {
                 say: "Drill".into(),
                 text: None,
             };
-            return self.say(reply, &asked, "", &end);
+            return self.send_answer(reply, &asked, "", &end);
         };
         let arrived = Instant::now();
         if let Some(Some(fault)) = self.note(|state| state.faults.pop_front()) {
@@ -242,10 +242,16 @@ impl Fake {
         if conversation.plan == conversation::Plan::Steady && !self.pause(PACE) {
             return Ok(());
         }
-        self.say(reply, &asked, &agent, &answer)
+        self.send_answer(reply, &asked, &agent, &answer)
     }
 
-    fn say(&self, reply: Reply<'_>, asked: &Asked, agent: &str, answer: &Answer) -> io::Result<()> {
+    fn send_answer(
+        &self,
+        reply: Reply<'_>,
+        asked: &Asked,
+        agent: &str,
+        answer: &Answer,
+    ) -> io::Result<()> {
         if asked.streaming {
             let stream = reply.stream(200, &[("Content-Type", "text/event-stream")])?;
             return self.stream(stream, &asked.model, agent, answer);
@@ -258,7 +264,7 @@ impl Fake {
         let at = Instant::now();
         self.note(|state| {
             for marker in markers.iter().flatten() {
-                state.request_log.said(marker, at);
+                state.request_log.record(marker, at);
             }
             if !agent.is_empty() {
                 state.request_log.answered(agent, answer, at);
@@ -284,7 +290,7 @@ impl Fake {
             to.write(&block_events(index, block))?;
             if let Some(marker) = marker {
                 let at = Instant::now();
-                self.note(|state| state.request_log.said(marker, at));
+                self.note(|state| state.request_log.record(marker, at));
             }
         }
         let delta = json!({"stop_reason": stop_reason(answer), "stop_sequence": null});

@@ -177,7 +177,7 @@ fn typed(mut stdin: impl std::io::Read) -> impl Iterator<Item = String> {
     let (mut keys, mut bytes) = (Keys::default(), vec![0; 4096]);
     let chunks = std::iter::from_fn(move || {
         let count = stdin.read(&mut bytes).ok().filter(|count| *count > 0)?;
-        Some(keys.take(&bytes[..count]))
+        Some(keys.feed(&bytes[..count]))
     });
     chunks.flatten()
 }

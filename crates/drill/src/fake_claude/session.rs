@@ -99,12 +99,12 @@ impl Session {
     /// A prompt: typed, or from the command line.
     pub(super) fn prompt(&self, text: &str) {
         self.state().last_prompt = text.to_owned();
-        self.say("user", &json!(text), json!({"promptSource": "typed"}));
+        self.append_record("user", &json!(text), json!({"promptSource": "typed"}));
     }
 
     /// One block of the model, whole.
     pub(super) fn assistant(&self, block: &Value, message_id: &str) {
-        self.say(
+        self.append_record(
             "assistant",
             &json!([block]),
             json!({"message": {
@@ -121,7 +121,7 @@ impl Session {
             "tool_use_id": id, "type": "tool_result", "content": output, "is_error": is_error,
         });
         let extra = json!({"toolUseResult": {"stdout": output, "interrupted": false}});
-        self.say("user", &json!([block]), extra);
+        self.append_record("user", &json!([block]), extra);
     }
 
     /// What the real program writes in place of an answer that did not come. The model is told.
@@ -137,7 +137,7 @@ impl Session {
         if let Some(until) = refusal.limit_until {
             extra["quotaLimits"] = json!({"status": "rejected", "resetsAt": until});
         }
-        self.say("assistant", &block, extra);
+        self.append_record("assistant", &block, extra);
     }
 
     /// The turn is over.
@@ -177,7 +177,7 @@ impl Session {
         fs::remove_file(self.file()).ok();
     }
 
-    fn say(&self, role: &str, content: &Value, extra: Value) {
+    fn append_record(&self, role: &str, content: &Value, extra: Value) {
         let mut state = self.state();
         state
             .messages

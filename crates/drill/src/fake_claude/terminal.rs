@@ -89,7 +89,7 @@ pub(super) struct Keys {
 
 impl Keys {
     /// Takes in what was typed; returns the texts that were submitted with Enter.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Vec<String> {
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut terminal = lock();
         terminal.erase();
         let mut submitted = Vec::new();

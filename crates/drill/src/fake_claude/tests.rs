@@ -141,7 +141,7 @@ impl Drop for Bench {
 }
 
 fn signal(child: &mut Child, signal: Signal) -> Option<i32> {
-    let process = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap();
+    let process = ProcessId::from_pid(i32::try_from(child.id()).unwrap()).unwrap();
     process.open().unwrap().signal(signal);
     child.wait().unwrap().code()
 }

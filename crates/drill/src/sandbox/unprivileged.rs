@@ -39,7 +39,7 @@ impl Sandbox {
         set_mode(&copy, 0o755)?;
         self.exe = copy;
         for dir in ["root", "home", "run", "tmp"] {
-            self.give(&self.dir.join(dir))?;
+            self.chown(&self.dir.join(dir))?;
         }
         Ok(self)
     }
@@ -59,7 +59,7 @@ impl Sandbox {
     }
 
     /// Gives a file that root has made to the sandbox's user.
-    fn give(&self, path: &Path) -> Result<()> {
+    fn chown(&self, path: &Path) -> Result<()> {
         let Some(user) = self.user else { return Ok(()) };
         lchown(path, Some(user), Some(user))
             .with_context(|| format!("cannot give {} away", path.display()))

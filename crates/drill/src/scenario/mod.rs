@@ -134,7 +134,7 @@ impl Rehearsal {
         for DrillAgent { name, plan, .. } in &agents {
             sandbox.make_workspace(name)?;
             let workspace = format!("workspaces/{name}");
-            let prompt = format!("DRILL agent={name} plan={} [[{name}:p:1]]", plan.word());
+            let prompt = format!("DRILL agent={name} plan={} [[{name}:p:1]]", plan.as_str());
             let args = ["add", name, "--workspace", &workspace, "--prompt", &prompt];
             sandbox.verb(1, &metadata.address(), &args)?;
         }
@@ -171,7 +171,7 @@ impl Rehearsal {
             .sandbox
             .keeper(self.boot_id, &self.metadata.address())?;
         self.keeper = Some((keeper, started));
-        self.say(&format!("boot {}: the keeper runs", self.boot_id));
+        self.log(&format!("boot {}: the keeper runs", self.boot_id));
         Ok(())
     }
 
@@ -209,7 +209,7 @@ impl Rehearsal {
             let found = found.with_context(|| format!("{} shows no session", agent.name))?;
             agent.session_id = Some(found.session_id.clone());
         }
-        self.say("every agent is where it is to be cut");
+        self.log("every agent is where it is to be cut");
         Ok(())
     }
 
@@ -247,7 +247,7 @@ impl Rehearsal {
     fn lose_it_with_a_notice(&mut self) -> Result<()> {
         let announced = Timestamp::now();
         self.cut = Some(self.metadata.preempt());
-        self.say("the preemption is announced");
+        self.log("the preemption is announced");
         let saves = self.sandbox.data_dir().join("session-state/saves");
         let mut found = None;
         self.until("everything is safe", |_| {
@@ -310,7 +310,7 @@ impl Rehearsal {
             keeper.wait().context("cannot wait for the keeper")?;
         }
         self.at_cut = self.model.request_log();
-        self.say("the machine is gone");
+        self.log("the machine is gone");
         Ok(())
     }
 
@@ -338,7 +338,7 @@ impl Rehearsal {
             agent.seen_again = found.map(|(_, at)| *at);
             agent.resumed = found.is_some();
         }
-        self.say("the fleet is back");
+        self.log("the fleet is back");
         result
     }
 
@@ -388,7 +388,7 @@ impl Rehearsal {
             .verb(self.boot_id, &self.metadata.address(), args)
     }
 
-    fn say(&self, text: &str) {
+    fn log(&self, text: &str) {
         if self.options.verbose {
             // Nobody reading along is no reason to stop.
             writeln!(std::io::stderr(), "drill: {text}").ok();

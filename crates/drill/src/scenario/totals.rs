@@ -26,7 +26,7 @@ impl Rehearsal {
         let mut report = Report {
             version: 1,
             claude: self.claude.clone(),
-            kind: self.options.kind.word().to_owned(),
+            kind: self.options.kind.as_str().to_owned(),
             isolation: isolation.to_owned(),
             agents_total: self.agents.len(),
             workspaces_identical,
@@ -93,7 +93,7 @@ impl Rehearsal {
             cut,
         );
         for lost in count.inexcusable(self.options.kind.window()) {
-            let (kind, age) = (lost.marker.kind.words(), whole(lost.age));
+            let (kind, age) = (lost.marker.kind.name(), whole(lost.age));
             losses.push(format!("{}: {kind} {age} ms old is lost", agent.name));
         }
         let continued = agent.is_cut() && self.goes_on(agent, request_log);
@@ -166,7 +166,7 @@ impl Rehearsal {
         let log = std::fs::read_to_string(self.sandbox.log(self.boot_id)).unwrap_or_default();
         let lines: Vec<_> = log.lines().rev().take(12).collect();
         for line in lines.iter().rev() {
-            self.say(&format!("keeper: {line}"));
+            self.log(&format!("keeper: {line}"));
         }
         if let Some(last) = lines.first() {
             self.losses.push(format!("the keeper's last word: {last}"));

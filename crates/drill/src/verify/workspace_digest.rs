@@ -23,7 +23,7 @@ impl Digest {
     ///
     /// # Errors
     /// It cannot be read, or git fails.
-    pub fn of(workspace: &Path) -> Result<Self> {
+    pub fn from_workspace(workspace: &Path) -> Result<Self> {
         Self::with_git(workspace, &|args| {
             git(Command::new("git").env_clear(), workspace, args)
         })
@@ -128,7 +128,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path();
         let git = |args: &[&str]| git(Command::new("git").env_clear(), at, args);
-        let digest = || Digest::of(at).unwrap();
+        let digest = || Digest::from_workspace(at).unwrap();
         git(&["init", "-q"]).unwrap();
         fs::write(at.join("a"), "1").unwrap();
         git(&["add", "a"]).unwrap();

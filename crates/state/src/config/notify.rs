@@ -39,7 +39,7 @@ pub enum NotifyKind {
 impl NotifyKind {
     /// Its word in the file.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Notice => "notice",
             Self::Safe => "safe",

@@ -19,10 +19,10 @@ fn a_machine_that_is_not_taken_away_resumes_its_fleet_a_minute_after_the_deadlin
     exit(&mut supervisor, now, Exit::Code(143));
     supervisor.step(now, Event::SaveEnded);
     let minute = Duration::from_secs(60);
-    let before = notice.deadline.at() + minute - Duration::from_secs(1);
+    let before = notice.deadline.instant() + minute - Duration::from_secs(1);
     assert!(tick(&mut supervisor, before).is_empty());
     let due = supervisor.next_wakeup().unwrap();
-    assert_eq!(due, notice.deadline.at() + minute);
+    assert_eq!(due, notice.deadline.instant() + minute);
     assert_eq!(tick(&mut supervisor, due), [Action::AskShutdown]);
     // While systemd is at it, or says nothing, nothing starts, and it is asked again.
     let mut later = due;
@@ -101,7 +101,7 @@ fn a_start_that_is_never_confirmed_is_looked_at_and_then_ended() {
         let seen = tick(&mut supervisor, now);
         assert_eq!(
             seen,
-            [Action::LookAtScreen {
+            [Action::ScanScreen {
                 name: name(),
                 attempt
             }]
@@ -185,13 +185,13 @@ fn a_rest_counts_anew_after_every_piece_of_work_and_after_a_command_in_the_backg
     tell(&mut supervisor, now, Activity::Idle);
     assert!(tick(&mut supervisor, now + half_hour / 2).is_empty());
     now += half_hour;
-    assert_eq!(tick(&mut supervisor, now), [Action::LookForWork]);
+    assert_eq!(tick(&mut supervisor, now), [Action::CheckForWork]);
     assert!(tick(&mut supervisor, now).is_empty(), "asked once");
-    supervisor.step(now, Event::LookedForWork(Some("a dev server".into())));
+    supervisor.step(now, Event::WorkChecked(Some("a dev server".into())));
     assert!(tick(&mut supervisor, now + half_hour / 2).is_empty());
     now += half_hour + Duration::from_secs(1);
-    assert_eq!(tick(&mut supervisor, now), [Action::LookForWork]);
-    let actions = supervisor.step(now, Event::LookedForWork(None));
+    assert_eq!(tick(&mut supervisor, now), [Action::CheckForWork]);
+    let actions = supervisor.step(now, Event::WorkChecked(None));
     assert!(
         actions
             .iter()

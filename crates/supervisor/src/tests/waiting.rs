@@ -47,7 +47,7 @@ fn a_permit_that_ends_lets_nothing_start_from_then_on() {
 fn a_start_is_looked_at_every_five_seconds_once_its_process_is_known() {
     let now = Instant::now();
     let (mut supervisor, attempt) = launched(now);
-    let look = Action::LookAtScreen {
+    let look = Action::ScanScreen {
         name: name(),
         attempt,
     };
@@ -106,8 +106,8 @@ fn only_a_fleet_of_which_nobody_works_or_waits_is_at_rest() {
         supervisor.step(now, Event::StopWhenIdle(Some(span)));
         tick(supervisor, now);
         let due = supervisor.next_wakeup();
-        assert!(!tick(supervisor, now + half).contains(&Action::LookForWork));
-        let asks = tick(supervisor, now + span).contains(&Action::LookForWork);
+        assert!(!tick(supervisor, now + half).contains(&Action::CheckForWork));
+        let asks = tick(supervisor, now + span).contains(&Action::CheckForWork);
         assert!(!asks || due == Some(now + span), "{due:?}");
         asks
     };
@@ -182,16 +182,13 @@ fn a_machine_that_cannot_be_powered_off_says_so_and_its_fleet_goes_on() {
     tell(&mut supervisor, now, Activity::Idle);
     supervisor.step(now, Event::StopWhenIdle(Some(MINUTE)));
     // An answer that nobody waits for any more, or at the wrong time, ends nothing.
-    assert_eq!(tick(&mut supervisor, now + MINUTE), [Action::LookForWork]);
+    assert_eq!(tick(&mut supervisor, now + MINUTE), [Action::CheckForWork]);
     tell(&mut supervisor, now + MINUTE, Activity::Busy);
-    assert_eq!(
-        supervisor.step(now + MINUTE, Event::LookedForWork(None)),
-        []
-    );
+    assert_eq!(supervisor.step(now + MINUTE, Event::WorkChecked(None)), []);
     tell(&mut supervisor, now + MINUTE, Activity::Idle);
     let later = now + 2 * MINUTE;
-    assert_eq!(tick(&mut supervisor, later), [Action::LookForWork]);
-    let actions = supervisor.step(later, Event::LookedForWork(None));
+    assert_eq!(tick(&mut supervisor, later), [Action::CheckForWork]);
+    let actions = supervisor.step(later, Event::WorkChecked(None));
     assert!(matches!(
         actions[..],
         [
@@ -389,12 +386,9 @@ fn a_machine_stays_when_its_user_takes_the_request_back_or_a_save_has_ended_its_
     run(&mut supervisor, now, attempt);
     tell(&mut supervisor, now, Activity::Idle);
     supervisor.step(now, Event::StopWhenIdle(Some(MINUTE)));
-    assert_eq!(tick(&mut supervisor, now + MINUTE), [Action::LookForWork]);
+    assert_eq!(tick(&mut supervisor, now + MINUTE), [Action::CheckForWork]);
     supervisor.step(now + MINUTE, Event::StopWhenIdle(None));
-    assert_eq!(
-        supervisor.step(now + MINUTE, Event::LookedForWork(None)),
-        []
-    );
+    assert_eq!(supervisor.step(now + MINUTE, Event::WorkChecked(None)), []);
     assert_eq!(
         (supervisor.next_wakeup(), supervisor.is_closed()),
         (None, false)

@@ -39,7 +39,7 @@ struct Pipe {
 }
 
 impl Pipe {
-    fn of(end: Option<impl Into<OwnedFd>>) -> Self {
+    fn new(end: Option<impl Into<OwnedFd>>) -> Self {
         Self {
             end: end.map(Into::into),
             read: Vec::new(),
@@ -77,7 +77,7 @@ impl Pipes {
     ///
     /// # Errors
     /// No thread can be had. An input that is empty instead would be taken for the whole of it.
-    pub(super) fn of(child: &mut Child, input: Vec<u8>) -> Result<Self> {
+    pub(super) fn start(child: &mut Child, input: Vec<u8>) -> Result<Self> {
         if let Some(mut stdin) = child.stdin.take() {
             // A program that ends early closes its end; its own words say why.
             thread::spawn("feed", move || stdin.write_all(&input).ok())
@@ -85,8 +85,8 @@ impl Pipes {
         }
         Ok(Self {
             exit: Pidfd::of_child(child),
-            stdout: Pipe::of(child.stdout.take()),
-            stderr: Pipe::of(child.stderr.take()),
+            stdout: Pipe::new(child.stdout.take()),
+            stderr: Pipe::new(child.stderr.take()),
         })
     }
 
@@ -101,7 +101,7 @@ impl Pipes {
     }
 
     /// All of the standard output, and the errors, trimmed.
-    pub(super) fn said(self) -> (Vec<u8>, String) {
+    pub(super) fn into_output(self) -> (Vec<u8>, String) {
         let stderr = String::from_utf8_lossy(&self.stderr.read);
         (self.stdout.read, stderr.trim().to_owned())
     }

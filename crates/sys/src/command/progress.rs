@@ -19,7 +19,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn of(pid: u32) -> Self {
+    pub(super) fn new(pid: u32) -> Self {
         Self {
             dir: format!("/proc/{pid}"),
             read: 0,
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn who_computes_and_reads_nothing_is_at_work() {
-        let mut progress = Progress::of(std::process::id());
+        let mut progress = Progress::new(std::process::id());
         let look = |progress: &mut Progress| {
             // Never enough is read.
             progress.read = u64::MAX / 2;
