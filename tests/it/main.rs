@@ -74,3 +74,5 @@ mod setup_vm;
 mod soak;
 mod top;
 mod vm;
+mod weather;
+mod words;
