@@ -74,5 +74,4 @@ mod setup_vm;
 mod soak;
 mod top;
 mod vm;
-mod weather;
 mod words;
